@@ -1,0 +1,1 @@
+"""Checkpoint in, quantized checkpoint out, with proof. Knows nothing of serving or measuring."""

@@ -1,0 +1,204 @@
+"""What a checkpoint folder holds, proven by reading it back; and how one is published.
+
+The manifest is written last, inside the folder, and the folder is renamed into place as one step: a checkpoint that
+has a manifest is complete. Dtypes and shapes are read from the safetensors headers themselves, never believed from a
+config file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantize.key import Frozen, Key
+
+MANIFEST_NAME = "quantbench_manifest.json"
+BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+
+
+class CheckpointError(Exception):
+    """A checkpoint is missing something, damaged, or not what its scheme says."""
+
+
+class FileFact(Frozen):
+    """Size and content hash of one file."""
+
+    sha256: str
+    bytes: int
+
+
+class TensorFact(Frozen):
+    """One tensor as its safetensors header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class CalibrationFact(Frozen):
+    """The calibration samples that were really used."""
+
+    id: str
+    n_samples: int
+    max_seq_len: int
+    n_tokens: int
+    sha256: str
+    """Hash over the token ids of all samples, in order."""
+
+
+class Fidelity(Frozen):
+    """How far the reloaded checkpoint's next-token distributions are from its source's, on held-out text."""
+
+    text_id: str
+    text_sha256: str
+    n_tokens: int
+    """Positions compared."""
+    kl: float
+    """Mean KL(source || this), nats per token."""
+    top1_agreement: float
+    """Share of positions with the same most likely next token, 0 to 1."""
+    perplexity: float
+    """Perplexity of this checkpoint on the held-out text."""
+    source_perplexity: float
+
+
+class Manifest(Frozen):
+    """A published checkpoint: what it is made of, where it came from, and what was proven about it."""
+
+    key: Key
+    files: dict[str, FileFact]
+    tensors_by_dtype: dict[str, int]
+    """Number of tensors per safetensors dtype, counted from the headers."""
+    checkpoint_bytes: int
+    """Bytes of all safetensors files."""
+    bits_per_quantized_weight: float | None
+    """Stored bits per weight of the quantized layers, scales and zero points included; None if nothing is."""
+    quantization_config: dict[str, Any] | None
+    provenance: str
+    """Where the weights come from, in one sentence for a reader."""
+    calibration: CalibrationFact | None
+    fidelity: Fidelity | None
+    notes: tuple[str, ...]
+    libraries: dict[str, str]
+    seed: int
+    seconds: float
+    peak_rss_bytes: int
+    created_at: str
+
+
+class Checkpoint(Frozen):
+    """A published checkpoint on this machine."""
+
+    path: Path
+    manifest: Manifest
+    reused: bool
+    reason: str
+    """Why it was reused or built."""
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is cut off or is not safetensors.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise CheckpointError(f"{file} is not a safetensors file: only {size} bytes long")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > size - 8:
+            raise CheckpointError(f"{file} is cut off or not safetensors: header of {length} bytes in {size}")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+        except ValueError as error:
+            raise CheckpointError(f"{file} is not a safetensors file: its header is not JSON") from error
+    end = max((fact["data_offsets"][1] for name, fact in header.items() if name != "__metadata__"), default=0)
+    if size != 8 + length + end:
+        raise CheckpointError(f"{file} is cut off: {size} bytes where its header promises {8 + length + end}")
+    return header
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the folder's safetensors files in name order.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} holds no *.safetensors file; pickled checkpoints are not read")
+    return files
+
+
+def tensors(folder: Path) -> Iterator[TensorFact]:
+    """Yield every tensor of a checkpoint folder from its safetensors headers."""
+    for file in weight_files(folder):
+        for name, fact in read_header(file).items():
+            if name != "__metadata__":
+                begin, end = fact["data_offsets"]
+                yield TensorFact(name=name, dtype=fact["dtype"], shape=tuple(fact["shape"]), bytes=end - begin)
+
+
+def count_dtypes(facts: list[TensorFact]) -> dict[str, int]:
+    """Return the number of tensors per dtype, by name of dtype."""
+    return dict(sorted(Counter(fact.dtype for fact in facts).items()))
+
+
+def hash_file(file: Path) -> FileFact:
+    """Return size and SHA-256 of ``file``."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileFact(sha256=digest, bytes=file.stat().st_size)
+
+
+def hash_folder(folder: Path) -> dict[str, FileFact]:
+    """Return every file below ``folder`` by relative name, the manifest itself left out."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST_NAME)
+    return {str(file.relative_to(folder)): hash_file(file) for file in files}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a published checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} has no readable manifest ({error})") from error
+
+
+def check_complete(folder: Path, manifest: Manifest) -> None:
+    """Check that every file of the manifest is there at its size (hashes are checked on demand, not on every run).
+
+    Raises:
+        CheckpointError: a file is missing or has another size.
+    """
+    for name, fact in manifest.files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != fact.bytes:
+            raise CheckpointError(f"{file} is missing or not {fact.bytes} bytes long")
+
+
+def publish(work: Path, target: Path, manifest: Manifest) -> None:
+    """Write the manifest into ``work`` and rename the folder to ``target``, durably and as one step."""
+    file = work / MANIFEST_NAME
+    with file.open("w") as stream:
+        stream.write(manifest.model_dump_json(indent=1))
+        stream.flush()
+        os.fsync(stream.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(work, target)
