@@ -1,0 +1,174 @@
+"""``python -m bench.accuracy.evaluate JOBS.json``: runs lm-eval tasks against a server, one after the other.
+
+A process of its own, because lm-eval imports torch and reads its data relative to the working directory. Each score is
+written whole as soon as it is there. A task that fails leaves a score with status ``failed`` and the reason.
+"""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from bench.errors import AccuracyError
+from bench.record import ItemOutcome, Metric, Status, TaskScore
+from bench.store import write_atomic
+from quantize.worker import end_with_parent
+
+log = logging.getLogger("bench.accuracy")
+PROGRESS_SECONDS = 0.5
+
+
+def _progress_writer(file: Path) -> Any:
+    last = 0.0
+
+    def write(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > PROGRESS_SECONDS:
+            last = time.monotonic()
+            write_atomic(file, f"{done} {total}")
+
+    return write
+
+
+def _number(value: Any) -> float:
+    """Return one item's metric as a number; a list (one entry per instruction) as its mean."""
+    return sum(map(float, value)) / len(value) if isinstance(value, list) else float(value)
+
+
+def _outcome(task: str, sample: dict[str, Any]) -> ItemOutcome:
+    first = sample["filtered_resps"][0]
+    logprobs = tuple(response[0] for response in sample["filtered_resps"]) if isinstance(first, list | tuple) else ()
+    answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else str(first)
+    return ItemOutcome(
+        task=task,
+        doc_id=sample["doc_id"],
+        doc_hash=sample["doc_hash"],
+        prompt_hash=sample["prompt_hash"],
+        target=str(sample["target"]),
+        answer=answer,
+        logprobs=logprobs,
+        metrics={name: _number(sample[name]) for name in sample["metrics"]},
+    )
+
+
+def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
+    """Return a result's figures, lm-eval's ``acc,none`` and ``acc_stderr,none`` being one."""
+    found: list[Metric] = []
+    for key, value in result.items():
+        name, comma, kind = key.partition(",")
+        if comma and not name.endswith("_stderr") and isinstance(value, int | float):
+            stderr = result.get(f"{name}_stderr,{kind}")
+            label = name if kind == "none" else f"{name},{kind}"
+            found.append(Metric(name=label, value=value, stderr=stderr if isinstance(stderr, float) else None))
+    return tuple(found)
+
+
+def run(job: Any, manager: Any) -> TaskScore:
+    """Run one :class:`bench.accuracy.tasks.TaskJob` and return its score.
+
+    Raises:
+        AccuracyError: the server failed, or answered something that cannot be scored.
+    """
+    from lm_eval import simple_evaluate
+
+    from bench.accuracy.served_lm import ServedLM
+
+    begin = time.monotonic()
+    model = ServedLM(
+        job.base_url,
+        job.checkpoint,
+        max_length=job.max_length,
+        max_gen_toks=job.max_gen_toks,
+        concurrency=job.concurrency,
+        on_progress=_progress_writer(job.progress),
+    )
+    results = simple_evaluate(
+        model=model,
+        tasks=[job.task],
+        task_manager=manager,
+        num_fewshot=job.num_fewshot,
+        limit=job.limit,
+        apply_chat_template=job.chat_template,
+        log_samples=True,
+        bootstrap_iters=1000,
+        random_seed=job.seed,
+        numpy_random_seed=job.seed,
+        torch_random_seed=job.seed,
+        fewshot_random_seed=job.seed,
+    )
+    samples: dict[str, list[dict[str, Any]]] = results["samples"]
+    items = tuple(_outcome(leaf, sample) for leaf in sorted(samples) for sample in samples[leaf])
+    shots = {results["n-shot"].get(leaf) for leaf in samples}
+    status: Status = "emulated" if job.emulates else "ok"
+    return _score(job, status, seconds=time.monotonic() - begin).model_copy(
+        update={
+            "metrics": _metrics(results["results"][job.task]),
+            "n_items": len(items),
+            "num_fewshot": shots.pop() if len(shots) == 1 else None,
+            "task_versions": {name: str(version) for name, version in results["versions"].items()},
+            "counts": {name: model.counts[name] for name in ("truncated", "empty", "over_long")},
+            "items": items,
+        }
+    )
+
+
+def _score(job: Any, status: Status, *, seconds: float, reasons: tuple[str, ...] = ()) -> TaskScore:
+    return TaskScore(
+        variant=job.variant,
+        engine=job.engine,
+        task=job.task,
+        key=job.key,
+        status=status,
+        reasons=reasons,
+        metrics=(),
+        n_items=0,
+        num_fewshot=job.num_fewshot,
+        limit=job.limit,
+        chat_template=job.chat_template,
+        task_versions={},
+        counts={},
+        seconds=seconds,
+        items=(),
+    )
+
+
+def _explain(error: Exception, task: str) -> str:
+    """Return why a task failed, with what to do where the cause is known."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if isinstance(error, AccuracyError):
+        return text
+    if type(error).__module__.startswith(("datasets", "huggingface_hub", "httpx")) or isinstance(error, ConnectionError):
+        return (
+            f"cannot load the data of {task} ({type(error).__name__}: {text}); name a local hub mirror with "
+            "accuracy.hub_dir=… or QUANTBENCH_HUB, or use accuracy=demo, which needs no download"
+        )
+    return f"{type(error).__name__}: {text}"
+
+
+def main(argv: list[str]) -> int:
+    """Run the jobs of the file named by the only argument; exit code 0 even where a task failed: the score tells."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    end_with_parent()
+    from lm_eval.tasks import TaskManager
+
+    from bench.accuracy.tasks import MINI_DIR, TaskJob
+
+    jobs = [TaskJob.model_validate(job) for job in json.loads(Path(argv[0]).read_text())]
+    manager = TaskManager(include_path=str(MINI_DIR))
+    for job in jobs:
+        begin = time.monotonic()
+        try:
+            score = run(job, manager)
+        except Exception as error:  # noqa: BLE001 - one task's failure must not lose the next; the log has it all
+            traceback.print_exc()
+            reason = _explain(error, job.task)
+            score = _score(job, "failed", seconds=time.monotonic() - begin, reasons=(reason,))
+        write_atomic(job.result, score.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

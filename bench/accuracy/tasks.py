@@ -1,0 +1,128 @@
+"""Which tasks there are, where their data comes from, and what a score depends on. Loads no lm-eval."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from bench.errors import ConfigError
+from bench.record import Variant
+from bench.spec import AccuracySpec, PartSpec, nearest
+from quantize.checkpoint import hash_folder
+from quantize.key import Frozen, Key, canonical_json, sha256_text
+
+MINI_DIR = Path(__file__).resolve().parent / "mini"
+MINI_TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
+HUB_DATA = {"mmlu": "cais/mmlu", "ceval-valid": "ceval/ceval-exam", "ifeval": "google/IFEval"}
+"""Folder of a local hub mirror that a task's data lies in."""
+VERSION = 1
+"""Raised whenever a change here would change a score."""
+
+
+class TaskJob(Frozen):
+    """One task for :mod:`bench.accuracy.evaluate` to run against a server."""
+
+    variant: Variant
+    engine: str
+    emulates: bool
+    task: str
+    key: str
+    base_url: str
+    checkpoint: Path
+    max_length: int
+    num_fewshot: int | None
+    limit: int | None
+    chat_template: bool
+    max_gen_toks: int | None
+    concurrency: int
+    seed: int
+    result: Path
+    """The score is written here, whole."""
+    progress: Path
+    """``done total`` is written here from time to time."""
+
+
+def _lm_eval_tasks_dir() -> Path | None:
+    found = importlib.util.find_spec("lm_eval")
+    return Path(found.origin).parent / "tasks" if found and found.origin else None
+
+
+def check_tasks(tasks: tuple[str, ...]) -> None:
+    """Check task names without importing lm-eval: its yaml files are searched for names other than the usual ones.
+
+    Raises:
+        ConfigError: no such task; suggests the nearest.
+    """
+    unusual = [task for task in tasks if task not in HUB_DATA and task not in MINI_TASKS]
+    folder = _lm_eval_tasks_dir()
+    if not unusual or folder is None:
+        return
+    known = {*HUB_DATA, *MINI_TASKS}
+    for file in folder.rglob("*.yaml"):
+        known.update(re.findall(r"^(?:task|group|tag):\s*['\"]?([\w.+-]+)", file.read_text(errors="replace"), re.MULTILINE))
+    for task in unusual:
+        if task not in known:
+            raise ConfigError(f"accuracy.tasks: lm-eval knows no task '{task}'{nearest(task, known)}")
+
+
+def check_data(spec: AccuracySpec) -> None:
+    """Check that the local hub mirror, if one is named, holds what the tasks read.
+
+    Raises:
+        ConfigError: the folder, or a task's folder in it, is not there.
+    """
+    if spec.hub_dir is None:
+        return
+    if not spec.hub_dir.is_dir():
+        raise ConfigError(f"accuracy.hub_dir: {spec.hub_dir} is not a folder (it also comes from QUANTBENCH_HUB)")
+    for task in spec.tasks:
+        if task in HUB_DATA and not (spec.hub_dir / HUB_DATA[task]).is_dir():
+            raise ConfigError(f"accuracy.hub_dir: {spec.hub_dir} holds no {HUB_DATA[task]}, which task {task} reads")
+
+
+def working_dir(task: str, hub_dir: Path | None) -> Path | None:
+    """Return the folder a task must run in: the mirror, for tasks that read from the hub; None for any."""
+    return hub_dir if hub_dir is not None and task not in MINI_TASKS else None
+
+
+def environment(hub_dir: Path | None) -> dict[str, str]:
+    """Return variables for the evaluation's process: offline where a mirror is named, NLTK's data where a wheel has it."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if hub_dir else {}
+    found = importlib.util.find_spec("llama_index") if "NLTK_DATA" not in os.environ else None
+    nltk = [Path(place) / "core/_static/nltk_cache" for place in (found.submodule_search_locations or [])] if found else []
+    return {**offline, **{"NLTK_DATA": str(place) for place in nltk[:1]}, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _data_identity(task: str, hub_dir: Path | None) -> str:
+    if task in MINI_TASKS:
+        return sha256_text(canonical_json({name: fact.sha256 for name, fact in hash_folder(MINI_DIR).items() if "pyc" not in name}))
+    if hub_dir is not None and task in HUB_DATA:
+        folder = hub_dir / HUB_DATA[task]
+        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        return sha256_text(canonical_json(sizes))
+    return "hub"
+
+
+def score_key(spec: AccuracySpec, task: str, checkpoint: Key, engine: PartSpec, context_length: int, seed: int) -> Key:
+    """Return what a task's score depends on, so that it is measured once."""
+    names = ("lm_eval", "torch", "transformers")
+    kernel: dict[str, Any] = {name: value for name, value in engine.config.items() if not name.endswith("_timeout_s")}
+    return Key(
+        stage="accuracy",
+        version=VERSION,
+        inputs={
+            "checkpoint": checkpoint.digest,
+            "engine": {"name": engine.name, **kernel},
+            "context_length": context_length,
+            "task": task,
+            "num_fewshot": spec.fewshot_of(task),
+            "limit": spec.limit,
+            "chat_template": task in spec.chat_template,
+            "max_gen_toks": spec.max_gen_toks,
+            "data": _data_identity(task, spec.hub_dir),
+            "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
+            "seed": seed,
+        },
+    )

@@ -1,0 +1,76 @@
+"""Checkpoints: reuse the one with the same key, or have a worker build it. The reason is always told."""
+
+import time
+from pathlib import Path
+
+from bench.errors import QuantizeError
+from bench.paths import cache_dir
+from bench.plan import BuildStage
+from bench.process import Child
+from bench.progress import Stage
+from bench.spec import RunSpec
+from bench.store import write_atomic
+from bench.toolchain import interpreter_for
+from quantize.checkpoint import MANIFEST_NAME, Checkpoint, CheckpointError, Manifest, check_complete, read_manifest
+from quantize.worker import Job
+
+POLL_SECONDS = 0.25
+
+
+def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
+    """Return (the stage's published checkpoint if it is whole, why it must be built if it is not)."""
+    if not (stage.target / MANIFEST_NAME).exists():
+        return None, f"no checkpoint with key {stage.key.digest[:12]} in {stage.target.parent}"
+    try:
+        manifest = read_manifest(stage.target)
+        check_complete(stage.target, manifest)
+    except CheckpointError as error:
+        return None, f"the published one is damaged: {error}"
+    reason = f"same key {stage.key.digest[:12]}, published {manifest.created_at}"
+    return Checkpoint(path=stage.target, manifest=manifest, reused=True, reason=reason), reason
+
+
+def build(stage: BuildStage, source: Path | None, spec: RunSpec, what: str, why: str, line: Stage) -> Checkpoint:
+    """Have a worker build the stage's checkpoint, and return it.
+
+    Args:
+        stage: what to build.
+        source: the 16-bit checkpoint it is made from, None for a source itself.
+        spec: the run.
+        what: a name for people.
+        why: why it is not reused.
+        line: progress.
+
+    Raises:
+        QuantizeError: the worker failed; with its reason and its log.
+    """
+    folder = cache_dir() / "jobs"
+    job_file = folder / f"{stage.target.name}-{time.time_ns()}.json"
+    log_file = job_file.with_suffix(".log")
+    error_file = job_file.with_suffix(".error")
+    job = Job(
+        stage="source" if source is None else "quantize",
+        module=stage.module,
+        config=stage.config,
+        identity=stage.identity,
+        key=stage.key,
+        architecture=spec.model.architecture,
+        seed=spec.seed,
+        source=source,
+        target=stage.target,
+        libraries=stage.libraries,
+    )
+    write_atomic(job_file, job.model_dump_json(indent=1))
+    interpreter = interpreter_for(stage.libraries, what)
+    argv = [interpreter, "-m", "quantize.worker", str(job_file)]
+    with Child(argv, what=what, log_file=log_file, env={}, cwd=Path.cwd()) as child:
+        while child.exit_code is None:
+            line.update()
+            time.sleep(POLL_SECONDS)
+        if child.exit_code != 0:
+            said = error_file.read_text() if error_file.exists() else child.log_tail()
+            raise QuantizeError(f"{what} failed: {said} (log: {log_file})")
+    manifest: Manifest = read_manifest(stage.target)
+    for file in (job_file, log_file):
+        file.unlink()
+    return Checkpoint(path=stage.target, manifest=manifest, reused=False, reason=why)

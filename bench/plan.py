@@ -1,0 +1,177 @@
+"""What a run will do, known before it does anything: its stages, their keys, and whether it can work at all."""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy.tasks import check_data, check_tasks, score_key
+from bench.errors import NotPossibleError, QuantizeError, SourceError
+from bench.paths import cache_dir
+from bench.spec import RunSpec, plugin
+from bench.toolchain import interpreter_for
+from quantize.calibration import identity as calibration_identity
+from quantize.checkpoint import CheckpointError
+from quantize.key import Frozen, Key
+from quantize.sources import SourceUnavailableError
+
+VERSION = {"source": 1, "quantize": 1, "run": 1}
+"""Raise a stage's number when its code changes what it produces."""
+NOT_DECISIVE = {"huggingface_hub", "datasets"}
+"""Packages that carry data without changing it: no part of a key."""
+
+
+class BuildStage(Frozen):
+    """One checkpoint to be built, or found."""
+
+    name: str
+    module: str
+    config: dict[str, Any]
+    identity: dict[str, Any]
+    key: Key
+    target: Path
+    libraries: tuple[str, ...]
+
+
+class TaskStage(Frozen):
+    """One accuracy task."""
+
+    task: str
+    key: Key
+
+
+class Shape(Frozen):
+    """One speed cell. Lengths are tokens."""
+
+    input_len: int
+    output_len: int
+    concurrency: int
+
+
+class Plan(Frozen):
+    """Everything one run will do, in order."""
+
+    key: Key
+    source: BuildStage
+    quantize: BuildStage
+    shapes: tuple[Shape, ...]
+    tasks: tuple[TaskStage, ...]
+
+
+def check(spec: RunSpec) -> None:
+    """Check, without touching the network or the disk's contents, that the run can work.
+
+    Raises:
+        NotPossibleError: the method cannot work for the model.
+        ConfigError: a task or its data does not exist.
+        ToolchainError: a package is missing.
+    """
+    method = plugin("quantize.methods", spec.quant.module)
+    config = method.Config.model_validate(spec.quant.config)
+    try:
+        method.check(config, spec.model.architecture)
+        if "calibration" in spec.quant.config:
+            calibration_identity(config.calibration, spec.seed)
+    except (ValueError, CheckpointError) as error:
+        raise NotPossibleError(f"{spec.quant.name} for {spec.model.name}: {error}") from error
+    check_tasks(spec.accuracy.tasks)
+    check_data(spec.accuracy)
+    engine = plugin("bench.engines", spec.engine.module)
+    interpreter_for(method.needs(config), f"quant={spec.quant.name}")
+    if spec.workload.input_lens or spec.accuracy.tasks:
+        interpreter_for(engine.NEEDS, f"engine={spec.engine.name}")
+    if spec.accuracy.tasks:
+        interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {
+        name: importlib.metadata.version(name)
+        for name in sorted(packages)
+        if name not in NOT_DECISIVE and importlib.util.find_spec(name)
+    }
+
+
+def _source_stage(spec: RunSpec) -> BuildStage:
+    kind = str(spec.model.source["kind"])
+    module = plugin("quantize.sources", kind)
+    fields = {name: value for name, value in spec.model.source.items() if name != "kind"}
+    config = module.Config.model_validate(fields)
+    packages = module.needs(config)
+    interpreter_for(packages, f"model={spec.model.name}")
+    try:
+        identity = module.identity(config)
+    except SourceUnavailableError as error:
+        raise SourceError(f"model={spec.model.name}: {error}") from error
+    architecture = spec.model.architecture.model_dump(mode="json")
+    libraries = _versions(packages)
+    inputs = {"kind": kind, "identity": identity, "architecture": architecture, "libraries": libraries}
+    key = Key(stage="source", version=VERSION["source"], inputs=inputs)
+    return BuildStage(
+        name="source",
+        module=kind,
+        config=config.model_dump(mode="json"),
+        identity=identity,
+        key=key,
+        target=cache_dir() / "sources" / f"{spec.model.name}-{key.digest[:12]}",
+        libraries=tuple(libraries),
+    )
+
+
+def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
+    module = plugin("quantize.methods", spec.quant.module)
+    config = module.Config.model_validate(spec.quant.config)
+    inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module, "config": spec.quant.config}
+    libraries = _versions(module.needs(config))
+    if libraries:
+        inputs["libraries"] = libraries
+    if "calibration" in spec.quant.config:
+        try:
+            calibration = calibration_identity(config.calibration, spec.seed)
+        except CheckpointError as error:
+            raise QuantizeError(str(error)) from error
+        inputs["config"] = {name: value for name, value in spec.quant.config.items() if name != "calibration"}
+        inputs["calibration"] = calibration
+    key = Key(stage="quantize", version=VERSION["quantize"], inputs=inputs)
+    return BuildStage(
+        name="quantize",
+        module=spec.quant.module,
+        config=spec.quant.config,
+        identity={},
+        key=key,
+        target=cache_dir() / "checkpoints" / f"{spec.model.name}-{spec.quant.name}-{key.digest[:12]}",
+        libraries=tuple(libraries),
+    )
+
+
+def plan(spec: RunSpec) -> Plan:
+    """Return the run's stages. May ask a hub which commit a revision is.
+
+    Raises:
+        SourceError: the model's weights cannot be had.
+    """
+    source = _source_stage(spec)
+    quantize = _quantize_stage(spec, source)
+    shapes = tuple(
+        Shape(input_len=length, output_len=spec.workload.output_len, concurrency=concurrency)
+        for concurrency in spec.workload.concurrency
+        for length in spec.workload.input_lens
+    )
+    tasks = tuple(
+        TaskStage(
+            task=task,
+            key=score_key(spec.accuracy, task, quantize.key, spec.engine, spec.model.context_length, spec.seed),
+        )
+        for task in spec.accuracy.tasks
+    )
+    inputs = {
+        "checkpoint": quantize.key.digest,
+        "engine": spec.engine.model_dump(mode="json"),
+        "context_length": spec.model.context_length,
+        "workload": spec.workload.model_dump(mode="json"),
+        "tasks": [stage.key.digest for stage in tasks],
+        "seed": spec.seed,
+    }
+    key = Key(stage="run", version=VERSION["run"], inputs=inputs)
+    return Plan(key=key, source=source, quantize=quantize, shapes=shapes, tasks=tasks)

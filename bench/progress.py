@@ -1,0 +1,100 @@
+"""What a person sees while a run works: a live view on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+PLAIN_SECONDS = 15.0
+"""Without a terminal, a stage that goes on says so this often."""
+
+
+class Stage:
+    """One line of the view."""
+
+    def __init__(self, view: "View", name: str, total: int | None) -> None:
+        """Show ``name``; ``total`` steps, or None for a stage whose length is not known."""
+        self._view = view
+        self._name = name
+        self._total = total
+        self._done = 0
+        self._detail = ""
+        self._said = time.monotonic()
+        self._begin = time.monotonic()
+        self._task: TaskID | None = view.bars.add_task(name, total=total, detail="") if view.live else None
+
+    def update(self, *, done: int | None = None, total: int | None = None, detail: str | None = None) -> None:
+        """Show progress; also called with nothing, just to keep the clock moving."""
+        self._done = self._done if done is None else done
+        self._total = self._total if total is None else total
+        self._detail = self._detail if detail is None else detail
+        if self._task is not None:
+            self._view.bars.update(self._task, completed=self._done, total=self._total, detail=escape(self._detail))
+        elif time.monotonic() - self._said > PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self._view.say(f"  {self._name}: {self._position()}{time.monotonic() - self._begin:.0f} s so far")
+
+    def _position(self) -> str:
+        count = f"{self._done} of {self._total}, " if self._total else ""
+        return f"{self._detail}, {count}" if self._detail else count
+
+    def end(self) -> float:
+        """Take the line away, say how long it took, and return that in seconds."""
+        seconds = time.monotonic() - self._begin
+        if self._task is not None:
+            self._view.bars.remove_task(self._task)
+        self._view.say(f"  {self._name}: done in {seconds:.1f} s")
+        return seconds
+
+
+class View:
+    """The view of one run. Use as a context manager."""
+
+    def __init__(self, title: str) -> None:
+        """Begin with ``title``, e.g. the variant's name."""
+        self.live = console.is_terminal
+        self.title = title
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.bars.start()
+        self.say(self.title)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.live:
+            self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line above the live view."""
+        console.print(escape(text), soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """Show a stage for the duration of a ``with`` block."""
+        line = Stage(self, name, total)
+        try:
+            yield line
+        except BaseException:
+            if self.live and line._task is not None:
+                self.bars.remove_task(line._task)
+            raise
+        line.end()

@@ -1,0 +1,106 @@
+"""``python -m bench.run +model=smollm2-135m quant=fp8``: quantize, serve, measure, report.
+
+The whole command is checked first: every job of a sweep is composed, and every combination judged, before the first
+second is spent. Then Hydra runs the jobs, each leaving its record on disk, and one report shows them together.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import FrameType
+
+import hydra
+from omegaconf import DictConfig
+
+from bench.compose import GROUPS, compose_job, config_dir, jobs, names, split, with_plus
+from bench.errors import ConfigError, QuantbenchError
+from bench.progress import console
+from bench.spec import RunSpec, build_spec
+
+EXIT_INTERRUPTED = 130
+PASSED_ON = {"-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info", "-c", "--cfg"}
+"""Flags with which Hydra only shows something: nothing is checked and nothing runs."""
+
+
+def preflight(argv: Sequence[str]) -> list[RunSpec]:
+    """Compose and check every job of the command.
+
+    Raises:
+        ConfigError: something in it is wrong, or cannot be combined.
+        ToolchainError: a package that a job needs is not installed.
+    """
+    from bench.plan import check
+
+    flags, overrides = split(argv)
+    config_dirs = [flags[index + 1] for index, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
+    multirun = "-m" in flags or "--multirun" in flags
+    if not any(text.lstrip("+").startswith("model=") for text in overrides):
+        raise ConfigError(f"which model? Add for example +model=smollm2-135m. Known: {', '.join(names('model'))}")
+    specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
+    for spec in specs:
+        check(spec)
+    return specs
+
+
+def job(cfg: DictConfig) -> None:
+    """Run one job; whatever happens to it is in its record."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from bench.execute import execute
+
+    execute(build_spec(cfg, list(HydraConfig.get().overrides.task)))
+
+
+def finish(spec: RunSpec, session: str) -> int:
+    """Write the session's report, show its summary, and return the exit code its records ask for."""
+    from bench.summary import exit_code, show
+    from bench.report.page import write
+    from bench.store import Store
+
+    records = tuple(Store(spec.results_dir).records(session))
+    if not records:
+        return 1
+    name = records[0].run_id if len(records) == 1 else session
+    path = write(records, spec.reports_dir / f"{name}.html", title=f"quantbench · {spec.model.title}")
+    show(records, path)
+    return exit_code(records)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = with_plus(sys.argv[1:] if argv is None else argv)
+    shows_only = any(flag in PASSED_ON for flag in arguments)
+    session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    try:
+        if not shows_only:
+            signal.signal(signal.SIGTERM, _interrupt)
+            specs = preflight(arguments)
+            arguments = [*arguments, f"session={session}"]
+        _hydra(arguments)
+        return 0 if shows_only else finish(specs[0], session)
+    except QuantbenchError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("interrupted; what was measured is kept, and the same command goes on from there", style="yellow")
+        return EXIT_INTERRUPTED
+
+
+def _hydra(arguments: Sequence[str]) -> None:
+    """Hand the checked command to Hydra, which reads ``sys.argv``."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")(job)()
+    finally:
+        sys.argv = before
+
+
+if __name__ == "__main__":
+    sys.exit(main())

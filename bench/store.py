@@ -1,0 +1,155 @@
+"""Records on disk: written whole or not at all, one file for each thing that was measured, as soon as it was.
+
+``RESULTS/runs/RUN_ID/`` holds ``run.json`` (what was begun), ``cells/*.json``, ``scores/*.json`` and, when the run has
+ended, ``record.json`` with everything in it. A run without ``record.json`` was cut short and can be gone on with.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import StoreError
+from bench.record import SCHEMA_VERSION, RunRecord, SpeedCell, TaskScore
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def write_atomic(file: Path, text: str) -> None:
+    """Write ``text`` so that the file is always whole: old, new or absent, also after ``kill -9`` or a full disk.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    work = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with work.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(work, file)
+        finally:
+            work.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _read(kind: type[T], file: Path) -> T:
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot read {file}: {error.strerror}") from error
+    except ValidationError as error:
+        raise StoreError(f"{file} is not a {kind.__name__} of schema {SCHEMA_VERSION}: {error.errors()[0]['msg']}") from error
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the folder at ``path``, creating it if need be.
+
+        Raises:
+            StoreError: it cannot be created, or another process holds it.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / ".lock").open("w")
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}; choose another folder with results_dir=…") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise StoreError(f"{path} belongs to a run that is still going on") from None
+
+    def begin(self, record: RunRecord) -> None:
+        """Write down what is begun, before anything is measured."""
+        write_atomic(self.path / "run.json", record.model_dump_json(indent=1))
+
+    def add_cell(self, cell: SpeedCell) -> None:
+        """Keep a finished cell."""
+        name = f"in{cell.input_len}-out{cell.output_len}-c{cell.concurrency}.json"
+        write_atomic(self.path / "cells" / name, cell.model_dump_json(indent=1))
+
+    def add_score(self, score: TaskScore) -> None:
+        """Keep a finished task; its key is part of the file's name, so that later runs find it."""
+        write_atomic(self.path / "scores" / f"{score.task}-{score.key[:16]}.json", score.model_dump_json(indent=1))
+
+    def cells(self) -> tuple[SpeedCell, ...]:
+        """Return the cells kept so far, by shape."""
+        found = [_read(SpeedCell, file) for file in (self.path / "cells").glob("*.json")]
+        return tuple(sorted(found, key=lambda cell: (cell.concurrency, cell.input_len, cell.output_len)))
+
+    def scores(self) -> tuple[TaskScore, ...]:
+        """Return the scores kept so far, by task."""
+        return tuple(_read(TaskScore, file) for file in sorted((self.path / "scores").glob("*.json")))
+
+    def finish(self, record: RunRecord) -> None:
+        """Write the whole record: the run has ended."""
+        write_atomic(self.path / "record.json", record.model_dump_json(indent=1))
+
+    def release(self) -> None:
+        """Let other processes take the folder."""
+        self._lock.close()
+
+
+class Store:
+    """All runs below one results folder."""
+
+    def __init__(self, results_dir: Path) -> None:
+        """Use ``results_dir``; nothing is created until something is written."""
+        self.runs_dir = results_dir / "runs"
+
+    def create(self, run_id: str) -> RunFolder:
+        """Return the folder of a new run."""
+        return RunFolder(self.runs_dir / run_id)
+
+    def unfinished(self, key: str) -> tuple[RunFolder, RunRecord] | None:
+        """Return the newest run with this key that was cut short and that no process holds."""
+        for file in sorted(self.runs_dir.glob("*/run.json"), reverse=True):
+            if (file.parent / "record.json").exists():
+                continue
+            try:
+                begun = _read(RunRecord, file)
+                if begun.key == key:
+                    return RunFolder(file.parent), begun
+            except StoreError:
+                continue
+        return None
+
+    def score(self, task: str, key: str) -> tuple[TaskScore, str] | None:
+        """Return (score, run id) of a task measured before under the same key, newest first."""
+        for file in sorted(self.runs_dir.glob(f"*/scores/{task}-{key[:16]}.json"), reverse=True):
+            score = _read(TaskScore, file)
+            if score.key == key and score.status in ("ok", "emulated"):
+                return score, file.parent.parent.name
+        return None
+
+    def records(self, session: str | None = None) -> Iterator[RunRecord]:
+        """Yield every run, oldest first: ended ones as recorded, others with what they have so far."""
+        for folder in sorted(path.parent for path in self.runs_dir.glob("*/run.json")):
+            done = folder / "record.json"
+            record = _read(RunRecord, done if done.exists() else folder / "run.json")
+            if session in (None, record.session):
+                yield record if done.exists() else partial(folder, record)
+
+
+def partial(folder: Path, begun: RunRecord) -> RunRecord:
+    """Return a run that was cut short, with the cells and scores it has kept."""
+    cells = tuple(_read(SpeedCell, file) for file in sorted((folder / "cells").glob("*.json")))
+    scores = tuple(_read(TaskScore, file) for file in sorted((folder / "scores").glob("*.json")))
+    return begun.model_copy(update={"cells": cells, "scores": scores})
+
+
+def to_plain(value: BaseModel) -> dict[str, Any]:
+    """Return a value as plain JSON data."""
+    plain: dict[str, Any] = json.loads(value.model_dump_json())
+    return plain

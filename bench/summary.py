@@ -1,0 +1,66 @@
+"""The last thing a command says: one row per variant, the report's path, and the exit code."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from bench.progress import console
+from bench.record import RunRecord
+from bench.speed.metrics import summarize
+
+BAD = ("failed", "invalid")
+
+
+def exit_code(records: Sequence[RunRecord]) -> int:
+    """Return 0 if everything was done, 1 if anything failed, was invalid, or was cut short."""
+    for record in records:
+        states = [cell.status for cell in record.cells] + [score.status for score in record.scores]
+        if record.failures or record.finished_at is None or any(state in BAD for state in states):
+            return 1
+    return 0
+
+
+def _states(record: RunRecord) -> str:
+    counts = Counter([cell.status for cell in record.cells] + [score.status for score in record.scores])
+    counts["failed"] += len(record.failures)
+    return ", ".join(f"{number} {state}" for state, number in sorted(counts.items()) if number) or "nothing measured"
+
+
+def _decode(record: RunRecord) -> str:
+    """Return the decode speed of the longest measured shape, with its status beside it if it is emulated."""
+    for cell in sorted(record.cells, key=lambda cell: cell.input_len, reverse=True):
+        summary = summarize(cell)
+        if summary and summary.decode_tokens_per_s:
+            mark = " (emulated)" if cell.status == "emulated" else ""
+            return f"{summary.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}{mark}"
+    return "–"
+
+
+def show(records: Sequence[RunRecord], report: Path) -> None:
+    """Print the summary table and where the report is."""
+    tasks = sorted({score.task for record in records for score in record.scores})
+    table = Table(title="quantbench", title_justify="left")
+    for heading in ("model", "quant", "size", "bits/weight", "KL", "decode", *tasks, "status"):
+        table.add_column(heading)
+    for record in records:
+        made = record.checkpoint
+        scores = {score.task: score for score in record.scores}
+        row = [record.variant.model, record.variant.quant]
+        row.append(f"{made.checkpoint_bytes / 1e6:,.0f} MB" if made else "–")
+        row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else "–")
+        row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else "–")
+        row.append(_decode(record))
+        for task in tasks:
+            metrics = scores[task].metrics if task in scores else ()
+            row.append(f"{metrics[0].value:.3f}" if metrics else "–")
+        table.add_row(*row, _states(record))
+    console.print(table)
+    for record in records:
+        for failure in record.failures:
+            console.print(
+                f"{record.variant.model} {record.variant.quant}: {failure.stage}: {failure.message}",
+                style="red", markup=False, soft_wrap=True,
+            )  # fmt: skip
+    console.print(f"report: {report}", markup=False, soft_wrap=True)

