@@ -30,7 +30,7 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
     return Checkpoint(path=stage.target, manifest=manifest, reused=True, reason=reason), reason
 
 
-def build(stage: BuildStage, source: Path | None, spec: RunSpec, what: str, why: str, line: Stage) -> Checkpoint:
+def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, why: str, line: Stage) -> Checkpoint:
     """Have a worker build the stage's checkpoint, and return it.
 
     Args:

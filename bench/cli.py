@@ -17,9 +17,15 @@ def usage() -> str:
     """Return what ``quantbench --help`` prints."""
     lines = [f"  {name:<8}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
-        ["quantbench: quantize a language model, serve it, measure it, say what it is worth.", ""]
-        + ["usage: quantbench COMMAND …  (or python -m bench.COMMAND …)", "", *lines, ""]
-        + ['Tab completion in bash: eval "$(quantbench -sc install=bash)"']
+        [
+            "quantbench: quantize a language model, serve it, measure it, say what it is worth.",
+            "",
+            "usage: quantbench COMMAND …  (or python -m bench.COMMAND …)",
+            "",
+            *lines,
+            "",
+            'Tab completion in bash: eval "$(quantbench -sc install=bash)"',
+        ]
     )
 
 

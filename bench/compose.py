@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -127,7 +128,7 @@ def _fields(parent: str, overrides: Sequence[str]) -> list[str]:
     """Return the fields of config node ``parent``, composed from the group choices alone."""
     choices = [text for text in overrides if text.lstrip("+").partition("=")[0] in GROUPS]
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        node = compose("run", overrides=choices)
+        node: Any = compose("run", overrides=choices)
     for part in filter(None, parent.split(".")):
         node = node.get(part) or {}
     return [str(key) for key in node]

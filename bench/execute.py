@@ -191,7 +191,7 @@ def _checkpoint(run: Run, stage: BuildStage, source: Checkpoint | None, what: st
         return found
     run.note(f"{what}: building ({why})")
     with run.view.stage(f"building {what}") as line:
-        return build(stage, source.path if source else None, run.spec, what, why, line)
+        return build(stage, source.path if source else None, run.spec, what=what, why=why, line=line)
 
 
 def _shapes_to_measure(run: Run) -> tuple[Shape, ...]:
@@ -316,7 +316,9 @@ def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob) -> None:
     with run.view.stage(job.task) as line:
         while not job.result.exists():
             if child.exit_code is not None and not job.result.exists():
-                raise AccuracyError(f"{job.task}: the evaluation ended early: {child.log_tail()} (log: {child.log_file})")
+                raise AccuracyError(
+                    f"{job.task}: the evaluation ended early: {child.log_tail()} (log: {child.log_file})"
+                )
             if job.progress.exists():
                 done, total = map(int, job.progress.read_text().split())
                 line.update(done=done, total=total)

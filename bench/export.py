@@ -70,7 +70,12 @@ def _cell_row(cell: SpeedCell) -> dict[str, Any]:
 
 
 def _score_rows(score: TaskScore) -> Iterator[dict[str, Any]]:
-    common = {"task": score.task, "status": score.status, "reasons": " | ".join(score.reasons), "n_items": score.n_items}
+    common = {
+        "task": score.task,
+        "status": score.status,
+        "reasons": " | ".join(score.reasons),
+        "n_items": score.n_items,
+    }
     if not score.metrics:
         yield common
     for metric in score.metrics:

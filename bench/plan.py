@@ -161,7 +161,14 @@ def plan(spec: RunSpec) -> Plan:
     tasks = tuple(
         TaskStage(
             task=task,
-            key=score_key(spec.accuracy, task, quantize.key, spec.engine, spec.model.context_length, spec.seed),
+            key=score_key(
+                spec.accuracy,
+                task,
+                quantize.key,
+                engine=spec.engine,
+                context_length=spec.model.context_length,
+                seed=spec.seed,
+            ),
         )
         for task in spec.accuracy.tasks
     )

@@ -115,7 +115,9 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -137,7 +139,9 @@ class Child:
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the child and its descendants; None once it is gone."""
         try:
-            return sum(process.memory_info().rss for process in (self._process, *self._process.children(recursive=True)))
+            return sum(
+                process.memory_info().rss for process in (self._process, *self._process.children(recursive=True))
+            )
         except psutil.NoSuchProcess:
             return None
 

@@ -14,7 +14,7 @@ from types import FrameType
 import hydra
 from omegaconf import DictConfig
 
-from bench.compose import GROUPS, compose_job, config_dir, jobs, names, split, with_plus
+from bench.compose import compose_job, config_dir, jobs, names, split, with_plus
 from bench.errors import ConfigError, QuantbenchError
 from bench.progress import console
 from bench.spec import RunSpec, build_spec
@@ -55,9 +55,9 @@ def job(cfg: DictConfig) -> None:
 
 def finish(spec: RunSpec, session: str) -> int:
     """Write the session's report, show its summary, and return the exit code its records ask for."""
-    from bench.summary import exit_code, show
     from bench.report.page import write
     from bench.store import Store
+    from bench.summary import exit_code, show
 
     records = tuple(Store(spec.results_dir).records(session))
     if not records:

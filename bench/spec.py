@@ -120,7 +120,9 @@ def plugin(package: str, name: str) -> ModuleType:
 def explain(error: ValidationError, where: str) -> ConfigError:
     """Return one line for the first thing that pydantic found wrong below config node ``where``."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in (where, *first["loc"]) if part != "" and not str(part).startswith("function-"))
+    path = ".".join(
+        str(part) for part in (where, *first["loc"]) if part != "" and not str(part).startswith("function-")
+    )
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{path}: there is no such field here")
     return ConfigError(f"{path}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})")
@@ -129,7 +131,9 @@ def explain(error: ValidationError, where: str) -> ConfigError:
 def _section(cfg: dict[str, Any], name: str, overrides: Sequence[str]) -> dict[str, Any]:
     section = cfg.get(name)
     if not isinstance(section, dict):
-        raise ConfigError(f"{name}={section}: expected one of the names in configs/{name}/; overrides: {list(overrides)}")
+        raise ConfigError(
+            f"{name}={section}: expected one of the names in configs/{name}/; overrides: {list(overrides)}"
+        )
     return section
 
 

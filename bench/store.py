@@ -33,7 +33,7 @@ def write_atomic(file: Path, text: str) -> None:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(work, file)
+            work.replace(file)
         finally:
             work.unlink(missing_ok=True)
     except OSError as error:
@@ -46,7 +46,9 @@ def _read(kind: type[T], file: Path) -> T:
     except OSError as error:
         raise StoreError(f"cannot read {file}: {error.strerror}") from error
     except ValidationError as error:
-        raise StoreError(f"{file} is not a {kind.__name__} of schema {SCHEMA_VERSION}: {error.errors()[0]['msg']}") from error
+        raise StoreError(
+            f"{file} is not a {kind.__name__} of schema {SCHEMA_VERSION}: {error.errors()[0]['msg']}"
+        ) from error
 
 
 class RunFolder:
@@ -63,7 +65,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / ".lock").open("w")
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}; choose another folder with results_dir=…") from error
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}; choose another folder with results_dir=…"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,11 +15,16 @@ HELDOUT_ID = "embedded-heldout-1"
 
 
 def texts_of(file: Path) -> Iterator[str]:
+    """Yield the texts of a .jsonl file, one JSON object with a ``text`` field per line.
+
+    Raises:
+        CheckpointError: a line is something else; names it.
+    """
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             yield json.loads(line)["text"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file}:{number}: expected a JSON object with a \"text\" field") from error
+            raise CheckpointError(f'{file}:{number}: expected a JSON object with a "text" field') from error
 
 
 def set_file(name: str) -> Path:
@@ -69,7 +74,7 @@ def calibration_samples(
     random.Random(seed).shuffle(texts)
     found = windows(texts, tokenizer, config.max_seq_len)
     samples = found[: config.n_samples]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(samples) < config.n_samples:
         notes = (f"calibration set '{config.set}' holds {len(samples)} of the {config.n_samples} samples asked for",)
     fact = CalibrationFact(

@@ -201,4 +201,4 @@ def publish(work: Path, target: Path, manifest: Manifest) -> None:
         os.fsync(stream.fileno())
     if target.exists():
         shutil.rmtree(target)
-    os.replace(work, target)
+    work.replace(target)

@@ -43,7 +43,7 @@ def group_note(wanted: int | None, used: int | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def no_pinned_memory_without_accelerator() -> Iterator[None]:
-    """Keep AWQ from pinning host memory where there is no accelerator: torch raises there, and pinning gains nothing."""
+    """Keep AWQ from pinning host memory where there is no accelerator: torch raises there, for no gain."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 

@@ -7,7 +7,7 @@ from quantize.checkpoint import CheckpointError, TensorFact
 from quantize.methods import Expected
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
-PARTS = ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape")
+PARTS = ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx")
 """Names under which one layer's quantized weight is stored."""
 
 
@@ -60,7 +60,7 @@ def prove(source: list[TensorFact], written: list[TensorFact], expected: Expecte
             )
     quantized = set(layers)
     for fact in written:
-        layer, _, kind = fact.name.rpartition(".")
+        layer = fact.name.rpartition(".")[0]
         if layer not in quantized and fact.dtype not in FLOATS:
             raise CheckpointError(f"{fact.name} is {fact.dtype}, but the scheme leaves this layer in 16 bits")
     stored = sum(by_name[f"{layer}.{part}"].bytes for layer in layers for part in PARTS if f"{layer}.{part}" in by_name)

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import importlib
 import importlib.metadata
+import json
 import logging
 import os
 import resource
@@ -91,7 +92,9 @@ def _build_quantized(job: Job, work: Path) -> dict[str, Any]:
     assert job.source is not None
     module = importlib.import_module(f"quantize.methods.{job.module}")
     config = module.Config.model_validate(job.config)
-    samples, calibration, notes = [], None, ()
+    samples: list[list[int]] = []
+    calibration = None
+    notes: tuple[str, ...] = ()
     if "calibration" in job.config:
         from transformers import AutoTokenizer
 
@@ -110,8 +113,6 @@ def _build_quantized(job: Job, work: Path) -> dict[str, Any]:
 
 
 def _quantization_config(folder: Path) -> dict[str, Any] | None:
-    import json
-
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return config.get("quantization_config")
 
@@ -190,7 +191,9 @@ def main(argv: list[str]) -> int:
         message = "out of memory: use a machine with more, or a smaller model"
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
         traceback.print_exc()
-        message = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        message = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        )
     else:
         return 0
     job_file.with_suffix(".error").write_text(message)

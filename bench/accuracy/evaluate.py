@@ -140,7 +140,9 @@ def _explain(error: Exception, task: str) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, AccuracyError):
         return text
-    if type(error).__module__.startswith(("datasets", "huggingface_hub", "httpx")) or isinstance(error, ConnectionError):
+    if type(error).__module__.startswith(("datasets", "huggingface_hub", "httpx")) or isinstance(
+        error, ConnectionError
+    ):
         return (
             f"cannot load the data of {task} ({type(error).__name__}: {text}); name a local hub mirror with "
             "accuracy.hub_dir=… or QUANTBENCH_HUB, or use accuracy=demo, which needs no download"

@@ -61,7 +61,9 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
         return
     known = {*HUB_DATA, *MINI_TASKS}
     for file in folder.rglob("*.yaml"):
-        known.update(re.findall(r"^(?:task|group|tag):\s*['\"]?([\w.+-]+)", file.read_text(errors="replace"), re.MULTILINE))
+        known.update(
+            re.findall(r"^(?:task|group|tag):\s*['\"]?([\w.+-]+)", file.read_text(errors="replace"), re.MULTILINE)
+        )
     for task in unusual:
         if task not in known:
             raise ConfigError(f"accuracy.tasks: lm-eval knows no task '{task}'{nearest(task, known)}")
@@ -88,24 +90,33 @@ def working_dir(task: str, hub_dir: Path | None) -> Path | None:
 
 
 def environment(hub_dir: Path | None) -> dict[str, str]:
-    """Return variables for the evaluation's process: offline where a mirror is named, NLTK's data where a wheel has it."""
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if hub_dir else {}
-    found = importlib.util.find_spec("llama_index") if "NLTK_DATA" not in os.environ else None
-    nltk = [Path(place) / "core/_static/nltk_cache" for place in (found.submodule_search_locations or [])] if found else []
-    return {**offline, **{"NLTK_DATA": str(place) for place in nltk[:1]}, "TOKENIZERS_PARALLELISM": "false"}
+    """Return the evaluation's own variables: offline where a mirror is named, NLTK's data from its wheel."""
+    variables = {"TOKENIZERS_PARALLELISM": "false"}
+    if hub_dir:
+        variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    wheel = importlib.util.find_spec("llama_index")
+    if "NLTK_DATA" not in os.environ and wheel and wheel.submodule_search_locations:
+        variables["NLTK_DATA"] = str(Path(wheel.submodule_search_locations[0]) / "core/_static/nltk_cache")
+    return variables
 
 
 def _data_identity(task: str, hub_dir: Path | None) -> str:
     if task in MINI_TASKS:
-        return sha256_text(canonical_json({name: fact.sha256 for name, fact in hash_folder(MINI_DIR).items() if "pyc" not in name}))
+        return sha256_text(
+            canonical_json({name: fact.sha256 for name, fact in hash_folder(MINI_DIR).items() if "pyc" not in name})
+        )
     if hub_dir is not None and task in HUB_DATA:
         folder = hub_dir / HUB_DATA[task]
-        sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+        sizes = {
+            str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
+        }
         return sha256_text(canonical_json(sizes))
     return "hub"
 
 
-def score_key(spec: AccuracySpec, task: str, checkpoint: Key, engine: PartSpec, context_length: int, seed: int) -> Key:
+def score_key(
+    spec: AccuracySpec, task: str, checkpoint: Key, *, engine: PartSpec, context_length: int, seed: int
+) -> Key:
     """Return what a task's score depends on, so that it is measured once."""
     names = ("lm_eval", "torch", "transformers")
     kernel: dict[str, Any] = {name: value for name, value in engine.config.items() if not name.endswith("_timeout_s")}

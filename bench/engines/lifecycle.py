@@ -69,7 +69,9 @@ def _await_ready(child: Child, base_url: str, deadline: float, on_wait: Callable
             status, body = _get(f"{base_url}/health_generate", max(1.0, deadline - time.monotonic()))
             if status == 200:
                 return
-            raise EngineError(f"{child.what} is up but cannot generate (HTTP {status}): {body[:200].decode(errors='replace')}")
+            raise EngineError(
+                f"{child.what} is up but cannot generate (HTTP {status}): {body[:200].decode(errors='replace')}"
+            )
         if time.monotonic() > deadline:
             raise EngineError(
                 f"{child.what} was not ready in time: {child.log_tail()} (log: {child.log_file}); "

@@ -12,7 +12,6 @@ Importing a method loads no torch: a method imports its library inside ``quantiz
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import Field, PositiveInt
 

@@ -54,11 +54,16 @@ def quantize(
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
     size = choose_group_size(config.group_size, config.group_size_fallback, architecture)
-    groups = compressor.weight_only_groups(config.bits, size, symmetric=config.symmetric)
+    # transformers 5.17 drops the zero points of stacked experts when it loads them, and then refuses the checkpoint.
+    symmetric = config.symmetric or architecture.experts > 0
+    groups = compressor.weight_only_groups(config.bits, size, symmetric=symmetric)
     modifiers = [
         AWQModifier(n_grid=config.n_grid),
         QuantizationModifier(config_groups=groups, ignore=list(config.ignore)),
     ]
     with compressor.no_pinned_memory_without_accelerator():
         compressor.oneshot(source, target, modifiers, samples=samples)
-    return compressor.group_note(config.group_size, size)
+    notes = compressor.group_note(config.group_size, size)
+    if symmetric != config.symmetric:
+        notes += ("symmetric instead of asymmetric: zero points of experts cannot be loaded back",)
+    return notes

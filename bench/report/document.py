@@ -1,0 +1,192 @@
+"""What a section is made of: plain values. Only the templates know HTML, so everything in here is escaped there.
+
+A :class:`Block` names the template macro that draws it in its ``kind``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from markupsafe import Markup
+
+from bench.record import STATUS_MEANING, Status
+from bench.report.format import MISSING
+from bench.speed.metrics import Interval
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one run is drawn everywhere on the page."""
+
+    colour: int
+    """Index into the palette of ``style.css``."""
+    marker: str
+    """Marker in matplotlib's notation."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table. ``None`` as a value is shown as a dash."""
+
+    text: str = MISSING
+    notes: tuple[str, ...] = ()
+    """Smaller lines under the text."""
+    exact: str = ""
+    """Shown on hover: the number with all its digits."""
+    status: Status | None = None
+    """Drawn as a badge, after the text if there is any."""
+    status_note: str = ""
+    mark: Mark | None = None
+    numeric: bool = False
+    code: bool = False
+    span: int = 1
+
+    @property
+    def meaning(self) -> str:
+        """What the status means, in one sentence."""
+        return STATUS_MEANING[self.status] if self.status else ""
+
+
+def number(
+    value: float | None, show: Callable[[float], str], unit: str = "", *, notes: tuple[str, ...] = ()
+) -> Cell:
+    """Return the cell of a measured number, with all its digits and its unit on hover."""
+    if value is None:
+        return Cell(numeric=True)
+    return Cell(show(value), notes, f"{value!r} {unit}".strip(), numeric=True)
+
+
+def interval(value: Interval | None, show: Callable[[float], str], unit: str) -> Cell:
+    """Return the cell of a median with its interval below it."""
+    if value is None:
+        return Cell(numeric=True)
+    exact = f"median {value.median!r} {unit}, interval {value.low!r} to {value.high!r} {unit}, n = {value.n}"
+    spread = () if value.n == 1 else (f"{show(value.low)} to {show(value.high)}",)
+    return Cell(show(value.median), spread, exact, numeric=True)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's heading."""
+
+    text: str
+    help: str = ""
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a table that belong together. The first cell of a row is its heading."""
+
+    rows: Sequence[Sequence[Cell]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    style: str = ""
+    """CSS class: ``lead``, ``small`` or none."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading below the section's own."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that must not be overlooked."""
+
+    kind: ClassVar[str] = "note"
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of short texts."""
+
+    kind: ClassVar[str] = "bullets"
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; rows in one or more groups."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    heads: Sequence[Head]
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing. ``svg`` is made by :mod:`bench.report.plots` and is the only markup in a document."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Drawings side by side, with the legend that they share."""
+
+    kind: ClassVar[str] = "figures"
+    items: Sequence[Figure]
+    legend: Sequence[tuple[Mark, str]] = ()
+
+
+@dataclass(frozen=True)
+class Term:
+    """Something explained, or a fact and its name."""
+
+    name: str
+    texts: tuple[str, ...]
+    status: Status | None = None
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A list of explanations (``wide``) or facts."""
+
+    kind: ClassVar[str] = "terms"
+    items: Sequence[Term]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    kind: ClassVar[str] = "code"
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded away until asked for."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    blocks: "Sequence[Block]"
+
+
+Block = Text | Heading | Note | Bullets | Table | Figures | Terms | Code | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)

@@ -1,0 +1,46 @@
+"""Shared fixtures: one cache of checkpoints for all tests of a session, so that each is built once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the session's checkpoint cache: a new folder, or QUANTBENCH_TEST_CACHE to keep it between sessions."""
+    kept = os.environ.get("QUANTBENCH_TEST_CACHE")
+    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+
+
+class Cli:
+    """Runs the program as a person would: in a process of its own, in a folder of its own."""
+
+    def __init__(self, cache: Path, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "QUANTBENCH_CACHE": str(cache), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        self.env.pop("QUANTBENCH_HUB", None)
+
+    def argv(self, *arguments: str, module: str = "bench.run") -> list[str]:
+        return [sys.executable, "-m", module, *arguments]
+
+    def __call__(
+        self, *arguments: str, module: str = "bench.run", timeout: float = 280, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments, module=module),
+            cwd=self.folder,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+
+@pytest.fixture
+def cli(cache: Path, tmp_path: Path) -> Cli:
+    return Cli(cache, tmp_path)

@@ -1,0 +1,150 @@
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantize.checkpoint import CheckpointError, TensorFact, count_dtypes, read_header, tensors, weight_files
+from quantize.key import Key, canonical_json
+from quantize.methods import Architecture, Expected, choose_group_size
+from quantize.proof import is_ignored, prove
+
+SIZES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8}
+
+
+def write_safetensors(file: Path, facts: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    header, offset = {}, 0
+    for name, (dtype, shape) in facts.items():
+        size = SIZES[dtype]
+        for width in shape:
+            size *= width
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
+
+
+def fact(name: str, dtype: str, *shape: int) -> TensorFact:
+    size = SIZES[dtype]
+    for width in shape:
+        size *= width
+    return TensorFact(name=name, dtype=dtype, shape=shape, bytes=size)
+
+
+def test_dtypes_are_counted_from_the_headers(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"x.weight": ("BF16", (4, 4)), "x.scale": ("F32", (4,))})
+    write_safetensors(tmp_path / "b.safetensors", {"y.weight": ("BF16", (2, 4))})
+    found = list(tensors(tmp_path))
+    assert count_dtypes(found) == {"BF16": 2, "F32": 1}
+    assert {item.name: item.bytes for item in found} == {"x.weight": 32, "x.scale": 16, "y.weight": 16}
+
+
+@pytest.mark.parametrize("keep", [0, 5, 20, -1])
+def test_a_cut_off_file_is_refused(tmp_path: Path, keep: int) -> None:
+    file = tmp_path / "a.safetensors"
+    write_safetensors(file, {"x.weight": ("BF16", (4, 4))})
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="not a safetensors file|cut off"):
+        read_header(file)
+
+
+def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="pickled checkpoints are not read"):
+        weight_files(tmp_path)
+
+
+SOURCE = [
+    fact("model.embed_tokens.weight", "BF16", 8, 4),
+    fact("model.layers.0.q_proj.weight", "BF16", 8, 64),
+    fact("model.layers.0.mlp.gate.weight", "BF16", 8, 64),
+    fact("model.norm.weight", "BF16", 4),
+    fact("lm_head.weight", "BF16", 8, 4),
+]
+REST = [item for item in SOURCE if "q_proj" not in item.name]
+FP8 = Expected(weight_suffix=".weight", weight_dtype="F8_E4M3", ignore=("lm_head", "re:.*mlp.gate$"))
+INT4 = Expected(weight_suffix=".weight_packed", weight_dtype="I32", ignore=FP8.ignore)
+
+
+def test_a_quantized_checkpoint_is_proven_and_its_bits_counted() -> None:
+    written = [
+        *REST,
+        fact("model.layers.0.q_proj.weight", "F8_E4M3", 8, 64),
+        fact("model.layers.0.q_proj.weight_scale", "BF16", 8, 1),
+    ]
+    assert prove(SOURCE, written, FP8) == 8 + 16 / 64
+    packed = [
+        *REST,
+        fact("model.layers.0.q_proj.weight_packed", "I32", 8, 8),
+        fact("model.layers.0.q_proj.weight_scale", "BF16", 8, 2),
+    ]
+    assert prove(SOURCE, packed, INT4) == 4 + 2 * 16 / 64
+
+
+def test_an_unquantized_fallback_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"q_proj should be stored as F8_E4M3 and is BF16"):
+        prove(SOURCE, SOURCE, FP8)
+    with pytest.raises(CheckpointError, match="left in 16 bits"):
+        prove(SOURCE, SOURCE, INT4)
+    with pytest.raises(CheckpointError, match="missing"):
+        prove(SOURCE, REST, FP8)
+
+
+def test_quantizing_what_should_be_left_alone_is_refused() -> None:
+    done = fact("model.layers.0.q_proj.weight", "F8_E4M3", 8, 64)
+    wrong = [item for item in REST if "lm_head" not in item.name] + [done, fact("lm_head.weight", "F8_E4M3", 8, 4)]
+    with pytest.raises(CheckpointError, match="leaves this layer in 16 bits"):
+        prove(SOURCE, wrong, FP8)
+
+
+def test_a_quantized_source_is_not_bf16() -> None:
+    plain = Expected(weight_suffix="", weight_dtype="BF16")
+    assert prove(SOURCE, SOURCE, plain) is None
+    with pytest.raises(CheckpointError, match="not a 16-bit checkpoint"):
+        prove(SOURCE, [fact("a.weight", "I32", 2, 2)], plain)
+
+
+def test_ignore_patterns_are_names_or_expressions() -> None:
+    assert is_ignored("lm_head", ["lm_head"])
+    assert not is_ignored("model.lm_head", ["lm_head"])
+    assert is_ignored("model.layers.3.mlp.gate", ["re:.*mlp.gate$"])
+    assert not is_ignored("model.layers.3.mlp.gate_proj", ["re:.*mlp.gate$"])
+
+
+plain_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=4), plain_json, max_size=4))
+def test_a_key_depends_on_content_and_not_on_order(inputs: dict[str, object]) -> None:
+    turned = dict(reversed(inputs.items()))
+    assert Key(stage="s", version=1, inputs=inputs).digest == Key(stage="s", version=1, inputs=turned).digest
+    assert Key(stage="s", version=2, inputs=inputs).digest != Key(stage="s", version=1, inputs=inputs).digest
+    assert json.loads(canonical_json(inputs)) == inputs
+
+
+@given(st.sampled_from([32, 64, 128]), st.integers(1, 40), st.integers(1, 40))
+def test_the_chosen_group_size_divides_every_layer(wanted: int, a: int, b: int) -> None:
+    shape = Architecture(
+        layers=1,
+        hidden_size=16 * a,
+        intermediate_size=16 * b,
+        heads=1,
+        kv_heads=1,
+        head_dim=16 * a,
+        vocab_size=9,
+        tied_embeddings=True,
+    )
+    try:
+        size = choose_group_size(wanted, (64, 32), shape)
+    except ValueError as error:
+        assert "does not divide" in str(error)
+        assert any(width % size for width in shape.linear_inputs().values() for size in (32,))
+    else:
+        assert size is not None
+        assert all(width % size == 0 for width in shape.linear_inputs().values())

@@ -1,0 +1,124 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.compose import GROUPS, compose_job, config_dir, jobs, names, with_plus
+from bench.errors import ConfigError, NotPossibleError
+from bench.plan import check
+
+BASE = ["+model=smollm2-135m", "session=test"]
+
+
+@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("quant", names("quant"))
+def test_every_model_composes_with_every_quantization(model: str, quant: str) -> None:
+    spec = compose_job([f"+model={model}", f"quant={quant}", "session=test"])
+    assert (spec.variant.model, spec.variant.quant) == (model, quant)
+    check(spec)
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("model", "quant")])
+def test_every_other_name_composes(group: str) -> None:
+    for name in names(group):
+        assert compose_job([*BASE, f"{group}={name}"])
+
+
+@pytest.mark.parametrize("group", ["model", "quant", "engine", "workload", "accuracy", "report"])
+def test_a_config_calls_itself_by_its_file_name(group: str) -> None:
+    for name in names(group):
+        assert re.search(r"^name: (.+)$", (config_dir() / group / f"{name}.yaml").read_text(), re.MULTILINE)[1] == name
+
+
+def test_model_works_without_plus() -> None:
+    assert with_plus(["-m", "model=a,b", "quant=fp8", "+model=c"]) == ["-m", "+model=a,b", "quant=fp8", "+model=c"]
+
+
+def test_a_sweep_is_every_combination() -> None:
+    found = jobs(["+model=a,b", "quant=bf16,fp8", "seed=1"], multirun=True)
+    assert found == [[f"+model={m}", f"quant={q}", "seed=1"] for m in "ab" for q in ("bf16", "fp8")]
+
+
+def test_a_sweep_needs_the_flag() -> None:
+    with pytest.raises(ConfigError, match="need -m"):
+        jobs(["quant=bf16,fp8"], multirun=False)
+
+
+def test_a_list_is_not_a_sweep() -> None:
+    assert jobs(["workload.input_lens=[1,2]"], multirun=False) == [["workload.input_lens=[1,2]"]]
+
+
+WRONG = {
+    "quant=fp9": "did you mean 'fp8'",
+    "+model=smolm2-135m": "did you mean 'smollm2-135m'",
+    "engine=sglan": "Known: auto, transformers",
+    "workload.trails=3": "did you mean 'trials'",
+    "trials=3": "no such field",
+    "workload.trials=many": "workload.trials: input should be a valid integer",
+    "workload.trials=0": "workload.trials: input should be greater than 0",
+    "workload.input_lens=[0]": "workload.input_lens.0: input should be greater than 0",
+    "engine.dtype=float99": "engine.dtype: input should be 'auto'",
+    "accuracy.limit=-1": "accuracy.limit: input should be greater than 0",
+    "quant.method=gtpq": "no module 'gtpq' in quantize.methods; did you mean 'gptq'",
+    "+quant._target_=os.system": "never name code to run",
+    "workload=[": "cannot read the command",
+    "seed=": "seed",
+    "report_dir=x": "did you mean 'reports_dir'",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_wrong_word_gets_one_clear_line(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        base = [] if "model=" in override else ["+model=smollm2-135m"]
+        compose_job(*jobs([*base, override, "session=test"], multirun=False))
+    message = str(caught.value)
+    assert WRONG[override] in message
+    assert "\n" not in message
+
+
+IMPOSSIBLE = {
+    (
+        "quant=gptq-int4",
+        "quant.group_size_fallback=[]",
+    ): "group size 128 does not divide the 576 input columns of q_proj",
+    ("quant=gptq-int4", "quant.calibration.set=/nowhere.jsonl"): "no such file",
+}
+
+
+@pytest.mark.parametrize("overrides", IMPOSSIBLE)
+def test_an_impossible_combination_says_why(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(NotPossibleError, match=re.escape(IMPOSSIBLE[overrides])):
+        check(compose_job([*BASE, *overrides]))
+
+
+def test_the_advice_of_an_impossible_combination_works() -> None:
+    with pytest.raises(NotPossibleError) as caught:
+        check(compose_job([*BASE, "quant=gptq-int4", "quant.group_size_fallback=[]"]))
+    advice = re.search(r"try (\S+)", str(caught.value))[1]
+    check(compose_job([*BASE, "quant=gptq-int4", "quant.group_size_fallback=[]", advice]))
+
+
+def test_an_unknown_task_is_told_before_the_run() -> None:
+    pytest.importorskip("lm_eval")
+    with pytest.raises(ConfigError, match="did you mean 'gsm8k'"):
+        check(compose_job([*BASE, "accuracy=none", "accuracy.tasks=[gsm8kk]"]))
+
+
+def test_a_missing_mirror_is_told_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        check(compose_job([*BASE, "accuracy=full", f"accuracy.hub_dir={tmp_path}/no"]))
+    with pytest.raises(ConfigError, match=r"holds no cais/mmlu"):
+        check(compose_job([*BASE, "accuracy=full", f"accuracy.hub_dir={tmp_path}"]))
+
+
+def test_changed_fields_are_part_of_the_variants_name() -> None:
+    spec = compose_job([*BASE, "quant=gptq-int4", "quant.group_size=32"])
+    assert spec.variant.quant == "gptq-int4[group_size=32]"
+
+
+def test_fields_may_be_numbers_or_lists() -> None:
+    spec = compose_job([*BASE, "workload.input_lens=7", "workload.concurrency=[1,4]", "accuracy.num_fewshot=2"])
+    assert spec.workload.input_lens == (7,)
+    assert spec.workload.concurrency == (1, 4)
+    assert spec.accuracy.fewshot_of("mmlu") == 2

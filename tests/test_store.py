@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.errors import StoreError
+from bench.process import Child, end_orphans
+from bench.store import RunFolder, Store, write_atomic
+
+
+def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom bench.store import write_atomic\n"
+        "n = 0\nwhile True:\n    n += 1\n    write_atomic(Path(sys.argv[1]), f'{n % 10}' * 200_000)\n"
+    )
+    for round_ in range(10):
+        child = subprocess.Popen([sys.executable, "-c", script, str(file)])
+        while not file.exists():
+            time.sleep(0.01)
+        time.sleep(0.02 + 0.011 * round_)
+        child.kill()
+        child.wait()
+        text = file.read_text()
+        assert len(text) == 200_000
+        assert len(set(text)) == 1
+        file.unlink()
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="results_dir="):
+        Store(tmp_path / "results").create("run")
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "x.json"
+    write_atomic(file, "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StoreError, match="cannot write"):
+            write_atomic(file, "n" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path / "run")
+    with pytest.raises(StoreError, match="still going on"):
+        RunFolder(tmp_path / "run")
+    first.release()
+    RunFolder(tmp_path / "run").release()
+
+
+def test_a_child_and_its_children_end_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    script = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    log = tmp_path / "log"
+    with Child([sys.executable, "-c", script], what="test", log_file=log, env={}, cwd=tmp_path) as child:
+        while not log.read_text().strip():
+            time.sleep(0.02)
+        grandchild = psutil.Process(int(log.read_text()))
+        assert child.memory_bytes() > 0
+    assert child.exit_code is not None
+    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    assert not list((tmp_path / "processes").iterdir())
+
+
+def test_what_a_killed_run_leaves_is_ended_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    script = (
+        "import time\nfrom pathlib import Path\nfrom bench.process import Child\n"
+        "c = Child(['sleep', '600'], what='a server', log_file=Path('log'), env={}, cwd=Path.cwd())\n"
+        "print(c._popen.pid, flush=True)\ntime.sleep(600)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    server = psutil.Process(int(run.stdout.readline()))
+    assert end_orphans() == []
+    assert server.is_running()
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert server.is_running()
+    assert len(end_orphans()) == 1
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    assert end_orphans() == []
