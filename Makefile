@@ -42,7 +42,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	$(BIN)/python -m benchmarks.client
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV)

@@ -11,6 +11,7 @@ from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.spec import RunSpec, plugin
 from bench.toolchain import interpreter_for
+from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
 from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen, Key
@@ -125,7 +126,7 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
     inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module, "config": spec.quant.config}
     libraries = _versions(module.needs(config))
     if libraries:
-        inputs["libraries"] = libraries
+        inputs |= {"libraries": libraries, "heldout": heldout_identity()}
     if "calibration" in spec.quant.config:
         try:
             calibration = calibration_identity(config.calibration, spec.seed)

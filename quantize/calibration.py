@@ -87,7 +87,11 @@ def calibration_samples(
     return samples, fact, notes
 
 
-def heldout_windows(tokenizer: Any, length: int) -> tuple[list[list[int]], str]:
-    """Return (windows of the embedded held-out text, SHA-256 of that text). Disjoint from the calibration text."""
-    file = DATA / "heldout.jsonl"
-    return windows(list(texts_of(file)), tokenizer, length), sha256_text(file.read_text(encoding="utf-8"))
+def heldout_identity() -> str:
+    """Return the SHA-256 of the embedded held-out text."""
+    return sha256_text((DATA / "heldout.jsonl").read_text(encoding="utf-8"))
+
+
+def heldout_windows(tokenizer: Any, length: int) -> list[list[int]]:
+    """Return the embedded held-out text, disjoint from the calibration text, in windows of ``length`` tokens."""
+    return windows(list(texts_of(DATA / "heldout.jsonl")), tokenizer, length)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from quantize.calibration import HELDOUT_ID, heldout_windows
+from quantize.calibration import HELDOUT_ID, heldout_identity, heldout_windows
 from quantize.checkpoint import CheckpointError, Fidelity
 
 WINDOW = 256
@@ -21,7 +21,7 @@ def measure(source: Path, quantized: Path) -> Fidelity:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    windows, text_sha256 = heldout_windows(AutoTokenizer.from_pretrained(source, local_files_only=True), WINDOW)
+    windows = heldout_windows(AutoTokenizer.from_pretrained(source, local_files_only=True), WINDOW)
 
     def log_probs(path: Path) -> list["torch.Tensor"]:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, local_files_only=True).eval()
@@ -43,7 +43,7 @@ def measure(source: Path, quantized: Path) -> Fidelity:
     predicted = positions - len(windows)
     return Fidelity(
         text_id=HELDOUT_ID,
-        text_sha256=text_sha256,
+        text_sha256=heldout_identity(),
         n_tokens=positions,
         kl=max(0.0, kl / positions),
         top1_agreement=same / positions,

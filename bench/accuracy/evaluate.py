@@ -147,6 +147,8 @@ def _explain(error: Exception, task: str) -> str:
             f"cannot load the data of {task} ({type(error).__name__}: {text}); name a local hub mirror with "
             "accuracy.hub_dir=… or QUANTBENCH_HUB, or use accuracy=demo, which needs no download"
         )
+    if isinstance(error, LookupError) and "nltk" in str(error).lower():
+        return f"{task} needs NLTK's punkt_tab: pip install --no-deps llama-index-core, or set NLTK_DATA"
     return f"{type(error).__name__}: {text}"
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
-from bench.record import STATUS_MEANING, Status
-from bench.report.format import MISSING
+from bench.record import Metric, Status
+from bench.report.format import MISSING, between, share
 from bench.speed.metrics import Interval
 
 
@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. ``None`` as a value is shown as a dash."""
+    """One cell of a table; a dash if it has nothing to say."""
 
     text: str = MISSING
     notes: tuple[str, ...] = ()
@@ -34,26 +34,27 @@ class Cell:
     exact: str = ""
     """Shown on hover: the number with all its digits."""
     status: Status | None = None
-    """Drawn as a badge, after the text if there is any."""
-    status_note: str = ""
+    """Drawn as a badge: before the notes."""
     mark: Mark | None = None
     numeric: bool = False
-    code: bool = False
+    faint: bool = False
+    """Whether it must not be taken for a figure of the variant."""
     span: int = 1
-
-    @property
-    def meaning(self) -> str:
-        """What the status means, in one sentence."""
-        return STATUS_MEANING[self.status] if self.status else ""
+    """Columns that it takes."""
 
 
 def number(
-    value: float | None, show: Callable[[float], str], unit: str = "", *, notes: tuple[str, ...] = ()
+    value: float | None,
+    show: Callable[[float], str],
+    unit: str = "",
+    *,
+    notes: tuple[str, ...] = (),
+    faint: bool = False,
 ) -> Cell:
-    """Return the cell of a measured number, with all its digits and its unit on hover."""
+    """Return the cell of a measured number, with all its digits and its unit on hover; a dash for None."""
     if value is None:
         return Cell(numeric=True)
-    return Cell(show(value), notes, f"{value!r} {unit}".strip(), numeric=True)
+    return Cell(show(value), notes, f"{value!r} {unit}".strip(), numeric=True, faint=faint)
 
 
 def interval(value: Interval | None, show: Callable[[float], str], unit: str) -> Cell:
@@ -61,8 +62,17 @@ def interval(value: Interval | None, show: Callable[[float], str], unit: str) ->
     if value is None:
         return Cell(numeric=True)
     exact = f"median {value.median!r} {unit}, interval {value.low!r} to {value.high!r} {unit}, n = {value.n}"
-    spread = () if value.n == 1 else (f"{show(value.low)} to {show(value.high)}",)
+    spread = () if value.n == 1 else (between(show(value.low), show(value.high)),)
     return Cell(show(value.median), spread, exact, numeric=True)
+
+
+def metric_cell(metric: Metric, notes: tuple[str, ...] = ()) -> Cell:
+    """Return the cell of a score with its standard error."""
+    spread = f" ± {share(metric.stderr)}" if metric.stderr is not None else ""
+    exact = (
+        f"{metric.name} {metric.value!r}, standard error {metric.stderr if metric.stderr is not None else 'unknown'}"
+    )
+    return Cell(f"{share(metric.value)}{spread}", notes, exact, numeric=True)
 
 
 @dataclass(frozen=True)

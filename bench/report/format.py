@@ -30,6 +30,22 @@ def rate(value: float) -> str:
     return f"{significant(value)} tok/s"
 
 
+def between(low: str, high: str) -> str:
+    """Return two formatted quantities as a range, the unit once where they share it: ``44.1–47.2 ms``."""
+    number, _, unit = low.partition(" ")
+    return f"{number}–{high}" if unit == high.partition(" ")[2] else f"{low} – {high}"
+
+
+def two_decimals(value: float) -> str:
+    """Return ``value`` with two decimals."""
+    return f"{value:,.2f}"
+
+
+def moment(iso: str) -> str:
+    """Return an ISO 8601 time in UTC as ``2026-11-24 02:06:31``."""
+    return iso.replace("T", " ").removesuffix("+00:00")
+
+
 def share(value: float) -> str:
     """Return a score on lm-eval's own scale, mostly 0 to 1, with three decimals."""
     return f"{value:.3f}"

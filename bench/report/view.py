@@ -1,7 +1,7 @@
 """Records as the sections look at them: labelled, paired with their BF16 run, item by item. Pure functions."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +17,7 @@ BASELINE = "bf16"
 COLOURS = 8
 """Colours in ``style.css``; the first is the text's own."""
 MARKERS = "os^Dv"
-"""Their number shares no factor with that of the colours, so that 40 runs are drawn differently."""
+"""Their number shares no factor with that of the colours, so that 40 runs of one model are drawn differently."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
     for record in ordered:
         if record.variant.quant == BASELINE:
             baselines.setdefault((record.variant.model, record.engine), record)
-    found = []
-    for index, (record, label) in enumerate(zip(ordered, _labels(ordered), strict=True)):
+    found, place = [], Counter[str]()
+    for record, label in zip(ordered, _labels(ordered), strict=True):
         baseline = baselines.get((record.variant.model, record.engine))
+        index = place[record.variant.model]
+        place[record.variant.model] += 1
         mark = Mark(index % COLOURS, MARKERS[index % len(MARKERS)])
         found.append(Run(record, label, mark, None if baseline is record else baseline))
     return tuple(found)
@@ -93,9 +95,19 @@ def is_own(task: str) -> bool:
     return task.startswith("mini-")
 
 
-def status_cells(record: RunRecord) -> tuple[Counter[Status], Counter[Status]]:
-    """Return how many speed cells and how many scores have which status."""
-    return Counter(cell.status for cell in record.cells), Counter(score.status for score in record.scores)
+def status_counts(record: RunRecord) -> Counter[Status]:
+    """Return how many of a run's speed cells and scores have which status."""
+    return Counter([*(cell.status for cell in record.cells), *(score.status for score in record.scores)])
+
+
+def reasons_of(everything: Sequence[Run], results: Callable[[Run], Iterable[SpeedCell | TaskScore]]) -> list[str]:
+    """Return why results with figures are not plainly ``ok``: each reason once, with the runs it holds for."""
+    labels: dict[str, dict[str, None]] = {}
+    for run in everything:
+        for result in results(run):
+            for reason in result.reasons if result.status in SHOWN else ():
+                labels.setdefault(f"{result.status}: {reason}", {})[run.label] = None
+    return [f"{reason} ({', '.join(names)})" for reason, names in labels.items()]
 
 
 def item_values(score: TaskScore) -> "pd.Series[float]":

@@ -1,0 +1,241 @@
+"""Drawings as SVG to be placed inside the page: the same values give the same bytes, in light and in dark.
+
+matplotlib cannot draw in a page's own colours, so it draws in stand-in colours that are replaced by CSS variables
+afterwards; and it names the parts of every drawing alike, so each drawing's ids get a prefix of their own.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from bench.report.document import Mark
+from bench.report.view import COLOURS
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "{http://www.w3.org/1999/xlink}href"
+INK, FAINT = "#010101", "#020202"
+SERIES = tuple(f"#0300{index:02x}" for index in range(COLOURS))
+STAND_INS = {
+    INK: "currentColor",
+    FAINT: "var(--rule)",
+    **{colour: f"var(--c{index})" for index, colour in enumerate(SERIES)},
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantbench",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.5,
+}
+WIDTH = 5.2
+"""Inches, drawn at 72 units per inch."""
+LABEL_CHARS = 26
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured value with its interval. ``at`` is a position on the other axis."""
+
+    at: float
+    value: float
+    low: float
+    high: float
+    hollow: bool = False
+    """Whether the value is not a figure of the variant itself (emulated)."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What is drawn in one colour and with one marker. Without points it keeps its place and is empty."""
+
+    label: str
+    mark: Mark
+    points: tuple[Point, ...]
+
+
+def _short(text: str) -> str:
+    """Return a label that fits beside an axis, without characters that XML cannot hold."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    return plain if len(plain) <= LABEL_CHARS else f"{plain[: LABEL_CHARS - 1]}…"
+
+
+def _ticks(show: Callable[[float], str]) -> FuncFormatter:
+    """Label ticks with ``show``, without the zeros that only a measured value needs: ``50 ms``, not ``50.0 ms``."""
+    return FuncFormatter(lambda value, _: re.sub(r"\.0+(?!\d)|(\.\d*[1-9])0+(?!\d)", r"\1", show(value)))
+
+
+def _inline(figure: Figure, name: str, description: str) -> Markup:
+    """Return the figure as an ``<svg>`` element that can share a page with others.
+
+    Args:
+        figure: what was drawn.
+        name: prefix of all ids, different for every drawing of a page.
+        description: for readers who cannot see it.
+    """
+    target = io.StringIO()
+    with warnings.catch_warnings():
+        # The browser draws the text; matplotlib only measures it, and need not have a font for it.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        figure.savefig(target, format="svg", metadata={"Date": None})
+    ElementTree.register_namespace("", SVG)
+    root = ElementTree.fromstring(target.getvalue())
+    for child in list(root):
+        if child.tag == f"{{{SVG}}}metadata" or child.find(f"{{{SVG}}}style") is not None:
+            root.remove(child)
+    for element in root.iter():
+        for attribute, value in list(element.attrib.items()):
+            if attribute == "id":
+                element.set("id", f"{name}-{value}")
+            elif attribute == XLINK:
+                del element.attrib[XLINK]
+                element.set("href", f"#{name}-{value.removeprefix('#')}")
+            elif attribute == "clip-path":
+                element.set(attribute, value.replace("url(#", f"url(#{name}-"))
+            elif attribute == "style":
+                plain = re.sub(r"font-family: [^;]*;? ?", "", value)
+                element.set(attribute, re.sub(r"#0[123][0-9a-f]{4}", lambda found: STAND_INS[found[0]], plain))
+    del root.attrib["width"], root.attrib["height"]
+    root.set("role", "img")
+    root.set("aria-label", description)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    return figure, axes
+
+
+def _draw(axes: Axes, series: Series, *, along_x: bool, line: bool) -> None:
+    """Draw one series: positions along x with a line through them, or along y without one."""
+    colour = SERIES[series.mark.colour]
+    for point in series.points:
+        spread = [[point.value - point.low], [point.high - point.value]]
+        place: dict[str, Any] = (
+            {"x": point.at, "y": point.value, "yerr": spread}
+            if along_x
+            else {"x": point.value, "y": point.at, "xerr": spread}
+        )
+        face = "none" if point.hollow else colour
+        axes.errorbar(**place, color=colour, marker=series.mark.marker, markerfacecolor=face, elinewidth=1, capsize=2)
+    if line:
+        dashes = "--" if any(point.hollow for point in series.points) else "-"
+        axes.plot([p.at for p in series.points], [p.value for p in series.points], dashes, color=colour, linewidth=1.2)
+
+
+def by_length(
+    series: Sequence[Series], *, name: str, description: str, ylabel: str, show: Callable[[float], str], log: bool
+) -> Markup:
+    """Draw values over input length (tokens, logarithmic).
+
+    Args:
+        series: one per variant; ``Point.at`` is the input length.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        ylabel: what is drawn, without unit.
+        show: formats a tick.
+        log: logarithmic y axis; otherwise it begins at zero.
+    """
+    lengths = sorted({point.at for one in series for point in one.points})
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(3.0)
+        for one in series:
+            _draw(axes, one, along_x=True, line=True)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(lengths))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.tick_params(axis="x", labelrotation=40 if len(lengths) > 4 else 0)
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_locator(NullLocator())
+        else:
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(_ticks(show))
+        axes.set_xlabel("input length, tokens")
+        axes.set_ylabel(ylabel)
+        return _inline(figure, name, description)
+
+
+def _rows(axes: Axes, labels: Sequence[str], xlabel: str) -> None:
+    axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel(xlabel)
+
+
+def dots(series: Sequence[Series], *, name: str, description: str, xlabel: str) -> Markup:
+    """Draw one row per series with its value and interval; ``Point.at`` is the row.
+
+    Args:
+        series: one per variant, with one point or none.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: what is drawn.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(0.7 + 0.27 * len(series))
+        for one in series:
+            _draw(axes, one, along_x=False, line=False)
+        _rows(axes, [one.label for one in series], xlabel)
+        return _inline(figure, name, description)
+
+
+def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, show: Callable[[float], str]) -> Markup:
+    """Draw one bar per series from zero, with its value beside it; ``Point.at`` is the row.
+
+    Args:
+        series: one per variant, with one point or none.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: what is drawn.
+        show: formats values and ticks.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(0.7 + 0.27 * len(series))
+        for one in series:
+            for point in one.points:
+                colour = SERIES[one.mark.colour]
+                face = "none" if point.hollow else colour
+                axes.barh(point.at, point.value, height=0.62, facecolor=face, edgecolor=colour, linewidth=1)
+                axes.annotate(
+                    show(point.value), (point.value, point.at), (4, 0), textcoords="offset points", va="center"
+                )
+        axes.margins(x=0.16)
+        axes.set_xlim(left=0)
+        _rows(axes, [one.label for one in series], xlabel)
+        axes.xaxis.set_major_formatter(_ticks(show))
+        return _inline(figure, name, description)

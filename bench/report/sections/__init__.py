@@ -1,0 +1,19 @@
+"""One module per section of the page.
+
+Each holds ``ORDER``, an integer that gives its place, and ``section(records) -> Section | None``, which returns None
+where the records hold nothing for it. Adding a section is adding a module.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+
+from bench.record import RunRecord
+from bench.report.document import Section
+
+
+def all_sections(records: Sequence[RunRecord]) -> list[Section]:
+    """Return the sections that have something to say about the records, in the order of the page."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    made = [module.section(records) for module in sorted(modules, key=lambda module: int(module.ORDER))]
+    return [section for section in made if section is not None]

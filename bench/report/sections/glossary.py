@@ -1,0 +1,63 @@
+"""What the statuses and the measures mean, each defined once."""
+
+from collections.abc import Sequence
+
+from bench.record import STATUS_MEANING, RunRecord
+from bench.report.document import Heading, Section, Term, Terms, Text
+
+ORDER = 70
+
+MEASURES = {
+    "Input": (
+        "Exactly as many token ids as stated, drawn at random from the ordinary vocabulary, new in every trial, so "
+        "that no prefix is shared. The server's own counts must agree, and nothing may come from its cache."
+    ),
+    "TTFT (time to first token)": "From just before the request is sent to the arrival of the first token, in seconds.",
+    "TPOT (time per output token)": (
+        "Time from the first to the last event, divided by the tokens that came after the first event. Undefined for "
+        "an answer of one token."
+    ),
+    "ITL (inter-token latency)": "The single gaps between tokens, of which TPOT is the mean.",
+    "Decode speed": "1 / TPOT: tokens per second of one request once its answer has begun.",
+    "Prefill speed": "Prompt tokens / TTFT. At short inputs it is mostly fixed cost.",
+    "End to end": "From just before the request is sent to its last token.",
+    "Output rate": "Generated tokens of all requests that ran at once, divided by the time they took together.",
+    "Qwen speed": (
+        "(Prompt + generated tokens) / end-to-end time, the figure in Qwen's published tables. It grows with the "
+        "prompt because it counts it, so it stands beside the other figures and never for them."
+    ),
+    "Median and interval": (
+        "Speed is the median over trials; the interval below it is where resampling the trials puts that median. With "
+        "few trials it is wide or rough, and with one trial there is none."
+    ),
+    "Bits per quantized weight": (
+        "Bits stored for each weight of the quantized layers, with scales and zero points; embeddings and other layers "
+        "left in 16 bits are not in it, but they are in the checkpoint's size."
+    ),
+    "KL to source": (
+        "Mean Kullback-Leibler divergence from the source's next-token distribution to this checkpoint's, nats per "
+        "token, on text that calibration never saw. 0 is identical. A measure of fidelity, not of accuracy."
+    ),
+    "Top-1 agreement": "Share of those positions at which both find the same token most likely.",
+    "Standard error (±)": (
+        "How far a score would typically move on another sample of items of the same kind. It belongs to one score, "
+        "not to a difference of two."
+    ),
+    "Recovery": "Score divided by the BF16 run's score. Below chance level it means nothing.",
+    "Flip": (
+        "An item whose result differs from the BF16 run's: gained if it was wrong and is right, lost if the other way "
+        "round. Items are paired by their content and prompt. Equal scores can hide many flips."
+    ),
+}  # fmt: skip
+
+
+def section(records: Sequence[RunRecord]) -> Section:
+    """Return the legend and the glossary; the same for all records."""
+    statuses = [Term("", (meaning,), status=status) for status, meaning in STATUS_MEANING.items()]
+    measures = [Term(name, (text,)) for name, text in MEASURES.items()]
+    intro = "Every speed cell and every score carries one status. Only ok cells may enter a comparison of speed."
+    return Section(
+        "glossary",
+        "Statuses and measures",
+        [Heading("Statuses"), Text(intro), Terms(statuses), Heading("Measures"), Terms(measures)],
+    )

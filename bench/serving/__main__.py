@@ -1,0 +1,83 @@
+"""Serve one checkpoint: ``python -m bench.serving --model-path DIR --port N``."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from aiohttp import web
+
+CLEANUP_SECONDS = 0.2
+"""How long open answers may take to end once the server is told to stop."""
+
+log = logging.getLogger("bench.serving")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving", description="Serve a checkpoint in SGLang's native HTTP API.", allow_abbrev=False
+    )
+    parser.add_argument("--model-path", required=True, help="folder of a Hugging Face checkpoint")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=30000)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="auto: the checkpoint's")
+    parser.add_argument("--context-length", type=int, help="longest prompt plus answer, tokens; default: the model's")
+    parser.add_argument("--max-running-requests", type=int, default=16)
+    parser.add_argument("--max-prefill-chunk", type=int, default=1024, help="prompt tokens per forward pass")
+    parser.add_argument("--cache-tokens", type=int, default=16384, help="size of the prefix cache; 0 turns it off")
+    parser.add_argument("--served-model-name", help="default: the model path")
+    parser.add_argument("--exit-with-parent", action="store_true", help="exit when standard input is closed")
+    args = parser.parse_args(argv)
+    args.served_model_name = args.served_model_name or args.model_path
+    return args
+
+
+async def serve(args: argparse.Namespace) -> int:
+    """Serve until told to stop; return the exit code."""
+    from bench.serving.app import Server
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    if args.exit_with_parent:
+        threading.Thread(target=_await_eof, args=(loop, stopped), daemon=True).start()
+    server = Server(args)
+    # Cancelling the handler is how a request learns that its client is gone.
+    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, args.host, args.port).start()
+        loading = asyncio.create_task(_load(server, args))
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        await stopping
+    except Exception:
+        log.exception("cannot serve %s", args.model_path)
+        return 1
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+async def _load(server: "Server", args: argparse.Namespace) -> None: ...
+
+
+def main() -> None:
+    """Run the server; never returns."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    args = parse_args()
+    asyncio.run(_run(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The HTTP side: routes, answers and streams in the form that SGLang 0.5.23 gives them."""
+
+import importlib.metadata
+import json
+from argparse import Namespace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from aiohttp import web
+
+from bench import __version__
+from bench.serving.model import Model
+from bench.serving.protocol import GenerateRequest, Limits, Prompt, RequestError, SamplingParams, parse, prompts
+from bench.serving.scheduler import Job, Progress, Scheduler
+
+MAX_BODY_BYTES = 2**28
+"""Room for a batch of many prompts of 131,072 token ids."""
+FLUSHED = "Cache flushed.\n"
+NOT_FLUSHED = "Cache not flushed: requests are running or waiting. Try again when they are done.\n"
+HEALTH_PROMPT = Prompt(
+    tokens=(0,),
+    params=SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True),
+    logprobs=False,
+    logprob_start=None,
+    top_logprobs=0,
+    token_ids=(),
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers."""
+
+    model: Model
+    scheduler: Scheduler
+    limits: Limits
+
+    def submit(self, asked: GenerateRequest) -> tuple[Job, ...]:
+        """Queue the prompts of a request.
+
+        Raises:
+            RequestError: one of them cannot be served; nothing is queued then.
+        """
+        tokenizer = self.model.tokenizer
+        found = prompts(asked, self.limits, tokenizer.encode if tokenizer else None)
+        return tuple(self.scheduler.submit(prompt, streams=asked.stream, reuse=True) for prompt in found)
+
+
+class Server:
+    """The routes. ``served`` is None until the model is loaded and has generated something."""
+
+    def __init__(self, args: Namespace) -> None:
+        self.args = args
+        self.served: Served | None = None
+
+    def app(self) -> web.Application:
+        """Return the web application."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors])
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/health_generate", self._health_generate),
+                web.get("/server_info", self._server_info),
+                web.get("/model_info", self._model_info),
+                web.get("/flush_cache", self._flush_cache),
+                web.post("/flush_cache", self._flush_cache),
+                web.post("/generate", self._generate),
+            ]
+        )
+        return app
+
+    async def serve(self, served: Served) -> None:
+        """Warm the model up and answer from now on.
+
+        Raises:
+            RequestError: the model cannot generate.
+        """
+        await _one_token(served.scheduler)
+        self.served = served
+
+    def _ready(self) -> Served:
+        if self.served is None:
+            raise RequestError("the model is still loading", status=503)
+        return self.served
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response(status=503 if self.served is None else 200)
+
+    async def _health_generate(self, request: web.Request) -> web.Response:
+        await _one_token(self._ready().scheduler)
+        return web.Response()
+
+    async def _server_info(self, request: web.Request) -> web.Response:
+        served = self._ready()
+        quantization = served.model.quantization
+        return web.json_response(
+            {
+                **vars(self.args),
+                "device": served.model.device.type,
+                "dtype": served.model.dtype,
+                "context_length": served.limits.context_length,
+                "max_total_num_tokens": served.limits.max_total_tokens,
+                "quantization": quantization and quantization.get("quant_method"),
+                "emulated": quantization is not None,
+                "engine": "quantbench-reference",
+                "version": __version__,
+                "num_threads": torch.get_num_threads(),
+                "libraries": {
+                    name: importlib.metadata.version(name) for name in ("torch", "transformers", "compressed-tensors")
+                },
+            }
+        )
+
+    async def _model_info(self, request: web.Request) -> web.Response:
+        config = self._ready().model.config
+        return web.json_response(
+            {
+                "model_path": self.args.model_path,
+                "served_model_name": self.args.served_model_name,
+                "tokenizer_path": self.args.model_path,
+                "is_generation": True,
+                "model_type": config.model_type,
+                "architectures": config.architectures,
+            }
+        )
+
+    async def _flush_cache(self, request: web.Request) -> web.Response:
+        scheduler = self._ready().scheduler
+        if scheduler.in_flight:
+            return web.Response(status=400, text=NOT_FLUSHED)
+        await scheduler.flush()
+        return web.Response(text=FLUSHED)
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        served = self._ready()
+        asked = parse(await request.read())
+        if asked.stream:
+            return await _stream(request, _events(served, asked))
+        jobs = served.submit(asked)
+        try:
+            answers = [_answer(job, await _last(job)) for job in jobs]
+        finally:
+            _cancel(jobs)
+        return web.json_response(answers if asked.is_batch else answers[0])
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer errors as JSON, in SGLang's forms."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return web.json_response(error.body(), status=error.status)
+    except web.HTTPException as error:
+        return web.json_response({"detail": error.reason}, status=error.status)
+
+
+async def _one_token(scheduler: Scheduler) -> None:
+    """Really generate one token, without leaving a trace in the prefix cache.
+
+    Raises:
+        RequestError: it failed.
+    """
+    await _last(scheduler.submit(HEALTH_PROMPT, streams=False, reuse=False))
+
+
+async def _last(job: Job) -> Progress:
+    """Wait for a job's end.
+
+    Raises:
+        RequestError: it failed.
+    """
+    while not (progress := await job.events.get()).is_last:
+        pass
+    if progress.error is not None:
+        raise RequestError(progress.error, status=500)
+    return progress
+
+
+def _cancel(jobs: Iterable[Job]) -> None:
+    """Stop jobs that nobody waits for; those that have ended do not care."""
+    for job in jobs:
+        job.cancelled = True
+
+
+async def _events(served: Served, asked: GenerateRequest) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON of each event of a streamed answer; errors are events, too."""
+    jobs: tuple[Job, ...] = ()
+    try:
+        jobs = served.submit(asked)
+        while True:
+            progress = await jobs[0].events.get()
+            if progress.error is not None:
+                raise RequestError(progress.error, status=500)
+            yield _answer(jobs[0], progress)
+            if progress.is_last:
+                return
+    except RequestError as error:
+        yield error.event()
+    finally:
+        _cancel(jobs)
+
+
+async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+    """Send server-sent events as they come."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    async with aclosing(events):
+        async for event in events:
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
+
+
+def _answer(job: Job, progress: Progress) -> dict[str, Any]:
+    """Return the JSON of everything a job has produced up to ``progress``."""
+    n = progress.n_output
+    meta: dict[str, Any] = {
+        "id": job.id,
+        "finish_reason": progress.finish_reason,
+        "prompt_tokens": len(job.prompt.tokens),
+        "completion_tokens": n,
+        "cached_tokens": job.cached_tokens,
+    }
+    if job.prompt.logprobs:
+        meta |= {
+            "input_token_logprobs": job.input_logprobs.tokens,
+            "output_token_logprobs": job.output_logprobs.tokens[:n],
+            "output_token_logprobs_length": n,
+        }
+        if job.prompt.top_logprobs:
+            meta |= {"input_top_logprobs": job.input_logprobs.top, "output_top_logprobs": job.output_logprobs.top[:n]}
+        if job.prompt.token_ids:
+            meta |= {
+                "input_token_ids_logprobs": job.input_logprobs.ids,
+                "output_token_ids_logprobs": job.output_logprobs.ids[:n],
+            }
+    if progress.is_last:
+        meta["e2e_latency"] = job.finished - job.received
+    return {"text": progress.text, "output_ids": job.output_ids[:n], "meta_info": meta}

@@ -1,0 +1,91 @@
+"""Attention over sequences of different lengths without padding, in memory that does not grow quadratically.
+
+transformers builds masks of (queries x all positions) and repeats grouped keys in memory; at 131,072 positions that is
+most of the machine. Here each sequence of a batch attends to its own keys, masks exist for a block of queries at a
+time, and a single query needs none. Registered under :data:`NAME`, transformers builds no masks of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "quantbench"
+SCORES_PER_BLOCK = 2**25
+"""Most attention scores (heads x queries x keys) of one masked block: 128 MiB in float32."""
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+
+
+def register() -> None:
+    """Make this attention known to transformers as :data:`NAME`."""
+    AttentionInterface.register(NAME, _attend)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    attention_mask: None,
+    scaling: float,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend each row of ``query`` to its own sequence; transformers' interface.
+
+    Args:
+        module: the calling layer.
+        query: (rows, heads, queries, head_dim), the last ``queries`` positions of each sequence.
+        keys: one (1, kv_heads, positions, head_dim) per row, the new positions included.
+        values: as ``keys``.
+        attention_mask: always None: transformers builds no mask for this attention.
+        scaling: factor on the scores.
+        options: what else the layer wants; only things without effect on causal attention are accepted.
+
+    Returns:
+        (rows, queries, heads, head_dim), and None for the weights.
+
+    Raises:
+        NotImplementedError: the model needs an attention that is not plain causal attention.
+    """
+    needed = [name for name in UNSUPPORTED if options.get(name) is not None]
+    if needed:
+        raise NotImplementedError(f"this model's attention uses {', '.join(needed)}, which engine=transformers lacks")
+    rows = [causal(row, key, value, scaling) for row, key, value in zip(query.split(1), keys, values, strict=True)]
+    return torch.cat(rows).transpose(1, 2), None
+
+
+def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return causal attention of the last positions of one sequence over all of it.
+
+    Args:
+        query: (1, heads, queries, head_dim).
+        key: (1, kv_heads, positions, head_dim); ``heads`` is a multiple of ``kv_heads``.
+        value: as ``key``.
+        scaling: factor on the scores.
+
+    Returns:
+        (1, heads, queries, head_dim).
+    """
+    heads, queries = query.shape[1:3]
+    positions = key.shape[2]
+    grouped = heads != key.shape[1]
+    if queries in (1, positions):
+        return scaled_dot_product_attention(
+            query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=grouped
+        )
+    past = positions - queries
+    block = max(1, SCORES_PER_BLOCK // (heads * positions))
+    blocks = []
+    for begin in range(0, queries, block):
+        end = min(begin + block, queries)
+        seen = past + end
+        mask = torch.ones(end - begin, seen, dtype=torch.bool, device=query.device).tril(past + begin)
+        blocks.append(
+            scaled_dot_product_attention(
+                query[:, :, begin:end], key[:, :, :seen], value[:, :, :seen],
+                attn_mask=mask, scale=scaling, enable_gqa=grouped,
+            )
+        )  # fmt: skip
+    return torch.cat(blocks, dim=2)

@@ -1,0 +1,98 @@
+"""Keys and values of sequences: one growing buffer per sequence and layer, never padded, never merged.
+
+Sequences join and leave a batch without copying anything, and a finished sequence's buffer becomes a prefix-cache
+entry as it is.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+
+MIN_GROWTH = 256
+"""Slots by which a full buffer grows at least; long ones grow by a quarter, so that appending stays linear."""
+
+
+class SequenceKV:
+    """Keys and values of one sequence in all layers. Not shared between running sequences."""
+
+    def __init__(self, reserve: int) -> None:
+        """Hold nothing yet.
+
+        Args:
+            reserve: positions to allocate at first use.
+        """
+        self.length = 0
+        """Positions whose keys and values are complete in every layer."""
+        self._reserve = reserve
+        self._buffers: list[torch.Tensor] = []
+        """Per layer (keys and values, kv_heads, capacity, head_dim)."""
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the next positions of one layer and return views of everything so far.
+
+        ``length`` stays until :meth:`advance`, so a forward pass that fails half-way leaves the sequence as it was.
+
+        Args:
+            layer: index; layers come in order the first time.
+            keys: (kv_heads, new, head_dim).
+            values: as ``keys``.
+
+        Returns:
+            Keys and values, each (1, kv_heads, length + new, head_dim), without a copy.
+        """
+        end = self.length + keys.shape[1]
+        if layer == len(self._buffers):
+            self._buffers.append(_allocate(keys, max(end, self._reserve)))
+        elif self._buffers[layer].shape[2] < end:
+            self._buffers[layer] = self._copy(layer, self.length, end + max(MIN_GROWTH, end // 4))
+        buffer = self._buffers[layer]
+        buffer[0, :, self.length : end] = keys
+        buffer[1, :, self.length : end] = values
+        return buffer[:1, :, :end], buffer[1:, :, :end]
+
+    def advance(self, new: int) -> None:
+        """Count ``new`` positions as complete in every layer."""
+        self.length += new
+
+    def prefix(self, length: int, reserve: int) -> Self:
+        """Return a copy of the first ``length`` positions with room for ``reserve``."""
+        copy = type(self)(reserve)
+        copy.length = length
+        copy._buffers = [self._copy(layer, length, max(length, reserve)) for layer in range(len(self._buffers))]
+        return copy
+
+    def allocated_bytes(self) -> int:
+        """Return the memory of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def _copy(self, layer: int, length: int, capacity: int) -> torch.Tensor:
+        buffer = self._buffers[layer]
+        copy = _allocate(buffer[0], capacity)
+        copy[:, :, :length] = buffer[:, :, :length]
+        return copy
+
+
+def _allocate(like: torch.Tensor, capacity: int) -> torch.Tensor:
+    """Return an empty buffer for tensors such as ``like``, (kv_heads, positions, head_dim)."""
+    return like.new_empty(2, like.shape[0], capacity, like.shape[2])
+
+
+class RaggedCache:
+    """The cache that a transformers model sees in one forward pass: row i of the batch is sequence i.
+
+    Models only ever call :meth:`update`; what it returns goes straight to :mod:`bench.serving.attention`.
+    """
+
+    def __init__(self, sequences: Sequence[SequenceKV]) -> None:
+        self._sequences = sequences
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Append one layer's new positions, each (rows, kv_heads, new, head_dim), and return every row's views."""
+        views = [
+            sequence.append(layer, key, value)
+            for sequence, key, value in zip(self._sequences, keys, values, strict=True)
+        ]
+        return tuple(key for key, _ in views), tuple(value for _, value in views)

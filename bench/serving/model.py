@@ -1,0 +1,128 @@
+"""Load a Hugging Face checkpoint and run forward passes over sequences of different lengths."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from bench.serving import attention
+from bench.serving.kv import RaggedCache, SequenceKV
+from bench.serving.text import Tokenizer
+
+MEMORY_SHARE = 0.8
+"""Part of the memory that is free after loading that keys and values may take; the rest is for activations."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+log = logging.getLogger(__name__)
+
+
+class LoadError(Exception):
+    """The checkpoint cannot be served as asked."""
+
+
+class Model:
+    """A causal language model on one device."""
+
+    def __init__(
+        self, path: Path, device: Literal["auto", "cpu", "cuda"], dtype: Literal["auto", "bfloat16", "float32"]
+    ) -> None:
+        """Load the checkpoint in folder ``path``.
+
+        Raises:
+            LoadError: the device is not there.
+            OSError, ValueError: transformers cannot load the checkpoint.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise LoadError("--device cuda: this machine has no CUDA device; use --device cpu")
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(found if device == "auto" else device)
+        attention.register()
+        transformers_logging.disable_progress_bar()
+        self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
+        # Quantized checkpoints keep transformers' own choice, dequantize=False: weights expand on the first forward
+        # pass and the modules stay compressed-tensors' own, which round activations where the scheme says so.
+        # dequantize=True, or replacing modules by plain Linear layers, would drop that rounding and flatter every
+        # W8A8 score.
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attention.NAME,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+        self._model.to(self.device).eval()
+        self.tokenizer = _tokenizer(path)
+        self.dtype = str(self._model.dtype).removeprefix("torch.")
+        self.vocab_size: int = self._model.get_input_embeddings().num_embeddings
+        self.max_positions: int = self.config.max_position_embeddings
+        self.eos_ids = _eos_ids(path, self.config, self.tokenizer)
+        self.quantization: dict[str, Any] | None = _quantization(path)
+
+    def forward(self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: int) -> torch.Tensor:
+        """Continue sequences by their next tokens.
+
+        Args:
+            tokens: for each sequence, the same number of new tokens.
+            sequences: what came before; longer by the new tokens afterwards, unchanged if this raises.
+            keep: how many of the last new positions need logits.
+
+        Returns:
+            Logits (sequences, keep, vocabulary) in float32.
+        """
+        new = len(tokens[0])
+        starts = torch.tensor([[sequence.length] for sequence in sequences])
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(
+                input_ids=torch.tensor(tokens, device=self.device),
+                position_ids=(starts + torch.arange(new)).to(self.device),
+                past_key_values=RaggedCache(sequences),
+                use_cache=True,
+                logits_to_keep=keep,
+            ).logits.float()
+        for sequence in sequences:
+            sequence.advance(new)
+        return logits
+
+    def kv_bytes_per_token(self) -> int:
+        """Return the bytes of keys and values of one position in all layers."""
+        probe = SequenceKV(reserve=1)
+        self.forward([[0]], [probe], keep=1)
+        return probe.allocated_bytes()
+
+    def kv_capacity(self) -> int:
+        """Return how many positions of keys and values fit in the memory that is free now."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+        else:
+            free = psutil.virtual_memory().available
+        return int(free * MEMORY_SHARE) // self.kv_bytes_per_token()
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+    """Return the checkpoint's tokenizer, or None if its folder holds none."""
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
+        log.warning("%s holds no tokenizer: requests must send input_ids, answers carry no text", path)
+        return None
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return tokenizer
+
+
+def _eos_ids(path: Path, config: Any, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Return every token id that ends an answer: those of the generation config, the config and the tokenizer."""
+    found = [config.eos_token_id, tokenizer and tokenizer.eos_token_id]
+    if (path / "generation_config.json").exists():
+        found.append(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
+    flat = [token for ids in found for token in (ids if isinstance(ids, list) else [ids])]
+    return frozenset(token for token in flat if token is not None)
+
+
+def _quantization(path: Path) -> dict[str, Any] | None:
+    """Return the checkpoint's quantization config as its own file says it, or None."""
+    found: dict[str, Any] | None = json.loads((path / "config.json").read_bytes()).get("quantization_config")
+    return found

@@ -1,0 +1,73 @@
+"""The prefix cache: finished sequences, found again by their longest common beginning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.serving.kv import SequenceKV
+
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    tokens: Tokens
+    kv: SequenceKV
+
+
+def _common(left: Tokens, right: Tokens) -> int:
+    """Return how many leading tokens two sequences share."""
+    n = min(len(left), len(right))
+    differs = left[:n] != right[:n]
+    return int(differs.argmax()) if differs.any() else n
+
+
+class PrefixCache:
+    """Least recently used sequences, at most ``max_tokens`` positions of them together."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._entries: list[_Entry] = []
+        """Least recently used first."""
+
+    def longest(self, tokens: Sequence[int], limit: int, reserve: int) -> SequenceKV:
+        """Return keys and values of the longest known beginning of ``tokens``, ready to be continued.
+
+        Args:
+            tokens: the prompt.
+            limit: most positions to reuse.
+            reserve: positions to make room for.
+
+        Returns:
+            A sequence of its own whose ``length`` is the number of positions reused, 0 if none.
+        """
+        wanted = np.asarray(tokens[:limit], dtype=np.int64)
+        lengths = [_common(entry.tokens, wanted) for entry in self._entries]
+        best = max(lengths, default=0)
+        if best == 0:
+            return SequenceKV(reserve)
+        entry = self._entries.pop(lengths.index(best))
+        self._entries.append(entry)
+        return entry.kv.prefix(best, reserve)
+
+    def insert(self, tokens: Sequence[int], kv: SequenceKV) -> None:
+        """Keep a finished sequence; ``tokens`` are those of its ``kv.length`` positions, and ``kv`` is given away."""
+        new = np.asarray(tokens, dtype=np.int64)
+        if not 0 < len(new) <= self._max_tokens:
+            return
+        common = [_common(entry.tokens, new) for entry in self._entries]
+        if len(new) in common:
+            return
+        self._entries = [
+            entry for entry, shared in zip(self._entries, common, strict=True) if shared < len(entry.tokens)
+        ]
+        self._entries.append(_Entry(new, kv))
+        excess = sum(len(entry.tokens) for entry in self._entries) - self._max_tokens
+        while excess > 0:
+            excess -= len(self._entries.pop(0).tokens)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()

@@ -1,0 +1,71 @@
+"""From logits to a token, and to log-probabilities."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bench.serving.protocol import SamplingParams
+
+Entry = tuple[float | None, int, None]
+"""SGLang's form: (log-probability in nats, token id, text); the first prompt token has none, the text is never sent."""
+
+
+def generator_for(params: SamplingParams, device: torch.device) -> torch.Generator:
+    """Return the random source of one request: seeded if it says so, else from the operating system."""
+    generator = torch.Generator(device)
+    if params.sampling_seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(params.sampling_seed)
+    return generator
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """Return ``logits`` as they are.
+
+    Raises:
+        ArithmeticError: one is NaN or infinite, so that whatever is derived from them would be noise.
+    """
+    if not torch.isfinite(logits).all():
+        raise ArithmeticError("the model computed logits that are not finite numbers")
+    return logits
+
+
+def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Generator) -> int:
+    """Return the next token.
+
+    Args:
+        logits: (vocabulary,) float32.
+        params: temperature 0 takes the most likely token; else top_k, then top_p, limit what is drawn from.
+        generator: random source.
+    """
+    if params.temperature == 0:
+        return int(logits.argmax())
+    candidates = params.top_k if params.top_k > 0 else len(logits)
+    ordered, tokens = (logits / params.temperature).sort(descending=True)
+    probabilities = ordered[:candidates].softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    # The most likely token always stays, however small top_p is.
+    probabilities[1:][before[1:] >= params.top_p] = 0
+    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def entries(logprobs: torch.Tensor, tokens: Sequence[int]) -> list[Entry]:
+    """Return the entries of ``tokens``, one per row of ``logprobs`` (rows, vocabulary)."""
+    picked = logprobs.gather(1, torch.tensor(tokens, device=logprobs.device)[:, None])[:, 0]
+    return [(value, token, None) for value, token in zip(picked.tolist(), tokens, strict=True)]
+
+
+def top_entries(logprobs: torch.Tensor, count: int) -> list[list[Entry]]:
+    """Return the ``count`` most likely tokens of each row of ``logprobs`` (rows, vocabulary), best first."""
+    values, tokens = logprobs.topk(count)
+    return [
+        [(value, token, None) for value, token in zip(*row, strict=True)]
+        for row in zip(values.tolist(), tokens.tolist(), strict=True)
+    ]
+
+
+def entries_of_each(logprobs: torch.Tensor, tokens: Sequence[int]) -> list[list[Entry]]:
+    """Return the entries of all ``tokens`` for each row of ``logprobs`` (rows, vocabulary)."""
+    picked = logprobs[:, list(tokens)].tolist()
+    return [[(value, token, None) for value, token in zip(row, tokens, strict=True)] for row in picked]

@@ -1,0 +1,301 @@
+"""The model thread: continuous batching of requests, first come, first served.
+
+At each step the waiting requests that fit are prefilled one after the other, in chunks, on top of whatever beginning
+the prefix cache knows; then all running ones decode one token together, and finished ones leave. Only this thread
+touches the model, the sequences and the cache; the event loop sees :class:`Progress` events.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from bench.serving import sampling
+from bench.serving.kv import MIN_GROWTH, SequenceKV
+from bench.serving.model import Model
+from bench.serving.prefix import PrefixCache
+from bench.serving.protocol import Prompt
+from bench.serving.sampling import Entry
+from bench.serving.text import TextStream, first_stop
+
+SCORING_CHUNK = 256
+"""Prompt positions per chunk where each needs the whole vocabulary's logits: 150 MB in float32 for 151,936 tokens."""
+
+CANCELLED = "cancelled: the client is gone"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a job has produced so far; its lists hold at least this much."""
+
+    n_output: int
+    text: str
+    finish_reason: dict[str, Any] | None = None
+    """None until the last event."""
+    error: str | None = None
+    """Set on the last event if the job failed."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows."""
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities of consecutive positions, in SGLang's form; ``top`` and ``ids`` stay empty unless asked for."""
+
+    tokens: list[Entry] = field(default_factory=list)
+    top: list[list[Entry] | None] = field(default_factory=list)
+    ids: list[list[Entry] | None] = field(default_factory=list)
+
+    def begin(self, prompt: Prompt) -> None:
+        """Add the entry of the first scored prompt position: nothing computed here predicts it."""
+        self.tokens.append((None, prompt.tokens[prompt.logprob_start or 0], None))
+        self.top.extend([None] * bool(prompt.top_logprobs))
+        self.ids.extend([None] * bool(prompt.token_ids))
+
+    def extend(self, logits: torch.Tensor, tokens: Sequence[int], prompt: Prompt) -> None:
+        """Add the entries of ``tokens``, predicted by ``logits`` (tokens, vocabulary)."""
+        logprobs = logits.log_softmax(-1)
+        self.tokens.extend(sampling.entries(logprobs, tokens))
+        if prompt.top_logprobs:
+            self.top.extend(sampling.top_entries(logprobs, prompt.top_logprobs))
+        if prompt.token_ids:
+            self.ids.extend(sampling.entries_of_each(logprobs, prompt.token_ids))
+
+
+@dataclass(eq=False)
+class Job:
+    """One prompt on its way through the model thread. Lists only ever grow."""
+
+    prompt: Prompt
+    streams: bool
+    """Whether progress is wanted before the end."""
+    reuse: bool
+    """Whether the prefix cache may serve it and keep it."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    received: float = field(default_factory=time.perf_counter)
+    events: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+    """Set by the event loop when nobody waits any more."""
+
+    cached_tokens: int = 0
+    output_ids: list[int] = field(default_factory=list)
+    input_logprobs: Logprobs = field(default_factory=Logprobs)
+    output_logprobs: Logprobs = field(default_factory=Logprobs)
+    finished: float = 0.0
+
+
+@dataclass(eq=False)
+class _Running:
+    """A job with its state in the model thread."""
+
+    job: Job
+    kv: SequenceKV
+    generator: torch.Generator
+    text: TextStream | None
+
+
+class Scheduler:
+    """Runs jobs on a model. Public methods are for the event loop that created it."""
+
+    def __init__(self, model: Model, *, max_running: int, max_chunk: int, max_total: int, cache_tokens: int) -> None:
+        """Start the model thread.
+
+        Args:
+            model: loaded model, used by this thread only from now on.
+            max_running: most sequences that decode together.
+            max_chunk: most prompt positions of one forward pass.
+            max_total: most positions of running sequences together; no job may need more.
+            cache_tokens: most positions in the prefix cache.
+        """
+        self._model = model
+        self._max_running, self._max_chunk, self._max_total = max_running, max_chunk, max_total
+        self._loop = asyncio.get_running_loop()
+        self._in_flight = 0
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._running: list[_Running] = []
+        self._prefix = PrefixCache(cache_tokens)
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that run or wait."""
+        return self._in_flight
+
+    def submit(self, prompt: Prompt, *, streams: bool, reuse: bool) -> Job:
+        """Queue a prompt; the job's events end with one that ``is_last``."""
+        job = Job(prompt, streams, reuse)
+        self._in_flight += 1
+        self._inbox.put(lambda: self._waiting.append(job))
+        return job
+
+    async def flush(self) -> None:
+        """Empty the prefix cache; the caller makes sure that nothing is in flight."""
+        done = asyncio.Event()
+
+        def clear() -> None:
+            self._prefix.clear()
+            self._loop.call_soon_threadsafe(done.set)
+
+        self._inbox.put(clear)
+        await done.wait()
+
+    def _deliver(self, job: Job, progress: Progress) -> None:
+        """Hand over an event, on the event loop."""
+        self._in_flight -= progress.is_last
+        job.events.put_nowait(progress)
+
+    # From here on: the model thread.
+
+    def _run(self) -> None:
+        while True:
+            while not (self._inbox.empty() and (self._waiting or self._running)):
+                self._inbox.get()()
+            while self._waiting and self._fits(self._waiting[0]):
+                self._start(self._waiting.popleft())
+            self._decode()
+
+    def _fits(self, job: Job) -> bool:
+        taken = sum(running.job.prompt.n_positions for running in self._running)
+        return len(self._running) < self._max_running and taken + job.prompt.n_positions <= self._max_total
+
+    def _start(self, job: Job) -> None:
+        """Prefill a job; afterwards it runs, or is over already."""
+        prompt = job.prompt
+        with self._failing([job]):
+            kv = self._known_beginning(job)
+            job.cached_tokens = kv.length
+            logits = self._prefill(job, kv)
+            if logits is None:
+                self._end(job, Progress(0, "", error=CANCELLED))
+                return
+            tokenizer = self._model.tokenizer
+            running = _Running(
+                job,
+                kv,
+                sampling.generator_for(prompt.params, self._model.device),
+                TextStream(tokenizer, prompt.params.skip_special_tokens) if tokenizer else None,
+            )
+            if prompt.params.max_new_tokens == 0:
+                self._finish(running, {"type": "length", "length": 0})
+            elif self._accept(running, logits):
+                self._running.append(running)
+
+    def _known_beginning(self, job: Job) -> SequenceKV:
+        """Return the cached beginning of a prompt, always leaving the positions whose logits are needed."""
+        prompt = job.prompt
+        last = len(prompt.tokens) - 1
+        reserve = len(prompt.tokens) + min(prompt.params.max_new_tokens, MIN_GROWTH)
+        limit = last if prompt.logprob_start is None else min(last, prompt.logprob_start)
+        return self._prefix.longest(prompt.tokens, limit, reserve) if job.reuse else SequenceKV(reserve)
+
+    def _prefill(self, job: Job, kv: SequenceKV) -> torch.Tensor | None:
+        """Compute the rest of the prompt in chunks; return the last position's logits, or None if cancelled."""
+        prompt = job.prompt
+        n = len(prompt.tokens)
+        wanted = n - 1 if prompt.logprob_start is None else prompt.logprob_start
+        chunk = self._max_chunk if prompt.logprob_start is None else min(self._max_chunk, SCORING_CHUNK)
+        if prompt.logprob_start is not None:
+            job.input_logprobs.begin(prompt)
+        while True:
+            if job.cancelled:
+                return None
+            begin, end = kv.length, min(kv.length + chunk, n)
+            logits = self._model.forward([prompt.tokens[begin:end]], [kv], keep=max(1, end - max(begin, wanted)))[0]
+            following = prompt.tokens[max(begin, wanted) + 1 : end + 1]
+            if following:
+                job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, prompt)
+            if end == n:
+                return logits[-1]
+
+    def _decode(self) -> None:
+        """Let all running jobs produce one token together."""
+        batch: list[_Running] = []
+        for running in self._running:
+            if running.job.cancelled:
+                self._end(running.job, Progress(0, "", error=CANCELLED))
+            else:
+                batch.append(running)
+        self._running = []
+        if not batch:
+            return
+        with self._failing([running.job for running in batch]):
+            last_tokens = [[running.job.output_ids[-1]] for running in batch]
+            logits = self._model.forward(last_tokens, [running.kv for running in batch], keep=1)[:, 0]
+            self._running = [running for running, row in zip(batch, logits, strict=True) if self._goes_on(running, row)]
+
+    def _goes_on(self, running: _Running, logits: torch.Tensor) -> bool:
+        """Give a running job its next token; False if that was its last or it failed, alone."""
+        with self._failing([running.job]):
+            return self._accept(running, logits)
+        return False
+
+    def _accept(self, running: _Running, logits: torch.Tensor) -> bool:
+        """Choose the next token from ``logits`` (vocabulary,), report it, and return whether the job goes on."""
+        job, prompt = running.job, running.job.prompt
+        token = sampling.choose(sampling.finite(logits), prompt.params, running.generator)
+        if prompt.logprobs:
+            job.output_logprobs.extend(logits[None], (token,), prompt)
+        job.output_ids.append(token)
+        reason = self._finish_reason(running, token)
+        if reason is not None:
+            self._finish(running, reason)
+        elif job.streams:
+            self._post(job, Progress(len(job.output_ids), running.text.text if running.text else ""))
+        return reason is None
+
+    def _finish_reason(self, running: _Running, token: int) -> dict[str, Any] | None:
+        """Return why the job ends with ``token``, in SGLang's order of precedence, or None if it goes on."""
+        job, params = running.job, running.job.prompt.params
+        added = running.text.push(token) if running.text and (job.streams or params.stop) else ""
+        if len(job.output_ids) >= params.max_new_tokens:
+            return {"type": "length", "length": len(job.output_ids)}
+        if not params.ignore_eos and (token in self._model.eos_ids or token in params.stop_token_ids):
+            return {"type": "stop", "matched": token}
+        if running.text and added:
+            matched = first_stop(running.text.text, len(added), params.stop)
+            return matched and {"type": "stop", "matched": matched}
+        return None
+
+    def _finish(self, running: _Running, reason: dict[str, Any]) -> None:
+        """Report the end of a job and leave its keys and values to the prefix cache."""
+        job, kv = running.job, running.kv
+        matched = reason.get("matched")
+        spoken = job.output_ids[:-1] if isinstance(matched, int) else job.output_ids
+        text = running.text.whole(spoken, matched if isinstance(matched, str) else None) if running.text else ""
+        if job.reuse:
+            self._prefix.insert([*job.prompt.tokens, *job.output_ids][: kv.length], kv)
+        self._end(job, Progress(len(job.output_ids), text, finish_reason=reason))
+
+    def _end(self, job: Job, progress: Progress) -> None:
+        job.finished = time.perf_counter()
+        self._post(job, progress)
+
+    def _post(self, job: Job, progress: Progress) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, job, progress)
+
+    @contextmanager
+    def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Let any error inside fail ``jobs`` and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            log.exception("%d request(s) failed", len(jobs))
+            # It may have been memory that ran out, and the cache is what can be given back.
+            self._prefix.clear()
+            for job in jobs:
+                self._end(job, Progress(0, "", error=f"{type(error).__name__}: {error}"))

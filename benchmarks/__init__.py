@@ -1,0 +1,1 @@
+"""Benchmarks of quantbench itself, each beside a peer. ``make bench`` runs them all."""

@@ -1,0 +1,29 @@
+"""``python -m benchmarks``: runs every benchmark, prints its table and keeps it in ``benchmarks/last/``."""
+
+import importlib
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.environment import read_environment
+
+NAMES = ("client", "accuracy")
+LAST = Path(__file__).resolve().parent / "last"
+
+
+def main(chosen: list[str]) -> int:
+    """Run the chosen benchmarks, or all, and return the exit code."""
+    machine = read_environment()
+    LAST.mkdir(exist_ok=True)
+    for name in chosen or NAMES:
+        table = importlib.import_module(f"benchmarks.{name}").run()
+        head = f"{datetime.now(UTC):%Y-%m-%d} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
+        text = f"# {name}\n\n{head}\n\n{table}\n"
+        (LAST / f"{name}.md").write_text(text)
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

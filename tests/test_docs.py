@@ -1,0 +1,60 @@
+"""The docs say what is there, and all that is there is in the docs."""
+
+import re
+
+import pytest
+
+from bench.cli import COMMANDS, usage
+from bench.compose import GROUPS, compose_job, config_dir, jobs, names, with_plus
+from bench.export import COLUMNS
+from tests.conftest import ROOT, Cli
+
+README = (ROOT / "README.md").read_text()
+COMMANDS_IN_README = re.findall(r"^(?:python -m bench\.run|quantbench run) ([^…\n#]+)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS_IN_README)
+def test_every_command_in_the_readme_composes(line: str) -> None:
+    words = line.split()
+    for job in jobs(with_plus([word for word in words if word != "-m"]), multirun="-m" in words):
+        assert compose_job([*job, "session=test"])
+
+
+def test_every_group_and_name_is_in_the_readme() -> None:
+    assert {path.name for path in config_dir().iterdir() if path.is_dir()} == set(GROUPS)
+    for group in GROUPS:
+        row = re.search(rf"^\| `{group}` \|(.+)$", README, re.MULTILINE)
+        assert row, f"{group} is not in the README's table"
+        assert [name for name in names(group) if f"`{name}`" not in row[1]] == []
+
+
+def test_every_field_named_in_the_readme_exists() -> None:
+    spec = compose_job(["+model=smollm2-135m", "quant=gptq-int4", "session=test"])
+    for part in ("workload", "accuracy"):
+        for field in re.findall(rf"`{part}\.(\w+)`", README):
+            assert hasattr(getattr(spec, part), field)
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(
+        r"\bmake (demo|test|check|bench|format)\b", README + (ROOT / "CONTRIBUTING.md").read_text()
+    ):
+        assert target in targets
+
+
+def test_every_subcommand_is_in_the_usage_and_has_help(cli: Cli) -> None:
+    for name in COMMANDS:
+        assert name in usage()
+        done = cli(name, "--help", module="bench.cli")
+        assert done.returncode == 0, done.stderr
+    for column in COLUMNS:
+        assert column in cli("export", "--help", module="bench.cli").stdout
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    words = re.compile(r"\.\./shared|/work/|/root/")
+    for folder in ("bench", "quantize", "configs", "docs", "tests", "benchmarks"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".md", ".yaml", ".j2") and file.name != "test_docs.py":
+                assert not words.search(file.read_text()), file

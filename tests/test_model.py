@@ -1,0 +1,114 @@
+"""The embedded real model: what it knows, and what each quantization does to it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.engines.lifecycle import serve
+from bench.record import RunRecord
+from bench.spec import PartSpec
+from quantize.checkpoint import Checkpoint, read_manifest
+from tests.conftest import Cli
+
+pytestmark = pytest.mark.model
+FEW = ["calibration.gptq.n_samples=8", "calibration.gptq.max_seq_len=128", "calibration.awq.n_samples=4"]
+SHORT = ["experiment=demo", "workload=none", "accuracy=none"]
+QUANTS = ["bf16", "fp8", "gptq-int8", "gptq-int4", "awq-int4"]
+
+
+@pytest.fixture(scope="module")
+def variants(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
+    """Build every core variant with very little calibration text."""
+    pytest.importorskip("llmcompressor")
+    cli = Cli(cache, tmp_path_factory.mktemp("model"))
+    done: subprocess.CompletedProcess[str] = cli(
+        "-m", "+model=smollm2-135m", f"quant={','.join(QUANTS)}", *SHORT, *FEW, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    found = [RunRecord.model_validate_json(file.read_bytes()) for file in cli.folder.glob("results/runs/*/record.json")]
+    return {record.variant.quant: record for record in found}
+
+
+@pytest.mark.timeout(900)
+def test_eight_bits_are_far_closer_to_the_source_than_four(variants: dict[str, RunRecord]) -> None:
+    kl = {quant: variants[quant].checkpoint.fidelity.kl for quant in QUANTS if quant != "bf16"}
+    assert kl["gptq-int8"] < kl["fp8"] < 0.06
+    assert 2 * kl["fp8"] < min(kl["gptq-int4"], kl["awq-int4"])
+    agreement = {quant: variants[quant].checkpoint.fidelity.top1_agreement for quant in kl}
+    assert min(agreement["gptq-int8"], agreement["fp8"]) > max(agreement["gptq-int4"], agreement["awq-int4"])
+
+
+@pytest.mark.timeout(900)
+def test_every_checkpoint_is_what_its_scheme_says(variants: dict[str, RunRecord]) -> None:
+    made = {quant: variants[quant].checkpoint for quant in QUANTS}
+    assert made["bf16"].tensors_by_dtype == {"BF16": 272}
+    assert made["fp8"].tensors_by_dtype["F8_E4M3"] == 210
+    bits = {quant: made[quant].bits_per_quantized_weight for quant in QUANTS if quant != "bf16"}
+    assert 8 < bits["fp8"] < 8.1
+    assert 8 < bits["gptq-int8"] < 8.1
+    assert bits["gptq-int4"] == 4.25
+    assert 4.25 < bits["awq-int4"] < 4.5
+    for quant in QUANTS:
+        assert "not the original BF16 release" in made[quant].provenance
+    assert made["gptq-int4"].notes
+    assert "group size 64 instead of 128" in made["gptq-int4"].notes[-1]
+    assert made["gptq-int4"].calibration.n_samples == 8
+
+
+@pytest.mark.timeout(900)
+def test_the_bf16_server_knows_the_capital_of_france(
+    variants: dict[str, RunRecord], cache: Path, tmp_path: Path
+) -> None:
+    import aiohttp
+    from tokenizers import Tokenizer
+
+    (folder,) = (cache / "checkpoints").glob("smollm2-135m-bf16-*[0-9a-f]/")
+    checkpoint = Checkpoint(path=folder, manifest=read_manifest(folder), reused=True, reason="test")
+    config = {
+        "device": "cpu",
+        "dtype": "auto",
+        "max_running_requests": 2,
+        "startup_timeout_s": 120,
+        "request_timeout_s": 60,
+        "stall_timeout_s": 60,
+    }
+    question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(question, add_special_tokens=False).ids
+
+    async def ask(url: str) -> dict[str, object]:
+        body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 24, "temperature": 0}}
+        async with aiohttp.ClientSession() as session, session.post(f"{url}/generate", json=body) as answer:
+            return json.loads(await answer.text())
+
+    engine = PartSpec(name="transformers", module="transformers", config=config)
+    with serve(
+        engine, checkpoint, context_length=8192, what="test", log_file=tmp_path / "log", on_wait=lambda: None
+    ) as running:
+        answer = asyncio.run(ask(running.base_url))
+    assert "Paris" in answer["text"]
+    assert answer["meta_info"]["finish_reason"]["type"] == "stop"
+
+
+@pytest.mark.timeout(900)
+def test_emulated_fp8_rounds_activations_too(variants: dict[str, RunRecord], cache: Path) -> None:
+    """Without the activations' rounding every W8A8 score would be flattered."""
+    script = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+layer = model.model.layers[3].mlp.down_proj
+x = torch.randn(32, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+with torch.inference_mode():
+    model(torch.tensor([[1, 2, 3]]))
+    y = layer(x).float()
+plain = x.float() @ layer.weight.float().T
+print(float((y - plain).norm() / plain.norm()))
+"""
+    (folder,) = (cache / "checkpoints").glob("smollm2-135m-fp8-*[0-9a-f]/")
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.01 < float(done.stdout.splitlines()[-1]) < 0.06

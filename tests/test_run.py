@@ -1,0 +1,247 @@
+"""The whole program on a tiny model with random weights: real worker, real server, real HTTP, real lm-eval."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.export import COLUMNS
+from bench.record import RunRecord
+from tests.conftest import ROOT, Cli
+
+SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=4", "workload.trials=2", "accuracy=none"]
+
+
+def records(folder: Path) -> list[RunRecord]:
+    files = sorted(folder.glob("results/runs/*/record.json"))
+    return [RunRecord.model_validate_json(file.read_bytes()) for file in files]
+
+
+def server_pids(cache: Path) -> list[int]:
+    return [json.loads(file.read_text())["pid"] for file in (cache / "processes").glob("*.json")]
+
+
+def wait_until(condition, seconds: float = 120) -> None:  # noqa: ANN001
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def sweep(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, subprocess.CompletedProcess[str]]:
+    cli = Cli(cache, tmp_path_factory.mktemp("sweep"))
+    return cli, cli("-m", "model=tiny-qwen3", "quant=bf16,fp8", *SPEED)
+
+
+def test_a_sweep_measures_each_variant_and_writes_one_report(
+    sweep: tuple[Cli, subprocess.CompletedProcess[str]],
+) -> None:
+    cli, done = sweep
+    assert done.returncode == 0, done.stderr
+    found = records(cli.folder)
+    assert [record.variant.quant for record in found] == ["bf16", "fp8"]
+    assert len({record.session for record in found}) == 1
+    for record, status in zip(found, ("ok", "emulated"), strict=True):
+        assert [(cell.input_len, cell.status) for cell in record.cells] == [
+            (1, status),
+            (64, status),
+            (140000, "not_supported"),
+        ]
+        for cell in record.cells[:2]:
+            assert len(cell.trials) == 2
+            for trial in cell.trials:
+                assert trial.peak_memory_bytes > 0
+                (request,) = trial.requests
+                assert (request.prompt_tokens, request.completion_tokens, request.cached_tokens) == (
+                    cell.input_len,
+                    4,
+                    0,
+                )
+                assert sum(request.event_tokens) == 4
+        assert "131072" in record.cells[2].reasons[0]
+        assert record.checkpoint is not None
+        assert record.engine_info["version"]
+        assert not record.failures
+    assert found[0].checkpoint.tensors_by_dtype == {"BF16": 24}
+    assert found[1].checkpoint.tensors_by_dtype == {"BF16": 24, "F8_E4M3": 14}
+    (report,) = cli.folder.glob("reports/*.html")
+    assert str(report) in done.stderr
+    assert not server_pids(Path(cli.env["QUANTBENCH_CACHE"]))
+
+
+def test_a_second_run_quantizes_nothing_and_says_why(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
+    cli, _ = sweep
+    done = cli("+model=tiny-qwen3", "quant=fp8", "workload=none", "accuracy=none")
+    assert done.returncode == 0, done.stderr
+    assert "fp8 of tiny-qwen3: reused (same key" in done.stderr
+    assert "building" not in done.stderr
+
+
+def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
+    cli, _ = sweep
+    done = cli("--format", "csv", module="bench.export")
+    rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if row["input_len"]]
+    assert list(rows[0]) == list(COLUMNS)
+    by_shape = {(row["quant"], row["input_len"]): row for row in rows}
+    assert float(by_shape["bf16", "64"]["ttft_s"]) > 0
+    assert float(by_shape["bf16", "64"]["decode_tokens_per_s"]) > 0
+    assert by_shape["fp8", "140000"]["status"] == "not_supported"
+    assert by_shape["fp8", "140000"]["ttft_s"] == ""
+    as_json = json.loads(cli("--format", "json", module="bench.export").stdout)
+    assert {row["status"] for row in as_json} == {"ok", "emulated", "not_supported"}
+
+
+def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
+    command = ["+model=tiny-qwen3", "workload=none", "accuracy.limit=3", "accuracy.max_gen_toks=8"]
+    first = cli(*command)
+    assert first.returncode == 0, first.stderr
+    (record,) = records(cli.folder)
+    assert {score.task for score in record.scores} == {"mini-mmlu", "mini-ceval", "mini-ifeval"}
+    for score in record.scores:
+        assert score.n_items == len(score.items) == 3
+        assert score.status == "ok"
+        assert score.metrics
+        assert all(item.doc_hash and item.prompt_hash for item in score.items)
+    choices = next(score for score in record.scores if score.task == "mini-mmlu")
+    assert all(len(item.logprobs) == 4 for item in choices.items)
+    second = cli(*command)
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("reused from run") == 3
+    assert records(cli.folder)[1].scores == record.scores
+
+
+def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> None:
+    command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "workload.trials=3", "accuracy=none"]
+    run = subprocess.Popen(
+        cli.argv(*command), cwd=cli.folder, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(list(cli.folder.glob("results/runs/*/cells/*.json"))) >= 2)
+    servers = [psutil.Process(pid) for pid in server_pids(cache)]
+    run.kill()
+    run.wait()
+    kept = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
+    assert 2 <= len(kept) < 8
+    wait_until(lambda: not any(server.is_running() and server.status() != "zombie" for server in servers), 20)
+    again = cli(*command)
+    assert again.returncode == 0, again.stderr
+    assert "which was cut short" in again.stderr
+    (record,) = records(cli.folder)
+    assert [cell.status for cell in record.cells] == ["ok"] * 8
+    now = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
+    assert {name: now[name] for name in kept} == kept
+
+
+def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
+    command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "accuracy=none"]
+    run = subprocess.Popen(cli.argv(*command), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(cli.folder.glob("results/runs/*/cells/*.json")))
+    servers = [psutil.Process(pid) for pid in server_pids(cache)]
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not any(server.is_running() and server.status() != "zombie" for server in servers)
+
+
+WRONG = {
+    "no model": ([], "which model?"),
+    "typo in a name": (["+model=tiny-qwen3", "quant=fp9"], "did you mean 'fp8'"),
+    "typo in a field": (["+model=tiny-qwen3", "workload.trails=1"], "did you mean 'trials'"),
+    "a sweep without -m": (["+model=tiny-qwen3", "quant=bf16,fp8"], "need -m"),
+    "the last of a sweep": (["-m", "+model=tiny-qwen3", "quant=bf16,fp9"], "no such quant"),
+    "impossible": (["+model=smollm2-135m", "quant=gptq-int4", "quant.group_size_fallback=[]"], "does not divide"),
+    "wrong type": (["+model=tiny-qwen3", "workload.output_len=long"], "workload.output_len"),
+    "unknown task": (["+model=tiny-qwen3", "accuracy.tasks=[mmluu]"], "did you mean 'mmlu'"),
+    "mirror missing": (["+model=tiny-qwen3", "accuracy=full", "accuracy.hub_dir=/no"], "is not a folder"),
+    "unknown flag": (["--no-such-flag"], "unrecognized arguments"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_gets_a_clear_line_and_exit_code_2(cli: Cli, case: str) -> None:
+    arguments, expected = WRONG[case]
+    done = cli(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (cli.folder / "results").exists()
+
+
+def test_an_unwritable_results_folder_gets_a_clear_line(cli: Cli) -> None:
+    (cli.folder / "results").write_text("in the way")
+    done = cli("+model=tiny-qwen3", "workload=none", "accuracy=none")
+    assert done.returncode == 1
+    assert "results" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hub_model_without_the_hub_gets_one_clear_line(cli: Cli) -> None:
+    done = cli("+model=qwen3-8b", "accuracy=none", HF_HUB_OFFLINE="1", HF_HOME=str(cli.folder / "hf"))
+    assert done.returncode == 1
+    assert "cannot get Qwen/Qwen3-8B@main from the hub" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_is_built_anew(cli: Cli, cache: Path, tmp_path: Path) -> None:
+    assert cli("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
+    own = tmp_path / "own"
+    shutil.copytree(cache, own)
+    (file,) = (own / "checkpoints").glob("tiny-qwen3-bf16-*/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-10])
+    done = cli("+model=tiny-qwen3", "workload=none", "accuracy=none", QUANTBENCH_CACHE=str(own))
+    assert done.returncode == 0, done.stderr
+    assert "the published one is damaged" in done.stderr
+
+
+def test_help_is_quick_to_load_and_names_every_group(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.returncode == 0, done.stderr
+    for word in ("quant: awq-int4, bf16, fp8, gptq-int4, gptq-int8", "smollm2-135m", "Exit codes", "workload.trials=5"):
+        assert word in done.stdout
+    heavy = "import sys, bench.run, bench.plan, quantize.methods.awq, quantize.sources.hub\n" + (
+        "assert not {'torch', 'transformers', 'lm_eval', 'pandas', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
+    )
+    assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
+
+
+def test_completion_knows_commands_groups_and_names(cli: Cli) -> None:
+    def ask(line: str) -> str:
+        return cli("-sc", "query=bash", module="bench.cli", COMP_LINE=line, COMP_POINT=str(len(line))).stdout
+
+    assert "run" in ask("quantbench ")
+    assert "quant=" in ask("quantbench run qu")
+    assert "quant=gptq-int4" in ask("quantbench run quant=g")
+    assert "model=smollm2-135m" in ask("quantbench run model=")
+    assert "workload.trials=" in ask("quantbench run workload.tr")
+    assert "complete" in cli("-sc", "install=bash", module="bench.cli").stdout
+
+
+def test_the_wheel_works_from_anywhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "site"
+    shutil.unpack_archive(wheel, place, "zip")
+    env = {**os.environ, "PYTHONPATH": str(place), "QUANTBENCH_CACHE": str(tmp_path / "cache")}
+    away = tmp_path / "away"
+    away.mkdir()
+    command = [sys.executable, "-m", "bench.run", "+model=tiny-qwen3", "quant=fp8", "workload=none", "accuracy=none"]
+    done = subprocess.run(command, cwd=away, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(away.glob("reports/*.html"))
+    where = subprocess.run(
+        [sys.executable, "-c", "import bench; print(bench.__file__)"], cwd=away, env=env, capture_output=True, text=True
+    )
+    assert where.stdout.startswith(str(place))
