@@ -76,7 +76,6 @@ class ReportSpec(Frozen):
     """How the report is written."""
 
     name: str
-    lang: str
 
 
 class RunSpec(Frozen):

@@ -1,16 +1,19 @@
 """The last thing a command says: one row per variant, the report's path, and the exit code."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
-from bench.progress import console
 from bench.record import RunRecord
 from bench.speed.metrics import summarize
 
 BAD = ("failed", "invalid")
+PLAIN_WIDTH = 200
+"""Columns of the table where no terminal says how many it has."""
 
 
 def exit_code(records: Sequence[RunRecord]) -> int:
@@ -40,6 +43,9 @@ def _decode(record: RunRecord) -> str:
 
 def show(records: Sequence[RunRecord], report: Path) -> None:
     """Print the summary table and where the report is."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN_WIDTH
     tasks = sorted({score.task for record in records for score in record.scores})
     table = Table(title="quantbench", title_justify="left")
     for heading in ("model", "quant", "size", "bits/weight", "KL", "decode", *tasks, "status"):

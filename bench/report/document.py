@@ -4,7 +4,7 @@ A :class:`Block` names the template macro that draws it in its ``kind``.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from markupsafe import Markup
@@ -99,7 +99,7 @@ class Text:
     kind: ClassVar[str] = "text"
     text: str
     style: str = ""
-    """CSS class: ``lead``, ``small`` or none."""
+    """``lead``, ``small``, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """A list of explanations (``wide``) or facts."""
+    """A list of explanations or facts."""
 
     kind: ClassVar[str] = "terms"
     items: Sequence[Term]
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,4 +198,4 @@ class Section:
 
     id: str
     title: str
-    blocks: Sequence[Block] = field(default_factory=tuple)
+    blocks: Sequence[Block]

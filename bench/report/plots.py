@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -56,6 +56,7 @@ STYLE = {
 WIDTH = 5.2
 """Inches, drawn at 72 units per inch."""
 LABEL_CHARS = 26
+ElementTree.register_namespace("", SVG)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,6 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
         # The browser draws the text; matplotlib only measures it, and need not have a font for it.
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         figure.savefig(target, format="svg", metadata={"Date": None})
-    ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(target.getvalue())
     for child in list(root):
         if child.tag == f"{{{SVG}}}metadata" or child.find(f"{{{SVG}}}style") is not None:
@@ -165,7 +165,7 @@ def by_length(
         log: logarithmic y axis; otherwise it begins at zero.
     """
     lengths = sorted({point.at for one in series for point in one.points})
-    with mpl.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure, axes = _axes(3.0)
         for one in series:
             _draw(axes, one, along_x=True, line=True)
@@ -180,7 +180,7 @@ def by_length(
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_minor_locator(NullLocator())
         else:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * max(point.high for one in series for point in one.points))
             axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(_ticks(show))
         axes.set_xlabel("input length, tokens")
@@ -194,7 +194,7 @@ def _rows(axes: Axes, labels: Sequence[str], xlabel: str) -> None:
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel(_short(xlabel))
 
 
 def dots(series: Sequence[Series], *, name: str, description: str, xlabel: str) -> Markup:
@@ -206,7 +206,7 @@ def dots(series: Sequence[Series], *, name: str, description: str, xlabel: str) 
         description: for readers who cannot see it.
         xlabel: what is drawn.
     """
-    with mpl.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure, axes = _axes(0.7 + 0.27 * len(series))
         for one in series:
             _draw(axes, one, along_x=False, line=False)
@@ -224,7 +224,7 @@ def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, 
         xlabel: what is drawn.
         show: formats values and ticks.
     """
-    with mpl.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure, axes = _axes(0.7 + 0.27 * len(series))
         for one in series:
             for point in one.points:

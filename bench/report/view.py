@@ -52,9 +52,10 @@ class Run:
         return next((score for score in self.record.scores if score.task == task), None)
 
     def baseline_score(self, task: str) -> TaskScore | None:
-        """Return the baseline's score of a task, if its figures may be printed."""
+        """Return the baseline's score of a task, if it has figures that may be printed."""
         scores = self.baseline.scores if self.baseline else ()
-        return next((score for score in scores if score.task == task and score.status in SHOWN), None)
+        shown = (score for score in scores if score.status in SHOWN and score.metrics)
+        return next((score for score in shown if score.task == task), None)
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:

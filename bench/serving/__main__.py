@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from aiohttp import web
 
@@ -20,13 +19,17 @@ log = logging.getLogger("bench.serving")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.serving", description="Serve a checkpoint in SGLang's native HTTP API.", allow_abbrev=False
+        prog="python -m bench.serving",
+        description="Serve a checkpoint in SGLang's native HTTP API.",
+        allow_abbrev=False,
     )
     parser.add_argument("--model-path", required=True, help="folder of a Hugging Face checkpoint")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=30000)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="auto: the checkpoint's")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="auto: the checkpoint's"
+    )
     parser.add_argument("--context-length", type=int, help="longest prompt plus answer, tokens; default: the model's")
     parser.add_argument("--max-running-requests", type=int, default=16)
     parser.add_argument("--max-prefill-chunk", type=int, default=1024, help="prompt tokens per forward pass")
@@ -40,25 +43,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 async def serve(args: argparse.Namespace) -> int:
     """Serve until told to stop; return the exit code."""
-    from bench.serving.app import Server
-
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     if args.exit_with_parent:
         threading.Thread(target=_await_eof, args=(loop, stopped), daemon=True).start()
+    from bench.serving.app import Server
+
     server = Server(args)
     # Cancelling the handler is how a request learns that its client is gone.
     runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, args.host, args.port).start()
-        loading = asyncio.create_task(_load(server, args))
+        loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stopped.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
+            log.info("ready on http://%s:%d", args.host, args.port)
         await stopping
     except Exception:
         log.exception("cannot serve %s", args.model_path)
@@ -68,15 +72,25 @@ async def serve(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _load(server: "Server", args: argparse.Namespace) -> None: ...
+def _await_eof(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    """Stop the server when standard input ends: the kernel closes it however the parent dies."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    loop.call_soon_threadsafe(stopped.set)
+
+
+async def _serve_and_exit(args: argparse.Namespace) -> None:
+    code = await serve(args)
+    logging.shutdown()
+    # A forward pass cannot be interrupted, and ending the interpreter under it may crash: leave it behind.
+    os._exit(code)
 
 
 def main() -> None:
     """Run the server; never returns."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    args = parse_args()
-    asyncio.run(_run(args))
+    asyncio.run(_serve_and_exit(parse_args()))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The HTTP side: routes, answers and streams in the form that SGLang 0.5.23 gives them."""
 
+import asyncio
 import importlib.metadata
 import json
+import logging
 from argparse import Namespace
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from aiohttp import web
 
 from bench import __version__
-from bench.serving.model import Model
+from bench.serving.model import LoadError, Model
 from bench.serving.protocol import GenerateRequest, Limits, Prompt, RequestError, SamplingParams, parse, prompts
 from bench.serving.scheduler import Job, Progress, Scheduler
 
@@ -28,6 +31,8 @@ HEALTH_PROMPT = Prompt(
     top_logprobs=0,
     token_ids=(),
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,32 @@ class Server:
         )
         return app
 
-    async def serve(self, served: Served) -> None:
-        """Warm the model up and answer from now on.
+    async def load(self) -> None:
+        """Load the model, generate a token, and answer from then on.
 
         Raises:
-            RequestError: the model cannot generate.
+            LoadError: the arguments ask for what the model or the machine cannot do.
+            OSError, ValueError: the checkpoint cannot be loaded.
+            RequestError: it cannot generate.
         """
-        await _one_token(served.scheduler)
-        self.served = served
+        args = self.args
+        model = await asyncio.to_thread(Model, Path(args.model_path), args.device, args.dtype)
+        context_length = args.context_length or model.max_positions
+        if context_length > model.max_positions:
+            raise LoadError(f"--context-length {context_length}: the model ends at {model.max_positions} positions")
+        fits = model.kv_capacity() - args.cache_tokens
+        limits = Limits(model.vocab_size, context_length, min(fits, args.max_running_requests * context_length))
+        if limits.max_total_tokens < context_length:
+            log.warning("only %d of %d positions fit in memory", limits.max_total_tokens, context_length)
+        scheduler = Scheduler(
+            model,
+            max_running=args.max_running_requests,
+            max_chunk=args.max_prefill_chunk,
+            max_total=limits.max_total_tokens,
+            cache_tokens=args.cache_tokens,
+        )
+        await _one_token(scheduler)
+        self.served = Served(model, scheduler, limits)
 
     def _ready(self) -> Served:
         if self.served is None:
@@ -188,7 +211,7 @@ def _cancel(jobs: Iterable[Job]) -> None:
         job.cancelled = True
 
 
-async def _events(served: Served, asked: GenerateRequest) -> AsyncIterator[dict[str, Any]]:
+async def _events(served: Served, asked: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the JSON of each event of a streamed answer; errors are events, too."""
     jobs: tuple[Job, ...] = ()
     try:
@@ -206,7 +229,7 @@ async def _events(served: Served, asked: GenerateRequest) -> AsyncIterator[dict[
         _cancel(jobs)
 
 
-async def _stream(request: web.Request, events: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+async def _stream(request: web.Request, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
     """Send server-sent events as they come."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)

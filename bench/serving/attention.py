@@ -29,6 +29,7 @@ def _attend(
     keys: Sequence[torch.Tensor],
     values: Sequence[torch.Tensor],
     attention_mask: None,
+    *,
     scaling: float,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -72,9 +73,7 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling:
     positions = key.shape[2]
     grouped = heads != key.shape[1]
     if queries in (1, positions):
-        return scaled_dot_product_attention(
-            query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=grouped
-        )
+        return scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=grouped)
     past = positions - queries
     block = max(1, SCORES_PER_BLOCK // (heads * positions))
     blocks = []

@@ -45,10 +45,9 @@ class Model:
         attention.register()
         transformers_logging.disable_progress_bar()
         self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-        # Quantized checkpoints keep transformers' own choice, dequantize=False: weights expand on the first forward
-        # pass and the modules stay compressed-tensors' own, which round activations where the scheme says so.
-        # dequantize=True, or replacing modules by plain Linear layers, would drop that rounding and flatter every
-        # W8A8 score.
+        # compressed-tensors checkpoints are loaded with transformers' own defaults: weights expand on the first
+        # forward pass, and the Linear layers go on rounding their inputs where the scheme says so. Without that
+        # rounding every W8A8 score would be flattered; tests/test_serving.py holds it.
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -97,11 +96,12 @@ class Model:
 
     def kv_capacity(self) -> int:
         """Return how many positions of keys and values fit in the memory that is free now."""
+        per_token = self.kv_bytes_per_token()
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
         else:
             free = psutil.virtual_memory().available
-        return int(free * MEMORY_SHARE) // self.kv_bytes_per_token()
+        return int(free * MEMORY_SHARE) // per_token
 
 
 def _tokenizer(path: Path) -> Tokenizer | None:

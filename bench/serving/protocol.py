@@ -36,10 +36,11 @@ class MalformedError(RequestError):
         return {"object": "error", "message": str(self), "type": "Bad Request", "param": None, "code": self.status}
 
 
-def _as_list(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
+    """Accept null and a single text where SGLang does."""
     if value is None:
-        return []
-    return [value] if isinstance(value, str) else value
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class SamplingParams(BaseModel):
@@ -56,9 +57,9 @@ class SamplingParams(BaseModel):
     sampling_seed: int | None = None
     ignore_eos: bool = False
     """Go on past end-of-text tokens, and past ``stop_token_ids`` as well, as SGLang does."""
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_list)] = ()
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)] = ()
     """Texts that end the answer; they are cut off from it."""
-    stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(_as_list)] = ()
+    stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
     skip_special_tokens: bool = True
 
 

@@ -41,9 +41,9 @@ def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
     """
     if params.temperature == 0:
         return int(logits.argmax())
-    candidates = params.top_k if params.top_k > 0 else len(logits)
-    ordered, tokens = (logits / params.temperature).sort(descending=True)
-    probabilities = ordered[:candidates].softmax(-1)
+    candidates = min(params.top_k, len(logits)) if params.top_k > 0 else len(logits)
+    ordered, tokens = (logits / params.temperature).topk(candidates)
+    probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     # The most likely token always stays, however small top_p is.
     probabilities[1:][before[1:] >= params.top_p] = 0

@@ -268,7 +268,7 @@ class Scheduler:
             return {"type": "stop", "matched": token}
         if running.text and added:
             matched = first_stop(running.text.text, len(added), params.stop)
-            return matched and {"type": "stop", "matched": matched}
+            return None if matched is None else {"type": "stop", "matched": matched}
         return None
 
     def _finish(self, running: _Running, reason: dict[str, Any]) -> None:

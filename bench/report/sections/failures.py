@@ -39,5 +39,5 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     if not rows:
         return None
     heads = [Head("Variant"), Head("What"), Head("Status"), Head("Reason")]
-    lead = "Everything else was measured and stands in the sections above."
+    lead = "What was measured all the same is kept and stands in the sections above."
     return Section("failures", "Failures", [Text(lead), Table("What did not work", heads, [Group(rows)])])

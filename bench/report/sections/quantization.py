@@ -71,7 +71,7 @@ def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
     columns = {run.label: dict(_flat(m.quantization_config)) for run, m in made if m.quantization_config}
     if not columns:
         return None
-    table = pd.DataFrame(columns, dtype=object).fillna(fmt.MISSING)
+    table = pd.DataFrame(columns, dtype=object).fillna(fmt.MISSING).sort_index()
     rows = [
         [Cell(str(name)), *map(Cell, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
     ]

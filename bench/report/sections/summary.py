@@ -59,14 +59,14 @@ def _checkpoint_cells(run: Run) -> list[Cell]:
     made = run.record.checkpoint
     before = run.baseline.checkpoint if run.baseline else None
     if made is None:
-        return [number(None, fmt.size)] * 4
+        return [number(None, fmt.size)] * 3
     ratio = (f"{made.checkpoint_bytes / before.checkpoint_bytes:.2f} of BF16",) if before else ()
     fidelity = made.fidelity
+    top1 = (f"{fmt.percent(fidelity.top1_agreement)} top-1",) if fidelity else ()
     return [
         number(made.bits_per_quantized_weight, fmt.significant, "bits"),
         number(made.checkpoint_bytes, fmt.size, "bytes", notes=ratio),
-        number(fidelity.kl if fidelity else None, fmt.significant, "nats per token"),
-        number(fidelity.top1_agreement if fidelity else None, fmt.percent),
+        number(fidelity.kl if fidelity else None, fmt.significant, "nats per token", notes=top1),
     ]
 
 
@@ -80,7 +80,7 @@ def _speed_cells(run: Run) -> list[Cell]:
     ttft = summary.ttft_s.median if summary.ttft_s else None
     faint = cell.status == "emulated"
     return [
-        Cell("", (f"{fmt.plural(cell.input_len, 'token')} in",), status=cell.status),
+        Cell("", (f"{fmt.count(cell.input_len)} in",), status=cell.status),
         number(decode, fmt.rate, "tokens/s", faint=faint),
         number(ttft, fmt.seconds, "s", faint=faint),
     ]
@@ -95,7 +95,7 @@ def _score_cell(run: Run, task: str) -> Cell:
     metric, before = score.metrics[0], run.baseline_score(task)
     notes = []
     if before is not None:
-        notes.append(f"{fmt.points(metric.value - before.metrics[0].value)} to BF16")
+        notes.append(fmt.points(metric.value - before.metrics[0].value))
         flipped = flips(before, score)
         if flipped.paired:
             notes.append(f"+{flipped.gained} −{flipped.lost} of {fmt.count(flipped.paired)}")
@@ -112,29 +112,30 @@ def _status_cell(record: RunRecord) -> Cell:
         lines.append("cut short")
     if not counts:
         lines.insert(0, "nothing measured")
-    return Cell(lines[0], tuple(lines[1:]))
+    return Cell("", tuple(lines))
 
 
 def _table(everything: Sequence[Run], names: Sequence[str]) -> Table:
     heads = [
         Head("Variant", "quantization, and the model below it"),
+        Head("Results", "number of speed cells and scores with each status"),
         Head("Bits / weight", "stored bits per quantized weight, scales and zero points included", numeric=True),
         Head("Checkpoint", "bytes of all safetensors files", numeric=True),
-        Head("KL to source", "nats per token on held-out text", numeric=True),
-        Head("Top-1", "share of positions with the source's most likely next token", numeric=True),
-        Head("Speed", "status of the longest measured input, at the lowest concurrency"),
+        Head(
+            "KL", "divergence from the source, nats per token on held-out text; below it top-1 agreement", numeric=True
+        ),
+        Head("Speed of", "longest measured input in tokens, at the lowest concurrency, and its status"),
         Head("Decode", "decode speed, median at the longest measured input", numeric=True),
         Head("TTFT", "time to first token, median at the longest measured input", numeric=True),
         *(Head(task, "main metric ± one standard error", numeric=True) for task in names),
-        Head("Status", "number of speed cells and scores with each status"),
     ]
     rows = [
         [
             replace(run.heading, text=run.record.variant.quant, notes=(run.record.variant.model,)),
+            _status_cell(run.record),
             *_checkpoint_cells(run),
             *_speed_cells(run),
             *(_score_cell(run, task) for task in names),
-            _status_cell(run.record),
         ]
         for run in everything
     ]

@@ -1,0 +1,333 @@
+"""The report's HTML: everything escaped, everything said, nothing shown that was not measured."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.record import STATUS_MEANING, Failure, RunRecord, Variant
+from bench.report import format as fmt
+from bench.report.page import render, write
+from bench.report.sections import all_sections
+from bench.report.view import flips, runs
+from quantize.checkpoint import CalibrationFact, FileFact
+from tests.records import QUANTS, cell, demo_records, environment, manifest, record, score, troubled_records
+
+HOSTILE = "</style></title><img src=x onerror=alert(1)>\"'`&{{7*7}}<script>alert(2)</script> url(#a) $x^2$ 量\x07"
+
+
+class Page(HTMLParser):
+    """Collects what a browser would: tags, attributes, and the text of every table row."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[str] = []
+        self.text = ""
+        self.in_row = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.in_row = True
+            self.rows.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_row = self.in_row and tag != "tr"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.in_row:
+            self.rows[-1] += data
+
+    def ids(self) -> list[str | None]:
+        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
+
+    def rows_with(self, *parts: str) -> list[str]:
+        return [row for row in self.rows if all(part in row for part in parts)]
+
+
+def page(records: list[RunRecord]) -> Page:
+    return Page(render(records, title="test"))
+
+
+def hostile_record() -> RunRecord:
+    """Return a record in which every text that is not a status or a number is hostile."""
+    facts = manifest("awq-int4")
+    bad_score = score("awq-int4", "mini-mmlu", reasons=(HOSTILE,))
+    items = tuple(item.model_copy(update={"task": f"{item.task} {HOSTILE}"}) for item in bad_score.items)
+    metrics = tuple(metric.model_copy(update={"name": HOSTILE}) for metric in bad_score.metrics)
+    items = tuple(item.model_copy(update={"metrics": {HOSTILE.partition(",")[0]: 1.0}}) for item in items)
+    return record(
+        "awq-int4",
+        run_id=HOSTILE,
+        session=HOSTILE,
+        variant=Variant(model=HOSTILE, quant=HOSTILE),
+        key=HOSTILE,
+        command=(HOSTILE,),
+        spec={"seed": HOSTILE},
+        environment=environment(
+            hostname=HOSTILE,
+            os=HOSTILE,
+            python=HOSTILE,
+            cpu=HOSTILE,
+            gpus=(HOSTILE,),
+            packages={HOSTILE: HOSTILE},
+            variables={HOSTILE: HOSTILE},
+            git_commit=HOSTILE,
+        ),
+        engine=HOSTILE,
+        engine_info={HOSTILE: HOSTILE},
+        checkpoint=facts.model_copy(
+            update={
+                "files": {HOSTILE: FileFact(sha256=HOSTILE, bytes=1)},
+                "tensors_by_dtype": {HOSTILE: 3},
+                "quantization_config": {HOSTILE: {HOSTILE: [HOSTILE]}},
+                "provenance": HOSTILE,
+                "calibration": CalibrationFact(id=HOSTILE, n_samples=1, max_seq_len=2, n_tokens=2, sha256=HOSTILE),
+                "fidelity": facts.fidelity.model_copy(update={"text_id": HOSTILE, "text_sha256": HOSTILE})
+                if facts.fidelity
+                else None,
+                "notes": (HOSTILE,),
+                "libraries": {HOSTILE: HOSTILE},
+                "created_at": HOSTILE,
+            }
+        ),
+        cells=(cell("awq-int4", 256, reasons=(HOSTILE,)), cell("awq-int4", 1, status="failed", reasons=(HOSTILE,))),
+        scores=(
+            bad_score.model_copy(
+                update={"task": HOSTILE, "metrics": metrics, "items": items, "task_versions": {HOSTILE: HOSTILE}}
+            ),
+            score("awq-int4", "other", status="invalid", reasons=(HOSTILE,)),
+        ),
+        failures=(Failure(stage=HOSTILE, message=HOSTILE),),
+        stage_seconds={HOSTILE: 1.0},
+        log=(HOSTILE,),
+        started_at=HOSTILE,
+        finished_at=HOSTILE,
+    )
+
+
+def test_hostile_text_is_text_everywhere() -> None:
+    html = render([hostile_record(), record()], title=HOSTILE)
+    allowed = {tag for tag, _ in page(demo_records() + troubled_records()).tags}
+    found = Page(html)
+    assert {tag for tag, _ in found.tags} <= allowed
+    assert not {"script", "img", "iframe", "object"} & allowed
+    assert not [attrs for _, attrs in found.tags if any(name.startswith("on") for name in attrs)]
+    assert html.count("onerror=") == html.count("&lt;img src=x onerror=") > 50
+    assert "7*7" in html
+    assert "49<" not in html
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    records = demo_records()
+    first = write(records, tmp_path / "new" / "a.html", title="t").read_bytes()
+    assert first == write(demo_records(), tmp_path / "b.html", title="t").read_bytes()
+    assert sorted(file.name for file in tmp_path.rglob("*.html")) == ["a.html", "b.html"]
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_nothing_is_loaded_from_anywhere() -> None:
+    html = render(demo_records(), title="t")
+    assert "http://" not in html.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in html
+    loads = [(tag, attrs) for tag, attrs in Page(html).tags if {"src", "href", "action", "srcset"} & set(attrs)]
+    assert all((attrs.get("href") or "").startswith(("#", "data:,")) for _, attrs in loads)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_ids_are_unique_and_references_meet_them() -> None:
+    found = page(demo_records())
+    ids = found.ids()
+    assert len(ids) == len(set(ids))
+    targets = [attrs["href"] for _, attrs in found.tags if (attrs.get("href") or "").startswith("#")]
+    targets += [f"#{attrs['aria-labelledby']}" for _, attrs in found.tags if "aria-labelledby" in attrs]
+    clips = [attrs["clip-path"] for _, attrs in found.tags if "clip-path" in attrs]
+    assert targets
+    assert clips
+    assert {str(target).removeprefix("#") for target in targets} <= set(ids)
+    assert {str(clip)[5:-1] for clip in clips} <= set(ids)
+
+
+def test_every_variant_has_its_row_in_the_summary() -> None:
+    rows = {quant: page(demo_records()).rows_with(quant)[0] for quant in QUANTS}
+    assert "269 MB" in rows["bf16"]
+    assert "ok" in rows["bf16"]
+    for quant in QUANTS[1:]:
+        assert "emulated" in rows[quant]
+        assert "tok/s" in rows[quant]
+        assert "of BF16" in rows[quant]
+        assert " pp" in rows[quant]
+    assert "0.0338" in rows["fp8"]
+    assert "89.0 %" in rows["fp8"]
+
+
+def test_emulation_is_explained_once_every_quantized_variant_is_emulated() -> None:
+    assert "Every quantized variant ran emulated" in page(demo_records()).text
+    native = record("fp8", cells=(cell("fp8", 256, status="ok"),), scores=(score("fp8", "mini-mmlu", status="ok"),))
+    mixed = page([record(), native, record("gptq-int8")]).text
+    assert "Every quantized variant ran emulated" not in mixed
+    assert "must not be compared" in mixed
+    assert "not yet tested" in mixed
+
+
+@pytest.mark.parametrize("status", list(STATUS_MEANING))
+def test_every_status_stands_with_its_reason(status: Any) -> None:
+    reason = f"because of {status}"
+    made = record(
+        "fp8",
+        cells=(cell("fp8", 777, status=status, reasons=(reason,)),),
+        scores=(score("fp8", "mini-mmlu", status=status, reasons=(reason,)),),
+    )
+    found = page([made])
+    assert found.text.count(reason) >= 2
+    assert STATUS_MEANING[status] in found.text
+    assert [attrs for _, attrs in found.tags if attrs.get("class") == f"badge {status}"]
+
+
+@pytest.mark.parametrize("status", ["invalid", "not_supported", "failed"])
+def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
+    broken = cell("fp8", 777).model_copy(update={"status": status, "reasons": ("broken",)})
+    unscored = score("fp8", "mini-mmlu").model_copy(update={"status": status, "reasons": ("broken",)})
+    html = render([record("fp8", cells=(broken,), scores=(unscored,), stage_seconds={})], title="t")
+    assert "tok/s" not in html
+    assert not re.search(r"\d ms\b", html)
+    assert " ± " not in Page(html).rows_with("fp8")[0]
+    assert unscored.metrics[0].name not in Page(html).text.split()
+    assert "<figure>" in html, "the checkpoint's size is still drawn"
+    assert "Time to first token" not in html
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record()],
+        [record("fp8")],
+        [record(checkpoint=None)],
+        [record(cells=())],
+        [record(scores=())],
+        [record(cells=(), scores=())],
+        [
+            record(
+                checkpoint=None,
+                cells=(),
+                scores=(),
+                log=(),
+                stage_seconds={},
+                engine_info={},
+                spec={},
+                finished_at=None,
+            )
+        ],
+        [record("awq-int4", checkpoint=None, cells=(), scores=(), failures=(Failure(stage="run", message="no"),))],
+        troubled_records(),
+        [record(quant, model) for model in ("smollm2-135m", "tiny-qwen3") for quant in QUANTS],
+        [record(f"q{index}", scores=()) for index in range(20)],
+        [record(), record(run_id="again"), record("fp8", engine="sglang")],
+        [record(cells=tuple(cell("bf16", n, concurrency=c, trials=1) for n in (1, 64) for c in (1, 4)))],
+        [record(cells=(cell("bf16", 256, output_len=1),))],
+        [record(quant, scores=(score(quant, "group").model_copy(update={"metrics": ()}),)) for quant in QUANTS],
+        [record(cells=tuple(cell("bf16", n) for n in (1, 6144, 14336, 30720, 63488, 129024)))],
+    ],
+    ids=lambda records: f"{len(records)} records",
+)
+def test_every_shape_of_records_renders(records: list[RunRecord]) -> None:
+    found = page(records)
+    ids = found.ids()
+    assert len(ids) == len(set(ids))
+    assert found.rows_with(records[0].variant.quant)
+    for made in records:
+        assert made.run_id in found.text
+
+
+def test_no_records_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one record"):
+        render([], title="t")
+
+
+def test_failures_are_listed_with_their_messages() -> None:
+    found = page(troubled_records())
+    assert found.rows_with("AWQ needs 1.2 GB", "quantize", "awq-int4")
+    assert found.rows_with("31 tokens came back", "invalid")
+    assert found.rows_with("cut short", "gptq-int4")
+    assert 'id="failures"' not in render(demo_records(), title="t")
+
+
+def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
+    made = record(command=("+model=smollm2-135m", "quant=fp8", "accuracy.tasks=[mini-mmlu, 'it''s']"))
+    text = page([made]).text
+    assert "python -m bench.run +model=smollm2-135m quant=fp8 'accuracy.tasks=[mini-mmlu, " in text
+
+
+def test_own_tasks_are_said_to_be_own() -> None:
+    assert "not comparable with those of MMLU" in page(demo_records()).text
+    official = record(scores=(score("bf16", "mini-mmlu").model_copy(update={"task": "mmlu"}),))
+    assert "not comparable" not in page([official]).text
+
+
+def test_sections_come_in_the_documented_order() -> None:
+    expected = "summary speed accuracy size quantization failures glossary environment"
+    assert " ".join(section.id for section in all_sections(troubled_records())) == expected
+
+
+def test_flips_pair_items_by_document_and_prompt() -> None:
+    before = score("bf16", "mini-mmlu")
+    first, second, third, *rest = before.items
+    changed = [
+        first.model_copy(update={"metrics": {"acc": 1 - first.metrics["acc"]}}),
+        second.model_copy(update={"prompt_hash": "other"}),
+        third.model_copy(update={"doc_hash": "other"}),
+        *rest,
+    ]
+    found = flips(before, before.model_copy(update={"items": tuple(changed)}))
+    assert found.paired == len(before.items) - 2
+    assert found.gained + found.lost == 1
+    assert found.gained == 1 - first.metrics["acc"]
+    unpaired = flips(before, before.model_copy(update={"items": ()}))
+    assert (unpaired.gained, unpaired.lost, unpaired.paired) == (0, 0, 0)
+
+
+def test_the_baseline_is_the_bf16_run_of_the_same_model_and_engine() -> None:
+    base, other = record(), record("fp8", engine="sglang")
+    made = runs([base, record("fp8"), other, record("fp8", "tiny-qwen3"), record(run_id="again")])
+    by_id = {(run.record.variant.model, run.label, run.record.engine): run.baseline for run in made}
+    assert list(by_id.values()) == [None, base, None, base, None]
+    assert len({run.label for run in made}) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (fmt.seconds(1.2345), "1.23 s"),
+        (fmt.seconds(0.04561), "45.6 ms"),
+        (fmt.seconds(0.9999), "1.00 s"),
+        (fmt.seconds(2e-6), "2.00 µs"),
+        (fmt.seconds(0), "0 s"),
+        (fmt.rate(12.34), "12.3 tok/s"),
+        (fmt.rate(14042.4), "14,042 tok/s"),
+        (fmt.size(269_060_552), "269 MB"),
+        (fmt.size(999_999_999), "1.00 GB"),
+        (fmt.size(12), "12.0 B"),
+        (fmt.points(-0.012), "−1.2 pp"),
+        (fmt.points(-0.0001), "0.0 pp"),
+        (fmt.points(0.05), "+5.0 pp"),
+        (fmt.between("44.1 ms", "47.2 ms"), "44.1–47.2 ms"),
+        (fmt.between("999 ms", "1.01 s"), "999 ms – 1.01 s"),
+        (fmt.significant(0.00381), "0.00381"),
+        (fmt.plural(1, "run"), "1 run"),
+        (fmt.plural(1200, "run"), "1,200 runs"),
+    ],
+)
+def test_numbers_are_written_for_people(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_exact_values_are_on_hover() -> None:
+    titles = [attrs["title"] for _, attrs in page(demo_records()).tags if attrs.get("title")]
+    assert "269060552 bytes" in titles
+    assert any(str(title).startswith("median 0.") and "n = 3" in str(title) for title in titles)

@@ -1,0 +1,91 @@
+"""The report in a real browser: quiet, self-contained, and fitting the screen, in light and in dark."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from bench.record import RunRecord
+from bench.report.page import write
+from tests.records import demo_records, troubled_records
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
+]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CONTRAST = """
+() => {
+  const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const light = rgb => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
+  const parts = text => text.match(/[\\d.]+/g).map(Number);
+  const behind = element => {
+    for (; element; element = element.parentElement) {
+      const rgba = parts(getComputedStyle(element).backgroundColor);
+      if (rgba.length === 3 || rgba[3] === 1) return rgba;
+    }
+  };
+  const low = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || element.closest("svg.swatch")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [parts(element.closest("svg") ? style.fill : style.color), behind(element)].map(light);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.tagName} ${element.className} ${element.textContent}`);
+  }
+  return low;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("records", [demo_records(), troubled_records()], ids=["demo", "troubled"])
+def test_page_is_quiet_and_fits(
+    browser: Browser, tmp_path: Path, records: list[RunRecord], width: int, scheme: str
+) -> None:
+    url = write(records, tmp_path / "report.html", title="quantbench").as_uri()
+    noise: list[str] = []
+    requests: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.on("console", lambda message: noise.append(message.text))
+    page.on("pageerror", lambda error: noise.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(url)
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+    assert dark == (scheme == "dark")
+    assert page.evaluate(CONTRAST) == []
+    assert page.locator("figure svg").first.bounding_box()["height"] > 100
+    page.close()
+    assert noise == []
+    assert [one for one in requests if one != url and not one.startswith("data:")] == []
+
+
+def test_a_script_would_not_run(browser: Browser, tmp_path: Path) -> None:
+    path = write(demo_records(), tmp_path / "report.html", title="quantbench")
+    path.write_text(path.read_text().replace("</main>", "<script>document.title = 'ran'</script></main>"))
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert page.title() == "quantbench"
+    page.close()
