@@ -13,13 +13,13 @@ from bench.build import build, find
 from bench.engines.lifecycle import RunningEngine, serve
 from bench.environment import read_environment
 from bench.errors import AccuracyError, QuantbenchError
-from bench.plan import BuildStage, Plan, Shape, TaskStage, plan
+from bench.plan import BuildStage, Plan, TaskStage, plan
 from bench.process import Child, end_orphans
 from bench.progress import View
 from bench.record import Failure, RunRecord, SpeedCell, TaskScore
 from bench.spec import RunSpec
 from bench.speed.client import Client
-from bench.speed.sweep import not_supported, ordinary_vocabulary, sweep
+from bench.speed.sweep import Shape, not_supported, ordinary_vocabulary, sweep
 from bench.store import RunFolder, Store, to_plain, write_atomic
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Checkpoint

@@ -10,6 +10,7 @@ from bench.accuracy.tasks import check_data, check_tasks, score_key
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.spec import RunSpec, plugin
+from bench.speed.sweep import Shape
 from bench.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
@@ -40,14 +41,6 @@ class TaskStage(Frozen):
 
     task: str
     key: Key
-
-
-class Shape(Frozen):
-    """One speed cell. Lengths are tokens."""
-
-    input_len: int
-    output_len: int
-    concurrency: int
 
 
 class Plan(Frozen):

@@ -18,7 +18,8 @@ def main(chosen: list[str]) -> int:
     LAST.mkdir(exist_ok=True)
     for name in chosen or NAMES:
         table = importlib.import_module(f"benchmarks.{name}").run()
-        head = f"{datetime.now(UTC):%Y-%m-%d} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
+        date = f"{datetime.now(UTC):%Y-%m-%d}"
+        head = f"{date} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
         text = f"# {name}\n\n{head}\n\n{table}\n"
         (LAST / f"{name}.md").write_text(text)
         print(text)

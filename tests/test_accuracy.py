@@ -95,7 +95,8 @@ def answer(body):
     if ids:
         bad = {"nan": float("nan"), "inf": float("-inf")}.get(fault, -1.0)
         row = [[bad if token == ids[0] else -2.0, token, None] for token in ids]
-        return web.Response(text=json.dumps({"output_ids": [ids[0]], "meta_info": {"output_token_ids_logprobs": [row]}}), content_type="application/json")
+        found = {"output_ids": [ids[0]], "meta_info": {"output_token_ids_logprobs": [row]}}
+        return web.Response(text=json.dumps(found), content_type="application/json")
     reason = {"type": "length", "length": 3} if len(body["input_ids"]) % 2 else {"type": "stop", "matched": 2}
     text = "" if reason["type"] == "length" else "hello"
     return web.json_response({"text": text, "meta_info": {"finish_reason": reason}})
@@ -118,7 +119,10 @@ ready.wait()
 class Request:
     def __init__(self, *args): self.args = args
 
-model = ServedLM(f"http://127.0.0.1:{port}", Path(sys.argv[1]), max_length=40, max_gen_toks=None, concurrency=4, on_progress=lambda a, b: None)
+model = ServedLM(
+    f"http://127.0.0.1:{port}", Path(sys.argv[1]), max_length=40, max_gen_toks=None, concurrency=4,
+    on_progress=lambda done, total: None,
+)
 try:
     if sys.argv[3] == "choices":
         found = model.loglikelihood([Request("Two and two is", c) for c in (" A", " B", " C", " D")], disable_tqdm=True)

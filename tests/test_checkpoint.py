@@ -46,7 +46,7 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "a.safetensors"
     write_safetensors(file, {"x.weight": ("BF16", (4, 4))})
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="not a safetensors file|cut off"):
+    with pytest.raises(CheckpointError, match=r"not a safetensors file|cut off"):
         read_header(file)
 
 
@@ -140,11 +140,11 @@ def test_the_chosen_group_size_divides_every_layer(wanted: int, a: int, b: int) 
         vocab_size=9,
         tied_embeddings=True,
     )
-    try:
-        size = choose_group_size(wanted, (64, 32), shape)
-    except ValueError as error:
-        assert "does not divide" in str(error)
-        assert any(width % size for width in shape.linear_inputs().values() for size in (32,))
+    widths = shape.linear_inputs().values()
+    if any(width % 32 for width in widths):
+        with pytest.raises(ValueError, match="does not divide"):
+            choose_group_size(wanted, (64, 32), shape)
     else:
+        size = choose_group_size(wanted, (64, 32), shape)
         assert size is not None
-        assert all(width % size == 0 for width in shape.linear_inputs().values())
+        assert all(width % size == 0 for width in widths)

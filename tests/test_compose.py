@@ -69,8 +69,8 @@ WRONG = {
 
 @pytest.mark.parametrize("override", WRONG)
 def test_a_wrong_word_gets_one_clear_line(override: str) -> None:
+    base = [] if "model=" in override else ["+model=smollm2-135m"]
     with pytest.raises(ConfigError) as caught:
-        base = [] if "model=" in override else ["+model=smollm2-135m"]
         compose_job(*jobs([*base, override, "session=test"], multirun=False))
     message = str(caught.value)
     assert WRONG[override] in message

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +17,7 @@ FILES = {"config.json": b'{"model_type": "qwen3"}', "model.safetensors": b"x" * 
 class Hub(http.server.BaseHTTPRequestHandler):
     """Answers what huggingface_hub asks for one repository; the weights end after a tenth of the promised bytes."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -60,7 +61,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             if self.command == "GET":
                 self.wfile.write(body[: len(body) // 10] if name.endswith(".safetensors") else body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def test_a_full_disk_leaves_the_old_file_and_says_so(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_text() == "old"
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:

@@ -75,16 +75,23 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling:
     if queries in (1, positions):
         return scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=grouped)
     past = positions - queries
-    block = max(1, SCORES_PER_BLOCK // (heads * positions))
+    rows = max(1, SCORES_PER_BLOCK // (heads * positions))
+    # One buffer of the same size in every call: masks that grow with the sequence fragment the heap by gigabytes.
+    buffer = query.new_empty(max(positions, SCORES_PER_BLOCK // heads))
     blocks = []
-    for begin in range(0, queries, block):
-        end = min(begin + block, queries)
+    for begin in range(0, queries, rows):
+        end = min(begin + rows, queries)
         seen = past + end
-        mask = torch.ones(end - begin, seen, dtype=torch.bool, device=query.device).tril(past + begin)
+        mask = buffer[: (end - begin) * seen].view(end - begin, seen).zero_()
+        mask[:, past + begin :] = query.new_full((end - begin, end - begin), float("-inf")).triu(1)
         blocks.append(
             scaled_dot_product_attention(
-                query[:, :, begin:end], key[:, :, :seen], value[:, :, :seen],
-                attn_mask=mask, scale=scaling, enable_gqa=grouped,
+                query[:, :, begin:end],
+                key[:, :, :seen],
+                value[:, :, :seen],
+                attn_mask=mask,
+                scale=scaling,
+                enable_gqa=grouped,
             )
-        )  # fmt: skip
+        )
     return torch.cat(blocks, dim=2)

@@ -1,1 +1,1 @@
-"""How fast a served model is: one client, pure measures, validity checks, and the sweep that joins them."""
+"""Speed on a running server: send, stamp, check, and only then compute."""

@@ -1,45 +1,184 @@
-"""The only module that reads a clock for measuring: a streaming client of SGLang's native ``/generate``.
+"""A streaming client for SGLang's native API; the only file that reads a clock for measuring.
 
-Bytes are stamped when they are read from the socket and kept; JSON is parsed after the stream has ended, so that
-parsing never delays a timestamp. One chunk of bytes may carry several events: they arrived together and share a stamp.
+A chunk is stamped as soon as it has been read from the socket and looked at afterwards. SGLang streams cumulatively:
+every event repeats the whole answer, so parsing each one would cost the square of the answer's length. Of an event
+only its running token count is looked for; the newest one is kept, and parsed once when the stream has ended.
 """
 
+import asyncio
+import io
 import json
+import re
 import time
 from collections.abc import Sequence
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import aiohttp
+from pydantic import BaseModel
 
 from bench.errors import EngineError
 from bench.record import RequestTrace
 
-CONTROL_TIMEOUT_S = 120.0
+CONTROL_TIMEOUT_S = 60.0
+"""How long anything but a generation may take."""
+FLUSH_ATTEMPTS = 100
+FLUSH_PAUSE_S = 0.05
+"""A server may count a request as running for a moment after its last token, and does not flush then."""
+
+_COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+"""Cannot be met inside the generated text, where JSON puts a backslash before each quotation mark."""
+
+
+def now_ns() -> int:
+    """Return the time in nanoseconds of the one clock that all measurements use (CLOCK_MONOTONIC)."""
+    return time.monotonic_ns()
+
+
+class _Finish(BaseModel):
+    type: str
+    message: str | None = None
+
+
+class _Meta(BaseModel):
+    finish_reason: _Finish | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class _Fault(BaseModel):
+    message: str
+
+
+class _Event(BaseModel):
+    """What is read of an event; SGLang sends more."""
+
+    output_ids: tuple[int, ...] = ()
+    meta_info: _Meta = _Meta()
+    error: _Fault | str | None = None
+
+
+class _Stream:
+    """What has been seen of one answer so far."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        """The first thing that went wrong."""
+        self._begin_ns = now_ns()
+        self._event_ns: list[int] = []
+        self._event_tokens: list[int] = []
+        self._tokens = 0
+        self._newest = b"{}"
+        self._rest = b""
+        self._done = False
+
+    def begin(self) -> None:
+        """Take t0: the connection is there and the request's bytes go out next."""
+        self._begin_ns = now_ns()
+
+    def feed(self, chunk: bytes) -> None:
+        """Stamp a chunk and take in the events that it completes."""
+        at_ns = now_ns()
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._take(line[5:].strip(), at_ns)
+
+    def fail(self, error: str) -> None:
+        """Keep ``error``, unless something else went wrong before."""
+        self.error = self.error or error
+
+    def _take(self, data: bytes, at_ns: int) -> None:
+        if data == b"[DONE]":
+            self._done = True
+            return
+        counted = _COUNT.search(data)
+        # An event without a count is seldom and short: it names a role, or it is an error.
+        tokens = int(counted[1]) if counted else len(self._parse(data).output_ids)
+        if counted or tokens:
+            self._newest = data
+        if tokens > self._tokens:
+            self._event_ns.append(at_ns - self._begin_ns)
+            self._event_tokens.append(tokens - self._tokens)
+            self._tokens = tokens
+
+    def _parse(self, data: bytes) -> _Event:
+        try:
+            event = _Event.model_validate_json(data)
+        except ValueError:
+            self.fail(f"the server sent an event that cannot be read: {data[:200].decode(errors='replace')}")
+            return _Event()
+        if event.error is not None:
+            message = event.error if isinstance(event.error, str) else event.error.message
+            self.fail(f"the server sent an error after {self._tokens} tokens: {message}")
+        return event
+
+    def trace(self, origin_ns: int | None) -> RequestTrace:
+        """Return everything seen; the stream has ended now."""
+        end_ns = now_ns() - self._begin_ns
+        meta = self._parse(self._newest).meta_info
+        finish = meta.finish_reason
+        if finish and finish.type == "abort":
+            self.fail(f"the server aborted after {self._tokens} tokens: {finish.message}")
+        if not self._done:
+            self.fail(f"the stream ended after {self._tokens} tokens without [DONE]")
+        if finish is None:
+            self.fail(f"the stream ended after {self._tokens} tokens without a finish reason")
+        return RequestTrace(
+            start_ns=0 if origin_ns is None else self._begin_ns - origin_ns,
+            event_ns=tuple(self._event_ns),
+            event_tokens=tuple(self._event_tokens),
+            end_ns=end_ns,
+            prompt_tokens=meta.prompt_tokens,
+            completion_tokens=meta.completion_tokens,
+            cached_tokens=meta.cached_tokens,
+            finish_reason=finish.type if finish else None,
+            error=self.error,
+        )
+
+
+async def _on_connected(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateEndParams
+) -> None:
+    """Begin the stream that the connection was opened for; control requests have none."""
+    stream: _Stream | None = context.trace_request_ctx
+    if stream is not None:
+        stream.begin()
 
 
 class Client:
-    """One server's client. Use as an async context manager."""
+    """Talks to one running server. Use as an async context manager.
+
+    Every request has a connection of its own, opened before t0: one that was kept alive may just be closing.
+    """
 
     def __init__(
         self, base_url: str, *, total_timeout_s: float, stall_timeout_s: float, api_key: str | None = None
     ) -> None:
-        """Speak to ``base_url``.
+        """Remember where the server is and how long to wait for it.
 
         Args:
             base_url: e.g. ``http://127.0.0.1:30000``.
-            total_timeout_s: longest duration of one request.
-            stall_timeout_s: longest silence within one request, prefill included.
+            total_timeout_s: longest time one generation may take.
+            stall_timeout_s: longest silence of a stream, the wait for its first token included.
             api_key: sent as a bearer token.
         """
-        self._base_url = base_url
+        self.base_url = base_url
+        self._total_timeout_s = total_timeout_s
         self._stall_timeout_s = stall_timeout_s
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        timeout = aiohttp.ClientTimeout(total=total_timeout_s, sock_read=stall_timeout_s)
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, read_bufsize=2**20)
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def __aenter__(self) -> Self:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_on_connected)
+        self._session = aiohttp.ClientSession(
+            self.base_url,
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=self._total_timeout_s, sock_read=self._stall_timeout_s),
+            trace_configs=[trace],
+        )
         return self
 
     async def __aexit__(
@@ -50,134 +189,90 @@ class Client:
     async def generate(
         self, input_ids: Sequence[int], *, max_new_tokens: int, origin_ns: int | None = None
     ) -> RequestTrace:
-        """Stream one greedy completion of exactly ``max_new_tokens`` and return what was seen.
+        """Generate exactly ``max_new_tokens`` tokens greedily and return what was seen, also of a failed request.
 
-        Never raises for what the server does: an HTTP error, an error event, a cut stream or a stall is the trace's
-        ``error``, beside everything received before it.
+        t0 is taken when the connection stands, just before the request's bytes are sent. Events that were read
+        together have the same time; events without new tokens have none.
 
         Args:
-            input_ids: prompt.
-            max_new_tokens: tokens to generate; end-of-text does not stop it.
-            origin_ns: clock value that ``start_ns`` counts from; this request's own start by default.
+            input_ids: the prompt.
+            max_new_tokens: end-of-text tokens do not stop it earlier.
+            origin_ns: a time from :func:`now_ns` that ``start_ns`` counts from; None counts from t0.
         """
-        body = json.dumps(
-            {
-                "input_ids": list(input_ids),
-                "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True},
-                "stream": True,
-            }
-        ).encode()
-        chunks: list[tuple[int, bytes]] = []
-        problem: str | None = None
-        begin = time.perf_counter_ns()
+        body = {
+            "input_ids": list(input_ids),
+            "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True},
+            "stream": True,
+        }
+        stream = _Stream()
+        # Not bytes: aiohttp would send those in one go, however many they are, and stop the other streams meanwhile.
+        data = io.BytesIO(json.dumps(body).encode())
+        headers = {"Content-Type": "application/json"}
         try:
-            async with self._session.post(
-                f"{self._base_url}/generate", data=body, headers={"Content-Type": "application/json"}
-            ) as response:
-                if response.status == 200:
-                    async for chunk in response.content.iter_any():
-                        chunks.append((time.perf_counter_ns(), chunk))
+            async with self._session.post("/generate", data=data, headers=headers, trace_request_ctx=stream) as answer:
+                if answer.status == 200:
+                    async for chunk in answer.content.iter_any():
+                        stream.feed(chunk)
                 else:
-                    problem = f"HTTP {response.status}: {(await response.text())[:300]}"
-        except aiohttp.ServerTimeoutError:
-            problem = f"stalled: no byte for {self._stall_timeout_s:g} s"
+                    text = await answer.text(errors="replace")
+                    stream.fail(f"the server answered HTTP {answer.status}: {text[:200].strip()}")
+        except aiohttp.SocketTimeoutError:
+            stream.fail(f"the server was silent for {self._stall_timeout_s:g} s")
         except TimeoutError:
-            problem = "the request took longer than its time limit"
+            stream.fail(f"the answer was not complete after {self._total_timeout_s:g} s")
         except aiohttp.ClientError as error:
-            problem = f"connection lost: {type(error).__name__}: {error}"
-        end = time.perf_counter_ns()
-        return _read(chunks, problem, begin=begin, end=end, origin=begin if origin_ns is None else origin_ns)
+            stream.fail(f"the connection failed: {error or type(error).__name__}")
+        return stream.trace(origin_ns)
 
     async def flush_cache(self) -> None:
-        """Empty the server's prefix cache.
+        """Empty the server's prefix cache, waiting a few seconds for requests that are just ending.
 
         Raises:
-            EngineError: the server refuses.
+            EngineError: the server does not answer or does not flush.
         """
-        await self._control("/flush_cache", method="POST")
+        for _ in range(FLUSH_ATTEMPTS):
+            status, text = await self._ask("POST", "/flush_cache")
+            if status == 200:
+                return
+            await asyncio.sleep(FLUSH_PAUSE_S)
+        raise EngineError(f"{self.base_url} does not flush its cache (HTTP {status}: {text[:200].strip()})")
 
     async def server_info(self) -> dict[str, Any]:
-        """Return what the server says of itself."""
-        info: dict[str, Any] = json.loads(await self._control("/server_info"))
+        """Return what the server says of itself: version, resolved arguments, token capacity.
+
+        Raises:
+            EngineError: it does not answer, or not with a JSON object.
+        """
+        status, text = await self._ask("GET", "/server_info")
+        try:
+            info = json.loads(text)
+        except ValueError:
+            info = None
+        if status != 200 or not isinstance(info, dict):
+            raise EngineError(f"{self.base_url}/server_info answered HTTP {status}: {text[:200].strip()}")
         return info
 
-    async def is_alive(self) -> bool:
-        """Tell whether the server answers ``/health``."""
-        try:
-            await self._control("/health")
-        except EngineError:
-            return False
-        return True
+    async def health_generate(self) -> None:
+        """Return once the server has really generated a token.
 
-    async def _control(self, path: str, method: str = "GET") -> str:
+        Raises:
+            EngineError: it does not answer, or cannot generate.
+        """
+        status, text = await self._ask("GET", "/health_generate")
+        if status != 200:
+            raise EngineError(f"{self.base_url} cannot generate (HTTP {status}: {text[:200].strip()})")
+
+    async def _ask(self, method: str, path: str) -> tuple[int, str]:
+        """Return (status, body).
+
+        Raises:
+            EngineError: no answer.
+        """
         timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         try:
-            async with self._session.request(method, f"{self._base_url}{path}", timeout=timeout) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineError(f"{path}: the server does not answer ({type(error).__name__})") from error
-        if response.status != 200:
-            raise EngineError(f"{path}: HTTP {response.status}: {text[:200]}")
-        return text
-
-
-def now_ns() -> int:
-    """Return the client's clock, for a wave's common origin."""
-    return time.perf_counter_ns()
-
-
-def _events(chunks: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Return (arrival, payload) of each server-sent event; an event arrives with the chunk that completes its line."""
-    found: list[tuple[int, bytes]] = []
-    rest = b""
-    for stamp, chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        found += [(stamp, line[5:].strip()) for line in lines if line.startswith(b"data:")]
-    return found
-
-
-def _read(
-    chunks: Sequence[tuple[int, bytes]], problem: str | None, *, begin: int, end: int, origin: int
-) -> RequestTrace:
-    """Turn stamped bytes into a trace."""
-    times: list[int] = []
-    tokens: list[int] = []
-    meta: dict[str, Any] = {}
-    seen = 0
-    done = False
-    for stamp, payload in _events(chunks):
-        if payload == b"[DONE]":
-            done = True
-            break
-        try:
-            event = json.loads(payload)
-        except ValueError:
-            problem = problem or f"an event is not JSON: {payload[:80]!r}"
-            break
-        if "error" in event:
-            said = event["error"]
-            problem = (
-                problem
-                or f"the server reported an error: {said.get('message', said) if isinstance(said, dict) else said}"
-            )
-            continue
-        meta = event.get("meta_info", {})
-        count = meta.get("completion_tokens", len(event.get("output_ids", ())))
-        if count > seen:
-            times.append(stamp - begin)
-            tokens.append(count - seen)
-            seen = count
-    finish = meta.get("finish_reason")
-    if problem is None and (not done or finish is None):
-        problem = f"the stream was cut after {seen} tokens"
-    return RequestTrace(
-        start_ns=begin - origin,
-        event_ns=tuple(times),
-        event_tokens=tuple(tokens),
-        end_ns=end - begin,
-        prompt_tokens=meta.get("prompt_tokens"),
-        completion_tokens=meta.get("completion_tokens"),
-        cached_tokens=meta.get("cached_tokens"),
-        finish_reason=finish.get("type") if isinstance(finish, dict) else finish,
-        error=problem,
-    )
+            async with self._session.request(method, path, timeout=timeout) as answer:
+                return answer.status, await answer.text(errors="replace")
+        except TimeoutError:
+            raise EngineError(f"{self.base_url}{path} gave no answer in {CONTROL_TIMEOUT_S:g} s") from None
+        except aiohttp.ClientError as error:
+            raise EngineError(f"{self.base_url}{path} cannot be reached: {error or type(error).__name__}") from error

@@ -1,62 +1,79 @@
-"""May a trial become a number? Pure checks of what was received against what was asked."""
+"""What makes a trial count: every check compares what was asked for with what the server told and the client saw."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from bench.record import STATUS_MEANING, RequestTrace, Status, Trial
+from bench.record import RequestTrace, Status, Trial
+
+EMULATED = (
+    "the engine computed with the weights expanded to 16 bits, not on quantized kernels, so these times say nothing "
+    "about the variant's speed"
+)
 
 
-def check_request(trace: RequestTrace, *, input_len: int, output_len: int) -> tuple[str, ...]:
-    """Return why a request without an error is invalid; empty if it is valid.
-
-    Args:
-        trace: what was received.
-        input_len: prompt tokens that were sent.
-        output_len: tokens that were asked for.
-    """
-    wrong: list[str] = []
-    expected = {"prompt_tokens": input_len, "completion_tokens": output_len, "cached_tokens": 0}
-    for name, wanted in expected.items():
-        found = getattr(trace, name)
-        if found is None:
-            wrong.append(f"the server never told {name}")
-        elif found != wanted:
-            wrong.append(f"{name} is {found} where {wanted} is right")
+def _faults(trace: RequestTrace, input_len: int, output_len: int) -> Iterator[str]:
+    """Yield what is wrong with one request; of a broken one only what broke it, for the rest follows from that."""
+    if trace.error is not None:
+        yield trace.error
+        return
+    counts = {"prompt": trace.prompt_tokens, "generated": trace.completion_tokens, "cached": trace.cached_tokens}
+    for name, count in counts.items():
+        if count is None:
+            yield f"the server gave no count of {name} tokens"
+    if trace.prompt_tokens not in (None, input_len):
+        yield f"the server counted {trace.prompt_tokens} prompt tokens where {input_len} were sent"
+    if trace.completion_tokens not in (None, output_len):
+        yield f"the server counted {trace.completion_tokens} generated tokens where {output_len} were asked for"
+    if trace.cached_tokens:
+        yield f"the server took {trace.cached_tokens} of {input_len} prompt tokens from its cache"
+    arrived = sum(trace.event_tokens)
+    if trace.completion_tokens not in (None, arrived):
+        yield f"{arrived} tokens arrived where the server counted {trace.completion_tokens}"
     if trace.finish_reason != "length":
-        wrong.append(f"generation ended by '{trace.finish_reason}', not by length")
-    if trace.completion_tokens is not None and sum(trace.event_tokens) != trace.completion_tokens:
-        wrong.append(f"events carried {sum(trace.event_tokens)} tokens, the server counts {trace.completion_tokens}")
-    if any(later < earlier for earlier, later in zip(trace.event_ns, trace.event_ns[1:], strict=False)):
-        wrong.append("event times go backwards")
-    return tuple(wrong)
+        yield f"the answer ended with finish reason {trace.finish_reason} where length was expected"
+    times = (*trace.event_ns, trace.end_ns)
+    if times[0] <= 0 or any(later < earlier for earlier, later in pairwise(times)):
+        yield "the arrival times do not increase from the request's start to its end"
+
+
+def _told(traces: Sequence[RequestTrace], input_len: int, output_len: int) -> tuple[str, ...]:
+    """Return each reason once and, where there are several requests, for how many of them it holds."""
+    counts = Counter(fault for trace in traces for fault in _faults(trace, input_len, output_len))
+    if len(traces) == 1:
+        return tuple(counts)
+    return tuple(f"{fault} ({count} of {len(traces)} requests)" for fault, count in counts.items())
 
 
 def check_trial(trial: Trial, *, input_len: int, output_len: int) -> tuple[str, ...]:
-    """Return why a trial is invalid, one sentence for each distinct reason with how many requests had it."""
-    counts: Counter[str] = Counter()
-    for trace in trial.requests:
-        reasons = (trace.error,) if trace.error else check_request(trace, input_len=input_len, output_len=output_len)
-        counts.update(reasons)
-    return _counted(counts)
+    """Return why a trial must not become a number, one sentence a reason; empty if it may.
+
+    Args:
+        trial: what was seen.
+        input_len: tokens sent with each request.
+        output_len: tokens asked for by each request.
+    """
+    return _told(trial.requests, input_len, output_len)
 
 
 def judge(
     trials: Sequence[Trial], *, input_len: int, output_len: int, emulated: bool
 ) -> tuple[Status, tuple[str, ...]]:
-    """Return a cell's status and why: ``failed`` for any error, ``invalid`` for any broken check, else ok or emulated."""
-    errors = Counter(trace.error for trial in trials for trace in trial.requests if trace.error)
-    if errors:
-        return "failed", _counted(errors)
-    wrong = Counter(
-        reason
-        for trial in trials
-        for trace in trial.requests
-        for reason in check_request(trace, input_len=input_len, output_len=output_len)
-    )
-    if wrong:
-        return "invalid", _counted(wrong)
-    return ("emulated", (STATUS_MEANING["emulated"],)) if emulated else ("ok", ())
+    """Return the status of a cell and the reasons for it, each once and with its count over all trials.
 
+    A request that broke makes the cell ``failed``, any other fault ``invalid``; a cell without a fault is
+    ``emulated`` or ``ok``.
 
-def _counted(reasons: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{reason} ({count} requests)" if count > 1 else reason for reason, count in reasons.items())
+    Args:
+        trials: all trials of the cell.
+        input_len: tokens sent with each request.
+        output_len: tokens asked for by each request.
+        emulated: the engine does not compute on quantized kernels.
+    """
+    traces = [trace for trial in trials for trace in trial.requests]
+    reasons = _told(traces, input_len, output_len)
+    if any(trace.error is not None for trace in traces):
+        return "failed", reasons
+    if reasons:
+        return "invalid", reasons
+    return ("emulated", (EMULATED,)) if emulated else ("ok", ())
