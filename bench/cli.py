@@ -62,3 +62,7 @@ def main() -> int:
     module = importlib.import_module(f"bench.{name}")
     code: int = module.main(arguments[1:])
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

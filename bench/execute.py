@@ -126,6 +126,10 @@ def execute(spec: RunSpec) -> RunRecord:
         for line in end_orphans():
             view.say(f"  {line}")
         made = plan(spec)
+        before = Store(spec.results_dir).done(spec.session, made.key.digest)
+        if before:
+            view.say(f"  done before this command was cut short: run {before.run_id}")
+            return before
         folder, begun, resumed = _begin(spec, made.key)
         run = Run(spec, made, folder, begun, view)
         try:

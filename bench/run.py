@@ -4,44 +4,23 @@ The whole command is checked first: every job of a sweep is composed, and every 
 second is spent. Then Hydra runs the jobs, each leaving its record on disk, and one report shows them together.
 """
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from types import FrameType
 
 import hydra
 from omegaconf import DictConfig
 
-from bench.compose import compose_job, config_dir, jobs, names, split, with_plus
-from bench.errors import ConfigError, QuantbenchError
+from bench.compose import config_dir, with_plus
+from bench.errors import QuantbenchError
+from bench.estimate import announce
+from bench.preflight import preflight, shows_only
 from bench.progress import console
+from bench.session import Session
 from bench.spec import RunSpec, build_spec
 
 EXIT_INTERRUPTED = 130
-PASSED_ON = {"-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info", "-c", "--cfg"}
-"""Flags with which Hydra only shows something: nothing is checked and nothing runs."""
-
-
-def preflight(argv: Sequence[str]) -> list[RunSpec]:
-    """Compose and check every job of the command.
-
-    Raises:
-        ConfigError: something in it is wrong, or cannot be combined.
-        ToolchainError: a package that a job needs is not installed.
-    """
-    from bench.plan import check
-
-    flags, overrides = split(argv)
-    config_dirs = [flags[index + 1] for index, flag in enumerate(flags) if flag in ("-cd", "--config-dir")]
-    multirun = "-m" in flags or "--multirun" in flags
-    if not any(text.lstrip("+").startswith("model=") for text in overrides):
-        raise ConfigError(f"which model? Add for example +model=smollm2-135m. Known: {', '.join(names('model'))}")
-    specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
-    for spec in specs:
-        check(spec)
-    return specs
 
 
 def job(cfg: DictConfig) -> None:
@@ -75,15 +54,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = with_plus(sys.argv[1:] if argv is None else argv)
-    shows_only = any(flag in PASSED_ON for flag in arguments)
-    session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
-    try:
-        if not shows_only:
-            signal.signal(signal.SIGTERM, _interrupt)
-            specs = preflight(arguments)
-            arguments = [*arguments, f"session={session}"]
+    if shows_only(arguments):
         _hydra(arguments)
-        return 0 if shows_only else finish(specs[0], session)
+        return 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        specs = preflight(arguments)
+        with Session(specs[0].results_dir, arguments) as session:
+            for line in announce(specs, resumed=session.resumed):
+                console.print(line, markup=False, soft_wrap=True)
+            _hydra([*arguments, f"session={session.name}"])
+        return finish(specs[0], session.name)
     except QuantbenchError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code

@@ -4,6 +4,7 @@
 ended, ``record.json`` with everything in it. A run without ``record.json`` was cut short and can be gone on with.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -132,18 +133,41 @@ class Store:
     def score(self, task: str, key: str) -> tuple[TaskScore, str] | None:
         """Return (score, run id) of a task measured before under the same key, newest first."""
         for file in sorted(self.runs_dir.glob(f"*/scores/{task}-{key[:16]}.json"), reverse=True):
-            score = _read(TaskScore, file)
-            if score.key == key and score.status in ("ok", "emulated"):
-                return score, file.parent.parent.name
+            with contextlib.suppress(StoreError):
+                score = _read(TaskScore, file)
+                if score.key == key and score.status in ("ok", "emulated"):
+                    return score, file.parent.parent.name
         return None
 
+    def done(self, session: str, key: str) -> RunRecord | None:
+        """Return the session's run with this key if it has ended without a failure."""
+        found = (record for record in self.records(session) if record.key == key)
+        return next((record for record in found if record.finished_at and not record.failures), None)
+
     def records(self, session: str | None = None) -> Iterator[RunRecord]:
-        """Yield every run, oldest first: ended ones as recorded, others with what they have so far."""
+        """Yield every run, or every run of a session, oldest first: ended or with what they have so far.
+
+        Raises:
+            StoreError: a run cannot be read; only where all are asked for.
+        """
         for folder in sorted(path.parent for path in self.runs_dir.glob("*/run.json")):
-            done = folder / "record.json"
-            record = _read(RunRecord, done if done.exists() else folder / "run.json")
-            if session in (None, record.session):
-                yield record if done.exists() else partial(folder, record)
+            try:
+                begun = _read(RunRecord, folder / "run.json")
+            except StoreError:
+                if session is None:
+                    raise
+                continue
+            if session in (None, begun.session):
+                done = folder / "record.json"
+                yield _read(RunRecord, done) if done.exists() else partial(folder, begun)
+
+    def newest(self, count: int) -> list[RunRecord]:
+        """Return up to ``count`` ended runs, newest first, passing over those that cannot be read."""
+        found: list[RunRecord] = []
+        for file in sorted(self.runs_dir.glob("*/record.json"), reverse=True)[:count]:
+            with contextlib.suppress(StoreError):
+                found.append(_read(RunRecord, file))
+        return found
 
 
 def partial(folder: Path, begun: RunRecord) -> RunRecord:

@@ -141,6 +141,26 @@ def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> No
     assert {name: now[name] for name in kept} == kept
 
 
+def test_a_sweep_cut_short_does_not_repeat_the_runs_that_were_done(cli: Cli) -> None:
+    command = ["-m", "+model=tiny-qwen3", "seed=5,6", "workload.input_lens=[1,2,3,4]", "accuracy=none"]
+    run = subprocess.Popen(
+        cli.argv(*command), cwd=cli.folder, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(list(cli.folder.glob("results/runs/*/run.json"))) == 2)
+    run.kill()
+    run.wait()
+    (done,) = records(cli.folder)
+    again = cli(*command)
+    assert again.returncode == 0, again.stderr
+    assert "going on with this command" in again.stderr
+    assert f"done before this command was cut short: run {done.run_id}" in again.stderr
+    assert len(records(cli.folder)) == 2
+    assert len({record.session for record in records(cli.folder)}) == 1
+    once_more = cli(*command)
+    assert "cut short" not in once_more.stderr
+    assert len(records(cli.folder)) == 4
+
+
 def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
     command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "accuracy=none"]
     run = subprocess.Popen(cli.argv(*command), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
@@ -164,7 +184,7 @@ WRONG = {
     "wrong type": (["+model=tiny-qwen3", "workload.output_len=long"], "workload.output_len"),
     "unknown task": (["+model=tiny-qwen3", "accuracy.tasks=[mmluu]"], "did you mean 'mmlu'"),
     "mirror missing": (["+model=tiny-qwen3", "accuracy=full", "accuracy.hub_dir=/no"], "is not a folder"),
-    "unknown flag": (["--no-such-flag"], "unrecognized arguments"),
+    "unknown flag": (["--no-such-flag", "+model=tiny-qwen3"], "no such flag"),
 }
 
 

@@ -80,18 +80,8 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling:
     buffer = query.new_empty(max(positions, SCORES_PER_BLOCK // heads))
     blocks = []
     for begin in range(0, queries, rows):
-        end = min(begin + rows, queries)
-        seen = past + end
-        mask = buffer[: (end - begin) * seen].view(end - begin, seen).zero_()
-        mask[:, past + begin :] = query.new_full((end - begin, end - begin), float("-inf")).triu(1)
-        blocks.append(
-            scaled_dot_product_attention(
-                query[:, :, begin:end],
-                key[:, :, :seen],
-                value[:, :, :seen],
-                attn_mask=mask,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
-        )
+        block = query[:, :, begin : begin + rows]
+        n = block.shape[2]
+        mask = buffer[: n * positions].view(n, positions).fill_(float("-inf")).triu_(past + begin + 1)
+        blocks.append(scaled_dot_product_attention(block, key, value, mask, scale=scaling, enable_gqa=grouped))
     return torch.cat(blocks, dim=2)

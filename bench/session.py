@@ -1,0 +1,65 @@
+"""One command, one session: its runs share it, and a command that was cut short is gone on with under the same one."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from pydantic import ValidationError
+
+from bench.store import write_atomic
+from quantize.key import Frozen
+
+
+class _Begun(Frozen):
+    """What ``RESULTS/sessions/NAME.json`` holds; it goes when the command has ended."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+class Session:
+    """The session of one command, held by one process. Use as a context manager around the whole command."""
+
+    def __init__(self, results_dir: Path, command: Sequence[str]) -> None:
+        """Take up the session of the same command if one was cut short, else begin a new one.
+
+        Raises:
+            StoreError: the results folder cannot be written.
+        """
+        self._folder = results_dir / "sessions"
+        found = self._cut_short(tuple(command))
+        self.resumed = found is not None
+        self.name = found or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._file = self._folder / f"{self.name}.json"
+        write_atomic(self._file, _Begun(name=self.name, command=tuple(command)).model_dump_json())
+        self._lock: IO[str] = self._file.with_suffix(".lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _cut_short(self, command: tuple[str, ...]) -> str | None:
+        """Return the newest session of the same command that no process holds."""
+        for file in sorted(self._folder.glob("*.json"), reverse=True):
+            try:
+                begun = _Begun.model_validate_json(file.read_bytes())
+                with file.with_suffix(".lock").open("w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (OSError, ValidationError):
+                continue
+            if begun.command == command:
+                return begun.name
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the session; forget it if the command came to its end."""
+        if error is None:
+            self._file.unlink(missing_ok=True)
+            self._file.with_suffix(".lock").unlink(missing_ok=True)
+        self._lock.close()

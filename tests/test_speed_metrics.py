@@ -1,0 +1,169 @@
+"""The definitions, on traces worked out by hand and on arbitrary ones."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.record import RequestTrace, Trial
+from bench.speed.metrics import (
+    bootstrap_median,
+    decode_tokens_per_s,
+    e2e_s,
+    output_tokens_per_s,
+    prefill_tokens_per_s,
+    qwen_speed_tokens_per_s,
+    summarize,
+    tpot_s,
+    ttft_s,
+)
+from tests.records import cell
+
+MS = 1_000_000
+
+
+def trace(*events: tuple[int, int], **changes: Any) -> RequestTrace:
+    """Return a trace of (nanoseconds, tokens) events after a prompt of 100 tokens."""
+    values: dict[str, Any] = {
+        "start_ns": 0,
+        "event_ns": tuple(at for at, _ in events),
+        "event_tokens": tuple(tokens for _, tokens in events),
+        "end_ns": events[-1][0] if events else 1,
+        "prompt_tokens": 100,
+        "completion_tokens": sum(tokens for _, tokens in events),
+        "cached_tokens": 0,
+        "finish_reason": "length",
+        "error": None,
+    }
+    return RequestTrace.model_validate(values | changes)
+
+
+def wave(*requests: RequestTrace) -> Trial:
+    return Trial(requests=requests, started_at="2026-11-24T02:00:00+00:00", peak_memory_bytes=None)
+
+
+def test_definitions_on_a_trace_worked_out_by_hand() -> None:
+    # 2 tokens after 200 ms, then 1 after 50 ms and 3 after another 150 ms: 4 later tokens in 200 ms.
+    one = trace((200 * MS, 2), (250 * MS, 1), (400 * MS, 3))
+    assert ttft_s(one) == pytest.approx(0.2)
+    assert tpot_s(one) == pytest.approx(0.05)
+    assert decode_tokens_per_s(one) == pytest.approx(20)
+    assert prefill_tokens_per_s(one) == pytest.approx(500)
+    assert e2e_s(one) == pytest.approx(0.4)
+    assert qwen_speed_tokens_per_s(one) == pytest.approx(106 / 0.4)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    one_token, one_event, nothing = trace((5, 1)), trace((5, 7)), trace()
+    assert (tpot_s(one_token), tpot_s(one_event), tpot_s(nothing)) == (None, None, None)
+    assert decode_tokens_per_s(one_token) is None
+    assert (ttft_s(nothing), e2e_s(nothing), qwen_speed_tokens_per_s(nothing)) == (None, None, None)
+    uncounted = trace((5, 1), prompt_tokens=None)
+    assert (prefill_tokens_per_s(uncounted), qwen_speed_tokens_per_s(uncounted)) == (None, None)
+    assert output_tokens_per_s(wave(nothing)) is None
+
+
+def test_output_rate_is_of_the_whole_wave() -> None:
+    late = trace((100 * MS, 1), (300 * MS, 9), start_ns=200 * MS)
+    # 10 + 10 tokens between 0 and 200 + 300 ms.
+    assert output_tokens_per_s(wave(trace((50 * MS, 10)), late)) == pytest.approx(40)
+
+
+def test_a_trial_counts_with_the_median_of_its_requests() -> None:
+    slow = wave(*(trace((ms * MS, 1)) for ms in (100, 200, 900)))
+    fast = wave(*(trace((ms * MS, 1)) for ms in (100, 100, 900)))
+    summary = summarize(cell("bf16", 100, trials=2).model_copy(update={"trials": (slow, fast)}))
+    assert summary is not None
+    assert summary.ttft_s is not None
+    assert (summary.ttft_s.median, summary.ttft_s.low, summary.ttft_s.high) == pytest.approx((0.15, 0.1, 0.2))
+    assert summary.ttft_s.n == summary.n_trials == 2
+
+
+def test_a_summary_has_every_figure_and_is_always_the_same() -> None:
+    first, again = summarize(cell("bf16", 256)), summarize(cell("bf16", 256))
+    assert first is not None
+    assert first == again
+    assert all(value is not None for value in first.model_dump().values())
+    assert first.peak_memory_bytes == max(trial.peak_memory_bytes or 0 for trial in cell("bf16", 256).trials)
+
+
+def test_one_output_token_has_no_decode_speed() -> None:
+    summary = summarize(cell("bf16", 256, output_len=1))
+    assert summary is not None
+    assert (summary.tpot_s, summary.decode_tokens_per_s) == (None, None)
+    assert summary.ttft_s is not None
+
+
+def test_only_valid_cells_have_figures() -> None:
+    assert summarize(cell("bf16", 256, status="invalid", reasons=("wrong",))) is None
+    assert summarize(cell("bf16", 256, status="failed", reasons=("died",))) is None
+    assert summarize(cell("bf16", 256, status="not_supported", reasons=("long",))) is None
+    assert summarize(cell("fp8", 256, status="emulated")) is not None
+
+
+def test_a_median_of_one_has_no_spread_and_of_none_is_none() -> None:
+    one = bootstrap_median([3.0, None])
+    assert one is not None
+    assert (one.median, one.low, one.high, one.n) == (3, 3, 3, 1)
+    assert bootstrap_median([None]) is None
+
+
+def test_the_interval_holds_the_true_median_about_as_often_as_it_says() -> None:
+    import random  # noqa: PLC0415
+
+    rng, held = random.Random(7), 0
+    for _ in range(300):
+        interval = bootstrap_median([rng.gauss(5, 1) for _ in range(25)])
+        assert interval is not None
+        held += interval.low <= 5 <= interval.high
+    assert 0.90 < held / 300 < 0.99
+
+
+events = st.lists(st.tuples(st.integers(1, 10**10), st.integers(1, 8)), min_size=2, max_size=30).map(sorted)
+figures = st.sampled_from([ttft_s, tpot_s, e2e_s, decode_tokens_per_s, prefill_tokens_per_s, qwen_speed_tokens_per_s])
+TIMES = (ttft_s, tpot_s, e2e_s)
+
+
+@given(events, figures, st.integers(2, 1000))
+def test_slower_by_a_factor_is_slower_by_that_factor(found: list[tuple[int, int]], figure: Any, factor: int) -> None:
+    before, after = figure(trace(*found)), figure(trace(*((at * factor, tokens) for at, tokens in found)))
+    if before is None:
+        assert after is None
+    else:
+        assert after == pytest.approx(before * factor if figure in TIMES else before / factor)
+
+
+@given(events, figures, st.data())
+def test_an_event_may_as_well_come_in_two(found: list[tuple[int, int]], figure: Any, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(found) - 1))
+    time, tokens = found[at]
+    part = data.draw(st.integers(1, tokens))
+    parts = [(time, part), (time, tokens - part)] if part < tokens else [(time, tokens)]
+    split = [*found[:at], *parts, *found[at + 1 :]]
+    assert figure(trace(*split)) == figure(trace(*found))
+
+
+@given(events)
+def test_figures_bound_each_other(found: list[tuple[int, int]]) -> None:
+    one = trace(*found)
+    ttft, tpot, e2e = ttft_s(one), tpot_s(one), e2e_s(one)
+    assert ttft is not None
+    assert e2e is not None
+    assert 0 < ttft <= e2e
+    if tpot is not None:
+        tokens = sum(one.event_tokens)
+        assert 0 < tpot * (tokens - one.event_tokens[0]) <= (e2e - ttft) * tokens * (1 + 1e-9)
+        gaps = [b - a for (a, _), (b, _) in zip(found, found[1:], strict=False)]
+        assert tpot <= max(gaps) / 1e9 * (1 + 1e-9)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=12), st.sampled_from([0.5, 2.0, 1024.0]))
+def test_an_interval_holds_its_median_and_scales(values: list[float], factor: float) -> None:
+    interval = bootstrap_median(values)
+    scaled = bootstrap_median(value * factor for value in values)
+    assert interval is not None
+    assert scaled is not None
+    assert min(values) <= interval.low <= interval.median <= interval.high <= max(values)
+    assert (scaled.low, scaled.high) == (interval.low * factor, interval.high * factor)
+    assert bootstrap_median(values) == interval
