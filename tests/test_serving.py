@@ -1,222 +1,32 @@
 """The reference server over real HTTP, held to plain transformers on a tiny random model in float32."""
 
-import http.client
+# ruff: noqa: F401, F811 — fixtures are imported by name
+
 import json
-import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-VOCAB = 300
-BROKEN = 297
-"""A token whose embedding is not a number: whatever reads it fails."""
-CONTEXT = 32768
-CHUNK = 64
-FAMILIES = ("qwen3", "qwen3_moe", "llama")
-
-
-def tiny_config(family: str) -> Any:
-    from transformers import AutoConfig
-
-    shape: dict[str, Any] = {
-        "vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": CONTEXT,
-        "eos_token_id": 299, "pad_token_id": 298, "bos_token_id": None, "initializer_range": 0.1,
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    if family == "qwen3_moe":
-        shape |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    return AutoConfig.for_model(family, **shape)
-
-
-def write_checkpoint(folder: Path, family: str = "qwen3") -> None:
-    """Write random weights and a byte-level tokenizer whose first 256 tokens are single bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[BROKEN] = float("nan")
-        model.get_output_embeddings().weight[BROKEN] = -10 * model.get_output_embeddings().weight.mean(0)
-    model.save_pretrained(folder)
-    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"<{n}>" for n in range(256, VOCAB))]
-    bpe = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<299>", pad_token="<298>").save_pretrained(folder)
-
-
-class Reference:
-    """The same checkpoint in plain transformers: no cache, no batch, no chunks."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def logprobs(self, ids: list[int]) -> Any:
-        """Return (positions, vocabulary) log-probabilities of what follows each position."""
-        import torch
-
-        with torch.inference_mode():
-            return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-
-    def greedy(self, ids: list[int], n: int) -> list[int]:
-        found = list(ids)
-        for _ in range(n):
-            found.append(int(self.logprobs(found)[-1].argmax()))
-        return found[len(ids) :]
-
-
-class Server:
-    """A server process and a client for it."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        argv = [sys.executable, "-m", "bench.serving", "--model-path", str(folder), "--port", str(self.port)]
-        self.log = folder.parent / f"server-{self.port}.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*argv, "--device", "cpu", "--exit-with-parent", *options],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-
-    def await_ready(self) -> None:
-        seen = set()
-        for _ in range(600):
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                status = self.get("/health")[0]
-            except urllib.error.URLError:
-                status = 0
-            if status == 200:
-                assert seen <= {0, 503}
-                return
-            seen.add(status)
-            time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
-
-    def stop(self) -> float:
-        """End it with SIGTERM and return how many seconds that took."""
-        start = time.perf_counter()
-        self.process.terminate()
-        assert self.process.wait(10) == 0, self.log.read_text()
-        assert self.process.stdin
-        self.process.stdin.close()
-        return time.perf_counter() - start
-
-    def send(self, path: str, body: bytes | None, method: str) -> tuple[int, str, bytes]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=body, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, answer.headers["Content-Type"], answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.headers["Content-Type"], error.read()
-
-    def get(self, path: str) -> tuple[int, str, bytes]:
-        return self.send(path, None, "GET")
-
-    def post(self, body: Any) -> tuple[int, Any]:
-        status, _, answer = self.send("/generate", json.dumps(body).encode(), "POST")
-        return status, json.loads(answer)
-
-    def generate(self, ids: list[int], n: int, *, more: dict[str, Any] | None = None, **sampling: Any) -> Any:
-        """Continue ``ids`` greedily by ``n`` tokens."""
-        params = {"max_new_tokens": n, "temperature": 0, "ignore_eos": True, **sampling}
-        status, answer = self.post({"input_ids": ids, "sampling_params": params, **(more or {})})
-        assert status == 200, answer
-        return answer
-
-    def stream(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        status, content_type, answer = self.send("/generate", json.dumps({**body, "stream": True}).encode(), "POST")
-        assert (status, content_type) == (200, "text/event-stream; charset=utf-8")
-        *events, done, rest = answer.decode().split("\n\n")
-        assert (done, rest) == ("data: [DONE]", "")
-        return [json.loads(event.removeprefix("data: ")) for event in events]
-
-    @contextmanager
-    def connected(self, body: dict[str, Any]) -> Iterator[http.client.HTTPConnection]:
-        """Send a request and leave at the end of the ``with`` block, whatever has been answered by then."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("POST", "/generate", json.dumps(body))
-        with closing(connection):
-            yield connection
-
-    @contextmanager
-    def streaming(self, ids: list[int], n: int) -> Iterator[None]:
-        """Be a client that has seen the first of ``n`` tokens, and leaves at the end of the ``with`` block."""
-        params = {"max_new_tokens": n, "temperature": 0, "ignore_eos": True}
-        body = {"input_ids": ids, "sampling_params": params, "stream": True}
-        with self.connected(body) as connection, connection.getresponse() as response:
-            assert b'"output_ids"' in response.readline()
-            yield
-
-    def flush(self) -> int:
-        return self.send("/flush_cache", b"", "POST")[0]
-
-    def await_flush(self) -> None:
-        """Flush as soon as nothing runs any more."""
-        deadline = time.monotonic() + 5
-        while self.flush() != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-def prompt(seed: int, n: int) -> list[int]:
-    """Return ``n`` ordinary token ids."""
-    return random.Random(seed).choices(range(VOCAB - 4), k=n)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serving") / "tiny"
-    write_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def reference(checkpoint: Path) -> Reference:
-    return Reference(checkpoint)
-
-
-@pytest.fixture(scope="session")
-def running(checkpoint: Path) -> Iterator[Server]:
-    found = Server(checkpoint, "--context-length", str(CONTEXT), "--max-prefill-chunk", str(CHUNK))
-    found.await_ready()
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    """Return the running server, idle and with an empty prefix cache."""
-    running.await_flush()
-    return running
+from tests.serving import (
+    BROKEN,
+    CHUNK,
+    CONTEXT,
+    ROOT,
+    VOCAB,
+    Reference,
+    Server,
+    checkpoint,
+    prompt,
+    reference,
+    running,
+    server,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [1, 7, CHUNK, CHUNK + 1, 200])
@@ -455,126 +265,3 @@ def test_a_checkpoint_that_cannot_be_loaded_ends_it_with_the_reason(tmp_path: Pa
     assert f"cannot serve {folder}" in server.log.read_text()
     assert server.process.stdin
     server.process.stdin.close()
-
-
-# The parts, without HTTP.
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family: str) -> None:
-    import torch
-
-    from bench.serving.kv import SequenceKV
-    from bench.serving.model import Model
-
-    write_checkpoint(tmp_path / family, family)
-    model, reference = Model(tmp_path / family, "cpu", "float32"), Reference(tmp_path / family)
-    ids = [prompt(1, 90), prompt(2, 31), prompt(3, 2)]
-    sequences = [SequenceKV(reserve=1) for _ in ids]
-    for tokens, kv in zip(ids, sequences, strict=True):
-        for begin in range(0, len(tokens) - 1, 40):
-            model.forward([tokens[begin : min(begin + 40, len(tokens) - 1)]], [kv], keep=1)
-    found = model.forward([tokens[-1:] for tokens in ids], sequences, keep=1)[:, 0]
-    truth = torch.stack([reference.logprobs(tokens)[-1] for tokens in ids])
-    torch.testing.assert_close(found.log_softmax(-1), truth, atol=1e-4, rtol=0)
-
-
-def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from bench.serving import attention
-
-    torch.manual_seed(0)
-    query, key, value = torch.randn(1, 4, 30, 8), torch.randn(1, 2, 100, 8), torch.randn(1, 2, 100, 8)
-    mask = torch.arange(100)[None] <= torch.arange(70, 100)[:, None]
-    truth = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
-    for scores in (1, 7 * 4 * 100, 2**20):
-        monkeypatch.setattr(attention, "SCORES_PER_BLOCK", scores)
-        torch.testing.assert_close(attention.causal(query, key, value, 0.3), truth)
-
-
-def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
-    """A library that dropped this rounding would flatter every W8A8 score."""
-    import torch
-
-    from bench.serving.kv import SequenceKV
-    from bench.serving.model import Model
-
-    write_checkpoint(tmp_path / "bf16")
-    code = (
-        "import sys, torch\n"
-        "from llmcompressor import oneshot\n"
-        "from llmcompressor.modifiers.quantization import QuantizationModifier\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)\n"
-        "recipe = QuantizationModifier(targets='Linear', scheme='FP8_DYNAMIC', ignore=['lm_head'])\n"
-        "oneshot(model=model, recipe=recipe)\n"
-        "model.save_pretrained(sys.argv[2], save_compressed=True)\n"
-    )
-    target = tmp_path / "fp8"
-    argv = [sys.executable, "-c", code, str(tmp_path / "bf16"), str(target)]
-    subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
-    model = Model(target, "cpu", "auto")
-    assert model.quantization
-    assert (model.quantization["quant_method"], model.dtype) == ("compressed-tensors", "bfloat16")
-    assert model.tokenizer is None
-    model.forward([[1, 2, 3]], [SequenceKV(reserve=3)], keep=1)
-    layer = model._model.model.layers[0].mlp.gate_proj
-    x = torch.randn(64, 64, dtype=torch.bfloat16)
-    with torch.inference_mode():
-        plain = torch.nn.functional.linear(x, layer.weight)
-        difference = (layer(x) - plain).norm() / plain.norm()
-    assert 0.01 < float(difference) < 0.06
-
-
-def test_characters_are_held_back_until_all_their_bytes_are_there(reference: Reference) -> None:
-    from bench.serving.text import TextStream
-
-    said = "aé€😀 end"
-    ids = reference.tokenizer.encode(said)
-    stream = TextStream(reference.tokenizer, skip_special_tokens=True)
-    for n, token in enumerate(ids):
-        stream.push(token)
-        assert said.startswith(stream.text)
-        assert len(stream.text) == len(reference.tokenizer.decode(ids[: n + 1]).rstrip("\ufffd"))
-    assert stream.text == stream.whole(ids, None) == said
-    assert stream.whole(ids, "€") == "aé"
-
-
-def test_bytes_that_are_no_character_are_not_held_back_for_ever(reference: Reference) -> None:
-    from bench.serving.text import TextStream
-
-    stream = TextStream(reference.tokenizer, skip_special_tokens=True)
-    continuation = reference.tokenizer.encode("é")[1]
-    for _ in range(10):
-        stream.push(continuation)
-    assert len(stream.text) >= 8
-
-
-def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
-    import torch
-
-    from bench.serving.kv import SequenceKV
-    from bench.serving.prefix import PrefixCache
-
-    def filled(n: int) -> SequenceKV:
-        kv = SequenceKV(reserve=1)
-        for position in range(n):
-            kv.append(0, torch.full((1, 1, 2), float(position)), torch.full((1, 1, 2), -float(position)))
-            kv.advance(1)
-        return kv
-
-    cache = PrefixCache(max_tokens=10)
-    cache.insert([1, 2, 3, 4], filled(4))
-    cache.insert([5, 6, 7, 8], filled(4))
-    hit = cache.longest([1, 2, 3, 9], limit=4, reserve=8)
-    assert hit.length == 3
-    keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0))
-    assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
-    assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
-    cache.insert([9] * 4, filled(4))
-    assert [cache.longest(tokens, 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)] == [4, 0, 4]
-    cache.insert([1, 2, 3, 4, 5, 6], filled(6))
-    assert cache.longest([9] * 4, 4, 4).length == 4
-    cache.insert([0] * 11, filled(11))
-    assert cache.longest([0] * 11, 11, 11).length == 0

@@ -1,5 +1,7 @@
 """The reference server's answers, field by field, against those recorded from a real SGLang 0.5.23."""
 
+# ruff: noqa: F401, F811 — fixtures are imported by name
+
 import json
 from pathlib import Path
 from string import ascii_letters
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_serving import CONTEXT, Server, checkpoint, prompt, running, server  # noqa: F401  # fixtures
+from tests.serving import CONTEXT, Server, checkpoint, prompt, running, server
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "sglang" / "schema.json").read_text())
 GREEDY = {"temperature": 0, "ignore_eos": True}
@@ -91,7 +93,7 @@ def test_every_recording_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_answers_have_the_form_of_sglang(server: Server, name: str) -> None:  # noqa: F811
+def test_answers_have_the_form_of_sglang(server: Server, name: str) -> None:
     method, path, body = REQUESTS[name]
     recorded = SCHEMA[name]
     status, content_type, answer = server.send(path, None if body is None else json.dumps(body).encode(), method)

@@ -1,5 +1,7 @@
 """The definitions, on traces worked out by hand and on arbitrary ones."""
 
+import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -110,8 +112,6 @@ def test_a_median_of_one_has_no_spread_and_of_none_is_none() -> None:
 
 
 def test_the_interval_holds_the_true_median_about_as_often_as_it_says() -> None:
-    import random  # noqa: PLC0415
-
     rng, held = random.Random(7), 0
     for _ in range(300):
         interval = bootstrap_median([rng.gauss(5, 1) for _ in range(25)])
@@ -154,7 +154,7 @@ def test_figures_bound_each_other(found: list[tuple[int, int]]) -> None:
     if tpot is not None:
         tokens = sum(one.event_tokens)
         assert 0 < tpot * (tokens - one.event_tokens[0]) <= (e2e - ttft) * tokens * (1 + 1e-9)
-        gaps = [b - a for (a, _), (b, _) in zip(found, found[1:], strict=False)]
+        gaps = [b - a for (a, _), (b, _) in pairwise(found)]
         assert tpot <= max(gaps) / 1e9 * (1 + 1e-9)
 
 

@@ -65,6 +65,7 @@ class _Stream:
     def __init__(self) -> None:
         self.error: str | None = None
         """The first thing that went wrong."""
+        self._begun = False
         self._begin_ns = now_ns()
         self._event_ns: list[int] = []
         self._event_tokens: list[int] = []
@@ -74,8 +75,9 @@ class _Stream:
         self._done = False
 
     def begin(self) -> None:
-        """Take t0: the connection is there and the request's bytes go out next."""
-        self._begin_ns = now_ns()
+        """Take t0, unless it has been taken: the request's bytes go out next."""
+        if not self._begun:
+            self._begun, self._begin_ns = True, now_ns()
 
     def feed(self, chunk: bytes) -> None:
         """Stamp a chunk and take in the events that it completes."""
@@ -138,19 +140,18 @@ class _Stream:
         )
 
 
-async def _on_connected(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionCreateEndParams
+async def _on_chunk(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestChunkSentParams
 ) -> None:
-    """Begin the stream that the connection was opened for; control requests have none."""
-    stream: _Stream | None = context.trace_request_ctx
-    if stream is not None:
-        stream.begin()
+    """Begin the stream whose request is being sent: aiohttp calls this before it hands a chunk to the socket."""
+    stream: _Stream = context.trace_request_ctx
+    stream.begin()
 
 
 class Client:
     """Talks to one running server. Use as an async context manager.
 
-    Every request has a connection of its own, opened before t0: one that was kept alive may just be closing.
+    Every request has a connection of its own, opened before t0: a server may just be closing one kept alive.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_on_connected)
+        trace.on_request_chunk_sent.append(_on_chunk)
         self._session = aiohttp.ClientSession(
             self.base_url,
             headers=self._headers,
@@ -191,7 +192,7 @@ class Client:
     ) -> RequestTrace:
         """Generate exactly ``max_new_tokens`` tokens greedily and return what was seen, also of a failed request.
 
-        t0 is taken when the connection stands, just before the request's bytes are sent. Events that were read
+        t0 is taken with the connection open, just before the request's first bytes are sent. Events that were read
         together have the same time; events without new tokens have none.
 
         Args:

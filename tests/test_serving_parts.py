@@ -1,0 +1,133 @@
+"""The parts of the reference server, without HTTP."""
+
+# ruff: noqa: F401, F811 — fixtures are imported by name
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Reference, checkpoint, prompt, reference, write_checkpoint
+
+FAMILIES = ("qwen3", "qwen3_moe", "llama")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family: str) -> None:
+    import torch
+
+    from bench.serving.kv import SequenceKV
+    from bench.serving.model import Model
+
+    write_checkpoint(tmp_path / family, family)
+    model, reference = Model(tmp_path / family, "cpu", "float32"), Reference(tmp_path / family)
+    ids = [prompt(1, 90), prompt(2, 31), prompt(3, 2)]
+    sequences = [SequenceKV(reserve=1) for _ in ids]
+    for tokens, kv in zip(ids, sequences, strict=True):
+        for begin in range(0, len(tokens) - 1, 40):
+            model.forward([tokens[begin : min(begin + 40, len(tokens) - 1)]], [kv], keep=1)
+    found = model.forward([tokens[-1:] for tokens in ids], sequences, keep=1)[:, 0]
+    truth = torch.stack([reference.logprobs(tokens)[-1] for tokens in ids])
+    torch.testing.assert_close(found.log_softmax(-1), truth, atol=1e-4, rtol=0)
+
+
+def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from bench.serving import attention
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 4, 30, 8), torch.randn(1, 2, 100, 8), torch.randn(1, 2, 100, 8)
+    mask = torch.arange(100)[None] <= torch.arange(70, 100)[:, None]
+    truth = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
+    for scores in (1, 7 * 4 * 100, 2**20):
+        monkeypatch.setattr(attention, "SCORES_PER_BLOCK", scores)
+        torch.testing.assert_close(attention.causal(query, key, value, 0.3), truth)
+
+
+def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
+    """A library that dropped this rounding would flatter every W8A8 score."""
+    import torch
+
+    from bench.serving.kv import SequenceKV
+    from bench.serving.model import Model
+
+    write_checkpoint(tmp_path / "bf16")
+    code = (
+        "import sys, torch\n"
+        "from llmcompressor import oneshot\n"
+        "from llmcompressor.modifiers.quantization import QuantizationModifier\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)\n"
+        "recipe = QuantizationModifier(targets='Linear', scheme='FP8_DYNAMIC', ignore=['lm_head'])\n"
+        "oneshot(model=model, recipe=recipe)\n"
+        "model.save_pretrained(sys.argv[2], save_compressed=True)\n"
+    )
+    target = tmp_path / "fp8"
+    argv = [sys.executable, "-c", code, str(tmp_path / "bf16"), str(target)]
+    subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
+    model = Model(target, "cpu", "auto")
+    assert model.quantization
+    assert (model.quantization["quant_method"], model.dtype) == ("compressed-tensors", "bfloat16")
+    assert model.tokenizer is None
+    model.forward([[1, 2, 3]], [SequenceKV(reserve=3)], keep=1)
+    layer = model._model.model.layers[0].mlp.gate_proj
+    x = torch.randn(64, 64, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        plain = torch.nn.functional.linear(x, layer.weight)
+        difference = (layer(x) - plain).norm() / plain.norm()
+    assert 0.01 < float(difference) < 0.06
+
+
+def test_characters_are_held_back_until_all_their_bytes_are_there(reference: Reference) -> None:
+    from bench.serving.text import TextStream
+
+    said = "aé€😀 end"
+    ids = reference.tokenizer.encode(said)
+    stream = TextStream(reference.tokenizer, skip_special_tokens=True)
+    for n, token in enumerate(ids):
+        stream.push(token)
+        assert said.startswith(stream.text)
+        assert len(stream.text) == len(reference.tokenizer.decode(ids[: n + 1]).rstrip("\ufffd"))
+    assert stream.text == stream.whole(ids, None) == said
+    assert stream.whole(ids, "€") == "aé"
+
+
+def test_bytes_that_are_no_character_are_not_held_back_for_ever(reference: Reference) -> None:
+    from bench.serving.text import TextStream
+
+    stream = TextStream(reference.tokenizer, skip_special_tokens=True)
+    continuation = reference.tokenizer.encode("é")[1]
+    for _ in range(10):
+        stream.push(continuation)
+    assert len(stream.text) >= 8
+
+
+def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
+    import torch
+
+    from bench.serving.kv import SequenceKV
+    from bench.serving.prefix import PrefixCache
+
+    def filled(n: int) -> SequenceKV:
+        kv = SequenceKV(reserve=1)
+        for position in range(n):
+            kv.append(0, torch.full((1, 1, 2), float(position)), torch.full((1, 1, 2), -float(position)))
+            kv.advance(1)
+        return kv
+
+    cache = PrefixCache(max_tokens=10)
+    cache.insert([1, 2, 3, 4], filled(4))
+    cache.insert([5, 6, 7, 8], filled(4))
+    hit = cache.longest([1, 2, 3, 9], limit=4, reserve=8)
+    assert hit.length == 3
+    keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0))
+    assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
+    assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
+    cache.insert([9] * 4, filled(4))
+    assert [cache.longest(tokens, 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)] == [4, 0, 4]
+    cache.insert([1, 2, 3, 4, 5, 6], filled(6))
+    assert cache.longest([9] * 4, 4, 4).length == 4
+    cache.insert([0] * 11, filled(11))
+    assert cache.longest([0] * 11, 11, 11).length == 0
