@@ -24,27 +24,35 @@ EXIT_INTERRUPTED = 130
 
 
 def job(cfg: DictConfig) -> None:
-    """Run one job; whatever happens to it is in its record."""
+    """Run one job; whatever happens to it is in its record, or told where no record could be written."""
     from hydra.core.hydra_config import HydraConfig
 
     from bench.execute import execute
 
-    execute(build_spec(cfg, list(HydraConfig.get().overrides.task)))
+    try:
+        execute(build_spec(cfg, list(HydraConfig.get().overrides.task)))
+    except QuantbenchError as error:  # one job's error must not end the sweep
+        tell(error)
 
 
-def finish(spec: RunSpec, session: str) -> int:
+def tell(error: QuantbenchError) -> None:
+    """Print an error as one line."""
+    console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+
+
+def finish(specs: Sequence[RunSpec], session: str) -> int:
     """Write the session's report, show its summary, and return the exit code its records ask for."""
     from bench.report.page import write
     from bench.store import Store
     from bench.summary import exit_code, show
 
-    records = tuple(Store(spec.results_dir).records(session))
-    if not records:
-        return 1
-    name = records[0].run_id if len(records) == 1 else session
-    path = write(records, spec.reports_dir / f"{name}.html", title=f"quantbench · {spec.model.title}")
-    show(records, path)
-    return exit_code(records)
+    first = specs[0]
+    records = tuple(Store(first.results_dir).records(session))
+    if any(record.checkpoint for record in records):
+        name = records[0].run_id if len(records) == 1 else session
+        path = write(records, first.reports_dir / f"{name}.html", title=f"quantbench · {first.model.title}")
+        show(records, path)
+    return exit_code(records) if len(records) == len(specs) else 1
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -64,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in announce(specs, resumed=session.resumed):
                 console.print(line, markup=False, soft_wrap=True)
             _hydra([*arguments, f"session={session.name}"])
-        return finish(specs[0], session.name)
+        return finish(specs, session.name)
     except QuantbenchError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("interrupted; what was measured is kept, and the same command goes on from there", style="yellow")

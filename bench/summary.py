@@ -63,10 +63,4 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
             row.append(f"{metrics[0].value:.3f}" if metrics else "–")
         table.add_row(*row, _states(record))
     console.print(table)
-    for record in records:
-        for failure in record.failures:
-            console.print(
-                f"{record.variant.model} {record.variant.quant}: {failure.stage}: {failure.message}",
-                style="red", markup=False, soft_wrap=True,
-            )  # fmt: skip
     console.print(f"report: {report}", markup=False, soft_wrap=True)

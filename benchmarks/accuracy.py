@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from bench.accuracy.tasks import MINI_DIR
 model, tasks, batch = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-lm = HFLM(pretrained=model, dtype="bfloat16", batch_size=batch)
+lm = HFLM(pretrained=model, dtype="bfloat16", batch_size=batch, device="cpu")
 manager = TaskManager(include_path=str(MINI_DIR))
 begin = time.monotonic()
 found = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, bootstrap_iters=0)

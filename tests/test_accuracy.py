@@ -19,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from bench.accuracy.tasks import MINI_DIR
 model, out, limit = sys.argv[1:]
 found = simple_evaluate(
-    model="hf", model_args={"pretrained": model, "dtype": "float32"}, tasks=["mini-mmlu", "mini-ceval"],
+    model="hf", model_args={"pretrained": model, "dtype": "float32"}, device="cpu", tasks=["mini-mmlu", "mini-ceval"],
     task_manager=TaskManager(include_path=str(MINI_DIR)), limit=int(limit), batch_size=1, bootstrap_iters=0,
     random_seed=0, numpy_random_seed=0, torch_random_seed=0, fewshot_random_seed=0,
 )
