@@ -17,9 +17,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import ConfigError
-from bench.spec import RunSpec, build_spec, nearest
-
-GROUPS = ("model", "quant", "engine", "calibration", "workload", "accuracy", "report", "experiment")
+from bench.spec import GROUPS, RunSpec, build_spec, nearest
 
 
 def config_dir() -> Path:

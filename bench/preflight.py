@@ -1,9 +1,12 @@
 """Judge a whole command before it starts: every job of a sweep is composed and checked."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.compose import compose_job, jobs, names, split
 from bench.errors import ConfigError
+from bench.paths import cache_dir
 from bench.plan import check
 from bench.spec import RunSpec
 
@@ -31,6 +34,8 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
     for flag in left:
         if flag in CONFIG_DIR:
             config_dirs.append(next(left))
+            if not Path(config_dirs[-1]).is_dir():
+                raise ConfigError(f"{flag} {config_dirs[-1]}: no such folder")
         elif flag not in MULTIRUN:
             raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
     if not any(text.lstrip("+").startswith("model=") for text in overrides):
@@ -39,4 +44,21 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
     specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
     for spec in specs:
         check(spec)
+        check_writable(spec.results_dir, "results_dir=…")
+        check_writable(spec.reports_dir, "reports_dir=…")
+    check_writable(cache_dir(), "QUANTBENCH_CACHE")
     return specs
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Create ``folder`` if need be and try to write into it.
+
+    Raises:
+        ConfigError: it cannot be written; names the setting that chooses another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror}; choose another folder with {setting}") from error

@@ -7,6 +7,7 @@ A method, a model source and an engine are found by module name (``quantize.meth
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,11 @@ from bench.errors import ConfigError
 from bench.record import Variant
 from quantize.key import Frozen
 from quantize.methods import Architecture
+
+TYPES = ("int", "str", "dict", "tuple")
+"""Words that pydantic puts into a path for the branch of a union; no fields of ours."""
+GROUPS = ("model", "quant", "engine", "calibration", "workload", "accuracy", "report", "experiment")
+TOP_LEVEL = (*GROUPS, "seed", "results_dir", "reports_dir", "session")
 
 
 def _as_tuple(value: Any) -> Any:
@@ -96,9 +102,9 @@ class RunSpec(Frozen):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known word nearest to ``word``, or an empty string."""
+    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the word nearest to ``word``, or a full stop."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else ""
+    return f"; did you mean '{match[0]}'?" if match else "."
 
 
 def plugin(package: str, name: str) -> ModuleType:
@@ -119,9 +125,8 @@ def plugin(package: str, name: str) -> ModuleType:
 def explain(error: ValidationError, where: str) -> ConfigError:
     """Return one line for the first thing that pydantic found wrong below config node ``where``."""
     first = error.errors()[0]
-    path = ".".join(
-        str(part) for part in (where, *first["loc"]) if part != "" and not str(part).startswith("function-")
-    )
+    parts = [str(part) for part in (where, *first["loc"])]
+    path = ".".join(part for part in parts if re.fullmatch(r"[\w.]+", part) and part not in TYPES)
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{path}: there is no such field here")
     return ConfigError(f"{path}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})")
@@ -173,6 +178,8 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     assert isinstance(plain, dict)
     data: dict[str, Any] = {str(key): value for key, value in plain.items()}
     _refuse_targets(data)
+    for name in sorted(data.keys() - set(TOP_LEVEL)):
+        raise ConfigError(f"{name}: no such field{nearest(name, TOP_LEVEL)}")
 
     model = _section(data, "model", overrides)
     quant = dict(_section(data, "quant", overrides))

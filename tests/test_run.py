@@ -184,6 +184,13 @@ WRONG = {
     "wrong type": (["+model=tiny-qwen3", "workload.output_len=long"], "workload.output_len"),
     "unknown task": (["+model=tiny-qwen3", "accuracy.tasks=[mmluu]"], "did you mean 'mmlu'"),
     "mirror missing": (["+model=tiny-qwen3", "accuracy=full", "accuracy.hub_dir=/no"], "is not a folder"),
+    "unknown section": (
+        ["+model=tiny-qwen3", "+workloda.trials=1"],
+        "workloda: no such field; did you mean 'workload'",
+    ),
+    "config folder missing": (["-cd", "/no/such", "+model=tiny-qwen3"], "/no/such: no such folder"),
+    "unwritable results": (["+model=tiny-qwen3", "results_dir=/proc/no"], "choose another folder with results_dir="),
+    "negative examples": (["+model=tiny-qwen3", "accuracy.num_fewshot=-2"], "accuracy.num_fewshot: input should be"),
     "unknown flag": (["--no-such-flag", "+model=tiny-qwen3"], "no such flag"),
 }
 
@@ -201,8 +208,8 @@ def test_a_mistake_gets_a_clear_line_and_exit_code_2(cli: Cli, case: str) -> Non
 def test_an_unwritable_results_folder_gets_a_clear_line(cli: Cli) -> None:
     (cli.folder / "results").write_text("in the way")
     done = cli("+model=tiny-qwen3", "workload=none", "accuracy=none")
-    assert done.returncode == 1
-    assert "results" in done.stderr
+    assert done.returncode == 2
+    assert "results_dir=" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -16,9 +16,9 @@ UNTESTED = (
 )
 EMULATED = (
     "The engine expanded the quantized weights back to 16 bits and computed with those. The rounding is real, so "
-    "accuracy, fidelity and checkpoint size count (quantized kernels round a little differently). The speed and the memory of the server "
-    "are those of the 16-bit computation with the expansion on top: they say nothing about the variant, must not be "
-    "compared with BF16 or with each other, and are shown only to document the run."
+    "accuracy, fidelity and checkpoint size count, though quantized kernels round a little differently. The speed and "
+    "the memory of the server are those of the 16-bit computation with the expansion on top: they say nothing about "
+    "the variant, must not be compared with BF16 or with each other, and are shown only to document the run."
 )
 
 
