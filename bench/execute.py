@@ -63,8 +63,8 @@ class Run:
         finally:
             self.seconds[name] = round(time.monotonic() - begin, 3)
 
-    def record(self, *, finished: bool) -> RunRecord:
-        """Return everything seen so far."""
+    def record(self) -> RunRecord:
+        """Return everything seen, as the record of an ended run."""
         return self.begun.model_copy(
             update={
                 "checkpoint": self.checkpoint.manifest if self.checkpoint else None,
@@ -74,7 +74,7 @@ class Run:
                 "failures": tuple(self.failures),
                 "stage_seconds": self.seconds,
                 "log": tuple(self.log),
-                "finished_at": _now() if finished else None,
+                "finished_at": _now(),
             }
         )
 
@@ -87,7 +87,8 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
     """Take up a run with the same key that was cut short, or begin a new one; returns (folder, record, note)."""
     store = Store(spec.results_dir)
     update = {"session": spec.session, "command": spec.command}
-    cut_short = store.unfinished(key.digest)
+    environment = read_environment()
+    cut_short = store.unfinished(key.digest, environment)
     if cut_short:
         folder, begun = cut_short
         begun = begun.model_copy(update=update)
@@ -102,7 +103,7 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         variant=spec.variant,
         key=key.digest,
         spec=to_plain(spec.model_copy(update={"session": ""})),
-        environment=read_environment(),
+        environment=environment,
         engine=spec.engine.name,
         engine_info={},
         checkpoint=None,
@@ -145,7 +146,7 @@ def execute(spec: RunSpec) -> RunRecord:
             message = f"internal error, please report it: {type(error).__name__}: {error} ({trace})"
             run.failures.append(Failure(stage="run", message=message))
             view.say(f"  {message}")
-        record = run.record(finished=True)
+        record = run.record()
         folder.finish(record)
         folder.release()
     return record

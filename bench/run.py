@@ -18,7 +18,7 @@ from bench.estimate import announce
 from bench.preflight import preflight, shows_only
 from bench.progress import console
 from bench.session import Session
-from bench.spec import RunSpec, build_spec
+from bench.spec import build_spec
 
 EXIT_INTERRUPTED = 130
 
@@ -28,9 +28,12 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from bench.execute import execute
+    from bench.finish import publish
 
     try:
-        execute(build_spec(cfg, list(HydraConfig.get().overrides.task)))
+        spec = build_spec(cfg, list(HydraConfig.get().overrides.task))
+        record = execute(spec)
+        publish((record,), spec.reports_dir, record.run_id)
     except QuantbenchError as error:  # one job's error must not end the sweep
         tell(error)
 
@@ -38,21 +41,6 @@ def job(cfg: DictConfig) -> None:
 def tell(error: QuantbenchError) -> None:
     """Print an error as one line."""
     console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-
-
-def finish(specs: Sequence[RunSpec], session: str) -> int:
-    """Write the session's report, show its summary, and return the exit code its records ask for."""
-    from bench.report.page import write
-    from bench.store import Store
-    from bench.summary import exit_code, show
-
-    first = specs[0]
-    records = tuple(Store(first.results_dir).records(session))
-    if any(record.checkpoint for record in records):
-        name = records[0].run_id if len(records) == 1 else session
-        path = write(records, first.reports_dir / f"{name}.html", title=f"quantbench · {first.model.title}")
-        show(records, path)
-    return exit_code(records) if len(records) == len(specs) else 1
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -72,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in announce(specs, resumed=session.resumed):
                 console.print(line, markup=False, soft_wrap=True)
             _hydra([*arguments, f"session={session.name}"])
+        from bench.finish import finish
+
         return finish(specs, session.name)
     except QuantbenchError as error:
         tell(error)

@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import StoreError
-from bench.record import SCHEMA_VERSION, RunRecord, SpeedCell, TaskScore
+from bench.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -117,14 +117,14 @@ class Store:
         """Return the folder of a new run."""
         return RunFolder(self.runs_dir / run_id)
 
-    def unfinished(self, key: str) -> tuple[RunFolder, RunRecord] | None:
-        """Return the newest run with this key that was cut short and that no process holds."""
+    def unfinished(self, key: str, environment: Environment) -> tuple[RunFolder, RunRecord] | None:
+        """Return the newest run with this key, cut short in this very environment, that no process holds."""
         for file in sorted(self.runs_dir.glob("*/run.json"), reverse=True):
             if (file.parent / "record.json").exists():
                 continue
             try:
                 begun = _read(RunRecord, file)
-                if begun.key == key:
+                if begun.key == key and begun.environment == environment:
                     return RunFolder(file.parent), begun
             except StoreError:
                 continue

@@ -74,8 +74,10 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
         assert not record.failures
     assert found[0].checkpoint.tensors_by_dtype == {"BF16": 24}
     assert found[1].checkpoint.tensors_by_dtype == {"BF16": 24, "F8_E4M3": 14}
-    (report,) = cli.folder.glob("reports/*.html")
-    assert f"report: {report}" in done.stdout
+    own = {cli.folder / "reports" / f"{record.run_id}.html" for record in found}
+    whole = cli.folder / "reports" / f"{found[0].session}.html"
+    assert set(cli.folder.glob("reports/*.html")) == {*own, whole}
+    assert f"report: {whole}" in done.stdout
     assert not server_pids(Path(cli.env["QUANTBENCH_CACHE"]))
 
 
@@ -172,6 +174,21 @@ def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
     assert "interrupted" in said
     assert "Traceback" not in said
     assert not any(server.is_running() and server.status() != "zombie" for server in servers)
+
+
+def test_a_server_that_does_not_start_fails_the_run_and_is_gone(cli: Cli, cache: Path) -> None:
+    late = cli("+model=tiny-qwen3", "accuracy=none", "engine.startup_timeout_s=0.3")
+    assert late.returncode == 1
+    assert "was not ready in time" in late.stderr
+    assert "engine.startup_timeout_s=" in late.stderr
+    dead = cli("+model=tiny-qwen3", "accuracy=none", "engine.device=cuda", CUDA_VISIBLE_DEVICES="")
+    assert dead.returncode == 1
+    assert "no CUDA device" in dead.stderr
+    assert "Traceback" not in late.stderr + dead.stderr
+    assert not server_pids(cache)
+    for record in records(cli.folder):
+        assert [failure.stage for failure in record.failures] == ["serve"]
+        assert record.checkpoint is not None
 
 
 WRONG = {
