@@ -68,8 +68,8 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
             line.update()
             time.sleep(POLL_SECONDS)
         if child.exit_code != 0:
-            said = error_file.read_text() if error_file.exists() else child.log_tail()
-            raise QuantizeError(f"{what} failed: {said} (log: {log_file})")
+            said = f"{error_file.read_text()} (log: {log_file})" if error_file.exists() else child.how_it_ended()
+            raise QuantizeError(f"{what} failed: {said}")
     manifest: Manifest = read_manifest(stage.target)
     for file in (job_file, log_file):
         file.unlink()

@@ -6,7 +6,8 @@ every job of a sweep once beforehand, so that the last job's mistake is told bef
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import ConfigError
@@ -42,7 +44,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     flags: list[str] = []
     overrides: list[str] = []
     takes_value = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package"}
-    arguments = iter(argv)
+    arguments = iter([part for text in argv for part in (text.split("=", 1) if text.startswith("--") else [text])])
     for text in arguments:
         if text.startswith("-"):
             flags.append(text)
@@ -59,19 +61,21 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     Raises:
         ConfigError: an override cannot be parsed, or sweeps without ``-m``.
     """
+    choices: list[list[str]] = []
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        with _hydra():
+            loader = GlobalHydra.instance().config_loader()
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+            for text, override in zip(overrides, parsed, strict=True):
+                if not override.is_sweep_override():
+                    choices.append([text])
+                elif multirun:
+                    key = override.get_key_element()
+                    choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                else:
+                    raise ConfigError(f"{text}: several values need -m, as in python -m bench.run -m {text}")
     except HydraException as error:
         raise ConfigError(f"cannot read the command: {str(error).splitlines()[0]}") from error
-    choices: list[list[str]] = []
-    for text, override in zip(overrides, parsed, strict=True):
-        if not override.is_sweep_override():
-            choices.append([text])
-        elif not multirun:
-            raise ConfigError(f"{text}: several values need -m, as in python -m bench.run -m {text}")
-        else:
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
     return [list(job) for job in itertools.product(*choices)]
 
 
@@ -97,14 +101,22 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     """
     if not config_dirs:
         check_names(overrides)
-    GlobalHydra.instance().clear()
-    search = [f"hydra.searchpath=[{','.join('file://' + str(Path(path).absolute()) for path in config_dirs)}]"]
+    places = ",".join(f"file://{Path(path).absolute()}" for path in config_dirs)
+    search = [f"hydra.searchpath=[{places}]"] if places else []
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            cfg = compose("run", overrides=[*overrides, *(search if config_dirs else [])])
+        with _hydra():
+            cfg = compose("run", overrides=[*overrides, *search])
             return build_spec(cfg, [text for text in overrides if not text.startswith("hydra")])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error, overrides)) from error
+        raise ConfigError(_one_line(error, [*overrides, *search])) from error
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Have Hydra look for configs in :func:`config_dir`, for the duration of a ``with`` block."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        yield
 
 
 def _one_line(error: Exception, overrides: Sequence[str]) -> str:
@@ -124,9 +136,9 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> str:
 
 def _fields(parent: str, overrides: Sequence[str]) -> list[str]:
     """Return the fields of config node ``parent``, composed from the group choices alone."""
-    choices = [text for text in overrides if text.lstrip("+").partition("=")[0] in GROUPS]
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        node: Any = compose("run", overrides=choices)
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] in (*GROUPS, "hydra.searchpath")]
+    with _hydra():
+        node: Any = compose("run", overrides=kept)
     for part in filter(None, parent.split(".")):
-        node = node.get(part) or {}
-    return [str(key) for key in node]
+        node = node.get(part) if isinstance(node, DictConfig) else None
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -40,7 +40,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpus() -> tuple[str, ...]:
+def gpus() -> tuple[str, ...]:
     """Return one line per NVIDIA GPU (name, memory, driver), or nothing."""
     if not shutil.which("nvidia-smi"):
         return ()
@@ -68,7 +68,7 @@ def read_environment() -> Environment:
         cpu=_cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
-        gpus=_gpus(),
+        gpus=gpus(),
         packages={"quantbench": __version__, **versions(PACKAGES)},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         git_commit=_git("rev-parse", "HEAD"),

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import psutil
+
 from bench.accuracy import tasks as accuracy_tasks
 from bench.build import build, find
 from bench.engines.lifecycle import RunningEngine, serve
@@ -127,8 +129,8 @@ def execute(spec: RunSpec) -> RunRecord:
         for line in end_orphans():
             view.say(f"  {line}")
         made = plan(spec)
-        before = Store(spec.results_dir).done(spec.session, made.key.digest)
-        if before:
+        before = Store(spec.results_dir).done(spec.session, made.key.digest, read_environment())
+        if before and datetime.fromisoformat(before.started_at).timestamp() < psutil.Process().create_time():
             view.say(f"  done before this command was cut short: run {before.run_id}")
             return before
         folder, begun, resumed = _begin(spec, made.key)
@@ -168,25 +170,33 @@ def _measure(run: Run) -> None:
     if not shapes and not tasks:
         return
     with run.stage("serve"):
-        what = f"server of {run.spec.variant.model} {run.spec.variant.quant}"
-        log_file = run.folder.path / "server.log"
-        with contextlib.ExitStack() as stack:
-            with run.view.stage("starting the server") as line:
-                engine = stack.enter_context(
-                    serve(
-                        run.spec.engine,
-                        run.checkpoint,
-                        context_length=run.spec.model.context_length,
-                        what=what,
-                        log_file=log_file,
-                        on_wait=line.update,
-                    )
-                )
-            run.engine_info = dict(engine.info)
-            with run.stage("speed"):
-                asyncio.run(_speed(run, engine, shapes))
-            with run.stage("accuracy"):
-                _accuracy(run, engine, tasks)
+        while shapes or tasks:
+            with _serve(run, run.checkpoint) as engine:
+                with run.stage("speed"):
+                    shapes = asyncio.run(_speed(run, engine, shapes))
+                if engine.child.exit_code is None:
+                    with run.stage("accuracy"):
+                        _accuracy(run, engine, tasks)
+                    return
+                run.note(f"{engine.child.what} {engine.child.how_it_ended()}; starting it anew for what is left")
+
+
+@contextlib.contextmanager
+def _serve(run: Run, checkpoint: Checkpoint) -> Iterator[RunningEngine]:
+    """Serve the checkpoint, showing that the server is being started."""
+    with contextlib.ExitStack() as stack:
+        with run.view.stage("starting the server") as line:
+            server = serve(
+                run.spec.engine,
+                checkpoint,
+                context_length=run.spec.model.context_length,
+                what=f"server of {run.spec.variant.model} {run.spec.variant.quant}",
+                log_file=run.folder.path / "server.log",
+                on_wait=line.update,
+            )
+            engine = stack.enter_context(server)
+        run.engine_info = dict(engine.info)
+        yield engine
 
 
 def _checkpoint(run: Run, stage: BuildStage, source: Checkpoint | None, what: str) -> Checkpoint:
@@ -244,16 +254,16 @@ def _tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
     return tuple(left)
 
 
-async def _speed(run: Run, engine: RunningEngine, shapes: tuple[Shape, ...]) -> None:
-    """Measure every shape, keeping each cell before the next begins."""
+async def _speed(run: Run, engine: RunningEngine, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Measure every shape, keeping each cell before the next begins; return the shapes left when the server died."""
     if not shapes or run.checkpoint is None:
-        return
+        return ()
+    left = list(shapes)
     vocabulary = ordinary_vocabulary(run.checkpoint.path / "tokenizer.json")
     with run.view.stage("speed", total=len(shapes)) as line:
         async with Client(
             engine.base_url, total_timeout_s=engine.request_timeout_s, stall_timeout_s=engine.stall_timeout_s
         ) as client:
-            done = 0
             async for cell in sweep(
                 client,
                 shapes,
@@ -267,8 +277,11 @@ async def _speed(run: Run, engine: RunningEngine, shapes: tuple[Shape, ...]) -> 
                 on_progress=lambda text: line.update(detail=text),
             ):
                 run.folder.add_cell(cell)
-                done += 1
-                line.update(done=done)
+                left.remove(Shape(input_len=cell.input_len, output_len=cell.output_len, concurrency=cell.concurrency))
+                line.update(done=len(shapes) - len(left))
+                if engine.child.exit_code is not None:
+                    break
+    return tuple(left)
 
 
 def _accuracy(run: Run, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> None:

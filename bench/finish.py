@@ -5,9 +5,10 @@ from pathlib import Path
 
 from bench.record import RunRecord
 from bench.report.page import write
+from bench.session import Session
 from bench.spec import RunSpec
-from bench.store import Store
-from bench.summary import exit_code, show
+from bench.store import Store, is_complete
+from bench.summary import show
 
 
 def publish(records: Sequence[RunRecord], reports_dir: Path, name: str) -> Path:
@@ -17,11 +18,14 @@ def publish(records: Sequence[RunRecord], reports_dir: Path, name: str) -> Path:
     return write(records, reports_dir / f"{name}.html", title=f"quantbench · {subject}")
 
 
-def finish(specs: Sequence[RunSpec], session: str) -> int:
-    """Write the one report of several runs, show the summary, and return the exit code the records ask for."""
-    records = tuple(Store(specs[0].results_dir).records(session))
-    if len(records) > 1:
-        show(records, publish(records, specs[0].reports_dir, session))
-    elif records:
-        show(records, specs[0].reports_dir / f"{records[0].run_id}.html")
-    return exit_code(records) if len(records) == len(specs) else 1
+def finish(specs: Sequence[RunSpec], session: Session) -> int:
+    """Write the report, show the summary, and return 1 if anything failed, was invalid or is missing, else 0."""
+    store = Store(specs[0].results_dir)
+    records = list(store.records(session.name))
+    if session.resumed:  # what was repeated, because it had failed or the machine had changed, counts once
+        records = list({record.key: record for record in records}.values())
+    if records:
+        name = records[0].run_id if len(specs) == 1 else session.name
+        show(records, publish(records, specs[0].reports_dir, name))
+    missing = not records or (len(records) < len(specs) and not session.resumed)
+    return 1 if missing or not all(map(is_complete, records)) else 0

@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from bench.errors import EngineError, StoreError
+from bench.errors import StoreError
 from bench.paths import cache_dir
 
 TERM_SECONDS = 10.0
@@ -91,12 +91,14 @@ class Child:
             self._log = log_file.open("ab")
         except OSError as error:
             raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
+        # The child finds these packages too where they are not installed but run from a checkout.
+        paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
         self._popen = subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **env},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env},
             cwd=cwd,
             start_new_session=True,
         )
@@ -125,16 +127,14 @@ class Child:
         """Exit code, or None while it runs."""
         return self._popen.poll()
 
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for the child's end and return its exit code.
-
-        Raises:
-            EngineError: it still runs after ``timeout_s`` seconds.
-        """
-        try:
-            return self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise EngineError(f"{self.what} still runs after {timeout_s:.0f} s; its log: {self.log_file}") from None
+    def how_it_ended(self) -> str:
+        """Return in words how the child ended, with its log's last lines."""
+        code = self._popen.poll()
+        ended = f"ended with code {code}"
+        if code is not None and code < 0:
+            ended = f"was killed by {signal.Signals(-code).name}"
+            ended += " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"{ended}: {self.log_tail()} (log: {self.log_file})"
 
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the child and its descendants; None once it is gone."""

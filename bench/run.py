@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import hydra
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bench.compose import config_dir, with_plus
@@ -33,7 +34,8 @@ def job(cfg: DictConfig) -> None:
     try:
         spec = build_spec(cfg, list(HydraConfig.get().overrides.task))
         record = execute(spec)
-        publish((record,), spec.reports_dir, record.run_id)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            publish((record,), spec.reports_dir, record.run_id)
     except QuantbenchError as error:  # one job's error must not end the sweep
         tell(error)
 
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _hydra([*arguments, f"session={session.name}"])
         from bench.finish import finish
 
-        return finish(specs, session.name)
+        return finish(specs, session)
     except QuantbenchError as error:
         tell(error)
         return error.exit_code

@@ -25,6 +25,7 @@ from quantize.methods import Architecture
 TYPES = ("int", "str", "dict", "tuple")
 """Words that pydantic puts into a path for the branch of a union; no fields of ours."""
 GROUPS = ("model", "quant", "engine", "calibration", "workload", "accuracy", "report", "experiment")
+CALIBRATION = ("calibration=", "calibration.")
 TOP_LEVEL = (*GROUPS, "seed", "results_dir", "reports_dir", "session")
 
 
@@ -152,10 +153,10 @@ def _refuse_targets(node: Any, path: str = "") -> None:
             _refuse_targets(value, f"{path}{index}.")
 
 
-def _changed(overrides: Sequence[str], group: str) -> str:
-    """Return the group's field overrides, so that variants of one yaml can be told apart: ``[group_size=32]``."""
-    prefix = f"{group}."
-    fields = sorted(text.lstrip("+").removeprefix(prefix) for text in overrides if text.lstrip("+").startswith(prefix))
+def _changed(overrides: Sequence[str], *prefixes: str) -> str:
+    """Return the overrides that begin with a prefix, as ``[group_size=32]``: variants of one yaml differ by name."""
+    typed = [text.lstrip("+") for text in overrides]
+    fields = sorted(text.removeprefix(prefixes[0]) for text in typed if text.startswith(prefixes))
     return f"[{','.join(fields)}]" if fields else ""
 
 
@@ -211,7 +212,8 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             accuracy=accuracy,
             report=report,
             variant=Variant(
-                model=model_spec.name + _changed(overrides, "model"), quant=quant_name + _changed(overrides, "quant")
+                model=model_spec.name + _changed(overrides, "model."),
+                quant=quant_name + _changed(overrides, "quant.", *(CALIBRATION if "calibration" in quant else ())),
             ),
             command=tuple(text for text in overrides if not text.startswith("session=")),
             seed=data["seed"],

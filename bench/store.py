@@ -139,10 +139,10 @@ class Store:
                     return score, file.parent.parent.name
         return None
 
-    def done(self, session: str, key: str) -> RunRecord | None:
-        """Return the session's run with this key if it has ended without a failure."""
-        found = (record for record in self.records(session) if record.key == key)
-        return next((record for record in found if record.finished_at and not record.failures), None)
+    def done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
+        """Return the session's newest run with this key, in this environment, that has ended with all it was to do."""
+        found = [record for record in self.records(session) if record.key == key and is_complete(record)]
+        return next((record for record in reversed(found) if record.environment == environment), None)
 
     def records(self, session: str | None = None) -> Iterator[RunRecord]:
         """Yield every run, or every run of a session, oldest first: ended or with what they have so far.
@@ -168,6 +168,12 @@ class Store:
             with contextlib.suppress(StoreError):
                 found.append(_read(RunRecord, file))
         return found
+
+
+def is_complete(record: RunRecord) -> bool:
+    """Tell whether a run has ended and nothing in it failed or was invalid."""
+    states = {cell.status for cell in record.cells} | {score.status for score in record.scores}
+    return record.finished_at is not None and not record.failures and not states & {"failed", "invalid"}
 
 
 def partial(folder: Path, begun: RunRecord) -> RunRecord:

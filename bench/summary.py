@@ -1,4 +1,4 @@
-"""The last thing a command says: one row per variant, the report's path, and the exit code."""
+"""The last thing a command says: one row per variant, and the report's path."""
 
 import os
 from collections import Counter
@@ -6,23 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.record import RunRecord
 from bench.speed.metrics import summarize
 
-BAD = ("failed", "invalid")
 PLAIN_WIDTH = 200
 """Columns of the table where no terminal says how many it has."""
-
-
-def exit_code(records: Sequence[RunRecord]) -> int:
-    """Return 0 if everything was done, 1 if anything failed, was invalid, or was cut short."""
-    for record in records:
-        states = [cell.status for cell in record.cells] + [score.status for score in record.scores]
-        if record.failures or record.finished_at is None or any(state in BAD for state in states):
-            return 1
-    return 0
 
 
 def _states(record: RunRecord) -> str:
@@ -53,7 +44,7 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
     for record in records:
         made = record.checkpoint
         scores = {score.task: score for score in record.scores}
-        row = [record.variant.model, record.variant.quant]
+        row = [escape(record.variant.model), escape(record.variant.quant)]
         row.append(f"{made.checkpoint_bytes / 1e6:,.0f} MB" if made else "–")
         row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else "–")
         row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else "–")

@@ -61,6 +61,7 @@ WRONG = {
     "accuracy.limit=-1": "accuracy.limit: input should be greater than 0",
     "quant.method=gtpq": "no module 'gtpq' in quantize.methods; did you mean 'gptq'",
     "+quant._target_=os.system": "never name code to run",
+    "workload.trials.foo=1": "workload.trials.foo",
     "workload=[": "cannot read the command",
     "seed=": "seed",
     "report_dir=x": "did you mean 'reports_dir'",
@@ -115,6 +116,25 @@ def test_a_missing_mirror_is_told_before_the_run(tmp_path: Path) -> None:
 def test_changed_fields_are_part_of_the_variants_name() -> None:
     spec = compose_job([*BASE, "quant=gptq-int4", "quant.group_size=32"])
     assert spec.variant.quant == "gptq-int4[group_size=32]"
+
+
+def test_calibration_is_part_of_a_calibrated_variants_name_only() -> None:
+    more = "calibration.gptq.n_samples=9"
+    assert compose_job([*BASE, "quant=gptq-int4", more]).variant.quant == f"gptq-int4[{more}]"
+    assert compose_job([*BASE, "quant=bf16", more]).variant.quant == "bf16"
+
+
+def test_a_whole_group_can_be_swept() -> None:
+    assert jobs(["quant=glob(gptq*)"], multirun=True) == [["quant=gptq-int4"], ["quant=gptq-int8"]]
+
+
+def test_a_folder_of_ones_own_configs_can_be_added(tmp_path: Path) -> None:
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant" / "mine.yaml").write_text("name: mine\nmethod: fp8\nignore: [lm_head]\n")
+    spec = compose_job([*BASE, "quant=mine"], [str(tmp_path)])
+    assert spec.quant.config == {"ignore": ["lm_head"]}
+    with pytest.raises(ConfigError, match="did you mean 'ignore'"):
+        compose_job([*BASE, "quant=mine", "quant.ignroe=[]"], [str(tmp_path)])
 
 
 def test_fields_may_be_numbers_or_lists() -> None:

@@ -20,6 +20,12 @@ def test_every_command_in_the_readme_composes(line: str) -> None:
         assert compose_job([*job, "session=test"])
 
 
+def test_nothing_in_the_readme_is_unfinished_or_missing() -> None:
+    assert not re.findall(r"TODO|FIXME|MACHINE|DEMO_MINUTES", README)
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
 def test_every_group_and_name_is_in_the_readme() -> None:
     assert {path.name for path in config_dir().iterdir() if path.is_dir()} == set(GROUPS)
     for group in GROUPS:

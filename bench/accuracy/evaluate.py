@@ -106,7 +106,7 @@ def run(job: Any, manager: Any) -> TaskScore:
     return _score(job, status, seconds=time.monotonic() - begin).model_copy(
         update={
             "metrics": _metrics(results["results"][job.task]),
-            "n_items": len(items),
+            "n_items": len({(item.task, item.doc_id) for item in items}),  # an item counts once for all its filters
             "num_fewshot": shots.pop() if len(shots) == 1 else None,
             "task_versions": {name: str(version) for name, version in results["versions"].items()},
             "counts": {name: model.counts[name] for name in ("truncated", "empty", "over_long")},

@@ -73,11 +73,12 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return the conversation as the model's own template writes it."""
+        """Return the conversation as the model's own template writes it, with thinking off where it can be."""
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
             continue_final_message=not add_generation_prompt,
         )
         return text

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bench.environment import gpus
 from bench.errors import ConfigError
 from bench.record import Variant
 from bench.spec import AccuracySpec, PartSpec, nearest
@@ -125,13 +126,14 @@ def score_key(
         version=VERSION,
         inputs={
             "checkpoint": checkpoint.digest,
-            "engine": {"name": engine.name, **kernel},
+            "engine": {"name": engine.name, "gpus": gpus(), **kernel},
             "context_length": context_length,
             "task": task,
             "num_fewshot": spec.fewshot_of(task),
             "limit": spec.limit,
             "chat_template": task in spec.chat_template,
             "max_gen_toks": spec.max_gen_toks,
+            "concurrency": spec.concurrency,  # batching changes BF16 rounding, and with it a pick now and then
             "data": _data_identity(task, spec.hub_dir),
             "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
             "seed": seed,

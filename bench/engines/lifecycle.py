@@ -61,10 +61,7 @@ def _await_ready(child: Child, base_url: str, deadline: float, on_wait: Callable
     """
     while True:
         if child.exit_code is not None:
-            raise EngineError(
-                f"{child.what} ended with code {child.exit_code} before it was ready: {child.log_tail()} "
-                f"(log: {child.log_file})"
-            )
+            raise EngineError(f"before it was ready, {child.what} {child.how_it_ended()}")
         if _get(f"{base_url}/health", 5)[0] == 200:
             status, body = _get(f"{base_url}/health_generate", max(1.0, deadline - time.monotonic()))
             if status == 200:

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 from pydantic import BaseModel
@@ -237,21 +237,6 @@ class Client:
                 return
             await asyncio.sleep(FLUSH_PAUSE_S)
         raise EngineError(f"{self.base_url} does not flush its cache (HTTP {status}: {text[:200].strip()})")
-
-    async def server_info(self) -> dict[str, Any]:
-        """Return what the server says of itself: version, resolved arguments, token capacity.
-
-        Raises:
-            EngineError: it does not answer, or not with a JSON object.
-        """
-        status, text = await self._ask("GET", "/server_info")
-        try:
-            info = json.loads(text)
-        except ValueError:
-            info = None
-        if status != 200 or not isinstance(info, dict):
-            raise EngineError(f"{self.base_url}/server_info answered HTTP {status}: {text[:200].strip()}")
-        return info
 
     async def health_generate(self) -> None:
         """Return once the server has really generated a token.

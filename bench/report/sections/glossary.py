@@ -17,7 +17,6 @@ MEASURES = {
         "Time from the first to the last event, divided by the tokens that came after the first event. Undefined for "
         "an answer of one token."
     ),
-    "ITL (inter-token latency)": "The single gaps between tokens, of which TPOT is the mean.",
     "Decode speed": "1 / TPOT: tokens per second of one request once its answer has begun.",
     "Prefill speed": "Prompt tokens / TTFT. At short inputs it is mostly fixed cost.",
     "End to end": "From just before the request is sent to its last token.",

@@ -131,7 +131,7 @@ def _table(everything: Sequence[Run], names: Sequence[str]) -> Table:
     ]
     rows = [
         [
-            replace(run.heading, text=run.record.variant.quant, notes=(run.record.variant.model,)),
+            replace(run.heading, notes=(run.record.variant.model,)),
             _status_cell(run.record),
             *_checkpoint_cells(run),
             *_speed_cells(run),
