@@ -143,6 +143,27 @@ def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> No
     assert {name: now[name] for name in kept} == kept
 
 
+def test_a_server_that_dies_costs_one_cell_and_is_started_anew(cli: Cli, cache: Path) -> None:
+    lens = [1, 2, 3, 4, 5, 6]
+    command = [
+        "+model=tiny-qwen3",
+        f"workload.input_lens={lens}".replace(" ", ""),
+        "workload.trials=9",
+        "accuracy=none",
+    ]
+    run = subprocess.Popen(cli.argv(*command), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(cli.folder.glob("results/runs/*/cells/*.json")))
+    for pid in server_pids(cache):
+        psutil.Process(pid).kill()
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 1, said
+    assert "was killed by SIGKILL" in said
+    (record,) = records(cli.folder)
+    assert sorted(cell.input_len for cell in record.cells) == lens
+    assert sorted(cell.status for cell in record.cells) == ["failed"] + ["ok"] * 5
+    assert not server_pids(cache)
+
+
 def test_a_sweep_cut_short_does_not_repeat_the_runs_that_were_done(cli: Cli) -> None:
     command = ["-m", "+model=tiny-qwen3", "seed=5,6", "workload.input_lens=[1,2,3,4]", "accuracy=none"]
     run = subprocess.Popen(

@@ -187,7 +187,7 @@ def test_a_server_that_dies_or_is_not_there_is_told() -> None:
         assert died.error.startswith("the connection failed")
         assert died.event_tokens == (1, 1, 1)
         assert gone.error is not None
-        assert "Cannot connect" in gone.error
+        assert gone.error.startswith("the connection failed")
         for call in (Client.flush_cache, Client.health_generate):
             with pytest.raises(EngineError, match="cannot be reached"):
                 with_client(server, call)
