@@ -9,36 +9,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantize.methods import Samples
+from quantize.methods import Architecture, Samples, WeightOnlyConfig
 
 NEEDS = ("llmcompressor", "compressed_tensors", "transformers", "torch", "datasets")
 
 
-def weight_only_groups(bits: int, group_size: int | None, *, symmetric: bool) -> dict[str, Any]:
-    """Return llm-compressor config groups for integer weights and 16-bit activations.
-
-    Args:
-        bits: per weight.
-        group_size: input columns that share a scale; None for one scale per output channel.
-        symmetric: without zero points.
-    """
+def weight_only_groups(config: WeightOnlyConfig, architecture: Architecture) -> dict[str, Any]:
+    """Return llm-compressor config groups for integer weights and 16-bit activations, fitted to the model."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
+    group_size = config.used_group_size(architecture)
     weights = QuantizationArgs(
-        num_bits=bits,
+        num_bits=config.bits,
         type="int",
-        symmetric=symmetric,
+        symmetric=config.used_symmetric(architecture),
         strategy="channel" if group_size is None else "group",
         group_size=group_size,
     )
     return {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
-
-
-def group_note(wanted: int | None, used: int | None) -> tuple[str, ...]:
-    """Return a note for the manifest if the group size is not the one that was asked for."""
-    if wanted == used:
-        return ()
-    return (f"group size {used} instead of {wanted}, which does not divide every layer of this model",)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ Importing a method loads no torch: a method imports its library inside ``quantiz
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 
@@ -84,3 +85,46 @@ def choose_group_size(wanted: int | None, fallback: Sequence[int], architecture:
     fits = [size for size in (128, 64, 32) if all(width % size == 0 for width in columns.values())]
     advice = f"try quant.group_size={fits[0]}" if fits else "try quant.group_size=null (one scale per channel)"
     raise ValueError(f"group size {wanted} does not divide the {width} input columns of {layer}: {advice}")
+
+
+class WeightOnlyConfig(Frozen):
+    """Fields that methods share whose weights are integers and whose activations stay in 16 bits."""
+
+    bits: Literal[4, 8]
+    symmetric: bool
+    group_size: PositiveInt | None
+    """Input columns that share a scale; None for one scale per output channel."""
+    group_size_fallback: tuple[PositiveInt, ...]
+    """Tried in order where ``group_size`` does not divide every layer."""
+    ignore: tuple[str, ...]
+    """Layers left in 16 bits: names, or ``re:`` patterns."""
+    calibration: CalibrationConfig
+
+    def used_group_size(self, architecture: Architecture) -> int | None:
+        """Return the group size that fits the model; see :func:`choose_group_size`.
+
+        Raises:
+            ValueError: none does.
+        """
+        return choose_group_size(self.group_size, self.group_size_fallback, architecture)
+
+    def used_symmetric(self, architecture: Architecture) -> bool:
+        """Return whether weights go without zero points: as configured, but always for a model with experts.
+
+        transformers 5.17 drops the zero points of stacked experts when it loads them, and then refuses the checkpoint.
+        """
+        return self.symmetric or architecture.experts > 0
+
+    def notes(self, architecture: Architecture) -> tuple[str, ...]:
+        """Return what is not as configured, for the manifest."""
+        size = self.used_group_size(architecture)
+        notes = []
+        if size != self.group_size:
+            notes.append(f"group size {size} instead of {self.group_size}, which does not divide every layer")
+        if self.used_symmetric(architecture) != self.symmetric:
+            notes.append("symmetric instead of asymmetric: zero points of experts cannot be loaded back")
+        return tuple(notes)
+
+    def expected(self) -> Expected:
+        """Return what the checkpoint must look like: weights packed into 32-bit words."""
+        return Expected(weight_suffix=".weight_packed", weight_dtype="I32", ignore=self.ignore)

@@ -4,27 +4,18 @@ Weight-only, 4 or 8 bits; the scales are found by a grid search that minimizes e
 """
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import PositiveInt
 
 from quantize import compressor
-from quantize.key import Frozen
-from quantize.methods import Architecture, CalibrationConfig, Expected, Samples, choose_group_size
+from quantize.methods import Architecture, Expected, Samples, WeightOnlyConfig
 
 
-class Config(Frozen):
+class Config(WeightOnlyConfig):
     """Fields of ``method: awq``."""
 
-    bits: Literal[4, 8]
-    symmetric: bool
-    group_size: PositiveInt | None
-    """Input columns that share a scale; None for one scale per output channel."""
-    group_size_fallback: tuple[PositiveInt, ...]
     n_grid: PositiveInt
     """Scales tried per group of layers."""
-    ignore: tuple[str, ...]
-    calibration: CalibrationConfig
 
 
 def needs(config: Config) -> tuple[str, ...]:
@@ -38,12 +29,12 @@ def check(config: Config, architecture: Architecture) -> None:
     Raises:
         ValueError: none does.
     """
-    choose_group_size(config.group_size, config.group_size_fallback, architecture)
+    config.used_group_size(architecture)
 
 
 def expected(config: Config) -> Expected:
     """Return what the checkpoint must look like."""
-    return Expected(weight_suffix=".weight_packed", weight_dtype="I32", ignore=config.ignore)
+    return config.expected()
 
 
 def quantize(
@@ -53,17 +44,12 @@ def quantize(
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    size = choose_group_size(config.group_size, config.group_size_fallback, architecture)
-    # transformers 5.17 drops the zero points of stacked experts when it loads them, and then refuses the checkpoint.
-    symmetric = config.symmetric or architecture.experts > 0
-    groups = compressor.weight_only_groups(config.bits, size, symmetric=symmetric)
     modifiers = [
         AWQModifier(n_grid=config.n_grid),
-        QuantizationModifier(config_groups=groups, ignore=list(config.ignore)),
+        QuantizationModifier(
+            config_groups=compressor.weight_only_groups(config, architecture), ignore=list(config.ignore)
+        ),
     ]
     with compressor.no_pinned_memory_without_accelerator():
         compressor.oneshot(source, target, modifiers, samples=samples)
-    notes = compressor.group_note(config.group_size, size)
-    if symmetric != config.symmetric:
-        notes += ("symmetric instead of asymmetric: zero points of experts cannot be loaded back",)
-    return notes
+    return config.notes(architecture)

@@ -6,25 +6,19 @@ Weight-only, 4 or 8 bits, with a scale per group of input columns or per output 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from quantize import compressor
-from quantize.key import Frozen
-from quantize.methods import Architecture, CalibrationConfig, Expected, Samples, choose_group_size
+from quantize.methods import Architecture, Expected, Samples, WeightOnlyConfig
 
 
-class Config(Frozen):
+class Config(WeightOnlyConfig):
     """Fields of ``method: gptq``."""
 
-    bits: Literal[4, 8]
-    symmetric: bool
-    group_size: PositiveInt | None
-    """Input columns that share a scale; None for one scale per output channel."""
-    group_size_fallback: tuple[PositiveInt, ...]
     damp: float = Field(gt=0, lt=1)
+    """Share of the Hessian's mean diagonal that is added to it."""
     act_order: Literal["static", "group"] | None
-    ignore: tuple[str, ...]
-    calibration: CalibrationConfig
+    """Order of the columns by how much they are activated; None keeps the model's."""
 
 
 def needs(config: Config) -> tuple[str, ...]:
@@ -38,12 +32,12 @@ def check(config: Config, architecture: Architecture) -> None:
     Raises:
         ValueError: none does.
     """
-    choose_group_size(config.group_size, config.group_size_fallback, architecture)
+    config.used_group_size(architecture)
 
 
 def expected(config: Config) -> Expected:
     """Return what the checkpoint must look like."""
-    return Expected(weight_suffix=".weight_packed", weight_dtype="I32", ignore=config.ignore)
+    return config.expected()
 
 
 def quantize(
@@ -52,12 +46,11 @@ def quantize(
     """Write the GPTQ checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
     from llmcompressor.modifiers.quantization import GPTQModifier
 
-    size = choose_group_size(config.group_size, config.group_size_fallback, architecture)
     modifier = GPTQModifier(
-        config_groups=compressor.weight_only_groups(config.bits, size, symmetric=config.symmetric),
+        config_groups=compressor.weight_only_groups(config, architecture),
         ignore=list(config.ignore),
         dampening_frac=config.damp,
         actorder=config.act_order,
     )
     compressor.oneshot(source, target, [modifier], samples=samples)
-    return compressor.group_note(config.group_size, size)
+    return config.notes(architecture)
