@@ -103,6 +103,16 @@ def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedP
     assert {row["status"] for row in as_json} == {"ok", "emulated", "not_supported"}
 
 
+def test_experts_are_quantized_and_served(cli: Cli) -> None:
+    speed = ["workload.input_lens=[16]", "workload.output_len=4", "workload.trials=1", "accuracy=none"]
+    done = cli("-m", "+model=tiny-qwen3-moe", "quant=fp8,awq-int4", *speed)
+    assert done.returncode == 0, done.stderr
+    fp8, awq = records(cli.folder)
+    assert fp8.checkpoint.tensors_by_dtype["F8_E4M3"] == 2 * (4 + 8 * 3)
+    assert awq.checkpoint.notes == ("symmetric instead of asymmetric: zero points of experts cannot be loaded back",)
+    assert [cell.status for record in (fp8, awq) for cell in record.cells] == ["emulated"] * 2
+
+
 def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
     command = ["+model=tiny-qwen3", "workload=none", "accuracy.limit=3", "accuracy.max_gen_toks=8"]
     first = cli(*command)
