@@ -30,7 +30,7 @@ def variants(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     )
     assert done.returncode == 0, done.stderr
     found = [RunRecord.model_validate_json(file.read_bytes()) for file in cli.folder.glob("results/runs/*/record.json")]
-    return {record.variant.quant: record for record in found}
+    return {record.variant.quant.partition("[")[0]: record for record in found}
 
 
 @pytest.mark.timeout(900)
