@@ -35,8 +35,8 @@ def names(group: str) -> list[str]:
 
 
 def with_plus(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with ``model=x`` written as ``+model=x``, which is what Hydra wants for it."""
-    return ["+" + text if text.startswith("model=") else text for text in argv]
+    """Return the arguments with ``model=x`` and ``kv_cache=x`` written with a plus before them, as Hydra wants them."""
+    return ["+" + text if text.startswith(("model=", "kv_cache=")) else text for text in argv]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

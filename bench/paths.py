@@ -1,9 +1,5 @@
-"""Where quantbench keeps what is expensive to make again: outside every checkout."""
+"""Where quantbench keeps what is expensive to make again; the rule stands in :mod:`quantize.paths`."""
 
-import os
-from pathlib import Path
+from quantize.paths import cache_dir
 
-
-def cache_dir() -> Path:
-    """Return ``QUANTBENCH_CACHE``, else ``~/.cache/quantbench``."""
-    return Path(os.environ.get("QUANTBENCH_CACHE") or "~/.cache/quantbench").expanduser().absolute()
+__all__ = ["cache_dir"]

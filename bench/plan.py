@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy.tasks import check_data, check_tasks, score_key
+from bench.backends import backend_interpreter, backend_versions
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.spec import RunSpec, plugin
@@ -15,13 +16,22 @@ from bench.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
 from quantize.checkpoint import CheckpointError
+from quantize.estimate import Needs, checkpoint_bytes, estimate
 from quantize.key import Frozen, Key
 from quantize.sources import SourceUnavailableError
+from quantize.texts import locate, set_names
+from quantize.worker import Release
 
-VERSION = {"source": 1, "quantize": 1, "run": 1}
+VERSION = {"source": 2, "quantize": 2, "run": 2}
 """Raise a stage's number when its code changes what it produces."""
 NOT_DECISIVE = {"huggingface_hub", "datasets"}
 """Packages that carry data without changing it: no part of a key."""
+PROOF = ("torch", "transformers", "compressed_tensors")
+"""Packages that the proof of a quantized checkpoint runs on."""
+HELDOUT_SAMPLES = 100
+"""Windows assumed where all of a text is taken: more than the embedded one holds."""
+NO_BYTES = ("calibration", "max_kl")
+"""Fields of a method that change no weight by themselves: the text stands in the key by its own identity."""
 
 
 class BuildStage(Frozen):
@@ -31,9 +41,15 @@ class BuildStage(Frozen):
     module: str
     config: dict[str, Any]
     identity: dict[str, Any]
+    release: Release | None
     key: Key
     target: Path
-    libraries: tuple[str, ...]
+    libraries: dict[str, str]
+    """Versions of the packages that change the result."""
+    backend: str | None
+    """Toolchain that makes the weights; None for one that the current interpreter always is."""
+    needs: Needs
+    """Memory and disk that building it takes."""
 
 
 class TaskStage(Frozen):
@@ -64,15 +80,22 @@ def check(spec: RunSpec) -> None:
     method = plugin("quantize.methods", spec.quant.module)
     config = method.Config.model_validate(spec.quant.config)
     try:
-        method.check(config, spec.model.architecture)
-        if "calibration" in spec.quant.config:
-            calibration_identity(config.calibration, spec.seed)
+        if spec.release is None:
+            method.check(config, spec.model.architecture)
+            if spec.quant.config.get("calibration") and config.calibration.set not in set_names():
+                locate(config.calibration.set, "calibration")
+        if spec.heldout.set not in set_names():
+            locate(spec.heldout.set, "heldout")
     except (ValueError, CheckpointError) as error:
         raise NotPossibleError(f"{spec.quant.name} for {spec.model.name}: {error}") from error
     check_tasks(spec.accuracy.tasks)
     check_data(spec.accuracy)
     engine = plugin("bench.engines", spec.engine.module)
-    interpreter_for(method.needs(config), f"quant={spec.quant.name}")
+    backend = spec.quant.config.get("backend")
+    if backend:
+        interpreter_for(PROOF, f"quant={spec.quant.name}")
+        if spec.release is None:
+            backend_interpreter(backend, f"quant={spec.quant.name}")
     if spec.workload.input_lens or spec.accuracy.tasks:
         interpreter_for(engine.NEEDS, f"engine={spec.engine.name}")
     if spec.accuracy.tasks:
@@ -102,40 +125,72 @@ def _source_stage(spec: RunSpec) -> BuildStage:
     libraries = _versions(packages)
     inputs = {"kind": kind, "identity": identity, "architecture": architecture, "libraries": libraries}
     key = Key(stage="source", version=VERSION["source"], inputs=inputs)
+    size = checkpoint_bytes(spec.model.architecture, None)
     return BuildStage(
         name="source",
         module=kind,
         config=config.model_dump(mode="json"),
         identity=identity,
+        release=None,
         key=key,
         target=cache_dir() / "sources" / f"{spec.model.name}-{key.digest[:12]}",
-        libraries=tuple(libraries),
+        libraries=libraries,
+        backend=None,
+        needs=Needs(memory=0, disk=size, why="the 16-bit checkpoint"),
     )
+
+
+def _release(fields: dict[str, Any], what: str) -> Release:
+    kind = str(fields["kind"])
+    module = plugin("quantize.sources", kind)
+    config = module.Config.model_validate({name: value for name, value in fields.items() if name != "kind"})
+    try:
+        identity = module.identity(config)
+    except SourceUnavailableError as error:
+        raise SourceError(f"{what}: {error}") from error
+    return Release(kind=kind, config=config.model_dump(mode="json"), identity=identity)
 
 
 def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
     module = plugin("quantize.methods", spec.quant.module)
     config = module.Config.model_validate(spec.quant.config)
-    inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module, "config": spec.quant.config}
-    libraries = _versions(module.needs(config))
-    if libraries:
-        inputs |= {"libraries": libraries, "heldout": heldout_identity()}
-    if "calibration" in spec.quant.config:
-        try:
-            calibration = calibration_identity(config.calibration, spec.seed)
-        except CheckpointError as error:
-            raise QuantizeError(str(error)) from error
-        inputs["config"] = {name: value for name, value in spec.quant.config.items() if name != "calibration"}
-        inputs["calibration"] = calibration
-    key = Key(stage="quantize", version=VERSION["quantize"], inputs=inputs)
+    backend = spec.quant.config.get("backend")
+    form = module.expected(config, spec.model.architecture).format
+    inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module}
+    identity: dict[str, Any] = {}
+    release = _release(spec.release, f"quant.source of {spec.quant.name}") if spec.release else None
+    libraries: dict[str, str] = {}
+    try:
+        if backend:
+            identity["heldout"] = heldout_identity(spec.heldout)
+            libraries = _versions(PROOF)
+        if release:
+            inputs["release"] = {"kind": release.kind, **release.identity}
+        else:
+            inputs["config"] = {name: value for name, value in spec.quant.config.items() if name not in NO_BYTES}
+            libraries |= backend_versions(backend) if backend else {}
+            if spec.quant.config.get("calibration"):
+                identity["calibration"] = calibration_identity(config.calibration, spec.seed)
+    except CheckpointError as error:
+        raise QuantizeError(str(error)) from error
+    key = Key(stage="quantize", version=VERSION["quantize"], inputs={**inputs, **identity, "libraries": libraries})
     return BuildStage(
         name="quantize",
         module=spec.quant.module,
         config=spec.quant.config,
-        identity={},
+        identity=identity,
+        release=release,
         key=key,
         target=cache_dir() / "checkpoints" / f"{spec.model.name}-{spec.quant.name}-{key.digest[:12]}",
-        libraries=tuple(libraries),
+        libraries=libraries,
+        backend=None if release else backend,
+        needs=estimate(
+            spec.model.architecture,
+            spec.quant.module,
+            {} if release else spec.quant.config,
+            heldout_tokens=(spec.heldout.n_samples or HELDOUT_SAMPLES) * spec.heldout.max_seq_len,
+            bits=form.bits if form else None,
+        ),
     )
 
 

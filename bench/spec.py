@@ -8,7 +8,8 @@ import difflib
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -19,13 +20,20 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from bench.errors import ConfigError
 from bench.record import Variant
+from quantize.architecture import Architecture
+from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen
-from quantize.methods import Architecture
+from quantize.sources import SourceUnavailableError
+from quantize.texts import HeldoutConfig
 
 TYPES = ("int", "str", "dict", "tuple")
 """Words that pydantic puts into a path for the branch of a union; no fields of ours."""
-GROUPS = ("model", "quant", "engine", "calibration", "workload", "accuracy", "report", "experiment")
+GROUPS = ("model", "quant", "engine", "kv_cache", "calibration", "workload", "accuracy", "report", "experiment")
+KV_CACHE = ("kv_cache=",)
 CALIBRATION = ("calibration=", "calibration.")
+HELDOUT = ("calibration.heldout",)
+MADE, OFFICIAL = "made", "official"
+"""Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
 TOP_LEVEL = (*GROUPS, "seed", "results_dir", "reports_dir", "session")
 
 
@@ -69,6 +77,8 @@ class ModelSpec(Frozen):
     context_length: PositiveInt
     """Longest prompt plus answer, tokens."""
     architecture: Architecture
+    official: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """The model's own quantized releases, by name of quantization; fields of a source."""
 
 
 class PartSpec(Frozen):
@@ -90,6 +100,9 @@ class RunSpec(Frozen):
 
     model: ModelSpec
     quant: PartSpec
+    release: dict[str, Any] | None
+    """Where an already quantized checkpoint comes from, as fields of a source; None for one that is made here."""
+    heldout: HeldoutConfig
     engine: PartSpec
     workload: Workload
     accuracy: AccuracySpec
@@ -160,6 +173,48 @@ def _changed(overrides: Sequence[str], *prefixes: str) -> str:
     return f"[{','.join(fields)}]" if fields else ""
 
 
+def _described(model: dict[str, Any]) -> dict[str, Any]:
+    """Return a model section whose shapes stand in the checkpoint's own ``config.json``, filled in from there.
+
+    Raises:
+        ConfigError: the checkpoint cannot be read, or is of an architecture that is not known.
+    """
+    source = dict(model["source"])
+    module = plugin("quantize.sources", str(source.pop("kind", None)))
+    try:
+        name, architecture, context_length = module.describe(module.Config.model_validate(source))
+    except (SourceUnavailableError, CheckpointError) as error:
+        raise ConfigError(f"model={model['name']}: {error}") from error
+    given = {key: value for key, value in model.items() if value is not None}
+    return {"architecture": architecture.model_dump(), "context_length": context_length, **given, "name": name}
+
+
+def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | None:
+    """Return where the already quantized checkpoint lies that ``quant.source`` names; None for ``made``.
+
+    Raises:
+        ConfigError: the model has no release of its own in this quantization; names those it has.
+    """
+    if choice == MADE:
+        return None
+    if choice == OFFICIAL:
+        if quant not in model.official:
+            known = ", ".join(sorted(model.official)) or "none"
+            raise ConfigError(
+                f"quant.source=official: no release of {model.name} in {quant} is known (known: {known}); "
+                "name one with quant.source=ORGANISATION/NAME or a folder"
+            )
+        return {"kind": "hub", "quantized": True, **model.official[quant]}
+    if choice.startswith(("/", ".", "~")) or Path(choice).is_dir():
+        return {"kind": "local", "quantized": True, "path": str(Path(choice).expanduser().absolute())}
+    repo, _, revision = choice.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ConfigError(
+            f"quant.source={choice}: expected made, official, ORGANISATION/NAME[@REVISION] or an existing folder"
+        )
+    return {"kind": "hub", "quantized": True, "repo": repo, "revision": revision or "main"}
+
+
 def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     """Check a composed config and freeze it.
 
@@ -182,38 +237,31 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     for name in sorted(data.keys() - set(TOP_LEVEL)):
         raise ConfigError(f"{name}: no such field{nearest(name, TOP_LEVEL)}")
 
-    model = _section(data, "model", overrides)
-    quant = dict(_section(data, "quant", overrides))
-    engine = dict(_section(data, "engine", overrides))
-    where = "model"
-    try:
-        model_spec = ModelSpec.model_validate(model)
-        source = dict(model_spec.source)
-        where = "model.source"
-        plugin("quantize.sources", str(source.pop("kind", None))).Config.model_validate(source)
-        where = "quant"
-        quant_name, method = quant.pop("name"), quant.pop("method")
-        quant_config = plugin("quantize.methods", method).Config.model_validate(quant)
-        where = "engine"
-        engine_name = resolve_engine(engine.pop("name"))
-        engine_config = plugin("bench.engines", engine_name).Config.model_validate(engine)
-        where = "workload"
+    model = _model(_section(data, "model", overrides))
+    quant, release = _quant(_section(data, "quant", overrides), model)
+    engine = _engine(_section(data, "engine", overrides))
+    with _explaining("calibration.heldout"):
+        heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
+    with _explaining("workload"):
         workload = Workload.model_validate(data["workload"])
-        where = "accuracy"
+    with _explaining("accuracy"):
         accuracy = AccuracySpec.model_validate(data["accuracy"])
-        where = "report"
+    with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
-        where = ""
+    texts = CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
+    with _explaining(""):
         return RunSpec(
-            model=model_spec,
-            quant=PartSpec(name=quant_name, module=method, config=quant_config.model_dump(mode="json")),
-            engine=PartSpec(name=engine_name, module=engine_name, config=engine_config.model_dump(mode="json")),
+            model=model,
+            quant=quant,
+            release=release,
+            heldout=heldout,
+            engine=engine,
             workload=workload,
             accuracy=accuracy,
             report=report,
             variant=Variant(
-                model=model_spec.name + _changed(overrides, "model."),
-                quant=quant_name + _changed(overrides, "quant.", *(CALIBRATION if "calibration" in quant else ())),
+                model=model.name + _changed(overrides, "model."),
+                quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *texts),
             ),
             command=tuple(text for text in overrides if not text.startswith("session=")),
             seed=data["seed"],
@@ -221,10 +269,51 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             reports_dir=Path(data["reports_dir"]).absolute(),
             session=str(data["session"]),
         )
+
+
+@contextmanager
+def _explaining(where: str) -> Iterator[None]:
+    """Tell what is wrong or missing below a config node in one line."""
+    try:
+        yield
     except ValidationError as error:
         raise explain(error, where) from error
     except KeyError as error:
         raise ConfigError(f"{where}.{error.args[0]}: this field is missing") from error
+
+
+def _check_source(fields: dict[str, Any]) -> None:
+    rest = {name: value for name, value in fields.items() if name != "kind"}
+    plugin("quantize.sources", str(fields.get("kind"))).Config.model_validate(rest)
+
+
+def _model(section: dict[str, Any]) -> ModelSpec:
+    with _explaining("model.source"):
+        _check_source(section["source"])
+        if section.get("architecture", {}) is None:
+            section = _described(section)
+    with _explaining("model"):
+        return ModelSpec.model_validate(section)
+
+
+def _quant(section: dict[str, Any], model: ModelSpec) -> tuple[PartSpec, dict[str, Any] | None]:
+    fields = dict(section)
+    with _explaining("quant"):
+        name, method = fields.pop("name"), fields.pop("method")
+        release = release_of(str(fields.pop("source", MADE)), model, name)
+        config = plugin("quantize.methods", method).Config.model_validate(fields)
+    with _explaining("quant.source"):
+        if release:
+            _check_source(release)
+    return PartSpec(name=name, module=method, config=config.model_dump(mode="json")), release
+
+
+def _engine(section: dict[str, Any]) -> PartSpec:
+    fields = dict(section)
+    with _explaining("engine"):
+        name = resolve_engine(fields.pop("name"))
+        config = plugin("bench.engines", name).Config.model_validate(fields)
+    return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
 
 
 def resolve_engine(name: str) -> str:

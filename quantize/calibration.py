@@ -1,97 +1,176 @@
-"""Text in, token ids out: calibration samples and the held-out text that fidelity is measured on."""
+"""Text in, token ids out: calibration samples, and the held-out text that fidelity is measured on.
 
-import json
+Calibration texts are drawn like this: the file is read from its beginning until the texts make up a pool of
+``POOL_CHARACTERS``, or of ``POOL_PER_TOKEN`` characters for each token asked for if that is more; a smaller file is
+the pool as a whole. The pool is shuffled by the seed, and its texts are tokenized one after the other, joined, and cut
+into windows until there are enough. The same bytes, seed and tokenizer give the same samples.
+"""
+
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from quantize.checkpoint import CalibrationFact, CheckpointError
 from quantize.key import canonical_json, sha256_text
-from quantize.methods import CalibrationConfig
+from quantize.rows import Chat, Row, read
+from quantize.texts import DATA as DATA  # noqa: PLC0414 - tests
+from quantize.texts import CalibrationConfig, HeldoutConfig, TextFile, locate
 
-DATA = Path(__file__).resolve().parent / "data"
-HELDOUT_ID = "embedded-heldout-1"
+POOL_CHARACTERS = 4_000_000
+POOL_PER_TOKEN = 16
+"""Characters per token asked for, four times what English takes: enough to choose from."""
 
 
 def texts_of(file: Path) -> Iterator[str]:
-    """Yield the texts of a .jsonl file, one JSON object with a ``text`` field per line.
-
-    Raises:
-        CheckpointError: a line is something else; names it.
-    """
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            yield json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f'{file}:{number}: expected a JSON object with a "text" field') from error
-
-
-def set_file(name: str) -> Path:
-    """Return the file behind a calibration set's name.
-
-    Raises:
-        CheckpointError: neither ``embedded`` nor an existing file.
-    """
-    file = DATA / "calibration.jsonl" if name == "embedded" else Path(name).expanduser()
-    if not file.is_file():
-        raise CheckpointError(f"calibration set '{name}': no such file; use quant.calibration.set=embedded or a .jsonl")
-    return file
+    """Yield the plain texts of a file; see :func:`quantize.rows.read`."""
+    return (row for row in read(file) if isinstance(row, str))
 
 
 def identity(config: CalibrationConfig, seed: int) -> dict[str, Any]:
-    """Return what of the calibration belongs into a checkpoint's key, the text's own hash included."""
-    return {
-        "text": sha256_text(set_file(config.set).read_text(encoding="utf-8")),
-        "n_samples": config.n_samples,
-        "max_seq_len": config.max_seq_len,
-        "seed": seed,
-    }
+    """Return what of the calibration belongs into a checkpoint's key, the text's own identity included.
+
+    Raises:
+        CheckpointError: there is no such text, or it cannot be reached.
+    """
+    return {**config.model_dump(exclude={"set"}), "text": locate(config.set, "calibration").identity(), "seed": seed}
 
 
-def windows(texts: list[str], tokenizer: Any, length: int) -> list[list[int]]:
-    """Return the texts' tokens, joined by end-of-text, cut into windows of exactly ``length`` tokens.
+def heldout_identity(config: HeldoutConfig) -> dict[str, Any]:
+    """Return what of the held-out text belongs into a checkpoint's key.
+
+    Raises:
+        CheckpointError: there is no such text, or it cannot be reached.
+    """
+    return {**config.model_dump(exclude={"set"}), "text": locate(config.set, "heldout").identity()}
+
+
+def windows(texts: Iterable[Sequence[int]], length: int) -> Iterator[list[int]]:
+    """Yield the texts' tokens, joined in order and cut into windows of exactly ``length`` tokens.
 
     The rest that does not fill a window is left out, unless it is all there is.
     """
-    stream: list[int] = []
-    for text in texts:
-        stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-        if tokenizer.eos_token_id is not None:
-            stream.append(tokenizer.eos_token_id)
-    whole = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
-    return whole or [stream]
+    rest: list[int] = []
+    filled = False
+    for ids in texts:
+        rest += ids
+        whole = len(rest) - len(rest) % length
+        for start in range(0, whole, length):
+            filled = True
+            yield rest[start : start + length]
+        rest = rest[whole:]
+    if rest and not filled:
+        yield rest
+
+
+def pool(rows: Iterable[Row], characters: int) -> list[Row]:
+    """Return the first rows that together hold at least ``characters``, or all of them."""
+    found: list[Row] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += len(row) if isinstance(row, str) else sum(len(message["content"]) for message in row)
+        if size >= characters:
+            break
+    return found
+
+
+def _check_template(tokenizer: Any, text: TextFile) -> None:
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"set '{text.name}' holds chats, and the model's tokenizer has no chat template: use a set of plain text, "
+            "such as calibration.set=c4 or calibration.set=embedded"
+        )
+
+
+def _render(chat: Chat, tokenizer: Any, enable_thinking: bool, text: TextFile) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        rendered: str = tokenizer.apply_chat_template(chat, tokenize=False, enable_thinking=enable_thinking)
+    except TemplateError as error:
+        raise CheckpointError(f"set '{text.name}': the model's chat template refuses a chat ({error})") from error
+    return rendered
+
+
+def tokens(rows: Iterable[Row], tokenizer: Any, text: TextFile, *, enable_thinking: bool) -> Iterator[list[int]]:
+    """Yield the token ids of each row.
+
+    A text is followed by end-of-text. A chat is rendered by the model's chat template, which places all special tokens
+    itself: none are added.
+
+    Raises:
+        CheckpointError: a chat, and the tokenizer has no chat template.
+    """
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for row in rows:
+        if isinstance(row, str):
+            yield tokenizer(row, add_special_tokens=False)["input_ids"] + end
+        else:
+            _check_template(tokenizer, text)
+            rendered = _render(row, tokenizer, enable_thinking, text)
+            yield tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def calibration_samples(
-    config: CalibrationConfig, seed: int, tokenizer: Any
+    config: CalibrationConfig, seed: int, tokenizer: Any, planned: dict[str, Any] | None = None
 ) -> tuple[list[list[int]], CalibrationFact, tuple[str, ...]]:
-    """Return (samples, what they are, notes). The texts are shuffled by ``seed`` before they are joined and cut.
+    """Return (samples, what they are, notes).
 
     A set that holds less than was asked for is used whole, and a note says so.
+
+    Args:
+        config: which text, and how much.
+        seed: of the shuffle.
+        tokenizer: the model's own.
+        planned: what :func:`identity` gave when the run was planned; the text must still be that one.
+
+    Raises:
+        CheckpointError: the text cannot be had or read, or is a set of chats and the tokenizer has no chat template.
     """
-    texts = list(texts_of(set_file(config.set)))
-    random.Random(seed).shuffle(texts)
-    found = windows(texts, tokenizer, config.max_seq_len)
-    samples = found[: config.n_samples]
+    text = locate(config.set, "calibration", planned and planned["text"])
+    size = max(POOL_CHARACTERS, POOL_PER_TOKEN * config.n_samples * config.max_seq_len)
+    rows = pool(read(text.fetch(), column=text.column, lines=text.lines), size)
+    if not rows:
+        raise CheckpointError(f"calibration set '{text.name}' holds no text")
+    random.Random(seed).shuffle(rows)
+    chats = any(not isinstance(row, str) for row in rows)
+    thinking = chats and config.enable_thinking
+    ids = tokens(rows, tokenizer, text, enable_thinking=thinking)
+    samples = list(islice(windows(ids, config.max_seq_len), config.n_samples))
     notes: tuple[str, ...] = ()
     if len(samples) < config.n_samples:
-        notes = (f"calibration set '{config.set}' holds {len(samples)} of the {config.n_samples} samples asked for",)
+        notes = (f"calibration set '{text.name}' holds {len(samples)} of the {config.n_samples} samples asked for",)
     fact = CalibrationFact(
-        id=config.set if config.set == "embedded" else Path(config.set).name,
+        id=text.name,
+        source=text.source,
         n_samples=len(samples),
         max_seq_len=config.max_seq_len,
         n_tokens=sum(map(len, samples)),
+        enable_thinking=thinking if chats else None,
+        chat_template_sha256=sha256_text(tokenizer.get_chat_template()) if chats else None,
         sha256=sha256_text(canonical_json(samples)),
+        sample_sha256=tuple(sha256_text(canonical_json(sample)) for sample in samples),
     )
     return samples, fact, notes
 
 
-def heldout_identity() -> str:
-    """Return the SHA-256 of the embedded held-out text."""
-    return sha256_text((DATA / "heldout.jsonl").read_text(encoding="utf-8"))
+def heldout_windows(config: HeldoutConfig, tokenizer: Any, planned: dict[str, Any] | None = None) -> list[list[int]]:
+    """Return the held-out text from its beginning, in its order, in windows of ``max_seq_len`` tokens.
 
+    Args:
+        config: which text, and how much.
+        tokenizer: the model's own.
+        planned: what :func:`heldout_identity` gave when the run was planned; the text must still be that one.
 
-def heldout_windows(tokenizer: Any, length: int) -> list[list[int]]:
-    """Return the embedded held-out text, disjoint from the calibration text, in windows of ``length`` tokens."""
-    return windows(list(texts_of(DATA / "heldout.jsonl")), tokenizer, length)
+    Raises:
+        CheckpointError: as for :func:`calibration_samples`.
+    """
+    text = locate(config.set, "heldout", planned and planned["text"])
+    rows = read(text.fetch(), column=text.column, lines=text.lines)
+    found = windows(tokens(rows, tokenizer, text, enable_thinking=False), config.max_seq_len)
+    samples = list(islice(found, config.n_samples))
+    if not samples:
+        raise CheckpointError(f"held-out set '{text.name}' holds no text")
+    return samples

@@ -48,11 +48,18 @@ class CalibrationFact(Frozen):
     """The calibration samples that were really used."""
 
     id: str
+    source: str
+    """Where the text came from, in one sentence for a reader."""
     n_samples: int
     max_seq_len: int
     n_tokens: int
+    enable_thinking: bool | None
+    """What the chat template was given; None where none was used."""
+    chat_template_sha256: str | None
     sha256: str
     """Hash over the token ids of all samples, in order."""
+    sample_sha256: tuple[str, ...]
+    """Hash over the token ids of each sample."""
 
 
 class Fidelity(Frozen):
@@ -71,6 +78,37 @@ class Fidelity(Frozen):
     source_perplexity: float
 
 
+class LayerError(Frozen):
+    """How far one linear layer (or one block of experts) is from the source's, fed with what the source feeds it."""
+
+    layer: int
+    """Number of the decoder layer, from 0."""
+    name: str
+    """Name below the decoder layer, e.g. ``mlp.down_proj``."""
+    relative_error: float
+    """|output - source's output| / |source's output|, Frobenius, over held-out positions."""
+
+
+class Speech(Frozen):
+    """What greedy continuations of a few prompts look like."""
+
+    repetition: float
+    """Share of token pairs that occurred before in the same continuation, 0 to 1."""
+    entropy: float
+    """Mean entropy of the next-token distribution, nats."""
+
+
+class Canaries(Frozen):
+    """A few prompts continued by a checkpoint and by its source."""
+
+    prompts: int
+    new_tokens: int
+    source: Speech
+    found: Speech
+    same_tokens: float
+    """Share of new tokens that equal the source's at the same place, 0 to 1."""
+
+
 class Manifest(Frozen):
     """A published checkpoint: what it is made of, where it came from, and what was proven about it."""
 
@@ -83,15 +121,26 @@ class Manifest(Frozen):
     bits_per_quantized_weight: float | None
     """Stored bits per weight of the quantized layers, scales and zero points included; None if nothing is."""
     quantization_config: dict[str, Any] | None
+    format: str | None
+    """How the quantized layers are stored, in words; None if nothing is quantized."""
     provenance: str
     """Where the weights come from, in one sentence for a reader."""
     calibration: CalibrationFact | None
+    experts_reached: float | None
+    """Share of experts that the router itself sent calibration tokens to; None without experts or calibration."""
     fidelity: Fidelity | None
+    layer_errors: tuple[LayerError, ...]
+    canaries: Canaries | None
+    """None where nothing was quantized, or where the model does not fit into memory (a note says so)."""
     notes: tuple[str, ...]
     libraries: dict[str, str]
     seed: int
     seconds: float
+    """Time that making the weights took, without the proof."""
     peak_rss_bytes: int
+    """Highest resident memory while they were made."""
+    proof_seconds: float
+    proof_peak_rss_bytes: int
     created_at: str
 
 
@@ -190,6 +239,17 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
         file = folder / name
         if not file.is_file() or file.stat().st_size != fact.bytes:
             raise CheckpointError(f"{file} is missing or not {fact.bytes} bytes long")
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Link every file below ``source`` into ``target``, or copy where the file system cannot link."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, place)
+        except OSError:
+            shutil.copy2(file, place)
 
 
 def publish(work: Path, target: Path, manifest: Manifest) -> None:

@@ -1,52 +1,202 @@
-"""How far a checkpoint's predictions are from its source's: KL divergence, top-1 agreement, perplexity."""
+"""How far a checkpoint's predictions are from its source's, where the damage sits, and whether it still can speak.
 
+Both checkpoints run one decoder layer at a time (:mod:`quantize.expanded`), so a model larger than memory can be judged
+as well. Distributions are compared in float32.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantize.calibration import HELDOUT_ID, heldout_identity, heldout_windows
-from quantize.checkpoint import CheckpointError, Fidelity
+import psutil
+import torch
+from torch import nn
 
-WINDOW = 256
-"""Tokens per held-out window: long enough for context to matter, short enough for a CPU."""
+from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech
+from quantize.expanded import Expanded
+from quantize.key import canonical_json, sha256_text
+
+PROBE_TOKENS = 256
+"""Positions that the errors of single layers are measured on: enough for a mean over positions."""
+CANARIES = 4
+CANARY_PROMPT_TOKENS = 16
+CANARY_NEW_TOKENS = 24
+RESIDENT_SHARE = 0.5
+"""Share of the free memory that a model may take to be run whole, which canary prompts need."""
+RESCALED = ("v_proj", "up_proj")
+"""AWQ moves a factor per channel from these into the next layer: their outputs are compared up to such factors."""
 
 
-def measure(source: Path, quantized: Path) -> Fidelity:
-    """Compare next-token distributions of two checkpoints on the embedded held-out text.
+def _capture(layer: nn.Module, what: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return {linear layer: its output, float32} of one call; experts are left out, their block is taken instead."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = []
+    for name, module in layer.named_modules():
+        block = name == "mlp" and any(".experts." in inner for inner, _ in layer.named_modules())
+        if block or (isinstance(module, nn.Linear) and ".experts." not in name):
+            hooks.append(
+                module.register_forward_hook(
+                    lambda _, inputs, output, name=name: seen.__setitem__(name, output.float().flatten(0, -2))
+                )
+            )
+    try:
+        what()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
-    Both run in transformers, the quantized one as its engine would emulate it: weights expanded, activations rounded
-    where the scheme rounds them. Distributions are compared in float32.
+
+def relative_error(reference: torch.Tensor, found: torch.Tensor, *, rescale: bool = False) -> float:
+    """Return |found - reference| / |reference| (Frobenius) over (positions, features).
+
+    Args:
+        reference: what the source computes.
+        found: what the quantized layer computes.
+        rescale: compare up to the best factor per feature.
+    """
+    if rescale:
+        norm = (found * found).sum(0)
+        found = found * torch.where(norm > 0, (found * reference).sum(0) / norm, 1.0)
+    size = float(reference.norm())
+    return float((found - reference).norm()) / size if size else 0.0
+
+
+def _layer_errors(number: int, a: nn.Module, b: nn.Module, source: Expanded, hidden: torch.Tensor) -> list[LayerError]:
+    """Compare the linear layers of one decoder layer, each half of it fed with what the source feeds it.
+
+    The MLP half gets the source's own states after attention, so that attention's error is not counted again.
+    """
+    middle: list[torch.Tensor] = []
+    norm = a.get_submodule("post_attention_layernorm")
+    hook = norm.register_forward_pre_hook(lambda _, inputs: middle.append(inputs[0]))
+    before = _capture(a, lambda: source.run(a, hidden))
+    hook.remove()
+    after = _capture(b, lambda: source.run(b, hidden))
+    mlp, its_norm = b.get_submodule("mlp"), b.get_submodule("post_attention_layernorm")
+    after |= _capture(b, lambda: mlp(its_norm(middle[0])))
+    return [
+        LayerError(
+            layer=number,
+            name=name,
+            relative_error=relative_error(reference, after[name], rescale=name.endswith(RESCALED)),
+        )
+        for name, reference in before.items()
+    ]
+
+
+def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_id: str) -> "Measured":
+    """Compare two checkpoints on windows of held-out token ids; ``text_id`` names the text.
 
     Raises:
-        CheckpointError: a logit is not a finite number.
+        CheckpointError: a weight is missing, or a logit is not a finite number.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    windows = heldout_windows(AutoTokenizer.from_pretrained(source, local_files_only=True), WINDOW)
-
-    def log_probs(path: Path) -> list["torch.Tensor"]:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, local_files_only=True).eval()
-        with torch.inference_mode():
-            found = [model(torch.tensor([ids])).logits[0].float().log_softmax(-1) for ids in windows]
-        if not all(bool(torch.isfinite(part).all()) for part in found):
-            raise CheckpointError(f"{path}: the reloaded checkpoint computes logits that are not finite numbers")
-        return found
-
-    reference, candidate = log_probs(source), log_probs(quantized)
-    kl = same = loss = source_loss = 0.0
-    for ids, p, q in zip(windows, reference, candidate, strict=True):
-        kl += float((p.exp() * (p - q)).sum())
-        same += float((p.argmax(-1) == q.argmax(-1)).sum())
-        following = torch.tensor(ids[1:])[:, None]
-        source_loss -= float(p[:-1].gather(1, following).sum())
-        loss -= float(q[:-1].gather(1, following).sum())
+    reference, candidate = Expanded(source), Expanded(folder)
+    errors: list[LayerError] = []
+    with torch.inference_mode():
+        embed, norm, head = reference.ends()
+        its_embed, its_norm, its_head = candidate.ends()
+        states = [embed(torch.tensor([ids], device=reference.device)) for ids in windows]
+        its_states = [its_embed(torch.tensor([ids], device=candidate.device)) for ids in windows]
+        for number in range(reference.n_layers):
+            a, b = reference.layer(number), candidate.layer(number)
+            probe = states[0][:, :PROBE_TOKENS]
+            errors += _layer_errors(number, a, b, reference, probe)
+            states = [reference.run(a, state) for state in states]
+            its_states = [candidate.run(b, state) for state in its_states]
+        totals: dict[str, float] = defaultdict(float)
+        for ids, state, its_state in zip(windows, states, its_states, strict=True):
+            p = head(norm(state))[0].float().log_softmax(-1)
+            q = its_head(its_norm(its_state))[0].float().log_softmax(-1)
+            if not bool(torch.isfinite(q).all()):
+                raise CheckpointError(f"{folder}: the written checkpoint computes logits that are not finite numbers")
+            following = torch.tensor(ids[1:], device=p.device)[:, None]
+            totals["kl"] += float((p.exp() * (p - q)).sum())
+            totals["same"] += float((p.argmax(-1) == q.argmax(-1)).sum())
+            totals["source_loss"] -= float(p[:-1].gather(1, following).sum())
+            totals["loss"] -= float(q[:-1].gather(1, following).sum())
     positions = sum(map(len, windows))
     predicted = positions - len(windows)
-    return Fidelity(
-        text_id=HELDOUT_ID,
-        text_sha256=heldout_identity(),
+    fidelity = Fidelity(
+        text_id=text_id,
+        text_sha256=sha256_text(canonical_json(windows)),
         n_tokens=positions,
-        kl=max(0.0, kl / positions),
-        top1_agreement=same / positions,
-        perplexity=float(torch.tensor(loss / predicted).exp()),
-        source_perplexity=float(torch.tensor(source_loss / predicted).exp()),
+        kl=max(0.0, totals["kl"] / positions),
+        top1_agreement=totals["same"] / positions,
+        perplexity=math.exp(totals["loss"] / predicted),
+        source_perplexity=math.exp(totals["source_loss"] / predicted),
+    )
+    prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
+    return Measured(fidelity, tuple(errors), canaries(reference, candidate, prompts))
+
+
+class Measured:
+    """What :func:`measure` found."""
+
+    def __init__(self, fidelity: Fidelity, layer_errors: tuple[LayerError, ...], canaries: Canaries | None) -> None:
+        """Hold the three parts; ``canaries`` is None where the model does not fit into memory."""
+        self.fidelity = fidelity
+        self.layer_errors = layer_errors
+        self.canaries = canaries
+
+
+def speech(tokens: Sequence[Sequence[int]], entropies: Sequence[float]) -> Speech:
+    """Return what greedy continuations look like: how much they repeat, and how undecided the model was.
+
+    Args:
+        tokens: the new token ids of each continuation.
+        entropies: entropy of each next-token distribution on the way, nats.
+    """
+    pairs = [list(itertools.pairwise(ids)) for ids in tokens]
+    total = sum(map(len, pairs))
+    distinct = sum(len(set(found)) for found in pairs)
+    return Speech(
+        repetition=1 - distinct / total if total else 0.0,
+        entropy=sum(entropies) / len(entropies) if entropies else 0.0,
+    )
+
+
+def degenerate(source: Speech, found: Speech) -> str | None:
+    """Return why continuations are degenerate beside the source's own, or None.
+
+    A quantized model may repeat itself a little more or hesitate a little more; one that is broken says one thing over
+    and over, is certain of everything, or knows nothing.
+    """
+    if found.repetition > source.repetition + 0.5:
+        return f"it repeats itself: {found.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
+    if found.entropy < source.entropy / 5:
+        return f"it is certain of everything: entropy {found.entropy:.2f} nats, the source {source.entropy:.2f}"
+    if found.entropy > source.entropy + 3:
+        return f"it knows nothing: entropy {found.entropy:.2f} nats, the source {source.entropy:.2f}"
+    return None
+
+
+def _speak(model: Expanded, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
+    whole = model.whole()
+    ids = torch.tensor(prompts, device=model.device)
+    entropies: list[float] = []
+    with torch.inference_mode():
+        for _ in range(CANARY_NEW_TOKENS):
+            found = whole(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            entropies += (-(found.exp() * found).sum(-1)).tolist()
+            ids = torch.cat([ids, found.argmax(-1, keepdim=True)], dim=1)
+    new = tuple(tuple(row) for row in ids[:, len(prompts[0]) :].tolist())
+    return speech(new, entropies), new
+
+
+def canaries(source: Expanded, candidate: Expanded, prompts: Sequence[Sequence[int]]) -> Canaries | None:
+    """Let both checkpoints continue the prompts greedily; None where a whole model does not fit into memory."""
+    expanded_bytes = sum(parameter.numel() * 2 for parameter in source.model.parameters())
+    if not prompts or expanded_bytes > RESIDENT_SHARE * psutil.virtual_memory().available:
+        return None
+    (before, old), (after, new) = _speak(source, prompts), _speak(candidate, prompts)
+    return Canaries(
+        prompts=len(prompts),
+        new_tokens=CANARY_NEW_TOKENS,
+        source=before,
+        found=after,
+        same_tokens=sum(a == b for one, other in zip(old, new, strict=True) for a, b in zip(one, other, strict=True))
+        / sum(map(len, old)),
     )

@@ -1,14 +1,19 @@
-"""Is the written checkpoint what its scheme says? Answered from the safetensors headers, never from a config file."""
+"""Is the written checkpoint what its scheme says? Answered from its safetensors files, against those of its source."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from quantize.checkpoint import CheckpointError, TensorFact
+from quantize.formats import Format
 from quantize.methods import Expected
+from quantize.reader import Reader
 
-FLOATS = {"F64", "F32", "F16", "BF16"}
-PARTS = ("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx")
-"""Names under which one layer's quantized weight is stored."""
+FLOATS = ("BF16", "F16", "F32")
+E8M0_NAN = 255
+EMBEDDING = re.compile(r"(^|\.)embed_tokens$")
+ROUTER = re.compile(r"\.mlp\.gate$")
+KEPT = re.compile(r"(^lm_head|(^|\.)embed_tokens|\.mlp\.gate)\.weight$")
+"""Tensors whose values no method may change unless it was asked to."""
 
 
 def is_ignored(layer: str, patterns: Iterable[str]) -> bool:
@@ -16,26 +21,27 @@ def is_ignored(layer: str, patterns: Iterable[str]) -> bool:
     return any(re.match(p[3:], layer) if p.startswith("re:") else layer == p for p in patterns)
 
 
-def linear_layers(source: Iterable[TensorFact], ignore: Iterable[str]) -> dict[str, int]:
-    """Return {layer name: number of weights} of the layers of a 16-bit checkpoint that a scheme must quantize.
+def linear_layers(source: Iterable[TensorFact], ignore: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return {layer name: (rows, columns)} of the layers of a 16-bit checkpoint that a scheme must quantize.
 
     These are its matrices, without the embeddings and without what the scheme leaves alone.
     """
     patterns = tuple(ignore)
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     for fact in source:
         layer, _, kind = fact.name.rpartition(".")
-        if kind == "weight" and len(fact.shape) == 2 and "embed" not in layer and not is_ignored(layer, patterns):
-            found[layer] = fact.shape[0] * fact.shape[1]
+        matrix = kind == "weight" and len(fact.shape) == 2
+        if matrix and not EMBEDDING.search(layer) and not is_ignored(layer, patterns):
+            found[layer] = (fact.shape[0], fact.shape[1])
     return found
 
 
-def prove(source: list[TensorFact], written: list[TensorFact], expected: Expected) -> float | None:
-    """Check a written checkpoint against its scheme and return its stored bits per quantized weight.
+def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
+    """Check a written checkpoint against its scheme and its source; return its stored bits per quantized weight.
 
     Args:
-        source: tensors of the 16-bit checkpoint it was made from.
-        written: tensors of the written checkpoint.
+        source: the 16-bit checkpoint it was made from.
+        written: the written checkpoint.
         expected: what the scheme promises.
 
     Returns:
@@ -44,24 +50,107 @@ def prove(source: list[TensorFact], written: list[TensorFact], expected: Expecte
     Raises:
         CheckpointError: a layer is missing, was not quantized, or something else was; names the first.
     """
-    by_name = {fact.name: fact for fact in written}
-    if not expected.weight_suffix:
-        wrong = next((fact for fact in written if fact.dtype not in FLOATS - {"F64", "F32"}), None)
+    if expected.format is None:
+        wrong = next((fact for fact in written.facts.values() if fact.dtype not in ("BF16", "F16")), None)
         if wrong:
             raise CheckpointError(f"{wrong.name} is {wrong.dtype}: this is not a 16-bit checkpoint")
         return None
-    layers = linear_layers(source, expected.ignore)
-    for layer in layers:
-        fact = by_name.get(layer + expected.weight_suffix)
-        if fact is None or fact.dtype != expected.weight_dtype:
-            found = f"{fact.dtype}" if fact else ("left in 16 bits" if f"{layer}.weight" in by_name else "missing")
-            raise CheckpointError(
-                f"{layer} should be stored as {expected.weight_dtype} and is {found}: the scheme was not applied"
-            )
-    quantized = set(layers)
-    for fact in written:
-        layer = fact.name.rpartition(".")[0]
-        if layer not in quantized and fact.dtype not in FLOATS:
-            raise CheckpointError(f"{fact.name} is {fact.dtype}, but the scheme leaves this layer in 16 bits")
-    stored = sum(by_name[f"{layer}.{part}"].bytes for layer in layers for part in PARTS if f"{layer}.{part}" in by_name)
-    return 8 * stored / sum(layers.values())
+    claimed = written.claimed
+    if claimed is None:
+        raise CheckpointError("config.json has no quantization_config: an engine would take it for a 16-bit checkpoint")
+    if claimed[0] != expected.format:
+        raise CheckpointError(f"config.json says {claimed[0]}, but the scheme is {expected.format}")
+    layers = linear_layers(source.facts.values(), expected.ignore)
+    for layer, shape in layers.items():
+        _prove_layer(written, layer, shape, expected.format)
+    extra = next((layer for layer in written.quantized_layers if layer not in layers), None)
+    if extra:
+        raise CheckpointError(f"{extra} is quantized, but the scheme leaves this layer in 16 bits")
+    _prove_rest(source, written, expected, set(layers))
+    _prove_scales(written)
+    stored = sum(fact.bytes for layer in layers for fact in written.quantized_layers[layer].values())
+    return 8 * stored / sum(rows * columns for rows, columns in layers.values())
+
+
+def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Format) -> None:
+    """Check that a layer is stored as its format says, in every tensor's dtype and shape."""
+    found = written.quantized_layers.get(layer)
+    if found is None:
+        plain = written.facts.get(f"{layer}.weight")
+        state = f"left in 16 bits ({plain.dtype})" if plain else "missing"
+        raise CheckpointError(f"{layer} should be stored as {form} and is {state}: the scheme was not applied")
+    wanted = form.stored(*shape)
+    for part, stored in wanted.items():
+        fact = found.get(part)
+        if fact is None:
+            raise CheckpointError(f"{layer} has no {part}, which {form} needs")
+        if fact.dtype not in stored.dtypes or fact.shape != stored.shape:
+            dtypes = " or ".join(sorted(stored.dtypes))
+            raise CheckpointError(f"{fact.name} is {fact.dtype} {fact.shape}, {form} needs {dtypes} {stored.shape}")
+    unknown = next((part for part in found if part not in wanted), None)
+    if unknown:
+        raise CheckpointError(f"{layer} has a tensor {unknown}, which {form} knows nothing of")
+
+
+def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: set[str]) -> None:
+    """Check that everything else is there, in 16 bits, and that embeddings, output layer and routers are unchanged."""
+    for name, fact in source.facts.items():
+        if name.removesuffix(".weight") in quantized:
+            continue
+        kept = written.facts.get(name)
+        if kept is None:
+            raise CheckpointError(f"{name} is missing from the written checkpoint")
+        if kept.dtype not in FLOATS or kept.shape != fact.shape:
+            raise CheckpointError(f"{name} was {fact.dtype} {fact.shape} and is {kept.dtype} {kept.shape}")
+        moved = expected.moves_scales and ROUTER.search(name.removesuffix(".weight"))
+        if KEPT.search(name) and not moved and not _same(source, written, name):
+            raise CheckpointError(f"{name} was changed, but the scheme leaves it alone")
+    known = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
+    for name in written.facts:
+        tied = name == "lm_head.weight" and source.config.get("tie_word_embeddings")
+        if name not in source.facts and name not in known and not tied and not name.endswith(".bias"):
+            raise CheckpointError(f"{name} is in the written checkpoint, but not in its source")
+
+
+def _same(source: Reader, written: Reader, name: str) -> bool:
+    """Tell whether a tensor is unchanged; where a container keeps other 16 bits, up to their rounding."""
+    import torch
+
+    before, after = source.tensor(name), written.tensor(name)
+    if before.dtype == after.dtype:
+        return bool(torch.equal(before, after))
+    return bool(torch.allclose(before.float(), after.float(), rtol=2**-7, atol=1e-6))
+
+
+def _scales(written: Reader) -> Iterator[str]:
+    for layer, parts in written.quantized_layers.items():
+        yield from (f"{layer}.{part}" for part in parts if "scale" in part)
+
+
+def _prove_scales(written: Reader) -> None:
+    """Check that every scale is a finite number (AutoRound's may be negative)."""
+    import torch
+
+    for name in _scales(written):
+        values = written.tensor(name)
+        sound = values != E8M0_NAN if values.dtype == torch.uint8 else torch.isfinite(values.float())
+        if not bool(sound.all()):
+            raise CheckpointError(f"{name} holds {int((~sound).sum())} scales that are no finite numbers")
+
+
+def expected_of_release(written: Reader, expected: Expected) -> Expected:
+    """Return what a quantized release must look like: as its own config says, which must be of the asked-for kind.
+
+    Raises:
+        CheckpointError: it is not quantized, or of another kind than the variant stands for.
+    """
+    if expected.format is None or written.claimed is None:
+        raise CheckpointError(f"{written.folder} is not a quantized release: config.json has no quantization_config")
+    form, left = written.claimed
+    if (form.type, form.bits) != (expected.format.type, expected.format.bits):
+        wanted = f"{expected.format.type}{expected.format.bits}"
+        raise CheckpointError(f"the release is {form}, and not of the kind {wanted} that was asked for")
+    # Releases name what they leave alone by parts of names; what they really left is read from the headers.
+    names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
+    plain = tuple(layer for layer in names if any(part.removeprefix("re:") in layer for part in left))
+    return expected.model_copy(update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True})

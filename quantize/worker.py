@@ -1,31 +1,33 @@
-"""``python -m quantize.worker JOB.json``: builds one checkpoint inside a toolchain's interpreter.
+"""``python -m quantize.worker JOB.json``: builds one checkpoint, proves it, publishes it.
 
-Reads a job, builds in a folder beside the target, proves the result, publishes it. One builder per target at a time;
-leftovers of a builder that was killed are removed by the next. Ends with its parent: its standard input is a pipe
-that the parent holds, and its end is the parent's end. A failure is told as one line in ``JOB.error``, exit code 1.
+The weights are made in a process of their own, by the interpreter of the toolchain that the method needs
+(:mod:`quantize.step`); the proof runs here. One builder per target at a time; the next one cleans up after one that was
+killed, and goes on from weights that were already written. Ends with its parent. A failure is told as one line in
+``JOB.error``, exit code 1.
 """
 
 import contextlib
 import fcntl
 import importlib
-import importlib.metadata
 import json
 import logging
 import os
 import resource
 import shutil
+import subprocess
 import sys
-import threading
+import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from quantize import proof
-from quantize.calibration import calibration_samples
+from quantize.architecture import Architecture
+from quantize.calibration import calibration_samples, heldout_windows
 from quantize.checkpoint import (
+    CalibrationFact,
     CheckpointError,
     Manifest,
     check_complete,
@@ -36,12 +38,24 @@ from quantize.checkpoint import (
     tensors,
     weight_files,
 )
-from quantize.fidelity import measure
+from quantize.errors import explain_failure
 from quantize.key import Frozen, Key
-from quantize.methods import Architecture
-from quantize.sources import SourceUnavailableError
+from quantize.methods import Expected, Made
+from quantize.parent import end_with_parent
+from quantize.reader import Reader
+from quantize.step import Step
+from quantize.texts import HeldoutConfig
 
 log = logging.getLogger("quantize.worker")
+
+
+class Release(Frozen):
+    """An already quantized checkpoint that is taken as it is."""
+
+    kind: str
+    """Module below ``quantize.sources``."""
+    config: dict[str, Any]
+    identity: dict[str, Any]
 
 
 class Job(Frozen):
@@ -52,69 +66,210 @@ class Job(Frozen):
     """Module below ``quantize.sources`` or ``quantize.methods``."""
     config: dict[str, Any]
     identity: dict[str, Any]
-    """What the source's module returned; empty for ``quantize``."""
+    """What the source's module returned; for ``quantize`` the identity of the texts, as planned."""
+    release: Release | None
     key: Key
     architecture: Architecture
     seed: int
+    heldout: HeldoutConfig
+    interpreter: str
+    """Python of the toolchain that makes the weights."""
     source: Path | None
     """Folder of the 16-bit checkpoint; None for ``source``."""
     target: Path
-    libraries: tuple[str, ...]
-    """Packages whose versions belong into the manifest."""
+    libraries: dict[str, str]
+    """Versions of the packages that change the result."""
+
+    def beside(self, suffix: str) -> Path:
+        """Return the path beside the target with a suffix to its name."""
+        return self.target.with_name(f"{self.target.name}.{suffix}")
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Return the installed version of each package."""
-    return {name: importlib.metadata.version(name) for name in packages}
+class StepFailedError(Exception):
+    """Making the weights failed; its text is already one line for a reader."""
 
 
 @contextlib.contextmanager
-def only_builder(target: Path) -> Iterator[None]:
-    """Hold the lock beside ``target``; wait, and say so, while another process builds the same checkpoint."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_suffix(".lock").open("w") as stream:
+def only_builder(job: Job) -> Iterator[None]:
+    """Hold the lock beside the target; wait, and say so, while another process builds the same checkpoint."""
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with job.beside("lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("waiting: another run builds %s", target.name)
+            log.info("waiting: another run builds %s", job.target.name)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def _build_source(job: Job, work: Path) -> dict[str, Any]:
-    module = importlib.import_module(f"quantize.sources.{job.module}")
-    config = module.Config.model_validate(job.config)
-    provenance = module.materialize(config, job.identity, job.architecture, work)
-    return {"provenance": provenance, "calibration": None, "fidelity": None, "notes": ()}
+def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: Job, work: Path) -> str:
+    module = importlib.import_module(f"quantize.sources.{kind}")
+    made: str = module.materialize(module.Config.model_validate(config), identity, job.architecture, work)
+    return made
 
 
-def _build_quantized(job: Job, work: Path) -> dict[str, Any]:
+def _run_step(job: Job, samples: list[list[int]], work: Path) -> Made:
+    """Make the weights in a process of their own and return what it says of them.
+
+    Another interpreter finds ``quantize`` and nothing else of ours: its own packages stay its own.
+    """
     assert job.source is not None
-    module = importlib.import_module(f"quantize.methods.{job.module}")
-    config = module.Config.model_validate(job.config)
-    samples: list[list[int]] = []
-    calibration = None
+    file = job.beside("step")
+    step = Step(
+        method=job.module,
+        config=job.config,
+        architecture=job.architecture,
+        source=job.source,
+        target=work,
+        samples=tuple(map(tuple, samples)),
+    )
+    file.write_text(step.model_dump_json())
+    made, failed = job.beside("made"), job.beside("error")
+    failed.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as only:
+        environment = dict(os.environ)
+        if job.interpreter != sys.executable:
+            (Path(only) / "quantize").symlink_to(Path(__file__).resolve().parent)
+            environment["PYTHONPATH"] = only
+        child = subprocess.Popen(
+            [job.interpreter, "-m", "quantize.step", str(file)], stdin=subprocess.PIPE, env=environment
+        )
+        code = child.wait()
+    file.unlink()
+    if code != 0 or not made.exists():
+        said = failed.read_text() if failed.exists() else f"making the weights ended with code {code}"
+        said += " (out of memory?)" if code == -9 else ""
+        failed.unlink(missing_ok=True)
+        raise StepFailedError(said)
+    return Made.model_validate_json(made.read_bytes())
+
+
+def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str, Any]]:
+    """Write the weights, or find them written by a builder that was killed later; return (made, calibration, cost)."""
     notes: tuple[str, ...] = ()
-    if "calibration" in job.config:
+    calibration = None
+    cost_file = job.beside("cost")
+    if job.release is None and job.config.get("calibration"):
         from transformers import AutoTokenizer
 
+        module = importlib.import_module(f"quantize.methods.{job.module}")
+        config = module.Config.model_validate(job.config).calibration
         tokenizer = AutoTokenizer.from_pretrained(job.source, local_files_only=True)
-        samples, calibration, notes = calibration_samples(config.calibration, job.seed, tokenizer)
-    more_notes = module.quantize(config, job.architecture, job.source, work, samples)
-    expected = module.expected(config)
-    bits = proof.prove(list(tensors(job.source)), list(tensors(work)), expected)
-    return {
-        "provenance": read_manifest(job.source).provenance,
-        "calibration": calibration,
-        "fidelity": measure(job.source, work) if expected.weight_suffix else None,
-        "notes": (*notes, *more_notes),
-        "bits_per_quantized_weight": bits,
+        planned = job.identity.get("calibration")
+        samples, calibration, notes = calibration_samples(config, job.seed, tokenizer, planned)
+    else:
+        samples = []
+    if job.beside("made").exists() and cost_file.exists() and work.is_dir():
+        log.info("going on with weights that were written before: %s", work.name)
+        made = Made.model_validate_json(job.beside("made").read_bytes())
+        return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, json.loads(cost_file.read_text())
+    _remove(job, work)
+    work.mkdir(parents=True)
+    begin = time.monotonic()
+    if job.release:
+        _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
+        made = Made(notes=("taken as released, not quantized here",))
+        job.beside("made").write_text(made.model_dump_json())
+    else:
+        made = _run_step(job, samples, work)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
+    cost_file.write_text(json.dumps(cost))
+    return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, cost
+
+
+def _remove(job: Job, work: Path) -> None:
+    """Remove what a killed builder left."""
+    if work.exists():
+        log.info("removing what a killed builder left: %s", work.name)
+        shutil.rmtree(work)
+    for suffix in ("made", "cost", "step", "error"):
+        job.beside(suffix).unlink(missing_ok=True)
+
+
+def _expected(job: Job, written: Reader) -> Expected:
+    module = importlib.import_module(f"quantize.methods.{job.module}")
+    config = module.Config.model_validate(job.config)
+    expected: Expected = module.expected(config, job.architecture)
+    return proof.expected_of_release(written, expected) if job.release else expected
+
+
+def _prove(job: Job, work: Path) -> dict[str, Any]:
+    """Prove the weights in ``work`` and return the facts for the manifest.
+
+    Raises:
+        CheckpointError: they are not what the scheme says, or too far from their source.
+    """
+    assert job.source is not None
+    written = Reader(work)
+    expected = _expected(job, written)
+    facts: dict[str, Any] = {
+        "bits_per_quantized_weight": proof.prove(Reader(job.source), written, expected),
+        "format": str(expected.format) if expected.format else None,
     }
+    if expected.format is None:
+        return {**facts, "fidelity": None, "layer_errors": (), "canaries": None}
+    from transformers import AutoTokenizer
+
+    from quantize.fidelity import degenerate, measure
+
+    log.info("proving: predictions beside those of the source")
+    tokenizer = AutoTokenizer.from_pretrained(job.source, local_files_only=True)
+    windows = heldout_windows(job.heldout, tokenizer, job.identity.get("heldout"))
+    found = measure(job.source, work, windows, job.heldout.set)
+    facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
+    if found.fidelity.kl > expected.max_kl:
+        raise CheckpointError(
+            f"KL to the source is {found.fidelity.kl:.3g} nats per token, above the ceiling of {expected.max_kl:g}; "
+            "calibrate on more text, or accept it with quant.max_kl=…"
+        )
+    broken = found.canaries and degenerate(found.canaries.source, found.canaries.found)
+    if broken:
+        raise CheckpointError(f"what it says is degenerate: {broken}")
+    return facts
 
 
-def _quantization_config(folder: Path) -> dict[str, Any] | None:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config.get("quantization_config")
+def _manifest(job: Job, work: Path) -> Manifest:
+    """Make and prove the checkpoint in ``work`` and return its manifest."""
+    facts: dict[str, Any] = {"calibration": None, "experts_reached": None, "fidelity": None, "layer_errors": ()}
+    facts |= {"canaries": None, "notes": (), "format": None, "bits_per_quantized_weight": None}
+    if job.stage == "source":
+        _remove(job, work)
+        work.mkdir(parents=True)
+        begin = time.monotonic()
+        facts["provenance"] = _materialize(job.module, job.config, job.identity, job, work)
+        cost: dict[str, Any] = {"seconds": time.monotonic() - begin, "peak_rss_bytes": _peak_rss()}
+        begin = time.monotonic()
+    else:
+        assert job.source is not None
+        made, calibration, cost = _make(job, work)
+        begin = time.monotonic()
+        facts |= _prove(job, work)
+        notes = made.notes
+        if facts["fidelity"] and facts["canaries"] is None:
+            notes = (*notes, "canary prompts were not run: the whole model does not fit into memory")
+        facts |= {"calibration": calibration, "experts_reached": made.experts_reached, "notes": notes}
+        facts["provenance"] = read_manifest(job.source).provenance
+        if job.release:
+            facts["provenance"] = f"release {job.release.config.get('repo') or job.release.config.get('path')}"
+    return Manifest(
+        key=job.key,
+        files=hash_folder(work),
+        tensors_by_dtype=count_dtypes(list(tensors(work))),
+        checkpoint_bytes=sum(file.stat().st_size for file in weight_files(work)),
+        quantization_config=json.loads((work / "config.json").read_text()).get("quantization_config"),
+        libraries=job.libraries,
+        seed=job.seed,
+        proof_seconds=time.monotonic() - begin,
+        proof_peak_rss_bytes=_peak_rss(),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        **cost,
+        **facts,
+    )
+
+
+def _peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build(job: Job) -> None:
@@ -122,57 +277,34 @@ def build(job: Job) -> None:
 
     Raises:
         CheckpointError: the result is not what its scheme says; it is kept aside as ``TARGET.refused``.
+        StepFailedError: the weights could not be made.
         SourceUnavailableError: the weights cannot be had.
     """
-    with only_builder(job.target):
-        if (job.target).is_dir():
+    with only_builder(job):
+        if job.target.is_dir():
             with contextlib.suppress(CheckpointError):
                 check_complete(job.target, read_manifest(job.target))
                 log.info("%s was published meanwhile", job.target.name)
                 return
-        for leftover in job.target.parent.glob(f"{job.target.name}.work-*"):
-            log.info("removing what a killed builder left: %s", leftover.name)
-            shutil.rmtree(leftover)
-        begin = time.monotonic()
-        work = job.target.with_name(f"{job.target.name}.work-{os.getpid()}")
-        work.mkdir(parents=True)
+        work, refused = job.beside("work"), job.beside("refused")
+        if refused.exists() and job.beside("made").exists():
+            log.info("proving once more what was refused before; delete %s to have it made anew", refused)
+            shutil.rmtree(work, ignore_errors=True)
+            refused.rename(work)
         try:
-            facts = (_build_source if job.stage == "source" else _build_quantized)(job, work)
-            written = list(tensors(work))
-            manifest = Manifest(
-                key=job.key,
-                files=hash_folder(work),
-                tensors_by_dtype=count_dtypes(written),
-                checkpoint_bytes=sum(file.stat().st_size for file in weight_files(work)),
-                quantization_config=_quantization_config(work),
-                libraries=versions(job.libraries),
-                seed=job.seed,
-                seconds=time.monotonic() - begin,
-                peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                **{"bits_per_quantized_weight": None, **facts},
-            )
-        except CheckpointError:
-            refused = job.target.with_name(f"{job.target.name}.refused")
+            manifest = _manifest(job, work)
+        except CheckpointError as error:
+            if not work.is_dir() or not job.beside("made").exists():
+                raise
             shutil.rmtree(refused, ignore_errors=True)
             work.rename(refused)
-            log.error("kept aside for a look: %s", refused)
-            raise
-        except BaseException:
+            raise CheckpointError(f"{error}; kept aside, not published: {refused}") from error
+        except OSError:
             shutil.rmtree(work, ignore_errors=True)
             raise
         publish(work, job.target, manifest)
-
-
-def end_with_parent() -> None:
-    """Exit as soon as standard input ends, which it does when the parent is gone, however it ended."""
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        _remove(job, work)
+        shutil.rmtree(refused, ignore_errors=True)
 
 
 def main(argv: list[str]) -> int:
@@ -183,17 +315,10 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     try:
         build(Job.model_validate_json(job_file.read_bytes()))
-    except (CheckpointError, SourceUnavailableError) as error:
+    except StepFailedError as error:
         message = str(error)
-    except OSError as error:
-        message = f"{error.strerror or error}: {error.filename or job_file}"
-    except MemoryError:
-        message = "out of memory: use a machine with more, or a smaller model"
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
-        traceback.print_exc()
-        message = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-        )
+        message = explain_failure(error)
     else:
         return 0
     job_file.with_suffix(".error").write_text(message)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError, TensorFact, count_dtypes, read_header, tensors, weight_files
 from quantize.key import Key, canonical_json
-from quantize.methods import Architecture, Expected, choose_group_size
+from quantize.methods import Expected, choose_group_size
 from quantize.proof import is_ignored, prove
 
 SIZES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8}
@@ -140,7 +141,7 @@ def test_the_chosen_group_size_divides_every_layer(wanted: int, a: int, b: int) 
         vocab_size=9,
         tied_embeddings=True,
     )
-    widths = shape.linear_inputs().values()
+    widths = [columns for _, columns in shape.linear_shapes().values()]
     if any(width % 32 for width in widths):
         with pytest.raises(ValueError, match="does not divide"):
             choose_group_size(wanted, (64, 32), shape)

@@ -71,6 +71,7 @@ def test_the_bf16_server_knows_the_capital_of_france(
     config = {
         "device": "cpu",
         "dtype": "auto",
+        "kv_cache_dtype": "auto",
         "max_running_requests": 2,
         "startup_timeout_s": 120,
         "request_timeout_s": 60,

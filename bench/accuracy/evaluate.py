@@ -15,7 +15,7 @@ from typing import Any
 from bench.errors import AccuracyError
 from bench.record import ItemOutcome, Metric, Status, TaskScore
 from bench.store import write_atomic
-from quantize.worker import end_with_parent
+from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")
 PROGRESS_SECONDS = 0.5

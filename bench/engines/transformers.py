@@ -16,6 +16,7 @@ class Config(Frozen):
 
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "bfloat16", "float32"]
+    kv_cache_dtype: Literal["auto", "fp8_e4m3"]
     max_running_requests: PositiveInt
     startup_timeout_s: PositiveFloat
     request_timeout_s: PositiveFloat
@@ -31,6 +32,7 @@ def command(config: Config, interpreter: str, checkpoint: Path, context_length: 
         "--port", str(port),
         "--device", config.device,
         "--dtype", config.dtype,
+        "--kv-cache-dtype", config.kv_cache_dtype,
         "--context-length", str(context_length),
         "--max-running-requests", str(config.max_running_requests),
         "--exit-with-parent",

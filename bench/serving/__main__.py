@@ -30,6 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="auto: the checkpoint's"
     )
+    parser.add_argument(
+        "--kv-cache-dtype", choices=("auto", "fp8_e4m3"), default="auto", help="auto: what the model computes in"
+    )
     parser.add_argument("--context-length", type=int, help="longest prompt plus answer, tokens; default: the model's")
     parser.add_argument("--max-running-requests", type=int, default=16)
     parser.add_argument("--max-prefill-chunk", type=int, default=1024, help="prompt tokens per forward pass")

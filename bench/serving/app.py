@@ -86,7 +86,7 @@ class Server:
             RequestError: it cannot generate.
         """
         args = self.args
-        model = await asyncio.to_thread(Model, Path(args.model_path), args.device, args.dtype)
+        model = await asyncio.to_thread(Model, Path(args.model_path), args.device, args.dtype, args.kv_cache_dtype)
         context_length = args.context_length or model.max_positions
         if context_length > model.max_positions:
             raise LoadError(f"--context-length {context_length}: the model ends at {model.max_positions} positions")

@@ -28,7 +28,9 @@ class SequenceKV:
         self._buffers: list[torch.Tensor] = []
         """Per layer (keys and values, kv_heads, capacity, head_dim)."""
 
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, store: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the next positions of one layer and return views of everything so far.
 
         ``length`` stays until :meth:`advance`, so a forward pass that fails half-way leaves the sequence as it was.
@@ -37,19 +39,22 @@ class SequenceKV:
             layer: index; layers come in order the first time.
             keys: (kv_heads, new, head_dim).
             values: as ``keys``.
+            store: dtype in which they are kept; FP8 saturates, with a scale of 1 as SGLang has it by default.
 
         Returns:
-            Keys and values, each (1, kv_heads, length + new, head_dim), without a copy.
+            Keys and values in their own dtype, each (1, kv_heads, length + new, head_dim); without a copy where they
+            are kept in it.
         """
         end = self.length + keys.shape[1]
         if layer == len(self._buffers):
-            self._buffers.append(_allocate(keys, max(end, self._reserve)))
+            self._buffers.append(_allocate(keys, max(end, self._reserve), store))
         elif self._buffers[layer].shape[2] < end:
             self._buffers[layer] = self._copy(layer, self.length, end + max(MIN_GROWTH, end // 4))
         buffer = self._buffers[layer]
-        buffer[0, :, self.length : end] = keys
-        buffer[1, :, self.length : end] = values
-        return buffer[:1, :, :end], buffer[1:, :, :end]
+        limit = torch.finfo(store).max
+        for kept, new in zip(buffer, (keys, values), strict=True):
+            kept[:, self.length : end] = new if store == new.dtype else new.clamp(-limit, limit).to(store)
+        return buffer[:1, :, :end].to(keys.dtype), buffer[1:, :, :end].to(keys.dtype)
 
     def advance(self, new: int) -> None:
         """Count ``new`` positions as complete in every layer."""
@@ -68,14 +73,14 @@ class SequenceKV:
 
     def _copy(self, layer: int, length: int, capacity: int) -> torch.Tensor:
         buffer = self._buffers[layer]
-        copy = _allocate(buffer[0], capacity)
+        copy = _allocate(buffer[0], capacity, buffer.dtype)
         copy[:, :, :length] = buffer[:, :, :length]
         return copy
 
 
-def _allocate(like: torch.Tensor, capacity: int) -> torch.Tensor:
+def _allocate(like: torch.Tensor, capacity: int, dtype: torch.dtype) -> torch.Tensor:
     """Return an empty buffer for tensors such as ``like``, (kv_heads, positions, head_dim)."""
-    return like.new_empty(2, like.shape[0], capacity, like.shape[2])
+    return like.new_empty((2, like.shape[0], capacity, like.shape[2]), dtype=dtype)
 
 
 class RaggedCache:
@@ -84,15 +89,16 @@ class RaggedCache:
     Models only ever call :meth:`update`; what it returns goes straight to :mod:`bench.serving.attention`.
     """
 
-    def __init__(self, sequences: Sequence[SequenceKV]) -> None:
+    def __init__(self, sequences: Sequence[SequenceKV], store: torch.dtype) -> None:
         self._sequences = sequences
+        self._store = store
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int
     ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """Append one layer's new positions, each (rows, kv_heads, new, head_dim), and return every row's views."""
         views = [
-            sequence.append(layer, key, value)
+            sequence.append(layer, key, value, self._store)
             for sequence, key, value in zip(self._sequences, keys, values, strict=True)
         ]
         return tuple(key for key, _ in views), tuple(value for _, value in views)

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from bench.serving import attention
 from bench.serving.kv import RaggedCache, SequenceKV
 from bench.serving.text import Tokenizer
+from quantize.expanded import Expanded
 
 MEMORY_SHARE = 0.8
 """Part of the memory that is free after loading that keys and values may take; the rest is for activations."""
@@ -30,12 +31,17 @@ class Model:
     """A causal language model on one device."""
 
     def __init__(
-        self, path: Path, device: Literal["auto", "cpu", "cuda"], dtype: Literal["auto", "bfloat16", "float32"]
+        self,
+        path: Path,
+        device: Literal["auto", "cpu", "cuda"],
+        dtype: Literal["auto", "bfloat16", "float32"],
+        kv_cache_dtype: Literal["auto", "fp8_e4m3"] = "auto",
     ) -> None:
         """Load the checkpoint in folder ``path``.
 
         Raises:
             LoadError: the device is not there.
+            CheckpointError: a quantized checkpoint is damaged, or of a kind that is not read.
             OSError, ValueError: transformers cannot load the checkpoint.
         """
         if device == "cuda" and not torch.cuda.is_available():
@@ -45,23 +51,31 @@ class Model:
         attention.register()
         transformers_logging.disable_progress_bar()
         self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-        # compressed-tensors checkpoints are loaded with transformers' own defaults: weights expand on the first
-        # forward pass, and the Linear layers go on rounding their inputs where the scheme says so. Without that
-        # rounding every W8A8 score would be flattered; tests/test_serving.py holds it.
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            attn_implementation=attention.NAME,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        self.quantization: dict[str, Any] | None = _quantization(path)
+        if self.quantization:
+            # transformers loads experts of several quantized formats wrongly, some without an error, and does not
+            # round their inputs; quantize.expanded does both for every format (docs/decisions/0007).
+            self._model: Any = Expanded(
+                path,
+                dtype=torch.float32 if dtype == "float32" else torch.bfloat16,
+                attention=attention.NAME,
+                device=self.device,
+            ).whole()
+        else:
+            self._model = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                attn_implementation=attention.NAME,
+                local_files_only=True,
+                use_safetensors=True,
+            )
         self._model.to(self.device).eval()
         self.tokenizer = _tokenizer(path)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.vocab_size: int = self._model.get_input_embeddings().num_embeddings
         self.max_positions: int = self.config.max_position_embeddings
         self.eos_ids = _eos_ids(path, self.config, self.tokenizer)
-        self.quantization: dict[str, Any] | None = _quantization(path)
+        self.kv_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else self._model.dtype
 
     def forward(self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: int) -> torch.Tensor:
         """Continue sequences by their next tokens.
@@ -80,7 +94,7 @@ class Model:
             logits: torch.Tensor = self._model(
                 input_ids=torch.tensor(tokens, device=self.device),
                 position_ids=(starts + torch.arange(new)).to(self.device),
-                past_key_values=RaggedCache(sequences),
+                past_key_values=RaggedCache(sequences, self.kv_dtype),
                 use_cache=True,
                 logits_to_keep=keep,
             ).logits.float()

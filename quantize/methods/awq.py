@@ -1,55 +1,47 @@
 """AWQ (Lin et al., arXiv:2306.00978): channels that carry large activations are scaled up before rounding.
 
 Weight-only, 4 or 8 bits; the scales are found by a grid search that minimizes each block's output error.
+llm-compressor writes it as compressed-tensors; AutoAWQ and GPTQModel write the ``awq`` container.
 """
 
 from pathlib import Path
 
 from pydantic import PositiveInt
 
-from quantize import compressor
-from quantize.methods import Architecture, Expected, Samples, WeightOnlyConfig
+from quantize.architecture import Architecture
+from quantize.formats import Container
+from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
 
 
-class Config(WeightOnlyConfig):
+class Config(WeightOnlyConfig, CalibratedConfig):
     """Fields of ``method: awq``."""
 
     n_grid: PositiveInt
     """Scales tried per group of layers."""
 
-
-def needs(config: Config) -> tuple[str, ...]:
-    """Return the packages this method imports."""
-    return compressor.NEEDS
+    @property
+    def container(self) -> Container:
+        """The container that the backend writes."""
+        return "compressed-tensors" if self.backend == "llmcompressor" else "awq"
 
 
 def check(config: Config, architecture: Architecture) -> None:
-    """Check that a group size fits the model's layers.
+    """Check that the backend can do it and that a group size fits the model's layers.
 
     Raises:
-        ValueError: none does.
+        ValueError: not so; says what to type.
     """
+    config.check_backend("llmcompressor", "gptqmodel", "autoawq")
+    if config.container == "awq" and config.bits != 4:
+        raise ValueError("the awq container holds 4-bit weights only; use quant.backend=llmcompressor")
     config.used_group_size(architecture)
 
 
-def expected(config: Config) -> Expected:
+def expected(config: Config, architecture: Architecture) -> Expected:
     """Return what the checkpoint must look like."""
-    return config.expected()
+    return Expected(format=config.format(architecture), ignore=config.ignore, max_kl=config.max_kl, moves_scales=True)
 
 
-def quantize(
-    config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples
-) -> tuple[str, ...]:
+def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
     """Write the AWQ checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.awq import AWQModifier
-
-    modifiers = [
-        AWQModifier(n_grid=config.n_grid),
-        QuantizationModifier(
-            config_groups=compressor.weight_only_groups(config, architecture), ignore=list(config.ignore)
-        ),
-    ]
-    with compressor.no_pinned_memory_without_accelerator():
-        compressor.oneshot(source, target, modifiers, samples=samples)
-    return config.notes(architecture)
+    return config.run("awq", architecture, source, target, samples)

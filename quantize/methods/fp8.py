@@ -1,39 +1,85 @@
-"""FP8 E4M3: one weight scale per output channel, activations scaled per token at run time. Needs no data."""
+"""FP8 E4M3 weights and activations (Micikevicius et al., arXiv:2209.05433).
+
+Three shapes: a scale per output channel with activations scaled per token at run time (``dynamic``); one scale per
+matrix with activation scales fixed by calibration (``static``); a scale per 128 x 128 block as Qwen's and DeepSeek's
+own releases have it (``block``). Only ``static`` needs text.
+"""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from quantize import compressor
-from quantize.key import Frozen
-from quantize.methods import Architecture, Expected, Samples
+from pydantic import model_validator
+
+from quantize.architecture import Architecture
+from quantize.backends import llmcompressor
+from quantize.formats import Activations, Format
+from quantize.methods import DYNAMIC_FP8, Expected, Made, MethodConfig, Samples
+from quantize.texts import CalibrationConfig
+
+BLOCK = 128
 
 
-class Config(Frozen):
+class Config(MethodConfig):
     """Fields of ``method: fp8``."""
 
-    ignore: tuple[str, ...]
-    """Layers left in 16 bits: names, or ``re:`` patterns."""
+    scheme: Literal["dynamic", "static", "block"]
+    calibration: CalibrationConfig | None = None
+    """Text for the activation scales of ``static``."""
 
-
-def needs(config: Config) -> tuple[str, ...]:
-    """Return the packages this method imports."""
-    return compressor.NEEDS
+    @model_validator(mode="after")
+    def _calibrated_when_static(self) -> Self:
+        if (self.scheme == "static") != (self.calibration is not None):
+            raise ValueError("scheme static needs calibration, and the others have no use for it")
+        return self
 
 
 def check(config: Config, architecture: Architecture) -> None:
-    """Accept every model: a scale per channel fits any shape."""
+    """Check that blocks fit the model's layers; scales per channel or matrix fit any shape.
+
+    Raises:
+        ValueError: a layer is not a whole number of blocks, which no engine's block kernels take.
+    """
+    config.check_backend("llmcompressor")
+    if config.scheme != "block":
+        return
+    for name, shape in architecture.linear_shapes().items():
+        if any(width % BLOCK for width in shape):
+            raise ValueError(
+                f"{name} is {shape[0]} x {shape[1]}, not a whole number of {BLOCK} x {BLOCK} blocks; use quant=fp8"
+            )
 
 
-def expected(config: Config) -> Expected:
+def expected(config: Config, architecture: Architecture) -> Expected:
     """Return what the checkpoint must look like."""
-    return Expected(weight_suffix=".weight", weight_dtype="F8_E4M3", ignore=config.ignore)
+    shapes = {"dynamic": (1, None), "static": (None, None), "block": (BLOCK, BLOCK)}
+    inputs = {
+        "dynamic": DYNAMIC_FP8,
+        "static": Activations(type="float", num_bits=8, strategy="tensor", dynamic=False),
+        "block": Activations(type="float", num_bits=8, strategy="group", dynamic=True, group_size=BLOCK),
+    }
+    rows, columns = shapes[config.scheme]
+    form = Format(
+        container="fp8" if config.scheme == "block" else "compressed-tensors",
+        type="float",
+        bits=8,
+        rows_per_scale=rows,
+        columns_per_scale=columns,
+        packed=False,
+        activations=inputs[config.scheme],
+    )
+    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl)
 
 
-def quantize(
-    config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples
-) -> tuple[str, ...]:
+def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
     """Write the FP8 checkpoint of ``source`` to ``target``."""
-    from llmcompressor.modifiers.quantization import QuantizationModifier
+    if config.scheme == "static":
+        from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    modifier = QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=list(config.ignore))
-    compressor.oneshot(source, target, [modifier], samples=())
-    return ()
+        modifier = QuantizationModifier(targets="Linear", scheme="FP8", ignore=list(config.ignore))
+        return llmcompressor.oneshot(source, target, [modifier], samples=samples)
+    llmcompressor.without_data(
+        source, target, "FP8_BLOCK" if config.scheme == "block" else "FP8_DYNAMIC", config.ignore
+    )
+    if config.scheme == "block":
+        llmcompressor.as_native_fp8(target, BLOCK)
+    return Made()

@@ -1,40 +1,27 @@
 """No quantization: the 16-bit checkpoint as it is, linked into place and proven to be 16-bit."""
 
-import os
-import shutil
 from pathlib import Path
 
+from quantize.architecture import Architecture
+from quantize.checkpoint import link_tree
 from quantize.key import Frozen
-from quantize.methods import Architecture, Expected, Samples
+from quantize.methods import Expected, Made, Samples
 
 
 class Config(Frozen):
     """Nothing to set."""
 
 
-def needs(config: Config) -> tuple[str, ...]:
-    """Return the packages this method imports: none."""
-    return ()
-
-
 def check(config: Config, architecture: Architecture) -> None:
     """Accept every model."""
 
 
-def expected(config: Config) -> Expected:
+def expected(config: Config, architecture: Architecture) -> Expected:
     """Return what the checkpoint must look like: nothing quantized."""
-    return Expected(weight_suffix="", weight_dtype="BF16")
+    return Expected(format=None)
 
 
-def quantize(
-    config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples
-) -> tuple[str, ...]:
+def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
     """Link every file of ``source`` into ``target``, or copy where the file system cannot link."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, place)
-        except OSError:
-            shutil.copy2(file, place)
-    return ()
+    link_tree(source, target)
+    return Made()

@@ -7,9 +7,9 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
+from quantize.architecture import Architecture
 from quantize.checkpoint import hash_file
 from quantize.key import Frozen
-from quantize.methods import Architecture
 from quantize.sources import SourceUnavailableError
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from quantize.calibration import DATA, texts_of
+from quantize.architecture import Architecture
 from quantize.checkpoint import hash_file
 from quantize.key import Frozen
-from quantize.methods import Architecture
+from quantize.rows import read
+from quantize.texts import DATA
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -48,7 +49,7 @@ def _tokenizer(vocab_size: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts_of(DATA / "calibration.jsonl"), trainer)
+    bpe.train_from_iterator(read(DATA / "calibration.jsonl"), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",

@@ -1,0 +1,48 @@
+"""Which interpreter and which library versions make a checkpoint's weights: the current ones, or a toolchain's."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from types import ModuleType
+
+from bench import toolchain
+
+CARRIERS = ("datasets",)
+"""Packages that carry data without changing it: no part of a key."""
+
+
+def _module(backend: str) -> ModuleType:
+    return importlib.import_module(f"quantize.backends.{backend.replace('-', '_')}")
+
+
+def _is_extra(module: ModuleType) -> bool:
+    """Tell whether the backend belongs into quantbench's own environment."""
+    return all(package in toolchain.EXTRA_OF for package in module.PACKAGES)
+
+
+def backend_interpreter(backend: str, what: str) -> str:
+    """Return the Python interpreter that a backend runs in.
+
+    Args:
+        backend: its name, as in ``quant.backend``.
+        what: what it is for, for the message.
+
+    Raises:
+        ToolchainError: its packages are not installed, or its toolchain is not built; says what to type.
+    """
+    module = _module(backend)
+    if _is_extra(module):
+        return toolchain.interpreter_for(module.PACKAGES, what)
+    if all(importlib.util.find_spec(package) for package in module.PACKAGES):
+        return sys.executable
+    return toolchain.toolchain_interpreter(module.TOOLCHAIN, what)
+
+
+def backend_versions(backend: str) -> dict[str, str]:
+    """Return the versions of the packages that decide what a backend writes, by name."""
+    module = _module(backend)
+    if _is_extra(module) or all(importlib.util.find_spec(package) for package in module.PACKAGES):
+        deciding = [package for package in module.PACKAGES if package not in CARRIERS]
+        return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
+    return toolchain.pinned_versions(module.TOOLCHAIN)

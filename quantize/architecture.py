@@ -1,0 +1,51 @@
+"""What is known of a model without its weights: its shapes, and what follows from them by arithmetic."""
+
+from pydantic import PositiveInt
+
+from quantize.key import Frozen
+
+
+class Architecture(Frozen):
+    """Shapes of a decoder-only model with grouped-query attention and a gated MLP. Sizes are numbers of elements."""
+
+    layers: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    tied_embeddings: bool
+    experts: int = 0
+    experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return {name: (output rows, input columns)} of each kind of linear layer that is quantized."""
+        mlp = self.moe_intermediate_size if self.experts else self.intermediate_size
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (query, self.hidden_size),
+            "k_proj": (key, self.hidden_size),
+            "v_proj": (key, self.hidden_size),
+            "o_proj": (self.hidden_size, query),
+            "gate_proj": (mlp, self.hidden_size),
+            "up_proj": (mlp, self.hidden_size),
+            "down_proj": (self.hidden_size, mlp),
+        }
+
+    def layer_parameters(self) -> int:
+        """Return the number of weights in the quantized linear layers of one decoder layer."""
+        sizes = {name: rows * columns for name, (rows, columns) in self.linear_shapes().items()}
+        mlp = sum(sizes[name] for name in ("gate_proj", "up_proj", "down_proj"))
+        return sum(sizes.values()) + mlp * max(0, self.experts - 1)
+
+    def linear_parameters(self) -> int:
+        """Return the number of weights in the quantized linear layers of all decoder layers."""
+        return self.layers * self.layer_parameters()
+
+    def parameters(self) -> int:
+        """Return the number of weights of the whole model, norms and biases of a few thousand left out."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        routers = self.layers * self.experts * self.hidden_size
+        return self.linear_parameters() + embeddings + routers

@@ -1,0 +1,138 @@
+"""AutoGPTQ 0.7.1: the library that the ``gptq`` container comes from. No longer developed; GPTQModel goes on with it.
+
+On CUDA it computes in float16; on a CPU, where float16 is slow, in float32. What it stores is float16 either way: with
+bfloat16 scales its own packing would round 8-bit weights to the wrong step. It was written for CUDA, and runs on a CPU
+once it no longer asks for ``cuda:0``.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantize import native, transformers4
+from quantize.architecture import Architecture
+from quantize.methods import Made, Samples
+
+if TYPE_CHECKING:
+    from quantize.methods.gptq import Config
+
+TOOLCHAIN = "auto-gptq"
+
+
+def gptq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Run GPTQ and write the ``gptq`` container.
+
+    Raises:
+        ValueError: the library or the container cannot do what is asked for.
+    """
+    native.check_gptq(config)
+    stages, _ = native.inner_layers(source, config.ignore)
+    import torch
+    from auto_gptq import BaseQuantizeConfig
+    from auto_gptq.modeling._base import BaseGPTQForCausalLM
+
+    class Decoder(BaseGPTQForCausalLM):  # type: ignore[misc]
+        """Tells the library where the linear layers are; its own list of models ends before Qwen3."""
+
+        layers_block_name = native.LAYERS.rstrip(".")
+        outside_layer_modules = ("model.embed_tokens", "model.norm")
+        inside_layer_modules = stages
+
+    group_size = config.used_group_size(architecture) or -1
+    settings = BaseQuantizeConfig(
+        bits=config.bits,
+        group_size=group_size,
+        damp_percent=config.damp,
+        desc_act=config.act_order is not None,
+        static_groups=config.act_order == "static",
+        sym=True,
+    )
+    model = transformers4.load(source, native.FLOAT16 if torch.cuda.is_available() else "float32")
+    biased = {name for name in model.state_dict() if name.endswith(".bias")}
+    rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
+    with runs_without_cuda(), unreached_layers_are_rounded() as layers:
+        Decoder(model, False, settings).quantize(rows, use_cuda_fp16=False, cache_examples_on_gpu=False)
+    # The library gives every layer a bias, of zeros where the model has none.
+    found = {name: value for name, value in model.state_dict().items() if not name.endswith(".bias") or name in biased}
+    native.save_float16(target, found, tied=bool(model.config.tie_word_embeddings))
+    quantization = {
+        "quant_method": "gptq",
+        "bits": config.bits,
+        "group_size": group_size,
+        "sym": True,
+        # With static groups the file's columns are in the model's own order: there is nothing to reorder on loading.
+        "desc_act": config.act_order == "group",
+        "static_groups": config.act_order == "static",
+        "damp_percent": config.damp,
+        "true_sequential": True,
+        "lm_head": False,
+        "checkpoint_format": "gptq",
+    }
+    native.finish(source, target, quantization, dtype=native.FLOAT16)
+    unreached = sum(not layer.reached for layer in layers)
+    notes = (f"{unreached} of {len(layers)} layers saw no calibration token and were rounded",) if unreached else ()
+    experts = [layer.reached for layer in layers if layer.expert_input]
+    return Made(notes=notes, experts_reached=sum(experts) / len(experts) if experts and architecture.experts else None)
+
+
+@contextlib.contextmanager
+def runs_without_cuda() -> Iterator[None]:
+    """Where there is no CUDA, let the library work on the CPU: it moves layers to ``cuda:0`` and waits for it."""
+    import auto_gptq.modeling._base as base
+    import torch
+
+    if torch.cuda.is_available():
+        yield
+        return
+    device, wait = base.CUDA_0, torch.cuda.synchronize
+    base.CUDA_0 = torch.device("cpu")
+    torch.cuda.synchronize = lambda *args: None
+    try:
+        yield
+    finally:
+        base.CUDA_0, torch.cuda.synchronize = device, wait
+
+
+@contextlib.contextmanager
+def unreached_layers_are_rounded() -> Iterator[list[Any]]:
+    """Keep the library from setting an expert to zero that no calibration token reaches: round it to nearest instead.
+
+    Yields:
+        One entry for each quantized layer, with ``reached`` and ``expert_input`` (whether it belongs to an expert).
+    """
+    import auto_gptq.modeling._base as base
+    import torch
+
+    original = base.GPTQ
+    layers: list[Any] = []
+
+    class Careful(original):  # type: ignore[misc,valid-type]
+        """GPTQ of one layer."""
+
+        reached = False
+        expert_input = False
+
+        def __init__(self, layer: Any) -> None:
+            super().__init__(layer)
+            layers.append(self)
+
+        def add_batch(self, inp: Any, out: Any) -> None:
+            """Take one batch of inputs in; those of experts come without a batch axis."""
+            self.expert_input = self.expert_input or inp.dim() == 2
+            if inp.numel():
+                self.reached = True
+                super().add_batch(inp, out)
+
+        def fasterquant(self, **settings: Any) -> Any:
+            """Quantize the layer's weight in place and return its scales, zero points and group index."""
+            if not self.reached:
+                self.H = torch.eye(self.columns, device=self.dev)
+                self.nsamples = 1
+            return super().fasterquant(**settings)
+
+    base.GPTQ = Careful
+    try:
+        yield layers
+    finally:
+        base.GPTQ = original

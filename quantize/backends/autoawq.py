@@ -1,0 +1,98 @@
+"""AutoAWQ 0.2.9: the library that the ``awq`` container comes from. No longer developed; llm-compressor goes on with it.
+
+It tries 20 scales, always, and also clips weights where that lowers the error, as the paper's own code does. On CUDA it
+computes in float16; on a CPU, where float16 is slow, in float32. What it stores is float16 either way.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantize import native, transformers4
+from quantize.architecture import Architecture
+from quantize.methods import Made, Samples
+
+if TYPE_CHECKING:
+    from quantize.methods.awq import Config
+
+TOOLCHAIN = "autoawq"
+ROWS = 64
+
+
+def awq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Run AWQ and write the ``awq`` container, version ``gemm``.
+
+    Raises:
+        ValueError: the library or the container cannot do what is asked for.
+    """
+    group_size = native.check_awq(config, architecture)
+    stages, left = native.inner_layers(source, config.ignore)
+    check_names([name for stage in stages for name in stage], left)
+    check_rows(architecture)
+    import torch
+    from awq.models._config import AwqConfig
+    from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
+
+    model = transformers4.load(source, native.FLOAT16 if torch.cuda.is_available() else "float32")
+    kind = model.config.model_type
+    if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
+        raise ValueError(f"AutoAWQ 0.2.9 does not know model_type {kind}: use quant.backend=llmcompressor")
+    library = AWQ_CAUSAL_LM_MODEL_MAP[kind]
+    wrapped = library(model, kind, is_quantized=False, config=model.config, quant_config=AwqConfig(), processor=None)
+    wrapped.modules_to_not_convert = left or None
+    length = max(map(len, samples))
+    try:
+        wrapped.quantize(
+            quant_config={"zero_point": True, "q_group_size": group_size, "w_bit": 4, "version": "GEMM"},
+            calib_data=[list(ids) for ids in samples],
+            max_calib_samples=len(samples),
+            max_calib_seq_len=length,
+        )
+    except AssertionError as error:
+        if "zero dimension" not in str(error):
+            raise
+        expert = str(error).partition(" ")[0]
+        raise ValueError(
+            f"no calibration token reached {expert}, and AutoAWQ needs some for every expert: "
+            "raise quant.calibration.n_samples, or use quant.backend=llmcompressor"
+        ) from error
+    native.save_float16(target, model.state_dict(), tied=bool(model.config.tie_word_embeddings))
+    quantization = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group_size,
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": left or None,
+    }
+    native.finish(source, target, quantization, dtype=native.FLOAT16)
+    tokens = sum(map(len, samples))
+    used = tokens // length * length
+    if all(len(ids) == length for ids in samples):
+        return Made()
+    return Made(notes=(f"AutoAWQ joins samples and cuts them every {length} tokens: {used} of {tokens} were used",))
+
+
+def check_names(wanted: list[str], left: list[str]) -> None:
+    """Check that layers can be left alone: the library, and engines with it, look for parts of names.
+
+    Raises:
+        ValueError: the name of one to leave alone is part of the name of one to quantize.
+    """
+    both = [(part, name) for part in left for name in wanted if part in name]
+    if both:
+        part, name = both[0]
+        raise ValueError(f"AutoAWQ cannot leave {part} alone and quantize {name}: use quant.backend=llmcompressor")
+
+
+def check_rows(architecture: Architecture) -> None:
+    """Check that the library can cut every layer into blocks of output features, which it does to clip weights.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for name, (rows, _) in architecture.linear_shapes().items():
+        if rows % ROWS:
+            raise ValueError(
+                f"AutoAWQ needs a multiple of {ROWS} output features, and {name} has {rows}: "
+                "use quant.backend=llmcompressor"
+            )

@@ -1,0 +1,134 @@
+"""GPTQModel 7.6: the maintained heir of AutoGPTQ and AutoAWQ; writes both native containers.
+
+Its compiled packer takes minutes to build and saves seconds, so the packer in Python is used. Experts that see too few
+calibration tokens are rounded to nearest by the library itself.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantize import native
+from quantize.architecture import Architecture
+from quantize.checkpoint import tensors
+from quantize.methods import Made, Samples
+from quantize.proof import is_ignored, linear_layers
+
+if TYPE_CHECKING:
+    from quantize.methods.awq import Config as AwqMethod
+    from quantize.methods.gptq import Config as GptqMethod
+
+TOOLCHAIN = "gptqmodel"
+SETTINGS = {
+    "GPTQMODEL_DISABLE_PACK_EXT": "1",
+    "GPTQMODEL_CPU_WORKERS": str(max(2, min(12, (os.cpu_count() or 1) // 2))),
+    "HF_HUB_OFFLINE": "1",
+}
+"""Read by the library when it is imported; with fewer than two workers it fails on a machine with two cores."""
+LEFT_OVER = ("quantize_config.json", "quant_log.csv")
+"""Written by the library beside the checkpoint: what ``config.json`` says too, and times."""
+
+
+def gptq(config: "GptqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Run GPTQ and write the ``gptq`` container.
+
+    Raises:
+        ValueError: the container cannot hold what is asked for.
+    """
+    native.check_gptq(config)
+    settings = {
+        "bits": config.bits,
+        "group_size": config.used_group_size(architecture) or -1,
+        "sym": True,
+        "damp_percent": config.damp,
+        "desc_act": config.act_order is not None,
+        "static_groups": config.act_order == "static",
+        "act_group_aware": False,
+    }
+    # With static groups the file's columns are in the model's own order: there is nothing to reorder on loading.
+    return _run(config, source, target, samples, settings, {"desc_act": config.act_order == "group"})
+
+
+def awq(config: "AwqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Run AWQ and write the ``awq`` container, version ``gemm``.
+
+    Raises:
+        ValueError: the library or the container cannot do what is asked for.
+    """
+    settings = {
+        "bits": 4,
+        "group_size": native.check_awq(config, architecture),
+        "method": "awq",
+        "format": "gemm",
+        "sym": False,
+        "desc_act": False,
+    }
+    return _run(config, source, target, samples, settings, {"version": "gemm", "zero_point": True})
+
+
+def _run(
+    config: native.NativeConfig,
+    source: Path,
+    target: Path,
+    samples: Samples,
+    settings: dict[str, Any],
+    more: dict[str, Any],
+) -> Made:
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import torch
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+    cuda = torch.cuda.is_available()
+    asked = QuantizeConfig(
+        **settings,
+        dynamic={f"-:^{re.escape(name)}$": {} for name in left_alone(source, config.ignore)} or None,
+        device="cuda" if cuda else "cpu",
+        offload_to_disk=False,
+    )
+    model = GPTQModel.load(str(source), asked, trust_remote_code=False)
+    chosen = watch_routers(model.model)
+    rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
+    packer = BACKEND.AWQ_TORCH if settings.get("method") == "awq" else BACKEND.GPTQ_TORCH
+    model.quantize(
+        rows,
+        batch_size=1,
+        calibration_sort=None,
+        calibration_data_min_length=1,
+        backend=BACKEND.AUTO if cuda else packer,
+    )
+    model.save(str(target))
+
+    quantization = json.loads((target / "config.json").read_text())["quantization_config"]
+    for name in LEFT_OVER:
+        (target / name).unlink(missing_ok=True)
+    native.finish(source, target, {**quantization, **more})
+    shares = [len(experts) / count for experts, count in chosen]
+    return Made(experts_reached=sum(shares) / len(shares) if shares else None)
+
+
+def watch_routers(model: Any) -> list[tuple[set[int], int]]:
+    """Return, for each router of the model, (the experts that it has chosen, filled as it runs; how many there are)."""
+    import torch
+
+    found: list[tuple[set[int], int]] = []
+    for name, module in model.named_modules():
+        count = getattr(module, "num_experts", None)
+        if name.endswith("mlp.gate") and count:
+            chosen: set[int] = set()
+            found.append((chosen, int(count)))
+
+            def note(_: Any, inputs: Any, output: Any, chosen: set[int] = chosen) -> None:
+                chosen.update(torch.as_tensor(output[2]).unique().tolist())
+
+            module.register_forward_hook(note)
+    return found
+
+
+def left_alone(source: Path, ignore: tuple[str, ...]) -> list[str]:
+    """Return the layers to leave in 16 bits that the library would quantize of itself: not the output, not routers."""
+    names = linear_layers(list(tensors(source)), ())
+    kinds = tuple(f".{kind}" for stage in native.STAGES for kind in stage)
+    return [name for name in names if name.endswith(kinds) and is_ignored(name, ignore)]

@@ -1,0 +1,29 @@
+"""Errors of building a checkpoint, each told as one line."""
+
+import errno
+import traceback
+from pathlib import Path
+
+from quantize.checkpoint import CheckpointError
+from quantize.sources import SourceUnavailableError
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "DefaultCPUAllocator")
+
+
+def explain_failure(error: Exception) -> str:
+    """Return one line for whatever ended a build: what was wrong, and where it can be known, what to do.
+
+    What is not a known kind of failure is logged with its traceback.
+    """
+    text = str(error).strip()
+    if isinstance(error, CheckpointError | SourceUnavailableError):
+        return text
+    if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
+        return "out of memory: use a machine with more, a data-free method such as fp8 or rtn-int4, or less calibration"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in text:
+        return "the disk is full; free some space, or choose another place with QUANTBENCH_CACHE; nothing was published"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror or error}: {Path(str(error.filename))}"
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

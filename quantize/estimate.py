@@ -1,0 +1,85 @@
+"""Memory and disk that building a checkpoint will need, from shapes and settings alone. All figures are bytes."""
+
+from typing import Any
+
+from quantize.architecture import Architecture
+from quantize.key import Frozen
+
+BASE = 1_500_000_000
+"""Interpreter, torch and the quantization library themselves (llm-compressor, measured on Linux: 1.1 GB)."""
+SHARD = 5_000_000_000
+"""Largest shard that transformers writes by default."""
+SHARD_FACTOR = 2.5
+"""llm-compressor's own estimate for a shard worked on, in sizes of the shard."""
+GPTQ_METHODS = ("gptq", "int8")
+"""Methods that hold a Hessian, float32, for every linear layer of a decoder layer."""
+
+
+class Needs(Frozen):
+    """What a build needs at its peak."""
+
+    memory: int
+    disk: int
+    why: str
+    """What the memory is for, in words."""
+
+
+def checkpoint_bytes(architecture: Architecture, bits: int | None) -> int:
+    """Return the size of a checkpoint whose linear layers are stored in ``bits``; None for 16."""
+    linear = architecture.linear_parameters()
+    rest = architecture.parameters() - linear
+    # Scales and zero points take at most 0.6 bits per weight: 16 and 4 bits for a group of 32.
+    return int(2 * rest + linear * (2.0 if bits is None else (bits + 0.6) / 8))
+
+
+def _layer_bytes(architecture: Architecture) -> int:
+    return 2 * architecture.layer_parameters()
+
+
+def _hessian_bytes(architecture: Architecture) -> int:
+    """Return the bytes of the Hessians of one decoder layer, columns x columns in float32 for each linear layer."""
+    shapes = architecture.linear_shapes()
+    attention = sum(shapes[name][1] ** 2 for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
+    mlp = sum(shapes[name][1] ** 2 for name in ("gate_proj", "up_proj", "down_proj"))
+    return 4 * (attention + mlp * max(1, architecture.experts))
+
+
+def proof_memory(architecture: Architecture, heldout_tokens: int) -> int:
+    """Return the memory that the proof takes: ends and one decoder layer of both checkpoints, and hidden states."""
+    ends = 2 * 2 * architecture.vocab_size * architecture.hidden_size * (1 if architecture.tied_embeddings else 2)
+    # One expert or projection at a time is expanded in float32 before it is kept in 16 bits.
+    layers = 2 * _layer_bytes(architecture) + 4 * max(r * c for r, c in architecture.linear_shapes().values())
+    states = 2 * 2 * heldout_tokens * architecture.hidden_size
+    logits = 4 * 4 * 2048 * architecture.vocab_size
+    return BASE + ends + layers + states + logits
+
+
+def estimate(
+    architecture: Architecture, method: str, config: dict[str, Any], *, heldout_tokens: int, bits: int | None
+) -> Needs:
+    """Return what making and proving a checkpoint needs.
+
+    Args:
+        architecture: the model's shapes.
+        method: name of the method's module.
+        config: its fields.
+        heldout_tokens: tokens that fidelity is measured on.
+        bits: bits of its quantized weights; None if nothing is quantized.
+    """
+    disk = checkpoint_bytes(architecture, bits)
+    if bits is None:
+        return Needs(memory=BASE // 5, disk=0, why="linking files")
+    calibration = config.get("calibration")
+    proof = proof_memory(architecture, heldout_tokens)
+    if calibration is None:
+        whole = checkpoint_bytes(architecture, None)
+        making, why = BASE + int(SHARD_FACTOR * min(SHARD, whole)), "one shard at a time"
+    else:
+        tokens = calibration["n_samples"] * calibration["max_seq_len"]
+        states = 2 * 2 * tokens * architecture.hidden_size
+        hessians = _hessian_bytes(architecture) if method in GPTQ_METHODS else 0
+        making = BASE + 3 * _layer_bytes(architecture) + hessians + states
+        why = f"one decoder layer at a time, {tokens:,} calibration tokens" + (" and Hessians" if hessians else "")
+    if proof > making:
+        return Needs(memory=proof, disk=disk, why="the proof beside the source, one decoder layer at a time")
+    return Needs(memory=making, disk=disk, why=why)

@@ -1,0 +1,300 @@
+"""How a quantized linear layer lies in a file: which tensors, of which dtype and shape, and what weight they stand for.
+
+Four containers are read, each as its own specification has it, without the library that wrote the file:
+
+- ``compressed-tensors`` (llm-compressor): ``weight`` with ``weight_scale``, or ``weight_packed``;
+- ``gptq`` and ``awq``: ``qweight``, ``qzeros``, ``scales`` (and ``g_idx``), as AutoGPTQ and AutoAWQ laid them down;
+- ``fp8``: ``weight`` with ``weight_scale_inv`` per 128 x 128 block, as Qwen's and DeepSeek's FP8 releases have it.
+
+A layer is a matrix of ``rows`` output features by ``columns`` input features throughout.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from quantize.checkpoint import CheckpointError
+from quantize.key import Frozen
+
+if TYPE_CHECKING:
+    import torch
+
+Container = Literal["compressed-tensors", "gptq", "awq", "fp8"]
+FLOATS = frozenset({"BF16", "F16", "F32"})
+FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Magnitudes of FP4 E2M1 by the lower three bits of its code (OCP Microscaling Formats, table 5); bit 3 is the sign."""
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""AutoAWQ packs column ``AWQ_ORDER[i]`` of each eight into nibble i."""
+
+
+class Activations(Frozen):
+    """How a layer's input is rounded before it is multiplied; field names and values are compressed-tensors' own."""
+
+    type: Literal["int", "float"]
+    num_bits: Literal[4, 8]
+    strategy: Literal["tensor", "token", "group", "tensor_group"]
+    dynamic: bool | Literal["local"]
+    group_size: int | None = None
+
+
+class Stored(Frozen):
+    """One tensor that a layer must have."""
+
+    dtypes: frozenset[str]
+    shape: tuple[int, ...]
+
+
+class Format(Frozen):
+    """How a checkpoint stores the layers it quantizes."""
+
+    container: Container
+    type: Literal["int", "float"]
+    bits: Literal[4, 8]
+    rows_per_scale: int | None
+    """Output features that share a scale; None for all of them."""
+    columns_per_scale: int | None
+    """Input features that share a scale; None for all of them."""
+    symmetric: bool = True
+    scale: Literal["float", "e4m3", "e8m0"] = "float"
+    """Dtype of the scales: 16 or 32 bit floats, or the 8-bit ones of NVFP4 and MXFP4."""
+    packed: bool
+    """Whether several weights share one stored word."""
+    act_order: bool = False
+    """Whether the file holds an index from columns to groups (GPTQ with ``desc_act``)."""
+    activations: Activations | None = None
+
+    def __str__(self) -> str:
+        """Return the format in words, e.g. ``int4, scales per 64 columns, symmetric, container awq``."""
+        if self.columns_per_scale is None:
+            shared = "per channel" if self.rows_per_scale else "per tensor"
+        elif self.rows_per_scale == 1:
+            shared = f"per {self.columns_per_scale} columns"
+        else:
+            shared = f"per block of {self.rows_per_scale} x {self.columns_per_scale}"
+        symmetry = "symmetric" if self.symmetric else "asymmetric"
+        return f"{self.type}{self.bits}, scales {shared}, {symmetry}, container {self.container}"
+
+    def stored(self, rows: int, columns: int) -> dict[str, Stored]:
+        """Return {tensor name below the layer: what it must look like} for a layer of ``rows`` x ``columns``."""
+        across = 1 if self.rows_per_scale is None else math.ceil(rows / self.rows_per_scale)
+        along = 1 if self.columns_per_scale is None else math.ceil(columns / self.columns_per_scale)
+        per_word = 32 // self.bits
+        words = frozenset({"I32"})
+        if self.container == "gptq":
+            return {
+                "qweight": Stored(dtypes=words, shape=(columns // per_word, rows)),
+                "qzeros": Stored(dtypes=words, shape=(along, rows // per_word)),
+                "scales": Stored(dtypes=FLOATS, shape=(along, rows)),
+                "g_idx": Stored(dtypes=words, shape=(columns,)),
+            }
+        if self.container == "awq":
+            return {
+                "qweight": Stored(dtypes=words, shape=(columns, rows // per_word)),
+                "qzeros": Stored(dtypes=words, shape=(along, rows // per_word)),
+                "scales": Stored(dtypes=FLOATS, shape=(along, rows)),
+            }
+        if self.container == "fp8":
+            return {
+                "weight": Stored(dtypes=frozenset({"F8_E4M3"}), shape=(rows, columns)),
+                "weight_scale_inv": Stored(dtypes=FLOATS, shape=(across, along)),
+            }
+        return self._compressed_tensors(rows, columns, across, along)
+
+    def _compressed_tensors(self, rows: int, columns: int, across: int, along: int) -> dict[str, Stored]:
+        found: dict[str, Stored] = {}
+        if self.type == "float" and self.bits == 4:
+            found["weight_packed"] = Stored(dtypes=frozenset({"U8"}), shape=(rows, columns // 2))
+            scale = frozenset({"F8_E4M3"} if self.scale == "e4m3" else {"U8"})
+            found["weight_scale"] = Stored(dtypes=scale, shape=(rows, along))
+            if self.scale == "e4m3":
+                found["weight_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
+                if self.activations:
+                    found["input_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
+            return found
+        if self.packed:
+            per_word = 32 // self.bits
+            found["weight_packed"] = Stored(dtypes=frozenset({"I32"}), shape=(rows, math.ceil(columns / per_word)))
+            found["weight_shape"] = Stored(dtypes=frozenset({"I64", "I32"}), shape=(2,))
+            if not self.symmetric:
+                zeros = (math.ceil(rows / per_word), along)
+                found["weight_zero_point"] = Stored(dtypes=frozenset({"I32"}), shape=zeros)
+        else:
+            dtype = "F8_E4M3" if self.type == "float" else "I8"
+            found["weight"] = Stored(dtypes=frozenset({dtype}), shape=(rows, columns))
+        scale_shape = (1,) if self.rows_per_scale is None else (across, along)
+        found["weight_scale"] = Stored(dtypes=FLOATS, shape=scale_shape)
+        if self.activations and self.activations.dynamic is False:
+            found["input_scale"] = Stored(dtypes=FLOATS, shape=(1,))
+        return found
+
+
+def integers(
+    bits: Literal[4, 8], group_size: int | None, *, symmetric: bool, container: Container = "compressed-tensors"
+) -> Format:
+    """Return the format of integer weights with 16-bit activations; ``group_size`` None is one scale per channel."""
+    return Format(
+        container=container,
+        type="int",
+        bits=bits,
+        rows_per_scale=1,
+        columns_per_scale=group_size,
+        symmetric=symmetric,
+        packed=True,
+    )
+
+
+def format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
+    """Return (format, layers left in 16 bits) that a checkpoint's own ``quantization_config`` claims.
+
+    Raises:
+        CheckpointError: it is of a kind that this module does not read.
+    """
+    method = config.get("quant_method")
+    if method == "compressed-tensors":
+        return _of_compressed_tensors(config)
+    ignored = tuple(config.get("modules_to_not_convert") or ())
+    if method == "gptq":
+        group = int(config.get("group_size", 128))
+        made = integers(config["bits"], None if group == -1 else group, symmetric=config["sym"], container="gptq")
+        return made.model_copy(update={"act_order": bool(config.get("desc_act"))}), ignored
+    if method == "awq" and config.get("version", "gemm").lower() == "gemm":
+        bits, group = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
+        symmetric = not config.get("zero_point", True)
+        return integers(bits, None if group == -1 else group, symmetric=symmetric, container="awq"), ignored
+    if method == "fp8" and config.get("weight_block_size"):
+        rows, columns = config["weight_block_size"]
+        activations = Activations(type="float", num_bits=8, strategy="group", dynamic=True, group_size=columns)
+        return (
+            Format(
+                container="fp8",
+                type="float",
+                bits=8,
+                rows_per_scale=rows,
+                columns_per_scale=columns,
+                packed=False,
+                activations=activations,
+            ),
+            ignored,
+        )
+    raise CheckpointError(
+        f"a checkpoint with quant_method '{method}' of this kind is not read; "
+        "known are compressed-tensors, gptq, awq (gemm) and fp8 with 128 x 128 blocks"
+    )
+
+
+def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
+    groups = list(config["config_groups"].values())
+    if len(groups) != 1 or groups[0].get("weights") is None:
+        raise CheckpointError(f"a compressed-tensors checkpoint with {len(groups)} config groups is not read, only one")
+    weights, inputs = groups[0]["weights"], groups[0].get("input_activations")
+    if weights.get("actorder") in ("group", "dynamic"):
+        raise CheckpointError("compressed-tensors with actorder=group, which its own library has dropped, is not read")
+    strategy = weights["strategy"]
+    rows, columns = {
+        "tensor": (None, None),
+        "channel": (1, None),
+        "group": (1, weights.get("group_size")),
+        "tensor_group": (1, weights.get("group_size")),
+        "block": tuple(weights.get("block_structure") or (None, None)),
+    }[strategy]
+    float4 = weights["type"] == "float" and weights["num_bits"] == 4
+    wanted = set(Activations.model_fields)
+    return (
+        Format(
+            container="compressed-tensors",
+            type=weights["type"],
+            bits=weights["num_bits"],
+            rows_per_scale=rows,
+            columns_per_scale=columns,
+            symmetric=weights["symmetric"],
+            scale="float" if not float4 else ("e4m3" if strategy == "tensor_group" else "e8m0"),
+            packed="pack" in str(groups[0].get("format") or config.get("format")),
+            activations=Activations.model_validate({k: v for k, v in inputs.items() if k in wanted})
+            if inputs
+            else None,
+        ),
+        tuple(config.get("ignore") or ()),
+    )
+
+
+def _unpack(words: "torch.Tensor", bits: int, dim: int) -> "torch.Tensor":
+    """Return the unsigned fields of 32-bit words, lowest bits first, spread out along ``dim``."""
+    import torch
+
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    spread = words.unsqueeze(dim + 1) >> shifts.view([-1 if axis == dim + 1 else 1 for axis in range(words.dim() + 1)])
+    return (spread & (2**bits - 1)).flatten(dim, dim + 1)
+
+
+def _spread(values: "torch.Tensor", form: Format, rows: int, columns: int) -> "torch.Tensor":
+    """Return one value per weight, (rows, columns), from one value per block."""
+    if values.numel() == 1:
+        return values.reshape(1, 1)
+    down = values if form.rows_per_scale in (None, 1) else values.repeat_interleave(form.rows_per_scale, 0)[:rows]
+    if form.columns_per_scale is None:
+        return down
+    return down.repeat_interleave(form.columns_per_scale, 1)[:, :columns]
+
+
+def dequantize(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, columns: int) -> "torch.Tensor":
+    """Return the weight, float32 (rows, columns), that a layer's stored tensors stand for."""
+    import torch
+
+    if form.container == "gptq":
+        # AutoGPTQ stores zero points less one; a symmetric layer has the middle of the range in all of them.
+        groups = parts["g_idx"].long()
+        zeros = (_unpack(parts["qzeros"], form.bits, 1) + 1) & (2**form.bits - 1)
+        values = _unpack(parts["qweight"], form.bits, 0) - zeros[groups]
+        return (values * parts["scales"].float()[groups]).T.contiguous()
+    if form.container == "awq":
+        order = torch.tensor([block + AWQ_ORDER.index(i) for block in range(0, rows, 8) for i in range(8)])
+        zeros = _unpack(parts["qzeros"], form.bits, 1)[:, order].repeat_interleave(columns // len(parts["qzeros"]), 0)
+        scales = parts["scales"].float().repeat_interleave(columns // len(parts["scales"]), 0)
+        return ((_unpack(parts["qweight"], form.bits, 1)[:, order] - zeros) * scales).T.contiguous()
+    if form.container == "fp8":
+        return parts["weight"].float() * _spread(parts["weight_scale_inv"].float(), form, rows, columns)
+    if form.type == "float" and form.bits == 4:
+        codes = torch.stack([parts["weight_packed"] & 15, parts["weight_packed"] >> 4], dim=-1).flatten(1).long()
+        table = torch.tensor([*FP4_VALUES, *(-value for value in FP4_VALUES)])
+        if form.scale == "e8m0":
+            scale = torch.exp2(parts["weight_scale"].float() - 127)
+        else:
+            scale = parts["weight_scale"].float() / parts["weight_global_scale"]
+        return table[codes] * _spread(scale, form, rows, columns)
+    scale = _spread(parts["weight_scale"].float(), form, rows, columns)
+    if not form.packed:
+        return parts["weight"].float() * scale
+    middle = 2 ** (form.bits - 1)
+    values = _unpack(parts["weight_packed"], form.bits, 1)[:, :columns].float() - middle
+    if not form.symmetric:
+        zeros = _unpack(parts["weight_zero_point"], form.bits, 0)[:rows].float() - middle
+        values = values - _spread(zeros, form, rows, columns)
+    return values * scale
+
+
+def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "torch.Tensor") -> "torch.Tensor":
+    """Return a layer's inputs (…, columns) as its kernel would see them: rounded as the format says, in their dtype."""
+    if form.activations is None or not inputs.numel():
+        return inputs
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+    from torch import nn
+
+    flat = inputs.reshape(1, -1, inputs.shape[-1])  # the library takes axes 0 and 1 for batch and token
+    args = QuantizationArgs(**form.activations.model_dump(), symmetric=True, **_scale_dtype(form))
+    shared = parts.get("input_global_scale")
+    if form.activations.dynamic is False:
+        scale, zero = parts["input_scale"], None
+    else:
+        scale, zero = compute_dynamic_scales_and_zp(flat, args, nn.Module(), global_scale=shared)
+    rounded = fake_quantize(flat, scale, zero, args, global_scale=shared)
+    return rounded.reshape(inputs.shape).to(inputs.dtype)
+
+
+def _scale_dtype(form: Format) -> dict[str, Any]:
+    import torch
+
+    if form.scale == "e8m0":
+        return {"scale_dtype": torch.uint8, "zp_dtype": torch.uint8}
+    return {"scale_dtype": torch.float8_e4m3fn, "zp_dtype": torch.float8_e4m3fn} if form.scale == "e4m3" else {}

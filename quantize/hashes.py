@@ -1,0 +1,59 @@
+"""Hashes of large files, remembered: a checkpoint of 470 GB is read once, not before every run.
+
+A hash is taken from memory only while the file's real path, size, modification time and inode are what they were. One
+small file per hashed file, in the cache folder.
+"""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from quantize.checkpoint import hash_file
+from quantize.key import sha256_text
+from quantize.paths import cache_dir
+
+SETTLED_NS = 2_000_000_000
+"""A file changed more recently could change again within the same time stamp: its hash is not remembered."""
+LARGE_BYTES = 10**9
+
+log = logging.getLogger("quantize.hashes")
+
+
+def _state(file: Path) -> dict[str, Any]:
+    found = file.stat()
+    return {"path": str(file), "size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+
+
+def _recall(memo: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(memo.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def _remember(memo: Path, known: dict[str, Any]) -> None:
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    part = memo.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(known))
+    part.replace(memo)
+
+
+def remembered_sha256(file: Path) -> str:
+    """Return the hex SHA-256 of the file's bytes, read again only if the file has changed since the last time."""
+    real = file.resolve()
+    state = _state(real)
+    memo = cache_dir() / "hashes" / f"{sha256_text(str(real))[:32]}.json"
+    known = _recall(memo)
+    sha256 = known.pop("sha256", None)
+    if known == state and isinstance(sha256, str):
+        return sha256
+    if state["size"] > LARGE_BYTES:
+        log.info("hashing %s, %.1f GB, once", real, state["size"] / 1e9)
+    sha256 = hash_file(real).sha256
+    if _state(real) == state and time.time_ns() - state["mtime_ns"] > SETTLED_NS:
+        _remember(memo, {**state, "sha256": sha256})
+    return sha256

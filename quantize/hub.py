@@ -1,0 +1,157 @@
+"""The Hugging Face hub: revisions become commits, files are fetched at a commit, and every refusal is one clear line.
+
+What the hub answered decides the line; only a hub that did not answer is called out of reach.
+"""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+RepoType = Literal["model", "dataset"]
+TIMEOUT_S = 20
+COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision that can never mean anything else."""
+
+
+class HubError(Exception):
+    """The hub refused, or could not be reached; one line."""
+
+    def __init__(self, message: str, *, answered: bool) -> None:
+        super().__init__(message)
+        self.answered = answered
+        """Whether the hub said no, so that asking again, or elsewhere, is of no use."""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
+    """Return what the hub answered; None where it did not answer."""
+    from huggingface_hub import errors
+
+    found = next((cause for cause in _causes(error) if isinstance(cause, errors.HfHubHTTPError)), None)
+    if found is None:
+        return None
+    status = found.response.status_code
+    name = f"{repo}@{revision}"
+    file = PurePosixPath(found.response.url.path).name
+    by_kind = {
+        errors.GatedRepoError: f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN ({status})",
+        errors.RevisionNotFoundError: f"{repo} has no revision '{revision}': type one of its branches, tags or commits",
+        errors.RemoteEntryNotFoundError: f"{name} holds no {file}",
+        errors.RepositoryNotFoundError: f"the hub shows no repository {repo}: check the name; if it is private, set "
+        f"HF_TOKEN ({status})",
+    }
+    by_status = {
+        401: f"the hub refuses {name} (401): set HF_TOKEN to a token that may read it",
+        403: f"the hub refuses {name} (403): set HF_TOKEN to a token that may read it",
+        404: f"the hub knows no {name} (404): check repository and revision",
+    }
+    known = next((line for kind, line in by_kind.items() if isinstance(found, kind)), None)
+    line = known or by_status.get(status, f"the hub answered {status} for {name}: try again later")
+    return HubError(line, answered=status < 500 and status != 429)
+
+
+def explain(error: Exception, repo: str, revision: str) -> HubError:
+    """Return the one line for what went wrong while asking for ``repo`` at ``revision``."""
+    import httpx
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    refusal = _refusal(error, repo, revision)
+    if refusal is not None:
+        return refusal
+    if isinstance(error, HFValidationError):
+        return HubError(f"'{repo}' is no name of a repository: type Organisation/Name", answered=True)
+    unreachable = (httpx.ConnectError, httpx.TimeoutException, httpx.ProxyError, OfflineModeIsEnabled)
+    cause = next((cause for cause in _causes(error) if isinstance(cause, unreachable)), None)
+    reason = cause or error
+    lines = str(reason).strip().splitlines()
+    said = f"{type(reason).__name__}: {lines[0]}" if lines else type(reason).__name__
+    if cause is not None:
+        return HubError(f"cannot reach the hub for {repo}@{revision} ({said})", answered=False)
+    return HubError(f"cannot get {repo}@{revision} from the hub ({said})", answered=False)
+
+
+@contextlib.contextmanager
+def asking(repo: str, revision: str) -> Iterator[None]:
+    """Turn whatever huggingface_hub raises into a :class:`HubError`."""
+    import httpx
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        yield
+    except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
+        raise explain(error, repo, revision) from error
+
+
+def download(repo: str, revision: str, file: str, repo_type: RepoType = "model") -> Path:
+    """Return one file of a repository in the local hub cache, fetched if it is not there.
+
+    The name of the folder ``snapshots/COMMIT`` that it lies in is the commit that ``revision`` stands for. A hub out
+    of reach is no matter where the cache has the file.
+
+    Raises:
+        HubError: it cannot be had.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+    where: dict[str, Any] = {"revision": revision, "repo_type": repo_type}
+    if COMMIT.fullmatch(revision) and isinstance(found := try_to_load_from_cache(repo, file, **where), str):
+        return Path(found)
+    try:
+        with asking(repo, revision):
+            # hf_hub_download asks a silent hub again and again for half a minute: find out first.
+            HfApi().repo_info(repo, timeout=TIMEOUT_S, expand=["sha"], **where)
+            return Path(hf_hub_download(repo, file, **where))
+    except HubError as error:
+        cached = None if error.answered else try_to_load_from_cache(repo, file, **where)
+        if not isinstance(cached, str):
+            raise
+        return Path(cached)
+
+
+def _cached_file(repo: str, pattern: str) -> tuple[str, str] | None:
+    """Return (commit, path) of the only cached file of a data set that matches, None if there is none or several."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
+    found = [path.relative_to(snapshots) for path in snapshots.glob(f"*/{pattern}")]
+    return (found[0].parts[0], str(PurePosixPath(*found[0].parts[1:]))) if len(found) == 1 else None
+
+
+@functools.cache
+def find_dataset_file(repo: str, revision: str, pattern: str) -> tuple[str, str]:
+    """Return (commit, path) of a data set's first file, in order of names, that matches a glob over its paths.
+
+    Asked once per process, so that all jobs of a sweep see the same commit. Where the hub is out of reach, a file that
+    an earlier run left in the hub cache will do.
+
+    Raises:
+        HubError: no such repository, revision or file, or the hub is out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    folder = str(PurePosixPath(pattern).parent)
+    options: dict[str, Any] = {"repo_type": "dataset"}
+    try:
+        with asking(repo, revision):
+            commit = HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT_S, expand=["sha"]).sha
+            assert commit is not None
+            tree = HfApi().list_repo_tree(repo, None if folder == "." else folder, revision=commit, **options)
+            paths = sorted(item.path for item in tree)
+    except HubError as error:
+        cached = None if error.answered else _cached_file(repo, pattern)
+        if cached is None:
+            raise
+        return cached
+    found = [path for path in paths if fnmatchcase(path, pattern)]
+    if not found:
+        raise HubError(f"{repo}@{commit} holds no file {pattern}", answered=True)
+    return commit, found[0]

@@ -1,0 +1,77 @@
+"""FP4 E2M1 weights and activations in microscaled groups, for kernels of NVIDIA Blackwell and AMD MI350 GPUs.
+
+``nvfp4``: groups of 16 with FP8 scales under one float scale per matrix, activation ranges fixed by calibration.
+``mxfp4``: groups of 32 with power-of-two scales (OCP Microscaling Formats v1.0); needs no text.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from quantize.architecture import Architecture
+from quantize.backends import llmcompressor
+from quantize.formats import Activations, Format
+from quantize.methods import Expected, Made, MethodConfig, Samples, choose_group_size
+from quantize.texts import CalibrationConfig
+
+GROUP = {"nvfp4": 16, "mxfp4": 32}
+
+
+class Config(MethodConfig):
+    """Fields of ``method: fp4``."""
+
+    scheme: Literal["nvfp4", "mxfp4"]
+    calibration: CalibrationConfig | None = None
+    """Text for the activation ranges of ``nvfp4``."""
+
+    @model_validator(mode="after")
+    def _calibrated_when_nvfp4(self) -> Self:
+        if (self.scheme == "nvfp4") != (self.calibration is not None):
+            raise ValueError("scheme nvfp4 needs calibration, and mxfp4 has no use for it")
+        return self
+
+
+def check(config: Config, architecture: Architecture) -> None:
+    """Check that the scheme's groups fit the model's layers.
+
+    Raises:
+        ValueError: they do not.
+    """
+    config.check_backend("llmcompressor")
+    choose_group_size(GROUP[config.scheme], (), architecture, advise=False)
+
+
+def expected(config: Config, architecture: Architecture) -> Expected:
+    """Return what the checkpoint must look like."""
+    nvfp4 = config.scheme == "nvfp4"
+    group = GROUP[config.scheme]
+    inputs = Activations(
+        type="float",
+        num_bits=4,
+        strategy="tensor_group" if nvfp4 else "group",
+        dynamic="local" if nvfp4 else True,
+        group_size=group,
+    )
+    form = Format(
+        container="compressed-tensors",
+        type="float",
+        bits=4,
+        rows_per_scale=1,
+        columns_per_scale=group,
+        scale="e4m3" if nvfp4 else "e8m0",
+        packed=True,
+        activations=inputs,
+    )
+    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl)
+
+
+def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Write the FP4 checkpoint of ``source`` to ``target``."""
+    if config.scheme == "mxfp4":
+        llmcompressor.without_data(source, target, "MXFP4", config.ignore)
+        return Made()
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    modifier = QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=list(config.ignore))
+    return llmcompressor.oneshot(source, target, [modifier], samples=samples)

@@ -1,0 +1,58 @@
+"""INT8 weights and activations: SmoothQuant (Xiao et al., arXiv:2211.10438), then GPTQ.
+
+SmoothQuant moves the range of outlying activation channels into the weights; activations are then rounded per token at
+run time, weights have one scale per output channel.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from quantize.architecture import Architecture
+from quantize.backends import llmcompressor
+from quantize.formats import Format
+from quantize.methods import DYNAMIC_INT8, CalibratedConfig, Expected, Made, Samples
+
+
+class Config(CalibratedConfig):
+    """Fields of ``method: int8``."""
+
+    smoothing_strength: float = Field(ge=0, le=1)
+    """SmoothQuant's alpha: how much of the activations' range moves into the weights; 0 leaves SmoothQuant out."""
+    damp: float = Field(gt=0, lt=1)
+    """Share of the Hessian's mean diagonal that GPTQ adds to it."""
+
+
+def check(config: Config, architecture: Architecture) -> None:
+    """Check the backend; a scale per channel fits any shape.
+
+    Raises:
+        ValueError: the backend does not do it.
+    """
+    config.check_backend("llmcompressor")
+
+
+def expected(config: Config, architecture: Architecture) -> Expected:
+    """Return what the checkpoint must look like."""
+    form = Format(
+        container="compressed-tensors",
+        type="int",
+        bits=8,
+        rows_per_scale=1,
+        columns_per_scale=None,
+        packed=False,
+        activations=DYNAMIC_INT8,
+    )
+    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl, moves_scales=True)
+
+
+def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    """Write the INT8 checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
+    from llmcompressor.modifiers.quantization import GPTQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    modifiers = [GPTQModifier(targets="Linear", scheme="W8A8", ignore=list(config.ignore), dampening_frac=config.damp)]
+    if config.smoothing_strength:
+        smooth = SmoothQuantModifier(smoothing_strength=config.smoothing_strength)
+        modifiers.insert(0, smooth)
+    return llmcompressor.oneshot(source, target, modifiers, samples=samples)

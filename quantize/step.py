@@ -1,0 +1,55 @@
+"""``python -m quantize.step STEP.json``: makes one checkpoint's weights, inside the toolchain that the backend needs.
+
+The border between environments: JSON in, a checkpoint folder and ``STEP.made`` out. Only what stands in
+``quantize`` itself, pydantic and the backend's own library are imported here. Ends with its parent.
+"""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from quantize.architecture import Architecture
+from quantize.errors import explain_failure
+from quantize.key import Frozen
+from quantize.methods import Made
+from quantize.parent import end_with_parent
+
+
+class Step(Frozen):
+    """What is to be made."""
+
+    method: str
+    """Module below ``quantize.methods``."""
+    config: dict[str, Any]
+    architecture: Architecture
+    source: Path
+    target: Path
+    samples: tuple[tuple[int, ...], ...]
+
+
+def make(step: Step) -> Made:
+    """Write the checkpoint and return what is worth knowing of it."""
+    module = importlib.import_module(f"quantize.methods.{step.method}")
+    config = module.Config.model_validate(step.config)
+    made: Made = module.quantize(config, step.architecture, step.source, step.target, step.samples)
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Carry out the step file named by the only argument and return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    file = Path(argv[0])
+    end_with_parent()
+    try:
+        made = make(Step.model_validate_json(file.read_bytes()))
+    except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
+        file.with_suffix(".error").write_text(explain_failure(error))
+        return 1
+    file.with_suffix(".made").write_text(made.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

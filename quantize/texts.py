@@ -1,0 +1,176 @@
+"""Which text is used, and where it lies: named sets, each a small file in ``data/sets``, and files of one's own.
+
+A named set is looked for in a local mirror of the hub (``QUANTBENCH_HUB``) and then on the hub, where its revision
+becomes a commit and only the one file is fetched. Loads no torch, transformers or datasets.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt
+
+from quantize import hub
+from quantize.checkpoint import CheckpointError
+from quantize.hashes import remembered_sha256
+from quantize.key import Frozen
+from quantize.rows import SUFFIXES
+
+DATA = Path(__file__).resolve().parent / "data"
+SETS = DATA / "sets"
+
+Use = Literal["calibration", "heldout"]
+FIELD: dict[Use, str] = {"calibration": "calibration.set", "heldout": "calibration.heldout.set"}
+"""What a person types to choose the text."""
+
+
+class CalibrationConfig(Frozen):
+    """Which text a calibrated method sees, and how much."""
+
+    set: str
+    """A name from ``data/sets``, or a path to a file of text; see :func:`quantize.rows.read`."""
+    n_samples: PositiveInt
+    max_seq_len: int = Field(ge=16)
+    """Tokens per sample."""
+    enable_thinking: bool = False
+    """What the chat template is given, for sets of chats."""
+
+
+class HeldoutConfig(Frozen):
+    """Which text fidelity is measured on, and how much. It is never calibrated on."""
+
+    set: str
+    """As for calibration; of a named set, another file is used than for calibration."""
+    n_samples: PositiveInt | None
+    """Windows from the beginning of the text; None for all."""
+    max_seq_len: int = Field(ge=16)
+    """Tokens per window."""
+
+
+class SetSpec(Frozen):
+    """A named set, as its file in ``data/sets`` describes it."""
+
+    title: str
+    repo: str | None = None
+    """Data set on the hub; None for files that come with quantbench."""
+    revision: str = "main"
+    calibration: str
+    """File to calibrate on: a glob over the paths in the repository, of which the first match counts."""
+    heldout: str
+    """Another file, to measure on."""
+    column: str | None = None
+    """Field that holds the text or the messages; None takes ``text``, else ``messages``."""
+    lines: bool = False
+    """Whether rows are lines of running text, to be gathered into passages."""
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Return the set called ``name``."""
+        return cls.model_validate(tomllib.loads((SETS / f"{name}.toml").read_text(encoding="utf-8")))
+
+
+class HubFile(Frozen):
+    """One file of a data set on the hub, at a commit."""
+
+    repo: str
+    commit: str
+    file: str
+
+
+class TextFile(Frozen):
+    """The one file that is read."""
+
+    name: str
+    """For people: the set's name, or the file's."""
+    source: str
+    """Where the text comes from, in one sentence for a reader."""
+    where: Path | HubFile
+    column: str | None = None
+    lines: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the bytes: repository, commit and path on the hub, else the file's SHA-256."""
+        if isinstance(self.where, HubFile):
+            return self.where.model_dump()
+        return {"sha256": remembered_sha256(self.where)}
+
+    def fetch(self) -> Path:
+        """Return the file on this machine, downloaded at its commit where it is on the hub.
+
+        Raises:
+            CheckpointError: it cannot be had.
+        """
+        if isinstance(self.where, Path):
+            return self.where
+        try:
+            return hub.download(self.where.repo, self.where.commit, self.where.file, "dataset")
+        except hub.HubError as error:
+            raise CheckpointError(f"text of '{self.name}': {error}") from error
+
+
+def set_names() -> list[str]:
+    """Return the names of all sets, in order."""
+    return sorted(file.stem for file in SETS.glob("*.toml"))
+
+
+def _mirrored(repo: str, pattern: str) -> Path | None:
+    mirror = os.environ.get("QUANTBENCH_HUB")
+    found = sorted((Path(mirror).expanduser() / repo).glob(pattern)) if mirror else []
+    return found[0] if found else None
+
+
+def _own_file(name: str, use: Use) -> TextFile:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f"{use} set '{name}': no such file; use {FIELD[use]}=embedded, another of {', '.join(set_names())}, "
+            "or a path to a file of text"
+        )
+    if not path.name.endswith(SUFFIXES):
+        raise CheckpointError(f"{use} set '{name}': unknown kind of file; read are {', '.join(SUFFIXES)}")
+    return TextFile(name=path.name, source=f"the file {path.name}", where=path)
+
+
+def _on_hub(name: str, spec: SetSpec, pattern: str, use: Use) -> HubFile:
+    assert spec.repo is not None
+    try:
+        commit, file = hub.find_dataset_file(spec.repo, spec.revision, pattern)
+    except hub.HubError as error:
+        raise CheckpointError(
+            f"{use} set '{name}': {error}; use {FIELD[use]}=embedded, a file of text, or a local mirror of the hub "
+            "(QUANTBENCH_HUB)"
+        ) from error
+    return HubFile(repo=spec.repo, commit=commit, file=file)
+
+
+def _named(name: str, use: Use, pinned: dict[str, Any] | None) -> TextFile:
+    spec = SetSpec.load(name)
+    pattern = spec.calibration if use == "calibration" else spec.heldout
+    where: Path | HubFile
+    if spec.repo is None:
+        where, source = DATA / pattern, spec.title
+    elif not (pinned and "commit" in pinned) and (mirrored := _mirrored(spec.repo, pattern)) is not None:
+        where, source = mirrored, f"{spec.title}: {spec.repo} {mirrored.name} in a local mirror of the hub"
+    else:
+        known = pinned and "commit" in pinned
+        where = HubFile.model_validate(pinned) if known else _on_hub(name, spec, pattern, use)
+        source = f"{spec.title}: {where.repo}@{where.commit} {where.file}"
+    return TextFile(name=name, source=source, where=where, column=spec.column, lines=spec.lines)
+
+
+def locate(name: str, use: Use, pinned: dict[str, Any] | None = None) -> TextFile:
+    """Return the file behind a set's name or path. Asks the hub at most which commit and file are meant.
+
+    Args:
+        name: a set's name, or a path.
+        use: what the text is for; named sets have one file for each use.
+        pinned: identity that was found earlier, and that must still hold.
+
+    Raises:
+        CheckpointError: there is no such file, it cannot be reached, or it is no longer what ``pinned`` says.
+    """
+    text = _named(name, use, pinned) if name in set_names() else _own_file(name, use)
+    if pinned and text.identity() != pinned:
+        raise CheckpointError(f"{use} set '{name}' changed after the run was planned: start the run again")
+    return text

@@ -1,0 +1,75 @@
+"""A checkpoint folder that transformers 5 has saved, read by transformers 4.
+
+Both read the same weights. ``config.json`` differs: transformers 4 passes over fields that it does not know, and would
+quietly compute with its own defaults for the rotary base and the number of experts. So the fields are translated, and
+what it then holds is compared with what was meant.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def translate(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``config.json`` of transformers 5 in the words of transformers 4; one of transformers 4 stays as it is.
+
+    Raises:
+        ValueError: it says something that transformers 4 cannot express.
+    """
+    found = dict(config)
+    if "dtype" in found:
+        found["torch_dtype"] = found.pop("dtype")
+    if "num_local_experts" in found and found.get("model_type") == "qwen3_moe":
+        found["num_experts"] = found.pop("num_local_experts")
+    rope = found.pop("rope_parameters", None)
+    if rope is None:
+        return found
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise ValueError(
+            "config.json has a rotary embedding for each kind of layer: this backend cannot read the model"
+        )
+    scaling = dict(rope)
+    base = scaling.pop("rope_theta", found.get("rope_theta"))
+    if base is None:
+        raise ValueError("config.json has rope_parameters without a rope_theta: the model cannot be read safely")
+    found["rope_theta"] = base
+    if "partial_rotary_factor" in scaling:
+        found["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+    found["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    return found
+
+
+def load(source: Path, dtype: str) -> Any:
+    """Return the model in ``source`` on the CPU, in ``dtype``, ready to be calibrated.
+
+    Args:
+        source: folder of a 16-bit checkpoint, saved by transformers 4 or 5.
+        dtype: a name of torch's, e.g. ``float16``.
+
+    Raises:
+        ValueError: transformers 4 does not know the model, or does not take over what ``config.json`` says.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    fields = translate(json.loads((source / "config.json").read_text()))
+    kind = fields.pop("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"this backend's transformers 4 does not know model_type {kind}: use quant.backend=llmcompressor"
+        )
+    fields["torch_dtype"] = dtype
+    config = AutoConfig.for_model(kind, **fields)
+    for name in ("rope_theta", "rope_scaling", "num_experts", "head_dim", "tie_word_embeddings"):
+        if fields.get(name) is not None and getattr(config, name, None) != fields[name]:
+            raise ValueError(f"transformers 4 reads {name} as {getattr(config, name, None)}, not {fields[name]}")
+    config.use_cache = False
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source, config=config, torch_dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+    )
+    odd = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if odd:
+        raise ValueError(f"transformers 4 does not read {odd[0]} of this model, and {len(odd) - 1} more")
+    model.eval()
+    return model

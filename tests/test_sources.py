@@ -1,0 +1,347 @@
+"""Checkpoints made by others: described by their config.json, checked before they are read, never changed."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantize import hashes
+from quantize.architecture import Architecture
+from quantize.checkpoint import MANIFEST_NAME, hash_folder
+from quantize.describe import FAMILIES, describe
+from quantize.folder import INDEX
+from quantize.hashes import remembered_sha256
+from quantize.sources import SourceUnavailableError, local
+from tests.tensors import write_safetensors
+
+QWEN3 = {
+    # layers, hidden, intermediate, heads, kv heads, tied, experts, expert's intermediate: the hub's config.json files.
+    # Parameters: computed from these shapes, norms included; they agree with the published totals.
+    "Qwen3-0.6B": ((28, 1024, 3072, 16, 8, True, 0, 0), 596_049_920),
+    "Qwen3-1.7B": ((28, 2048, 6144, 16, 8, True, 0, 0), 1_720_574_976),
+    "Qwen3-4B": ((36, 2560, 9728, 32, 8, True, 0, 0), 4_022_468_096),
+    "Qwen3-8B": ((36, 4096, 12288, 32, 8, False, 0, 0), 8_190_735_360),
+    "Qwen3-14B": ((40, 5120, 17408, 40, 8, False, 0, 0), 14_768_307_200),
+    "Qwen3-32B": ((64, 5120, 25600, 64, 8, False, 0, 0), 32_762_123_264),
+    "Qwen3-30B-A3B": ((48, 2048, 6144, 32, 4, False, 128, 768), 30_532_122_624),
+    "Qwen3-235B-A22B": ((94, 4096, 12288, 64, 4, False, 128, 1536), 235_093_634_560),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def qwen3(name: str) -> dict[str, Any]:
+    layers, hidden, intermediate, heads, kv_heads, tied, experts, moe_intermediate = QWEN3[name][0]
+    config = {
+        "model_type": "qwen3_moe" if experts else "qwen3",
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "vocab_size": 151_936,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 40_960,
+    }
+    moe = {"num_experts": experts, "num_experts_per_tok": 8, "moe_intermediate_size": moe_intermediate}
+    return config | (moe if experts else {})
+
+
+def count(config: dict[str, Any]) -> tuple[int, int]:
+    """Return (weights, weights in matrices) of the model that transformers builds from ``config``."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.for_model(config["model_type"], **fields)
+        )
+    sizes = [(weight.numel(), weight.dim()) for weight in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, rank in sizes if rank > 1)
+
+
+@pytest.mark.parametrize("name", QWEN3)
+def test_a_described_model_has_the_weights_of_the_real_one(name: str) -> None:
+    config = qwen3(name)
+    architecture, context_length = describe(config)
+    total, matrices = count(config)
+    assert total == QWEN3[name][1]
+    assert architecture.parameters() == matrices
+    assert context_length == 40_960
+
+
+def test_the_shipped_shapes_of_qwen3_8b_are_those_described() -> None:
+    from tests.test_compose import compose_job
+
+    spec = compose_job(["+model=qwen3-8b"]).model
+    assert (spec.architecture, spec.context_length) == describe(qwen3("Qwen3-8B"))
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    layers=st.integers(1, 3),
+    kv_heads=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    width=st.sampled_from([8, 16]),
+    head_dim=st.none() | st.sampled_from([8, 24]),
+    tied=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_description_agrees_with_transformers(
+    family: str, layers: int, kv_heads: int, groups: int, width: int, head_dim: int | None, tied: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    heads = kv_heads * groups
+    fields: dict[str, Any] = {
+        "num_hidden_layers": layers,
+        "hidden_size": heads * width,
+        "intermediate_size": 40,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": 64,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 777,
+    }
+    if head_dim and family != "qwen2":
+        fields["head_dim"] = head_dim
+    if family == "qwen3_moe":
+        fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    written = json.loads(transformers.AutoConfig.for_model(family, **fields).to_json_string(use_diff=True))
+    for config in ({"model_type": family, **fields}, written):
+        architecture, context_length = describe(config)
+        assert architecture.parameters() == count({"model_type": family, **fields})[1]
+        assert architecture.head_dim == (head_dim if "head_dim" in fields else 128 if family == "qwen3" else width)
+        assert context_length == 777
+
+
+def test_fields_that_may_be_left_out_stand_for_what_transformers_takes() -> None:
+    config = qwen3("Qwen3-0.6B") | {"model_type": "llama"}
+    del config["num_key_value_heads"], config["head_dim"], config["tie_word_embeddings"]
+    architecture = describe(config)[0]
+    assert (architecture.kv_heads, architecture.head_dim, architecture.tied_embeddings) == (16, 64, False)
+    assert architecture.parameters() == count(config)[1]
+
+
+WRONG_CONFIGS: dict[str, dict[str, Any]] = {
+    "model type 'gpt2'; described are llama, mistral, qwen2, qwen3, qwen3_moe": {"model_type": "gpt2"},
+    "model type 'None'": {"model_type": None},
+    "gives no number for vocab_size": {"vocab_size": None},
+    "gives no number for num_key_value_heads": {"num_key_value_heads": None},
+    "gives no number for hidden_size": {"hidden_size": "4096"},
+    "mixes layers with and without experts": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
+    "gives no number for num_experts": {"model_type": "qwen3_moe"},
+}
+
+
+@pytest.mark.parametrize("line", WRONG_CONFIGS)
+def test_what_cannot_be_described_says_why(line: str) -> None:
+    with pytest.raises(ValueError, match=r"^config\.json") as caught:
+        describe(qwen3("Qwen3-8B") | WRONG_CONFIGS[line])
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+TENSORS: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
+    "model-00001-of-00002.safetensors": {"model.embed_tokens.weight": ("BF16", (8, 4))},
+    "model-00002-of-00002.safetensors": {"model.norm.weight": ("BF16", (4,)), "lm_head.weight": ("BF16", (8, 4))},
+}
+
+
+def sharded(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name, facts in TENSORS.items():
+        write_safetensors(folder / name, facts)
+    index = {tensor: name for name, facts in TENSORS.items() for tensor in facts}
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    (folder / "config.json").write_text(json.dumps(qwen3("Qwen3-0.6B")))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return sharded(tmp_path / "my-model")
+
+
+ARCHITECTURE = Architecture(
+    layers=1, hidden_size=4, intermediate_size=4, heads=1, kv_heads=1, head_dim=4, vocab_size=8, tied_embeddings=False
+)
+
+
+def taken(config: local.Config, target: Path) -> set[str]:
+    target.mkdir()
+    local.materialize(config, local.identity(config), ARCHITECTURE, target)
+    return {file.name for file in target.iterdir()}
+
+
+def test_a_sharded_folder_is_described_identified_and_taken(folder: Path, tmp_path: Path) -> None:
+    config = local.Config(path=folder)
+    assert local.describe(config) == ("my-model", *describe(qwen3("Qwen3-0.6B")))
+    (folder / "README.md").touch()
+    (folder / "modeling_own.py").touch()
+    (folder / "consolidated.safetensors").touch()
+    (folder / "training_args.bin").touch()
+    (folder / MANIFEST_NAME).write_text("{}")
+    ours = {"config.json", INDEX, *TENSORS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert taken(config, tmp_path / "target") == ours | {"chat_template.jinja"}
+
+
+def test_a_folder_with_one_file_is_taken(folder: Path, tmp_path: Path) -> None:
+    for name in (*TENSORS, INDEX):
+        (folder / name).unlink()
+    write_safetensors(folder / "model.safetensors", TENSORS["model-00001-of-00002.safetensors"])
+    assert "model.safetensors" in taken(local.Config(path=folder), tmp_path / "target")
+
+
+def test_what_is_written_in_the_cache_never_reaches_the_folder(folder: Path, tmp_path: Path) -> None:
+    before = hash_folder(folder)
+    taken(local.Config(path=folder), tmp_path / "target")
+    for file in (tmp_path / "target").iterdir():
+        if file.suffix != ".safetensors":
+            file.write_text("changed")
+    assert hash_folder(folder) == before
+
+
+def test_a_folder_is_known_by_its_files(folder: Path, tmp_path: Path) -> None:
+    first = local.identity(local.Config(path=folder))
+    assert local.identity(local.Config(path=sharded(tmp_path / "copy"))) == first
+    (folder / "README.md").write_text("irrelevant")
+    assert local.identity(local.Config(path=folder)) == first
+    (folder / "generation_config.json").write_text('{"temperature": 1}')
+    assert local.identity(local.Config(path=folder)) != first
+
+
+def test_a_folder_that_changed_after_the_plan_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = local.Config(path=folder)
+    planned = local.identity(config)
+    (folder / "tokenizer.json").write_text('{"other": 1}')
+    with pytest.raises(SourceUnavailableError, match="changed after the run was planned"):
+        local.materialize(config, planned, ARCHITECTURE, tmp_path)
+
+
+def rewrite(**fields: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(json.dumps(qwen3("Qwen3-0.6B") | fields))
+
+
+def drop(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def only_pickles(folder: Path) -> None:
+    drop(*TENSORS, INDEX)(folder)
+    (folder / "pytorch_model.bin").touch()
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model-00002-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def extra_tensor(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.layers.0.q_proj.weight"] = "model-00001-of-00002.safetensors"
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "holds no config.json: it is no checkpoint folder": drop("config.json"),
+    "config.json cannot be read": lambda folder: (folder / "config.json").write_text("{"),
+    "config.json is no JSON object": lambda folder: (folder / "config.json").write_text("[]"),
+    "pickled checkpoints are not read; convert it where you trust it": only_pickles,
+    "holds no model.safetensors and no model.safetensors.index.json": drop(*TENSORS, INDEX),
+    "holds shards and no model.safetensors.index.json": drop(INDEX),
+    "model-00002-of-00002.safetensors is cut off": cut,
+    "shard model-00001-of-00002.safetensors is missing, which model.safetensors.index.json names": drop(
+        "model-00001-of-00002.safetensors"
+    ),
+    "shard model-00001-of-00002.safetensors and 1 more is missing": drop(*TENSORS),
+    "lists model.layers.0.q_proj.weight in model-00001-of-00002.safetensors, which does not hold it": extra_tensor,
+    "has no weight_map": lambda folder: (folder / INDEX).write_text("{}"),
+    "holds no tokenizer (none of tokenizer.json, tokenizer.model, vocab.json)": drop("tokenizer.json"),
+    "is already quantized (fp8): give the 16-bit checkpoint as the model, and this one as quant.source=": rewrite(
+        quantization_config={"quant_method": "fp8"}
+    ),
+    "runs code of its own (auto_map in config.json): read it, then type model.source.trust_remote_code=true": rewrite(
+        auto_map={"AutoModelForCausalLM": "modeling_own.Own"}
+    ),
+}
+
+
+@pytest.mark.parametrize("line", FAULTS)
+def test_a_faulty_folder_gets_one_clear_line(folder: Path, line: str) -> None:
+    FAULTS[line](folder)
+    with pytest.raises(SourceUnavailableError) as caught:
+        local.identity(local.Config(path=folder))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_folder_says_what_to_type(tmp_path: Path) -> None:
+    for ask in (local.identity, local.describe):
+        with pytest.raises(SourceUnavailableError, match=r"no such folder; type model\.source\.path=FOLDER"):
+            ask(local.Config(path=tmp_path / "nowhere"))
+
+
+def test_own_code_is_taken_only_where_it_is_trusted(folder: Path, tmp_path: Path) -> None:
+    rewrite(auto_map={"AutoModelForCausalLM": "modeling_own.Own"})(folder)
+    (folder / "modeling_own.py").write_text("1")
+    trusted = local.Config(path=folder, trust_remote_code=True)
+    first = local.identity(trusted)
+    assert "modeling_own.py" in taken(trusted, tmp_path / "target")
+    (folder / "modeling_own.py").write_text("2")
+    assert local.identity(trusted) != first
+    rewrite(auto_map={"AutoModelForCausalLM": "other/repo--modeling_own.Own"})(folder)
+    with pytest.raises(SourceUnavailableError, match="runs code of another repository"):
+        local.identity(trusted)
+
+
+def test_a_quantized_release_is_taken_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
+    wanted = local.Config(path=folder, quantized=True)
+    with pytest.raises(SourceUnavailableError, match=r"is not quantized: its config\.json has no quantization_config"):
+        local.identity(wanted)
+    rewrite(quantization_config={"quant_method": "awq"})(folder)
+    assert set(TENSORS) < taken(wanted, tmp_path / "target")
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counted(file: Path, original: Any = hashes.hash_file) -> Any:
+        read.append(file.name)
+        return original(file)
+
+    monkeypatch.setattr(hashes, "hash_file", counted)
+    file = tmp_path / "a"
+    file.write_bytes(b"one")
+    first = remembered_sha256(file)
+    remembered_sha256(file)
+    assert len(read) == 2, "a file written just now could change again under the same time stamp"
+    os.utime(file, ns=(1, 1))
+    assert {remembered_sha256(file), remembered_sha256(file)} == {first}
+    (tmp_path / "link").symlink_to(file)
+    assert remembered_sha256(tmp_path / "link") == first
+    assert len(read) == 3
+    file.write_bytes(b"two")
+    os.utime(file, ns=(2, 2))
+    assert remembered_sha256(file) != first
+    other = tmp_path / "b"
+    other.write_bytes(b"six")
+    os.utime(other, ns=(2, 2))
+    other.replace(file)
+    third = remembered_sha256(file)
+    assert len(read) == 5, "same path, size and time, but another file"
+    for memo in (tmp_path / "cache/hashes").iterdir():
+        memo.write_text("{")
+    assert remembered_sha256(file) == third
+    assert len(read) == 6
