@@ -1,13 +1,10 @@
 """Checkpoints: reuse the one with the same key, or have a worker build it. The reason is always told."""
 
 import re
-import resource
 import shutil
 import sys
 import time
 from pathlib import Path
-
-import psutil
 
 from bench.backends import backend_interpreter
 from bench.errors import QuantizeError
@@ -15,12 +12,24 @@ from bench.paths import cache_dir
 from bench.plan import BuildStage
 from bench.process import Child
 from bench.progress import Stage
-from bench.spec import RunSpec
+from bench.spec import RunSpec, plugin
 from bench.store import write_atomic
-from quantize.checkpoint import MANIFEST_NAME, Checkpoint, CheckpointError, Manifest, check_complete, read_manifest
+from quantize.checkpoint import (
+    MANIFEST_NAME,
+    Checkpoint,
+    CheckpointError,
+    Manifest,
+    check_complete,
+    read_manifest,
+    weight_files,
+)
+from quantize.estimate import Needs, checkpoint_bytes, estimate, in_words
+from quantize.memory import available_memory
 from quantize.worker import Job
 
 POLL_SECONDS = 0.25
+HELDOUT_SAMPLES = 100
+"""Windows assumed where all of a text is taken: more than the embedded one holds."""
 
 
 def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
@@ -36,31 +45,41 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
     return Checkpoint(path=stage.target, manifest=manifest, reused=True, reason=reason), reason
 
 
-def check_room(stage: BuildStage, what: str) -> None:
-    """Check that the build will fit into memory and on the disk.
+def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
+    """Return what the build will need: of a source its own size, of a quantization what its method takes."""
+    architecture = spec.model.architecture
+    if source is None:
+        return Needs(memory=0, disk=checkpoint_bytes(architecture, None), why="the 16-bit checkpoint")
+    method = plugin("quantize.methods", stage.module)
+    form = method.expected(method.Config.model_validate(stage.config), architecture).format
+    return estimate(
+        architecture,
+        stage.module,
+        {} if stage.release else stage.config,
+        heldout_tokens=(spec.heldout.n_samples or HELDOUT_SAMPLES) * spec.heldout.max_seq_len,
+        bits=form.bits if form else None,
+        shard=max(file.stat().st_size for file in weight_files(source)),
+    )
+
+
+def check_room(needs: Needs, place: Path, what: str) -> None:
+    """Check that a build will fit into memory and on the disk.
 
     Raises:
         QuantizeError: it will not; with the figures.
     """
-    place = stage.target.parent
     place.mkdir(parents=True, exist_ok=True)
     free, memory = shutil.disk_usage(place).free, available_memory()
-    if stage.needs.disk > free:
+    if needs.disk > free:
         raise QuantizeError(
-            f"{what} needs {stage.needs.disk / 1e9:.1f} GB on the disk of {place}, which has {free / 1e9:.1f} GB free; "
+            f"{what} needs {in_words(needs.disk)} on the disk of {place}, which has {in_words(free)} free; "
             "free some, or choose another place with QUANTBENCH_CACHE"
         )
-    if stage.needs.memory > memory:
+    if needs.memory > memory:
         raise QuantizeError(
-            f"{what} needs about {stage.needs.memory / 1e9:.1f} GB of memory ({stage.needs.why}), and "
-            f"{memory / 1e9:.1f} GB are free; use a larger machine, or less calibration (quant.calibration.n_samples=…)"
+            f"{what} needs about {in_words(needs.memory)} of memory ({needs.why}), and {in_words(memory)} are free; "
+            "use a larger machine, or a method or calibration that needs less"
         )
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that a child may take: what is free, and what this process's own limits allow."""
-    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return min([psutil.virtual_memory().available, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
 def _position(child: Child) -> str:
@@ -105,7 +124,7 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
         target=stage.target,
         libraries=stage.libraries,
     )
-    check_room(stage, what)
+    check_room(needs_of(stage, source, spec), stage.target.parent, what)
     write_atomic(job_file, job.model_dump_json(indent=1))
     argv = [sys.executable, "-m", "quantize.worker", str(job_file)]
     with Child(argv, what=what, log_file=log_file, env={}, cwd=Path.cwd()) as child:

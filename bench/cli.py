@@ -10,12 +10,13 @@ from bench.spec import nearest
 COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",
     "export": "print results as csv or json",
+    "toolchain": "list, build and check the environments of other quantization libraries",
 }
 
 
 def usage() -> str:
     """Return what ``quantbench --help`` prints."""
-    lines = [f"  {name:<8}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "quantbench: quantize a language model, serve it, measure it, say what it is worth.",

@@ -16,7 +16,6 @@ from bench.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
 from quantize.checkpoint import CheckpointError
-from quantize.estimate import Needs, checkpoint_bytes, estimate
 from quantize.key import Frozen, Key
 from quantize.sources import SourceUnavailableError
 from quantize.texts import locate, set_names
@@ -28,8 +27,6 @@ NOT_DECISIVE = {"huggingface_hub", "datasets"}
 """Packages that carry data without changing it: no part of a key."""
 PROOF = ("torch", "transformers", "compressed_tensors")
 """Packages that the proof of a quantized checkpoint runs on."""
-HELDOUT_SAMPLES = 100
-"""Windows assumed where all of a text is taken: more than the embedded one holds."""
 NO_BYTES = ("calibration", "max_kl")
 """Fields of a method that change no weight by themselves: the text stands in the key by its own identity."""
 
@@ -48,8 +45,6 @@ class BuildStage(Frozen):
     """Versions of the packages that change the result."""
     backend: str | None
     """Toolchain that makes the weights; None for one that the current interpreter always is."""
-    needs: Needs
-    """Memory and disk that building it takes."""
 
 
 class TaskStage(Frozen):
@@ -125,7 +120,6 @@ def _source_stage(spec: RunSpec) -> BuildStage:
     libraries = _versions(packages)
     inputs = {"kind": kind, "identity": identity, "architecture": architecture, "libraries": libraries}
     key = Key(stage="source", version=VERSION["source"], inputs=inputs)
-    size = checkpoint_bytes(spec.model.architecture, None)
     return BuildStage(
         name="source",
         module=kind,
@@ -136,7 +130,6 @@ def _source_stage(spec: RunSpec) -> BuildStage:
         target=cache_dir() / "sources" / f"{spec.model.name}-{key.digest[:12]}",
         libraries=libraries,
         backend=None,
-        needs=Needs(memory=0, disk=size, why="the 16-bit checkpoint"),
     )
 
 
@@ -155,7 +148,6 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
     module = plugin("quantize.methods", spec.quant.module)
     config = module.Config.model_validate(spec.quant.config)
     backend = spec.quant.config.get("backend")
-    form = module.expected(config, spec.model.architecture).format
     inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module}
     identity: dict[str, Any] = {}
     release = _release(spec.release, f"quant.source of {spec.quant.name}") if spec.release else None
@@ -184,13 +176,6 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
         target=cache_dir() / "checkpoints" / f"{spec.model.name}-{spec.quant.name}-{key.digest[:12]}",
         libraries=libraries,
         backend=None if release else backend,
-        needs=estimate(
-            spec.model.architecture,
-            spec.quant.module,
-            {} if release else spec.quant.config,
-            heldout_tokens=(spec.heldout.n_samples or HELDOUT_SAMPLES) * spec.heldout.max_seq_len,
-            bits=form.bits if form else None,
-        ),
     )
 
 

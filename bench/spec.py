@@ -29,6 +29,8 @@ from quantize.texts import HeldoutConfig
 TYPES = ("int", "str", "dict", "tuple")
 """Words that pydantic puts into a path for the branch of a union; no fields of ours."""
 GROUPS = ("model", "quant", "engine", "kv_cache", "calibration", "workload", "accuracy", "report", "experiment")
+NAMING = re.compile(r"model\.source\.(path|repo)=")
+"""What a model is called by already."""
 KV_CACHE = ("kv_cache=",)
 CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
@@ -260,7 +262,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             accuracy=accuracy,
             report=report,
             variant=Variant(
-                model=model.name + _changed(overrides, "model."),
+                model=model.name + _changed([text for text in overrides if not NAMING.search(text)], "model."),
                 quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *texts),
             ),
             command=tuple(text for text in overrides if not text.startswith("session=")),

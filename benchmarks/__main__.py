@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.environment import read_environment
 
-NAMES = ("client", "accuracy")
+NAMES = ("client", "accuracy", "overhead", "quantize")
 LAST = Path(__file__).resolve().parent / "last"
 
 

@@ -9,23 +9,16 @@ into windows until there are enough. The same bytes, seed and tokenizer give the
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from quantize.checkpoint import CalibrationFact, CheckpointError
 from quantize.key import canonical_json, sha256_text
 from quantize.rows import Chat, Row, read
-from quantize.texts import DATA as DATA  # noqa: PLC0414 - tests
 from quantize.texts import CalibrationConfig, HeldoutConfig, TextFile, locate
 
 POOL_CHARACTERS = 4_000_000
 POOL_PER_TOKEN = 16
 """Characters per token asked for, four times what English takes: enough to choose from."""
-
-
-def texts_of(file: Path) -> Iterator[str]:
-    """Yield the plain texts of a file; see :func:`quantize.rows.read`."""
-    return (row for row in read(file) if isinstance(row, str))
 
 
 def identity(config: CalibrationConfig, seed: int) -> dict[str, Any]:

@@ -242,8 +242,8 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Link every file below ``source`` into ``target``, or copy where the file system cannot link."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+    """Link every file below ``source`` into ``target``, or copy where the file system cannot link; not the manifest."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -254,11 +254,12 @@ def link_tree(source: Path, target: Path) -> None:
 
 def publish(work: Path, target: Path, manifest: Manifest) -> None:
     """Write the manifest into ``work`` and rename the folder to ``target``, durably and as one step."""
-    file = work / MANIFEST_NAME
-    with file.open("w") as stream:
+    part = work / f".{MANIFEST_NAME}"
+    with part.open("w") as stream:
         stream.write(manifest.model_dump_json(indent=1))
         stream.flush()
         os.fsync(stream.fileno())
+    part.replace(work / MANIFEST_NAME)
     if target.exists():
         shutil.rmtree(target)
     work.replace(target)

@@ -18,6 +18,7 @@ def explain_failure(error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, CheckpointError | SourceUnavailableError):
         return text
+    traceback.print_exception(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return "out of memory: use a machine with more, a data-free method such as fp8 or rtn-int4, or less calibration"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -25,5 +26,4 @@ def explain_failure(error: Exception) -> str:
         return "the disk is full; free some space, or choose another place with QUANTBENCH_CACHE; nothing was published"
     if isinstance(error, OSError) and error.filename:
         return f"{error.strerror or error}: {Path(str(error.filename))}"
-    traceback.print_exception(error)
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

@@ -15,6 +15,11 @@ GPTQ_METHODS = ("gptq", "int8")
 """Methods that hold a Hessian, float32, for every linear layer of a decoder layer."""
 
 
+def in_words(size: int) -> str:
+    """Return a number of bytes for a reader, e.g. ``15.2 GB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
 class Needs(Frozen):
     """What a build needs at its peak."""
 
@@ -55,7 +60,13 @@ def proof_memory(architecture: Architecture, heldout_tokens: int) -> int:
 
 
 def estimate(
-    architecture: Architecture, method: str, config: dict[str, Any], *, heldout_tokens: int, bits: int | None
+    architecture: Architecture,
+    method: str,
+    config: dict[str, Any],
+    *,
+    heldout_tokens: int,
+    bits: int | None,
+    shard: int = SHARD,
 ) -> Needs:
     """Return what making and proving a checkpoint needs.
 
@@ -65,6 +76,7 @@ def estimate(
         config: its fields.
         heldout_tokens: tokens that fidelity is measured on.
         bits: bits of its quantized weights; None if nothing is quantized.
+        shard: bytes of the source's largest shard, where that is known.
     """
     disk = checkpoint_bytes(architecture, bits)
     if bits is None:
@@ -73,7 +85,7 @@ def estimate(
     proof = proof_memory(architecture, heldout_tokens)
     if calibration is None:
         whole = checkpoint_bytes(architecture, None)
-        making, why = BASE + int(SHARD_FACTOR * min(SHARD, whole)), "one shard at a time"
+        making, why = BASE + int(SHARD_FACTOR * min(shard, whole)), "one shard at a time"
     else:
         tokens = calibration["n_samples"] * calibration["max_seq_len"]
         states = 2 * 2 * tokens * architecture.hidden_size

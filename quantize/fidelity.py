@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
 from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech
 from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
+from quantize.memory import available_memory
 
+BATCH_TOKENS = 2048
+"""Held-out tokens that are run at once."""
 PROBE_TOKENS = 256
 """Positions that the errors of single layers are measured on: enough for a mean over positions."""
 CANARIES = 4
@@ -87,6 +89,12 @@ def _layer_errors(number: int, a: nn.Module, b: nn.Module, source: Expanded, hid
     ]
 
 
+def _batches(windows: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
+    """Return the windows, all of one length, as tensors of about ``BATCH_TOKENS`` tokens."""
+    at_once = max(1, BATCH_TOKENS // len(windows[0]))
+    return [torch.tensor(windows[begin : begin + at_once], device=device) for begin in range(0, len(windows), at_once)]
+
+
 def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_id: str) -> "Measured":
     """Compare two checkpoints on windows of held-out token ids; ``text_id`` names the text.
 
@@ -98,25 +106,26 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
     with torch.inference_mode():
         embed, norm, head = reference.ends()
         its_embed, its_norm, its_head = candidate.ends()
-        states = [embed(torch.tensor([ids], device=reference.device)) for ids in windows]
-        its_states = [its_embed(torch.tensor([ids], device=candidate.device)) for ids in windows]
+        batches = _batches(windows, reference.device)
+        states = [embed(ids) for ids in batches]
+        its_states = [its_embed(ids) for ids in batches]
         for number in range(reference.n_layers):
             a, b = reference.layer(number), candidate.layer(number)
-            probe = states[0][:, :PROBE_TOKENS]
+            probe = states[0][:1, :PROBE_TOKENS]
             errors += _layer_errors(number, a, b, reference, probe)
             states = [reference.run(a, state) for state in states]
             its_states = [candidate.run(b, state) for state in its_states]
         totals: dict[str, float] = defaultdict(float)
-        for ids, state, its_state in zip(windows, states, its_states, strict=True):
-            p = head(norm(state))[0].float().log_softmax(-1)
-            q = its_head(its_norm(its_state))[0].float().log_softmax(-1)
+        for ids, state, its_state in zip(batches, states, its_states, strict=True):
+            p = head(norm(state)).float().log_softmax(-1)
+            q = its_head(its_norm(its_state)).float().log_softmax(-1)
             if not bool(torch.isfinite(q).all()):
                 raise CheckpointError(f"{folder}: the written checkpoint computes logits that are not finite numbers")
-            following = torch.tensor(ids[1:], device=p.device)[:, None]
+            following = ids[:, 1:, None]
             totals["kl"] += float((p.exp() * (p - q)).sum())
             totals["same"] += float((p.argmax(-1) == q.argmax(-1)).sum())
-            totals["source_loss"] -= float(p[:-1].gather(1, following).sum())
-            totals["loss"] -= float(q[:-1].gather(1, following).sum())
+            totals["source_loss"] -= float(p[:, :-1].gather(2, following).sum())
+            totals["loss"] -= float(q[:, :-1].gather(2, following).sum())
     positions = sum(map(len, windows))
     predicted = positions - len(windows)
     fidelity = Fidelity(
@@ -189,7 +198,7 @@ def _speak(model: Expanded, prompts: Sequence[Sequence[int]]) -> tuple[Speech, t
 def canaries(source: Expanded, candidate: Expanded, prompts: Sequence[Sequence[int]]) -> Canaries | None:
     """Let both checkpoints continue the prompts greedily; None where a whole model does not fit into memory."""
     expanded_bytes = sum(parameter.numel() * 2 for parameter in source.model.parameters())
-    if not prompts or expanded_bytes > RESIDENT_SHARE * psutil.virtual_memory().available:
+    if not prompts or expanded_bytes > RESIDENT_SHARE * available_memory():
         return None
     (before, old), (after, new) = _speak(source, prompts), _speak(candidate, prompts)
     return Canaries(

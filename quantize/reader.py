@@ -75,7 +75,8 @@ class Reader:
         if name not in self.files:
             raise CheckpointError(f"{self.folder}: there is no tensor {name}")
         with safe_open(self.files[name], framework="pt") as file:
-            found: torch.Tensor = file.get_tensor(name)
+            # A copy: what safetensors returns keeps the whole file mapped for as long as it lives.
+            found: torch.Tensor = file.get_tensor(name).clone()
             return found
 
     def parts(self, layer: str) -> dict[str, "torch.Tensor"]:

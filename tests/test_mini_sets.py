@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench.accuracy import tasks
-from quantize.calibration import DATA, texts_of
+from quantize.rows import read
+from quantize.texts import DATA
 
 LETTERS = "ABCD"
 
@@ -124,7 +125,7 @@ print(json.dumps([found["versions"], found["n-shot"], prompts]))
 
 
 def test_texts_are_complete_and_disjoint() -> None:
-    calibration, heldout = (list(texts_of(DATA / f"{name}.jsonl")) for name in ("calibration", "heldout"))
+    calibration, heldout = (list(read(DATA / f"{name}.jsonl")) for name in ("calibration", "heldout"))
     assert len(calibration) == len(set(calibration)) == 64
     assert len(heldout) == len(set(heldout)) == 12
     assert sum(len(text.split()) for text in calibration) > 8000

@@ -12,7 +12,7 @@ from bench.report import format as fmt
 from bench.report.page import render, write
 from bench.report.sections import all_sections
 from bench.report.view import flips, runs
-from quantize.checkpoint import CalibrationFact, FileFact
+from quantize.checkpoint import CalibrationFact, FileFact, LayerError
 from tests.records import QUANTS, cell, demo_records, environment, manifest, record, score, troubled_records
 
 HOSTILE = "</style></title><img src=x onerror=alert(1)>\"'`&{{7*7}}<script>alert(2)</script> url(#a) $x^2$ 量\x07"
@@ -87,7 +87,19 @@ def hostile_record() -> RunRecord:
                 "tensors_by_dtype": {HOSTILE: 3},
                 "quantization_config": {HOSTILE: {HOSTILE: [HOSTILE]}},
                 "provenance": HOSTILE,
-                "calibration": CalibrationFact(id=HOSTILE, n_samples=1, max_seq_len=2, n_tokens=2, sha256=HOSTILE),
+                "format": HOSTILE,
+                "calibration": CalibrationFact(
+                    id=HOSTILE,
+                    source=HOSTILE,
+                    n_samples=1,
+                    max_seq_len=2,
+                    n_tokens=2,
+                    enable_thinking=True,
+                    chat_template_sha256=HOSTILE,
+                    sha256=HOSTILE,
+                    sample_sha256=(HOSTILE,),
+                ),
+                "layer_errors": (LayerError(layer=0, name=HOSTILE, relative_error=0.1),),
                 "fidelity": facts.fidelity.model_copy(update={"text_id": HOSTILE, "text_sha256": HOSTILE})
                 if facts.fidelity
                 else None,
@@ -271,7 +283,7 @@ def test_own_tasks_are_said_to_be_own() -> None:
 
 
 def test_sections_come_in_the_documented_order() -> None:
-    expected = "summary speed accuracy size quantization failures glossary environment"
+    expected = "summary speed accuracy size quantization damage failures glossary environment"
     assert " ".join(section.id for section in all_sections(troubled_records())) == expected
 
 

@@ -113,7 +113,8 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     def filled(n: int) -> SequenceKV:
         kv = SequenceKV(reserve=1)
         for position in range(n):
-            kv.append(0, torch.full((1, 1, 2), float(position)), torch.full((1, 1, 2), -float(position)))
+            position_kv = torch.full((1, 1, 2), float(position))
+            kv.append(0, position_kv, -position_kv, torch.float32)
             kv.advance(1)
         return kv
 
@@ -122,7 +123,7 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     cache.insert([5, 6, 7, 8], filled(4))
     hit = cache.longest([1, 2, 3, 9], limit=4, reserve=8)
     assert hit.length == 3
-    keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0))
+    keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0), torch.float32)
     assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
     assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
     cache.insert([9] * 4, filled(4))
@@ -131,3 +132,21 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     assert cache.longest([9] * 4, 4, 4).length == 4
     cache.insert([0] * 11, filled(11))
     assert cache.longest([0] * 11, 11, 11).length == 0
+
+
+def test_keys_and_values_in_fp8_take_half_the_room_and_saturate() -> None:
+    import torch
+
+    from bench.serving.kv import SequenceKV
+
+    new = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    new[0, 0, 0] = 1000.0
+    wide, narrow = SequenceKV(reserve=40), SequenceKV(reserve=40)
+    keys, _ = wide.append(0, new, new, torch.bfloat16)
+    rounded, _ = narrow.append(0, new, new, torch.float8_e4m3fn)
+    assert torch.equal(keys[0], new)
+    assert rounded.dtype == new.dtype
+    assert rounded[0, 0, 0, 0] == 448
+    error = (rounded[0] - new)[:, 1:].float().norm() / new[:, 1:].float().norm()
+    assert 0.005 < float(error) < 0.05
+    assert narrow.allocated_bytes() * 2 == wide.allocated_bytes()

@@ -139,10 +139,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing. ``svg`` is made by :mod:`bench.report.plots` and is the only markup in a document."""
+    """One drawing. ``svg`` is made by :mod:`bench.report.plots`: only drawings are markup in a document."""
 
     svg: Markup
     caption: str
+    title: str = ""
+    """Above the drawing."""
+    mark: Mark | None = None
+    """Before the title."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,8 @@ class Figures:
     kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
     legend: Sequence[tuple[Mark, str]] = ()
+    scale: Markup | None = None
+    """A drawing of the scale of colours that they share, made by :mod:`bench.report.plots`."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def small_percent(value: float) -> str:
+    """Return a share of 1 that may be small as ``0.664 %``."""
+    return f"{significant(100 * value)} %"
+
+
 def points(difference: float) -> str:
     """Return a difference of two shares in percentage points, signed: ``−1.2 pp``."""
     text = f"{100 * difference:+.1f}"

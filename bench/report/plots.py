@@ -4,11 +4,13 @@ matplotlib cannot draw in a page's own colours, so it draws in stand-in colours 
 afterwards; and it names the parts of every drawing alike, so each drawing's ids get a prefix of their own.
 """
 
+import bisect
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,6 +18,8 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from bench.report.document import Mark
@@ -23,11 +27,17 @@ from bench.report.view import COLOURS
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "{http://www.w3.org/1999/xlink}href"
-INK, FAINT = "#010101", "#020202"
+INK, FAINT, PAPER = "#010101", "#020202", "#020203"
 SERIES = tuple(f"#0300{index:02x}" for index in range(COLOURS))
+EDGES = (0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
+"""Where one colour of a heat map ends and the next begins. They are the same in every report, so that the colours of
+two reports can be compared; the first and the last colour have no end."""
+HEAT = tuple(f"#0301{index:02x}" for index in range(len(EDGES) + 1))
 STAND_INS = {
     INK: "currentColor",
     FAINT: "var(--rule)",
+    PAPER: "var(--paper)",
+    **{colour: f"var(--h{index})" for index, colour in enumerate(HEAT)},
     **{colour: f"var(--c{index})" for index, colour in enumerate(SERIES)},
 }
 STYLE = {
@@ -55,6 +65,8 @@ STYLE = {
 }
 WIDTH = 5.2
 """Inches, drawn at 72 units per inch."""
+ROW_HEIGHT = 0.19
+"""Inches, of a heat map's row."""
 LABEL_CHARS = 26
 ElementTree.register_namespace("", SVG)
 
@@ -78,6 +90,19 @@ class Series:
     label: str
     mark: Mark
     points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One row of a heat map."""
+
+    label: str
+    values: tuple[float | None, ...]
+    """One per column; None where there is nothing."""
+    figure: str
+    """Written beside the row."""
+    dots: frozenset[int] = frozenset()
+    """Columns that are marked with a dot."""
 
 
 def _short(text: str) -> str:
@@ -239,3 +264,84 @@ def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, 
         _rows(axes, [one.label for one in series], xlabel)
         axes.xaxis.set_major_formatter(_ticks(show))
         return _inline(figure, name, description)
+
+
+def _heat_colour(value: float) -> str:
+    """Return the stand-in colour of a share; an exact zero is none of the steps."""
+    return HEAT[bisect.bisect_right(EDGES, value)] if value else FAINT
+
+
+def _rectangles(places: Sequence[tuple[float, float, float, float]], colour: str) -> PathPatch:
+    """Return rectangles (left, bottom, right, top) as one path, which takes less room than a path for each."""
+    paths = [Path([(a, b), (c, b), (c, d), (a, d), (a, b)], closed=True) for a, b, c, d in places]
+    # The thin edge closes the hairline that a browser leaves between two neighbours.
+    return PathPatch(Path.make_compound_path(*paths), facecolor=colour, edgecolor=colour, linewidth=0.25)
+
+
+def heat_map(
+    rows: Sequence[HeatRow], *, name: str, description: str, xlabel: str, figure_label: str, columns: Sequence[str] = ()
+) -> Markup:
+    """Draw shares as colours of one scale (:func:`heat_scale`), with each row's figure beside it.
+
+    Args:
+        rows: all with the same number of values.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: what the columns are.
+        figure_label: what the figures beside the rows are.
+        columns: labels of the columns; without, they are numbered from 0.
+    """
+    width = len(rows[0].values)
+    places: dict[str, list[tuple[float, float, float, float]]] = {}
+    for y, row in enumerate(rows):
+        left = 0
+        for colour, run in groupby(None if value is None else _heat_colour(value) for value in row.values):
+            right = left + len(list(run))
+            if colour:
+                places.setdefault(colour, []).append((left - 0.5, y - 0.43, right - 0.5, y + 0.43))
+            left = right
+    with style.context(["default", STYLE]):
+        figure, axes = _axes(ROW_HEIGHT * len(rows) + 1)
+        for colour, found in sorted(places.items()):
+            axes.add_patch(_rectangles(found, colour))
+        dots = [(x, y) for y, row in enumerate(rows) for x in sorted(row.dots)]
+        if dots:
+            axes.plot(*zip(*dots, strict=True), "o", color=PAPER, markersize=2.6, markeredgewidth=0)
+        for y, row in enumerate(rows):
+            axes.annotate(row.figure, (width - 0.5, y), (6, 0), textcoords="offset points", va="center")
+        axes.annotate(figure_label, (width - 0.5, -0.5), (6, 3), textcoords="offset points", va="bottom", fontsize=8)
+        _rows(axes, [row.label for row in rows], xlabel)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-0.5, width - 0.5)
+        if columns:
+            labels = [_short(column) for column in columns]
+            axes.set_xticks(range(width), labels, rotation=40, ha="right", rotation_mode="anchor")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(min(10, max(1, width - 1)), integer=True))
+        # Labels take what they need: what is left of the figure must be as high as the rows.
+        figure.draw_without_rendering()
+        labels_height = figure.get_figheight() * (1 - axes.get_position().height)
+        figure.set_figheight(labels_height + ROW_HEIGHT * len(rows))
+        return _inline(figure, name, description)
+
+
+def heat_scale(*, name: str) -> Markup:
+    """Draw the colours of all heat maps and the shares at which they change."""
+    with style.context(["default", STYLE]):
+        figure, axes = _axes(0.58)
+        axes.add_patch(_rectangles([(-1.6, 0, -0.6, 1)], FAINT))
+        for index, colour in enumerate(HEAT):
+            axes.add_patch(_rectangles([(index, 0, index + 1, 1)], colour))
+        axes.set_xlim(-1.6, len(HEAT) + 0.2)
+        axes.set_ylim(0, 1)
+        labels = ["0", *(f"{100 * edge:g}" for edge in EDGES)]
+        labels[-1] += " %"
+        axes.set_xticks([-1.1, *range(1, len(HEAT))], labels)
+        axes.set_yticks([])
+        axes.set_xlabel("relative output error")
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return _inline(figure, name, f"Colours of the heat maps; they change at {', '.join(labels[1:])}; grey is 0")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantize.methods.gptq import Config
 
 TOOLCHAIN = "auto-gptq"
+PACKAGES = ("auto_gptq", "peft", "transformers", "torch")
 
 
 def gptq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:

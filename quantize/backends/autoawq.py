@@ -1,4 +1,4 @@
-"""AutoAWQ 0.2.9: the library that the ``awq`` container comes from. No longer developed; llm-compressor goes on with it.
+"""AutoAWQ 0.2.9: the library that the ``awq`` container comes from. No longer developed; llm-compressor took it over.
 
 It tries 20 scales, always, and also clips weights where that lowers the error, as the paper's own code does. On CUDA it
 computes in float16; on a CPU, where float16 is slow, in float32. What it stores is float16 either way.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quantize.methods.awq import Config
 
 TOOLCHAIN = "autoawq"
+PACKAGES = ("awq", "transformers", "torch")
 ROWS = 64
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quantize.methods.gptq import Config as GptqMethod
 
 TOOLCHAIN = "gptqmodel"
+PACKAGES = ("gptqmodel", "transformers", "torch")
 SETTINGS = {
     "GPTQMODEL_DISABLE_PACK_EXT": "1",
     "GPTQMODEL_CPU_WORKERS": str(max(2, min(12, (os.cpu_count() or 1) // 2))),
@@ -48,7 +49,7 @@ def gptq(config: "GptqMethod", architecture: Architecture, source: Path, target:
         "act_group_aware": False,
     }
     # With static groups the file's columns are in the model's own order: there is nothing to reorder on loading.
-    return _run(config, source, target, samples, settings, {"desc_act": config.act_order == "group"})
+    return _run(config, source, target, samples, settings=settings, more={"desc_act": config.act_order == "group"})
 
 
 def awq(config: "AwqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
@@ -65,7 +66,7 @@ def awq(config: "AwqMethod", architecture: Architecture, source: Path, target: P
         "sym": False,
         "desc_act": False,
     }
-    return _run(config, source, target, samples, settings, {"version": "gemm", "zero_point": True})
+    return _run(config, source, target, samples, settings=settings, more={"version": "gemm", "zero_point": True})
 
 
 def _run(
@@ -73,6 +74,7 @@ def _run(
     source: Path,
     target: Path,
     samples: Samples,
+    *,
     settings: dict[str, Any],
     more: dict[str, Any],
 ) -> Made:

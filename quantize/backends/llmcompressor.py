@@ -5,15 +5,15 @@ schemes fix the group size at 128, so config groups are spelled out instead.
 """
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from quantize.architecture import Architecture
 from quantize.checkpoint import weight_files
+from quantize.memory import available_memory
 from quantize.methods import Made, Samples, WeightOnlyConfig
 
 if TYPE_CHECKING:
@@ -162,12 +162,16 @@ def as_native_fp8(folder: Path, block: int) -> None:
 def _load(source: Path) -> Any:
     """Return the model in BF16, experts as single layers; what does not fit into memory stays on disk."""
     import torch
+    from compressed_tensors.offload import load_offloaded_model
     from llmcompressor.utils import load_context
     from transformers import AutoModelForCausalLM
 
+    # Reading experts straight into single layers makes transformers import every model it has, and some of them need
+    # torchvision; without it they are taken apart after loading.
+    context = load_context if importlib.util.find_spec("torchvision") else load_offloaded_model
     needed = sum(file.stat().st_size for file in weight_files(source)) + RESERVE_BYTES
-    where = {"device_map": "auto_offload"} if needed > psutil.virtual_memory().available else {}
-    with load_context():
+    where = {"device_map": "auto_offload"} if needed > available_memory() else {}
+    with context():
         return AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, local_files_only=True, **where)
 
 

@@ -38,6 +38,22 @@ MEASURES = {
         "token, on text that calibration never saw. 0 is identical. A measure of fidelity, not of accuracy."
     ),
     "Top-1 agreement": "Share of those positions at which both find the same token most likely.",
+    "Canary prompts": (
+        "A few beginnings of held-out texts, continued greedily by the checkpoint and by its source. Repetition is the "
+        "share of token pairs that occurred before in the same continuation. Entropy is that of the next-token "
+        "distribution, mean over the new tokens, in nats: at 0 the model is certain of everything. Same tokens is the "
+        "share of new tokens that equal the source's at the same place."
+    ),
+    "Relative output error": (
+        "|output - source's output| / |source's output| of one linear layer, Frobenius norms over held-out positions; "
+        "0 is identical. Attention and MLP of a decoder layer are each fed with the source's own states. Outputs of "
+        "v_proj and up_proj are compared up to a factor per channel, because AWQ moves such factors into the next "
+        "layer. The experts of a decoder layer are compared as one block."
+    ),
+    "Experts reached": (
+        "Share of all experts that the router itself sent calibration tokens to. What the others were calibrated on, "
+        "if on anything, depends on the method."
+    ),
     "Standard error (±)": (
         "How far a score would typically move on another sample of items of the same kind. It belongs to one score, "
         "not to a difference of two."

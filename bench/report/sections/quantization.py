@@ -19,21 +19,21 @@ from bench.report.document import (
     Table,
     Term,
     Terms,
+    Text,
     number,
 )
 from bench.report.view import Run, runs
-from quantize.checkpoint import Manifest
+from quantize.checkpoint import CalibrationFact, Canaries, Manifest
 
 ORDER = 50
 
-FIDELITY = (
-    Head("Variant"),
-    Head("KL to source", "mean KL divergence of next-token distributions, nats per token", numeric=True),
-    Head("Top-1 agreement", "share of positions with the same most likely next token", numeric=True),
-    Head("Perplexity", "of this checkpoint on the held-out text", numeric=True),
-    Head("Source's perplexity", numeric=True),
-    Head("Positions", "positions compared", numeric=True),
-    Head("Held-out text"),
+LEAD = (
+    "How the checkpoints are stored, what they were calibrated on, and how near their predictions are to the source's."
+)
+CANARIES = (
+    "Repetition, entropy and same tokens are those of canary prompts: beginnings of held-out texts, continued greedily "
+    "by the checkpoint and by its source. One different token can change all that follow, so few same tokens alone are "
+    "no defect. A checkpoint whose repetition or entropy is far from its source's is refused."
 )
 
 
@@ -49,21 +49,80 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(value)
 
 
-def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> Table | None:
+def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
+    """Return what was made, from what, and at which cost; experts only where there are any."""
+    experts = any(manifest.experts_reached is not None for _, manifest in made)
+    reached = [Head("Experts reached", "share of experts that the router sent calibration tokens to", numeric=True)]
+    heads = [
+        Head("Variant"),
+        Head("Quantized layers"),
+        Head("Calibrated on"),
+        *(reached if experts else ()),
+        Head("Made in", "time for making the weights; below it the highest resident memory", numeric=True),
+        Head("Proven in", "time for reading back and comparing with the source; below it the memory", numeric=True),
+    ]
+    rows = []
+    for run, manifest in made:
+        calibration = manifest.calibration
+        tokens = (fmt.plural(calibration.n_tokens, "token"),) if calibration else ()
+        share = [number(manifest.experts_reached, fmt.percent, "of 1")]
+        rows.append(
+            [
+                run.heading,
+                Cell(manifest.format or "none"),
+                Cell(calibration.id, tokens, calibration.source) if calibration else Cell(),
+                *(share if experts else ()),
+                number(manifest.seconds, fmt.seconds, "s", notes=(fmt.size(manifest.peak_rss_bytes),)),
+                number(manifest.proof_seconds, fmt.seconds, "s", notes=(fmt.size(manifest.proof_peak_rss_bytes),)),
+            ]
+        )
+    return Table("Checkpoints", heads, [Group(rows)])
+
+
+def _canary_cells(found: Canaries | None) -> list[Cell]:
+    if found is None:
+        return [Cell(numeric=True)] * 3
+    source, own = found.source, found.found
+    compared = f"of {fmt.count(found.prompts * found.new_tokens)}"
+    return [
+        number(own.repetition, fmt.percent, "of 1", notes=(f"source {fmt.percent(source.repetition)}",)),
+        number(own.entropy, fmt.two_decimals, "nats", notes=(f"source {fmt.two_decimals(source.entropy)}",)),
+        number(found.same_tokens, fmt.percent, "of 1", notes=(compared,)),
+    ]
+
+
+def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
+    """Return the comparison with the source; canary prompts only where some were run."""
+    compared = [(run, manifest, manifest.fidelity) for run, manifest in made if manifest.fidelity]
+    if not compared:
+        return []
+    canaries = any(manifest.canaries for _, manifest, _ in compared)
+    spoken = [
+        Head("Repetition", "share of token pairs that occurred before in the same continuation", numeric=True),
+        Head("Entropy", "of the next-token distribution, mean over the continuations, nats", numeric=True),
+        Head("Same tokens", "share of new tokens that equal the source's at the same place", numeric=True),
+    ]
+    heads = [
+        Head("Variant"),
+        Head("KL to source", "mean KL divergence of next-token distributions, nats per token", numeric=True),
+        Head("Top-1 agreement", "share of positions with the same most likely next token", numeric=True),
+        Head("Perplexity", "on the held-out text", numeric=True),
+        *(spoken if canaries else ()),
+        Head("Held-out text", "and the number of positions compared"),
+    ]
     rows = [
         [
             run.heading,
             number(found.kl, fmt.significant, "nats per token"),
             number(found.top1_agreement, fmt.percent, "of 1"),
-            number(found.perplexity, fmt.two_decimals),
-            number(found.source_perplexity, fmt.two_decimals),
-            Cell(fmt.count(found.n_tokens), numeric=True),
-            Cell(found.text_id, exact=f"SHA-256 {found.text_sha256}"),
+            number(found.perplexity, fmt.two_decimals, notes=(f"source {fmt.two_decimals(found.source_perplexity)}",)),
+            *(_canary_cells(manifest.canaries) if canaries else ()),
+            Cell(found.text_id, (fmt.plural(found.n_tokens, "position"),), f"SHA-256 {found.text_sha256}"),
         ]
-        for run, manifest in made
-        if (found := manifest.fidelity)
+        for run, manifest, found in compared
     ]
-    return Table("Fidelity to the source on held-out text", FIDELITY, [Group(rows)]) if rows else None
+    blocks: list[Block] = [Table("Fidelity to the source on held-out text", heads, [Group(rows)])]
+    return [*blocks, Text(CANARIES, "small")] if canaries else blocks
 
 
 def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
@@ -80,18 +139,35 @@ def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
     return Details("Method settings", [Table(caption, heads, [Group(rows)])])
 
 
+def _calibration(calibration: CalibrationFact | None) -> list[Term]:
+    if calibration is None:
+        return [Term("Calibration", ("none",))]
+    amount = (
+        f"{calibration.id}: {fmt.plural(calibration.n_samples, 'sample')} of at most "
+        f"{fmt.plural(calibration.max_seq_len, 'token')}, {fmt.plural(calibration.n_tokens, 'token')} in all"
+    )
+    items = [
+        Term("Calibration", (amount, calibration.source)),
+        Term("Calibration hash", (calibration.sha256,), code=True),
+    ]
+    if calibration.enable_thinking is not None:
+        items.append(Term("Thinking in chats", ("enabled" if calibration.enable_thinking else "disabled",)))
+    if calibration.chat_template_sha256:
+        items.append(Term("Chat template hash", (calibration.chat_template_sha256,), code=True))
+    return items
+
+
 def _facts(manifest: Manifest) -> Terms:
-    calibration = manifest.calibration
-    items = [Term("Weights", (manifest.provenance,))]
-    if calibration:
-        text = (
-            f"{calibration.id}: {fmt.plural(calibration.n_samples, 'sample')} of at most "
-            f"{fmt.plural(calibration.max_seq_len, 'token')}, {fmt.plural(calibration.n_tokens, 'token')} in all"
-        )
-        items += [Term("Calibration", (text,)), Term("Calibration hash", (calibration.sha256,), code=True)]
-    else:
-        items.append(Term("Calibration", ("none",)))
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(manifest.libraries.items()))
+    items = [
+        Term("Weights", (manifest.provenance,)),
+        Term("Quantized layers", (manifest.format or "none",)),
+        *_calibration(manifest.calibration),
+    ]
+    if manifest.experts_reached is not None:
+        reached = f"{fmt.percent(manifest.experts_reached)} were sent calibration tokens by the router itself"
+        items.append(Term("Experts reached", (reached,)))
+    memory = fmt.size(manifest.proof_peak_rss_bytes)
     return Terms(
         [
             *items,
@@ -99,6 +175,7 @@ def _facts(manifest: Manifest) -> Terms:
             Term("Seed", (str(manifest.seed),)),
             Term("Built", (f"{fmt.moment(manifest.created_at)} UTC, in {fmt.seconds(manifest.seconds)}",)),
             Term("Peak memory of the build", (fmt.size(manifest.peak_rss_bytes),)),
+            Term("Proof", (f"{fmt.seconds(manifest.proof_seconds)}, peak memory {memory}",)),
             Term("Files", (f"{len(manifest.files)}, of which weights {fmt.size(manifest.checkpoint_bytes)}",)),
             Term("Checkpoint key", (manifest.key.digest,), code=True),
         ]
@@ -121,5 +198,6 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     details = [_details(run) for run in everything if run.record.checkpoint or run.record.log]
     if not details:
         return None
-    tables = [block for block in (_fidelity(made), _settings(made)) if block]
-    return Section("quantization", "Quantization", [*tables, *details])
+    blocks: list[Block] = [Text(LEAD, "lead"), _made(made), *_fidelity(made)] if made else []
+    settings = _settings(made)
+    return Section("quantization", "Quantization", [*blocks, *([settings] if settings else ()), *details])

@@ -1,0 +1,220 @@
+"""Builds and checks the environments of toolchains, with the standard ``venv`` and ``pip``.
+
+An environment grows in a folder beside its place and is renamed into it when it is whole. One builder per toolchain at
+a time; the next one removes what a killed one has left. What pip said stays beside the place as ``NAME.log``.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import toolchain
+from bench.errors import ToolchainError
+from bench.paths import cache_dir
+from bench.process import Child
+from bench.progress import Stage, View
+from bench.store import write_atomic
+from bench.toolchain import Built, Toolchain
+
+POLL_SECONDS = 0.25
+CHECK_SECONDS = 600
+STEPS = ("Collecting ", "Building wheel", "Installing collected packages")
+"""How the lines begin in which pip says what it is at."""
+NOISE = ("warning:", "hint:", "note:", "[notice]", "error: resolutionimpossible", "╰─>", "[end of output]")
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
+VERSIONS = """
+import importlib.metadata, json
+print(json.dumps({found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}))
+"""
+
+
+@contextlib.contextmanager
+def only_builder(place: Path, name: str, view: View) -> Iterator[None]:
+    """Hold the lock of a toolchain; wait, and say so, while another process builds it."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f"{name}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            view.say(f"  waiting: another process builds {name}")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def build(name: str) -> str:
+    """Build toolchain ``name``, unless it is there already; return its interpreter.
+
+    Raises:
+        ToolchainError: no Python for it, no room on the disk, or pip failed; with its reason and the log.
+    """
+    chain = toolchain.read(name)
+    if chain.is_current:
+        raise ToolchainError(f"{name} is part of quantbench's own environment: pip install 'quantbench[quantize]'")
+    base = toolchain.base_python(chain)
+    place = toolchain.folder(chain, base[1])
+    with View(f"toolchain {name}: {chain.title}") as view, only_builder(place.parent, name, view):
+        python = str(place / "bin" / "python")
+        if toolchain.read_built(place):
+            view.say(f"  already built: {place}")
+            return python
+        for leftover in [place, *place.parent.glob(f"{place.name}.work-*")]:
+            if leftover.exists():
+                view.say(f"  removing what a build that was killed has left: {leftover.name}")
+                shutil.rmtree(leftover)
+        check_room(chain, place.parent)
+        view.say(
+            f"  downloads about {chain.download_bytes / 1e9:.2f} GB, takes about {chain.disk_bytes / 1e9:.2f} GB "
+            "of disk; several GB more of each where pip takes torch's CUDA build"
+        )
+        work = place.with_name(f"{place.name}.work-{os.getpid()}")
+        log_file(chain).unlink(missing_ok=True)
+        try:
+            _build(chain, base, place, work, view)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        view.say(f"  ready: {place}")
+        return python
+
+
+def log_file(chain: Toolchain) -> Path:
+    """Return where what pip said while it last built ``chain`` is kept."""
+    return cache_dir() / "toolchains" / f"{chain.name}.log"
+
+
+def check_room(chain: Toolchain, place: Path) -> None:
+    """Check that the disk has room for what is downloaded and what is installed.
+
+    Raises:
+        ToolchainError: it has not; with the figures.
+    """
+    free, needed = shutil.disk_usage(place).free, chain.disk_bytes + chain.download_bytes
+    if needed > free:
+        raise ToolchainError(
+            f"toolchain {chain.name} needs {needed / 1e9:.1f} GB on the disk of {place}, which has {free / 1e9:.1f} GB "
+            "free: free some, or choose another place with QUANTBENCH_CACHE"
+        )
+
+
+def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, work: Path, view: View) -> None:
+    base, version = python_and_version
+    log = log_file(chain)
+    begin = time.monotonic()
+    python = str(work / "bin" / "python")
+    with view.stage("environment") as line:
+        _run([base, "-m", "venv", str(work)], chain, log, line)
+    (work / "constraints.txt").write_text("\n".join((*chain.constraints, "")))
+    with view.stage("installing") as line:
+        limits = ("-c", str(work / "constraints.txt"))
+        _run([python, *PIP, *limits, *chain.requirements], chain, log, line)
+        if chain.no_deps:
+            _run([python, *PIP, "--no-deps", *chain.no_deps], chain, log, line)
+    with view.stage("checking"):
+        run_check(chain, python, log)
+        versions = json.loads(_ask(python, VERSIONS))
+    _move(work, place)
+    built = Built(
+        name=chain.name,
+        requirements=(*chain.requirements, *chain.no_deps),
+        python=version,
+        versions=dict(sorted(versions.items())),
+        disk_bytes=_disk_bytes(work),
+        seconds=time.monotonic() - begin,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_atomic(work / toolchain.MANIFEST, built.model_dump_json(indent=1))
+    work.rename(place)
+
+
+def _move(work: Path, place: Path) -> None:
+    """Make the scripts of an environment that grew in ``work`` name the interpreter in ``place``."""
+    for script in (work / "bin").iterdir():
+        if script.is_symlink() or not script.is_file():
+            continue
+        with contextlib.suppress(UnicodeDecodeError):
+            text = script.read_text()
+            if str(work) in text:
+                script.write_text(text.replace(str(work), str(place)))
+
+
+def _disk_bytes(place: Path) -> int:
+    return sum(file.lstat().st_blocks * 512 for file in place.rglob("*"))
+
+
+def _run(argv: Sequence[str], chain: Toolchain, log: Path, line: Stage) -> None:
+    """Run one step with its output in ``log``, showing what pip is at; the packages of this process are not seen."""
+    with Child(argv, what=f"toolchain {chain.name}", log_file=log, env=alone(), cwd=log.parent) as child:
+        while child.exit_code is None:
+            line.update(detail=_at(child))
+            time.sleep(POLL_SECONDS)
+        if child.exit_code != 0:
+            raise ToolchainError(f"building toolchain {chain.name} failed: {last_words(log)} (log: {log})")
+
+
+def _at(child: Child) -> str:
+    """Return what pip is at, e.g. ``Collecting torch==2.13.0``."""
+    said = [text for text in child.log_tail(lines=20).split(" | ") if text.startswith(STEPS)]
+    return said[-1].partition(" (from")[0].partition(":")[0] if said else ""
+
+
+def alone() -> dict[str, str]:
+    """Return the settings that keep this process's own packages, and any hub, out of another interpreter."""
+    return {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
+
+
+def last_words(log: Path) -> str:
+    """Return the last line of a log that says what was wrong: pip's last error, else the last line of all."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if not line.lower().startswith(NOISE)]
+    errors = [line for line in said if line.lower().startswith("error:")]
+    return (errors or said or ["no message"])[-1]
+
+
+def _ask(python: str, code: str) -> str:
+    done = subprocess.run(
+        [python, "-c", code],
+        env={**os.environ, **alone()},
+        capture_output=True,
+        text=True,
+        timeout=CHECK_SECONDS,
+        stdin=subprocess.DEVNULL,
+        cwd=Path(python).parent,
+    )
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise ToolchainError(lines[-1] if lines else f"ended with code {done.returncode}")
+    lines = done.stdout.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def run_check(chain: Toolchain, python: str, log: Path | None = None) -> str:
+    """Import a toolchain's modules in its interpreter and run its check; return the versions it prints, as JSON.
+
+    Raises:
+        ToolchainError: it failed; with the exact error.
+    """
+    imports = "".join(f"import {module}\n" for module in chain.modules)
+    try:
+        return _ask(python, imports + chain.check)
+    except ToolchainError as error:
+        where = f" (log: {log})" if log else ""
+        raise ToolchainError(f"toolchain {chain.name} does not work: {error}{where}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolchainError(f"toolchain {chain.name} does not work: no answer within {CHECK_SECONDS} s") from error
+
+
+def check(name: str) -> str:
+    """Check a toolchain that is there; return the versions it prints, as one line of JSON.
+
+    Raises:
+        ToolchainError: it is not there, or does not work; with the exact error.
+    """
+    chain = toolchain.read(name)
+    return run_check(chain, toolchain.toolchain_interpreter(name, "toolchain check"))

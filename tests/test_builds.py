@@ -1,0 +1,223 @@
+"""A checkpoint is never made twice and never half: kills, two at once, a full disk, a ceiling, too little memory."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.record import RunRecord
+from tests.conftest import ROOT, Cli
+from tests.test_run import records, wait_until
+
+pytestmark = pytest.mark.timeout(600)
+QUANT = ["+model=tiny-qwen3", "quant=gptq-int4", "calibration=demo", "workload=none", "accuracy=none"]
+
+
+@pytest.fixture
+def own(cache: Path, tmp_path: Path) -> Cli:
+    """Return the program with a cache of its own that already holds the 16-bit checkpoint."""
+    pytest.importorskip("llmcompressor")
+    ready = Cli(cache, tmp_path)
+    assert ready("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
+    shutil.copytree(cache / "sources", tmp_path / "cache" / "sources")
+    shutil.rmtree(tmp_path / "results")
+    return Cli(tmp_path / "cache", tmp_path)
+
+
+def start(cli: Cli, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(cli.argv(*arguments), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
+
+
+def kill_all(run: subprocess.Popen[str]) -> None:
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+
+
+def checkpoints(cli: Cli) -> Path:
+    return Path(cli.env["QUANTBENCH_CACHE"]) / "checkpoints"
+
+
+def leftovers(cli: Cli) -> list[str]:
+    """Return what lies beside the published folders, locks left out."""
+    return [path.name for path in checkpoints(cli).iterdir() if path.suffix and path.suffix != ".lock"]
+
+
+def published(cli: Cli) -> Path:
+    (folder,) = [path for path in checkpoints(cli).glob("tiny-qwen3-gptq-int4-*") if not path.suffix]
+    return folder
+
+
+def test_killed_while_the_weights_are_made_the_next_run_begins_anew(own: Cli) -> None:
+    run = start(own, *QUANT)
+    wait_until(lambda: list(checkpoints(own).glob("*.work")) if checkpoints(own).exists() else False)
+    kill_all(run)
+    assert not list(checkpoints(own).glob("*.made"))
+    again = own(*QUANT)
+    assert again.returncode == 0, again.stderr
+    assert published(own).is_dir()
+    assert not leftovers(own)
+
+
+def test_killed_during_the_proof_the_next_run_goes_on_with_the_weights(own: Cli) -> None:
+    run = start(own, *QUANT)
+    wait_until(lambda: list(checkpoints(own).glob("*.cost")) if checkpoints(own).exists() else False)
+    kill_all(run)
+    (work,) = checkpoints(own).glob("*.work")
+    made = (work / "model.safetensors").stat()
+    again = own(*QUANT)
+    assert again.returncode == 0, again.stderr
+    kept = (published(own) / "model.safetensors").stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert not leftovers(own)
+    (record,) = [one for one in records(own.folder) if one.finished_at]
+    assert record.checkpoint.calibration.n_samples == len(record.checkpoint.calibration.sample_sha256) > 0
+
+
+def test_of_two_at_once_one_works_and_the_other_waits(own: Cli) -> None:
+    runs = [start(own, *QUANT, f"results_dir=results{number}") for number in range(2)]
+    said = [run.communicate(timeout=300)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    files = [next(own.folder.glob(f"results{number}/runs/*/record.json")) for number in range(2)]
+    found = [RunRecord.model_validate_json(file.read_bytes()).checkpoint for file in files]
+    assert found[0] == found[1]
+    assert not leftovers(own)
+
+
+def test_a_checkpoint_above_its_ceiling_is_kept_aside_and_not_made_again_for_another_ceiling(own: Cli) -> None:
+    refused = own(*QUANT, "quant.max_kl=1e-9")
+    assert refused.returncode == 1
+    assert "above the ceiling of 1e-09" in refused.stderr
+    assert "quant.max_kl=" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    (aside,) = checkpoints(own).glob("*.refused")
+    made = (aside / "model.safetensors").stat()
+    assert not (aside / "quantbench_manifest.json").exists()
+    assert own(*QUANT, "quant.max_kl=2e-9").returncode == 1
+    accepted = own(*QUANT)
+    assert accepted.returncode == 0, accepted.stderr
+    assert (published(own) / "model.safetensors").stat().st_ino == made.st_ino
+    assert not leftovers(own)
+
+
+def small_disk(place: Path, size: str) -> Path:
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("no small file system can be mounted here")
+    return place
+
+
+def test_a_full_disk_gets_one_line_and_publishes_nothing(own: Cli, tmp_path: Path) -> None:
+    place = small_disk(tmp_path / "small", "700k")
+    try:
+        (source,) = (tmp_path / "cache" / "sources").glob("tiny-qwen3-*[0-9a-f]")
+        assert own(*QUANT).returncode == 0
+        manifest = json.loads((published(own) / "quantbench_manifest.json").read_bytes())
+        job = {
+            "stage": "quantize", "module": "rtn", "identity": {}, "release": None, "key": manifest["key"],
+            "config": {
+                "ignore": ["lm_head"], "max_kl": 9, "bits": 8, "symmetric": True, "group_size": None,
+                "group_size_fallback": [],
+            },
+            "architecture": {
+                "layers": 2, "hidden_size": 128, "intermediate_size": 384, "heads": 2, "kv_heads": 1, "head_dim": 128,
+                "vocab_size": 2048, "tied_embeddings": True,
+            },
+            "seed": 0, "heldout": {"set": "embedded", "n_samples": 1, "max_seq_len": 64},
+            "interpreter": sys.executable, "source": str(source), "target": str(place / "target"), "libraries": {},
+        }  # fmt: skip
+        file = tmp_path / "job.json"
+        file.write_text(json.dumps(job))
+        env = {**own.env, "TMPDIR": str(tmp_path)}
+        argv = [sys.executable, "-m", "quantize.worker", str(file)]
+        done = subprocess.run(argv, cwd=ROOT, env=env, stdin=subprocess.PIPE, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert file.with_suffix(".error").read_text().startswith("the disk is full")
+        assert not (place / "target").exists()
+        assert not (place / "target.work").exists()
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_too_little_disk_is_told_with_figures_before_anything_is_spent(cache: Path, tmp_path: Path) -> None:
+    place = small_disk(tmp_path / "small", "1m")
+    try:
+        done = Cli(place, tmp_path)("+model=tiny-qwen3", "workload=none", "accuracy=none")
+        assert done.returncode == 1
+        assert "source weights of tiny-qwen3 needs 1.6 MB on the disk" in done.stderr
+        assert "QUANTBENCH_CACHE" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_too_little_memory_is_told_with_figures_before_anything_is_spent(own: Cli) -> None:
+    command = ["bash", "-c", 'ulimit -v 1400000; exec "$@"', "-", *own.argv(*QUANT)]
+    done = subprocess.run(command, cwd=own.folder, env=own.env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "needs about 1.5 GB of memory" in done.stderr
+    assert "and 1.4 GB are free" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(checkpoints(own).glob("*.work")) if checkpoints(own).exists() else True
+
+
+BIG = """
+import json, shutil, sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+source, target, layers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "quantbench*"))
+hidden, inner, head = 2048, 8192, 128
+config = json.loads((target / "config.json").read_text())
+config |= {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 16,
+           "num_key_value_heads": 4, "head_dim": head, "layer_types": ["full_attention"] * layers}
+(target / "config.json").write_text(json.dumps(config))
+make = torch.Generator().manual_seed(0)
+def random(*shape): return (torch.randn(*shape, generator=make) * 0.02).bfloat16()
+ones = lambda width: torch.ones(width).bfloat16()
+layer = {"self_attn.q_proj": random(2048, hidden), "self_attn.k_proj": random(512, hidden),
+         "self_attn.v_proj": random(512, hidden), "self_attn.o_proj": random(hidden, 2048),
+         "mlp.gate_proj": random(inner, hidden), "mlp.up_proj": random(inner, hidden),
+         "mlp.down_proj": random(hidden, inner), "self_attn.q_norm": ones(head), "self_attn.k_norm": ones(head),
+         "input_layernorm": ones(hidden), "post_attention_layernorm": ones(hidden)}
+index = {}
+def save(number, tensors):
+    name = f"model-{number:05d}-of-{layers + 1:05d}.safetensors"
+    save_file(tensors, target / name, metadata={"format": "pt"})
+    index.update(dict.fromkeys(tensors, name))
+save(1, {"model.embed_tokens.weight": random(2048, hidden), "model.norm.weight": ones(hidden)})
+for number in range(layers):
+    save(number + 2, {f"model.layers.{number}.{name}.weight": tensor for name, tensor in layer.items()})
+(target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+"""
+LIMIT_BYTES = 3_300_000_000
+
+
+def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_within_it(
+    own: Cli, tmp_path: Path
+) -> None:
+    if shutil.disk_usage(tmp_path).free < 12e9:
+        pytest.skip("needs 12 GB of disk")
+    (source,) = (tmp_path / "cache" / "sources").glob("tiny-qwen3-*[0-9a-f]")
+    subprocess.run([sys.executable, "-c", BIG, str(source), str(tmp_path / "big"), "29"], check=True)
+    run = own.argv(
+        "+model=local", f"model.source.path={tmp_path / 'big'}", "quant=fp8", "calibration.heldout.n_samples=1",
+        "workload=none", "accuracy=none",
+    )  # fmt: skip
+    command = ["bash", "-c", f'ulimit -v {LIMIT_BYTES // 1024}; exec "$@"', "-", *run]
+    env = {**own.env, "OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1))}
+    done = subprocess.run(command, cwd=own.folder, env=env, capture_output=True, text=True, timeout=550)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(own.folder)
+    made = record.checkpoint
+    assert record.variant.model == "big"
+    source_bytes = sum(file.stat().st_size for file in (tmp_path / "big").glob("*.safetensors"))
+    assert source_bytes > LIMIT_BYTES > made.peak_rss_bytes
+    assert made.proof_peak_rss_bytes < LIMIT_BYTES
+    assert made.fidelity.kl < 0.05
+    assert "canary prompts were not run: the whole model does not fit into memory" in made.notes

@@ -1,0 +1,195 @@
+"""A checkpoint that is not what its scheme says is refused, whatever its config file claims."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantize.checkpoint import CheckpointError, Speech
+from quantize.formats import integers
+from quantize.methods import Expected
+from quantize.proof import expected_of_release, linear_layers, prove
+from quantize.reader import Reader
+
+torch = pytest.importorskip("torch")
+
+QUANTIZED = "model.layers.0.self_attn.q_proj"
+EXPECTED = Expected(
+    format=integers(4, 32, symmetric=True), ignore=("lm_head", "re:.*mlp.gate$"), max_kl=1.0, moves_scales=False
+)
+CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "symmetric": True},
+        }
+    },
+}
+Tensors = dict[str, "torch.Tensor"]
+
+
+def source_tensors() -> Tensors:
+    make = torch.Generator().manual_seed(0)
+    shapes = {
+        "model.embed_tokens.weight": (16, 64),
+        f"{QUANTIZED}.weight": (8, 64),
+        "model.layers.0.mlp.gate.weight": (4, 64),
+        "model.norm.weight": (64,),
+        "lm_head.weight": (16, 64),
+    }
+    return {name: torch.randn(shape, generator=make).bfloat16() for name, shape in shapes.items()}
+
+
+def written_tensors() -> Tensors:
+    kept = {name: tensor for name, tensor in source_tensors().items() if QUANTIZED not in name}
+    packed = {
+        "weight_packed": torch.zeros(8, 8, dtype=torch.int32),
+        "weight_scale": torch.ones(8, 2, dtype=torch.bfloat16),
+        "weight_shape": torch.tensor([8, 64]),
+    }
+    return kept | {f"{QUANTIZED}.{part}": tensor for part, tensor in packed.items()}
+
+
+def folder(path: Path, tensors: Tensors, quantization: dict[str, Any] | None) -> Reader:
+    from safetensors.torch import save_file
+
+    path.mkdir()
+    save_file(tensors, path / "model.safetensors")
+    config = {"model_type": "qwen3", **({"quantization_config": quantization} if quantization else {})}
+    (path / "config.json").write_text(json.dumps(config))
+    return Reader(path)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Reader:
+    return folder(tmp_path / "source", source_tensors(), None)
+
+
+def test_a_sound_checkpoint_is_proven_and_its_bits_counted(source: Reader, tmp_path: Path) -> None:
+    written = folder(tmp_path / "written", written_tensors(), CONFIG)
+    shape_bytes = 2 * 8  # the pair of sizes that the container keeps beside each layer
+    assert prove(source, written, EXPECTED) == 4 + 16 / 32 + 8 * shape_bytes / (8 * 64)
+    assert linear_layers(source.facts.values(), EXPECTED.ignore) == {QUANTIZED: (8, 64)}
+
+
+def changed(name: str, change: Callable[["torch.Tensor"], "torch.Tensor"]) -> Callable[[Tensors], None]:
+    def apply(tensors: Tensors) -> None:
+        tensors[name] = change(tensors[name])
+
+    return apply
+
+
+def left_in_16_bits(tensors: Tensors) -> None:
+    for part in ("weight_packed", "weight_scale", "weight_shape"):
+        del tensors[f"{QUANTIZED}.{part}"]
+    tensors[f"{QUANTIZED}.weight"] = source_tensors()[f"{QUANTIZED}.weight"]
+
+
+def embedding_quantized(tensors: Tensors) -> None:
+    del tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight_packed"] = torch.zeros(16, 8, dtype=torch.int32)
+
+
+DAMAGE: dict[str, tuple[Callable[[Tensors], object], str]] = {
+    "left in 16 bits": (left_in_16_bits, r"q_proj should be stored as int4.* is left in 16 bits \(BF16\)"),
+    "missing layer": (lambda t: [t.pop(n) for n in list(t) if QUANTIZED in n], "q_proj .* is missing"),
+    "missing scales": (lambda t: t.pop(f"{QUANTIZED}.weight_scale"), "has no weight_scale"),
+    "wrong shape": (changed(f"{QUANTIZED}.weight_scale", lambda x: x[:, :1].clone()), r"weight_scale is BF16 \(8, 1\)"),
+    "wrong dtype": (changed(f"{QUANTIZED}.weight_packed", lambda x: x.to(torch.uint8)), "weight_packed is U8"),
+    "unknown part": (
+        lambda t: t.setdefault(f"{QUANTIZED}.weight_g_idx", torch.zeros(64, dtype=torch.int32)),
+        "tensor weight_g_idx, which int4",
+    ),
+    "scale not finite": (changed(f"{QUANTIZED}.weight_scale", lambda x: x / 0), "holds 16 scales that are no finite"),
+    "embedding changed": (changed("model.embed_tokens.weight", lambda x: x + 1), "embed_tokens.weight was changed"),
+    "embedding quantized": (embedding_quantized, "embed_tokens is quantized, but the scheme leaves"),
+    "output layer changed": (changed("lm_head.weight", lambda x: -x), "lm_head.weight was changed"),
+    "router changed": (changed("model.layers.0.mlp.gate.weight", lambda x: x * 2), "gate.weight was changed"),
+    "norm missing": (lambda t: t.pop("model.norm.weight"), "model.norm.weight is missing"),
+    "norm in 8 bits": (changed("model.norm.weight", lambda x: x.to(torch.int8)), "norm.weight was BF16 .* is I8"),
+    "something else": (lambda t: t.setdefault("model.extra.weight", torch.zeros(2)), "extra.weight is in the written"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_by_name(case: str, source: Reader, tmp_path: Path) -> None:
+    damage, said = DAMAGE[case]
+    tensors = written_tensors()
+    damage(tensors)
+    with pytest.raises(CheckpointError, match=said):
+        prove(source, folder(tmp_path / "written", tensors, CONFIG), EXPECTED)
+
+
+def test_a_config_that_says_something_else_is_refused(source: Reader, tmp_path: Path) -> None:
+    lying = json.loads(json.dumps(CONFIG))
+    lying["config_groups"]["group_0"]["weights"]["group_size"] = 64
+    with pytest.raises(CheckpointError, match=r"scales per 64 columns.*but the scheme is int4, scales per 32"):
+        prove(source, folder(tmp_path / "lying", written_tensors(), lying), EXPECTED)
+    with pytest.raises(CheckpointError, match="no quantization_config"):
+        prove(source, folder(tmp_path / "silent", written_tensors(), None), EXPECTED)
+
+
+def test_a_router_may_take_up_scales_where_the_method_moves_them(source: Reader, tmp_path: Path) -> None:
+    tensors = written_tensors()
+    tensors["model.layers.0.mlp.gate.weight"] *= 2
+    moving = EXPECTED.model_copy(update={"moves_scales": True})
+    assert prove(source, folder(tmp_path / "written", tensors, CONFIG), moving)
+
+
+def test_16_bits_are_16_bits(source: Reader, tmp_path: Path) -> None:
+    plain = Expected(format=None)
+    assert prove(source, source, plain) is None
+    with pytest.raises(CheckpointError, match="not a 16-bit checkpoint"):
+        prove(source, folder(tmp_path / "written", written_tensors(), CONFIG), plain)
+
+
+def test_a_release_is_held_to_its_own_config_and_to_the_kind_asked_for(source: Reader, tmp_path: Path) -> None:
+    tensors = written_tensors()
+    written = folder(tmp_path / "written", tensors, {**CONFIG, "ignore": ["lm_head", "mlp.gate"]})
+    other = EXPECTED.model_copy(update={"format": integers(4, 128, symmetric=False)})
+    found = expected_of_release(written, other)
+    assert str(found.format) == str(EXPECTED.format)
+    assert prove(source, written, found)
+    with pytest.raises(CheckpointError, match="not of the kind int8 that was asked for"):
+        expected_of_release(written, EXPECTED.model_copy(update={"format": integers(8, 32, symmetric=True)}))
+    with pytest.raises(CheckpointError, match="not a quantized release"):
+        expected_of_release(source, EXPECTED)
+
+
+def test_a_tensor_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder(tmp_path / "twice", source_tensors(), None)
+    save_file({"model.norm.weight": torch.zeros(64)}, tmp_path / "twice" / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is in model\.safetensors and again in other"):
+        Reader(tmp_path / "twice")
+
+
+def test_what_is_degenerate_is_told_from_what_is_merely_worse() -> None:
+    from quantize.fidelity import degenerate, speech
+
+    sound = speech([[1, 2, 3, 4, 5], [6, 7, 8, 9, 1]], [2.0, 2.5])
+    assert sound == Speech(repetition=0.0, entropy=2.25)
+    stuck = speech([[7] * 24], [2.0])
+    assert stuck.repetition == pytest.approx(22 / 23)
+    assert degenerate(sound, speech([[1, 2, 1, 2, 5]], [1.5])) is None
+    assert "repeats itself" in str(degenerate(sound, stuck))
+    assert "certain of everything" in str(degenerate(sound, speech([[1, 2, 3]], [0.1])))
+    assert "knows nothing" in str(degenerate(sound, speech([[1, 2, 3]], [10.0])))
+    assert degenerate(stuck, stuck) is None
+
+
+def test_the_error_of_a_layer_is_relative_and_may_be_up_to_factors() -> None:
+    from quantize.fidelity import relative_error
+
+    reference = torch.randn(32, 8, generator=torch.Generator().manual_seed(1))
+    assert relative_error(reference, reference) == 0
+    assert relative_error(reference, torch.zeros(32, 8)) == pytest.approx(1)
+    factors = torch.rand(8, generator=torch.Generator().manual_seed(2)) + 0.5
+    assert relative_error(reference, reference * factors) > 0.1
+    assert relative_error(reference, reference * factors, rescale=True) < 1e-6

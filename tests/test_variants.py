@@ -1,0 +1,169 @@
+"""Every variant of a dense model and of one with experts: made, proven, read back, served; and releases of others."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.compose import names
+from bench.record import RunRecord
+from quantize.checkpoint import Manifest
+from tests.conftest import ROOT, Cli
+from tests.native import write_release
+
+VARIANTS = names("quant")
+ONE_CELL = ["workload.input_lens=16", "workload.output_len=4", "workload.trials=1", "accuracy=none"]
+COMPARE = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+from quantize.expanded import Expanded
+from pathlib import Path
+ids = torch.randint(300, 2000, (1, 64), generator=torch.Generator().manual_seed(1))
+found = {}
+for folder in sys.argv[1:]:
+    ours = Expanded(Path(folder)).whole()
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        found[folder] = float((ours(ids).logits - theirs(ids).logits).abs().max())
+print(json.dumps(found))
+"""
+
+
+def run_all(cli: Cli, model: str, quants: list[str], *more: str) -> dict[str, RunRecord]:
+    done = cli("-m", f"+model={model}", f"quant={','.join(quants)}", "calibration=demo", *ONE_CELL, *more, timeout=1500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [RunRecord.model_validate_json(file.read_bytes()) for file in cli.folder.glob("results/runs/*/record.json")]
+    return {record.variant.quant.partition("[")[0]: record for record in found}
+
+
+@pytest.fixture(scope="module")
+def dense(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
+    pytest.importorskip("llmcompressor")
+    return run_all(Cli(cache, tmp_path_factory.mktemp("dense")), "tiny-qwen3", VARIANTS)
+
+
+@pytest.fixture(scope="module")
+def experts(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
+    pytest.importorskip("llmcompressor")
+    return run_all(Cli(cache, tmp_path_factory.mktemp("experts")), "tiny-qwen3-moe", VARIANTS)
+
+
+def check_all(records: dict[str, RunRecord], blocks: int) -> None:
+    assert sorted(records) == VARIANTS
+    for quant, record in records.items():
+        assert [cell.status for cell in record.cells] == ["ok" if quant == "bf16" else "emulated"], quant
+        made = record.checkpoint
+        assert made is not None
+        if quant == "bf16":
+            continue
+        assert made.fidelity is not None
+        assert made.fidelity.kl < 0.01
+        assert made.canaries is not None
+        assert made.canaries.found.entropy == pytest.approx(made.canaries.source.entropy, rel=0.02)
+        bits = made.bits_per_quantized_weight
+        assert bits is not None
+        assert (8 <= bits < 8.6) if made.format and "8," in made.format else (4 < bits < 4.6), quant
+        assert len(made.layer_errors) == blocks
+        worst = max(error.relative_error for error in made.layer_errors)
+        assert 0.001 < worst < 0.4, quant
+
+
+@pytest.mark.timeout(1600)
+def test_every_variant_of_a_dense_model(dense: dict[str, RunRecord]) -> None:
+    check_all(dense, blocks=2 * 7)
+    kl = {quant: record.checkpoint.fidelity.kl for quant, record in dense.items() if quant != "bf16"}
+    eight = [quant for quant in kl if "8" in quant]
+    assert max(kl[quant] for quant in eight) < min(kl[quant] for quant in kl if quant not in eight)
+    assert kl["rtn-int8"] < kl["fp8"] < kl["rtn-int4"] < kl["mxfp4"]
+
+
+@pytest.mark.timeout(1600)
+def test_every_variant_of_a_model_with_experts(experts: dict[str, RunRecord]) -> None:
+    check_all(experts, blocks=2 * 5)
+    for quant, record in experts.items():
+        made = record.checkpoint
+        assert made is not None
+        assert (made.experts_reached is not None) == (made.calibration is not None), quant
+        if made.experts_reached is not None:
+            assert 0.5 < made.experts_reached <= 1
+    assert "symmetric instead of asymmetric" in experts["awq-int4"].checkpoint.notes[0]
+
+
+@pytest.mark.timeout(1600)
+def test_what_we_read_is_what_transformers_computes(dense: dict[str, RunRecord], cache: Path) -> None:
+    """Bit for bit, for every container that transformers loads on a CPU; experts are another matter (decision 7)."""
+    folders = [
+        str(cache / "checkpoints" / f"tiny-qwen3-{quant}-{record.checkpoint.key.digest[:12]}")
+        for quant, record in dense.items()
+        if record.checkpoint.quantization_config is None
+        or record.checkpoint.quantization_config["quant_method"] == "compressed-tensors"
+    ]
+    assert len(folders) == len(VARIANTS) - 1
+    done = subprocess.run([sys.executable, "-c", COMPARE, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0.0}
+
+
+def checkpoint_of(cache: Path, record: RunRecord) -> Path:
+    (folder,) = (cache / "checkpoints").glob(f"*-{record.checkpoint.key.digest[:12]}")
+    return folder
+
+
+@pytest.mark.timeout(1600)
+def test_releases_of_others_are_proven_and_served_as_they_are(
+    dense: dict[str, RunRecord], cache: Path, tmp_path: Path, cli: Cli
+) -> None:
+    source = checkpoint_of(cache, dense["bf16"])
+    write_release(source, tmp_path / "gptq", "gptq", group=32)
+    write_release(source, tmp_path / "gptq8", "gptq", bits=8)
+    write_release(source, tmp_path / "awq", "awq", group=32)
+    releases = {
+        "gptq-int4": (tmp_path / "gptq", "int4, scales per 32 columns, symmetric, container gptq"),
+        "gptq-int8": (tmp_path / "gptq8", "int8, scales per 64 columns, symmetric, container gptq"),
+        "awq-int4": (tmp_path / "awq", "int4, scales per 32 columns, asymmetric, container awq"),
+        "fp8-block": (checkpoint_of(cache, dense["fp8-block"]), dense["fp8-block"].checkpoint.format),
+    }
+    for quant, (folder, form) in releases.items():
+        done = cli("+model=tiny-qwen3", f"quant={quant}", f"quant.source={folder}", *ONE_CELL)
+        assert done.returncode == 0, done.stderr
+        made = newest(cli)
+        assert made.checkpoint.format == form
+        assert 0 < made.checkpoint.fidelity.kl < 0.01
+        assert "taken as released, not quantized here" in made.checkpoint.notes
+        assert [cell.status for cell in made.cells] == ["emulated"]
+
+
+def newest(cli: Cli) -> RunRecord:
+    file = max(cli.folder.glob("results/runs/*/record.json"), key=lambda file: file.stat().st_mtime_ns)
+    return RunRecord.model_validate_json(file.read_bytes())
+
+
+@pytest.mark.timeout(1600)
+def test_a_release_of_another_kind_or_of_another_model_is_refused(
+    dense: dict[str, RunRecord], cache: Path, cli: Cli
+) -> None:
+    folder = checkpoint_of(cache, dense["gptq-int4"])
+    done = cli("+model=tiny-qwen3", "quant=fp8", f"quant.source={folder}", *ONE_CELL)
+    assert done.returncode == 1
+    assert "and not of the kind float8 that was asked for" in done.stderr
+    wide = cli("+model=tiny-qwen3-moe", "quant=gptq-int4", f"quant.source={folder}", *ONE_CELL)
+    assert wide.returncode == 1
+    assert "is missing" in wide.stderr
+    assert "Traceback" not in done.stderr + wide.stderr
+
+
+@pytest.mark.timeout(1600)
+def test_keys_and_values_may_be_kept_in_fp8(dense: dict[str, RunRecord], cli: Cli) -> None:
+    done = cli("+model=tiny-qwen3", "quant=bf16", "+kv_cache=fp8", *ONE_CELL)
+    assert done.returncode == 0, done.stderr
+    record = newest(cli)
+    assert record.variant.quant == "bf16[kv_cache=fp8]"
+    assert record.engine_info["kv_cache_dtype"] == "fp8_e4m3"
+    assert [cell.status for cell in record.cells] == ["ok"]
+
+
+def test_manifests_are_read_back_as_they_were_written(dense: dict[str, RunRecord]) -> None:
+    for record in dense.values():
+        assert Manifest.model_validate_json(record.checkpoint.model_dump_json()) == record.checkpoint
