@@ -39,6 +39,8 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
     try:
         manifest = read_manifest(stage.target)
         check_complete(stage.target, manifest)
+        if manifest.key != stage.key:
+            raise CheckpointError("it was made under another key")
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
     reason = f"same key {stage.key.digest[:12]}, published {manifest.created_at}"

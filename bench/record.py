@@ -6,12 +6,12 @@ them by :mod:`bench.speed.metrics` and never stored alone.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
@@ -148,10 +148,26 @@ class Environment(Frozen):
     git_dirty: bool | None
 
 
+def _from_1(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 1 as one of schema 2, whose manifest tells more about calibration and proof."""
+    made = record.get("checkpoint")
+    if made is None:
+        return {**record, "schema_version": 2}
+    more: dict[str, Any] = {"format": None, "experts_reached": None, "layer_errors": [], "canaries": None}
+    unknown: dict[str, Any] = {"source": "not recorded", "enable_thinking": None, "chat_template_sha256": None, "sample_sha256": []}
+    calibration = {**unknown, **made["calibration"]} if made["calibration"] else None
+    proof = {"proof_seconds": 0.0, "proof_peak_rss_bytes": 0}
+    return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **made, "calibration": calibration}}
+
+
+UPGRADES = {1: _from_1}
+"""By schema version: what makes the next one of a record. Records on disk stay as they are."""
+
+
 class RunRecord(Frozen):
     """One run: one variant on one engine."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run_id: str
     session: str
     """Runs of one command share a session; its report shows them together."""
@@ -173,3 +189,10 @@ class RunRecord(Frozen):
     """Decisions in words: what was reused and why, what was skipped and why."""
     started_at: str
     finished_at: str | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        while isinstance(data, dict) and (upgrade := UPGRADES.get(data.get("schema_version", SCHEMA_VERSION))):
+            data = upgrade(data)
+        return data

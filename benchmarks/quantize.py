@@ -87,8 +87,7 @@ def run() -> str:
         _run(folder, "-m", f"quant={','.join(VARIANTS)}")
         for quant, backend in FOREIGN:
             if state(read(backend)).kind == "built":
-                more = ["quant.act_order=null"] if quant.startswith("gptq") else []
-                _run(folder, f"quant={quant}", f"quant.backend={backend}", *more)
+                _run(folder, f"quant={quant}", f"quant.backend={backend}")
         files = sorted(folder.glob("results/runs/*/record.json"))
         records = [RunRecord.model_validate_json(file.read_bytes()) for file in files]
     own = {

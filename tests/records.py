@@ -377,10 +377,19 @@ def moe_records() -> list[RunRecord]:
         sha256=sha256_text("chats"),
         sample_sha256=tuple(sha256_text(f"chat {index}") for index in range(256)),
     )
-    release = manifest("fp8", MOE_MODEL, provenance="release Qwen/Qwen3-30B-A3B-FP8", seconds=3.2)
-    made = manifest("gptq-int4", MOE_MODEL, calibration=chats)
+    source = f"Qwen/Qwen3-30B-A3B at commit {sha256_text('commit')[:40]} on the Hugging Face hub"
+    repo = "Qwen/Qwen3-30B-A3B-FP8"
+    release = manifest(
+        "fp8",
+        MOE_MODEL,
+        key=Key(stage="quantize", version=1, inputs={"release": {"kind": "hub", "repo": repo}}),
+        provenance=f"release {repo}",
+        notes=("taken as released, not quantized here", *manifest("fp8", MOE_MODEL).notes),
+        seconds=3.2,
+    )
+    made = manifest("gptq-int4", MOE_MODEL, provenance=source, calibration=chats)
     return [
-        record("bf16", MOE_MODEL),
+        record("bf16", MOE_MODEL, checkpoint=manifest("bf16", MOE_MODEL, provenance=source)),
         record("fp8", MOE_MODEL, checkpoint=release),
         record("gptq-int4", MOE_MODEL, checkpoint=made),
     ]

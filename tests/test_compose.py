@@ -6,22 +6,87 @@ import pytest
 from bench.compose import GROUPS, compose_job, config_dir, jobs, names, with_plus
 from bench.errors import ConfigError, NotPossibleError
 from bench.plan import check
+from quantize.methods import choose_group_size
+from tests.test_sources import sharded
 
 BASE = ["+model=smollm2-135m", "session=test"]
 
 
-@pytest.mark.parametrize("model", names("model"))
+WHERE_FROM = ("local", "hub")
+"""Models that are described by their checkpoint."""
+
+
+@pytest.mark.parametrize("model", [name for name in names("model") if name not in WHERE_FROM])
 @pytest.mark.parametrize("quant", names("quant"))
 def test_every_model_composes_with_every_quantization(model: str, quant: str) -> None:
     spec = compose_job([f"+model={model}", f"quant={quant}", "session=test"])
     assert (spec.variant.model, spec.variant.quant) == (model, quant)
+    if (model, quant) == ("smollm2-135m", "fp8-block"):
+        with pytest.raises(NotPossibleError, match="576 x 576, not a whole number of 128 x 128 blocks; use quant=fp8"):
+            check(spec)
+    else:
+        check(spec)
+
+
+def test_a_folder_describes_itself(tmp_path: Path) -> None:
+    folder = sharded(tmp_path / "my-model")
+    spec = compose_job(["+model=local", f"model.source.path={folder}", "quant=fp8", "session=test"])
+    assert spec.variant.model == spec.model.name == "my-model"
+    assert spec.model.architecture.layers >= 1
+    with pytest.raises(ConfigError, match="no such folder"):
+        compose_job(["+model=local", "model.source.path=/no/such", "session=test"])
+    with pytest.raises(ConfigError, match=r"missing value: model\.source\.path"):
+        compose_job(["+model=local", "session=test"])
+
+
+def test_releases_are_named_in_three_ways(tmp_path: Path) -> None:
+    def release(model: str, *overrides: str) -> dict[str, object] | None:
+        return compose_job([f"+model={model}", *overrides, "session=test"]).release
+
+    assert release("qwen3-8b", "quant=fp8") is None
+    assert release("qwen3-8b", "quant=fp8", "quant.source=official")["repo"] == "Qwen/Qwen3-8B-FP8"
+    named = release("qwen3-8b", "quant=awq-int4", "quant.source=Someone/Else@v2")
+    assert (named["kind"], named["repo"], named["revision"]) == ("hub", "Someone/Else", "v2")
+    assert release("qwen3-8b", "quant=awq-int4", f"quant.source={tmp_path}")["path"] == str(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"no release of qwen3-8b in nvfp4 is known \(known: awq-int4, fp8, fp8-block"
+    ):
+        release("qwen3-8b", "quant=nvfp4", "quant.source=official")
+    with pytest.raises(ConfigError, match="expected made, official"):
+        release("qwen3-8b", "quant=nvfp4", "quant.source=offical")
+
+
+def test_own_code_needs_a_commit() -> None:
+    trusting = ["+model=hub", "model.source.repo=A/B", "model.source.trust_remote_code=true", "session=test"]
+    with pytest.raises(ConfigError, match="name the commit"):
+        compose_job(trusting)
+
+
+def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
+    spec = compose_job([*BASE, "quant=rtn-int4", "quant.group_size=128", "quant.group_size_fallback=[96,null]"])
+    assert choose_group_size(128, (96, None), spec.model.architecture) == 96
+    assert choose_group_size(128, (None,), spec.model.architecture) is None
     check(spec)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["quant=gptq-int4", "quant.backend=autoawq"], "known are llmcompressor, gptqmodel, auto-gptq"),
+        (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not do this method"),
+        (["quant=gptq-int4", "quant.act_order=group"], "has dropped act_order=group"),
+        (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "4-bit weights only"),
+    ],
+)
+def test_a_backend_that_cannot_says_so(overrides: list[str], said: str) -> None:
+    with pytest.raises(NotPossibleError, match=said):
+        check(compose_job([*BASE, *overrides]))
 
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("model", "quant")])
 def test_every_other_name_composes(group: str) -> None:
     for name in names(group):
-        assert compose_job([*BASE, f"{group}={name}"])
+        assert compose_job(with_plus([*BASE, f"{group}={name}"]))
 
 
 @pytest.mark.parametrize("group", ["model", "quant", "engine", "workload", "accuracy", "report"])
@@ -130,9 +195,11 @@ def test_a_whole_group_can_be_swept() -> None:
 
 def test_a_folder_of_ones_own_configs_can_be_added(tmp_path: Path) -> None:
     (tmp_path / "quant").mkdir()
-    (tmp_path / "quant" / "mine.yaml").write_text("name: mine\nmethod: fp8\nignore: [lm_head]\n")
+    (tmp_path / "quant" / "mine.yaml").write_text(
+        "name: mine\nmethod: fp8\nscheme: dynamic\nmax_kl: 1\nignore: [lm_head]\n"
+    )
     spec = compose_job([*BASE, "quant=mine"], [str(tmp_path)])
-    assert spec.quant.config == {"ignore": ["lm_head"]}
+    assert spec.quant.config["ignore"] == ["lm_head"]
     with pytest.raises(ConfigError, match="did you mean 'ignore'"):
         compose_job([*BASE, "quant=mine", "quant.ignroe=[]"], [str(tmp_path)])
 

@@ -1,6 +1,7 @@
 """The docs say what is there, and all that is there is in the docs."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,14 +9,20 @@ from bench.cli import COMMANDS, usage
 from bench.compose import GROUPS, compose_job, config_dir, jobs, names, with_plus
 from bench.export import COLUMNS
 from tests.conftest import ROOT, Cli
+from tests.test_sources import sharded
 
 README = (ROOT / "README.md").read_text()
-COMMANDS_IN_README = re.findall(r"^(?:python -m bench\.run|quantbench run) ([^…\n#]+)", README, re.MULTILINE)
+DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+RUNS = re.compile(r"^(?:python -m bench\.run|quantbench run) ([^…\n#]+)", re.MULTILINE)
+COMMANDS_IN_DOCS = [line for text in (README, *DOCS.values()) for line in RUNS.findall(text)]
 
 
-@pytest.mark.parametrize("line", COMMANDS_IN_README)
-def test_every_command_in_the_readme_composes(line: str) -> None:
-    words = line.split()
+@pytest.mark.parametrize("line", COMMANDS_IN_DOCS)
+def test_every_command_in_the_docs_composes(line: str, tmp_path: Path) -> None:
+    # A reader's own folder stands for a real one, and a model on the hub for one whose shapes are known here.
+    sharded(tmp_path / "my-model")
+    words = line.replace("/data/my-model", str(tmp_path / "my-model")).split()
+    words = [word.replace("+model=hub", "+model=qwen3-8b") for word in words if "source.repo=" not in word]
     for job in jobs(with_plus([word for word in words if word != "-m"]), multirun="-m" in words):
         assert compose_job([*job, "session=test"])
 
@@ -24,6 +31,23 @@ def test_nothing_in_the_readme_is_unfinished_or_missing() -> None:
     assert not re.findall(r"TODO|FIXME|MACHINE|DEMO_MINUTES", README)
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    for text in DOCS.values():
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (ROOT / "docs" / link).exists(), link
+
+
+def test_every_quantization_and_its_own_fields_are_documented() -> None:
+    page = DOCS["quantization.md"]
+    for name in names("quant"):
+        assert f"`{name}`" in page
+    configs = [
+        compose_job(["+model=tiny-qwen3", f"quant={name}", "session=test"]).quant.config for name in names("quant")
+    ]
+    fields = {field for config in configs for field in config} | {"source"}
+    assert set(re.findall(r"`quant\.(\w+)", page)) <= fields
 
 
 def test_every_group_and_name_is_in_the_readme() -> None:

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from bench.record import RunRecord
 from bench.report.page import write
-from tests.records import demo_records, troubled_records
+from tests.records import demo_records, many_records, moe_records, troubled_records
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -59,7 +59,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
-@pytest.mark.parametrize("records", [demo_records(), troubled_records()], ids=["demo", "troubled"])
+@pytest.mark.parametrize(
+    "records",
+    [demo_records(), troubled_records(), [*moe_records(), *many_records()]],
+    ids=["demo", "troubled", "layers"],
+)
 def test_page_is_quiet_and_fits(
     browser: Browser, tmp_path: Path, records: list[RunRecord], width: int, scheme: str
 ) -> None:
@@ -80,6 +84,20 @@ def test_page_is_quiet_and_fits(
     page.close()
     assert noise == []
     assert [one for one in requests if one != url and not one.startswith("data:")] == []
+
+
+def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_path: Path) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.goto(write(demo_records(), tmp_path / "report.html", title="quantbench").as_uri())
+    colours = """() => [...document.querySelectorAll("#damage .scale svg path")]
+        .map(path => getComputedStyle(path).fill).filter(fill => fill !== "none")"""
+    dark = page.evaluate(colours)
+    page.emulate_media(media="print")
+    printed = page.evaluate(colours)
+    page.emulate_media(media="screen", color_scheme="light")
+    assert dark != page.evaluate(colours)
+    assert printed[1:] == page.evaluate(colours)[1:], "the first is grey, and the paper's own"
+    page.close()
 
 
 def test_a_script_would_not_run(browser: Browser, tmp_path: Path) -> None:

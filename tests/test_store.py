@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import pytest
 
 from bench.errors import StoreError
 from bench.process import Child, end_orphans
+from bench.record import SCHEMA_VERSION, RunRecord
 from bench.store import RunFolder, Store, write_atomic
+from tests.conftest import ROOT
 
 
 def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -93,3 +96,17 @@ def test_what_a_killed_run_leaves_is_ended_by_the_next_start(tmp_path: Path, mon
     assert len(end_orphans()) == 1
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
     assert end_orphans() == []
+
+
+def test_a_record_of_an_older_schema_is_read_with_what_it_knows() -> None:
+    file = ROOT / "tests" / "fixtures" / "records" / "v1.json"
+    before = json.loads(file.read_bytes())
+    record = RunRecord.model_validate_json(file.read_bytes())
+    assert (before["schema_version"], record.schema_version) == (1, SCHEMA_VERSION)
+    assert record.cells[0].status == "emulated"
+    assert record.checkpoint.fidelity.kl == before["checkpoint"]["fidelity"]["kl"]
+    assert record.checkpoint.layer_errors == ()
+    assert record.checkpoint.calibration.n_tokens == before["checkpoint"]["calibration"]["n_tokens"]
+    assert RunRecord.model_validate_json(record.model_dump_json()) == record
+    with pytest.raises(ValueError, match="schema_version"):
+        RunRecord.model_validate({**before, "schema_version": 99})

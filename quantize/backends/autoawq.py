@@ -5,7 +5,7 @@ computes in float16; on a CPU, where float16 is slow, in float32. What it stores
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantize import native, transformers4
 from quantize.architecture import Architecture
@@ -47,6 +47,7 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
             calib_data=[list(ids) for ids in samples],
             max_calib_samples=len(samples),
             max_calib_seq_len=length,
+            quantizer_cls=weights_come_back(),
         )
     except AssertionError as error:
         if "zero dimension" not in str(error):
@@ -71,6 +72,28 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
     if all(len(ids) == length for ids in samples):
         return Made()
     return Made(notes=(f"AutoAWQ joins samples and cuts them every {length} tokens: {used} of {tokens} were used",))
+
+
+def weights_come_back() -> Any:
+    """Return the library's quantizer, made to find the weights again that it changes while it tries scales.
+
+    It keeps them as ``weight.cpu()``, which on a CPU is no copy: every scale tried would stay multiplied in.
+    """
+    from awq.quantize.quantizer import AwqQuantizer
+
+    class Careful(AwqQuantizer):  # type: ignore[misc]
+        """AutoAWQ's quantizer."""
+
+        def _compute_best_scale(self, *args: Any, **kwargs: Any) -> Any:
+            module = kwargs["module2inspect"] if "module2inspect" in kwargs else args[3]
+            kept = {name: value.clone() for name, value in module.state_dict().items()}
+            module.state_dict = lambda: kept
+            try:
+                return super()._compute_best_scale(*args, **kwargs)
+            finally:
+                del module.state_dict
+
+    return Careful
 
 
 def check_names(wanted: list[str], left: list[str]) -> None:

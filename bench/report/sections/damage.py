@@ -39,13 +39,14 @@ LEAD = (
 )
 HOW = (
     "Attention and MLP of each decoder layer are fed with the source's own states, so that errors of earlier layers "
-    "are not counted again. Inside either, a layer gets what the quantized layers before it give: "
+    "are not counted again."
 )
-CARRIED = {
-    "o_proj": "o_proj also carries the errors of q_proj, k_proj and v_proj",
-    "down_proj": "down_proj those of gate_proj and up_proj",
-    "experts": "experts are compared as one block",
+INSIDE = {
+    "o_proj": "o_proj is given what the quantized q_proj, k_proj and v_proj give, and carries their errors too.",
+    "down_proj": "down_proj likewise carries those of gate_proj and up_proj.",
+    "experts": "Experts are compared as one block per decoder layer.",
 }
+"""What is different about a kind of layer."""
 SCALE = "The colours mean the same in every report."
 HEADS = (
     Head("Variant"),
@@ -159,8 +160,8 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         if len(of_model) > 1:
             overview += _overview(of_model, f"damage{index}", f"{model}. " if len(models) > 1 else "")
     kinds = {_short(str(kind)) for one in everything for kind in one.grid.index}
-    how = f"{HOW}{'; '.join(text for kind, text in CARRIED.items() if kind in kinds)}. {SCALE}"
-    blocks: list[Block] = [Text(LEAD, "lead"), Text(how)]
+    how = [HOW, *(text for kind, text in INSIDE.items() if kind in kinds), SCALE]
+    blocks: list[Block] = [Text(LEAD, "lead"), Text(" ".join(how))]
     if overview:
         blocks.append(Figures(overview, scale=heat_scale(name="damage-scale")))
     blocks.append(_table(everything))

@@ -49,6 +49,17 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(value)
 
 
+def _format(manifest: Manifest) -> str:
+    """Return how the quantized layers are stored; records of schema 1 do not tell."""
+    return manifest.format or ("none" if manifest.bits_per_quantized_weight is None else "not recorded")
+
+
+def _proof(manifest: Manifest) -> tuple[float, str] | None:
+    """Return (seconds, peak memory in words) of the proof; None for records of schema 1, which do not tell."""
+    memory = manifest.proof_peak_rss_bytes
+    return (manifest.proof_seconds, fmt.size(memory)) if memory else None
+
+
 def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
     """Return what was made, from what, and at which cost; experts only where there are any."""
     experts = any(manifest.experts_reached is not None for _, manifest in made)
@@ -65,15 +76,16 @@ def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
     for run, manifest in made:
         calibration = manifest.calibration
         tokens = (fmt.plural(calibration.n_tokens, "token"),) if calibration else ()
+        proof = _proof(manifest)
         share = [number(manifest.experts_reached, fmt.percent, "of 1")]
         rows.append(
             [
                 run.heading,
-                Cell(manifest.format or "none"),
+                Cell(_format(manifest)),
                 Cell(calibration.id, tokens, calibration.source) if calibration else Cell(),
                 *(share if experts else ()),
                 number(manifest.seconds, fmt.seconds, "s", notes=(fmt.size(manifest.peak_rss_bytes),)),
-                number(manifest.proof_seconds, fmt.seconds, "s", notes=(fmt.size(manifest.proof_peak_rss_bytes),)),
+                number(proof[0], fmt.seconds, "s", notes=(proof[1],)) if proof else Cell(numeric=True),
             ]
         )
     return Table("Checkpoints", heads, [Group(rows)])
@@ -104,20 +116,20 @@ def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
     ]
     heads = [
         Head("Variant"),
+        Head("Held-out text", "and the number of positions compared"),
         Head("KL to source", "mean KL divergence of next-token distributions, nats per token", numeric=True),
         Head("Top-1 agreement", "share of positions with the same most likely next token", numeric=True),
         Head("Perplexity", "on the held-out text", numeric=True),
         *(spoken if canaries else ()),
-        Head("Held-out text", "and the number of positions compared"),
     ]
     rows = [
         [
             run.heading,
+            Cell(found.text_id, (fmt.plural(found.n_tokens, "position"),), f"SHA-256 {found.text_sha256}"),
             number(found.kl, fmt.significant, "nats per token"),
             number(found.top1_agreement, fmt.percent, "of 1"),
             number(found.perplexity, fmt.two_decimals, notes=(f"source {fmt.two_decimals(found.source_perplexity)}",)),
             *(_canary_cells(manifest.canaries) if canaries else ()),
-            Cell(found.text_id, (fmt.plural(found.n_tokens, "position"),), f"SHA-256 {found.text_sha256}"),
         ]
         for run, manifest, found in compared
     ]
@@ -139,9 +151,9 @@ def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
     return Details("Method settings", [Table(caption, heads, [Group(rows)])])
 
 
-def _calibration(calibration: CalibrationFact | None) -> list[Term]:
+def _calibration(calibration: CalibrationFact | None, *, released: bool) -> list[Term]:
     if calibration is None:
-        return [Term("Calibration", ("none",))]
+        return [Term("Calibration", ("not known: a release, taken as it is" if released else "none",))]
     amount = (
         f"{calibration.id}: {fmt.plural(calibration.n_samples, 'sample')} of at most "
         f"{fmt.plural(calibration.max_seq_len, 'token')}, {fmt.plural(calibration.n_tokens, 'token')} in all"
@@ -161,13 +173,13 @@ def _facts(manifest: Manifest) -> Terms:
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(manifest.libraries.items()))
     items = [
         Term("Weights", (manifest.provenance,)),
-        Term("Quantized layers", (manifest.format or "none",)),
-        *_calibration(manifest.calibration),
+        Term("Quantized layers", (_format(manifest),)),
+        *_calibration(manifest.calibration, released="release" in manifest.key.inputs),
     ]
     if manifest.experts_reached is not None:
         reached = f"{fmt.percent(manifest.experts_reached)} were sent calibration tokens by the router itself"
         items.append(Term("Experts reached", (reached,)))
-    memory = fmt.size(manifest.proof_peak_rss_bytes)
+    proof = _proof(manifest)
     return Terms(
         [
             *items,
@@ -175,7 +187,7 @@ def _facts(manifest: Manifest) -> Terms:
             Term("Seed", (str(manifest.seed),)),
             Term("Built", (f"{fmt.moment(manifest.created_at)} UTC, in {fmt.seconds(manifest.seconds)}",)),
             Term("Peak memory of the build", (fmt.size(manifest.peak_rss_bytes),)),
-            Term("Proof", (f"{fmt.seconds(manifest.proof_seconds)}, peak memory {memory}",)),
+            Term("Proof", (f"{fmt.seconds(proof[0])}, peak memory {proof[1]}" if proof else "not recorded",)),
             Term("Files", (f"{len(manifest.files)}, of which weights {fmt.size(manifest.checkpoint_bytes)}",)),
             Term("Checkpoint key", (manifest.key.digest,), code=True),
         ]
