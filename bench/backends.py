@@ -1,9 +1,11 @@
-"""Which interpreter and which library versions make a checkpoint's weights: the current ones, or a toolchain's."""
+"""Which interpreter and which library versions make a checkpoint's weights: the current ones, or a toolchain's.
+
+A backend that has a toolchain always runs in it: packages of the same name beside another transformers would fail.
+"""
 
 import importlib
 import importlib.metadata
 import importlib.util
-import sys
 from types import ModuleType
 
 from bench import toolchain
@@ -34,15 +36,13 @@ def backend_interpreter(backend: str, what: str) -> str:
     module = _module(backend)
     if _is_extra(module):
         return toolchain.interpreter_for(module.PACKAGES, what)
-    if all(importlib.util.find_spec(package) for package in module.PACKAGES):
-        return sys.executable
     return toolchain.toolchain_interpreter(module.TOOLCHAIN, what)
 
 
 def backend_versions(backend: str) -> dict[str, str]:
     """Return the versions of the packages that decide what a backend writes, by name."""
     module = _module(backend)
-    if _is_extra(module) or all(importlib.util.find_spec(package) for package in module.PACKAGES):
+    if _is_extra(module):
         deciding = [package for package in module.PACKAGES if package not in CARRIERS]
         return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
     return toolchain.pinned_versions(module.TOOLCHAIN)

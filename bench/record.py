@@ -154,7 +154,12 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     if made is None:
         return {**record, "schema_version": 2}
     more: dict[str, Any] = {"format": None, "experts_reached": None, "layer_errors": [], "canaries": None}
-    unknown: dict[str, Any] = {"source": "not recorded", "enable_thinking": None, "chat_template_sha256": None, "sample_sha256": []}
+    unknown: dict[str, Any] = {
+        "source": "not recorded",
+        "enable_thinking": None,
+        "chat_template_sha256": None,
+        "sample_sha256": [],
+    }
     calibration = {**unknown, **made["calibration"]} if made["calibration"] else None
     proof = {"proof_seconds": 0.0, "proof_peak_rss_bytes": 0}
     return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **made, "calibration": calibration}}

@@ -79,7 +79,11 @@ class Fidelity(Frozen):
 
 
 class LayerError(Frozen):
-    """How far one linear layer (or one block of experts) is from the source's, fed with what the source feeds it."""
+    """How far the output of one linear layer (or one block of experts) is from the source's.
+
+    Each half of a decoder layer, attention and MLP, is fed with what the source feeds it; so the last layer of a half,
+    ``o_proj`` or ``down_proj``, also carries the errors of those before it in that half.
+    """
 
     layer: int
     """Number of the decoder layer, from 0."""
@@ -239,6 +243,11 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
         file = folder / name
         if not file.is_file() or file.stat().st_size != fact.bytes:
             raise CheckpointError(f"{file} is missing or not {fact.bytes} bytes long")
+
+
+def own_code(folder: Path) -> bool:
+    """Tell whether a checkpoint's own Python files are to be run: a source puts them there only where it is trusted."""
+    return any(folder.glob("*.py"))
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from quantize.checkpoint import CheckpointError
+from quantize.checkpoint import CheckpointError, own_code
 from quantize.formats import round_inputs
 from quantize.reader import Reader
 
@@ -79,12 +79,12 @@ class Expanded:
         self.reader = Reader(folder)
         self.dtype = dtype
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        self.config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=own_code(folder))
         if hasattr(self.config, "quantization_config"):
             del self.config.quantization_config
         with torch.device("meta"):
             self.model: Any = AutoModelForCausalLM.from_config(
-                self.config, dtype=dtype, attn_implementation=attention
+                self.config, dtype=dtype, attn_implementation=attention, trust_remote_code=own_code(folder)
             ).eval()
             _unstack_experts(self.model)
         self.model.model.rotary_emb = type(self.model.model.rotary_emb)(self.config).to(self.device)

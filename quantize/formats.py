@@ -72,7 +72,12 @@ class Format(Frozen):
         else:
             shared = f"per block of {self.rows_per_scale} x {self.columns_per_scale}"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
-        return f"{self.type}{self.bits}, scales {shared}, {symmetry}, container {self.container}"
+        words = f"{self.type}{self.bits}, scales {shared}, {symmetry}, container {self.container}"
+        inputs = self.activations
+        if inputs is None:
+            return words
+        how = "fixed" if inputs.dynamic is False else "at run time"
+        return f"{words}; activations {inputs.type}{inputs.num_bits} {how}"
 
     def stored(self, rows: int, columns: int) -> dict[str, Stored]:
         """Return {tensor name below the layer: what it must look like} for a layer of ``rows`` x ``columns``."""

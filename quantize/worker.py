@@ -33,6 +33,7 @@ from quantize.checkpoint import (
     check_complete,
     count_dtypes,
     hash_folder,
+    own_code,
     publish,
     read_manifest,
     tensors,
@@ -45,6 +46,8 @@ from quantize.parent import end_with_parent
 from quantize.reader import Reader
 from quantize.step import Step
 from quantize.texts import HeldoutConfig
+
+RELEASED = "taken as released, not quantized here"
 
 log = logging.getLogger("quantize.worker")
 
@@ -108,6 +111,13 @@ def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], jo
     return made
 
 
+def _tokenizer(job: Job) -> Any:
+    from transformers import AutoTokenizer
+
+    assert job.source is not None
+    return AutoTokenizer.from_pretrained(job.source, local_files_only=True, trust_remote_code=own_code(job.source))
+
+
 def _run_step(job: Job, samples: list[list[int]], work: Path) -> Made:
     """Make the weights in a process of their own and return what it says of them.
 
@@ -150,11 +160,9 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
     calibration = None
     cost_file = job.beside("cost")
     if job.release is None and job.config.get("calibration"):
-        from transformers import AutoTokenizer
-
         module = importlib.import_module(f"quantize.methods.{job.module}")
         config = module.Config.model_validate(job.config).calibration
-        tokenizer = AutoTokenizer.from_pretrained(job.source, local_files_only=True)
+        tokenizer = _tokenizer(job)
         planned = job.identity.get("calibration")
         samples, calibration, notes = calibration_samples(config, job.seed, tokenizer, planned)
     else:
@@ -167,8 +175,8 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
     work.mkdir(parents=True)
     begin = time.monotonic()
     if job.release:
-        _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
-        made = Made(notes=("taken as released, not quantized here",))
+        where = _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
+        made = Made(notes=(f"{RELEASED}: {where}",))
         job.beside("made").write_text(made.model_dump_json())
     else:
         made = _run_step(job, samples, work)
@@ -209,13 +217,10 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
     }
     if expected.format is None:
         return {**facts, "fidelity": None, "layer_errors": (), "canaries": None}
-    from transformers import AutoTokenizer
-
     from quantize.fidelity import degenerate, measure
 
     log.info("proving: predictions beside those of the source")
-    tokenizer = AutoTokenizer.from_pretrained(job.source, local_files_only=True)
-    windows = heldout_windows(job.heldout, tokenizer, job.identity.get("heldout"))
+    windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
     found = measure(job.source, work, windows, job.heldout.set)
     facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
     if found.fidelity.kl > expected.max_kl:
@@ -250,8 +255,6 @@ def _manifest(job: Job, work: Path) -> Manifest:
             notes = (*notes, "canary prompts were not run: the whole model does not fit into memory")
         facts |= {"calibration": calibration, "experts_reached": made.experts_reached, "notes": notes}
         facts["provenance"] = read_manifest(job.source).provenance
-        if job.release:
-            facts["provenance"] = f"release {job.release.config.get('repo') or job.release.config.get('path')}"
     return Manifest(
         key=job.key,
         files=hash_folder(work),

@@ -29,6 +29,12 @@ def own(cache: Path, tmp_path: Path) -> Cli:
     return Cli(tmp_path / "cache", tmp_path)
 
 
+def source_of(cli: Cli) -> Path:
+    """Return the 16-bit checkpoint of tiny-qwen3."""
+    (folder,) = [path for path in (checkpoints(cli).parent / "sources").glob("tiny-qwen3-[0-9a-f]*") if path.is_dir()]
+    return folder
+
+
 def start(cli: Cli, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(cli.argv(*arguments), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
 
@@ -115,7 +121,7 @@ def small_disk(place: Path, size: str) -> Path:
 def test_a_full_disk_gets_one_line_and_publishes_nothing(own: Cli, tmp_path: Path) -> None:
     place = small_disk(tmp_path / "small", "700k")
     try:
-        (source,) = (tmp_path / "cache" / "sources").glob("tiny-qwen3-*[0-9a-f]")
+        source = source_of(own)
         assert own(*QUANT).returncode == 0
         manifest = json.loads((published(own) / "quantbench_manifest.json").read_bytes())
         job = {
@@ -203,7 +209,7 @@ def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_wit
 ) -> None:
     if shutil.disk_usage(tmp_path).free < 12e9:
         pytest.skip("needs 12 GB of disk")
-    (source,) = (tmp_path / "cache" / "sources").glob("tiny-qwen3-*[0-9a-f]")
+    source = source_of(own)
     subprocess.run([sys.executable, "-c", BIG, str(source), str(tmp_path / "big"), "29"], check=True)
     run = own.argv(
         "+model=local", f"model.source.path={tmp_path / 'big'}", "quant=fp8", "calibration.heldout.n_samples=1",
@@ -221,3 +227,35 @@ def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_wit
     assert made.proof_peak_rss_bytes < LIMIT_BYTES
     assert made.fidelity.kl < 0.05
     assert "canary prompts were not run: the whole model does not fit into memory" in made.notes
+
+
+OWN = """
+import os
+from pathlib import Path
+from transformers import Qwen3Config, Qwen3ForCausalLM
+Path(os.environ["MARK"]).touch()
+class OwnConfig(Qwen3Config):
+    pass
+class OwnForCausalLM(Qwen3ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_checkpoints_own_code_runs_only_where_it_is_trusted(own: Cli, tmp_path: Path) -> None:
+    source = source_of(own)
+    folder = tmp_path / "mine"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("quantbench*"))
+    (folder / "own.py").write_text(OWN)
+    file = folder / "config.json"
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": auto}))
+    mark = tmp_path / "mark"
+    command = ["+model=local", f"model.source.path={folder}", "quant=rtn-int8", "workload=none", "accuracy=none"]
+    env = {"MARK": str(mark), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    refused = own(*command, **env)
+    assert refused.returncode == 1
+    assert "model.source.trust_remote_code=true" in refused.stderr
+    assert not mark.exists()
+    trusted = own(*command, "model.source.trust_remote_code=true", **env)
+    assert trusted.returncode == 0, trusted.stderr
+    assert mark.exists()

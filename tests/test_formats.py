@@ -144,7 +144,9 @@ def test_configs_of_published_releases_are_understood() -> None:
     """As Qwen's own releases of Qwen3 have them."""
     fp8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
     form, _ = format_of({**fp8, "modules_to_not_convert": ["lm_head"]})
-    assert str(form) == "float8, scales per block of 128 x 128, symmetric, container fp8"
+    assert (
+        str(form) == "float8, scales per block of 128 x 128, symmetric, container fp8; activations float8 at run time"
+    )
     assert form.stored(1024, 4096)["weight_scale_inv"].shape == (8, 32)
     gptq = {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True, "desc_act": False}
     assert str(format_of(gptq)[0]) == "int8, scales per 128 columns, symmetric, container gptq"

@@ -1,5 +1,6 @@
 """The report's HTML: everything escaped, everything said, nothing shown that was not measured."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -373,7 +374,7 @@ def test_the_worst_layers_are_named_with_their_errors() -> None:
     (row,) = section_rows(moe_records(), "damage", "gptq-int4")
     assert ", experts" in row
     assert "Experts are compared as one block" in page(moe_records()).text
-    assert "Experts are compared as one block per decoder layer. The colours" not in page(demo_records()).text
+    assert "Experts are compared as one block" not in page(demo_records()).text
 
 
 def test_the_damage_is_drawn_for_every_quantized_variant() -> None:
@@ -438,7 +439,7 @@ def test_heat_colours_are_told_apart_by_lightness_alone() -> None:
     assert [int(index) for index, _ in found] == [*range(len(HEAT))] * 2
     levels = [light(colour) for _, colour in found]
     for ramp in (levels[: len(HEAT)][::-1], levels[len(HEAT) :]):
-        ratios = [(after + 0.05) / (before + 0.05) for before, after in zip(ramp, ramp[1:], strict=False)]
+        ratios = [(after + 0.05) / (before + 0.05) for before, after in itertools.pairwise(ramp)]
         assert min(ratios) > 1.1
 
 
@@ -472,7 +473,7 @@ def test_what_an_older_record_does_not_tell_is_not_made_up() -> None:
     (row,) = section_rows([record("fp8", checkpoint=manifest("fp8", **older))], "quantization", "GB")
     assert "not recorded" in row
     assert "0 s" not in row.replace("1.84 s", "")
-    assert row.endswith(fmt.MISSING)
+    assert row.strip().endswith(fmt.MISSING)
     (row,) = section_rows([record()], "quantization", "bf16", "GB")
     assert "none" in row
 

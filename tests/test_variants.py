@@ -64,7 +64,7 @@ def check_all(records: dict[str, RunRecord], blocks: int) -> None:
         assert made.canaries.found.entropy == pytest.approx(made.canaries.source.entropy, rel=0.02)
         bits = made.bits_per_quantized_weight
         assert bits is not None
-        assert (8 <= bits < 8.6) if made.format and "8," in made.format else (4 < bits < 4.6), quant
+        assert (8 <= bits < 8.6) if made.format and made.format[:6].find("8") > 0 else (4 < bits < 4.6), quant
         assert len(made.layer_errors) == blocks
         worst = max(error.relative_error for error in made.layer_errors)
         assert 0.001 < worst < 0.4, quant
@@ -131,7 +131,7 @@ def test_releases_of_others_are_proven_and_served_as_they_are(
         made = newest(cli)
         assert made.checkpoint.format == form
         assert 0 < made.checkpoint.fidelity.kl < 0.01
-        assert "taken as released, not quantized here" in made.checkpoint.notes
+        assert made.checkpoint.notes[0].startswith("taken as released, not quantized here")
         assert [cell.status for cell in made.cells] == ["emulated"]
 
 

@@ -17,6 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer
 
 from bench.errors import AccuracyError
+from quantize.checkpoint import own_code
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]
 """lm-eval's form: ((context, continuation), context ids, continuation ids)."""
@@ -46,7 +47,9 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             on_progress: called with (requests done, requests in all).
         """
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer, local_files_only=True, trust_remote_code=own_code(tokenizer)
+        )
         self.max_length = max_length
         self.counts: Counter[str] = Counter()
         """Answers that need a look: truncated, empty, over_long."""

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from bench.serving import attention
 from bench.serving.kv import RaggedCache, SequenceKV
 from bench.serving.text import Tokenizer
+from quantize.checkpoint import own_code
 from quantize.expanded import Expanded
 
 MEMORY_SHARE = 0.8
@@ -50,7 +51,7 @@ class Model:
         self.device = torch.device(found if device == "auto" else device)
         attention.register()
         transformers_logging.disable_progress_bar()
-        self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
+        self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=own_code(path))
         self.quantization: dict[str, Any] | None = _quantization(path)
         if self.quantization:
             # transformers loads experts of several quantized formats wrongly, some without an error, and does not
@@ -67,6 +68,7 @@ class Model:
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation=attention.NAME,
                 local_files_only=True,
+                trust_remote_code=own_code(path),
                 use_safetensors=True,
             )
         self._model.to(self.device).eval()
@@ -123,7 +125,7 @@ def _tokenizer(path: Path) -> Tokenizer | None:
     if not any((path / name).exists() for name in TOKENIZER_FILES):
         log.warning("%s holds no tokenizer: requests must send input_ids, answers carry no text", path)
         return None
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=own_code(path))
     return tokenizer
 
 

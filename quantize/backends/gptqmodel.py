@@ -1,6 +1,6 @@
 """GPTQModel 7.6: the maintained heir of AutoGPTQ and AutoAWQ; writes both native containers.
 
-Its compiled packer takes minutes to build and saves seconds, so the packer in Python is used. Experts that see too few
+Its compiled packer takes a minute or more to build, so the packer in Python is used. Experts that see too few
 calibration tokens are rounded to nearest by the library itself.
 """
 

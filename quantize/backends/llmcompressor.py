@@ -7,12 +7,13 @@ schemes fix the group size at 128, so config groups are spelled out instead.
 import contextlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantize.architecture import Architecture
-from quantize.checkpoint import weight_files
+from quantize.checkpoint import own_code, weight_files
 from quantize.memory import available_memory
 from quantize.methods import Made, Samples, WeightOnlyConfig
 
@@ -172,7 +173,9 @@ def _load(source: Path) -> Any:
     needed = sum(file.stat().st_size for file in weight_files(source)) + RESERVE_BYTES
     where = {"device_map": "auto_offload"} if needed > available_memory() else {}
     with context():
-        return AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, local_files_only=True, **where)
+        return AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=own_code(source), **where
+        )
 
 
 class ExpertsReached:
@@ -226,5 +229,8 @@ def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Sampl
         moe_calibrate_all_experts=True,
     )
     model.save_pretrained(target, save_compressed=True)
-    AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=own_code(source))
+    tokenizer.save_pretrained(target)
+    for file in source.glob("*.py"):
+        shutil.copy2(file, target)
     return Made(experts_reached=reached.share())

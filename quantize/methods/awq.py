@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
+from quantize import native
 from quantize.architecture import Architecture
 from quantize.formats import Container
 from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
@@ -32,9 +33,9 @@ def check(config: Config, architecture: Architecture) -> None:
         ValueError: not so; says what to type.
     """
     config.check_backend("llmcompressor", "gptqmodel", "autoawq")
-    if config.container == "awq" and config.bits != 4:
-        raise ValueError("the awq container holds 4-bit weights only; use quant.backend=llmcompressor")
     config.used_group_size(architecture)
+    if config.container == "awq":
+        native.check_awq(config, architecture)
 
 
 def expected(config: Config, architecture: Architecture) -> Expected:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from quantize import native
 from quantize.architecture import Architecture
 from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
 
@@ -32,6 +33,8 @@ def check(config: Config, architecture: Architecture) -> None:
     if config.act_order == "group" and config.backend == "llmcompressor":
         raise ValueError("llm-compressor has dropped act_order=group; use quant.act_order=static or a gptq backend")
     config.used_group_size(architecture)
+    if config.container == "gptq":
+        native.check_gptq(config)
 
 
 def expected(config: Config, architecture: Architecture) -> Expected:

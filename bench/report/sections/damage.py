@@ -47,7 +47,7 @@ INSIDE = {
     "experts": "Experts are compared as one block per decoder layer.",
 }
 """What is different about a kind of layer."""
-SCALE = "The colours mean the same in every report."
+SCALE = "The colours mean the same in every report; dots mark the five worst layers of a variant."
 HEADS = (
     Head("Variant"),
     Head("Median", "over all layers", numeric=True),
@@ -115,7 +115,7 @@ def _overview(of_model: Sequence[Errors], name: str, title: str) -> list[Figure]
         _figure(
             by_layer,
             f"{name}-layers",
-            f"{title}By decoder layer: the median over its linear layers. Dots: where the worst five are.",
+            f"{title}By decoder layer: the median over its linear layers.",
             xlabel="decoder layer",
         ),
         _figure(
