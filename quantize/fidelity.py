@@ -138,7 +138,7 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
         source_perplexity=math.exp(totals["source_loss"] / predicted),
     )
     prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
-    return Measured(fidelity, tuple(errors), canaries(reference, candidate, prompts))
+    return Measured(fidelity, tuple(errors), canaries(source, folder, prompts))
 
 
 class Measured:
@@ -182,7 +182,8 @@ def degenerate(source: Speech, found: Speech) -> str | None:
     return None
 
 
-def _speak(model: Expanded, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
+def _speak(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
+    model = Expanded(folder)
     whole = model.whole()
     ids = torch.tensor(prompts, device=model.device)
     entropies: list[float] = []
@@ -195,12 +196,12 @@ def _speak(model: Expanded, prompts: Sequence[Sequence[int]]) -> tuple[Speech, t
     return speech(new, entropies), new
 
 
-def canaries(source: Expanded, candidate: Expanded, prompts: Sequence[Sequence[int]]) -> Canaries | None:
-    """Let both checkpoints continue the prompts greedily; None where a whole model does not fit into memory."""
-    expanded_bytes = sum(parameter.numel() * 2 for parameter in source.model.parameters())
+def canaries(source: Path, folder: Path, prompts: Sequence[Sequence[int]]) -> Canaries | None:
+    """Let both checkpoints continue the prompts greedily, one after the other; None where one does not fit whole."""
+    expanded_bytes = sum(parameter.numel() * 2 for parameter in Expanded(source).model.parameters())
     if not prompts or expanded_bytes > RESIDENT_SHARE * available_memory():
         return None
-    (before, old), (after, new) = _speak(source, prompts), _speak(candidate, prompts)
+    (before, old), (after, new) = _speak(source, prompts), _speak(folder, prompts)
     return Canaries(
         prompts=len(prompts),
         new_tokens=CANARY_NEW_TOKENS,

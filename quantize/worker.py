@@ -167,7 +167,7 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
         samples, calibration, notes = calibration_samples(config, job.seed, tokenizer, planned)
     else:
         samples = []
-    if job.beside("made").exists() and cost_file.exists() and work.is_dir():
+    if cost_file.exists() and work.is_dir():
         log.info("going on with weights that were written before: %s", work.name)
         made = Made.model_validate_json(job.beside("made").read_bytes())
         return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, json.loads(cost_file.read_text())
@@ -182,7 +182,10 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
         made = _run_step(job, samples, work)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
-    cost_file.write_text(json.dumps(cost))
+    # Written last and as one step: weights are whole where it stands beside them.
+    part = job.beside("cost.part")
+    part.write_text(json.dumps(cost))
+    part.replace(cost_file)
     return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, cost
 
 
@@ -191,7 +194,7 @@ def _remove(job: Job, work: Path) -> None:
     if work.exists():
         log.info("removing what a killed builder left: %s", work.name)
         shutil.rmtree(work)
-    for suffix in ("made", "cost", "step", "error"):
+    for suffix in ("cost", "cost.part", "made", "step", "error"):
         job.beside(suffix).unlink(missing_ok=True)
 
 
@@ -286,25 +289,27 @@ def build(job: Job) -> None:
     with only_builder(job):
         if job.target.is_dir():
             with contextlib.suppress(CheckpointError):
-                check_complete(job.target, read_manifest(job.target))
-                log.info("%s was published meanwhile", job.target.name)
-                return
+                manifest = read_manifest(job.target)
+                check_complete(job.target, manifest)
+                if manifest.key == job.key:
+                    log.info("%s was published meanwhile", job.target.name)
+                    return
         work, refused = job.beside("work"), job.beside("refused")
-        if refused.exists() and job.beside("made").exists():
+        if refused.exists() and job.beside("cost").exists():
             log.info("proving once more what was refused before; delete %s to have it made anew", refused)
             shutil.rmtree(work, ignore_errors=True)
             refused.rename(work)
         try:
             manifest = _manifest(job, work)
-        except CheckpointError as error:
-            if not work.is_dir() or not job.beside("made").exists():
+        except Exception as error:
+            if not job.beside("cost").exists():
+                _remove(job, work)
                 raise
+            if not isinstance(error, CheckpointError) or not work.is_dir():
+                raise  # the weights are whole: the next run goes on with the proof
             shutil.rmtree(refused, ignore_errors=True)
             work.rename(refused)
             raise CheckpointError(f"{error}; kept aside, not published: {refused}") from error
-        except OSError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
         publish(work, job.target, manifest)
         _remove(job, work)
         shutil.rmtree(refused, ignore_errors=True)

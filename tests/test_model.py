@@ -50,12 +50,12 @@ def test_every_checkpoint_is_what_its_scheme_says(variants: dict[str, RunRecord]
     bits = {quant: made[quant].bits_per_quantized_weight for quant in QUANTS if quant != "bf16"}
     assert 8 < bits["fp8"] < 8.1
     assert 8 < bits["gptq-int8"] < 8.1
-    assert bits["gptq-int4"] == 4.25
+    assert 4.25 <= bits["gptq-int4"] < 4.26
     assert 4.25 < bits["awq-int4"] < 4.5
     for quant in QUANTS:
         assert "not the original BF16 release" in made[quant].provenance
     assert made["gptq-int4"].notes
-    assert "group size 64 instead of 128" in made["gptq-int4"].notes[-1]
+    assert any("group size 64 instead of group size 128" in note for note in made["gptq-int4"].notes)
     assert made["gptq-int4"].calibration.n_samples == 8
 
 
