@@ -2,6 +2,7 @@
 
 import importlib
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,15 @@ from bench.environment import read_environment
 
 NAMES = ("client", "accuracy", "overhead", "quantize")
 LAST = Path(__file__).resolve().parent / "last"
+DOCS = LAST.parent.parent / "docs"
+
+
+def into_docs(name: str, text: str) -> None:
+    """Put a benchmark's result where the docs show it, between ``<!-- bench NAME -->`` and ``<!-- end -->``."""
+    for page in DOCS.glob("*.md"):
+        before = page.read_text()
+        pattern = re.compile(rf"(<!-- bench {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page.write_text(pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", before))
 
 
 def main(chosen: list[str]) -> int:
@@ -20,9 +30,10 @@ def main(chosen: list[str]) -> int:
         table = importlib.import_module(f"benchmarks.{name}").run()
         date = f"{datetime.now(UTC):%Y-%m-%d}"
         head = f"{date} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
-        text = f"# {name}\n\n{head}\n\n{table}\n"
-        (LAST / f"{name}.md").write_text(text)
-        print(text)
+        body = f"{head}\n\n{table}\n"
+        (LAST / f"{name}.md").write_text(f"# {name}\n\n{body}")
+        into_docs(name, body)
+        print(f"# {name}\n\n{body}")
     return 0
 
 

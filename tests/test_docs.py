@@ -33,6 +33,13 @@ def test_nothing_in_the_readme_is_unfinished_or_missing() -> None:
         assert (ROOT / link).exists(), link
 
 
+def test_the_docs_show_the_benchmarks_last_results() -> None:
+    for name in ("quantize", "overhead"):
+        (shown,) = re.findall(rf"<!-- bench {name} -->\n(.*?)<!-- end -->", DOCS["quantization.md"], re.DOTALL)
+        kept = (ROOT / "benchmarks" / "last" / f"{name}.md").read_text()
+        assert kept == f"# {name}\n\n{shown}"
+
+
 def test_every_link_in_the_docs_leads_somewhere() -> None:
     for text in DOCS.values():
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
