@@ -6,12 +6,19 @@ A backend that has a toolchain always runs in it: packages of the same name besi
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable
 from types import ModuleType
 
 from bench import toolchain
 
-CARRIERS = ("datasets",)
+NOT_DECISIVE = ("datasets", "huggingface_hub")
 """Packages that carry data without changing it: no part of a key."""
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of the packages that are installed and decide a result."""
+    deciding = (name for name in sorted(packages) if name not in NOT_DECISIVE)
+    return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
 
 
 def _module(backend: str) -> ModuleType:
@@ -43,6 +50,5 @@ def backend_versions(backend: str) -> dict[str, str]:
     """Return the versions of the packages that decide what a backend writes, by name."""
     module = _module(backend)
     if _is_extra(module):
-        deciding = [package for package in module.PACKAGES if package not in CARRIERS]
-        return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
+        return versions(module.PACKAGES)
     return toolchain.pinned_versions(module.TOOLCHAIN)

@@ -33,7 +33,11 @@ HELDOUT_SAMPLES = 100
 
 
 def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
-    """Return (the stage's published checkpoint if it is whole, why it must be built if it is not)."""
+    """Return (the stage's published checkpoint if it is whole, why it must be built if it is not).
+
+    Raises:
+        QuantizeError: it is whole, but further from its source than the asked-for ceiling allows.
+    """
     if not (stage.target / MANIFEST_NAME).exists():
         return None, f"no checkpoint with key {stage.key.digest[:12]} in {stage.target.parent}"
     try:
@@ -43,6 +47,12 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
             raise CheckpointError("it was made under another key")
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
+    ceiling = stage.config.get("max_kl")
+    if manifest.fidelity and ceiling is not None and manifest.fidelity.kl > ceiling:
+        raise QuantizeError(
+            f"the published {stage.target.name} has a KL to its source of {manifest.fidelity.kl:.3g}, above the "
+            f"ceiling of {ceiling:g}; accept it with quant.max_kl=…"
+        )
     reason = f"same key {stage.key.digest[:12]}, published {manifest.created_at}"
     return Checkpoint(path=stage.target, manifest=manifest, reused=True, reason=reason), reason
 
@@ -51,14 +61,22 @@ def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
     """Return what the build will need: of a source its own size, of a quantization what its method takes."""
     architecture = spec.model.architecture
     if source is None:
-        return Needs(memory=0, disk=checkpoint_bytes(architecture, None), why="the 16-bit checkpoint")
+        module = plugin("quantize.sources", stage.module)
+        config = module.Config.model_validate(stage.config)
+        stage.target.parent.mkdir(parents=True, exist_ok=True)
+        disk = (
+            module.new_bytes(config, stage.identity, architecture, stage.target.parent)
+            if hasattr(module, "new_bytes")
+            else checkpoint_bytes(architecture, None)
+        )
+        return Needs(memory=0, disk=disk, why="the 16-bit checkpoint")
     method = plugin("quantize.methods", stage.module)
     form = method.expected(method.Config.model_validate(stage.config), architecture).format
     return estimate(
         architecture,
         stage.module,
         {} if stage.release else stage.config,
-        heldout_tokens=(spec.heldout.n_samples or HELDOUT_SAMPLES) * spec.heldout.max_seq_len,
+        heldout=(spec.heldout.n_samples or HELDOUT_SAMPLES, spec.heldout.max_seq_len),
         bits=form.bits if form else None,
         shard=max(file.stat().st_size for file in weight_files(source)),
     )
@@ -126,7 +144,9 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
         target=stage.target,
         libraries=stage.libraries,
     )
-    check_room(needs_of(stage, source, spec), stage.target.parent, what)
+    needs = needs_of(stage, source, spec)
+    if not stage.target.with_name(f"{stage.target.name}.cost").exists():  # else the weights are there already
+        check_room(needs, stage.target.parent, what)
     write_atomic(job_file, job.model_dump_json(indent=1))
     argv = [sys.executable, "-m", "quantize.worker", str(job_file)]
     with Child(argv, what=what, log_file=log_file, env={}, cwd=Path.cwd()) as child:

@@ -1,13 +1,10 @@
 """What a run will do, known before it does anything: its stages, their keys, and whether it can work at all."""
 
-import importlib.metadata
-import importlib.util
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.accuracy.tasks import check_data, check_tasks, score_key
-from bench.backends import backend_interpreter, backend_versions
+from bench.backends import backend_interpreter, backend_versions, versions
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.spec import RunSpec, plugin
@@ -23,8 +20,6 @@ from quantize.worker import Release
 
 VERSION = {"source": 2, "quantize": 2, "run": 2}
 """Raise a stage's number when its code changes what it produces."""
-NOT_DECISIVE = {"huggingface_hub", "datasets"}
-"""Packages that carry data without changing it: no part of a key."""
 PROOF = ("torch", "transformers", "compressed_tensors")
 """Packages that the proof of a quantized checkpoint runs on."""
 NO_BYTES = ("calibration", "max_kl")
@@ -97,14 +92,6 @@ def check(spec: RunSpec) -> None:
         interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
 
 
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    return {
-        name: importlib.metadata.version(name)
-        for name in sorted(packages)
-        if name not in NOT_DECISIVE and importlib.util.find_spec(name)
-    }
-
-
 def _source_stage(spec: RunSpec) -> BuildStage:
     kind = str(spec.model.source["kind"])
     module = plugin("quantize.sources", kind)
@@ -117,7 +104,7 @@ def _source_stage(spec: RunSpec) -> BuildStage:
     except SourceUnavailableError as error:
         raise SourceError(f"model={spec.model.name}: {error}") from error
     architecture = spec.model.architecture.model_dump(mode="json")
-    libraries = _versions(packages)
+    libraries = versions(packages)
     inputs = {"kind": kind, "identity": identity, "architecture": architecture, "libraries": libraries}
     key = Key(stage="source", version=VERSION["source"], inputs=inputs)
     return BuildStage(
@@ -155,9 +142,10 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
     try:
         if backend:
             identity["heldout"] = heldout_identity(spec.heldout)
-            libraries = _versions(PROOF)
+            libraries = {f"proof:{name}": version for name, version in versions(PROOF).items()}
         if release:
-            inputs["release"] = {"kind": release.kind, **release.identity}
+            asked = module.expected(config, spec.model.architecture).model_dump(mode="json", exclude={"max_kl"})
+            inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}
         else:
             inputs["config"] = {name: value for name, value in spec.quant.config.items() if name not in NO_BYTES}
             libraries |= backend_versions(backend) if backend else {}
@@ -207,6 +195,7 @@ def plan(spec: RunSpec) -> Plan:
         for task in spec.accuracy.tasks
     )
     inputs = {
+        "variant": spec.variant.model_dump(mode="json"),
         "checkpoint": quantize.key.digest,
         "engine": spec.engine.model_dump(mode="json"),
         "context_length": spec.model.context_length,

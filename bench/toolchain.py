@@ -28,6 +28,7 @@ EXTRA_OF = {
     "torch": "transformers",
     "transformers": "transformers",
     "compressed_tensors": "transformers",
+    "auto_round": "quantize",
     "gguf": "transformers",
     "tokenizers": "transformers",
     "huggingface_hub": "transformers",

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.record import RunRecord
@@ -69,27 +70,21 @@ def _row(record: RunRecord) -> str:
 
 def _orders(kl: dict[str, float], perplexity: dict[str, float]) -> list[str]:
     """Return the statements that must hold, each with whether it does."""
-    four = [name for name in ("gptq-int4", "awq-int4", "rtn-int4") if name in kl]
-    claims = {
-        "KL: gptq-int8 < fp8": kl["gptq-int8"] < kl["fp8"],
-        "KL: 3 x fp8 < every 4-bit scheme": 3 * kl["fp8"] < min(kl[name] for name in four),
-    }
-    for name in ("gptq-int4", "awq-int4"):
-        claims[f"{name} below rtn-int4 in KL"] = kl[name] < kl["rtn-int4"]
-        claims[f"{name} below rtn-int4 in perplexity"] = perplexity[name] < perplexity["rtn-int4"]
-    return [f"- {claim}: {'yes' if holds else 'NO'}" for claim, holds in claims.items()]
+    pairs = [("gptq-int8", "fp8", 1), *(("fp8", name, 3) for name in ("gptq-int4", "awq-int4", "rtn-int4"))]
+    lines = []
+    for low, high, times in pairs:
+        if low in kl and high in kl:
+            factor = f"{times} x " if times > 1 else ""
+            lines.append((f"KL: {factor}{low} < {high}", times * kl[low] < kl[high]))
+    for name in ("gptq-int4", "awq-int4", "awq-int4-sym", "autoround-int4"):
+        if name in kl and "rtn-int4" in kl:
+            lines.append((f"KL: {name} < rtn-int4", kl[name] < kl["rtn-int4"]))
+            lines.append((f"perplexity: {name} < rtn-int4", perplexity[name] < perplexity["rtn-int4"]))
+    return [f"- {claim}: {'yes' if holds else 'NO'}" for claim, holds in lines]
 
 
-def run() -> str:
-    """Make every variant and return a table."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        _run(folder, "-m", f"quant={','.join(VARIANTS)}")
-        for quant, backend in FOREIGN:
-            if state(read(backend)).kind == "built":
-                _run(folder, f"quant={quant}", f"quant.backend={backend}")
-        files = sorted(folder.glob("results/runs/*/record.json"))
-        records = [RunRecord.model_validate_json(file.read_bytes()) for file in files]
+def table(records: Sequence[RunRecord]) -> str:
+    """Return the table of what was made, with the statements that must hold."""
     own = {
         record.variant.quant.partition("[")[0]: record.checkpoint.fidelity
         for record in reversed(records)
@@ -98,7 +93,8 @@ def run() -> str:
     kl = {name: found.kl for name, found in own.items()}
     perplexity = {name: found.perplexity for name, found in own.items()}
     source = next(iter(own.values())).source_perplexity
-    texts = [Path(text.partition("=")[2]).name for text in settings()[3:5]]
+    chosen = dict(text.split("=", 1) for text in settings())
+    texts = [Path(chosen[name]).name for name in ("calibration.set", "calibration.heldout.set")]
     counts = ", ".join(f"{name} {samples} x {length}" for name, (samples, length) in CALIBRATION.items())
     lines = [
         f"{MODEL} (BF16 perplexity {source:.2f}); calibration on {texts[0]} ({counts} tokens; AutoRound {ITERS} "
@@ -112,3 +108,15 @@ def run() -> str:
         *_orders(kl, perplexity),
     ]
     return "\n".join(lines)
+
+
+def run() -> str:
+    """Make every variant and return a table."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        _run(folder, "-m", f"quant={','.join(VARIANTS)}")
+        for quant, backend in FOREIGN:
+            if state(read(backend)).kind == "built":
+                _run(folder, f"quant={quant}", f"quant.backend={backend}")
+        files = sorted(folder.glob("results/runs/*/record.json"))
+        return table([RunRecord.model_validate_json(file.read_bytes()) for file in files])

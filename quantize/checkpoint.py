@@ -261,6 +261,16 @@ def link_tree(source: Path, target: Path) -> None:
             shutil.copy2(file, place)
 
 
+def sync_tree(folder: Path) -> None:
+    """Have the disk hold every file below ``folder``, and its folders, before anything says that they are whole."""
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def publish(work: Path, target: Path, manifest: Manifest) -> None:
     """Write the manifest into ``work`` and rename the folder to ``target``, durably and as one step."""
     part = work / f".{MANIFEST_NAME}"
@@ -269,6 +279,7 @@ def publish(work: Path, target: Path, manifest: Manifest) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(work / MANIFEST_NAME)
+    sync_tree(work)
     if target.exists():
         shutil.rmtree(target)
     work.replace(target)

@@ -11,6 +11,10 @@ SHARD = 5_000_000_000
 """Largest shard that transformers writes by default."""
 SHARD_FACTOR = 2.5
 """llm-compressor's own estimate for a shard worked on, in sizes of the shard."""
+WHOLE_MODEL = {"auto-gptq": 6, "autoawq": 6, "gptqmodel": 4}
+"""Bytes per weight of backends that hold the whole model: in float32 or 16 bits, and a copy in 16 when it is saved."""
+BATCH_TOKENS = 2048
+"""Tokens whose logits the proof holds at once, at least."""
 GPTQ_METHODS = ("gptq", "int8")
 """Methods that hold a Hessian, float32, for every linear layer of a decoder layer."""
 
@@ -33,8 +37,8 @@ def checkpoint_bytes(architecture: Architecture, bits: int | None) -> int:
     """Return the size of a checkpoint whose linear layers are stored in ``bits``; None for 16."""
     linear = architecture.linear_parameters()
     rest = architecture.parameters() - linear
-    # Scales and zero points take at most 0.6 bits per weight: 16 and 4 bits for a group of 32.
-    return int(2 * rest + linear * (2.0 if bits is None else (bits + 0.6) / 8))
+    # Scales and zero points: 16 and 4 bits for each group of 32 columns.
+    return int(2 * rest + linear * (2.0 if bits is None else (bits + 20 / 32) / 8))
 
 
 def _layer_bytes(architecture: Architecture) -> int:
@@ -49,13 +53,25 @@ def _hessian_bytes(architecture: Architecture) -> int:
     return 4 * (attention + mlp * max(1, architecture.experts))
 
 
-def proof_memory(architecture: Architecture, heldout_tokens: int) -> int:
+def _working_bytes(architecture: Architecture, method: str, tokens: int) -> int:
+    """Return what a method holds beside weights and hidden states, for one decoder layer."""
+    if method in GPTQ_METHODS:
+        return _hessian_bytes(architecture)
+    if method == "awq":  # the input of every expert's last layer
+        return 2 * tokens * architecture.moe_intermediate_size * architecture.experts
+    if method == "autoround":  # rounding values, their gradients and the best so far, float32
+        return 12 * architecture.layer_parameters()
+    return 0
+
+
+def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
     """Return the memory that the proof takes: ends and one decoder layer of both checkpoints, and hidden states."""
+    windows, length = heldout
     ends = 2 * 2 * architecture.vocab_size * architecture.hidden_size * (1 if architecture.tied_embeddings else 2)
     # One expert or projection at a time is expanded in float32 before it is kept in 16 bits.
     layers = 2 * _layer_bytes(architecture) + 4 * max(r * c for r, c in architecture.linear_shapes().values())
-    states = 2 * 2 * heldout_tokens * architecture.hidden_size
-    logits = 4 * 4 * 2048 * architecture.vocab_size
+    states = 2 * 2 * windows * length * architecture.hidden_size
+    logits = 4 * 4 * max(BATCH_TOKENS, length) * architecture.vocab_size
     return BASE + ends + layers + states + logits
 
 
@@ -64,7 +80,7 @@ def estimate(
     method: str,
     config: dict[str, Any],
     *,
-    heldout_tokens: int,
+    heldout: tuple[int, int],
     bits: int | None,
     shard: int = SHARD,
 ) -> Needs:
@@ -74,7 +90,7 @@ def estimate(
         architecture: the model's shapes.
         method: name of the method's module.
         config: its fields.
-        heldout_tokens: tokens that fidelity is measured on.
+        heldout: windows that fidelity is measured on, and tokens in each.
         bits: bits of its quantized weights; None if nothing is quantized.
         shard: bytes of the source's largest shard, where that is known.
     """
@@ -82,16 +98,20 @@ def estimate(
     if bits is None:
         return Needs(memory=BASE // 5, disk=0, why="linking files")
     calibration = config.get("calibration")
-    proof = proof_memory(architecture, heldout_tokens)
+    proof = proof_memory(architecture, heldout)
     if calibration is None:
         whole = checkpoint_bytes(architecture, None)
         making, why = BASE + int(SHARD_FACTOR * min(shard, whole)), "one shard at a time"
     else:
         tokens = calibration["n_samples"] * calibration["max_seq_len"]
-        states = 2 * 2 * tokens * architecture.hidden_size
-        hessians = _hessian_bytes(architecture) if method in GPTQ_METHODS else 0
-        making = BASE + 3 * _layer_bytes(architecture) + hessians + states
-        why = f"one decoder layer at a time, {tokens:,} calibration tokens" + (" and Hessians" if hessians else "")
+        layers = 3 * _layer_bytes(architecture)
+        why = f"one decoder layer at a time, {tokens:,} calibration tokens"
+        if config.get("backend") in WHOLE_MODEL:
+            layers = WHOLE_MODEL[config["backend"]] * architecture.parameters()
+            why = f"the whole model, which {config['backend']} holds, {tokens:,} calibration tokens"
+        making = (
+            BASE + layers + 2 * 2 * tokens * architecture.hidden_size + _working_bytes(architecture, method, tokens)
+        )
     if proof > making:
         return Needs(memory=proof, disk=disk, why="the proof beside the source, one decoder layer at a time")
     return Needs(memory=making, disk=disk, why=why)

@@ -5,7 +5,6 @@ transformers stacks into single tensors, are kept apart here, so that their inpu
 """
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +152,6 @@ class Expanded:
             use_cache=False,
         )
         return made[0] if isinstance(made, tuple) else made
-
-    def layers(self) -> Iterator[nn.Module]:
-        """Yield every decoder layer in order, each read when its turn comes."""
-        for number in range(self.n_layers):
-            yield self.layer(number)
 
     def whole(self) -> Any:
         """Return the whole model with all its weights, tied where the model ties them."""

@@ -27,8 +27,11 @@ CANARY_PROMPT_TOKENS = 16
 CANARY_NEW_TOKENS = 24
 RESIDENT_SHARE = 0.5
 """Share of the free memory that a model may take to be run whole, which canary prompts need."""
+MAX_LOSS = 700.0
+"""Nats per token beyond which a perplexity is no number; the ceiling refuses such a checkpoint anyway."""
 RESCALED = ("v_proj", "up_proj")
-"""AWQ moves a factor per channel from these into the next layer: their outputs are compared up to such factors."""
+"""AWQ moves a factor per channel from these into the next layer: for every method alike, their outputs are compared up
+to such factors."""
 
 
 def _capture(layer: nn.Module, what: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -52,7 +55,7 @@ def _capture(layer: nn.Module, what: Callable[[], torch.Tensor]) -> dict[str, to
 
 
 def relative_error(reference: torch.Tensor, found: torch.Tensor, *, rescale: bool = False) -> float:
-    """Return |found - reference| / |reference| (Frobenius) over (positions, features).
+    """Return the size of ``found - reference`` as a share of ``reference``'s (Frobenius) over (positions, features).
 
     Args:
         reference: what the source computes.
@@ -115,12 +118,14 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
             errors += _layer_errors(number, a, b, reference, probe)
             states = [reference.run(a, state) for state in states]
             its_states = [candidate.run(b, state) for state in its_states]
+            del a, b  # before the next two are read: memory is that of one layer of each
         totals: dict[str, float] = defaultdict(float)
         for ids, state, its_state in zip(batches, states, its_states, strict=True):
             p = head(norm(state)).float().log_softmax(-1)
             q = its_head(its_norm(its_state)).float().log_softmax(-1)
-            if not bool(torch.isfinite(q).all()):
-                raise CheckpointError(f"{folder}: the written checkpoint computes logits that are not finite numbers")
+            for who, found in (("source", p), ("written checkpoint", q)):
+                if not bool(torch.isfinite(found).all()):
+                    raise CheckpointError(f"the {who} computes logits that are not finite numbers")
             following = ids[:, 1:, None]
             totals["kl"] += float((p.exp() * (p - q)).sum())
             totals["same"] += float((p.argmax(-1) == q.argmax(-1)).sum())
@@ -134,8 +139,8 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
         n_tokens=positions,
         kl=max(0.0, totals["kl"] / positions),
         top1_agreement=totals["same"] / positions,
-        perplexity=math.exp(totals["loss"] / predicted),
-        source_perplexity=math.exp(totals["source_loss"] / predicted),
+        perplexity=math.exp(min(MAX_LOSS, totals["loss"] / predicted)),
+        source_perplexity=math.exp(min(MAX_LOSS, totals["source_loss"] / predicted)),
     )
     prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
     return Measured(fidelity, tuple(errors), canaries(source, folder, prompts))

@@ -154,11 +154,21 @@ def format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
     Raises:
         CheckpointError: it is of a kind that this module does not read.
     """
+    try:
+        return _format_of(config)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        said = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the quantization_config of config.json is not understood ({type(error).__name__}: {said})"
+        ) from error
+
+
+def _format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
     method = config.get("quant_method")
     if method == "compressed-tensors":
         return _of_compressed_tensors(config)
     ignored = tuple(config.get("modules_to_not_convert") or ())
-    if method == "gptq":
+    if method == "gptq" and config.get("checkpoint_format", "gptq") == "gptq":
         group = int(config.get("group_size", 128))
         made = integers(config["bits"], None if group == -1 else group, symmetric=config["sym"], container="gptq")
         return made.model_copy(update={"act_order": bool(config.get("desc_act"))}), ignored
@@ -194,6 +204,8 @@ def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str
     weights, inputs = groups[0]["weights"], groups[0].get("input_activations")
     if weights.get("actorder") in ("group", "dynamic"):
         raise CheckpointError("compressed-tensors with actorder=group, which its own library has dropped, is not read")
+    if inputs and not inputs.get("symmetric", True):
+        raise CheckpointError("a checkpoint whose activations are rounded asymmetrically is not read")
     strategy = weights["strategy"]
     rows, columns = {
         "tensor": (None, None),

@@ -1,11 +1,34 @@
 """Memory that is there for the taking."""
 
+import re
 import resource
+from pathlib import Path
 
 import psutil
 
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def _left_in_container() -> int | None:
+    """Return what the control group (v2) of this process may still take, in bytes; None where it has no limit.
+
+    Cached files count as free: the kernel drops them first.
+    """
+    own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    try:
+        group = CGROUP / (own[1] if own else "")
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    if not limit.isdigit():
+        return None
+    return max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
+
 
 def available_memory() -> int:
-    """Return the bytes that this process or a child may take: what is free, and what its own limits allow."""
+    """Return the bytes that this process or a child may take: what is free, and what its limits and container allow."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return min([psutil.virtual_memory().available, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+    found = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    container = _left_in_container()
+    return min([psutil.virtual_memory().available, *found, *([] if container is None else [container])])

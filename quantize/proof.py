@@ -11,7 +11,10 @@ from quantize.reader import Reader
 FLOATS = ("BF16", "F16", "F32")
 E8M0_NAN = 255
 EMBEDDING = re.compile(r"(^|\.)embed_tokens$")
+BUFFER = re.compile(r"rotary_emb\.inv_freq$")
+"""What older checkpoints store and every library computes anew."""
 ROUTER = re.compile(r"\.mlp\.gate$")
+OUTPUT = "lm_head.weight"
 KEPT = re.compile(r"(^lm_head|(^|\.)embed_tokens|\.mlp\.gate)\.weight$")
 """Tensors whose values no method may change unless it was asked to."""
 
@@ -51,7 +54,8 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
         CheckpointError: a layer is missing, was not quantized, or something else was; names the first.
     """
     if expected.format is None:
-        wrong = next((fact for fact in written.facts.values() if fact.dtype not in ("BF16", "F16")), None)
+        plain = (fact for fact in written.facts.values() if not BUFFER.search(fact.name))
+        wrong = next((fact for fact in plain if fact.dtype not in ("BF16", "F16")), None)
         if wrong:
             raise CheckpointError(f"{wrong.name} is {wrong.dtype}: this is not a 16-bit checkpoint")
         return None
@@ -66,8 +70,12 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
     extra = next((layer for layer in written.quantized_layers if layer not in layers), None)
     if extra:
         raise CheckpointError(f"{extra} is quantized, but the scheme leaves this layer in 16 bits")
+    if expected.format.container in NAMES_ITS_EXCEPTIONS:
+        _prove_exceptions(written, claimed[1], set(layers))
     _prove_rest(source, written, expected, set(layers))
     _prove_scales(written)
+    if expected.format.container == "gptq":
+        _prove_gptq(written, expected.format)
     stored = sum(fact.bytes for layer in layers for fact in written.quantized_layers[layer].values())
     return 8 * stored / sum(rows * columns for rows, columns in layers.values())
 
@@ -94,10 +102,13 @@ def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Form
 
 def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: set[str]) -> None:
     """Check that everything else is there, in 16 bits, and that embeddings, output layer and routers are unchanged."""
+    ties = bool(source.config.get("tie_word_embeddings"))
     for name, fact in source.facts.items():
-        if name.removesuffix(".weight") in quantized:
+        if name.removesuffix(".weight") in quantized or BUFFER.search(name):
             continue
         kept = written.facts.get(name)
+        if kept is None and ties and name == OUTPUT:
+            continue  # one table for both
         if kept is None:
             raise CheckpointError(f"{name} is missing from the written checkpoint")
         if kept.dtype not in FLOATS or kept.shape != fact.shape:
@@ -107,7 +118,7 @@ def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: 
             raise CheckpointError(f"{name} was changed, but the scheme leaves it alone")
     known = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
     for name in written.facts:
-        tied = name == "lm_head.weight" and source.config.get("tie_word_embeddings")
+        tied = ties and name == OUTPUT
         if name not in source.facts and name not in known and not tied and not name.endswith(".bias"):
             raise CheckpointError(f"{name} is in the written checkpoint, but not in its source")
 
@@ -120,6 +131,36 @@ def _same(source: Reader, written: Reader, name: str) -> bool:
     if before.dtype == after.dtype:
         return bool(torch.equal(before, after))
     return bool(torch.allclose(before.float(), after.float(), rtol=2**-7, atol=1e-6))
+
+
+def _prove_exceptions(written: Reader, left: tuple[str, ...], quantized: set[str]) -> None:
+    """Check that config.json leaves out just the layers that are in 16 bits: engines lay out their weights by it."""
+    for name, fact in written.facts.items():
+        layer = name.removesuffix(".weight")
+        linear = name.endswith(".weight") and len(fact.shape) == 2 and not EMBEDDING.search(layer)
+        exempt = name == OUTPUT or ROUTER.search(layer)  # no engine quantizes these unless it is told to
+        if linear and not exempt and layer not in written.quantized_layers and not is_ignored(layer, left):
+            raise CheckpointError(f"{layer} is in 16 bits, but config.json does not name it among those left alone")
+    wrong = next((layer for layer in sorted(quantized) if is_ignored(layer, left)), None)
+    if wrong:
+        raise CheckpointError(f"{wrong} is quantized, but config.json names it among the layers left alone")
+
+
+def _prove_gptq(written: Reader, form: Format) -> None:
+    """Check what fast kernels take for granted and do not read: columns in order, and the middle as zero point.
+
+    Both only where the config says so (``desc_act`` false, ``sym`` true).
+    """
+    import torch
+
+    for layer in written.quantized_layers:
+        order = written.tensor(f"{layer}.g_idx")
+        size = form.columns_per_scale or len(order)
+        if not form.act_order and not bool(torch.equal(order.long(), torch.arange(len(order)) // size)):
+            raise CheckpointError(f"{layer}.g_idx is not in order, but config.json says desc_act false")
+        word = sum((2 ** (form.bits - 1) - 1) << shift for shift in range(0, 32, form.bits))
+        if form.symmetric and not bool((written.tensor(f"{layer}.qzeros").long() & 0xFFFFFFFF == word).all()):
+            raise CheckpointError(f"{layer}.qzeros is not the middle, but config.json says sym true")
 
 
 def _scales(written: Reader) -> Iterator[str]:
@@ -138,7 +179,18 @@ def _prove_scales(written: Reader) -> None:
             raise CheckpointError(f"{name} holds {int((~sound).sum())} scales that are no finite numbers")
 
 
-def expected_of_release(written: Reader, expected: Expected) -> Expected:
+NAMED_AFTER_METHODS = ("gptq", "awq")
+NAMES_ITS_EXCEPTIONS = ("compressed-tensors", "fp8")
+"""Containers whose config says which layers are in 16 bits; of the native ones engines know it by their modules."""
+
+
+def _kind(form: Format) -> tuple[object, ...]:
+    """Return what two checkpoints of one variant have in common, whoever made them."""
+    rounds = form.activations and (form.activations.type, form.activations.num_bits)
+    return form.type, form.bits, form.scale, rounds
+
+
+def expected_of_release(written: Reader, expected: Expected, method: str) -> Expected:
     """Return what a quantized release must look like: as its own config says, which must be of the asked-for kind.
 
     Raises:
@@ -147,10 +199,11 @@ def expected_of_release(written: Reader, expected: Expected) -> Expected:
     if expected.format is None or written.claimed is None:
         raise CheckpointError(f"{written.folder} is not a quantized release: config.json has no quantization_config")
     form, left = written.claimed
-    if (form.type, form.bits) != (expected.format.type, expected.format.bits):
-        wanted = f"{expected.format.type}{expected.format.bits}"
-        raise CheckpointError(f"the release is {form}, and not of the kind {wanted} that was asked for")
+    other = form.container in NAMED_AFTER_METHODS and form.container != method
+    if _kind(form) != _kind(expected.format) or other:
+        raise CheckpointError(f"the release is {form}, and not of the kind that was asked for: {expected.format}")
     # Releases name what they leave alone by parts of names; what they really left is read from the headers.
     names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
-    plain = tuple(layer for layer in names if any(part.removeprefix("re:") in layer for part in left))
+    parts = [part for part in left if not part.startswith("re:")]
+    plain = tuple(layer for layer in names if is_ignored(layer, left) or any(part in layer for part in parts))
     return expected.model_copy(update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True})

@@ -6,6 +6,7 @@ The border between environments: JSON in, a checkpoint folder and ``STEP.made`` 
 
 import importlib
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,15 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file = Path(argv[0])
     end_with_parent()
+    step = Step.model_validate_json(file.read_bytes())
     try:
-        made = make(Step.model_validate_json(file.read_bytes()))
+        made = make(step)
+        file.with_suffix(".made").write_text(made.model_dump_json())
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
-        file.with_suffix(".error").write_text(explain_failure(error))
+        said = explain_failure(error)
+        shutil.rmtree(step.target, ignore_errors=True)  # before anything is written to a disk that may be full
+        file.with_suffix(".error").write_text(said)
         return 1
-    file.with_suffix(".made").write_text(made.model_dump_json())
     return 0
 
 

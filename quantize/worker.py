@@ -36,6 +36,7 @@ from quantize.checkpoint import (
     own_code,
     publish,
     read_manifest,
+    sync_tree,
     tensors,
     weight_files,
 )
@@ -88,13 +89,20 @@ class Job(Frozen):
         return self.target.with_name(f"{self.target.name}.{suffix}")
 
 
+class RefusedError(CheckpointError):
+    """The weights are whole, but not what the scheme says or too far from their source."""
+
+
 class StepFailedError(Exception):
     """Making the weights failed; its text is already one line for a reader."""
 
 
 @contextlib.contextmanager
-def only_builder(job: Job) -> Iterator[None]:
-    """Hold the lock beside the target; wait, and say so, while another process builds the same checkpoint."""
+def only_builder(job: Job) -> Iterator[int]:
+    """Hold the lock beside the target, and yield its file descriptor; wait while another process builds the same.
+
+    The process that makes the weights inherits the descriptor: the lock is held until that one has ended too.
+    """
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with job.beside("lock").open("w") as stream:
         try:
@@ -102,7 +110,7 @@ def only_builder(job: Job) -> Iterator[None]:
         except BlockingIOError:
             log.info("waiting: another run builds %s", job.target.name)
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()
 
 
 def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: Job, work: Path) -> str:
@@ -118,7 +126,7 @@ def _tokenizer(job: Job) -> Any:
     return AutoTokenizer.from_pretrained(job.source, local_files_only=True, trust_remote_code=own_code(job.source))
 
 
-def _run_step(job: Job, samples: list[list[int]], work: Path) -> Made:
+def _run_step(job: Job, samples: list[list[int]], work: Path, lock: int) -> Made:
     """Make the weights in a process of their own and return what it says of them.
 
     Another interpreter finds ``quantize`` and nothing else of ours: its own packages stay its own.
@@ -142,19 +150,23 @@ def _run_step(job: Job, samples: list[list[int]], work: Path) -> Made:
             (Path(only) / "quantize").symlink_to(Path(__file__).resolve().parent)
             environment["PYTHONPATH"] = only
         child = subprocess.Popen(
-            [job.interpreter, "-m", "quantize.step", str(file)], stdin=subprocess.PIPE, env=environment
+            [job.interpreter, "-m", "quantize.step", str(file)],
+            stdin=subprocess.PIPE,
+            env=environment,
+            pass_fds=(lock,),
         )
         code = child.wait()
     file.unlink()
     if code != 0 or not made.exists():
-        said = failed.read_text() if failed.exists() else f"making the weights ended with code {code}"
+        said = failed.read_text() if failed.exists() else ""
+        said = said or f"making the weights ended with code {code}"
         said += " (out of memory?)" if code == -9 else ""
         failed.unlink(missing_ok=True)
         raise StepFailedError(said)
     return Made.model_validate_json(made.read_bytes())
 
 
-def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str, Any]]:
+def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None, dict[str, Any]]:
     """Write the weights, or find them written by a builder that was killed later; return (made, calibration, cost)."""
     notes: tuple[str, ...] = ()
     calibration = None
@@ -179,12 +191,13 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
         made = Made(notes=(f"{RELEASED}: {where}",))
         job.beside("made").write_text(made.model_dump_json())
     else:
-        made = _run_step(job, samples, work)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        made = _run_step(job, samples, work, lock)
+    peak = _peak_rss() if job.release else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
     # Written last and as one step: weights are whole where it stands beside them.
     part = job.beside("cost.part")
     part.write_text(json.dumps(cost))
+    sync_tree(work)
     part.replace(cost_file)
     return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, cost
 
@@ -192,7 +205,7 @@ def _make(job: Job, work: Path) -> tuple[Made, CalibrationFact | None, dict[str,
 def _remove(job: Job, work: Path) -> None:
     """Remove what a killed builder left."""
     if work.exists():
-        log.info("removing what a killed builder left: %s", work.name)
+        log.info("removing what an earlier builder left: %s", work.name)
         shutil.rmtree(work)
     for suffix in ("cost", "cost.part", "made", "step", "error"):
         job.beside(suffix).unlink(missing_ok=True)
@@ -202,20 +215,26 @@ def _expected(job: Job, written: Reader) -> Expected:
     module = importlib.import_module(f"quantize.methods.{job.module}")
     config = module.Config.model_validate(job.config)
     expected: Expected = module.expected(config, job.architecture)
-    return proof.expected_of_release(written, expected) if job.release else expected
+    return proof.expected_of_release(written, expected, job.module) if job.release else expected
 
 
 def _prove(job: Job, work: Path) -> dict[str, Any]:
     """Prove the weights in ``work`` and return the facts for the manifest.
 
     Raises:
-        CheckpointError: they are not what the scheme says, or too far from their source.
+        RefusedError: they are not what the scheme says, or too far from their source.
+        CheckpointError: the source or the held-out text cannot be read.
     """
     assert job.source is not None
-    written = Reader(work)
-    expected = _expected(job, written)
+    source = Reader(job.source)
+    try:
+        written = Reader(work)
+        expected = _expected(job, written)
+        bits = proof.prove(source, written, expected)
+    except CheckpointError as error:
+        raise RefusedError(str(error)) from error
     facts: dict[str, Any] = {
-        "bits_per_quantized_weight": proof.prove(Reader(job.source), written, expected),
+        "bits_per_quantized_weight": bits,
         "format": str(expected.format) if expected.format else None,
     }
     if expected.format is None:
@@ -224,20 +243,23 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
 
     log.info("proving: predictions beside those of the source")
     windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
-    found = measure(job.source, work, windows, job.heldout.set)
+    try:
+        found = measure(job.source, work, windows, job.heldout.set)
+    except CheckpointError as error:
+        raise RefusedError(str(error)) from error
     facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
     if found.fidelity.kl > expected.max_kl:
-        raise CheckpointError(
+        raise RefusedError(
             f"KL to the source is {found.fidelity.kl:.3g} nats per token, above the ceiling of {expected.max_kl:g}; "
             "calibrate on more text, or accept it with quant.max_kl=…"
         )
     broken = found.canaries and degenerate(found.canaries.source, found.canaries.found)
     if broken:
-        raise CheckpointError(f"what it says is degenerate: {broken}")
+        raise RefusedError(f"what it says is degenerate: {broken}")
     return facts
 
 
-def _manifest(job: Job, work: Path) -> Manifest:
+def _manifest(job: Job, work: Path, lock: int) -> Manifest:
     """Make and prove the checkpoint in ``work`` and return its manifest."""
     facts: dict[str, Any] = {"calibration": None, "experts_reached": None, "fidelity": None, "layer_errors": ()}
     facts |= {"canaries": None, "notes": (), "format": None, "bits_per_quantized_weight": None}
@@ -250,7 +272,7 @@ def _manifest(job: Job, work: Path) -> Manifest:
         begin = time.monotonic()
     else:
         assert job.source is not None
-        made, calibration, cost = _make(job, work)
+        made, calibration, cost = _make(job, work, lock)
         begin = time.monotonic()
         facts |= _prove(job, work)
         notes = made.notes
@@ -282,11 +304,11 @@ def build(job: Job) -> None:
     """Build and publish the job's checkpoint, unless another process has just done so.
 
     Raises:
-        CheckpointError: the result is not what its scheme says; it is kept aside as ``TARGET.refused``.
+        RefusedError: the result is not what its scheme says; it is kept aside as ``TARGET.refused``.
         StepFailedError: the weights could not be made.
         SourceUnavailableError: the weights cannot be had.
     """
-    with only_builder(job):
+    with only_builder(job) as lock:
         if job.target.is_dir():
             with contextlib.suppress(CheckpointError):
                 manifest = read_manifest(job.target)
@@ -300,16 +322,18 @@ def build(job: Job) -> None:
             shutil.rmtree(work, ignore_errors=True)
             refused.rename(work)
         try:
-            manifest = _manifest(job, work)
+            manifest = _manifest(job, work, lock)
         except Exception as error:
             if not job.beside("cost").exists():
                 _remove(job, work)
                 raise
-            if not isinstance(error, CheckpointError) or not work.is_dir():
+            if not isinstance(error, RefusedError):
                 raise  # the weights are whole: the next run goes on with the proof
             shutil.rmtree(refused, ignore_errors=True)
             work.rename(refused)
-            raise CheckpointError(f"{error}; kept aside, not published: {refused}") from error
+            raise RefusedError(
+                f"{error}; kept aside, not published: {refused} (delete it to have it made anew)"
+            ) from error
         publish(work, job.target, manifest)
         _remove(job, work)
         shutil.rmtree(refused, ignore_errors=True)

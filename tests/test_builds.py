@@ -263,3 +263,46 @@ def test_a_checkpoints_own_code_runs_only_where_it_is_trusted(own: Cli, tmp_path
     trusted = own(*command, "model.source.trust_remote_code=true", **env)
     assert trusted.returncode == 0, trusted.stderr
     assert mark.exists()
+
+
+OFFLOADED = """
+import sys
+from pathlib import Path
+from quantize import step
+from quantize.backends import llmcompressor
+if sys.argv[3] == "disk":
+    llmcompressor.available_memory = lambda: llmcompressor.RESERVE_BYTES + 400_000
+job = step.Step.model_validate_json(Path(sys.argv[1]).read_bytes())
+step.make(job.model_copy(update={"target": Path(sys.argv[2])}))
+"""
+
+
+def test_a_calibrated_method_leaves_on_disk_what_does_not_fit_and_makes_the_same_weights(
+    own: Cli, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    job = {
+        "method": "gptq",
+        "config": {
+            "ignore": ["lm_head"], "max_kl": 9, "bits": 4, "symmetric": True, "group_size": 64,
+            "group_size_fallback": [], "damp": 0.01, "act_order": "static",
+            "calibration": {"set": "embedded", "n_samples": 4, "max_seq_len": 64},
+        },
+        "architecture": {
+            "layers": 2, "hidden_size": 128, "intermediate_size": 384, "heads": 2, "kv_heads": 1, "head_dim": 128,
+            "vocab_size": 2048, "tied_embeddings": True,
+        },
+        "source": str(source_of(own)), "target": "", 
+        "samples": [[(7 * i + n) % 2000 for i in range(64)] for n in range(4)],
+    }  # fmt: skip
+    file = tmp_path / "step.json"
+    file.write_text(json.dumps(job))
+    for where in ("memory", "disk"):
+        argv = [sys.executable, "-c", OFFLOADED, str(file), str(tmp_path / where), where]
+        done = subprocess.run(argv, cwd=ROOT, env={**own.env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (load_file(tmp_path / where / "model.safetensors") for where in ("memory", "disk"))
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+    assert not (tmp_path / "disk.offload").exists()

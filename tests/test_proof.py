@@ -152,13 +152,13 @@ def test_a_release_is_held_to_its_own_config_and_to_the_kind_asked_for(source: R
     tensors = written_tensors()
     written = folder(tmp_path / "written", tensors, {**CONFIG, "ignore": ["lm_head", "mlp.gate"]})
     other = EXPECTED.model_copy(update={"format": integers(4, 128, symmetric=False)})
-    found = expected_of_release(written, other)
+    found = expected_of_release(written, other, "rtn")
     assert str(found.format) == str(EXPECTED.format)
     assert prove(source, written, found)
-    with pytest.raises(CheckpointError, match="not of the kind int8 that was asked for"):
-        expected_of_release(written, EXPECTED.model_copy(update={"format": integers(8, 32, symmetric=True)}))
+    with pytest.raises(CheckpointError, match="not of the kind that was asked for: int8"):
+        expected_of_release(written, EXPECTED.model_copy(update={"format": integers(8, 32, symmetric=True)}), "rtn")
     with pytest.raises(CheckpointError, match="not a quantized release"):
-        expected_of_release(source, EXPECTED)
+        expected_of_release(source, EXPECTED, "rtn")
 
 
 def test_a_tensor_that_occurs_twice_is_refused(tmp_path: Path) -> None:
@@ -193,3 +193,59 @@ def test_the_error_of_a_layer_is_relative_and_may_be_up_to_factors() -> None:
     factors = torch.rand(8, generator=torch.Generator().manual_seed(2)) + 0.5
     assert relative_error(reference, reference * factors) > 0.1
     assert relative_error(reference, reference * factors, rescale=True) < 1e-6
+
+
+def gptq_folder(path: Path, *, shuffle: bool = False, zero_shift: int = 0) -> Reader:
+    import numpy as np
+
+    from tests.native import gptq_parts
+
+    parts = gptq_parts(np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32), 4, 32, shuffle=shuffle)
+    parts["qzeros"] = parts["qzeros"] + zero_shift
+    tensors = {name: tensor for name, tensor in written_tensors().items() if QUANTIZED not in name}
+    tensors |= {f"{QUANTIZED}.{part}": torch.from_numpy(value.copy()) for part, value in parts.items()}
+    return folder(path, tensors, {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False})
+
+
+def test_what_fast_gptq_kernels_do_not_read_must_be_what_they_assume(source: Reader, tmp_path: Path) -> None:
+    expected = EXPECTED.model_copy(update={"format": integers(4, 32, symmetric=True, container="gptq")})
+    sound = gptq_folder(tmp_path / "of another method")
+    with pytest.raises(CheckpointError, match="not of the kind that was asked for"):
+        expected_of_release(sound, expected, "awq")
+    assert prove(source, gptq_folder(tmp_path / "sound"), expected)
+    with pytest.raises(CheckpointError, match="g_idx is not in order"):
+        prove(source, gptq_folder(tmp_path / "shuffled", shuffle=True), expected)
+    with pytest.raises(CheckpointError, match="qzeros is not the middle"):
+        prove(source, gptq_folder(tmp_path / "shifted", zero_shift=1), expected)
+
+
+def test_a_table_shared_with_the_output_may_be_stored_once_or_twice(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = source_tensors()
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tied = folder(tmp_path / "tied", tensors, None)
+    tied.config["tie_word_embeddings"] = True
+    written = written_tensors()
+    del written["lm_head.weight"]
+    (tmp_path / "once").mkdir()
+    save_file(written, tmp_path / "once" / "model.safetensors")
+    (tmp_path / "once" / "config.json").write_text(json.dumps({"quantization_config": CONFIG}))
+    assert prove(tied, Reader(tmp_path / "once"), EXPECTED)
+
+
+def test_the_config_must_name_what_was_left_alone(source: Reader, tmp_path: Path) -> None:
+    tensors = written_tensors()
+    left_in_16_bits(tensors)
+    forgiving = EXPECTED.model_copy(update={"ignore": (*EXPECTED.ignore, "re:.*q_proj$", QUANTIZED)})
+    other = f"{QUANTIZED.replace('q_proj', 'k_proj')}"
+    tensors |= {f"{other}.{part}": tensor for part, tensor in (
+        ("weight_packed", torch.zeros(8, 8, dtype=torch.int32)),
+        ("weight_scale", torch.ones(8, 2, dtype=torch.bfloat16)),
+        ("weight_shape", torch.tensor([8, 64])),
+    )}  # fmt: skip
+    wider = folder(tmp_path / "wider", source_tensors() | {f"{other}.weight": torch.zeros(8, 64).bfloat16()}, None)
+    with pytest.raises(CheckpointError, match=r"q_proj is in 16 bits, but config\.json does not name it"):
+        prove(wider, folder(tmp_path / "silent", tensors, CONFIG), forgiving)
+    naming = {**CONFIG, "ignore": ["lm_head", QUANTIZED]}
+    assert prove(wider, folder(tmp_path / "naming", tensors, naming), forgiving)

@@ -153,7 +153,7 @@ def test_a_release_of_another_kind_or_of_another_model_is_refused(
     folder = checkpoint_of(cache, dense["gptq-int4"])
     done = cli("+model=tiny-qwen3", "quant=fp8", f"quant.source={folder}", *ONE_CELL)
     assert done.returncode == 1
-    assert "and not of the kind float8 that was asked for" in done.stderr
+    assert "and not of the kind that was asked for: float8" in done.stderr
     wide = cli("+model=tiny-qwen3-moe", "quant=gptq-int4", f"quant.source={folder}", *ONE_CELL)
     assert wide.returncode == 1
     assert "is missing" in wide.stderr
@@ -167,7 +167,7 @@ def test_keys_and_values_may_be_kept_in_fp8(dense: dict[str, RunRecord], cli: Cl
     record = newest(cli)
     assert record.variant.quant == "bf16[kv_cache=fp8]"
     assert record.engine_info["kv_cache_dtype"] == "fp8_e4m3"
-    assert [cell.status for cell in record.cells] == ["ok"]
+    assert [cell.status for cell in record.cells] == ["emulated"]
 
 
 def test_manifests_are_read_back_as_they_were_written(dense: dict[str, RunRecord]) -> None:

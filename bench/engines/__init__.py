@@ -7,7 +7,7 @@ Each module holds
 - ``NEEDS``: packages the server imports;
 - ``command(config, interpreter, checkpoint, model, port) -> list[str]``;
 - ``environment(config) -> dict[str, str]``: variables for the server;
-- ``emulates(manifest) -> bool``: whether this engine runs the checkpoint on kernels other than its quantized ones.
+- ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.
 
 Every engine speaks the native HTTP API of SGLang; :mod:`bench.engines.lifecycle` starts and stops them all.
 """

@@ -117,7 +117,7 @@ def serve(
             name=engine.name,
             base_url=base_url,
             info=json.loads(body),
-            emulates=module.emulates(checkpoint.manifest),
+            emulates=module.emulates(config, checkpoint.manifest),
             child=child,
             request_timeout_s=config.request_timeout_s,
             stall_timeout_s=config.stall_timeout_s,

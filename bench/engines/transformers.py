@@ -44,6 +44,6 @@ def environment(config: Config) -> dict[str, str]:
     return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def emulates(manifest: Manifest) -> bool:
-    """Tell whether the checkpoint is quantized: transformers expands such weights back to 16 bits."""
-    return manifest.quantization_config is not None
+def emulates(config: Config, manifest: Manifest) -> bool:
+    """Tell whether anything quantized is expanded back to 16 bits to be computed with: weights, or keys and values."""
+    return manifest.quantization_config is not None or config.kv_cache_dtype != "auto"

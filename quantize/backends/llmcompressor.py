@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quantize.methods import gptq as gptq_method
 
 TOOLCHAIN = "llmcompressor"
-PACKAGES = ("llmcompressor", "compressed_tensors", "transformers", "torch", "datasets")
+PACKAGES = ("llmcompressor", "compressed_tensors", "auto_round", "transformers", "torch", "datasets")
 """What it imports; all but ``datasets`` decide the result."""
 EMBEDDINGS = "re:.*embed_tokens$"
 """Working without a model's code, llm-compressor takes every matrix for a linear layer, the embedding included."""
@@ -138,8 +138,10 @@ def as_native_fp8(folder: Path, block: int) -> None:
     def rename(name: str) -> str:
         return next((name.removesuffix(old) + new for old, new in renamed.items() if name.endswith(old)), name)
 
+    shapes: dict[str, int] = {}
     for file in weight_files(folder):
         tensors = {rename(name): tensor for name, tensor in load_file(file).items()}
+        shapes |= {name: tensor.dim() for name, tensor in tensors.items()}
         written = file.with_suffix(".renamed")
         save_file(tensors, written, metadata={"format": "pt"})
         written.replace(file)
@@ -149,7 +151,9 @@ def as_native_fp8(folder: Path, block: int) -> None:
         found["weight_map"] = {rename(name): shard for name, shard in found["weight_map"].items()}
         index.write_text(json.dumps(found, indent=1))
     config = json.loads((folder / "config.json").read_text())
-    ignored = [name for name in config["quantization_config"].get("ignore", ()) if not name.startswith("re:")]
+    quantized = {name.removesuffix(".weight_scale_inv") for name in shapes}
+    matrices = {name.removesuffix(".weight") for name, axes in shapes.items() if axes == 2 and name.endswith(".weight")}
+    ignored = sorted(name for name in matrices - quantized if not name.endswith("embed_tokens")) or ["lm_head"]
     config["quantization_config"] = {
         "quant_method": "fp8",
         "fmt": "e4m3",
@@ -160,8 +164,8 @@ def as_native_fp8(folder: Path, block: int) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
-def _load(source: Path) -> Any:
-    """Return the model in BF16, experts as single layers; what does not fit into memory stays on disk."""
+def _load(source: Path, offload: Path) -> Any:
+    """Return the model in BF16, experts as single layers; what does not fit into memory goes to folder ``offload``."""
     import torch
     from compressed_tensors.offload import load_offloaded_model
     from llmcompressor.utils import load_context
@@ -170,8 +174,11 @@ def _load(source: Path) -> Any:
     # Reading experts straight into single layers makes transformers import every model it has, and some of them need
     # torchvision; without it they are taken apart after loading.
     context = load_context if importlib.util.find_spec("torchvision") else load_offloaded_model
-    needed = sum(file.stat().st_size for file in weight_files(source)) + RESERVE_BYTES
-    where = {"device_map": "auto_offload"} if needed > available_memory() else {}
+    where: dict[str, Any] = {}
+    free = available_memory() - RESERVE_BYTES
+    if sum(file.stat().st_size for file in weight_files(source)) > free:
+        memory = {"cpu": max(free, RESERVE_BYTES // 10)}
+        where = {"device_map": "auto_offload", "offload_folder": str(offload), "max_memory": memory}
     with context():
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=own_code(source), **where
@@ -216,7 +223,8 @@ def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Sampl
     from llmcompressor import oneshot as apply
     from transformers import AutoTokenizer
 
-    model = _load(source)
+    offload = target.with_name(f"{target.name}.offload")
+    model = _load(source, offload)
     reached = ExpertsReached(model)
     rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
     apply(
@@ -233,4 +241,5 @@ def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Sampl
     tokenizer.save_pretrained(target)
     for file in source.glob("*.py"):
         shutil.copy2(file, target)
+    shutil.rmtree(offload, ignore_errors=True)
     return Made(experts_reached=reached.share())

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from quantize import describe as shapes
 from quantize import hub
 from quantize.architecture import Architecture
+from quantize.estimate import checkpoint_bytes
 from quantize.folder import BESIDE, CODE, CONFIG, check_config, check_tokenizer, check_weights, parts, read_json, take
 from quantize.key import Frozen
 from quantize.sources import SourceUnavailableError
@@ -87,7 +88,7 @@ def identity(config: Config) -> dict[str, Any]:
         quantized=config.quantized,
         trust_remote_code=config.trust_remote_code,
     )
-    return {"repo": config.repo, "commit": commit}
+    return {"repo": config.repo, "commit": commit, **({"own_code": True} if config.trust_remote_code else {})}
 
 
 def download_bytes(config: Config, identity: dict[str, Any]) -> int | None:
@@ -108,6 +109,12 @@ def download_bytes(config: Config, identity: dict[str, Any]) -> int | None:
         file for file in wanted if not isinstance(try_to_load_from_cache(config.repo, file, revision=commit), str)
     )
     return sum(sizes[file] for file in missing)
+
+
+def new_bytes(config: Config, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
+    """Return the disk that materializing takes: what is still to be downloaded; the rest is linked."""
+    missing = download_bytes(config, identity)
+    return checkpoint_bytes(architecture, None) if missing is None else missing
 
 
 def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:

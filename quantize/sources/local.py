@@ -62,7 +62,14 @@ def identity(config: Config) -> dict[str, Any]:
     )
     check_weights(folder)
     check_tokenizer(folder)
-    return {"sha256": _content(config, folder)}
+    return {"sha256": _content(config, folder), **({"own_code": True} if config.trust_remote_code else {})}
+
+
+def new_bytes(config: Config, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
+    """Return the disk that materializing takes: nothing where the files can be linked, else their copies."""
+    files = parts(_folder(config), code=config.trust_remote_code)
+    same = all(file.resolve().stat().st_dev == place.stat().st_dev for file in files)
+    return 0 if same else sum(file.stat().st_size for file in files)
 
 
 def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
