@@ -19,6 +19,7 @@ from quantize.calibration import calibration_samples
 from quantize.step import Step
 
 ROUNDS = 3
+CALIBRATION = ("calibration=demo", "calibration.gptq.n_samples=8")
 VARIANTS = {
     "rtn-int4": "",
     "fp8-static": "QuantizationModifier(targets='Linear', scheme='FP8', ignore=ignore)",
@@ -66,7 +67,7 @@ def _timed(argv: list[str]) -> tuple[float, int]:
 def _row(quant: str, recipe: str, place: Path) -> str:
     from transformers import AutoTokenizer
 
-    spec = compose_job(["+model=smollm2-135m", f"quant={quant}", "calibration=demo", "session=bench"])
+    spec = compose_job(["+model=smollm2-135m", f"quant={quant}", *CALIBRATION, "session=bench"])
     source = plan(spec).source.target
     samples: list[list[int]] = []
     if recipe:
@@ -110,7 +111,7 @@ def run() -> str:
         rows = [_row(quant, recipe, place) for quant, recipe in VARIANTS.items()]
     return "\n".join(
         [
-            f"smollm2-135m, calibration=demo, {ROUNDS} rounds in turns, medians; difference of the paired ratios.",
+            f"smollm2-135m, {' '.join(CALIBRATION)}, {ROUNDS} rounds in turns, medians; difference of the paired ratios.",
             "",
             "| scheme | quantbench | llm-compressor by hand | time | peak memory |",
             "|---|---|---|---|---|",
