@@ -111,7 +111,7 @@ def run() -> str:
         rows = [_row(quant, recipe, place) for quant, recipe in VARIANTS.items()]
     return "\n".join(
         [
-            f"smollm2-135m, {' '.join(CALIBRATION)}, {ROUNDS} rounds in turns, medians; difference of the paired ratios.",
+            f"smollm2-135m, {' '.join(CALIBRATION)}, {ROUNDS} rounds in turns: medians, and of paired ratios.",
             "",
             "| scheme | quantbench | llm-compressor by hand | time | peak memory |",
             "|---|---|---|---|---|",
