@@ -12,16 +12,17 @@ import psutil
 
 from bench.accuracy import tasks as accuracy_tasks
 from bench.build import build, find
-from bench.engines.lifecycle import RunningEngine, serve
 from bench.environment import read_environment
 from bench.errors import AccuracyError, QuantbenchError
+from bench.lifecycle import RunningEngine, serve
 from bench.plan import BuildStage, Plan, TaskStage, plan
 from bench.process import Child, end_orphans
 from bench.progress import View
-from bench.record import Failure, RunRecord, SpeedCell, TaskScore
+from bench.record import Failure, RunRecord, ServerFacts, SpeedCell, TaskScore
 from bench.spec import RunSpec
 from bench.speed.client import Client
-from bench.speed.sweep import Shape, not_supported, ordinary_vocabulary, sweep
+from bench.speed.shapes import Shape, shape_of
+from bench.speed.sweep import not_supported, ordinary_vocabulary, sweep
 from bench.store import RunFolder, Store, to_plain, write_atomic
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Checkpoint
@@ -47,6 +48,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.checkpoint: Checkpoint | None = None
         self.engine_info: dict[str, object] = {}
+        self.server: ServerFacts | None = None
 
     def note(self, text: str) -> None:
         """Say a decision and keep it in the record."""
@@ -71,6 +73,7 @@ class Run:
             update={
                 "checkpoint": self.checkpoint.manifest if self.checkpoint else None,
                 "engine_info": self.engine_info,
+                "server": self.server,
                 "cells": self.folder.cells(),
                 "scores": self.folder.scores(),
                 "failures": tuple(self.failures),
@@ -174,7 +177,7 @@ def _measure(run: Run) -> None:
             with _serve(run, run.checkpoint) as engine:
                 with run.stage("speed"):
                     shapes = asyncio.run(_speed(run, engine, shapes))
-                if engine.child.exit_code is None:
+                if not engine.ended or engine.child is None:
                     with run.stage("accuracy"):
                         _accuracy(run, engine, tasks)
                     return
@@ -195,7 +198,7 @@ def _serve(run: Run, checkpoint: Checkpoint) -> Iterator[RunningEngine]:
                 on_wait=line.update,
             )
             engine = stack.enter_context(server)
-        run.engine_info = dict(engine.info)
+        run.engine_info, run.server = dict(engine.info), engine.facts
         yield engine
 
 
@@ -211,23 +214,21 @@ def _checkpoint(run: Run, stage: BuildStage, source: Checkpoint | None, what: st
 
 def _shapes_to_measure(run: Run) -> tuple[Shape, ...]:
     """Return the shapes that still need time; those known to be impossible become cells at once."""
-    kept = {(cell.input_len, cell.output_len, cell.concurrency) for cell in run.folder.cells() if cell.status in FINAL}
+    kept = {shape_of(cell) for cell in run.folder.cells() if cell.status in FINAL}
     left = []
     for shape in run.plan.shapes:
-        if (shape.input_len, shape.output_len, shape.concurrency) in kept:
+        if shape in kept:
             continue
         reason = not_supported(shape, run.spec.model.context_length)
         if reason is None:
             left.append(shape)
             continue
-        run.note(f"{shape.input_len} tokens in: not supported ({reason})")
+        run.note(f"{shape.input_len} tokens in, {shape.load}: not supported ({reason})")
         run.folder.add_cell(
             SpeedCell(
                 variant=run.spec.variant,
                 engine=run.spec.engine.name,
-                input_len=shape.input_len,
-                output_len=shape.output_len,
-                concurrency=shape.concurrency,
+                **shape.model_dump(),
                 seed=run.spec.seed,
                 status="not_supported",
                 reasons=(reason,),
@@ -273,13 +274,13 @@ async def _speed(run: Run, engine: RunningEngine, shapes: tuple[Shape, ...]) -> 
                 trials=run.spec.workload.trials,
                 seed=run.spec.seed,
                 emulated=engine.emulates,
-                memory=engine.child.memory_bytes,
+                memory=engine.child.memory_bytes if engine.child else lambda: None,
                 on_progress=lambda text: line.update(detail=text),
             ):
                 run.folder.add_cell(cell)
-                left.remove(Shape(input_len=cell.input_len, output_len=cell.output_len, concurrency=cell.concurrency))
+                left.remove(shape_of(cell))
                 line.update(done=len(shapes) - len(left))
-                if engine.child.exit_code is not None:
+                if engine.ended:
                     break
     return tuple(left)
 

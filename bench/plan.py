@@ -7,8 +7,8 @@ from bench.accuracy.tasks import check_data, check_tasks, score_key
 from bench.backends import backend_interpreter, backend_versions, versions
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
-from bench.spec import RunSpec, plugin
-from bench.speed.sweep import Shape
+from bench.spec import RunSpec, Workload, plugin
+from bench.speed.shapes import Shape, closed_loop
 from bench.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
@@ -87,7 +87,7 @@ def check(spec: RunSpec) -> None:
         if spec.release is None:
             backend_interpreter(backend, f"quant={spec.quant.name}")
     if spec.workload.input_lens or spec.accuracy.tasks:
-        interpreter_for(engine.NEEDS, f"engine={spec.engine.name}")
+        engine.interpreter(engine.Config.model_validate(spec.engine.config), f"engine={spec.engine.name}")
     if spec.accuracy.tasks:
         interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
 
@@ -167,6 +167,34 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
     )
 
 
+def shapes_of(workload: Workload) -> tuple[Shape, ...]:
+    """Return every shape of a workload: its closed loops, then its open ones."""
+    closed = [
+        closed_loop(
+            length,
+            workload.output_len,
+            concurrency,
+            per_slot=workload.requests_per_slot,
+            objective=workload.objective,
+        )
+        for concurrency in workload.concurrency
+        for length in workload.input_lens
+    ]
+    opened = [
+        Shape(
+            input_len=length,
+            output_len=workload.output_len,
+            concurrency=workload.open_loop_concurrency,
+            request_rate=rate,
+            n_requests=workload.open_loop_requests,
+            objective=workload.objective,
+        )
+        for rate in sorted(workload.request_rates)
+        for length in workload.input_lens
+    ]
+    return (*closed, *opened)
+
+
 def plan(spec: RunSpec) -> Plan:
     """Return the run's stages. May ask a hub which commit a revision is.
 
@@ -175,11 +203,7 @@ def plan(spec: RunSpec) -> Plan:
     """
     source = _source_stage(spec)
     quantize = _quantize_stage(spec, source)
-    shapes = tuple(
-        Shape(input_len=length, output_len=spec.workload.output_len, concurrency=concurrency)
-        for concurrency in spec.workload.concurrency
-        for length in spec.workload.input_lens
-    )
+    shapes = shapes_of(spec.workload)
     tasks = tuple(
         TaskStage(
             task=task,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
@@ -39,10 +39,14 @@ class RequestTrace(Frozen):
 
     start_ns: int
     """When the request's first byte was about to be sent, since the trial began."""
+    scheduled_ns: int | None = None
+    """When an open loop had it due, since the trial began; its latencies count from then. None in a closed loop."""
     event_ns: tuple[int, ...]
     """Arrival of each event that carried tokens, since ``start_ns``."""
     event_tokens: tuple[int, ...]
     """How many tokens each of those events carried (an event is not a token)."""
+    events_counted: bool = True
+    """Whether the server told how many; otherwise each is taken for one token, and the last for what is missing."""
     end_ns: int
     """When the stream ended, since ``start_ns``."""
     prompt_tokens: int | None
@@ -53,14 +57,62 @@ class RequestTrace(Frozen):
     error: str | None
 
 
+class ClientLoad(Frozen):
+    """How busy the measuring process was during a trial."""
+
+    lag_p99_ns: int
+    """99th percentile of how late its event loop woke up."""
+    lag_max_ns: int
+    cpu_share: float
+    """CPU time over wall time; 1 is one core."""
+
+
+class DeviceState(Frozen):
+    """One accelerator at one moment."""
+
+    index: int
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    memory_used_bytes: int | None
+    throttled: tuple[str, ...]
+    """Reasons for which the driver holds its clocks down, in NVML's words."""
+
+
+class Energy(Frozen):
+    """Energy that the accelerators took during a trial."""
+
+    joules: float
+    how: str
+    """``counter`` (the device's own) or ``integrated`` (power readings over time)."""
+    valid: bool
+    """False where the trial was too short for the readings, or they stood still."""
+
+
 class Trial(Frozen):
-    """One wave of ``concurrency`` requests, sent together after a cache flush."""
+    """One wave of requests after a cache flush: all together, a closed loop, or an open loop at a given rate."""
 
     requests: tuple[RequestTrace, ...]
     started_at: str
     """UTC, ISO 8601; for people, never for durations."""
     peak_memory_bytes: int | None
-    """Highest resident memory of the server's process tree seen during the trial."""
+    """Highest memory of the server seen during the trial: accelerator memory where there is one, else resident."""
+    memory: tuple[tuple[int, int], ...] = ()
+    """(nanoseconds since the trial began, bytes), thinned out to a hundred points or fewer."""
+    client: ClientLoad | None = None
+    devices_before: tuple[DeviceState, ...] = ()
+    devices_after: tuple[DeviceState, ...] = ()
+    energy: Energy | None = None
+    saturated: str | None = None
+    """Why an open loop was stopped: more came than the server can take."""
+
+
+class Objective(Frozen):
+    """What a request must keep to count as good."""
+
+    ttft_s: float
+    tpot_s: float
 
 
 class SpeedCell(Frozen):
@@ -71,11 +123,77 @@ class SpeedCell(Frozen):
     input_len: int
     output_len: int
     concurrency: int
+    """Requests under way at once; in an open loop, the most that may be."""
+    request_rate: float | None = None
+    """Requests per second of an open loop with Poisson arrivals; None for a closed loop."""
+    n_requests: int
+    """Requests of one trial."""
+    objective: Objective | None = None
     seed: int
     status: Status
     reasons: tuple[str, ...]
     """Why the status is not ``ok``; empty when it is."""
+    unproven: tuple[str, ...] = ()
+    """Checks that this server gives no means for."""
+    warnings: tuple[str, ...] = ()
+    """What a reader should know and what made nothing invalid."""
+    warmup_ns: int = 0
+    """Time in requests that warmed the server up."""
+    wall_ns: int = 0
+    """From the cell's beginning to its end."""
+    interleaved: bool = False
+    """Whether its trials took turns with those of the baseline on a server beside it."""
     trials: tuple[Trial, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        """Take a cell of schema 2, also one of a run that was cut short: all its requests were sent together."""
+        return {"n_requests": data["concurrency"], **data} if isinstance(data, dict) and "concurrency" in data else data
+
+
+class Device(Frozen):
+    """What a device can do at most: the physical limit that figures are held against. One device, not all of them."""
+
+    name: str
+    bandwidth_bytes_per_s: float
+    """Of its main memory."""
+    bandwidth_by_size: tuple[tuple[int, float], ...] = ()
+    """(bytes read over and over, bytes per second), measured: caches make small ones faster. Rising sizes."""
+    flops_per_s: dict[str, float]
+    """By what is multiplied: ``bf16``, ``fp8``, ``int8``, ``fp4``, ``fp32``; dense."""
+    memory_bytes: int
+    source: str
+    """A page's address, or how and when it was measured."""
+    measured: bool
+
+
+class ServerFacts(Frozen):
+    """What a running server told of itself."""
+
+    version: str | None
+    kv_capacity_tokens: int | None
+    """Tokens whose keys and values fit at once."""
+    max_context_tokens: int | None
+    """Longest prompt plus answer that it takes."""
+    weights_bytes: int | None
+    """Memory of its weights, all devices together."""
+    kv_cache_dtype: str
+    """``auto`` is that of the model."""
+    devices: int
+    """Accelerators that one copy of the model is spread over; 1 on a CPU."""
+    memory_returned: bool | None = None
+    """Whether the accelerators' memory was back at its baseline after the end; None where there is none."""
+
+
+class Control(Frozen):
+    """The baseline that was served beside the variant, its trials taking turns with the variant's."""
+
+    variant: Variant
+    checkpoint: Manifest
+    engine_info: dict[str, Any]
+    server: ServerFacts | None
+    cells: tuple[SpeedCell, ...]
 
 
 class ItemOutcome(Frozen):
@@ -165,14 +283,19 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **made, "calibration": calibration}}
 
 
-UPGRADES = {1: _from_1}
+def _from_2(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 2 as one of schema 3, which only adds to it."""
+    return {**record, "schema_version": 3}
+
+
+UPGRADES = {1: _from_1, 2: _from_2}
 """By schema version: what makes the next one of a record. Records on disk stay as they are."""
 
 
 class RunRecord(Frozen):
     """One run: one variant on one engine."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     run_id: str
     session: str
     """Runs of one command share a session; its report shows them together."""
@@ -185,8 +308,14 @@ class RunRecord(Frozen):
     engine: str
     engine_info: dict[str, Any]
     """Version and resolved arguments as the server told them."""
+    server: ServerFacts | None = None
+    device: Device | None = None
+    """The physical limit; None where the device is not known."""
+    price_per_hour: float | None = None
+    """Dollars per hour of the whole machine, as the user gave it."""
     checkpoint: Manifest | None
     cells: tuple[SpeedCell, ...] = ()
+    control: Control | None = None
     scores: tuple[TaskScore, ...] = ()
     failures: tuple[Failure, ...] = ()
     stage_seconds: dict[str, float] = Field(default_factory=dict)

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 
 from bench.errors import ConfigError
-from bench.record import Variant
+from bench.record import Objective, Variant
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen
@@ -36,11 +36,11 @@ CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
 MADE, OFFICIAL = "made", "official"
 """Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
-TOP_LEVEL = (*GROUPS, "seed", "results_dir", "reports_dir", "session")
+TOP_LEVEL = (*GROUPS, "baseline", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
 def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, int | str) else value
+    return (value,) if isinstance(value, int | float | str) else value
 
 
 class Workload(Frozen):
@@ -50,6 +50,16 @@ class Workload(Frozen):
     input_lens: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)]
     output_len: PositiveInt
     concurrency: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)]
+    requests_per_slot: PositiveInt
+    """Requests that each of the concurrent slots sends one after the other; 1 sends all of a trial together."""
+    request_rates: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple)]
+    """Requests per second of open loops with Poisson arrivals; none for closed loops alone."""
+    open_loop_requests: PositiveInt
+    """Requests of one trial of an open loop."""
+    open_loop_concurrency: PositiveInt
+    """Requests of an open loop that may be under way at once before it is stopped."""
+    objective: Objective | None
+    """What a request must keep to count into goodput."""
     trials: PositiveInt
 
 
@@ -111,6 +121,10 @@ class RunSpec(Frozen):
     report: ReportSpec
     variant: Variant
     command: tuple[str, ...]
+    baseline: str | None
+    """Quantization that is served beside this one, trials in turns; None measures this one alone."""
+    price_per_hour: PositiveFloat | None
+    """Dollars per hour of the whole machine."""
     seed: int
     results_dir: Path
     reports_dir: Path
@@ -266,6 +280,8 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
                 quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *texts),
             ),
             command=tuple(text for text in overrides if not text.startswith("session=")),
+            baseline=data["baseline"],
+            price_per_hour=data["price_per_hour"],
             seed=data["seed"],
             results_dir=Path(data["results_dir"]).absolute(),
             reports_dir=Path(data["reports_dir"]).absolute(),

@@ -81,7 +81,8 @@ class RunFolder:
 
     def add_cell(self, cell: SpeedCell) -> None:
         """Keep a finished cell."""
-        name = f"in{cell.input_len}-out{cell.output_len}-c{cell.concurrency}.json"
+        load = f"c{cell.concurrency}" if cell.request_rate is None else f"r{cell.request_rate:g}"
+        name = f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}.json"
         write_atomic(self.path / "cells" / name, cell.model_dump_json(indent=1))
 
     def add_score(self, score: TaskScore) -> None:
@@ -91,7 +92,7 @@ class RunFolder:
     def cells(self) -> tuple[SpeedCell, ...]:
         """Return the cells kept so far, by shape."""
         found = [_read(SpeedCell, file) for file in (self.path / "cells").glob("*.json")]
-        return tuple(sorted(found, key=lambda cell: (cell.concurrency, cell.input_len, cell.output_len)))
+        return tuple(sorted(found, key=_place))
 
     def scores(self) -> tuple[TaskScore, ...]:
         """Return the scores kept so far, by task."""
@@ -104,6 +105,11 @@ class RunFolder:
     def release(self) -> None:
         """Let other processes take the folder."""
         self._lock.close()
+
+
+def _place(cell: SpeedCell) -> tuple[float, ...]:
+    """Return where a cell stands among others: closed loops first, then by load, then by length."""
+    return (cell.request_rate or 0.0, cell.concurrency, cell.input_len, cell.output_len, cell.n_requests)
 
 
 class Store:

@@ -261,6 +261,7 @@ def cell(
         input_len=input_len,
         output_len=output_len,
         concurrency=concurrency,
+        n_requests=concurrency,
         seed=0,
         status=status,
         reasons=reasons if reasons is not None else ((EMULATED_REASON,) if status == "emulated" else ()),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engines.lifecycle import serve
+from bench.lifecycle import serve
 from bench.record import RunRecord
 from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint, read_manifest

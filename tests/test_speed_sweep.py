@@ -16,8 +16,8 @@ from bench.errors import SourceError
 from bench.record import SpeedCell, Variant
 from bench.speed.client import Client
 from bench.speed.metrics import summarize
+from bench.speed.shapes import Shape, closed_loop, shape_of
 from bench.speed.sweep import (
-    Shape,
     measure_cell,
     not_supported,
     ordinary_vocabulary,
@@ -29,7 +29,7 @@ from bench.speed.validity import EMULATED
 from tests.fake_server import Running, Script, running
 
 VOCABULARY = tuple(range(100, 5000))
-SHAPE = Shape(input_len=6, output_len=4, concurrency=1)
+SHAPE = closed_loop(6, 4, 1)
 OPTIONS: dict[str, Any] = {
     "variant": Variant(model="m", quant="q"),
     "engine": "fake",
@@ -40,7 +40,7 @@ OPTIONS: dict[str, Any] = {
     "memory": lambda: 1000,
     "on_progress": lambda text: None,
 }
-SHAPES = [Shape(input_len=n, output_len=3, concurrency=c) for n in (1, 5, 9) for c in (1, 2)]
+SHAPES = [closed_loop(n, 3, c) for n in (1, 5, 9) for c in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def measure_all(
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_a_good_server_makes_a_good_cell(server: Running, concurrency: int) -> None:
     said: list[str] = []
-    shape = Shape(input_len=6, output_len=4, concurrency=concurrency)
+    shape = closed_loop(6, 4, concurrency)
     cell = measure(server, shape=shape, on_progress=said.append)
     assert (cell.status, cell.reasons) == ("ok", ())
     assert [len(trial.requests) for trial in cell.trials] == [concurrency] * 3
@@ -97,7 +97,7 @@ def test_a_good_server_makes_a_good_cell(server: Running, concurrency: int) -> N
 
 
 def test_every_request_has_a_prompt_of_its_own(server: Running) -> None:
-    measure(server, shape=Shape(input_len=6, output_len=2, concurrency=8))
+    measure(server, shape=closed_loop(6, 2, 8))
     prompts = [tuple(truth.prompt) for truth in server.truth()]
     assert len(prompts) == len(set(prompts)) == 4 * 8
     assert {len(prompt) for prompt in prompts} == {6}
@@ -106,7 +106,7 @@ def test_every_request_has_a_prompt_of_its_own(server: Running) -> None:
 
 def test_requests_of_a_wave_are_sent_together(server: Running) -> None:
     slow = Script([(0.3, 1), (0.01, 3)])
-    cell = measure(server, *[slow] * 8, shape=Shape(input_len=6, output_len=4, concurrency=4), trials=1)
+    cell = measure(server, *[slow] * 8, shape=closed_loop(6, 4, 4), trials=1)
     starts = [trace.start_ns for trace in cell.trials[0].requests]
     assert max(starts) - min(starts) < 100e6
     assert all(trace.event_ns[0] > 290e6 for trace in cell.trials[0].requests)
@@ -182,9 +182,7 @@ def test_peak_memory_is_sampled_beside_the_event_loop(server: Running) -> None:
 def test_little_time_is_spent_outside_requests(server: Running) -> None:
     def share() -> float:
         begin = time.monotonic()
-        cell = measure(
-            server, *[Script([(0.01, 1)] * 100)] * 4, shape=Shape(input_len=2000, output_len=100, concurrency=1)
-        )
+        cell = measure(server, *[Script([(0.01, 1)] * 100)] * 4, shape=closed_loop(2000, 100, 1))
         whole = time.monotonic() - begin
         inside = sum(trial.requests[0].end_ns for trial in cell.trials) / 1e9 * 4 / 3
         assert cell.status == "ok"
@@ -201,13 +199,13 @@ def test_prompts_follow_from_seed_shape_and_wave_alone() -> None:
         return wave_prompts(VOCABULARY, shape, seed=seed, wave=wave)
 
     assert prompts() == prompts()
-    longer = Shape(input_len=6, output_len=5, concurrency=1)
+    longer = closed_loop(6, 5, 1)
     different = [prompts(), prompts(seed=2), prompts(wave=2), prompts(wave=0), prompts(shape=longer)]
     assert len({str(one) for one in different}) == len(different)
 
 
 def test_no_two_prompts_of_a_wave_begin_alike() -> None:
-    shape = Shape(input_len=1, output_len=1, concurrency=64)
+    shape = closed_loop(1, 1, 64)
     for wave in range(50):
         assert len({prompt[0] for prompt in wave_prompts(range(100), shape, seed=0, wave=wave)}) == 64
 
@@ -217,7 +215,7 @@ def test_random_prompts_use_the_whole_vocabulary() -> None:
 
 
 def test_a_shape_longer_than_the_context_is_not_supported() -> None:
-    shape = Shape(input_len=8000, output_len=200, concurrency=1)
+    shape = closed_loop(8000, 200, 1)
     assert not_supported(shape, 8200) is None
     assert not_supported(shape, 8192) == "8000 + 200 tokens are more than the context of 8192"
 
@@ -240,10 +238,6 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, text: str | No
 
 
 # Sweeps
-
-
-def shape_of(cell: SpeedCell) -> Shape:
-    return Shape(input_len=cell.input_len, output_len=cell.output_len, concurrency=cell.concurrency)
 
 
 def test_a_sweep_is_complete_and_its_order_comes_from_the_seed(server: Running) -> None:
@@ -271,7 +265,7 @@ def test_a_broken_cell_does_not_end_a_sweep(server: Running) -> None:
 
 
 def test_a_server_that_dies_loses_no_earlier_cell() -> None:
-    shapes = [Shape(input_len=n, output_len=4, concurrency=1) for n in (1, 2, 3, 4)]
+    shapes = [closed_loop(n, 4, 1) for n in (1, 2, 3, 4)]
     with running() as server:
         # Two waves a cell: the fourth is the second cell's trial.
         server.load(good(), good(), good(), Script([(0.001, 1)], ending="die"))

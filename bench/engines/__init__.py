@@ -1,13 +1,33 @@
-"""One module per engine, named by ``name:`` in an engine config.
+"""One module per engine, named by ``name:`` in an engine config. :mod:`bench.lifecycle` starts and stops them all.
 
 Each module holds
 
-- ``Config``: its fields, frozen and checked; ``startup_timeout_s``, ``request_timeout_s`` and ``stall_timeout_s``
-  among them;
-- ``NEEDS``: packages the server imports;
-- ``command(config, interpreter, checkpoint, model, port) -> list[str]``;
-- ``environment(config) -> dict[str, str]``: variables for the server;
+- ``Config``: its fields, frozen and checked; ``startup_timeout_s``, ``request_timeout_s``, ``first_token_timeout_s``
+  and ``stall_timeout_s`` among them;
+- ``SCORES``: whether accuracy tasks can run over it;
+- ``protocol(config) -> str``: the module of :mod:`bench.speed.protocols` that its server speaks;
+- ``interpreter(config, what) -> str | None``: the Python that runs the server; raises ToolchainError with what to type
+  where it is missing; None for an engine that starts nothing;
+- ``address(config) -> str | None``: of a server that somebody else runs; None for one that is started here;
+- ``command(config, interpreter, launch) -> list[str]``: what starts it; see `Launch`;
+- ``environment(config, api_key) -> dict[str, str]``: variables for the server; the key never stands on a command line;
+- ``facts(config, ask, log) -> tuple[dict, ServerFacts]``: what the server that is ready tells of itself; ``ask(path)``
+  returns (HTTP status, body) of a GET, ``log()`` returns what it has printed so far;
 - ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.
-
-Every engine speaks the native HTTP API of SGLang; :mod:`bench.engines.lifecycle` starts and stops them all.
 """
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a server is started with, whichever engine it is."""
+
+    checkpoint: Path
+    context_length: int
+    """Longest prompt plus answer, tokens."""
+    port: int
+    """On 127.0.0.1."""
+    share: float = 1.0
+    """The part of the device's memory that it may plan with; less than 1 where another server stands beside it."""

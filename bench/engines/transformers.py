@@ -1,14 +1,20 @@
 """The reference server: a transformers model behind SGLang's native HTTP API (:mod:`bench.serving`)."""
 
-from pathlib import Path
-from typing import Literal
+import json
+from collections.abc import Callable
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from bench.engines import Launch
+from bench.errors import EngineError
+from bench.record import ServerFacts
+from bench.toolchain import interpreter_for
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
 NEEDS = ("torch", "transformers", "compressed_tensors")
+SCORES = True
 
 
 class Config(Frozen):
@@ -20,28 +26,66 @@ class Config(Frozen):
     max_running_requests: PositiveInt
     startup_timeout_s: PositiveFloat
     request_timeout_s: PositiveFloat
+    first_token_timeout_s: PositiveFloat
     stall_timeout_s: PositiveFloat
 
 
-def command(config: Config, interpreter: str, checkpoint: Path, context_length: int, port: int) -> list[str]:
-    """Return the command that serves ``checkpoint`` on 127.0.0.1:``port``."""
+def protocol(config: Config) -> str:
+    """Return the protocol that the server speaks."""
+    return "sglang"
+
+
+def interpreter(config: Config, what: str) -> str | None:
+    """Return the current interpreter, if it has what the server needs."""
+    return interpreter_for(NEEDS, what)
+
+
+def address(config: Config) -> str | None:
+    """Return None: the server is started here."""
+    return None
+
+
+def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
+    """Return the command that serves a checkpoint on 127.0.0.1."""
     return [
         interpreter, "-m", "bench.serving",
-        "--model-path", str(checkpoint),
+        "--model-path", str(launch.checkpoint),
         "--host", "127.0.0.1",
-        "--port", str(port),
+        "--port", str(launch.port),
         "--device", config.device,
         "--dtype", config.dtype,
         "--kv-cache-dtype", config.kv_cache_dtype,
-        "--context-length", str(context_length),
+        "--context-length", str(launch.context_length),
         "--max-running-requests", str(config.max_running_requests),
         "--exit-with-parent",
     ]  # fmt: skip
 
 
-def environment(config: Config) -> dict[str, str]:
-    """Return the server's own variables: it never asks a hub."""
+def environment(config: Config, api_key: str) -> dict[str, str]:
+    """Return the server's own variables: it never asks a hub, and knows of no keys."""
     return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def facts(
+    config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
+) -> tuple[dict[str, Any], ServerFacts]:
+    """Return what the server tells of itself.
+
+    Raises:
+        EngineError: it does not tell.
+    """
+    status, body = ask("/server_info")
+    if status != 200:
+        raise EngineError(f"the server does not answer /server_info (HTTP {status})")
+    info: dict[str, Any] = json.loads(body)
+    return info, ServerFacts(
+        version=info["version"],
+        kv_capacity_tokens=info["max_total_num_tokens"],
+        max_context_tokens=info["context_length"],
+        weights_bytes=info.get("weights_bytes"),
+        kv_cache_dtype=config.kv_cache_dtype,
+        devices=1,
+    )
 
 
 def emulates(config: Config, manifest: Manifest) -> bool:

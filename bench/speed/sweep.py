@@ -13,19 +13,10 @@ from typing import Any, Self
 from bench.errors import EngineError, SourceError
 from bench.record import SpeedCell, Status, Trial, Variant
 from bench.speed.client import Client, now_ns
+from bench.speed.shapes import Shape
 from bench.speed.validity import judge
-from quantize.key import Frozen
 
 MEMORY_PERIOD_S = 0.2
-
-
-class Shape(Frozen):
-    """What the requests of one cell look like. Lengths are tokens."""
-
-    input_len: int
-    output_len: int
-    concurrency: int
-    """Requests that are under way at once."""
 
 
 def ordinary_vocabulary(tokenizer_json: Path) -> tuple[int, ...]:

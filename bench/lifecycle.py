@@ -1,6 +1,6 @@
 """Start a server, know that it really answers, and leave nothing behind."""
 
-import json
+import secrets
 import socket
 import time
 import urllib.error
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.engines import Launch
 from bench.errors import EngineError
 from bench.process import Child
+from bench.record import ServerFacts
 from bench.spec import PartSpec, plugin
-from bench.toolchain import interpreter_for
 from quantize.checkpoint import Checkpoint
 
 POLL_SECONDS = 0.25
@@ -26,12 +27,23 @@ class RunningEngine:
 
     name: str
     base_url: str
+    api_key: str | None
+    protocol: str
+    """A module of :mod:`bench.speed.protocols`."""
     info: dict[str, Any]
-    """What ``/server_info`` said."""
+    """What the server says of itself, as it says it."""
+    facts: ServerFacts
     emulates: bool
-    child: Child
+    child: Child | None
+    """None for a server that somebody else runs."""
     request_timeout_s: float
+    first_token_timeout_s: float
     stall_timeout_s: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server is known to have ended."""
+        return self.child is not None and self.child.exit_code is not None
 
 
 def free_port() -> int:
@@ -84,6 +96,7 @@ def serve(
     checkpoint: Checkpoint,
     *,
     context_length: int,
+    share: float = 1.0,
     what: str,
     log_file: Path,
     on_wait: Callable[[], None],
@@ -94,6 +107,7 @@ def serve(
         engine: which engine, with its checked config.
         checkpoint: what to serve.
         context_length: longest prompt plus answer, tokens.
+        share: the part of the device's memory that it may plan with.
         what: a name for messages, e.g. ``server of smollm2-135m fp8``.
         log_file: where the server's own output goes.
         on_wait: called a few times a second while the server starts.
@@ -104,21 +118,23 @@ def serve(
     """
     module = plugin("bench.engines", engine.module)
     config = module.Config.model_validate(engine.config)
-    interpreter = interpreter_for(module.NEEDS, f"engine {engine.name}")
-    port = free_port()
-    argv = module.command(config, interpreter, checkpoint.path, context_length, port)
+    interpreter = module.interpreter(config, f"engine {engine.name}")
+    port, api_key = free_port(), secrets.token_urlsafe(16)
+    argv = module.command(config, interpreter, Launch(checkpoint.path, context_length, port, share))
     base_url = f"http://127.0.0.1:{port}"
-    with Child(argv, what=what, log_file=log_file, env=module.environment(config), cwd=Path.cwd()) as child:
+    with Child(argv, what=what, log_file=log_file, env=module.environment(config, api_key), cwd=Path.cwd()) as child:
         _await_ready(child, base_url, time.monotonic() + config.startup_timeout_s, on_wait)
-        status, body = _get(f"{base_url}/server_info", 30)
-        if status != 200:
-            raise EngineError(f"{what} does not answer /server_info (HTTP {status})")
+        info, facts = module.facts(config, lambda path: _get(f"{base_url}{path}", 30), log_file.read_text)
         yield RunningEngine(
             name=engine.name,
             base_url=base_url,
-            info=json.loads(body),
+            api_key=api_key,
+            protocol=module.protocol(config),
+            info=info,
+            facts=facts,
             emulates=module.emulates(config, checkpoint.manifest),
             child=child,
             request_timeout_s=config.request_timeout_s,
+            first_token_timeout_s=config.first_token_timeout_s,
             stall_timeout_s=config.stall_timeout_s,
         )
