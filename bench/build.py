@@ -104,7 +104,7 @@ def check_room(needs: Needs, place: Path, what: str) -> None:
 
 def _position(child: Child) -> str:
     """Return where a worker is, as its log tells: the decoder layer that is being calibrated, or the proof."""
-    tail = child.log_tail(lines=2)
+    tail = child.last_lines(2)
     counts = re.findall(r"\((\d+)/(\d+)\)", tail)
     if "proving" in tail:
         return "proving"

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import ConfigError
-from bench.spec import GROUPS, RunSpec, build_spec, nearest
+from bench.spec import BASELINE, GROUPS, RunSpec, build_spec, nearest
 
 
 def config_dir() -> Path:
@@ -35,8 +35,8 @@ def names(group: str) -> list[str]:
 
 
 def with_plus(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with ``model=x`` and ``kv_cache=x`` written with a plus before them, as Hydra wants them."""
-    return ["+" + text if text.startswith(("model=", "kv_cache=")) else text for text in argv]
+    """Return the arguments as Hydra wants them: ``+model=x``, ``+kv_cache=x`` and ``quant@baseline=x``."""
+    return [re.sub("^(model=|kv_cache=)", r"+\1", re.sub(r"^\+?baseline=", f"{BASELINE}=", text)) for text in argv]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -87,9 +87,10 @@ def check_names(overrides: Sequence[str]) -> None:
     """
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
+        key, _, place = key.partition("@")
         if key in GROUPS and value not in (*names(key), "null"):
             raise ConfigError(
-                f"{key}={value}: no such {key}{nearest(value, names(key))} Known: {', '.join(names(key))}"
+                f"{place or key}={value}: no such {key}{nearest(value, names(key))} Known: {', '.join(names(key))}"
             )
 
 

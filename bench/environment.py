@@ -31,7 +31,8 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Return the name of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -65,7 +66,7 @@ def read_environment() -> Environment:
         hostname=socket.gethostname(),
         os=platform.platform(),
         python=platform.python_version(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cpu_cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         gpus=gpus(),

@@ -6,6 +6,7 @@ machine. Where there is none, none is made up.
 
 from collections.abc import Sequence
 
+from bench.plan import shapes_of
 from bench.record import RunRecord
 from bench.spec import RunSpec
 from bench.store import Store
@@ -47,7 +48,7 @@ def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
     lines = ["going on with this command, which was cut short"] if resumed else []
     known: list[float] = []
     for spec in specs:
-        cells = len(spec.workload.input_lens) * len(spec.workload.concurrency)
+        cells = len(shapes_of(spec.workload))
         seconds = seconds_before(spec, earlier)
         known += [seconds] if seconds is not None else []
         time = f"up to {seconds / 60:.1f} min, as before" if seconds is not None else "no earlier run to estimate from"

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.cost import cost
 from bench.errors import QuantbenchError
+from bench.hardware import columns
 from bench.record import RunRecord, SpeedCell, TaskScore
 from bench.speed.metrics import Interval, summarize
 from bench.store import Store
@@ -23,16 +25,34 @@ COLUMNS = {
     "engine": "what served it",
     "input_len": "prompt tokens of the cell",
     "output_len": "generated tokens of the cell",
-    "concurrency": "requests at once",
+    "concurrency": "requests at once; in an open loop the most that may be",
+    "request_rate": "requests per second of an open loop; empty for a closed one",
+    "n_requests": "requests of one trial",
+    "baseline": "yes for a cell of the baseline that was served beside the variant",
+    "interleaved": "yes where trials took turns with those of the baseline",
     "status": "ok, emulated, invalid, not_supported or failed",
     "reasons": "why the status is not ok, joined by ' | '",
+    "unproven": "checks that the server gives no means for, joined by ' | '",
+    "warnings": "what a reader should know, joined by ' | '",
     "n_trials": "measured trials",
     "ttft_s": "time to first token",
     "tpot_s": "time per output token after the first",
     "decode_tokens_per_s": "1 / tpot_s",
     "prefill_tokens_per_s": "prompt tokens / ttft_s",
     "qwen_speed_tokens_per_s": "(prompt + generated tokens) / end-to-end time, as Qwen publishes it",
-    "peak_memory_bytes": "highest resident memory of the server during the cell",
+    "output_tokens_per_s": "tokens of all requests / time from the first request to the last token",
+    "batch_prefill_tokens_per_s": "prompt tokens of all requests sent together / time to the last first token",
+    "requests_per_s": "requests answered per second",
+    "goodput_requests_per_s": "of those, the ones that kept workload.objective",
+    "roof_tokens_per_s": "decode speed of one request that the device allows at most",
+    "mbu": "share of the device's memory bandwidth used while decoding, 0 to 1",
+    "roof_ttft_s": "shortest time to first token that the device allows",
+    "mfu": "share of the device's arithmetic used while prefilling, 0 to 1",
+    "bound_by": "what limits decoding: memory or compute",
+    "bound_by_prefill": "what limits prefilling",
+    "peak_memory_bytes": "highest memory of the server during the cell",
+    "joules_per_million_tokens": "energy of the accelerators per million output tokens",
+    "dollars_per_million_tokens": "price_per_hour per million output tokens",
     "checkpoint_bytes": "all safetensors files",
     "task": "accuracy task",
     "metric": "figure of the task, as lm-eval names it",
@@ -47,24 +67,45 @@ def _middle(interval: Interval | None) -> float | None:
     return interval.median if interval else None
 
 
-def _cell_row(cell: SpeedCell) -> dict[str, Any]:
+FIGURES = (
+    "ttft_s",
+    "tpot_s",
+    "decode_tokens_per_s",
+    "prefill_tokens_per_s",
+    "qwen_speed_tokens_per_s",
+    "output_tokens_per_s",
+    "batch_prefill_tokens_per_s",
+    "requests_per_s",
+    "goodput_requests_per_s",
+)
+
+
+def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
+    control = record.control is not None and any(cell is one for one in record.control.cells)
     row: dict[str, Any] = {
+        "quant": cell.variant.quant,
         "input_len": cell.input_len,
         "output_len": cell.output_len,
         "concurrency": cell.concurrency,
+        "request_rate": cell.request_rate,
+        "n_requests": cell.n_requests,
+        "baseline": "yes" if control else None,
+        "interleaved": "yes" if cell.interleaved else None,
         "status": cell.status,
         "reasons": " | ".join(cell.reasons),
+        "unproven": " | ".join(cell.unproven),
+        "warnings": " | ".join(cell.warnings),
         "n_trials": len(cell.trials),
     }
     summary = summarize(cell)
     if summary:
+        paid = cost(cell, record.price_per_hour)
+        row |= {name: _middle(getattr(summary, name)) for name in FIGURES}
+        row |= columns(record, cell)
         row |= {
-            "ttft_s": _middle(summary.ttft_s),
-            "tpot_s": _middle(summary.tpot_s),
-            "decode_tokens_per_s": _middle(summary.decode_tokens_per_s),
-            "prefill_tokens_per_s": _middle(summary.prefill_tokens_per_s),
-            "qwen_speed_tokens_per_s": _middle(summary.qwen_speed_tokens_per_s),
             "peak_memory_bytes": summary.peak_memory_bytes,
+            "joules_per_million_tokens": _middle(paid.joules_per_million_output_tokens) if paid else None,
+            "dollars_per_million_tokens": _middle(paid.dollars_per_million_output_tokens) if paid else None,
         }
     return row
 
@@ -91,7 +132,9 @@ def rows(record: RunRecord) -> Iterator[dict[str, Any]]:
         "checkpoint_bytes": record.checkpoint.checkpoint_bytes if record.checkpoint else None,
         "run_id": record.run_id,
     }
-    for row in [*map(_cell_row, record.cells), *(row for score in record.scores for row in _score_rows(score))]:
+    cells = (*record.cells, *(record.control.cells if record.control else ()))
+    measured = [_cell_row(record, cell) for cell in cells]
+    for row in [*measured, *(row for score in record.scores for row in _score_rows(score))]:
         whole = {**common, **row}
         yield {name: whole.get(name) for name in COLUMNS}
 

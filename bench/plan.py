@@ -7,7 +7,7 @@ from bench.accuracy.tasks import check_data, check_tasks, score_key
 from bench.backends import backend_interpreter, backend_versions, versions
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
-from bench.spec import RunSpec, Workload, plugin
+from bench.spec import PartSpec, RunSpec, Workload, plugin
 from bench.speed.shapes import Shape, closed_loop
 from bench.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
@@ -53,10 +53,19 @@ class Plan(Frozen):
     """Everything one run will do, in order."""
 
     key: Key
-    source: BuildStage
-    quantize: BuildStage
+    source: BuildStage | None
+    """None where a server that somebody else runs is measured: nothing is built then."""
+    quantize: BuildStage | None
+    baseline: BuildStage | None
+    """The checkpoint that is served beside the other one."""
     shapes: tuple[Shape, ...]
     tasks: tuple[TaskStage, ...]
+
+
+def is_attached(spec: RunSpec) -> bool:
+    """Tell whether the run measures a server that somebody else runs."""
+    engine = plugin("bench.engines", spec.engine.module)
+    return engine.address(engine.Config.model_validate(spec.engine.config)) is not None
 
 
 def check(spec: RunSpec) -> None:
@@ -67,29 +76,52 @@ def check(spec: RunSpec) -> None:
         ConfigError: a task or its data does not exist.
         ToolchainError: a package is missing.
     """
-    method = plugin("quantize.methods", spec.quant.module)
-    config = method.Config.model_validate(spec.quant.config)
-    try:
-        if spec.release is None:
-            method.check(config, spec.model.architecture)
-            if spec.quant.config.get("calibration") and config.calibration.set not in set_names():
-                locate(config.calibration.set, "calibration")
-        if spec.heldout.set not in set_names():
-            locate(spec.heldout.set, "heldout")
-    except (ValueError, CheckpointError) as error:
-        raise NotPossibleError(f"{spec.quant.name} for {spec.model.name}: {error}") from error
+    attached = is_attached(spec)
+    if not attached:
+        _check_quant(spec, spec.quant, spec.release)
+        if spec.baseline:
+            _check_quant(spec, spec.baseline.quant, spec.baseline.release)
+        try:
+            if spec.heldout.set not in set_names():
+                locate(spec.heldout.set, "heldout")
+        except CheckpointError as error:
+            raise NotPossibleError(str(error)) from error
+    elif spec.baseline:
+        raise NotPossibleError(
+            "baseline=… needs servers that are started here; measure the other one by a run of its own"
+        )
     check_tasks(spec.accuracy.tasks)
     check_data(spec.accuracy)
     engine = plugin("bench.engines", spec.engine.module)
-    backend = spec.quant.config.get("backend")
-    if backend:
-        interpreter_for(PROOF, f"quant={spec.quant.name}")
-        if spec.release is None:
-            backend_interpreter(backend, f"quant={spec.quant.name}")
+    config = engine.Config.model_validate(spec.engine.config)
+    for quant in (spec.quant, *([spec.baseline.quant] if spec.baseline else [])):
+        method = plugin("quantize.methods", quant.module)
+        form = method.expected(method.Config.model_validate(quant.config), spec.model.architecture).format
+        if reason := engine.refuses(config, form):
+            raise NotPossibleError(f"quant={quant.name} on engine={spec.engine.name}: {reason}")
+    if spec.accuracy.tasks and not engine.SCORES:
+        raise NotPossibleError(f"engine={spec.engine.name} measures speed only; add accuracy=none")
     if spec.workload.input_lens or spec.accuracy.tasks:
-        engine.interpreter(engine.Config.model_validate(spec.engine.config), f"engine={spec.engine.name}")
+        engine.interpreter(config, f"engine={spec.engine.name}")
     if spec.accuracy.tasks:
         interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
+
+
+def _check_quant(spec: RunSpec, quant: PartSpec, release: dict[str, Any] | None) -> None:
+    method = plugin("quantize.methods", quant.module)
+    config = method.Config.model_validate(quant.config)
+    try:
+        if release is None:
+            method.check(config, spec.model.architecture)
+            if quant.config.get("calibration") and config.calibration.set not in set_names():
+                locate(config.calibration.set, "calibration")
+    except (ValueError, CheckpointError) as error:
+        raise NotPossibleError(f"{quant.name} for {spec.model.name}: {error}") from error
+    backend = quant.config.get("backend")
+    if backend:
+        interpreter_for(PROOF, f"quant={quant.name}")
+        if release is None:
+            backend_interpreter(backend, f"quant={quant.name}")
 
 
 def _source_stage(spec: RunSpec) -> BuildStage:
@@ -131,13 +163,15 @@ def _release(fields: dict[str, Any], what: str) -> Release:
     return Release(kind=kind, config=config.model_dump(mode="json"), identity=identity)
 
 
-def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
-    module = plugin("quantize.methods", spec.quant.module)
-    config = module.Config.model_validate(spec.quant.config)
-    backend = spec.quant.config.get("backend")
-    inputs: dict[str, Any] = {"source": source.key.digest, "method": spec.quant.module}
+def _quantize_stage(
+    spec: RunSpec, source: BuildStage, quant: PartSpec, from_where: dict[str, Any] | None
+) -> BuildStage:
+    module = plugin("quantize.methods", quant.module)
+    config = module.Config.model_validate(quant.config)
+    backend = quant.config.get("backend")
+    inputs: dict[str, Any] = {"source": source.key.digest, "method": quant.module}
     identity: dict[str, Any] = {}
-    release = _release(spec.release, f"quant.source of {spec.quant.name}") if spec.release else None
+    release = _release(from_where, f"quant.source of {quant.name}") if from_where else None
     libraries: dict[str, str] = {}
     try:
         if backend:
@@ -147,21 +181,21 @@ def _quantize_stage(spec: RunSpec, source: BuildStage) -> BuildStage:
             asked = module.expected(config, spec.model.architecture).model_dump(mode="json", exclude={"max_kl"})
             inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}
         else:
-            inputs["config"] = {name: value for name, value in spec.quant.config.items() if name not in NO_BYTES}
+            inputs["config"] = {name: value for name, value in quant.config.items() if name not in NO_BYTES}
             libraries |= backend_versions(backend) if backend else {}
-            if spec.quant.config.get("calibration"):
+            if quant.config.get("calibration"):
                 identity["calibration"] = calibration_identity(config.calibration, spec.seed)
     except CheckpointError as error:
         raise QuantizeError(str(error)) from error
     key = Key(stage="quantize", version=VERSION["quantize"], inputs={**inputs, **identity, "libraries": libraries})
     return BuildStage(
         name="quantize",
-        module=spec.quant.module,
-        config=spec.quant.config,
+        module=quant.module,
+        config=quant.config,
         identity=identity,
         release=release,
         key=key,
-        target=cache_dir() / "checkpoints" / f"{spec.model.name}-{spec.quant.name}-{key.digest[:12]}",
+        target=cache_dir() / "checkpoints" / f"{spec.model.name}-{quant.name}-{key.digest[:12]}",
         libraries=libraries,
         backend=None if release else backend,
     )
@@ -201,8 +235,13 @@ def plan(spec: RunSpec) -> Plan:
     Raises:
         SourceError: the model's weights cannot be had.
     """
-    source = _source_stage(spec)
-    quantize = _quantize_stage(spec, source)
+    source = quantize = baseline = None
+    if not is_attached(spec):
+        source = _source_stage(spec)
+        quantize = _quantize_stage(spec, source, spec.quant, spec.release)
+        if spec.baseline:
+            baseline = _quantize_stage(spec, source, spec.baseline.quant, spec.baseline.release)
+    served = quantize.key if quantize else Key(stage="attached", version=1, inputs=spec.engine.config)
     shapes = shapes_of(spec.workload)
     tasks = tuple(
         TaskStage(
@@ -210,7 +249,7 @@ def plan(spec: RunSpec) -> Plan:
             key=score_key(
                 spec.accuracy,
                 task,
-                quantize.key,
+                served,
                 engine=spec.engine,
                 context_length=spec.model.context_length,
                 seed=spec.seed,
@@ -220,7 +259,8 @@ def plan(spec: RunSpec) -> Plan:
     )
     inputs = {
         "variant": spec.variant.model_dump(mode="json"),
-        "checkpoint": quantize.key.digest,
+        "checkpoint": served.digest,
+        "baseline": baseline.key.digest if baseline else None,
         "engine": spec.engine.model_dump(mode="json"),
         "context_length": spec.model.context_length,
         "workload": spec.workload.model_dump(mode="json"),
@@ -228,4 +268,4 @@ def plan(spec: RunSpec) -> Plan:
         "seed": spec.seed,
     }
     key = Key(stage="run", version=VERSION["run"], inputs=inputs)
-    return Plan(key=key, source=source, quantize=quantize, shapes=shapes, tasks=tasks)
+    return Plan(key=key, source=source, quantize=quantize, baseline=baseline, shapes=shapes, tasks=tasks)

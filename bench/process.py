@@ -1,8 +1,8 @@
 """Child processes that never outlive their run.
 
-Each child leads its own process group and holds the read end of a pipe whose write end is ours: our own children exit
-when it closes, which the kernel does even on ``kill -9``. Children of other programs that do not listen to it are
-written down in the cache folder, and the next start ends those whose owner is gone.
+Each child leads its own session and holds the read end of a pipe whose write end is ours: our own children exit when
+it closes, which the kernel does even on ``kill -9``. Children of other programs that do not listen to it are written
+down in the cache folder, and the next start ends those whose owner is gone.
 """
 
 import contextlib
@@ -10,18 +10,25 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
+from bench.diagnose import last_words, lines_of, why
 from bench.errors import StoreError
 from bench.paths import cache_dir
 
 TERM_SECONDS = 10.0
-"""How long a process group may take to end after SIGTERM before it is killed."""
+"""How long a session may take to end after SIGTERM before it is killed."""
+POLL_SECONDS = 0.05
+LOG_BYTES = 2**20
+"""How much of a log's end is looked through for what went wrong."""
+CLOCK_SLACK_S = 1.0
+"""Start times of processes are told in ticks since the machine's boot."""
 
 
 def _registry() -> Path:
@@ -32,19 +39,55 @@ def _is_same(pid: int, create_time: float) -> bool:
     """Tell whether process ``pid`` still is the one that began at ``create_time`` (pids are reused)."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - create_time) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - create_time) < CLOCK_SLACK_S and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _end_group(pgid: int, processes: Sequence[psutil.Process]) -> None:
-    """End a process group: SIGTERM, then SIGKILL for what is left after a while."""
-    for number, wait in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, TERM_SECONDS)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pgid, number)
-        _, alive = psutil.wait_procs(list(processes), timeout=wait)
-        if not alive:
-            return
+def session_members(leader: int, create_time: float) -> list[psutil.Process]:
+    """Return the living processes of the session that ``leader`` began at ``create_time``, also once it has ended.
+
+    What a server starts stays in its session, even when the process that started it has gone.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if (
+                os.getsid(process.pid) == leader
+                and process.create_time() >= create_time - CLOCK_SLACK_S
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+    return found
+
+
+def _end_session(leader: int, create_time: float) -> None:
+    """End all processes of a session: SIGTERM to its leader, who knows best how to end the others.
+
+    What is left when the leader has gone gets the SIGTERM too, and SIGKILL after a while.
+    """
+    members = session_members(leader, create_time)
+    _tell(signal.SIGTERM, [process for process in members if process.pid == leader])
+    _tell(signal.SIGTERM, session_members(leader, create_time))
+    _tell(signal.SIGKILL, session_members(leader, create_time))
+
+
+def _tell(number: signal.Signals, processes: Sequence[psutil.Process]) -> None:
+    """Send a signal to processes and wait a while for their end."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)  # one that was stopped hears nothing else
+    end = time.monotonic() + TERM_SECONDS
+    # Not psutil.wait_procs: of a child of ours it would take the exit code away.
+    while any(_lives(process) for process in processes) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def end_orphans() -> list[str]:
@@ -53,22 +96,21 @@ def end_orphans() -> list[str]:
     for file in sorted(_registry().glob("*.json")):
         try:
             entry = json.loads(file.read_text())
-            alive = _is_same(entry["pid"], entry["create_time"])
             owned = _is_same(entry["owner_pid"], entry["owner_create_time"])
+            left = [] if owned else session_members(entry["pid"], entry["create_time"])
         except (ValueError, KeyError, OSError):
-            alive, owned, entry = False, False, {}
+            owned, left, entry = False, [], {}
         if owned:
             continue
-        if alive:
-            leader = psutil.Process(entry["pid"])
-            _end_group(entry["pid"], [leader, *leader.children(recursive=True)])
+        if left:
+            _end_session(entry["pid"], entry["create_time"])
             ended.append(f"ended {entry['what']} (pid {entry['pid']}), left behind by a run that was killed")
         file.unlink(missing_ok=True)
     return ended
 
 
 class Child:
-    """A running child process and its whole group. Use as a context manager."""
+    """A running child process and its whole session. Use as a context manager."""
 
     def __init__(self, argv: Sequence[str], *, what: str, log_file: Path, env: Mapping[str, str], cwd: Path) -> None:
         """Start ``argv`` with both outputs going to ``log_file``.
@@ -91,6 +133,7 @@ class Child:
             self._log = log_file.open("ab")
         except OSError as error:
             raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
+        self._log_begin = log_file.stat().st_size
         # The child finds these packages too where they are not installed but run from a checkout.
         paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
         self._popen = subprocess.Popen(
@@ -104,10 +147,11 @@ class Child:
         )
         owner = psutil.Process()
         self._process = psutil.Process(self._popen.pid)
+        self._create_time = self._process.create_time()
         self._entry = _registry() / f"{self._popen.pid}.json"
         entry = {
             "pid": self._popen.pid,
-            "create_time": self._process.create_time(),
+            "create_time": self._create_time,
             "owner_pid": owner.pid,
             "owner_create_time": owner.create_time(),
             "what": what,
@@ -127,42 +171,125 @@ class Child:
         """Exit code, or None while it runs."""
         return self._popen.poll()
 
+    def wait(self, seconds: float) -> None:
+        """Return when it has ended, or after so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(seconds)
+
+    @property
+    def pid(self) -> int:
+        """Process id; also that of its session."""
+        return self._popen.pid
+
     def how_it_ended(self) -> str:
-        """Return in words how the child ended, with its log's last lines."""
+        """Return in words how the child ended, why as far as its log tells, and what to change."""
         code = self._popen.poll()
         ended = f"ended with code {code}"
         if code is not None and code < 0:
             ended = f"was killed by {signal.Signals(-code).name}"
             ended += " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"{ended}: {self.log_tail()} (log: {self.log_file})"
+        return f"{ended}: {why(self.log_text())} (log: {self.log_file})"
+
+    def family(self) -> list[psutil.Process]:
+        """Return the child and its living descendants; empty once it has ended."""
+        try:
+            return [self._process, *self._process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def memory_bytes(self) -> int | None:
         """Return the resident memory of the child and its descendants; None once it is gone."""
         try:
-            return sum(
-                process.memory_info().rss for process in (self._process, *self._process.children(recursive=True))
-            )
+            return sum(process.memory_info().rss for process in self.family()) or None
         except psutil.NoSuchProcess:
             return None
 
-    def log_tail(self, lines: int = 4) -> str:
-        """Return the log's last lines that say something, joined by `` | ``."""
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the child and its descendants have used, those that have ended included."""
+        total = 0.0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])  # user and system, of itself and of children it has waited for
+        return total
+
+    def bytes_read(self) -> int:
+        """Return the bytes that the child and its descendants have had read from disks."""
+        total = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += process.io_counters().read_bytes
+        return total
+
+    def listens_on(self, port: int | None) -> bool:
+        """Tell whether it is this child, or a descendant, that listens on a TCP port."""
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for process in self.family()
+            for connection in _connections(process)
+        )
+
+    def log_text(self) -> str:
+        """Return what the child has printed since it was started, at most the last megabyte."""
         with self.log_file.open("rb") as stream:
-            stream.seek(max(0, self.log_file.stat().st_size - 8192))
-            text = stream.read().decode(errors="replace")
-        said = [line.split("\r")[-1].strip() for line in text.splitlines()]
-        return " | ".join([line for line in said if line][-lines:])
+            stream.seek(max(self._log_begin, self.log_file.stat().st_size - LOG_BYTES))
+            return stream.read().decode(errors="replace")
+
+    def log_bytes(self) -> int:
+        """Return the size of its log."""
+        return self.log_file.stat().st_size
+
+    def log_tail(self, lines: int = 4) -> str:
+        """Return the lines of the log that tell why it ended, joined by `` | ``: exceptions, else the last lines."""
+        return last_words(self.log_text(), lines)
+
+    def last_lines(self, lines: int) -> str:
+        """Return the log's last lines, joined by `` | ``: where it is while it works."""
+        return " | ".join(lines_of(self.log_text())[-lines:])
+
+    def left_behind(self) -> list[int]:
+        """Return the pids of processes that the child, which was stopped, has left running."""
+        return [process.pid for process in session_members(self.pid, self._create_time)]
+
+    def kill(self) -> None:
+        """End the whole session at once: one that hangs hears no SIGTERM."""
+        _tell(signal.SIGKILL, session_members(self.pid, self._create_time))
 
     def stop(self) -> None:
-        """End the whole group: SIGTERM, then SIGKILL. Harmless when it has ended already."""
-        family = [self._process]
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family += self._process.children(recursive=True)
-        if self._popen.poll() is None or len(family) > 1:
-            _end_group(self._popen.pid, family)
+        """End the whole session: SIGTERM, then SIGKILL. Harmless when it has ended already."""
+        _end_session(self.pid, self._create_time)
         self._popen.wait()
         if self._popen.stdin:
             with contextlib.suppress(BrokenPipeError):
                 self._popen.stdin.close()
         self._log.close()
         self._entry.unlink(missing_ok=True)
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.net_connections(kind="tcp"))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
+
+
+class Pulse:
+    """When a child last showed a sign of life: CPU time, something read from a disk, or a new line in its log."""
+
+    CPU_SECONDS = 0.1
+    """Less than this since the last sign is what a process takes that only waits."""
+
+    def __init__(self, child: Child) -> None:
+        """Begin now."""
+        self._child = child
+        self._seen = self._look()
+        self._at = time.monotonic()
+
+    def _look(self) -> tuple[float, int, int]:
+        return self._child.cpu_seconds(), self._child.bytes_read(), self._child.log_bytes()
+
+    def still_s(self) -> float:
+        """Return for how many seconds there has been no sign of life; ask about once a second."""
+        now, seen = time.monotonic(), self._look()
+        if abs(seen[0] - self._seen[0]) > self.CPU_SECONDS or seen[1:] != self._seen[1:]:
+            self._seen, self._at = seen, now
+        return now - self._at

@@ -140,7 +140,7 @@ class SpeedCell(Frozen):
     warmup_ns: int = 0
     """Time in requests that warmed the server up."""
     wall_ns: int = 0
-    """From the cell's beginning to its end."""
+    """From the cell's beginning to its end, turns of a server beside it left out."""
     interleaved: bool = False
     """Whether its trials took turns with those of the baseline on a server beside it."""
     trials: tuple[Trial, ...]

@@ -18,8 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 
+from bench.cuda import has_cuda_device
 from bench.errors import ConfigError
 from bench.record import Objective, Variant
+from bench.toolchain import read, state
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen
@@ -34,8 +36,13 @@ NAMING = re.compile(r"model\.source\.(path|repo)=")
 KV_CACHE = ("kv_cache=",)
 CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
+BASELINE = "quant@baseline"
+"""How Hydra calls the config group of ``baseline=``."""
 MADE, OFFICIAL = "made", "official"
 """Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
+AUTO = "auto"
+AUTO_CHOICES = ("sglang", "transformers")
+"""What ``engine=auto`` chooses from: the best, and the one that runs everywhere."""
 TOP_LEVEL = (*GROUPS, "baseline", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
@@ -101,6 +108,14 @@ class PartSpec(Frozen):
     config: dict[str, Any]
 
 
+class Baseline(Frozen):
+    """A quantization that is served beside the run's own, for their trials to take turns."""
+
+    variant: Variant
+    quant: PartSpec
+    release: dict[str, Any] | None
+
+
 class ReportSpec(Frozen):
     """How the report is written."""
 
@@ -121,8 +136,8 @@ class RunSpec(Frozen):
     report: ReportSpec
     variant: Variant
     command: tuple[str, ...]
-    baseline: str | None
-    """Quantization that is served beside this one, trials in turns; None measures this one alone."""
+    baseline: Baseline | None
+    """What is served beside this one; None measures this one alone."""
     price_per_hour: PositiveFloat | None
     """Dollars per hour of the whole machine."""
     seed: int
@@ -264,7 +279,6 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         accuracy = AccuracySpec.model_validate(data["accuracy"])
     with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
-    texts = CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
     with _explaining(""):
         return RunSpec(
             model=model,
@@ -277,10 +291,12 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             report=report,
             variant=Variant(
                 model=model.name + _changed([text for text in overrides if not NAMING.search(text)], "model."),
-                quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *texts),
+                quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *_texts(quant, release)),
             ),
-            command=tuple(text for text in overrides if not text.startswith("session=")),
-            baseline=data["baseline"],
+            command=tuple(
+                text.replace(f"{BASELINE}=", "baseline=") for text in overrides if not text.startswith("session=")
+            ),
+            baseline=_baseline(data["baseline"], model, overrides) if "baseline" in data else None,
             price_per_hour=data["price_per_hour"],
             seed=data["seed"],
             results_dir=Path(data["results_dir"]).absolute(),
@@ -326,14 +342,45 @@ def _quant(section: dict[str, Any], model: ModelSpec) -> tuple[PartSpec, dict[st
     return PartSpec(name=name, module=method, config=config.model_dump(mode="json")), release
 
 
+def _baseline(section: dict[str, Any], model: ModelSpec, overrides: Sequence[str]) -> Baseline:
+    quant, release = _quant(section, model)
+    name = quant.name + _changed(overrides, "baseline.", *KV_CACHE, *_texts(quant, release))
+    return Baseline(variant=Variant(model=model.name, quant=name), quant=quant, release=release)
+
+
+def _texts(quant: PartSpec, release: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return the beginnings of overrides that change which text a checkpoint has seen."""
+    return CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
+
+
 def _engine(section: dict[str, Any]) -> PartSpec:
     fields = dict(section)
     with _explaining("engine"):
-        name = resolve_engine(fields.pop("name"))
+        name = fields.pop("name")
+        if name == AUTO:
+            name, fields = _automatic(fields)
         config = plugin("bench.engines", name).Config.model_validate(fields)
     return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
 
 
+def _automatic(section: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
+
+    Beside the common fields, the section holds those of every engine it may choose, each under the engine's name.
+    """
+    name = resolve_engine(AUTO)
+    common = {field: value for field, value in section.items() if field not in AUTO_CHOICES}
+    changed = {field: value for field, value in common.items() if value != section[AUTO_CHOICES[-1]].get(field)}
+    own = {field: value for field, value in section[name].items() if field != "name"}
+    return name, {**own, **changed}
+
+
 def resolve_engine(name: str) -> str:
-    """Return the engine that ``name`` stands for on this machine: ``auto`` takes the best there is."""
-    return "transformers" if name == "auto" else name
+    """Return the engine that ``name`` stands for on this machine: ``auto`` takes the best there is.
+
+    That is ``sglang`` where there is a CUDA device and its toolchain is built, else ``transformers``.
+    """
+    if name != AUTO:
+        return name
+    best, last = AUTO_CHOICES
+    return best if state(read(best)).python is not None and has_cuda_device() else last

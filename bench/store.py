@@ -1,7 +1,8 @@
 """Records on disk: written whole or not at all, one file for each thing that was measured, as soon as it was.
 
-``RESULTS/runs/RUN_ID/`` holds ``run.json`` (what was begun), ``cells/*.json``, ``scores/*.json`` and, when the run has
-ended, ``record.json`` with everything in it. A run without ``record.json`` was cut short and can be gone on with.
+``RESULTS/runs/RUN_ID/`` holds ``run.json`` (what was begun), ``cells/*.json``, ``control/*.json`` (cells of a baseline
+served beside), ``scores/*.json`` and, when the run has ended, ``record.json`` with everything in it. A run without
+``record.json`` was cut short and can be gone on with.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from bench.errors import StoreError
 from bench.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
 
 T = TypeVar("T", bound=BaseModel)
+CELLS, CONTROL = "cells", "control"
+"""Folders of a run: its own cells, and those of the baseline served beside it."""
 
 
 def write_atomic(file: Path, text: str) -> None:
@@ -79,20 +82,19 @@ class RunFolder:
         """Write down what is begun, before anything is measured."""
         write_atomic(self.path / "run.json", record.model_dump_json(indent=1))
 
-    def add_cell(self, cell: SpeedCell) -> None:
-        """Keep a finished cell."""
+    def add_cell(self, cell: SpeedCell, place: str = CELLS) -> None:
+        """Keep a finished cell: among the run's own, or among the baseline's (``CONTROL``)."""
         load = f"c{cell.concurrency}" if cell.request_rate is None else f"r{cell.request_rate:g}"
         name = f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}.json"
-        write_atomic(self.path / "cells" / name, cell.model_dump_json(indent=1))
+        write_atomic(self.path / place / name, cell.model_dump_json(indent=1))
 
     def add_score(self, score: TaskScore) -> None:
         """Keep a finished task; its key is part of the file's name, so that later runs find it."""
         write_atomic(self.path / "scores" / f"{score.task}-{score.key[:16]}.json", score.model_dump_json(indent=1))
 
-    def cells(self) -> tuple[SpeedCell, ...]:
+    def cells(self, place: str = CELLS) -> tuple[SpeedCell, ...]:
         """Return the cells kept so far, by shape."""
-        found = [_read(SpeedCell, file) for file in (self.path / "cells").glob("*.json")]
-        return tuple(sorted(found, key=_place))
+        return _cells(self.path / place)
 
     def scores(self) -> tuple[TaskScore, ...]:
         """Return the scores kept so far, by task."""
@@ -105,6 +107,11 @@ class RunFolder:
     def release(self) -> None:
         """Let other processes take the folder."""
         self._lock.close()
+
+
+def _cells(folder: Path) -> tuple[SpeedCell, ...]:
+    found = [_read(SpeedCell, file) for file in folder.glob("*.json")]
+    return tuple(sorted(found, key=_place))
 
 
 def _place(cell: SpeedCell) -> tuple[float, ...]:
@@ -178,13 +185,14 @@ class Store:
 
 def is_complete(record: RunRecord) -> bool:
     """Tell whether a run has ended and nothing in it failed or was invalid."""
-    states = {cell.status for cell in record.cells} | {score.status for score in record.scores}
+    control = record.control.cells if record.control else ()
+    states = {cell.status for cell in (*record.cells, *control)} | {score.status for score in record.scores}
     return record.finished_at is not None and not record.failures and not states & {"failed", "invalid"}
 
 
 def partial(folder: Path, begun: RunRecord) -> RunRecord:
     """Return a run that was cut short, with the cells and scores it has kept."""
-    cells = tuple(_read(SpeedCell, file) for file in sorted((folder / "cells").glob("*.json")))
+    cells = _cells(folder / CELLS)
     scores = tuple(_read(TaskScore, file) for file in sorted((folder / "scores").glob("*.json")))
     return begun.model_copy(update={"cells": cells, "scores": scores})
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench.hardware import against, limit_of
 from bench.record import RunRecord
 from bench.speed.metrics import summarize
 
@@ -28,7 +29,10 @@ def _decode(record: RunRecord) -> str:
         summary = summarize(cell)
         if summary and summary.decode_tokens_per_s:
             mark = " (emulated)" if cell.status == "emulated" else ""
-            return f"{summary.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}{mark}"
+            limit = limit_of(record, cell)
+            share = against(limit, summary).decode if limit else None
+            roof = f", {share:.1%} of roof" if share is not None else ""
+            return f"{summary.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}{mark}{roof}"
     return "–"
 
 

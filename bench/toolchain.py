@@ -78,6 +78,8 @@ class Toolchain(Frozen):
     """What it can and cannot do on a machine without an accelerator, with the exact errors."""
     check: str
     """Python that imports and exercises it, and prints versions as one line of JSON."""
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables that its interpreter needs; see the function of this name."""
 
     @field_validator("requirements", "no_deps", "constraints")
     @classmethod
@@ -207,6 +209,18 @@ def toolchain_interpreter(name: str, what: str) -> str:
         f"{what} needs the toolchain {name}, which is not built: quantbench toolchain build {name} "
         f"({chain.disk_bytes / 1e9:.1f} GB on disk)"
     )
+
+
+def variables(name: str) -> dict[str, str]:
+    """Return the environment variables with which the interpreter of toolchain ``name`` is to be run.
+
+    They are those of its file; where a folder ``bench/toolchains/NAME/`` lies beside that, PYTHONPATH names it.
+
+    Raises:
+        ToolchainError: there is no such toolchain.
+    """
+    stand_ins = FOLDER / name
+    return {**({"PYTHONPATH": str(stand_ins)} if stand_ins.is_dir() else {}), **read(name).variables}
 
 
 def pinned_versions(name: str) -> dict[str, str]:

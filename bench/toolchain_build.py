@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, w
             _run([python, *PIP, "--no-deps", *chain.no_deps], chain, log, line)
     with view.stage("checking"):
         run_check(chain, python, log)
-        versions = json.loads(_ask(python, VERSIONS))
+        versions = json.loads(_ask(python, VERSIONS, {}))
     _move(work, place)
     built = Built(
         name=chain.name,
@@ -160,7 +160,7 @@ def _run(argv: Sequence[str], chain: Toolchain, log: Path, line: Stage) -> None:
 
 def _at(child: Child) -> str:
     """Return what pip is at, e.g. ``Collecting torch==2.13.0``."""
-    said = [text for text in child.log_tail(lines=20).split(" | ") if text.startswith(STEPS)]
+    said = [text for text in child.last_lines(20).split(" | ") if text.startswith(STEPS)]
     return said[-1].partition(" (from")[0].partition(":")[0] if said else ""
 
 
@@ -177,10 +177,10 @@ def last_words(log: Path) -> str:
     return (errors or said or ["no message"])[-1]
 
 
-def _ask(python: str, code: str) -> str:
+def _ask(python: str, code: str, variables: Mapping[str, str]) -> str:
     done = subprocess.run(
         [python, "-c", code],
-        env={**os.environ, **alone()},
+        env={**os.environ, **alone(), **variables},
         capture_output=True,
         text=True,
         timeout=CHECK_SECONDS,
@@ -202,7 +202,7 @@ def run_check(chain: Toolchain, python: str, log: Path | None = None) -> str:
     """
     imports = "".join(f"import {module}\n" for module in chain.modules)
     try:
-        return _ask(python, imports + chain.check)
+        return _ask(python, imports + chain.check, toolchain.variables(chain.name))
     except ToolchainError as error:
         where = f" (log: {log})" if log else ""
         raise ToolchainError(f"toolchain {chain.name} does not work: {error}{where}") from error

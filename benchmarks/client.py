@@ -1,57 +1,171 @@
-"""How far the speed client is from the truth: a scripted server tells when it really wrote each event."""
+"""How far streaming clients are from the truth, and what they cost: ours and its peers, against one scripted server.
 
-import asyncio
-import random
+The server tells when it really wrote each event. Every tool runs as a process of its own, with its best documented
+settings, and is held against the truth of that very run; the tools take turns.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from bench.speed.client import Client
-from bench.speed.metrics import tpot_s, ttft_s
-from tests.fake_server import Script, Truth, running
+from bench.compose import compose_job
+from bench.errors import ToolchainError
+from bench.paths import cache_dir
+from bench.plan import plan
+from benchmarks.peers.places import interpreter, version
+from benchmarks.peers.tools import INPUT_LEN, TOOLS, Job, Tool, command, environment
+from tests.fake_server import Pace, Running, Truth, running
 
 CONCURRENCY = (1, 16, 64, 256)
-TOKENS = 128
+OUTPUT_LEN = 128
+UNEVEN = ((0.2, 0.3), (0.005, 0.035), (1, 1, 1, 2))
+"""First event after 200 to 300 ms, then gaps of 5 to 35 ms; one event in four has two tokens."""
+STREAM_AT_ONCE = 64
+STREAM_LEN = 1024
+STEADY = ((0.2, 0.3), (0.01, 0.01))
+"""One token every 10 ms on each of the streams."""
+ROUNDS = 3
+TIMEOUT_S = 300
 
 
-def _script(rng: random.Random) -> Script:
-    """Return uneven gaps around 20 ms, some events with two tokens."""
-    steps = [(0.2 + 0.1 * rng.random(), 1)]
-    while sum(tokens for _, tokens in steps) < TOKENS:
-        steps.append((rng.uniform(0.005, 0.035), rng.choice((1, 1, 1, 2))))
-    return Script(steps=steps)
+@dataclass(frozen=True)
+class Run:
+    """One run of a tool."""
+
+    ttft_error_ms: float
+    tpot_error: float
+    """Relative."""
+    cpu_s: float
+    """Of the tool and all its children."""
+    tokens: int
 
 
-def _true_ttft_s(truth: Truth) -> float:
-    return (truth.written[0][0] - truth.received_ns) / 1e9
+def _true_ttft_ms(truth: Truth) -> float:
+    return (truth.written[0][0] - truth.received_ns) / 1e6
 
 
-def _true_tpot_s(truth: Truth) -> float:
+def _true_tpot_ms(truth: Truth) -> float:
     later = sum(tokens for _, tokens in truth.written[1:])
-    return (truth.written[-1][0] - truth.written[0][0]) / later / 1e9
+    return (truth.written[-1][0] - truth.written[0][0]) / later / 1e6
 
 
-def _row(concurrency: int) -> str:
-    rng = random.Random(concurrency)
+def _pace(steps: tuple[tuple[float, ...], ...], requests: int, output_len: int, seed: int) -> Pace:
+    first_s, gap_s, *tokens = steps
+    return Pace(
+        (first_s[0], first_s[1]), (gap_s[0], gap_s[1]), tuple(map(int, tokens[0])) if tokens else (1,),
+        seed=seed, wanted=output_len, prepared=requests,
+    )  # fmt: skip
+
+
+def _run(tool: Tool, python: str, server: Running, job: Job, pace: Pace) -> Run:
+    """Run a tool once and hold what it says against what the server did.
+
+    Raises:
+        RuntimeError: it failed, or sent other requests than it was told to.
+    """
+    server.load(pace=pace)
+    with (job.folder / "stdout").open("w") as out, (job.folder / "stderr").open("w") as err:
+        argv = ["timeout", str(TIMEOUT_S), *command(tool, python, job)]
+        child = subprocess.Popen(argv, cwd=job.folder, env=environment(tool), stdout=out, stderr=err)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        said = (job.folder / "stderr").read_text().strip().splitlines()[-1:]
+        raise RuntimeError(f"{tool.name} ended with {child.returncode}: {' '.join(said)}")
+    ttft_ms, tpot_ms = tool.read(job, (job.folder / "stdout").read_text())
+    # Those before may be of a warm-up.
+    truth = [one for one in server.truth() if sum(n for _, n in one.written) == job.output_len][-job.requests :]
+    if len(truth) != job.requests:
+        raise RuntimeError(f"{tool.name} sent {len(truth)} whole requests where {job.requests} were asked for")
+    return Run(
+        ttft_error_ms=ttft_ms - median(map(_true_ttft_ms, truth)),
+        tpot_error=tpot_ms / median(map(_true_tpot_ms, truth)) - 1,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        tokens=job.requests * job.output_len,
+    )
+
+
+def _round(tool: Tool, python: str, place: Path, tokenizer: Path, seed: int) -> tuple[dict[int, Run], float]:
+    """Return (runs by concurrency, streamed tokens per CPU second) of one tool in one round."""
     with running() as server:
-        server.load(*(_script(rng) for _ in range(concurrency)))
 
-        async def wave() -> list[tuple[float | None, float | None]]:
-            async with Client(server.base_url, total_timeout_s=120, stall_timeout_s=60) as client:
-                traces = await asyncio.gather(
-                    *(client.generate([5] * 64, max_new_tokens=TOKENS) for _ in range(concurrency))
-                )
-            assert all(trace.error is None for trace in traces), [trace.error for trace in traces if trace.error]
-            return [(ttft_s(trace), tpot_s(trace)) for trace in traces]
+        def go(name: str, requests: int, output_len: int, steps: tuple[tuple[float, ...], ...]) -> Run:
+            folder = place / f"{TOOLS.index(tool)}-{seed}-{name}"
+            folder.mkdir()
+            job = Job(server.base_url, requests, output_len, tokenizer, folder)
+            return _run(tool, python, server, job, _pace(steps, requests, output_len, seed))
 
-        seen = asyncio.run(wave())
-        truth = server.truth()
-    # Requests and truths need not be in the same order: medians are compared.
-    ttft_ms = 1e3 * (median(t for t, _ in seen if t) - median(map(_true_ttft_s, truth)))
-    tpot = 100 * (median(t for _, t in seen if t) / median(map(_true_tpot_s, truth)) - 1)
-    return f"| {concurrency} | {ttft_ms:+.2f} ms | {tpot:+.3f} % |"
+        exact = {n: go(f"exact-{n}", n, OUTPUT_LEN, UNEVEN) for n in CONCURRENCY}
+        start = go("start", STREAM_AT_ONCE, 2, STEADY)
+        stream = go("stream", STREAM_AT_ONCE, STREAM_LEN, STEADY)
+    return exact, (stream.tokens - start.tokens) / max(stream.cpu_s - start.cpu_s, 1e-3)
+
+
+def _tokenizer(place: Path) -> Path:
+    """Return the folder of a model whose tokenizer the tools can load, after making it if it is not there."""
+    source = plan(compose_job(["+model=smollm2-135m", "quant=bf16", "session=bench"])).source
+    assert source is not None
+    if not (source.target / "tokenizer.json").exists():
+        making = [sys.executable, "-m", "bench.run", "+model=smollm2-135m", "workload=none", "accuracy=none"]
+        subprocess.run(making, cwd=place, check=True, capture_output=True)
+    return source.target
 
 
 def run() -> str:
-    """Measure at each concurrency and return a table."""
-    lines = ["Median TTFT and TPOT against what the scripted server really did; 128 tokens, about 20 ms apart.", ""]
-    lines += ["| concurrency | TTFT error | TPOT error |", "|---|---|---|", *map(_row, CONCURRENCY)]
-    return "\n".join(lines)
+    """Run every tool in turns and return two tables."""
+    exact: dict[Tool, list[dict[int, Run]]] = defaultdict(list)
+    cost: dict[Tool, list[float]] = defaultdict(list)
+    versions: dict[Tool, str] = {}
+    trouble: list[str] = []
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
+        tokenizer = _tokenizer(Path(name))
+        for turn in range(ROUNDS):
+            for tool in TOOLS if turn % 2 == 0 else TOOLS[::-1]:
+                try:
+                    python = interpreter(tool.environment)
+                    versions.setdefault(tool, version(python, tool.package))
+                    runs, rate = _round(tool, python, Path(name), tokenizer, turn)
+                except (RuntimeError, ToolchainError, OSError) as error:
+                    trouble.append(f"- {tool.name} ({tool.api}), round {turn + 1}: {error}")
+                    continue
+                exact[tool].append(runs)
+                cost[tool].append(rate)
+    return "\n".join([*_tables(exact, cost, versions), *(["", "What did not work:", "", *trouble] if trouble else [])])
+
+
+def _tables(
+    exact: dict[Tool, list[dict[int, Run]]], cost: dict[Tool, list[float]], versions: dict[Tool, str]
+) -> list[str]:
+    lines = [
+        f"Median TTFT (ms) and TPOT (%) that each tool reports, less what the scripted server really did in that run: "
+        f"{INPUT_LEN} tokens in, {OUTPUT_LEN} out, {UNEVEN[1][0] * 1e3:g} to {UNEVEN[1][1] * 1e3:g} ms apart, one "
+        f"event in four with two tokens; all requests at once. Median of {ROUNDS} rounds in turns.",
+        "",
+        "| client | asks at | " + " | ".join(f"{n} at once" for n in CONCURRENCY) + " |",
+        "|---|---|" + "---|" * len(CONCURRENCY),
+    ]
+    for tool, rounds in exact.items():
+        cells = [
+            f"{median(one[n].ttft_error_ms for one in rounds):+.2f} ms, "
+            f"{100 * median(one[n].tpot_error for one in rounds):+.3f} %"
+            for n in CONCURRENCY
+        ]
+        lines.append(f"| {tool.name} {versions[tool]} | `{tool.api}` | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Streamed tokens per second of the client's processor time, all its processes together: {STREAM_AT_ONCE} "
+        f"streams of {STREAM_LEN} tokens, {STREAM_AT_ONCE / STEADY[1][0]:,.0f} tokens/s in all, less the time for the "
+        f"same requests with two tokens each. Median of {ROUNDS} rounds (lowest to highest).",
+        "",
+        "| client | asks at | tokens per CPU second |",
+        "|---|---|---|",
+    ]
+    for tool, rates in cost.items():
+        spread = f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        lines.append(f"| {tool.name} {versions[tool]} | `{tool.api}` | {spread} |")
+    return lines

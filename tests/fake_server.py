@@ -1,14 +1,20 @@
 """A scripted server whose truth is known: it does what it is told, and says when it really did it.
 
-It speaks the part of SGLang's native API that the speed client uses, over real sockets and in a process of its own.
-``with running() as server`` starts one; ``server.load(...)`` gives the scripts for the next requests, first come,
-first served; requests without one get every token at once. ``server.truth()`` tells when each event of each request
-was really written, by CLOCK_MONOTONIC, which all processes share. Run alone: ``python -m tests.fake_server``.
+It speaks SGLang's native ``/generate`` and OpenAI's ``/v1/completions`` and ``/v1/chat/completions`` over real
+sockets, in a process of its own. ``with running() as server`` starts one; ``server.load(...)`` gives the scripts for
+the next requests, first come, first served; requests without one follow the pace that was loaded, or get every token
+at once. ``server.truth()`` tells when each event of each request was really written, by CLOCK_MONOTONIC, which all
+processes share. Run alone: ``python -m tests.fake_server``.
+
+It is the truth, so it has to be cheap and honest: bare sockets on uvloop, events put together from prepared pieces,
+and a stamp right before the system call that sends them.
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -16,15 +22,21 @@ import time
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from aiohttp import web
+import uvloop
+from httptools import HttpRequestParser
+
+from tests.fake_answers import Answer, answer_for
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG_S = 60.0
+LATER_S = 0.1
+"""At a pace, requests are stamped when they come and read this much later: reading one would delay the stamps of those
+that come with it, and the delay would be laid on the client."""
+MODEL = "fake"
 
 Ending = Literal["done", "unfinished", "silent", "error", "abort", "cut", "stall", "die"]
 """What follows the last step: a proper end; no finish reason; no [DONE]; an error event; an abort; a closed
@@ -42,7 +54,9 @@ class Script:
     role_first: bool = False
     """Begin with an event that carries no tokens."""
     counts: bool = True
-    """Tell ``completion_tokens``; without it only the ids can be counted."""
+    """Tell ``completion_tokens``; without it only ids or events can be counted."""
+    continuous: bool = True
+    """Know ``continuous_usage_stats``."""
     halves: bool = False
     """Send each event in two pieces."""
     final_empty: bool = False
@@ -51,149 +65,249 @@ class Script:
     prompt_tokens: int | None = None
     """Claim this many instead of those that came."""
     cached_tokens: int | None = 0
+    text: str = '"completion_tokens": 9999, '
+    """Of each token. It looks like a count, as generated text may."""
+
+
+@dataclass
+class Pace:
+    """How requests without a script are answered: with as many tokens as they ask for, at random times."""
+
+    first_s: tuple[float, float]
+    """Shortest and longest time to the first event."""
+    gap_s: tuple[float, float]
+    tokens: tuple[int, ...] = (1,)
+    """Tokens of an event, drawn evenly."""
+    text: str = " the"
+    seed: int = 0
+    wanted: int = 0
+    prepared: int = 0
+    """Draw this many answers of ``wanted`` tokens beforehand: drawing one while others arrive would delay those."""
+
+    def script(self, wanted: int, rng: random.Random) -> Script:
+        """Draw a script of ``wanted`` tokens; the first event has one."""
+        steps = [(rng.uniform(*self.first_s), 1)]
+        left = wanted - 1
+        while left > 0:
+            tokens = min(left, rng.choice(self.tokens))
+            steps.append((rng.uniform(*self.gap_s), tokens))
+            left -= tokens
+        return Script(steps, text=self.text)
 
 
 @dataclass
 class Truth:
     """What really happened to one request. Times are nanoseconds of CLOCK_MONOTONIC."""
 
-    prompt: list[int]
+    prompt: list[int] | str
     received_ns: int
+    """When its first bytes had been read."""
     written: list[tuple[int, int]] = field(default_factory=list)
     """(time just before the event was written, new tokens in it), for events with tokens"""
+    path: str = "/generate"
 
 
-class FakeServer:
-    """The routes, the scripts to come and the truth so far."""
+class Server:
+    """The scripts to come and the truth so far."""
 
     def __init__(self) -> None:
-        self.scripts: deque[Script] = deque()
+        self.forget([], 0, None)
+
+    def forget(self, scripts: list[Script], busy_flushes: int, pace: Pace | None) -> None:
+        self.scripts = deque(scripts)
+        self.busy_flushes = busy_flushes
+        """How many flushes are refused from now on."""
+        self.pace = pace
+        self.rng = random.Random(pace.seed if pace else 0)
+        self.drawn = [pace.script(pace.wanted, self.rng) for _ in range(pace.prepared)] if pace else []
         self.truth: list[Truth] = []
         self.flushes = 0
-        self.busy_flushes = 0
-        """How many flushes are refused from now on."""
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[Any] = []
 
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=2**28)
-        app.add_routes(
-            [
-                web.post("/generate", self.generate),
-                web.post("/flush_cache", self.flush),
-                web.get("/health", self.health),
-                web.get("/health_generate", self.health),
-                web.get("/server_info", self.info),
-                web.post("/script", self.script),
-                web.get("/truth", self.tell),
-            ]
-        )
-        return app
+    def next_script(self, wanted: int) -> Script:
+        if self.scripts:
+            return self.scripts.popleft()
+        if self.pace is None:
+            return Script([(0.0, 1)] * wanted)
+        ready = self.drawn and wanted == self.pace.wanted
+        return self.drawn.pop() if ready else self.pace.script(wanted, self.rng)
 
-    async def health(self, request: web.Request) -> web.Response:
-        return web.Response()
+    def plain(self, path: str, body: bytes) -> tuple[int, Any]:
+        """Answer whatever is no generation with (status, JSON or text)."""
+        match path.partition("?")[0]:
+            case "/script":
+                asked = json.loads(body)
+                pace = Pace(**asked["pace"]) if asked["pace"] else None
+                self.forget([Script(**script) for script in asked["scripts"]], asked["busy_flushes"], pace)
+                return 200, ""
+            case "/truth":
+                truth = [asdict(one) for one in self.truth]
+                return 200, {"requests": truth, "flushes": self.flushes, "headers": self.headers, "bodies": self.bodies}
+            case "/flush_cache" if self.busy_flushes:
+                self.busy_flushes -= 1
+                return 400, "requests are running"
+            case "/flush_cache":
+                self.flushes += 1
+                return 200, "Cache flushed.\n"
+            case "/health" | "/health_generate":
+                return 200, ""
+            case "/v1/models":
+                return 200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "nobody"}]}
+            case "/model_info" | "/get_model_info":
+                return 200, {"model_path": MODEL, "tokenizer_path": MODEL, "is_generation": True}
+            case "/server_info" | "/get_server_info":
+                return 200, {"version": "fake", "internal_states": [{}]}
+        return 404, {"error": {"message": f"no {path} here"}}
 
-    async def info(self, request: web.Request) -> web.Response:
-        return web.json_response({"version": "fake"})
 
-    async def flush(self, request: web.Request) -> web.Response:
-        if self.busy_flushes:
-            self.busy_flushes -= 1
-            return web.Response(status=400, text="requests are running")
-        self.flushes += 1
-        return web.Response(text="Cache flushed.\n")
+class Connection(asyncio.Protocol):
+    """One connection; its requests come one after the other."""
 
-    async def script(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        self.scripts = deque(Script(**script) for script in asked["scripts"])
-        self.busy_flushes = asked["busy_flushes"]
-        self.truth, self.headers, self.flushes = [], [], 0
-        return web.Response()
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.parser: Any = HttpRequestParser(self)
+        self.task: asyncio.Task[None] | None = None
+        self.begin()
 
-    async def tell(self, request: web.Request) -> web.Response:
-        truth = [asdict(one) for one in self.truth]
-        return web.json_response({"requests": truth, "flushes": self.flushes, "headers": self.headers})
+    def begin(self) -> None:
+        self.received_ns = 0
+        self.headers: dict[str, str] = {}
+        self.body: list[bytes] = []
+        self.path = ""
 
-    async def generate(self, request: web.Request) -> web.StreamResponse:
-        received_ns = time.monotonic_ns()
-        asked = await request.json()
-        truth = Truth(asked["input_ids"], received_ns)
-        self.truth.append(truth)
-        self.headers.append(dict(request.headers))
-        wanted = asked["sampling_params"]["max_new_tokens"]
-        script = self.scripts.popleft() if self.scripts else Script([(0.0, 1)] * wanted)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self.fd: int = transport.get_extra_info("socket").fileno()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.received_ns = self.received_ns or time.monotonic_ns()
+        pace = self.server.pace
+        if pace is not None and pace.first_s[0] > LATER_S:
+            asyncio.get_running_loop().call_later(LATER_S, self.parser.feed_data, data)
+        else:
+            self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.path = url.decode()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode().title()] = value.decode()
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        path, headers, body, received_ns = self.path, self.headers, b"".join(self.body), self.received_ns
+        self.begin()
+        self.close = headers.get("Connection", "").lower() == "close"
+        if path not in ("/generate", "/v1/completions", "/v1/chat/completions"):
+            self.reply(*self.server.plain(path, body))
+            return
+        asked = json.loads(body)
+        answer = answer_for(path, asked)
+        truth = Truth(answer.prompt, received_ns, path=path)
+        self.server.truth.append(truth)
+        self.server.headers.append(headers)
+        self.server.bodies.append({key: value for key, value in asked.items() if key not in ("prompt", "input_ids")})
+        script = self.server.next_script(answer.wanted)
         if script.status != 200:
-            return web.json_response({"error": {"message": "scripted refusal"}}, status=script.status)
-        return await self.stream(request, script, truth)
+            self.reply(script.status, {"error": {"message": "scripted refusal"}})
+            return
+        self.task = asyncio.create_task(self.generate(script, answer, truth))
 
-    async def stream(self, request: web.Request, script: Script, truth: Truth) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
-        if script.role_first:
-            await write(response, {"choices": [{"delta": {"role": "assistant", "content": ""}}]}, script)
+    def send(self, data: bytes) -> None:
+        """Send at once; only what does not fit is left to the transport."""
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size() == 0:
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    data = data[os.write(self.fd, data) :]
+                except ConnectionError:  # the client is gone
+                    self.transport.abort()
+                    return
+        if data:
+            self.transport.write(data)
+
+    def reply(self, status: int, content: Any) -> None:
+        body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        kind = "text/plain" if isinstance(content, str) else "application/json"
+        self.send(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        self.finish()
+
+    def finish(self) -> None:
+        if self.close:
+            self.transport.close()
+
+    async def generate(self, script: Script, answer: Answer, truth: Truth) -> None:
+        answer.begin(script)
+        if answer.streamed:
+            await self.stream(script, answer, truth)
+            return
         total = 0
-        for number, (delay_s, tokens) in enumerate(script.steps, start=1):
+        for delay_s, tokens in script.steps:
             await asyncio.sleep(delay_s)
             total += tokens
-            ends = number == len(script.steps) and script.ending == "done" and not script.final_empty
-            event = answer(script, truth, total, {"type": script.finish, "length": total} if ends else None)
+        truth.written.append((time.monotonic_ns(), total))
+        self.reply(200, answer.whole(total))
+
+    async def stream(self, script: Script, answer: Answer, truth: Truth) -> None:
+        self.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        if script.role_first:
+            await self.event(answer.role(), script)
+        total = 0
+        last = len(script.steps) if script.ending == "done" and not script.final_empty else 0
+        for number, (delay_s, tokens) in enumerate(script.steps, start=1):
+            passed_s = 0.0 if number > 1 else (time.monotonic_ns() - truth.received_ns) / 1e9
+            await asyncio.sleep(max(delay_s - passed_s, 0))
+            total += tokens
+            event = answer.event(tokens, total, script.finish if number == last else None)
             truth.written.append((time.monotonic_ns(), tokens))
-            await write(response, event, script)
-        await end(request, response, script, truth, total)
-        return response
+            await self.event(event, script)
+        match script.ending:
+            case "error":
+                await self.event(b'{"error": {"message": "scripted error", "code": 500}}', script)
+            case "abort":
+                await self.event(answer.event(0, total, "abort"), script)
+            case "stall":
+                await asyncio.sleep(HANG_S)
+            case "cut":
+                self.transport.close()
+                return
+            case "die":
+                os._exit(1)
+        if script.ending == "done" and script.final_empty:
+            await self.event(answer.event(0, total, script.finish), script)
+        if script.ending not in ("error", "unfinished") and (usage := answer.usage_event(total)):
+            await self.event(usage, script)
+        done = b"" if script.ending == "silent" else b"e\r\ndata: [DONE]\n\n\r\n"
+        self.send(done + b"0\r\n\r\n")
+        self.finish()
 
-
-async def end(request: web.Request, response: web.StreamResponse, script: Script, truth: Truth, total: int) -> None:
-    """Carry out the script's ending."""
-    match script.ending:
-        case "error":
-            await write(response, {"error": {"message": "scripted error", "code": 500}}, script)
-        case "abort":
-            reason = {"type": "abort", "message": "scripted abort", "status_code": 500}
-            await write(response, answer(script, truth, total, reason), script)
-        case "stall":
-            await asyncio.sleep(HANG_S)
-        case "cut":
-            assert request.transport is not None
-            request.transport.close()
-            return
-        case "die":
-            os._exit(1)
-    if script.ending == "done" and script.final_empty:
-        await write(response, answer(script, truth, total, {"type": script.finish, "length": total}), script)
-    if script.ending != "silent":
-        await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-
-
-def answer(script: Script, truth: Truth, total: int, finish: dict[str, Any] | None) -> dict[str, Any]:
-    """Return an event as SGLang sends it: the whole answer so far, and its counts."""
-    prompt_tokens = len(truth.prompt) if script.prompt_tokens is None else script.prompt_tokens
-    meta = {"id": "0", "finish_reason": finish, "prompt_tokens": prompt_tokens, "cached_tokens": script.cached_tokens}
-    if script.counts:
-        meta["completion_tokens"] = total
-    # The text looks like a count, as generated text may.
-    return {"text": '"completion_tokens": 9999, ' * total, "output_ids": list(range(total)), "meta_info": meta}
-
-
-async def write(response: web.StreamResponse, event: dict[str, Any], script: Script) -> None:
-    data = b"data: " + json.dumps(event).encode() + b"\n\n"
-    if script.halves:
-        half = len(data) // 2
-        await response.write(data[:half])
-        await asyncio.sleep(0.005)
-        data = data[half:]
-    await response.write(data)
+    async def event(self, event: bytes, script: Script) -> None:
+        data = b"data: " + event + b"\n\n"
+        if script.halves:
+            half = len(data) // 2
+            self.send(b"%x\r\n%b\r\n" % (half, data[:half]))
+            await asyncio.sleep(0.005)
+            data = data[half:]
+        self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 def main() -> None:
     """Serve on a free port, print it, and end when stdin closes."""
 
     async def serve() -> None:
-        runner = web.AppRunner(FakeServer().app(), shutdown_timeout=0)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        sys.stdout.write(f"{runner.addresses[0][1]}\n")
+        state = Server()
+        server = await asyncio.get_running_loop().create_server(lambda: Connection(state), "127.0.0.1", 0, backlog=1024)
+        sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
@@ -202,7 +316,7 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 class Running:
@@ -214,13 +328,14 @@ class Running:
 
     def _ask(self, path: str, body: Any = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(f"{self.base_url}{path}", data, timeout=10) as reply:
+        with urllib.request.urlopen(f"{self.base_url}{path}", data, timeout=30) as reply:
             text: bytes = reply.read()
             return text
 
-    def load(self, *scripts: Script, busy_flushes: int = 0) -> None:
+    def load(self, *scripts: Script, busy_flushes: int = 0, pace: Pace | None = None) -> None:
         """Forget everything and do this with the next requests."""
-        self._ask("/script", {"scripts": [asdict(script) for script in scripts], "busy_flushes": busy_flushes})
+        body = {"scripts": [asdict(script) for script in scripts], "busy_flushes": busy_flushes}
+        self._ask("/script", {**body, "pace": asdict(pace) if pace else None})
 
     def seen(self) -> dict[str, Any]:
         """Return what happened since the last load."""
@@ -231,8 +346,13 @@ class Running:
         """Return what happened to each request, in order of arrival."""
         return [Truth(**{**one, "written": [tuple(w) for w in one["written"]]}) for one in self.seen()["requests"]]
 
+    def cpu_s(self) -> float:
+        """Return the processor time that the server has used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-@contextmanager
+
+@contextlib.contextmanager
 def running() -> Iterator[Running]:
     """Run a fake server for the duration of a ``with`` block."""
     argv = [sys.executable, "-m", "tests.fake_server"]

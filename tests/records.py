@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import (
+    Control,
+    Device,
     Environment,
     Failure,
     ItemOutcome,
     Metric,
     RequestTrace,
     RunRecord,
+    ServerFacts,
     SpeedCell,
     Status,
     TaskScore,
@@ -363,6 +366,97 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
 def demo_records() -> list[RunRecord]:
     """Return what ``make demo`` leaves: every core variant, all measured."""
     return [record(quant) for quant in QUANTS]
+
+
+ARCHITECTURE = {
+    "layers": 30, "hidden_size": 576, "intermediate_size": 1536, "heads": 9, "kv_heads": 3, "head_dim": 64,
+    "vocab_size": 49152, "tied_embeddings": True,
+}  # fmt: skip
+"""Shapes of ``MODEL``."""
+NATIVE = {"bf16": 1.0, "fp8": 1 / 1.4, "gptq-int8": 1 / 1.3, "gptq-int4": 1 / 1.6, "awq-int4": 1 / 1.5}
+"""Pace of kernels that do compute with quantized weights."""
+
+
+def device(**changes: Any) -> Device:
+    """Return a CPU that was measured, faster than every record here."""
+    values: dict[str, Any] = {
+        "name": "AMD EPYC 9R14, 2 threads",
+        "bandwidth_bytes_per_s": 20e9,
+        "bandwidth_by_size": ((1 << 20, 180e9), (1 << 25, 60e9), (1 << 30, 20e9)),
+        "flops_per_s": {"fp32": 2e12, "bf16": 4e12, "int8": 8e12},
+        "memory_bytes": 16_590_000_000,
+        "source": "measured with torch 2.13.0 on 2026-11-24",
+        "measured": True,
+    }
+    return Device.model_validate(values | changes)
+
+
+def server(**changes: Any) -> ServerFacts:
+    """Return what a server on one device tells."""
+    values: dict[str, Any] = {
+        "version": "0.32.0",
+        "kv_capacity_tokens": 65_536,
+        "max_context_tokens": 8192,
+        "weights_bytes": 269_000_000,
+        "kv_cache_dtype": "auto",
+        "devices": 1,
+    }
+    return ServerFacts.model_validate(values | changes)
+
+
+def native_cell(quant: str, input_len: int, **changes: Any) -> SpeedCell:
+    """Return an ok cell of kernels that compute with quantized weights; fields of a cell can be given."""
+    made = cell("bf16", input_len, output_len=changes.pop("output_len", 32), concurrency=changes.pop("concurrency", 1))
+    pace = NATIVE[quant]
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "requests": tuple(
+                    one.model_copy(
+                        update={
+                            "event_ns": tuple(round(at * pace) for at in one.event_ns),
+                            "end_ns": round(one.end_ns * pace),
+                        }
+                    )
+                    for one in trial.requests
+                )
+            }
+        )
+        for trial in made.trials
+    )
+    variant = Variant(model=MODEL, quant=quant)
+    return made.model_copy(update={"variant": variant, "trials": trials, **changes})
+
+
+def native_record(quant: str = "bf16", **changes: Any) -> RunRecord:
+    """Return a run on an engine with quantized kernels, whose device and shapes are known."""
+    values: dict[str, Any] = {
+        "spec": {**record(quant).spec, "model": {"name": MODEL, "architecture": ARCHITECTURE}},
+        "engine": "vllm",
+        "server": server(),
+        "device": device(),
+        "cells": tuple(native_cell(quant, length) for length in LENGTHS),
+    }
+    return record(quant, **(values | changes))
+
+
+def native_records() -> list[RunRecord]:
+    """Return every core variant on an engine with quantized kernels."""
+    return [native_record(quant) for quant in QUANTS]
+
+
+def controlled_record(quant: str = "fp8", **changes: Any) -> RunRecord:
+    """Return a run whose baseline was served beside it, their trials taking turns."""
+    base = tuple(native_cell("bf16", length, interleaved=True) for length in LENGTHS)
+    beside = Control(
+        variant=Variant(model=MODEL, quant="bf16"),
+        checkpoint=manifest("bf16"),
+        engine_info={},
+        server=server(),
+        cells=base,
+    )
+    cells = tuple(native_cell(quant, length, interleaved=True) for length in LENGTHS)
+    return native_record(quant, **{"cells": cells, "control": beside, **changes})
 
 
 def moe_records() -> list[RunRecord]:

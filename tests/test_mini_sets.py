@@ -36,7 +36,7 @@ def in_lm_eval(script: str, cwd: Path) -> Any:
     if importlib.util.find_spec("lm_eval") is None:
         pytest.skip("lm-eval is not installed")
     root = Path(tasks.__file__).resolve().parents[2]
-    variables = os.environ | tasks.environment(None) | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
+    variables = os.environ | tasks.environment(None, None) | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -21,12 +21,16 @@ from tests.records import (
     MOE_MODEL,
     QUANTS,
     cell,
+    controlled_record,
     demo_records,
     environment,
     layer_errors,
     manifest,
     many_records,
     moe_records,
+    native_cell,
+    native_record,
+    native_records,
     record,
     score,
     troubled_records,
@@ -262,6 +266,9 @@ def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
         [record(cells=(cell("bf16", 256, output_len=1),))],
         [record(quant, scores=(score(quant, "group").model_copy(update={"metrics": ()}),)) for quant in QUANTS],
         moe_records(),
+        native_records(),
+        [controlled_record()],
+        [native_record(), *demo_records()[1:]],
         many_records(),
         [*demo_records(), *moe_records()],
         [record(cells=tuple(cell("bf16", n) for n in (1, 6144, 14336, 30720, 63488, 129024)))],
@@ -493,3 +500,55 @@ def test_exact_values_are_on_hover() -> None:
     titles = [attrs["title"] for _, attrs in page(demo_records()).tags if attrs.get("title")]
     assert "269060552 bytes" in titles
     assert any(str(title).startswith("median 0.") and "n = 3" in str(title) for title in titles)
+
+
+def test_figures_stand_beside_their_physical_limit() -> None:
+    rows = section_rows(native_records(), "speed", "fp8", "ok")
+    assert len(rows) == 3
+    assert "memoryprefill: memory" in rows[0]
+    assert "7.09 %MFU 0.196 %" in rows[0]
+    assert "367 tok/sTTFT 2.72 ms" in rows[0]
+    rows = section_rows(native_records(), "limits", "fp8")
+    assert "163 MB" in rows[0], "8.03 of 16 bits of the linear layers, and the head"
+    assert "7.09 %" in rows[0]
+    assert "measured with torch 2.13.0 on 2026-11-24" in page(native_records()).text
+
+
+def test_records_without_a_device_say_nothing_of_limits() -> None:
+    html = render(demo_records(), title="t")
+    assert 'id="limits"' not in html
+    assert 'id="waterfall"' not in html
+    assert "Bound by" not in html.partition('id="glossary"')[0]
+
+
+def test_a_roof_is_drawn_for_every_variant() -> None:
+    html = render(native_records(), title="t")
+    drawing = html.partition('<section id="limits"')[2].partition("</figure>")[0]
+    assert drawing.count("stroke-dasharray") >= len(QUANTS)
+    assert render(native_records(), title="t") == html
+
+
+def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:
+    opened = native_cell("bf16", 256, request_rate=2.5, n_requests=64)
+    slots = native_cell("bf16", 256, n_requests=4)
+    made = native_record(cells=(native_cell("bf16", 256), opened, slots))
+    rows = section_rows([made], "speed")
+    titles = [row.strip() for row in rows if "tokens in" in row]
+    assert titles == [
+        "256 tokens in, 32 out, 1 at once",
+        "256 tokens in, 32 out, 1 at once, 4 requests",
+        "256 tokens in, 32 out, 2.5 requests/s, 64 requests",
+    ]
+    alone = render([native_record(cells=(opened,))], title="t")
+    speed = alone.partition('<section id="speed"')[2].partition("</section>")[0]
+    assert "<figure>" not in speed
+    assert "2.5 requests/s" in speed
+
+
+def test_warnings_and_unproven_checks_are_told_once_with_their_places() -> None:
+    warned = {"warnings": ("trial 2 is an outlier",), "unproven": ("cached tokens",)}
+    cells = tuple(native_cell("bf16", length, **warned) for length in (1, 256))
+    other = native_record("fp8", cells=tuple(native_cell("fp8", length, **warned) for length in (1, 256, 1024)))
+    text = page([native_record(cells=cells), other]).text
+    assert "trial 2 is an outlier (bf16: 1 in, 1 at once and 256 in, 1 at once; fp8: 3 cells)" in text
+    assert text.count("not proven: cached tokens (bf16: ") == 1

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 from bench.record import RunRecord
 from bench.report.page import write
 from bench.report.plots import HEAT
-from tests.records import demo_records, many_records, moe_records, troubled_records
+from tests.records import demo_records, many_records, moe_records, native_records, troubled_records
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -62,8 +62,8 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize(
     "records",
-    [demo_records(), troubled_records(), [*moe_records(), *many_records()]],
-    ids=["demo", "troubled", "layers"],
+    [demo_records(), troubled_records(), [*moe_records(), *many_records()], native_records()],
+    ids=["demo", "troubled", "layers", "native"],
 )
 def test_page_is_quiet_and_fits(
     browser: Browser, tmp_path: Path, records: list[RunRecord], width: int, scheme: str

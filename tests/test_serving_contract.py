@@ -1,124 +1,126 @@
-"""The reference server's answers, field by field, against those recorded from a real SGLang 0.5.23."""
+"""The reference server, and the client, held to what a real SGLang 0.5.23 answered; no SGLang is needed here.
+
+``make contract-sglang`` holds the real server to the same, by the same function.
+"""
 
 # ruff: noqa: F401, F811 — fixtures are imported by name
 
+import asyncio
 import json
+import socket
+from collections.abc import Iterator
 from pathlib import Path
-from string import ascii_letters
-from typing import Any
 
 import pytest
 
-from tests.serving import CONTEXT, Server, checkpoint, prompt, running, server
+from bench.record import RequestTrace
+from tests.contract import answers, hold, known, replay
+from tests.contract.asked import INCREMENTAL, N_IDS, requests
+from tests.serving import CONTEXT, VOCAB, Server, checkpoint, prompt, running, server
 
-SCHEMA: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures" / "sglang" / "schema.json").read_text())
-GREEDY = {"temperature": 0, "ignore_eos": True}
-IDS = prompt(0, 40)
-
-SGLANG_ONLY = {
-    "api_server_dispatch_finish_ts", "cached_tokens_details", "decode_throughput", "dp_rank", "first_token_latency",
-    "forward_entry_time", "num_retractions", "prefill_finished_time", "queue_time", "reasoning_tokens",
-    "request_finished_ts", "request_received_ts", "response_sent_to_client_ts", "storage_prefetch_wait",
-    "storage_staging_wait", "weight_version", "weight_versions",
-}  # fmt: skip
-"""Fields of ``meta_info`` that nothing in the suite reads."""
-
-REQUESTS: dict[str, tuple[str, str, Any]] = {
-    "generate": ("POST", "/generate", {"input_ids": IDS, "sampling_params": {"max_new_tokens": 4, **GREEDY}}),
-    "generate_batch": (
-        "POST", "/generate", {"input_ids": [IDS, IDS[:7]], "sampling_params": {"max_new_tokens": 2, **GREEDY}},
-    ),
-    "generate_one_input_token": (
-        "POST", "/generate", {"input_ids": IDS[:1], "sampling_params": {"max_new_tokens": 2, **GREEDY}},
-    ),
-    "generate_stop": (
-        "POST", "/generate",
-        {"text": "text", "sampling_params": {"max_new_tokens": 500, "stop": list(ascii_letters), **GREEDY}},
-    ),
-    "generate_stream": (
-        "POST", "/generate", {"input_ids": IDS, "sampling_params": {"max_new_tokens": 5, **GREEDY}, "stream": True},
-    ),
-    "score_choices": (
-        "POST", "/generate",
-        {"input_ids": IDS, "sampling_params": {"max_new_tokens": 1, **GREEDY}, "return_logprob": True,
-         "token_ids_logprob": [30, 31, 32, 33], "logprob_start_len": -1},
-    ),
-    "score_continuation": (
-        "POST", "/generate",
-        {"input_ids": IDS, "sampling_params": {"max_new_tokens": 0, **GREEDY}, "return_logprob": True,
-         "logprob_start_len": 35},
-    ),
-    "score_stream": (
-        "POST", "/generate",
-        {"input_ids": IDS, "sampling_params": {"max_new_tokens": 2, **GREEDY}, "return_logprob": True,
-         "top_logprobs_num": 2, "stream": True},
-    ),
-    "error_bad_json": ("POST", "/generate", "nonsense"),
-    "error_bad_param": ("POST", "/generate", {"input_ids": IDS, "sampling_params": {"max_new_tokens": -3}}),
-    "error_empty": ("POST", "/generate", {"input_ids": [], "sampling_params": {"max_new_tokens": 1, **GREEDY}}),
-    "error_too_long": ("POST", "/generate", {"input_ids": [1] * (CONTEXT + 1)}),
-    "error_too_long_stream": ("POST", "/generate", {"input_ids": [1] * (CONTEXT + 1), "stream": True}),
-    "flush_cache": ("POST", "/flush_cache", None),
-    "health": ("GET", "/health", None),
-    "health_generate": ("GET", "/health_generate", None),
-    "model_info": ("GET", "/model_info", None),
-    "not_found": ("GET", "/nope", None),
-    "server_info": ("GET", "/server_info", None),
-}  # fmt: skip
-
-KINDS = {
-    type(None): "null",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
+IDS = prompt(0, N_IDS)
+ASKED = requests(IDS, choices=[30, 31, 32, 33], context_length=CONTEXT)
+SCHEMA = answers.read_schema()
+OPENAI = {name for name, asked in ASKED.items() if asked.path.startswith("/v1/")}
+"""What the reference server does not speak."""
+SMALL = 256
+"""Context of a server whose edge is cheap to reach, tokens."""
+STREAMS = sorted(name for name in SCHEMA if "event-stream" in str(SCHEMA[name]["content_type"]))
+ANSWERED = [name for name in STREAMS if name.startswith(("generate", "score"))]
 
 
-def collect(value: Any, path: str, into: dict[str, set[str]]) -> None:
-    """Note the JSON type of ``value`` and of everything inside it, by path."""
-    into.setdefault(path, set()).add(KINDS[type(value)])
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            collect(inner, f"{path}.{key}".lstrip("."), into)
-    elif isinstance(value, list):
-        for inner in value:
-            collect(inner, f"{path}[]", into)
+def test_every_request_is_recorded_and_every_recording_is_asked_for() -> None:
+    incremental = {f"{name}_incremental" for name in INCREMENTAL}
+    files = {file.stem for file in answers.FOLDER.glob("*.json")} - {Path(answers.SCHEMA).stem}
+    assert ASKED.keys() | incremental == SCHEMA.keys() == files
 
 
-def test_every_recording_is_asked_for() -> None:
-    assert REQUESTS.keys() == SCHEMA.keys()
+@pytest.mark.parametrize("name", sorted(ASKED.keys() - OPENAI))
+def test_the_reference_server_answers_in_the_form_of_sglang(server: Server, name: str) -> None:
+    answer = answers.sender(f"http://127.0.0.1:{server.port}")(ASKED[name])
+    without = hold.SGLANG_ONLY | hold.QUIRKS.get(name, frozenset())
+    assert hold.differences(name, ASKED[name], answer, SCHEMA[name], without=without) == []
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_answers_have_the_form_of_sglang(server: Server, name: str) -> None:
-    method, path, body = REQUESTS[name]
-    recorded = SCHEMA[name]
-    status, content_type, answer = server.send(path, None if body is None else json.dumps(body).encode(), method)
-    assert status == recorded["status"], answer
-    if recorded["content_type"] is None:
-        return
-    assert content_type.replace(" ", "").startswith(recorded["content_type"].partition(";")[0])
-    text = answer.decode()
-    if "event-stream" in content_type:
-        assert text.endswith("\n\ndata: [DONE]\n\n")
-        values = [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n")[:-2]]
-    else:
-        values = [json.loads(text)]
-    found: dict[str, set[str]] = {}
-    for value in values:
-        collect(value, "", found)
-    del found[""]
-    wanted = {path: set(kinds) for path, kinds in recorded["fields"].items()}
-    if name == "server_info":
-        # The recording shows unset options as null where the reference server tells what it resolved them to.
-        assert found.keys() >= wanted.keys()
-        assert all(found[path] == kinds or kinds == {"null"} for path, kinds in wanted.items())
-        return
-    assert found == {path: kinds for path, kinds in wanted.items() if not _is_sglang_only(path)}
+@pytest.mark.parametrize("name", sorted(SCHEMA))
+def test_the_schema_follows_from_the_recordings(name: str) -> None:
+    assert answers.form(answers.recorded_answer(name)) == SCHEMA[name]
 
 
-def _is_sglang_only(path: str) -> bool:
-    return not SGLANG_ONLY.isdisjoint(path.replace("[]", "").split("."))
+@pytest.mark.parametrize("file", sorted(answers.FOLDER.glob("*.json")), ids=lambda file: file.stem)
+def test_recordings_tell_nothing_of_the_machine_that_made_them(file: Path) -> None:
+    text = file.read_text()
+    places = ("/root", "/home", "/tmp", "/work", socket.gethostname())
+    assert [word for word in places if word in text] == []
+    assert '"api_key": "' not in text.replace('"api_key": "…"', "")
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint: Path) -> Iterator[Server]:
+    found = Server(checkpoint, "--context-length", str(SMALL))
+    found.await_ready()
+    yield found
+    found.stop()
+
+
+def test_the_known_differences_are_as_the_page_says(small: Server) -> None:
+    send = answers.sender(f"http://127.0.0.1:{small.port}")
+    listed = known.differences(IDS, SMALL)
+    assert {one.what: known.outcome(send(one.asked)) for one in listed} == {one.what: one.reference for one in listed}
+    assert send(known.unknown_token(VOCAB)).status == 400
+    for name in sorted(OPENAI):
+        assert send(ASKED[name]).status == 404
+
+
+def played_back(name: str, seed: int) -> RequestTrace:
+    async def run() -> RequestTrace:
+        async with replay.played_back(answers.recorded_answer(name), seed) as base_url:
+            return await replay.read(base_url, IDS, 5)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ANSWERED)
+def test_the_client_reads_a_recorded_stream_of_the_real_server(name: str, seed: int) -> None:
+    body = answers.read_fixture(name)["request"]["body"]
+    n = body["sampling_params"]["max_new_tokens"]
+    trace = played_back(name, seed)
+    assert replay.wrong(trace, len(body["input_ids"]), n) == []
+    assert trace.event_tokens == (1,) * n
+    assert list(trace.event_ns) == sorted(trace.event_ns)
+
+
+def test_the_client_tells_the_real_servers_own_reason() -> None:
+    trace = played_back("error_too_long_stream", 0)
+    assert "is longer than the model's context length" in str(trace.error)
+    assert trace.event_tokens == ()
+
+
+def test_the_page_lists_every_known_difference() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "contract-sglang.md").read_text()
+    for one in known.differences(IDS, CONTEXT):
+        assert f"| {one.what} | {one.real} | {one.reference} | {one.matters} |" in page
+    assert known.UNKNOWN_TOKEN in page
+
+
+def test_a_wrong_answer_is_told_field_by_field() -> None:
+    asked = ASKED["generate"]
+    recorded = answers.recorded_answer("generate")
+    assert hold.differences("generate", asked, recorded, SCHEMA["generate"]) == []
+    value = json.loads(recorded.text)
+    value["meta_info"]["prompt_tokens"] = N_IDS - 1
+    told = hold.differences("generate", asked, _with(value), SCHEMA["generate"])
+    assert told == [f"generate: prompt_tokens is {N_IDS - 1}, sent were {N_IDS}"]
+    value["output_ids"] = ["1"]
+    del value["text"]
+    assert hold.differences("generate", asked, _with(value), SCHEMA["generate"]) == [
+        "generate: text is missing, recorded ['string']",
+        "generate: output_ids[] is ['string'], recorded ['integer']",
+    ]
+    failed = answers.Answer(500, recorded.content_type, recorded.text)
+    assert hold.differences("generate", asked, failed, SCHEMA["generate"]) == ["generate: status: 500, recorded 200"]
+
+
+def _with(value: object) -> answers.Answer:
+    return answers.Answer(200, "application/json", json.dumps(value))

@@ -1,21 +1,27 @@
 """The client against a server whose truth is known, over real HTTP."""
 
 import asyncio
+import contextlib
 import random
+import ssl
 import statistics
+import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
-from bench.errors import EngineError
+from bench.errors import ConfigError, EngineError
 from bench.record import RequestTrace
-from bench.speed.client import Client, now_ns
+from bench.speed.client import NO_CACHED_COUNT, NO_EVENT_COUNT, Client, now_ns, run
 from bench.speed.metrics import tpot_s, ttft_s
 from tests.fake_server import Running, Script, Truth, running
 
 T = TypeVar("T")
 PROMPT = [11, 12, 13]
+PROTOCOLS = ("sglang", "openai")
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +37,11 @@ def with_client(
     stall_s: float = 10,
     **more: Any,
 ) -> T:
-    async def run() -> T:
+    async def main() -> T:
         async with Client(server.base_url, total_timeout_s=total_s, stall_timeout_s=stall_s, **more) as client:
             return await use(client)
 
-    return asyncio.run(run())
+    return run(main())
 
 
 def generate(server: Running, script: Script, **options: Any) -> RequestTrace:
@@ -77,11 +83,12 @@ def compare(traces: Sequence[RequestTrace], truths: Sequence[Truth], origin_ns: 
         tpot_errors.append(abs(tpot / true_tpot - 1))
     # The figures of a wave are medians over its requests.
     assert statistics.median(ttft_errors) < 1
-    assert statistics.median(tpot_errors) < 0.02
+    assert statistics.median(tpot_errors) < 0.01
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("concurrency", [1, 16])
-def test_times_are_those_of_the_server(server: Running, concurrency: int) -> None:
+def test_times_are_those_of_the_server(server: Running, concurrency: int, protocol: str) -> None:
     def attempt(seed: int) -> None:
         rng = random.Random(seed)
         server.load(*(uneven(rng) for _ in range(concurrency)))
@@ -93,16 +100,21 @@ def test_times_are_those_of_the_server(server: Running, concurrency: int) -> Non
             )
             return await asyncio.gather(*calls)
 
-        compare(with_client(server, wave), server.truth(), origin_ns)
+        compare(with_client(server, wave, protocol=protocol), server.truth(), origin_ns)
 
-    try:
-        attempt(0)
-    except AssertionError:  # the machine may have been busy for a moment
-        attempt(1)
+    for last in (False, False, True):
+        try:
+            attempt(0)
+            break
+        except AssertionError:  # the machine may have been busy for a moment
+            if last:
+                raise
 
 
-def test_every_event_is_weighted_by_its_tokens(server: Running) -> None:
-    trace = generate(server, Script([(0.02, 1), (0.02, 3), (0.02, 2), (0.02, 2)]))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_event_is_weighted_by_its_tokens(server: Running, protocol: str) -> None:
+    trace = generate(server, Script([(0.02, 1), (0.02, 3), (0.02, 2), (0.02, 2)]), protocol=protocol)
+    assert trace.events_counted
     assert trace.event_tokens == (1, 3, 2, 2)
     assert (trace.prompt_tokens, trace.completion_tokens, trace.cached_tokens) == (3, 8, 0)
     assert (trace.start_ns, trace.finish_reason, trace.error) == (0, "length", None)
@@ -110,18 +122,21 @@ def test_every_event_is_weighted_by_its_tokens(server: Running) -> None:
     assert trace.end_ns >= trace.event_ns[-1]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("changes", [{"role_first": True}, {"halves": True}, {"final_empty": True}])
-def test_events_without_tokens_and_broken_events_change_no_count(server: Running, changes: dict[str, bool]) -> None:
-    trace = generate(server, Script([(0.02, 2)] * 4, **changes))
+def test_events_without_tokens_and_broken_events_change_no_count(
+    server: Running, changes: dict[str, bool], protocol: str
+) -> None:
+    trace = generate(server, Script([(0.02, 2)] * 4, **changes), protocol=protocol)
     assert (trace.event_tokens, trace.error) == ((2, 2, 2, 2), None)
 
 
 def test_half_an_event_is_no_arrival(server: Running) -> None:
     trace = generate(server, Script([(0.0, 1)] * 8, halves=True))
     written = [at for at, _ in server.truth()[0].written]
-    # The second half of the last event leaves 5 ms after its first half.
+    # The second half of an event leaves 5 ms after its first half, by timers that are exact to a millisecond.
     assert trace.event_ns[-1] - trace.event_ns[0] > 0.9 * (written[-1] - written[0])
-    assert trace.event_ns[0] > 5_000_000
+    assert trace.event_ns[0] > 3_000_000
 
 
 def test_ids_are_counted_where_the_server_gives_no_count(server: Running) -> None:
@@ -130,10 +145,27 @@ def test_ids_are_counted_where_the_server_gives_no_count(server: Running) -> Non
     assert (trace.completion_tokens, trace.prompt_tokens, trace.finish_reason) == (None, 3, "length")
 
 
-def test_a_very_long_prompt_arrives_whole(server: Running) -> None:
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({"continuous": False}, (1, 1, 6)),
+        ({"counts": False}, (1, 1, 1)),
+        ({"continuous": False, "final_empty": True}, (1, 1, 6)),
+    ],
+)
+def test_an_event_without_a_count_is_one_token_and_the_last_takes_what_is_missing(
+    server: Running, changes: dict[str, bool], tokens: tuple[int, ...]
+) -> None:
+    trace = generate(server, Script([(0.02, 3), (0.02, 3), (0.02, 2)], **changes), protocol="openai")
+    assert (trace.event_tokens, trace.events_counted, trace.error) == (tokens, False, None)
+    assert trace.completion_tokens == (8 if changes.get("counts", True) else None)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_very_long_prompt_arrives_whole(server: Running, protocol: str) -> None:
     prompt = [100_000 + i for i in range(200_000)]
     server.load(plain())
-    trace = with_client(server, lambda client: client.generate(prompt, max_new_tokens=8))
+    trace = with_client(server, lambda client: client.generate(prompt, max_new_tokens=8), protocol=protocol)
     assert (trace.prompt_tokens, trace.error) == (200_000, None)
     assert server.truth()[0].prompt == prompt
 
@@ -144,22 +176,119 @@ def test_the_key_is_sent(server: Running) -> None:
     assert server.seen()["headers"][0]["Authorization"] == "Bearer secret"
 
 
+def test_the_due_time_is_kept(server: Running) -> None:
+    server.load(plain())
+    origin_ns = now_ns() - 7_000_000_000
+    trace = with_client(
+        server,
+        lambda client: client.generate(PROMPT, max_new_tokens=8, origin_ns=origin_ns, scheduled_ns=6_999_000_000),
+    )
+    assert trace.scheduled_ns == 6_999_000_000 < trace.start_ns
+
+
+def test_what_an_openai_server_is_asked(server: Running) -> None:
+    server.load()
+    options = {"protocol": "openai", "model": "served", "text_of": lambda ids: " ".join(map(str, ids))}
+    with_client(server, lambda client: client.generate(PROMPT, max_new_tokens=8), **options)
+    assert server.truth()[0].prompt == "11 12 13"
+    assert server.seen()["bodies"][0] == {
+        "model": "served",
+        "max_tokens": 8,
+        "min_tokens": 8,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+
+
+def test_an_event_loop_of_asyncio_will_do(server: Running) -> None:
+    async def main() -> RequestTrace:
+        async with Client(server.base_url, total_timeout_s=5, stall_timeout_s=5) as client:
+            return await client.generate(PROMPT, max_new_tokens=8)
+
+    server.load(plain())
+    assert asyncio.run(main()).error is None
+
+
+def test_a_server_with_a_certificate_is_spoken_to(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / "key.pem", tmp_path / "cert.pem"]
+    make = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *names, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(files[1]))
+
+    async def main() -> RequestTrace:
+        target = urlsplit(server.base_url)
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await reader.read(2**16):
+                    writer.write(data)
+            writer.close()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inside = await asyncio.open_connection(target.hostname, target.port)
+            tasks.extend((asyncio.create_task(pump(reader, inside[1])), asyncio.create_task(pump(inside[0], writer))))
+
+        tasks: list[asyncio.Task[None]] = []
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files[1], files[0])
+        proxy = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
+        url = f"https://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        async with proxy, Client(url, total_timeout_s=10, stall_timeout_s=10) as client:
+            trace = await client.generate(PROMPT, max_new_tokens=8)
+            await asyncio.wait(tasks, timeout=5)
+        return trace
+
+    server.load(plain())
+    trace = asyncio.run(main())
+    assert (trace.error, sum(trace.event_tokens)) == (None, 8)
+
+
+# What cannot be proven
+
+
+def test_what_a_server_did_not_tell_is_named(server: Running) -> None:
+    def unproven(script: Script, protocol: str) -> tuple[str, ...]:
+        async def use(client: Client) -> tuple[str, ...]:
+            await client.generate(PROMPT, max_new_tokens=8)
+            return client.unproven
+
+        server.load(script)
+        return with_client(server, use, protocol=protocol)
+
+    assert unproven(plain(), "sglang") == ()
+    assert unproven(plain(cached_tokens=None), "sglang") == (NO_CACHED_COUNT,)
+    only_flush = unproven(plain(), "openai")
+    assert len(only_flush) == 1
+    assert "cannot be emptied" in only_flush[0]
+    assert unproven(plain(cached_tokens=None, continuous=False), "openai") == (
+        *only_flush,
+        NO_CACHED_COUNT,
+        NO_EVENT_COUNT,
+    )
+
+
 # Faults: they end in the trace, and what was received before them is kept
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     ("ending", "error"),
     [
         ("error", "the server sent an error after 5 tokens: scripted error"),
-        ("abort", "the server aborted after 5 tokens: scripted abort"),
+        ("abort", "the server aborted after 5 tokens: "),
         ("silent", "the stream ended after 5 tokens without [DONE]"),
         ("unfinished", "the stream ended after 5 tokens without a finish reason"),
-        ("cut", "the connection failed: Response payload is not completed"),
+        ("cut", "the connection failed: the server closed it in the middle of the answer"),
         ("stall", "the server was silent for 0.3 s"),
     ],
 )
-def test_a_broken_stream_is_told_and_kept(server: Running, ending: Any, error: str) -> None:
-    trace = generate(server, Script([(0.02, 1)] * 5, ending=ending), stall_s=0.3)
+def test_a_broken_stream_is_told_and_kept(server: Running, ending: Any, error: str, protocol: str) -> None:
+    trace = generate(server, Script([(0.02, 1)] * 5, ending=ending), stall_s=0.3, protocol=protocol)
     assert trace.error is not None
     assert trace.error.startswith(error)
     assert trace.event_tokens == (1,) * 5
@@ -171,6 +300,53 @@ def test_a_refusal_is_told(server: Running, status: int) -> None:
     trace = generate(server, plain(status=status))
     assert trace.error == f'the server answered HTTP {status}: {{"error": {{"message": "scripted refusal"}}}}'
     assert (trace.event_ns, trace.completion_tokens) == ((), None)
+
+
+def test_the_reason_of_an_abort_is_told(server: Running) -> None:
+    trace = generate(server, Script([(0.02, 1)] * 5, ending="abort"))
+    assert trace.error == "the server aborted after 5 tokens: scripted abort"
+
+
+def test_the_first_token_has_a_time_limit_of_its_own(server: Running) -> None:
+    late = Script([(0.8, 1), (0.02, 7)], role_first=True)
+    assert generate(server, late, stall_s=0.3).error == "the server sent no token within 0.3 s"
+    assert generate(server, late, stall_s=0.3, first_token_timeout_s=5).error is None
+    trace = generate(server, Script([(0.02, 1), (0.8, 7)]), stall_s=0.3, first_token_timeout_s=5)
+    assert trace.error == "the server was silent for 0.3 s"
+
+
+def test_all_requests_can_be_ended_at_once(server: Running) -> None:
+    async def use(client: Client) -> list[RequestTrace]:
+        calls = [asyncio.create_task(client.generate(PROMPT, max_new_tokens=8)) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        client.fail_all("the server hangs")
+        return await asyncio.gather(*calls)
+
+    server.load(*[Script([(0.02, 2), (0.02, 1)], ending="stall")] * 3)
+    traces = with_client(server, use)
+    assert {trace.error for trace in traces} == {"the server hangs"}
+    assert {trace.event_tokens for trace in traces} == {(2, 1)}
+
+
+def test_a_request_that_is_cancelled_closes_its_connection(server: Running) -> None:
+    async def use(client: Client) -> None:
+        call = asyncio.create_task(client.generate(PROMPT, max_new_tokens=8))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0.3)
+
+    server.load(Script([(0.02, 1)] * 200))
+    with_client(server, use)
+    # The server stops writing to a connection that is gone.
+    assert 1 <= len(server.truth()[0].written) < 40
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://host", ""])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a server"):
+        Client(url, total_timeout_s=1, stall_timeout_s=1)
 
 
 def test_an_answer_that_takes_too_long_is_told(server: Running) -> None:
@@ -191,10 +367,12 @@ def test_a_server_that_dies_or_is_not_there_is_told() -> None:
         for call in (Client.flush_cache, Client.health_generate):
             with pytest.raises(EngineError, match="cannot be reached"):
                 with_client(server, call)
+        with pytest.raises(EngineError, match="cannot generate: the connection failed"):
+            with_client(server, Client.health_generate, protocol="openai")
 
 
 def test_an_event_that_is_not_json_is_told() -> None:
-    async def run() -> RequestTrace:
+    async def main() -> RequestTrace:
         async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ndata: {half\n\ndata: [DONE]\n\n")
@@ -207,7 +385,7 @@ def test_an_event_that_is_not_json_is_told() -> None:
         async with server, Client(f"http://127.0.0.1:{port}", total_timeout_s=5, stall_timeout_s=5) as client:
             return await client.generate(PROMPT, max_new_tokens=1)
 
-    assert asyncio.run(run()).error == "the server sent an event that cannot be read: {half"
+    assert run(main()).error == "the server sent an event that cannot be read: {half"
 
 
 def test_flush_waits_for_requests_that_are_just_ending(server: Running) -> None:
@@ -223,5 +401,14 @@ def test_a_server_that_never_flushes_is_an_error(server: Running, monkeypatch: p
         with_client(server, Client.flush_cache)
 
 
-def test_a_server_that_generates_is_healthy(server: Running) -> None:
-    assert with_client(server, Client.health_generate) is None
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_generates_is_healthy(server: Running, protocol: str) -> None:
+    server.load()
+    assert with_client(server, Client.health_generate, protocol=protocol) is None
+    assert len(server.truth()) == (1 if protocol == "openai" else 0)
+
+
+def test_a_protocol_that_cannot_flush_does_nothing(server: Running) -> None:
+    server.load()
+    with_client(server, Client.flush_cache, protocol="openai")
+    assert server.seen()["flushes"] == 0

@@ -8,14 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.record import RequestTrace, Trial
+from bench.record import Objective, RequestTrace, Trial
 from bench.speed.metrics import (
+    batch_prefill_tokens_per_s,
     bootstrap_median,
+    busy_ns,
     decode_tokens_per_s,
     e2e_s,
+    good_share,
+    goodput_requests_per_s,
+    is_good,
+    is_saturated,
+    itl_s,
     output_tokens_per_s,
+    overhead,
+    percentiles,
     prefill_tokens_per_s,
     qwen_speed_tokens_per_s,
+    requests_per_s,
     summarize,
     tpot_s,
     ttft_s,
@@ -83,11 +93,88 @@ def test_a_trial_counts_with_the_median_of_its_requests() -> None:
 
 
 def test_a_summary_has_every_figure_and_is_always_the_same() -> None:
-    first, again = summarize(cell("bf16", 256)), summarize(cell("bf16", 256))
+    aimed = cell("bf16", 256).model_copy(update={"objective": Objective(ttft_s=1, tpot_s=1)})
+    first, again = summarize(aimed), summarize(aimed)
     assert first is not None
     assert first == again
     assert all(value is not None for value in first.model_dump().values())
-    assert first.peak_memory_bytes == max(trial.peak_memory_bytes or 0 for trial in cell("bf16", 256).trials)
+    assert first.peak_memory_bytes == max(trial.peak_memory_bytes or 0 for trial in aimed.trials)
+
+
+# Loads
+
+
+def test_latencies_of_an_open_loop_count_from_when_a_request_was_due() -> None:
+    late = trace((200 * MS, 1), (400 * MS, 2), start_ns=900 * MS, scheduled_ns=600 * MS)
+    assert (ttft_s(late), e2e_s(late), tpot_s(late)) == pytest.approx((0.5, 0.7, 0.1))
+    assert prefill_tokens_per_s(late) == pytest.approx(200)
+
+
+def test_a_batch_is_prefilled_when_its_last_first_token_is_there() -> None:
+    later = trace((350 * MS, 1), start_ns=50 * MS)
+    assert batch_prefill_tokens_per_s(wave(trace((100 * MS, 1)), later)) == pytest.approx(200 / 0.4)
+    assert batch_prefill_tokens_per_s(wave(trace((100 * MS, 1)), trace((5, 1), prompt_tokens=None))) is None
+    one = cell("bf16", 256, concurrency=4)
+    together, in_turn = summarize(one), summarize(one.model_copy(update={"n_requests": 8}))
+    assert together is not None
+    assert in_turn is not None
+    assert together.batch_prefill_tokens_per_s is not None
+    assert in_turn.batch_prefill_tokens_per_s is None
+
+
+def test_goodput_counts_requests_that_keep_the_objective() -> None:
+    objective = Objective(ttft_s=0.2, tpot_s=0.05)
+    good = trace((200 * MS, 1), (250 * MS, 1))
+    late, slow = trace((201 * MS, 1), (250 * MS, 1)), trace((100 * MS, 1), (500 * MS, 2))
+    one_token, nothing = trace((100 * MS, 1)), trace()
+    assert [is_good(one, objective) for one in (good, late, slow, one_token, nothing)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    found = wave(good, late, slow, one_token)
+    assert requests_per_s(found) == pytest.approx(8)
+    assert good_share(found, objective) == pytest.approx(0.5)
+    assert goodput_requests_per_s(found, objective) == pytest.approx(4)
+    assert good_share(wave(), objective) is None
+
+
+def test_pauses_are_between_arrivals() -> None:
+    assert itl_s(trace((100, 1), (100, 1), (400, 3), (500, 1))) == pytest.approx([3e-7, 1e-7])
+
+
+def test_a_percentile_is_given_only_where_there_are_enough() -> None:
+    assert percentiles([]) is None
+    few, some, many = (percentiles([float(value) for value in range(n)]) for n in (19, 20, 200))
+    assert few is not None
+    assert some is not None
+    assert many is not None
+    assert (few.p50, few.p90, few.p99) == (9, None, None)
+    assert (some.p90, some.p99) == (pytest.approx(17.1), None)
+    assert many.p99 == pytest.approx(197.01)
+
+
+def test_more_than_a_server_can_take_has_a_rate_and_no_latency() -> None:
+    one = cell("bf16", 256, concurrency=4)
+    stopped = one.trials[1].model_copy(update={"saturated": "the queue grew"})
+    full = one.model_copy(update={"trials": (one.trials[0], stopped), "objective": Objective(ttft_s=1, tpot_s=1)})
+    assert is_saturated(full)
+    summary = summarize(full)
+    assert summary is not None
+    defined = {name for name, value in summary.model_dump().items() if value is not None}
+    assert defined == {"n_trials", "output_tokens_per_s", "peak_memory_bytes"}
+
+
+def test_overhead_is_what_is_left_of_the_time() -> None:
+    one = cell("bf16", 256).model_copy(update={"warmup_ns": 10**9})
+    spent = busy_ns(one)
+    assert spent == 10**9 + sum(max(r.start_ns + r.end_ns for r in trial.requests) for trial in one.trials)
+    timed = one.model_copy(update={"wall_ns": spent * 2})
+    assert overhead([timed, timed]) == pytest.approx(0.5)
+    assert overhead([timed], wall_s=spent / 1e9 * 4) == pytest.approx(0.75)
+    assert overhead([cell("bf16", 1)]) is None
 
 
 def test_one_output_token_has_no_decode_speed() -> None:

@@ -1,11 +1,8 @@
 """Whole cells and sweeps over real HTTP, against a server that can be told to misbehave."""
 
-import asyncio
 import json
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,34 +10,41 @@ from typing import Any
 import pytest
 
 from bench.errors import SourceError
-from bench.record import SpeedCell, Variant
-from bench.speed.client import Client
-from bench.speed.metrics import summarize
+from bench.record import ClientLoad, ServerFacts, SpeedCell, Variant
+from bench.speed.client import Client, run
+from bench.speed.metrics import busy_ns, overhead, summarize
+from bench.speed.monitor import Monitor
+from bench.speed.prompts import ordinary_vocabulary, wave_prompts
 from bench.speed.shapes import Shape, closed_loop, shape_of
-from bench.speed.sweep import (
-    measure_cell,
-    not_supported,
-    ordinary_vocabulary,
-    random_prompt,
-    sweep,
-    wave_prompts,
-)
+from bench.speed.sweep import Lane, not_supported, sweep
 from bench.speed.validity import EMULATED
-from tests.fake_server import Running, Script, running
+from tests.fake_server import Pace, Running, Script, running
 
 VOCABULARY = tuple(range(100, 5000))
 SHAPE = closed_loop(6, 4, 1)
-OPTIONS: dict[str, Any] = {
-    "variant": Variant(model="m", quant="q"),
-    "engine": "fake",
-    "vocabulary": VOCABULARY,
-    "trials": 3,
-    "seed": 5,
-    "emulated": False,
-    "memory": lambda: 1000,
-    "on_progress": lambda text: None,
-}
 SHAPES = [closed_loop(n, 3, c) for n in (1, 5, 9) for c in (1, 2)]
+FACTS = ServerFacts(
+    version=None,
+    kv_capacity_tokens=100,
+    max_context_tokens=60,
+    weights_bytes=None,
+    kv_cache_dtype="auto",
+    devices=1,
+)
+
+
+class Seen:
+    """A monitor that has seen what it is told to have seen."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.told = {"peak_memory_bytes": 1000, **fields}
+
+    @asynccontextmanager
+    async def trial(self) -> AsyncIterator["Seen"]:
+        yield self
+
+    def fields(self) -> dict[str, Any]:
+        return self.told
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +53,67 @@ def server() -> Iterator[Running]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def other() -> Iterator[Running]:
+    with running() as server:
+        yield server
+
+
 def good(n: int = 4) -> Script:
     return Script([(0.001, 1)] * n)
 
 
-def measure(server: Running, *scripts: Script, shape: Shape = SHAPE, **changes: Any) -> SpeedCell:
-    async def run() -> SpeedCell:
-        async with Client(server.base_url, total_timeout_s=5, stall_timeout_s=0.5) as client:
-            return await measure_cell(client, shape, **(OPTIONS | changes))
+def lane(client: Client, quant: str = "q", **changes: Any) -> Lane:
+    values: dict[str, Any] = {
+        "client": client,
+        "variant": Variant(model="m", quant=quant),
+        "engine": "fake",
+        "emulated": False,
+        "facts": None,
+        "monitor": Seen(),
+        "alive": lambda: None,
+        "exceeds": lambda cell: None,
+        "vocabulary": VOCABULARY,
+    }
+    return Lane(**(values | changes))
 
-    server.load(*scripts)
-    return asyncio.run(run())
 
-
-def measure_all(
-    server: Running, shapes: Sequence[Shape], on_cell: Callable[[SpeedCell], None] = lambda cell: None, **changes: Any
-) -> list[SpeedCell]:
-    async def run() -> list[SpeedCell]:
+def sweep_all(
+    urls: Sequence[str],
+    shapes: Sequence[Shape],
+    *,
+    trials: int = 3,
+    seed: int = 5,
+    on_progress: Callable[[str], None] = lambda text: None,
+    on_cells: Callable[[tuple[SpeedCell, ...]], None] = lambda cells: None,
+    protocol: str = "sglang",
+    stall_s: float = 0.5,
+    **changes: Any,
+) -> list[tuple[SpeedCell, ...]]:
+    async def main() -> list[tuple[SpeedCell, ...]]:
         found = []
-        async with (
-            Client(server.base_url, total_timeout_s=5, stall_timeout_s=0.5) as client,
-            aclosing(sweep(client, shapes, **(OPTIONS | changes))) as cells,
-        ):
-            async for cell in cells:
-                found.append(cell)
-                on_cell(cell)
+        async with AsyncExitStack() as stack:
+            lanes = []
+            for url, quant in zip(urls, "ab", strict=False):
+                client = Client(url, protocol=protocol, total_timeout_s=10, stall_timeout_s=stall_s)
+                lanes.append(lane(await stack.enter_async_context(client), quant, **changes))
+            measured = sweep(lanes, shapes, trials=trials, seed=seed, on_progress=on_progress)
+            async for cells in await stack.enter_async_context(aclosing(measured)):
+                found.append(cells)
+                on_cells(cells)
         return found
 
-    return asyncio.run(run())
+    return run(main())
+
+
+def measure(server: Running, *scripts: Script, shape: Shape = SHAPE, **changes: Any) -> SpeedCell:
+    server.load(*scripts)
+    [[cell]] = sweep_all([server.base_url], [shape], **changes)
+    return cell
+
+
+def measure_all(server: Running, shapes: Sequence[Shape], **changes: Any) -> list[SpeedCell]:
+    return [cell for (cell,) in sweep_all([server.base_url], shapes, **changes)]
 
 
 # One cell
@@ -170,25 +207,162 @@ def test_a_broken_warm_up_is_the_evidence(server: Running) -> None:
     assert (cell.status, len(cell.trials), len(server.truth())) == ("failed", 1, 1)
 
 
-def test_peak_memory_is_sampled_beside_the_event_loop(server: Running) -> None:
-    seen = iter((5, 9, None, 7))
-    slow = Script([(0.5, 4)])
-    cell = measure(server, good(), slow, trials=1, memory=lambda: next(seen, 7))
-    # The warm-up took the first sample.
-    assert cell.trials[0].peak_memory_bytes == 9
-    assert measure(server, trials=1, memory=lambda: None).trials[0].peak_memory_bytes is None
+def test_what_the_monitor_saw_stands_in_the_trial(server: Running) -> None:
+    cell = measure(server, monitor=Seen(peak_memory_bytes=9))
+    assert [trial.peak_memory_bytes for trial in cell.trials] == [9, 9, 9]
+    watched = measure(server, Script([(0.3, 4)]), Script([(0.3, 4)]), trials=1, monitor=Monitor(lambda: 7))
+    assert watched.trials[0].peak_memory_bytes == 7
+    assert watched.trials[0].client is not None
+
+
+def test_a_busy_client_marks_a_cell(server: Running) -> None:
+    load = ClientLoad(lag_p99_ns=60_000_000, lag_max_ns=70_000_000, cpu_share=0.2)
+    cell = measure(server, monitor=Seen(client=load))
+    assert cell.status == "ok"
+    assert cell.warnings[0].startswith("client_bound: ")
+    starved = measure(server, monitor=Seen(client=load.model_copy(update={"cpu_share": 0.97})))
+    assert starved.status == "invalid"
+    assert starved.reasons[0].startswith("client_bound: it used 97 % of a core")
+
+
+def test_a_cell_faster_than_the_device_can_be_is_invalid(server: Running) -> None:
+    cell = measure(server, exceeds=lambda cell: f"{len(cell.trials)} trials above 100 %")
+    assert (cell.status, cell.reasons) == ("invalid", ("3 trials above 100 %",))
+
+
+def test_what_a_server_cannot_prove_is_told_and_fails_nothing(server: Running) -> None:
+    blind = Script([(0.001, 1)] * 4, cached_tokens=None)
+    cell = measure(server, *[blind] * 4, proves_cache=False)
+    assert cell.status == "ok"
+    assert any("cache" in text for text in cell.unproven)
+    spoken = measure(server, protocol="openai", proves_cache=False)
+    assert spoken.status == "ok"
+
+
+def test_a_server_that_hangs_ends_the_wave_with_its_reason(server: Running) -> None:
+    hanging = Script([(0.001, 1), (8.0, 3)])
+    cell = measure(server, good(), hanging, alive=lambda: "the server hangs", stall_s=8)
+    assert (cell.status, cell.reasons) == ("failed", ("the server hangs",))
+    assert cell.trials[0].requests[0].event_tokens == (1,)
 
 
 def test_little_time_is_spent_outside_requests(server: Running) -> None:
     def share() -> float:
-        begin = time.monotonic()
-        cell = measure(server, *[Script([(0.01, 1)] * 100)] * 4, shape=closed_loop(2000, 100, 1))
-        whole = time.monotonic() - begin
-        inside = sum(trial.requests[0].end_ns for trial in cell.trials) / 1e9 * 4 / 3
-        assert cell.status == "ok"
-        return 1 - inside / whole
+        server.load(pace=Pace(first_s=(0.1, 0.1), gap_s=(0.01, 0.01)))
+        cells = measure_all(server, [closed_loop(2000, 100, 4)])
+        assert cells[0].status == "ok"
+        found = overhead(cells)
+        assert found is not None
+        return found
 
-    assert share() < 0.03 or share() < 0.03
+    assert share() < 0.03 or share() < 0.03 or share() < 0.03
+
+
+def test_the_time_of_a_cell_holds_that_of_its_requests(server: Running) -> None:
+    cell = measure(server, *[Script([(0.05, 4)])] * 4)
+    assert cell.warmup_ns > 50e6
+    assert 200e6 < busy_ns(cell) < cell.wall_ns
+
+
+# Loads
+
+
+def test_a_closed_loop_keeps_its_slots_full(server: Running) -> None:
+    shape = closed_loop(6, 4, 2, per_slot=5)
+    server.load(pace=Pace(first_s=(0.03, 0.05), gap_s=(0.001, 0.01)))
+    [cell] = measure_all(server, [shape], trials=1)
+    assert (cell.status, len(cell.trials[0].requests), cell.n_requests) == ("ok", 10, 10)
+    assert len(server.truth()) == 2 + 10
+    spans = [(trace.start_ns, trace.start_ns + trace.end_ns) for trace in cell.trials[0].requests]
+    for begin, _ in spans:
+        assert sum(a <= begin < b for a, b in spans) <= 2
+    # The next one starts with the answer of the one before, not with the slowest of a pair.
+    starts = [begin for begin, _ in spans]
+    assert len({round(start / 1e6) for start in starts}) > 5
+
+
+def test_a_slot_sends_nothing_after_a_broken_answer(server: Running) -> None:
+    cell = measure(server, good(), good(), Script([], status=500), shape=closed_loop(6, 4, 1, per_slot=50), trials=1)
+    assert (cell.status, len(cell.trials[0].requests)) == ("failed", 2)
+
+
+def opened(rate: float, n: int, most: int = 100) -> Shape:
+    return Shape(input_len=6, output_len=4, concurrency=most, request_rate=rate, n_requests=n)
+
+
+def test_an_open_loop_sends_on_time_however_late_the_answers_are(server: Running) -> None:
+    slow = Script([(0.6, 1), (0.001, 3)])
+    cell = measure(server, *[good()] * 8, *[slow] * 40, shape=opened(100, 40), trials=1, stall_s=5)
+    assert cell.status == "ok"
+    requests = cell.trials[0].requests
+    assert len(requests) == 40
+    late = [trace.start_ns - trace.scheduled_ns for trace in requests if trace.scheduled_ns is not None]
+    assert len(late) == 40
+    assert min(late) >= 0
+    assert sorted(late)[20] < 20e6
+    assert max(trace.start_ns for trace in requests) < min(trace.start_ns + trace.end_ns for trace in requests) + 2e9
+    again = measure(server, shape=opened(100, 40), trials=1).trials[0].requests
+    assert [trace.scheduled_ns for trace in again] == [trace.scheduled_ns for trace in requests]
+
+
+def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> None:
+    stuck = Script([(0.05, 1), (3.0, 3)])
+    shapes = [opened(400, 60, most=20), opened(200, 60, most=20), opened(800, 60, most=20)]
+    # The warm-up is of 8 requests, then the first trial of the slowest rate begins.
+    server.load(*[good()] * 8, *[stuck] * 60)
+    slow, *faster = measure_all(server, shapes, trials=1, stall_s=5)
+    assert (slow.status, slow.request_rate) == ("ok", 200)
+    assert "20 requests were under way at once" in (slow.trials[0].saturated or "")
+    assert any("more came than the server can take" in text for text in slow.warnings)
+    assert len(server.truth()) <= 8 + 20
+    assert len(slow.trials[0].requests) == 20
+    summary = summarize(slow)
+    assert summary is not None
+    assert (summary.ttft_s, summary.tpot_s, summary.e2e_s) == (None, None, None)
+    assert summary.output_tokens_per_s is not None
+    reason = "not tried: 200 requests/s was already more than the server can take"
+    assert [(cell.status, cell.reasons) for cell in faster] == [("not_supported", (reason,))] * 2
+
+
+def test_a_broken_open_loop_is_stopped_and_failed(server: Running) -> None:
+    cell = measure(server, *[good()] * 10, Script([], status=429), shape=opened(50, 60), trials=1)
+    assert cell.status == "failed"
+    assert "HTTP 429" in cell.reasons[0]
+    assert len(cell.trials[0].requests) < 60
+
+
+# Two lanes
+
+
+def test_trials_of_two_lanes_take_turns(server: Running, other: Running) -> None:
+    server.load()
+    other.load()
+    said: list[str] = []
+    urls = [server.base_url, other.base_url]
+    [cells] = sweep_all(urls, [SHAPE], on_progress=said.append)
+    assert [cell.variant.quant for cell in cells] == ["a", "b"]
+    assert [(cell.status, cell.interleaved, len(cell.trials)) for cell in cells] == [("ok", True, 3)] * 2
+    assert "".join(text[0] for text in said) == "ab" + "abbaab"
+    first, second = ([truth.prompt for truth in one.truth()] for one in (server, other))
+    assert first == second
+
+
+def test_a_lane_that_breaks_does_not_harm_the_other(server: Running, other: Running) -> None:
+    server.load(good(), Script([], status=500))
+    other.load()
+    [(broken, sound)] = sweep_all([server.base_url, other.base_url], [SHAPE])
+    assert (broken.status, len(broken.trials)) == ("failed", 1)
+    assert (sound.status, len(sound.trials), sound.interleaved) == ("ok", 3, False)
+
+
+def test_a_server_that_dies_leaves_the_other_alone_for_the_shapes_left(server: Running) -> None:
+    server.load()
+    with running() as dying:
+        dying.load(Script([(0.001, 1)], ending="die"))
+        found = sweep_all([dying.base_url, server.base_url], SHAPES[:3], trials=1)
+    assert [cell.status for cell, _ in found] == ["failed"] * 3
+    assert [cell.status for _, cell in found] == ["ok"] * 3
+    assert all("had stopped answering" in cell.reasons[0] for cell, _ in found[1:])
 
 
 # Prompts and shapes
@@ -196,28 +370,45 @@ def test_little_time_is_spent_outside_requests(server: Running) -> None:
 
 def test_prompts_follow_from_seed_shape_and_wave_alone() -> None:
     def prompts(shape: Shape = SHAPE, seed: int = 1, wave: int = 1) -> list[list[int]]:
-        return wave_prompts(VOCABULARY, shape, seed=seed, wave=wave)
+        return wave_prompts(VOCABULARY, shape, seed=seed, wave=wave, n=2)
 
     assert prompts() == prompts()
     longer = closed_loop(6, 5, 1)
-    different = [prompts(), prompts(seed=2), prompts(wave=2), prompts(wave=0), prompts(shape=longer)]
+    different = [prompts(), prompts(seed=-2), prompts(wave=2), prompts(wave=0), prompts(shape=longer)]
     assert len({str(one) for one in different}) == len(different)
 
 
 def test_no_two_prompts_of_a_wave_begin_alike() -> None:
     shape = closed_loop(1, 1, 64)
     for wave in range(50):
-        assert len({prompt[0] for prompt in wave_prompts(range(100), shape, seed=0, wave=wave)}) == 64
+        prompts = wave_prompts(range(100), shape, seed=0, wave=wave, n=64)
+        assert len({prompt[0] for prompt in prompts}) == 64
 
 
-def test_random_prompts_use_the_whole_vocabulary() -> None:
-    assert set(random_prompt(range(10, 20), 500, random.Random(0))) == set(range(10, 20))
+def test_random_prompts_use_the_whole_vocabulary_and_nothing_else() -> None:
+    ids = (3, 7, 8, 20, 21)
+    prompts = wave_prompts(ids, closed_loop(300, 1, 5), seed=0, wave=1, n=5)
+    assert all(set(prompt) == set(ids) and len(prompt) == 300 for prompt in prompts)
+    assert all(type(token) is int for token in prompts[0])
 
 
 def test_a_shape_longer_than_the_context_is_not_supported() -> None:
     shape = closed_loop(8000, 200, 1)
     assert not_supported(shape, 8200) is None
     assert not_supported(shape, 8192) == "8000 + 200 tokens are more than the context of 8192"
+    assert (
+        not_supported(closed_loop(60, 1, 1), 8192, FACTS) == "60 + 1 tokens are more than the 60 that the server takes"
+    )
+
+
+def test_a_wave_that_the_cache_cannot_hold_at_once_is_not_supported(server: Running) -> None:
+    assert not_supported(closed_loop(20, 5, 4, per_slot=9), None, FACTS) is None
+    reason = "5 x (20 + 5 tokens) are 125 at once, more than the 100 that fit into the server's KV cache"
+    assert not_supported(closed_loop(20, 5, 5), None, FACTS) == reason
+    open_loop = Shape(input_len=20, output_len=5, concurrency=200, request_rate=3, n_requests=9)
+    assert not_supported(open_loop, None, FACTS) is None
+    cell = measure(server, shape=closed_loop(20, 5, 5), facts=FACTS)
+    assert (cell.status, cell.reasons, cell.trials) == ("not_supported", (reason,), ())
 
 
 def test_added_tokens_are_not_ordinary(tmp_path: Path) -> None:
@@ -254,7 +445,7 @@ def test_a_sweep_is_complete_and_its_order_comes_from_the_seed(server: Running) 
 def test_a_cell_is_handed_over_before_the_next_begins(server: Running) -> None:
     server.load()
     waves: list[int] = []
-    measure_all(server, SHAPES, trials=1, on_cell=lambda cell: waves.append(server.seen()["flushes"]))
+    measure_all(server, SHAPES, trials=1, on_cells=lambda cells: waves.append(server.seen()["flushes"]))
     assert waves == [2, 4, 6, 8, 10, 12]
 
 

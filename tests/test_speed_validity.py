@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.record import RequestTrace, Trial
-from bench.speed.validity import EMULATED, check_trial, judge
+from bench.record import ClientLoad, DeviceState, RequestTrace, Trial
+from bench.speed.validity import EMULATED, LEAVE_A_CORE, Verdict, broke, check_requests, judge
 
 GOOD: dict[str, Any] = {
     "start_ns": 0,
@@ -45,11 +45,16 @@ def trial(*changes: dict[str, Any]) -> Trial:
 
 
 def reasons(*changes: dict[str, Any]) -> tuple[str, ...]:
-    return check_trial(trial(*changes), input_len=7, output_len=4)
+    return check_requests([trial(*changes)], input_len=7, output_len=4)
+
+
+def judged(*trials: Trial, **changes: Any) -> Verdict:
+    return judge(trials, **({"input_len": 7, "output_len": 4, "emulated": False} | changes))
 
 
 def verdict(*trials: Trial, emulated: bool = False) -> tuple[str, tuple[str, ...]]:
-    return judge(trials, input_len=7, output_len=4, emulated=emulated)
+    found = judged(*trials, emulated=emulated)
+    return found.status, found.reasons
 
 
 @pytest.mark.parametrize(("change", "reason"), FAULTS)
@@ -59,7 +64,7 @@ def test_every_fault_has_its_reason(change: dict[str, Any], reason: str) -> None
 
 
 def test_what_was_asked_for_is_held_against_what_came() -> None:
-    assert len(check_trial(trial({}), input_len=8, output_len=5)) == 2
+    assert len(check_requests([trial({})], input_len=8, output_len=5)) == 2
 
 
 def test_without_a_fault_there_is_no_reason() -> None:
@@ -77,6 +82,136 @@ def test_a_broken_request_fails_the_cell_and_is_told_alone() -> None:
             "the server took 5 of 7 prompt tokens from its cache (1 of 4 requests)",
         ),
     )
+
+
+def test_a_count_that_a_server_cannot_give_is_no_fault() -> None:
+    blind = trial({"cached_tokens": None}, {"cached_tokens": None})
+    assert judged(blind, proves_cache=False).status == "ok"
+    assert judged(trial({"cached_tokens": 5}), proves_cache=False).status == "invalid"
+
+
+def test_requests_that_we_cut_off_ourselves_are_no_faults() -> None:
+    cut = {"error": "the queue grew", "finish_reason": None, "completion_tokens": None}
+    stopped = trial({}, cut).model_copy(update={"saturated": "the queue grew"})
+    assert not broke(stopped)
+    found = judged(stopped)
+    assert found.status == "ok"
+    assert "no latencies of a steady load: the queue grew" in found.warnings[0]
+    assert judged(trial({}, cut)).status == "failed"
+    assert judged(stopped, trial({}, BROKEN)).status == "failed"
+
+
+# The machine
+
+
+def slow(first_ms: float, *, gap_ms: float = 0, tokens: int = 4) -> dict[str, Any]:
+    """Return an answer whose first token comes after ``first_ms`` and whose last ``tokens - 1`` gaps later."""
+    times = tuple(round((first_ms + gap_ms * index) * 1e6) for index in range(tokens))
+    changes = {"event_ns": times, "event_tokens": (1,) * tokens, "end_ns": times[-1] + 1, "completion_tokens": tokens}
+    return {**changes, "scheduled_ns": None}
+
+
+def busy(lag_ms: float, answer: dict[str, Any], cpu_share: float = 0.1) -> Trial:
+    lag_ns = round(lag_ms * 1e6)
+    return trial(answer).model_copy(
+        update={"client": ClientLoad(lag_p99_ns=lag_ns, lag_max_ns=2 * lag_ns, cpu_share=cpu_share)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("lag_ms", "answer", "figures"),
+    [
+        # TTFT of 40 ms may be off by 5 ms, one of 400 ms by 20 ms; a timer's own millisecond does not count.
+        (5.9, slow(40), ()),
+        (6.1, slow(40), ("TTFT",)),
+        (20.9, slow(400), ()),
+        (21.1, slow(400), ("TTFT",)),
+        # An answer of 3 x 100 ms may be off by 3 ms, however late its first token was.
+        (3.9, slow(1000, gap_ms=100), ()),
+        (4.1, slow(1000, gap_ms=100), ("TPOT",)),
+        (100, slow(1000, gap_ms=100), ("TTFT", "TPOT")),
+        (0.9, slow(1, gap_ms=0.1), ()),
+    ],
+)
+def test_a_late_event_loop_spoils_what_it_can_shift(
+    lag_ms: float, answer: dict[str, Any], figures: tuple[str, ...]
+) -> None:
+    found = judged(busy(lag_ms, answer))
+    assert (found.status, len(found.warnings)) == ("ok", len(figures))
+    for reason, figure in zip(found.warnings, figures, strict=True):
+        assert reason.startswith(f"client_bound: its event loop was {lag_ms:.1f} ms late (p99), which can put {figure}")
+
+
+def test_late_stamps_are_told_with_the_trials_that_have_them() -> None:
+    answer = slow(1000, gap_ms=100)
+    calm, late = busy(1, answer), busy(30, answer)
+    found = judged(calm, late, calm)
+    assert found.status == "ok"
+    assert found.warnings == (
+        "client_bound: its event loop was 30.0 ms late (p99), which can put TPOT off by 9.7 %; its answers last 300 ms "
+        f"(1 of 3 trials); {LEAVE_A_CORE}",
+    )
+    assert judged(calm, late, busy(9, answer)).warnings == (found.warnings[0].replace("1 of 3", "2 of 3"),)
+
+
+def test_a_client_without_a_core_left_is_bound() -> None:
+    found = judged(busy(0.5, slow(100, gap_ms=100), cpu_share=0.97))
+    assert found.reasons == (f"client_bound: it used 97 % of a core, where 90 % is the limit; {LEAVE_A_CORE}",)
+    assert found.status == "invalid"
+    calm = busy(0.5, slow(100, gap_ms=100), cpu_share=0.89)
+    assert judged(calm).status == "ok"
+    assert judged(calm, calm, busy(0.5, slow(100, gap_ms=100), cpu_share=0.97)).status == "ok"
+
+
+def on_device(before: dict[str, Any], after: dict[str, Any]) -> Trial:
+    def state(changes: dict[str, Any]) -> DeviceState:
+        values = {"index": 0, "sm_clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 60, "power_w": 500.0}
+        return DeviceState.model_validate({**values, "memory_used_bytes": 1, "throttled": (), **changes})
+
+    return trial(slow(100)).model_copy(update={"devices_before": (state(before),), "devices_after": (state(after),)})
+
+
+@pytest.mark.parametrize("word", ["HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown"])
+def test_a_slowed_down_accelerator_makes_no_figure(word: str) -> None:
+    for sick in (on_device({"throttled": (word,)}, {}), on_device({}, {"throttled": (word,)})):
+        found = judged(sick, sick)
+        assert found.status == "invalid"
+        assert found.reasons[0].startswith(f"the accelerator was slowed down ({word} on device 0)")
+        assert len(found.reasons) == 1
+
+
+def test_a_power_limit_and_falling_clocks_are_warnings() -> None:
+    found = judged(on_device({}, {"throttled": ("SwPowerCap",), "sm_clock_mhz": 1800}))
+    assert found.status == "ok"
+    assert found.warnings == (
+        "the accelerator ran at its power limit (SwPowerCap on device 0)",
+        "the SM clock of device 0 fell from 1980 to 1800 MHz; lock it with nvidia-smi -lgc",
+    )
+    steady = judged(on_device({"sm_clock_mhz": 345}, {"throttled": ("ApplicationsClocksSetting",)}))
+    assert steady.warnings == ()
+    assert judged(on_device({}, {"sm_clock_mhz": None})).warnings == ()
+
+
+# The trials among themselves
+
+
+def test_an_outlier_is_named_and_counts() -> None:
+    found = judged(trial(slow(100)), trial(slow(101)), trial(slow(190)))
+    assert found.status == "ok"
+    assert "trial 3 is an outlier: TTFT 190 ms, where the median is 101 ms; it counts" in found.warnings
+    assert any("TTFT differs between trials" in text and "workload.trials" in text for text in found.warnings)
+    assert judged(trial(slow(100)), trial(slow(100)), trial(slow(104))).warnings == ()
+    assert judged(trial(slow(100)), trial(slow(109))).warnings == ()
+
+
+def test_an_open_loop_that_does_not_settle_is_told() -> None:
+    def due(index: int, first_ms: float) -> dict[str, Any]:
+        return {**slow(first_ms), "start_ns": index * 10**8, "scheduled_ns": index * 10**8}
+
+    rising = trial(*(due(index, 100 + 5 * index) for index in range(60)))
+    level = trial(*(due(index, 100 + index % 7) for index in range(60)))
+    assert any("took ever longer" in text for text in judged(rising).warnings)
+    assert judged(level).warnings == ()
 
 
 changes = st.sampled_from([{}, BROKEN, *(change for change, _ in FAULTS)])

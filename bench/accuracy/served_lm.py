@@ -6,6 +6,7 @@ token ids, so that items which share a few-shot prefix follow each other and the
 
 import asyncio
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer
 
+from bench.accuracy.tasks import KEY_VARIABLE
 from bench.errors import AccuracyError
 from quantize.checkpoint import own_code
 
@@ -119,7 +121,9 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
         async def run() -> None:
             timeout = aiohttp.ClientTimeout(total=None, sock_read=3600)
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            key = os.environ.get(KEY_VARIABLE)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
                 await _gather_or_cancel([work(session) for _ in range(min(self._concurrency, len(bodies)))])
 
         asyncio.run(run())

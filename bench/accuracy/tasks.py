@@ -20,6 +20,8 @@ HUB_DATA = {"mmlu": "cais/mmlu", "ceval-valid": "ceval/ceval-exam", "ifeval": "g
 """Folder of a local hub mirror that a task's data lies in."""
 VERSION = 1
 """Raised whenever a change here would change a score."""
+KEY_VARIABLE = "QUANTBENCH_SERVER_KEY"
+"""Environment variable that carries the server's key to the process that asks it."""
 
 
 class TaskJob(Frozen):
@@ -90,9 +92,9 @@ def working_dir(task: str, hub_dir: Path | None) -> Path | None:
     return hub_dir if hub_dir is not None and task not in MINI_TASKS else None
 
 
-def environment(hub_dir: Path | None) -> dict[str, str]:
+def environment(hub_dir: Path | None, api_key: str | None) -> dict[str, str]:
     """Return the evaluation's own variables: offline where a mirror is named, NLTK's data from its wheel."""
-    variables = {"TOKENIZERS_PARALLELISM": "false"}
+    variables = {"TOKENIZERS_PARALLELISM": "false", **({KEY_VARIABLE: api_key} if api_key else {})}
     if hub_dir:
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     wheel = importlib.util.find_spec("llama_index")

@@ -13,7 +13,12 @@ Each module holds
 - ``environment(config, api_key) -> dict[str, str]``: variables for the server; the key never stands on a command line;
 - ``facts(config, ask, log) -> tuple[dict, ServerFacts]``: what the server that is ready tells of itself; ``ask(path)``
   returns (HTTP status, body) of a GET, ``log()`` returns what it has printed so far;
+- ``refuses(config, form) -> str | None``: why a checkpoint of this format cannot run on it, known before any time is
+  spent; None if it can, or if only a try can tell;
 - ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.
+
+It may hold ``served_model(config) -> str`` (what requests must call the model), ``vocabulary(config, architecture)``,
+``text_of(config)`` and ``unproven(config)``, for servers that somebody else runs; see :mod:`bench.engines.attach`.
 """
 
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ from bench.errors import EngineError
 from bench.record import ServerFacts
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Manifest
+from quantize.formats import Format
 from quantize.key import Frozen
 
 NEEDS = ("torch", "transformers", "compressed_tensors")
@@ -86,6 +87,11 @@ def facts(
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1,
     )
+
+
+def refuses(config: Config, form: Format | None) -> str | None:
+    """Return None: every variant runs here, expanded where it is quantized."""
+    return None
 
 
 def emulates(config: Config, manifest: Manifest) -> bool:

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+MOST_STOPS = 32
+"""Stop texts that SGLang takes (``MAX_STOP_COUNT``)."""
+
 
 class RequestError(Exception):
     """A request that cannot be served; becomes an HTTP answer or, in a stream, an error event."""
@@ -57,7 +60,9 @@ class SamplingParams(BaseModel):
     sampling_seed: int | None = None
     ignore_eos: bool = False
     """Go on past end-of-text tokens, and past ``stop_token_ids`` as well, as SGLang does."""
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)] = ()
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple), Field(max_length=MOST_STOPS)
+    ] = ()
     """Texts that end the answer; they are cut off from it."""
     stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
     skip_special_tokens: bool = True

@@ -1,194 +1,128 @@
-"""A streaming client for SGLang's native API; the only file that reads a clock for measuring.
+"""A streaming client for the servers that speak one of :mod:`bench.speed.protocols`.
 
-A chunk is stamped as soon as it has been read from the socket and looked at afterwards. SGLang streams cumulatively:
-every event repeats the whole answer, so parsing each one would cost the square of the answer's length. Of an event
-only its running token count is looked for; the newest one is kept, and parsed once when the stream has ended.
+Generations go over bare connections, each its own and opened before t0; see :mod:`bench.speed.exchange` for how they
+are stamped. Everything else goes over aiohttp. Best run by `run`: uvloop reads a socket in a third of asyncio's time.
 """
 
 import asyncio
-import io
 import json
-import re
-import time
-from collections.abc import Sequence
-from types import SimpleNamespace, TracebackType
-from typing import Self
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
-from pydantic import BaseModel
+import uvloop
 
-from bench.errors import EngineError
+from bench.errors import ConfigError, EngineError
 from bench.record import RequestTrace
+from bench.speed.exchange import Exchange, now_ns
+from bench.speed.protocols import dialect
+from bench.speed.stream import SHOWN, Stream
+
+__all__ = ["Client", "now_ns", "run"]
 
 CONTROL_TIMEOUT_S = 60.0
 """How long anything but a generation may take."""
+CONNECT_TIMEOUT_S = 30.0
 FLUSH_ATTEMPTS = 100
 FLUSH_PAUSE_S = 0.05
 """A server may count a request as running for a moment after its last token, and does not flush then."""
+TICK_S = 0.05
+"""How often timeouts are looked for."""
+HEALTH_PROMPT = (100,)
+"""One id that every vocabulary has."""
 
-_COUNT = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
-"""Cannot be met inside the generated text, where JSON puts a backslash before each quotation mark."""
+NO_CACHED_COUNT = "the server gave no count of cached tokens, so that none came from its cache is not proven"
+NO_EVENT_COUNT = (
+    "the server did not tell how many tokens an event carries: each is taken for one, the last for what is missing"
+)
 
-
-def now_ns() -> int:
-    """Return the time in nanoseconds of the one clock that all measurements use (CLOCK_MONOTONIC)."""
-    return time.monotonic_ns()
-
-
-class _Finish(BaseModel):
-    type: str
-    message: str | None = None
+T = TypeVar("T")
 
 
-class _Meta(BaseModel):
-    finish_reason: _Finish | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-
-
-class _Fault(BaseModel):
-    message: str
-
-
-class _Event(BaseModel):
-    """What is read of an event; SGLang sends more."""
-
-    output_ids: tuple[int, ...] = ()
-    meta_info: _Meta = _Meta()
-    error: _Fault | str | None = None
-
-
-class _Stream:
-    """What has been seen of one answer so far."""
-
-    def __init__(self) -> None:
-        self.error: str | None = None
-        """The first thing that went wrong."""
-        self._begun = False
-        self._begin_ns = now_ns()
-        self._event_ns: list[int] = []
-        self._event_tokens: list[int] = []
-        self._tokens = 0
-        self._newest = b"{}"
-        self._rest = b""
-        self._done = False
-
-    def begin(self) -> None:
-        """Take t0, unless it has been taken: the request's bytes go out next."""
-        if not self._begun:
-            self._begun, self._begin_ns = True, now_ns()
-
-    def feed(self, chunk: bytes) -> None:
-        """Stamp a chunk and take in the events that it completes."""
-        at_ns = now_ns()
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._take(line[5:].strip(), at_ns)
-
-    def fail(self, error: str) -> None:
-        """Keep ``error``, unless something else went wrong before."""
-        self.error = self.error or error
-
-    def _take(self, data: bytes, at_ns: int) -> None:
-        if data == b"[DONE]":
-            self._done = True
-            return
-        counted = _COUNT.search(data)
-        # An event without a count is seldom and short: it names a role, or it is an error.
-        tokens = int(counted[1]) if counted else len(self._parse(data).output_ids)
-        if counted or tokens:
-            self._newest = data
-        if tokens > self._tokens:
-            self._event_ns.append(at_ns - self._begin_ns)
-            self._event_tokens.append(tokens - self._tokens)
-            self._tokens = tokens
-
-    def _parse(self, data: bytes) -> _Event:
-        try:
-            event = _Event.model_validate_json(data)
-        except ValueError:
-            self.fail(f"the server sent an event that cannot be read: {data[:200].decode(errors='replace')}")
-            return _Event()
-        if event.error is not None:
-            message = event.error if isinstance(event.error, str) else event.error.message
-            self.fail(f"the server sent an error after {self._tokens} tokens: {message}")
-        return event
-
-    def trace(self, origin_ns: int | None) -> RequestTrace:
-        """Return everything seen; the stream has ended now."""
-        end_ns = now_ns() - self._begin_ns
-        meta = self._parse(self._newest).meta_info
-        finish = meta.finish_reason
-        if finish and finish.type == "abort":
-            self.fail(f"the server aborted after {self._tokens} tokens: {finish.message}")
-        if not self._done:
-            self.fail(f"the stream ended after {self._tokens} tokens without [DONE]")
-        if finish is None:
-            self.fail(f"the stream ended after {self._tokens} tokens without a finish reason")
-        return RequestTrace(
-            start_ns=0 if origin_ns is None else self._begin_ns - origin_ns,
-            event_ns=tuple(self._event_ns),
-            event_tokens=tuple(self._event_tokens),
-            end_ns=end_ns,
-            prompt_tokens=meta.prompt_tokens,
-            completion_tokens=meta.completion_tokens,
-            cached_tokens=meta.cached_tokens,
-            finish_reason=finish.type if finish else None,
-            error=self.error,
-        )
-
-
-async def _on_chunk(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceRequestChunkSentParams
-) -> None:
-    """Begin the stream whose request is being sent: aiohttp calls this before it hands a chunk to the socket."""
-    stream: _Stream = context.trace_request_ctx
-    stream.begin()
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main`` as `asyncio.run` does, on uvloop's event loop."""
+    return uvloop.run(main)
 
 
 class Client:
-    """Talks to one running server. Use as an async context manager.
-
-    Every request has a connection of its own, opened before t0: a server may just be closing one kept alive.
-    """
+    """Talks to one running server. Use as an async context manager."""
 
     def __init__(
-        self, base_url: str, *, total_timeout_s: float, stall_timeout_s: float, api_key: str | None = None
+        self,
+        base_url: str,
+        *,
+        protocol: str = "sglang",
+        total_timeout_s: float,
+        stall_timeout_s: float,
+        first_token_timeout_s: float | None = None,
+        api_key: str | None = None,
+        model: str = "",
+        text_of: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
-        """Remember where the server is and how long to wait for it.
+        """Remember where the server is, how it is asked, and how long to wait for it.
 
         Args:
-            base_url: e.g. ``http://127.0.0.1:30000``.
-            total_timeout_s: longest time one generation may take.
-            stall_timeout_s: longest silence of a stream, the wait for its first token included.
+            base_url: e.g. ``http://127.0.0.1:30000``; what the protocol's paths are appended to.
+            protocol: a module of :mod:`bench.speed.protocols`.
+            total_timeout_s: longest time that one generation may take, from t0.
+            stall_timeout_s: longest silence after the first token.
+            first_token_timeout_s: longest wait for the first token; None for that of a silence.
             api_key: sent as a bearer token.
+            model: the name that the model is served under, where the protocol sends one.
+            text_of: turns ids into the text that is sent in their place, for a server that takes no ids.
+
+        Raises:
+            ConfigError: the address or the protocol is none.
         """
-        self.base_url = base_url
-        self._total_timeout_s = total_timeout_s
-        self._stall_timeout_s = stall_timeout_s
+        self.base_url = base_url.rstrip("/")
+        self._url = urlsplit(self.base_url)
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise ConfigError(f"'{base_url}' is no address of a server; one looks like http://127.0.0.1:30000")
+        self._host = self._url.hostname
+        self._port = self._url.port or {"http": 80, "https": 443}[self._url.scheme]
+        self._dialect = dialect(protocol)
+        self._limits = {
+            "total_s": total_timeout_s,
+            "stall_s": stall_timeout_s,
+            "first_token_s": stall_timeout_s if first_token_timeout_s is None else first_token_timeout_s,
+        }
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._model = model
+        self._text_of = text_of
+        self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
+        self._under_way: set[Exchange] = set()
+        self._unproven = dict.fromkeys(self._dialect.UNPROVEN)
 
     async def __aenter__(self) -> Self:
-        trace = aiohttp.TraceConfig()
-        trace.on_request_chunk_sent.append(_on_chunk)
         self._session = aiohttp.ClientSession(
-            self.base_url,
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=self._total_timeout_s, sock_read=self._stall_timeout_s),
-            trace_configs=[trace],
+            timeout=aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S),
         )
+        self._clock = asyncio.create_task(self._tick())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._clock.cancel()
         await self._session.close()
 
+    @property
+    def unproven(self) -> tuple[str, ...]:
+        """What this server can never prove, or did not so far, one sentence each."""
+        return tuple(self._unproven)
+
     async def generate(
-        self, input_ids: Sequence[int], *, max_new_tokens: int, origin_ns: int | None = None
+        self,
+        input_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        origin_ns: int | None = None,
+        scheduled_ns: int | None = None,
     ) -> RequestTrace:
         """Generate exactly ``max_new_tokens`` tokens greedily and return what was seen, also of a failed request.
 
@@ -198,45 +132,58 @@ class Client:
         Args:
             input_ids: the prompt.
             max_new_tokens: end-of-text tokens do not stop it earlier.
-            origin_ns: a time from :func:`now_ns` that ``start_ns`` counts from; None counts from t0.
+            origin_ns: a time from `now_ns` that ``start_ns`` counts from; None counts from t0.
+            scheduled_ns: when the request was due, in nanoseconds since ``origin_ns``; kept in the trace.
         """
-        body = {
-            "input_ids": list(input_ids),
-            "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True},
-            "stream": True,
-        }
-        stream = _Stream()
-        # Not bytes: aiohttp would send those in one go, however many they are, and stop the other streams meanwhile.
-        data = io.BytesIO(json.dumps(body).encode())
-        headers = {"Content-Type": "application/json"}
+        request = self._request(input_ids, max_new_tokens)
+        stream = Stream(self._dialect)
+        exchange = Exchange(stream, **self._limits)
+        self._under_way.add(exchange)
         try:
-            async with self._session.post("/generate", data=data, headers=headers, trace_request_ctx=stream) as answer:
-                if answer.status == 200:
-                    async for chunk in answer.content.iter_any():
-                        stream.feed(chunk)
-                else:
-                    text = await answer.text(errors="replace")
-                    stream.fail(f"the server answered HTTP {answer.status}: {text[:200].strip()}")
-        except aiohttp.SocketTimeoutError:
-            stream.fail(f"the server was silent for {self._stall_timeout_s:g} s")
-        except TimeoutError:
-            stream.fail(f"the answer was not complete after {self._total_timeout_s:g} s")
-        except aiohttp.ClientError as error:
-            stream.fail(f"the connection failed: {error or type(error).__name__}")
-        return stream.trace(origin_ns)
+            await self._connect(exchange)
+            exchange.send(request)
+            await exchange.ended
+        finally:
+            self._under_way.discard(exchange)
+            exchange.close()
+        trace = stream.trace(
+            exchange.begin_ns,
+            now_ns=now_ns(),
+            start_ns=0 if origin_ns is None else exchange.begin_ns - origin_ns,
+            scheduled_ns=scheduled_ns,
+        )
+        if trace.error is None and trace.cached_tokens is None:
+            self._unproven[NO_CACHED_COUNT] = None
+        if not trace.events_counted:
+            self._unproven[NO_EVENT_COUNT] = None
+        return trace
+
+    def silent_s(self) -> float:
+        """Return for how many seconds none of the requests under way has had an answer; 0 where there are none."""
+        newest_ns = max((exchange.newest_ns for exchange in self._under_way), default=None)
+        return 0.0 if newest_ns is None else (now_ns() - newest_ns) / 1e9
+
+    def fail_all(self, reason: str) -> None:
+        """End every request under way; their traces keep what had come and carry ``reason`` as error."""
+        for exchange in tuple(self._under_way):
+            exchange.fail(reason)
 
     async def flush_cache(self) -> None:
         """Empty the server's prefix cache, waiting a few seconds for requests that are just ending.
 
+        Does nothing where the protocol has no means for it.
+
         Raises:
             EngineError: the server does not answer or does not flush.
         """
+        if self._dialect.FLUSH_PATH is None:
+            return
         for _ in range(FLUSH_ATTEMPTS):
-            status, text = await self._ask("POST", "/flush_cache")
+            status, text = await self._ask("POST", self._dialect.FLUSH_PATH)
             if status == 200:
                 return
             await asyncio.sleep(FLUSH_PAUSE_S)
-        raise EngineError(f"{self.base_url} does not flush its cache (HTTP {status}: {text[:200].strip()})")
+        raise EngineError(f"{self.base_url} does not flush its cache (HTTP {status}: {text[:SHOWN].strip()})")
 
     async def health_generate(self) -> None:
         """Return once the server has really generated a token.
@@ -244,9 +191,54 @@ class Client:
         Raises:
             EngineError: it does not answer, or cannot generate.
         """
-        status, text = await self._ask("GET", "/health_generate")
+        if self._dialect.HEALTH_PATH is None:
+            trace = await self.generate(HEALTH_PROMPT, max_new_tokens=1)
+            if trace.error is not None:
+                raise EngineError(f"{self.base_url} cannot generate: {trace.error}")
+            return
+        status, text = await self._ask("GET", self._dialect.HEALTH_PATH)
         if status != 200:
-            raise EngineError(f"{self.base_url} cannot generate (HTTP {status}: {text[:200].strip()})")
+            raise EngineError(f"{self.base_url} cannot generate (HTTP {status}: {text[:SHOWN].strip()})")
+
+    def _request(self, input_ids: Sequence[int], max_new_tokens: int) -> bytes:
+        """Return the bytes of a request."""
+        prompt = list(input_ids) if self._text_of is None else self._text_of(input_ids)
+        asked = self._dialect.request(prompt, max_new_tokens=max_new_tokens, model=self._model)
+        body = json.dumps(asked, separators=(",", ":")).encode()
+        headers = {
+            "Host": self._url.netloc.rpartition("@")[2],
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            **self._headers,
+        }
+        head = [f"POST {self._url.path}{self._dialect.PATH} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
+        return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+
+    async def _connect(self, exchange: Exchange) -> None:
+        """Open the connection of ``exchange``, or let it fail."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(lambda: exchange, self._host, self._port, ssl=self._ssl)
+        except TimeoutError:
+            exchange.fail(f"the connection failed: {self.base_url} did not accept it in {CONNECT_TIMEOUT_S:g} s")
+        except OSError as error:
+            exchange.fail(f"the connection failed: {error}")
+
+    async def _tick(self) -> None:
+        """Look for requests that have taken too long, again and again."""
+        due_ns = now_ns()
+        while True:
+            await asyncio.sleep(TICK_S)
+            late = now_ns() - due_ns > 2e9 * TICK_S
+            due_ns = now_ns()
+            # After a moment in which nothing could run, what came meanwhile has yet to be read.
+            if not late:
+                for exchange in tuple(self._under_way):
+                    exchange.tick()
 
     async def _ask(self, method: str, path: str) -> tuple[int, str]:
         """Return (status, body).
@@ -254,9 +246,8 @@ class Client:
         Raises:
             EngineError: no answer.
         """
-        timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         try:
-            async with self._session.request(method, path, timeout=timeout) as answer:
+            async with self._session.request(method, f"{self.base_url}{path}") as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError:
             raise EngineError(f"{self.base_url}{path} gave no answer in {CONTROL_TIMEOUT_S:g} s") from None

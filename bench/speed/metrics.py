@@ -1,22 +1,28 @@
 """What the figures mean: each is defined once, here, from the raw arrival times of :mod:`bench.record`.
 
 A cell's figure is the median over its trials, with a bootstrap interval. A trial's figure is the median over its
-requests, except for the output rate, which is of the whole wave. None stands for "not defined", never 0.
+requests, except for rates of the whole wave. None stands for "not defined", never 0.
+
+Latencies count from just before a request was sent (t0). In an open loop they count from when it was due, which may
+be earlier: a request that the client could not send in time has waited all the same.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import RequestTrace, SpeedCell, Trial
+from bench.record import Objective, RequestTrace, SpeedCell, Trial
 from quantize.key import Frozen
 
 NS_PER_S = 1e9
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FEWEST_P90, FEWEST_P99 = 20, 200
+"""Values from which a percentile is given: two lie beyond it, on average."""
 
 
 class Interval(Frozen):
@@ -31,8 +37,23 @@ class Interval(Frozen):
     """Trials it rests on. With one there is no spread to see: ``low`` and ``high`` are the value itself."""
 
 
+class Percentiles(Frozen):
+    """Percentiles of a figure over the requests (or gaps) of all trials together."""
+
+    p50: float
+    p90: float | None
+    """None with fewer than 20 values."""
+    p99: float | None
+    """None with fewer than 200 values."""
+    n: int
+
+
 class CellSummary(Frozen):
-    """The figures of one cell. One that is not defined for any trial is None."""
+    """The figures of one cell. One that is not defined for any trial is None.
+
+    Of a cell whose open loop was more than the server can take only the output rate and memory are defined: its
+    latencies would tell how long the trial was, not how fast the server is.
+    """
 
     n_trials: int
     ttft_s: Interval | None
@@ -42,18 +63,34 @@ class CellSummary(Frozen):
     qwen_speed_tokens_per_s: Interval | None
     output_tokens_per_s: Interval | None
     e2e_s: Interval | None
+    batch_prefill_tokens_per_s: Interval | None
+    """None unless all requests of a trial were sent together."""
+    requests_per_s: Interval | None
+    goodput_requests_per_s: Interval | None
+    """None without an objective."""
+    good_share: Interval | None
+    """None without an objective."""
+    ttft_percentiles_s: Percentiles | None
+    tpot_percentiles_s: Percentiles | None
+    e2e_percentiles_s: Percentiles | None
+    itl_percentiles_s: Percentiles | None
     peak_memory_bytes: int | None
-    """Highest resident memory of the server in any trial."""
+    """Highest memory of the server in any trial."""
+
+
+def _wait_s(trace: RequestTrace) -> float:
+    """Return how long before t0 the latencies of a request begin, in seconds."""
+    return 0.0 if trace.scheduled_ns is None else (trace.start_ns - trace.scheduled_ns) / NS_PER_S
 
 
 def ttft_s(trace: RequestTrace) -> float | None:
-    """Return the time to first token in seconds: first token − t0."""
-    return trace.event_ns[0] / NS_PER_S if trace.event_ns else None
+    """Return the time to first token in seconds: first token − t0, or − when the request was due in an open loop."""
+    return _wait_s(trace) + trace.event_ns[0] / NS_PER_S if trace.event_ns else None
 
 
 def e2e_s(trace: RequestTrace) -> float | None:
-    """Return the end-to-end time in seconds: last token − t0."""
-    return trace.event_ns[-1] / NS_PER_S if trace.event_ns else None
+    """Return the end-to-end time in seconds: last token − t0, or − when the request was due in an open loop."""
+    return _wait_s(trace) + trace.event_ns[-1] / NS_PER_S if trace.event_ns else None
 
 
 def tpot_s(trace: RequestTrace) -> float | None:
@@ -67,6 +104,11 @@ def tpot_s(trace: RequestTrace) -> float | None:
     first, last = trace.event_ns[0], trace.event_ns[-1]
     later = sum(n for at, n in zip(trace.event_ns, trace.event_tokens, strict=True) if at > first)
     return (last - first) / later / NS_PER_S if later else None
+
+
+def itl_s(trace: RequestTrace) -> list[float]:
+    """Return the inter-token latencies in seconds: the pauses between arrivals, of one token or of several at once."""
+    return [(later - earlier) / NS_PER_S for earlier, later in pairwise(trace.event_ns) if later > earlier]
 
 
 def decode_tokens_per_s(trace: RequestTrace) -> float | None:
@@ -93,14 +135,94 @@ def qwen_speed_tokens_per_s(trace: RequestTrace) -> float | None:
     return (trace.prompt_tokens + sum(trace.event_tokens)) / e2e
 
 
-def output_tokens_per_s(trial: Trial) -> float | None:
-    """Return the output rate of a wave: tokens of all its requests / time from first t0 to last token."""
+def _duration_s(trial: Trial) -> float | None:
+    """Return the time from a wave's first t0 to its last token in seconds; None if nothing came."""
     answered = [trace for trace in trial.requests if trace.event_ns]
     if not answered:
         return None
-    begin = min(trace.start_ns for trace in answered)
-    end = max(trace.start_ns + trace.event_ns[-1] for trace in answered)
-    return sum(sum(trace.event_tokens) for trace in answered) / (end - begin) * NS_PER_S
+    begin_ns = min(trace.start_ns for trace in trial.requests)
+    end_ns = max(trace.start_ns + trace.event_ns[-1] for trace in answered)
+    return (end_ns - begin_ns) / NS_PER_S
+
+
+def output_tokens_per_s(trial: Trial) -> float | None:
+    """Return the output rate of a wave: tokens of all its requests / time from first t0 to last token."""
+    duration_s = _duration_s(trial)
+    return None if duration_s is None else sum(sum(trace.event_tokens) for trace in trial.requests) / duration_s
+
+
+def requests_per_s(trial: Trial) -> float | None:
+    """Return how many requests were answered per second, from first t0 to last token."""
+    duration_s = _duration_s(trial)
+    return None if duration_s is None else sum(trace.error is None for trace in trial.requests) / duration_s
+
+
+def batch_prefill_tokens_per_s(trial: Trial) -> float | None:
+    """Return the prefill speed of requests sent together: all their prompt tokens / first t0 to the last first token.
+
+    Prompts wait for each other, so prompt tokens / TTFT of one request says little about a batch.
+    """
+    prompts = [trace.prompt_tokens for trace in trial.requests if trace.prompt_tokens is not None and trace.event_ns]
+    if len(prompts) < len(trial.requests) or not prompts:
+        return None
+    begin_ns = min(trace.start_ns for trace in trial.requests)
+    last_ns = max(trace.start_ns + trace.event_ns[0] for trace in trial.requests)
+    return sum(prompts) / (last_ns - begin_ns) * NS_PER_S
+
+
+def is_good(trace: RequestTrace, objective: Objective) -> bool:
+    """Tell whether a request kept the objective: answered, TTFT within it, and TPOT within it where it is defined."""
+    ttft, tpot = ttft_s(trace), tpot_s(trace)
+    in_time = ttft is not None and ttft <= objective.ttft_s and (tpot is None or tpot <= objective.tpot_s)
+    return trace.error is None and in_time
+
+
+def good_share(trial: Trial, objective: Objective) -> float | None:
+    """Return the share of a trial's requests that kept the objective, 0 to 1."""
+    if not trial.requests:
+        return None
+    return sum(is_good(trace, objective) for trace in trial.requests) / len(trial.requests)
+
+
+def goodput_requests_per_s(trial: Trial, objective: Objective) -> float | None:
+    """Return how many requests per second kept the objective (goodput; DistServe, https://arxiv.org/abs/2401.09670)."""
+    rate, share = requests_per_s(trial), good_share(trial, objective)
+    return None if rate is None or share is None else rate * share
+
+
+def is_saturated(cell: SpeedCell) -> bool:
+    """Tell whether more came in any of its trials than the server can take."""
+    return any(trial.saturated is not None for trial in cell.trials)
+
+
+def percentiles(values: Sequence[float]) -> Percentiles | None:
+    """Return the percentiles that ``values`` are enough for; None without values."""
+    if not values:
+        return None
+    p50, p90, p99 = np.quantile(np.array(values), (0.5, 0.9, 0.99)).tolist()
+    n = len(values)
+    return Percentiles(p50=p50, p90=p90 if n >= FEWEST_P90 else None, p99=p99 if n >= FEWEST_P99 else None, n=n)
+
+
+def busy_ns(cell: SpeedCell) -> int:
+    """Return the time in which requests of a cell were under way or awaited by its schedule, warm-up included."""
+    return cell.warmup_ns + sum(wave_ns(trial) for trial in cell.trials)
+
+
+def wave_ns(trial: Trial) -> int:
+    """Return the time from a wave's beginning to the end of its last stream."""
+    return max((trace.start_ns + trace.end_ns for trace in trial.requests), default=0)
+
+
+def overhead(cells: Sequence[SpeedCell], *, wall_s: float | None = None) -> float | None:
+    """Return the share of a sweep's time that went neither into requests nor into warm-up, 0 to 1.
+
+    Args:
+        cells: of one record, those of its control included; cells that took no time do not matter.
+        wall_s: of the whole sweep, such as ``stage_seconds["speed"]``; None for the sum of the cells' own.
+    """
+    whole_ns = sum(cell.wall_ns for cell in cells) if wall_s is None else wall_s * NS_PER_S
+    return 1 - sum(map(busy_ns, cells)) / whole_ns if whole_ns else None
 
 
 @cache
@@ -121,7 +243,7 @@ def bootstrap_median(values: Iterable[float | None]) -> Interval | None:
     return Interval(median=float(np.median(known)), low=float(low), high=float(high), n=known.size)
 
 
-def _typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> float | None:
+def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> float | None:
     """Return the median of a figure over a trial's requests."""
     known = [value for trace in trial.requests if (value := figure(trace)) is not None]
     return float(np.median(known)) if known else None
@@ -130,14 +252,21 @@ def _typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> fl
 def summarize(cell: SpeedCell) -> CellSummary | None:
     """Return a cell's figures; None unless its status is ``ok`` or ``emulated``.
 
-    With several requests at once, a trial counts with the median over its requests; only the output rate is of all
-    of them together.
+    With several requests at once, a trial counts with the median over its requests; only rates are of all of them
+    together.
     """
     if cell.status not in ("ok", "emulated"):
         return None
+    steady = () if is_saturated(cell) else cell.trials
+    requests = [trace for trial in steady for trace in trial.requests]
+    together = cell.request_rate is None and cell.n_requests == cell.concurrency
+    objective = cell.objective
 
     def over_trials(figure: Callable[[RequestTrace], float | None]) -> Interval | None:
-        return bootstrap_median(_typical(trial, figure) for trial in cell.trials)
+        return bootstrap_median(typical(trial, figure) for trial in steady)
+
+    def pooled(figure: Callable[[RequestTrace], float | None]) -> Percentiles | None:
+        return percentiles([value for trace in requests if (value := figure(trace)) is not None])
 
     return CellSummary(
         n_trials=len(cell.trials),
@@ -148,6 +277,16 @@ def summarize(cell: SpeedCell) -> CellSummary | None:
         qwen_speed_tokens_per_s=over_trials(qwen_speed_tokens_per_s),
         output_tokens_per_s=bootstrap_median(map(output_tokens_per_s, cell.trials)),
         e2e_s=over_trials(e2e_s),
+        batch_prefill_tokens_per_s=bootstrap_median(map(batch_prefill_tokens_per_s, steady)) if together else None,
+        requests_per_s=bootstrap_median(map(requests_per_s, steady)),
+        goodput_requests_per_s=bootstrap_median(goodput_requests_per_s(trial, objective) for trial in steady)
+        if objective
+        else None,
+        good_share=bootstrap_median(good_share(trial, objective) for trial in steady) if objective else None,
+        ttft_percentiles_s=pooled(ttft_s),
+        tpot_percentiles_s=pooled(tpot_s),
+        e2e_percentiles_s=pooled(e2e_s),
+        itl_percentiles_s=percentiles([gap for trace in requests for gap in itl_s(trace)]),
         peak_memory_bytes=max(
             (trial.peak_memory_bytes for trial in cell.trials if trial.peak_memory_bytes is not None), default=None
         ),

@@ -1,213 +1,273 @@
-"""Measures shapes on a running server: warm up, flush, fire the requests together, check, one cell after the other."""
+"""Measures shapes on running servers: warm up, flush, send, check, one shape after the other.
 
-import asyncio
-import json
-import random
-import threading
+A server under measurement is a `Lane`. With two lanes each shape is measured on both, their trials taking turns
+(A B, B A, …), so that whatever drifts meanwhile, such as the temperature, meets both alike.
+"""
+
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass
 
-from bench.errors import EngineError, SourceError
-from bench.record import SpeedCell, Status, Trial, Variant
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import EngineError
+from bench.record import ServerFacts, SpeedCell, Status, Trial, Variant
 from bench.speed.client import Client, now_ns
+from bench.speed.load import arrivals_ns, in_order, warm_up_requests
+from bench.speed.metrics import is_saturated, wave_ns
+from bench.speed.prompts import ordinary_vocabulary, wave_prompts
 from bench.speed.shapes import Shape
-from bench.speed.validity import judge
+from bench.speed.validity import Verdict, broke, judge
+from bench.speed.wave import Observer, send_wave
 
-MEMORY_PERIOD_S = 0.2
+__all__ = ["Lane", "not_supported", "ordinary_vocabulary", "sweep"]
 
-
-def ordinary_vocabulary(tokenizer_json: Path) -> tuple[int, ...]:
-    """Return the ids of a Hugging Face ``tokenizer.json`` that stand for ordinary text, in order.
-
-    Added tokens (end of text, chat markers, …) are left out: they change what a server or a model does.
-
-    Raises:
-        SourceError: the file is missing, is not JSON, or holds no vocabulary.
-    """
-    try:
-        tokenizer: dict[str, Any] = json.loads(tokenizer_json.read_bytes())
-        vocabulary = tokenizer["model"]["vocab"]
-        added = {token["id"] for token in tokenizer["added_tokens"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{tokenizer_json} has no vocabulary that can be read ({error!r})") from error
-    # BPE and WordPiece map text to id; Unigram lists (text, score), and the position is the id.
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    return tuple(sorted(set(ids) - added))
+DRAIN_ATTEMPTS = 12
+"""Each some 5 s: a server that does not notice that requests were given up works them off first."""
 
 
-def random_prompt(vocabulary: Sequence[int], n: int, rng: random.Random) -> list[int]:
-    """Return ``n`` ids drawn evenly from ``vocabulary``."""
-    return rng.choices(vocabulary, k=n)
+@dataclass(frozen=True)
+class Lane:
+    """One server under measurement."""
+
+    client: Client
+    variant: Variant
+    engine: str
+    emulated: bool
+    """It does not compute on quantized kernels."""
+    facts: ServerFacts | None
+    monitor: Observer
+    alive: Callable[[], str | None]
+    """Returns why the server is gone or hangs; None while it is well."""
+    exceeds: Callable[[SpeedCell], str | None]
+    """Returns why a cell that passed every check is faster than the device can be; None if it is not."""
+    vocabulary: Sequence[int]
+    """Ids to draw prompts from; at least as many as requests of a trial."""
+    proves_cache: bool = True
+    """The server tells how many prompt tokens came from its cache."""
+    unproven: tuple[str, ...] = ()
+    """What else this server gives no means to check, one sentence each."""
 
 
-def wave_prompts(vocabulary: Sequence[int], shape: Shape, *, seed: int, wave: int) -> list[list[int]]:
-    """Return the prompts of one wave, one for each request; another wave, shape or seed gives others.
+def not_supported(shape: Shape, context_length: int | None, facts: ServerFacts | None = None) -> str | None:
+    """Return why a shape cannot run; None if it can.
 
-    They follow from the arguments alone, so a cell is the same wherever it stands in the order. No two begin with
-    the same id: a server that keeps prefixes would take that one from its cache.
-    """
-    rng = random.Random(f"{seed}/{shape.input_len}/{shape.output_len}/{shape.concurrency}/{wave}")
-    heads = rng.sample(vocabulary, shape.concurrency)
-    return [[head, *random_prompt(vocabulary, shape.input_len - 1, rng)] for head in heads]
-
-
-def not_supported(shape: Shape, context_length: int) -> str | None:
-    """Return why a shape cannot run within ``context_length`` tokens; None if it can."""
-    if shape.input_len + shape.output_len <= context_length:
-        return None
-    return f"{shape.input_len} + {shape.output_len} tokens are more than the context of {context_length}"
-
-
-class _PeakMemory:
-    """Highest memory seen while a ``with`` block runs, sampled beside the event loop."""
-
-    def __init__(self, memory: Callable[[], int | None]) -> None:
-        self.bytes: int | None = None
-        self._memory = memory
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while True:
-            now = self._memory()
-            if now is not None:
-                self.bytes = max(now, self.bytes or 0)
-            if self._over.wait(MEMORY_PERIOD_S):
-                return
-
-
-async def _wave(
-    client: Client, prompts: Sequence[Sequence[int]], output_len: int, memory: Callable[[], int | None]
-) -> Trial:
-    """Send all prompts together and return what was seen."""
-    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with _PeakMemory(memory) as peak:
-        origin_ns = now_ns()
-        traces = await asyncio.gather(
-            *(client.generate(prompt, max_new_tokens=output_len, origin_ns=origin_ns) for prompt in prompts)
-        )
-    return Trial(requests=tuple(traces), started_at=started_at, peak_memory_bytes=peak.bytes)
-
-
-async def measure_cell(
-    client: Client,
-    shape: Shape,
-    *,
-    variant: Variant,
-    engine: str,
-    vocabulary: Sequence[int],
-    trials: int,
-    seed: int,
-    emulated: bool,
-    memory: Callable[[], int | None],
-    on_progress: Callable[[str], None],
-) -> SpeedCell:
-    """Measure one shape; whatever goes wrong ends up in the cell.
-
-    Before every wave the cache is flushed and fresh prompts are drawn. The first wave warms the server up at this
-    very shape and is discarded, unless it broke: then it is the evidence. No wave follows a broken one.
+    The requests of a closed loop must all find room in the KV cache at once: otherwise some would wait for others,
+    and the concurrency would not be the one that stands beside the figures.
 
     Args:
-        client: of the running server.
-        shape: what to send.
-        variant: what is served.
-        engine: what serves it.
-        vocabulary: ids to draw prompts from; at least as many as requests at once.
-        trials: waves to measure.
-        seed: of the prompts.
-        emulated: the engine does not compute on quantized kernels.
-        memory: returns the server's resident memory in bytes; called from another thread.
-        on_progress: told in words what happens next.
+        shape: to be measured.
+        context_length: longest prompt plus answer of the model, tokens; None if it is not known.
+        facts: what the running server told; None before it runs.
     """
-    kept: list[Trial] = []
-    status: Status
-    try:
-        for wave in range(trials + 1):
-            on_progress(
-                f"{shape.input_len} in, {shape.output_len} out, {shape.concurrency} at once: "
-                + (f"trial {wave} of {trials}" if wave else "warm-up")
-            )
-            await client.flush_cache()
-            prompts = wave_prompts(vocabulary, shape, seed=seed, wave=wave)
-            trial = await _wave(client, prompts, shape.output_len, memory)
-            broke = any(trace.error is not None for trace in trial.requests)
-            if wave or broke:
-                kept.append(trial)
-            if broke:
-                break
-        status, reasons = judge(kept, input_len=shape.input_len, output_len=shape.output_len, emulated=emulated)
-    except EngineError as error:
-        status, reasons = "failed", (str(error),)
+    tokens = shape.input_len + shape.output_len
+    words = f"{shape.input_len} + {shape.output_len} tokens"
+    if context_length is not None and tokens > context_length:
+        return f"{words} are more than the context of {context_length}"
+    if facts is None:
+        return None
+    if facts.max_context_tokens is not None and tokens > facts.max_context_tokens:
+        return f"{words} are more than the {facts.max_context_tokens} that the server takes"
+    at_once = shape.concurrency if shape.request_rate is None else 1
+    if facts.kv_capacity_tokens is not None and at_once * tokens > facts.kv_capacity_tokens:
+        return (
+            f"{at_once} x ({words}) are {at_once * tokens} at once, more than the {facts.kv_capacity_tokens} that fit "
+            "into the server's KV cache"
+        )
+    return None
+
+
+class _Measuring:
+    """One lane's cell while it is being measured."""
+
+    def __init__(self, lane: Lane, shape: Shape, vocabulary: NDArray[np.int64], seed: int) -> None:
+        self.lane = lane
+        self.over = False
+        """A request broke or the server does not answer: no wave follows."""
+        self._shape = shape
+        self._vocabulary = vocabulary
+        self._seed = seed
+        self._kept: list[Trial] = []
+        self._warmup_ns = 0
+        self._wall_ns = 0
+        """Of this lane's own turns."""
+        self._error: str | None = None
+
+    async def take_turn(self, wave: int) -> None:
+        """Flush, send one wave of fresh prompts, and keep it.
+
+        Wave 0 warms the server up at this very shape and is discarded, unless it broke: then it is the evidence.
+        """
+        begin_ns = now_ns()
+        try:
+            trial = await self._send(wave)
+        except EngineError as error:
+            self._error, self.over = str(error), True
+        else:
+            self.over = broke(trial)
+            if wave or self.over:
+                self._kept.append(trial)
+            else:
+                self._warmup_ns = wave_ns(trial)
+        self._wall_ns += now_ns() - begin_ns
+
+    async def _send(self, wave: int) -> Trial:
+        shape, lane = self._shape, self.lane
+        n = shape.n_requests if wave else warm_up_requests(shape)
+        prompts = wave_prompts(self._vocabulary, shape, seed=self._seed, wave=wave, n=n)
+        due_ns = None if shape.request_rate is None else arrivals_ns(shape, seed=self._seed, wave=wave, n=n)
+        await self._flush()
+        return await send_wave(
+            lane.client,
+            lane.monitor,
+            prompts,
+            output_len=shape.output_len,
+            concurrency=shape.concurrency,
+            due_ns=due_ns,
+            alive=lane.alive,
+        )
+
+    async def _flush(self) -> None:
+        """Empty the cache, with patience for a server that was given too much."""
+        attempts = DRAIN_ATTEMPTS if self._kept and self._kept[-1].saturated else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                return await self.lane.client.flush_cache()
+            except EngineError:
+                if attempt == attempts:
+                    raise
+        return None
+
+    def _verdict(self) -> Verdict:
+        if self._error is not None:
+            return Verdict("failed", (self._error,), ())
+        return judge(
+            self._kept,
+            input_len=self._shape.input_len,
+            output_len=self._shape.output_len,
+            emulated=self.lane.emulated,
+            proves_cache=self.lane.proves_cache,
+        )
+
+    def cell(self, *, interleaved: bool) -> SpeedCell:
+        """Return the cell, judged."""
+        begin_ns = now_ns()
+        lane, shape = self.lane, self._shape
+        verdict = self._verdict()
+        reasons = verdict.reasons
+        gone = lane.alive() if verdict.status == "failed" else None
+        if gone is not None:
+            reasons = tuple(dict.fromkeys((gone, *reasons)))
+        cell = _cell(lane, shape, self._seed, verdict.status, reasons).model_copy(
+            update={
+                "unproven": tuple(dict.fromkeys((*lane.unproven, *lane.client.unproven))),
+                "warnings": verdict.warnings,
+                "warmup_ns": self._warmup_ns,
+                "wall_ns": self._wall_ns + now_ns() - begin_ns,
+                "interleaved": interleaved,
+                "trials": tuple(self._kept),
+            }
+        )
+        impossible = lane.exceeds(cell) if cell.status == "ok" else None
+        if impossible is None:
+            return cell
+        return cell.model_copy(update={"status": "invalid", "reasons": (impossible,), "warnings": ()})
+
+
+def _cell(lane: Lane, shape: Shape, seed: int, status: Status, reasons: tuple[str, ...]) -> SpeedCell:
+    """Return a cell without trials."""
     return SpeedCell(
-        variant=variant,
-        engine=engine,
+        variant=lane.variant,
+        engine=lane.engine,
         **shape.model_dump(),
         seed=seed,
         status=status,
         reasons=reasons,
-        trials=tuple(kept),
+        trials=(),
     )
 
 
-async def sweep(
-    client: Client,
-    shapes: Sequence[Shape],
-    *,
-    variant: Variant,
-    engine: str,
-    vocabulary: Sequence[int],
-    trials: int,
-    seed: int,
-    emulated: bool,
-    memory: Callable[[], int | None],
-    on_progress: Callable[[str], None],
-) -> AsyncIterator[SpeedCell]:
-    """Yield one cell for each shape, in an order drawn from ``seed``; the arguments are those of `measure_cell`.
+class _Track:
+    """A lane through the sweep: what has happened to it so far."""
 
-    Each cell is yielded before the next one begins, so that it can be stored first. After a failed cell the server
-    must show that it still generates; if it does not, the cells that are left are ``failed`` without a try.
-    """
-    gone: str | None = None
-    for shape in random.Random(seed).sample(shapes, k=len(shapes)):
-        if gone is not None:
-            yield SpeedCell(
-                variant=variant,
-                engine=engine,
-                **shape.model_dump(),
-                seed=seed,
-                status="failed",
-                reasons=(f"not measured, for the server had stopped answering: {gone}",),
-                trials=(),
-            )
-            continue
-        cell = await measure_cell(
-            client,
-            shape,
-            variant=variant,
-            engine=engine,
-            vocabulary=vocabulary,
-            trials=trials,
-            seed=seed,
-            emulated=emulated,
-            memory=memory,
-            on_progress=on_progress,
-        )
-        yield cell
+    def __init__(self, lane: Lane, seed: int) -> None:
+        self.lane = lane
+        self.vocabulary = np.asarray(lane.vocabulary, dtype=np.int64)
+        self._seed = seed
+        self._gone: str | None = None
+        self._too_much: dict[tuple[int, int], float] = {}
+        """By input and output length: the request rate that was more than the server can take."""
+
+    def without_a_try(self, shape: Shape) -> SpeedCell | None:
+        """Return the cell of a shape that need not be tried; None if it must."""
+        if self._gone is not None:
+            reason = f"not measured, for the server had stopped answering: {self._gone}"
+            return _cell(self.lane, shape, self._seed, "failed", (reason,))
+        known = not_supported(shape, None, self.lane.facts) or self._over_saturated(shape)
+        return None if known is None else _cell(self.lane, shape, self._seed, "not_supported", (known,))
+
+    def _over_saturated(self, shape: Shape) -> str | None:
+        rate = self._too_much.get((shape.input_len, shape.output_len))
+        if rate is None or shape.request_rate is None or shape.request_rate <= rate:
+            return None
+        return f"not tried: {rate:g} requests/s was already more than the server can take"
+
+    async def learn(self, cell: SpeedCell) -> None:
+        """Take in how a cell ended. After a failed one the server must show that it still generates."""
+        if cell.request_rate is not None and is_saturated(cell):
+            self._too_much[cell.input_len, cell.output_len] = cell.request_rate
         if cell.status == "failed":
-            try:
-                await client.health_generate()
-            except EngineError as error:
-                gone = str(error)
+            self._gone = self.lane.alive() or await self._cannot_generate()
+
+    async def _cannot_generate(self) -> str | None:
+        try:
+            await self.lane.client.health_generate()
+        except EngineError as error:
+            return str(error)
+        return None
+
+
+async def _measure(
+    tracks: Sequence[_Track], shape: Shape, *, trials: int, seed: int, on_progress: Callable[[str], None]
+) -> list[SpeedCell]:
+    """Measure one shape on every lane; whatever goes wrong on one ends up in its cell and harms no other."""
+    cells = [track.without_a_try(shape) for track in tracks]
+    measuring = [
+        _Measuring(track.lane, shape, track.vocabulary, seed)
+        for track, cell in zip(tracks, cells, strict=True)
+        if cell is None
+    ]
+    for wave in range(trials + 1):
+        # A B to warm up, then A B, B A, …
+        for one in measuring if wave % 2 or not wave else reversed(measuring):
+            if not one.over:
+                who = f"{one.lane.variant.quant}: " if len(tracks) > 1 else ""
+                what = f"trial {wave} of {trials}" if wave else "warm-up"
+                on_progress(f"{who}{shape.input_len} in, {shape.output_len} out, {shape.load}: {what}")
+                await one.take_turn(wave)
+    in_turns = len(measuring) > 1 and not any(one.over for one in measuring)
+    measured = (one.cell(interleaved=in_turns) for one in measuring)
+    return [cell if cell is not None else next(measured) for cell in cells]
+
+
+async def sweep(
+    lanes: Sequence[Lane], shapes: Sequence[Shape], *, trials: int, seed: int, on_progress: Callable[[str], None]
+) -> AsyncIterator[tuple[SpeedCell, ...]]:
+    """Yield the cells of each shape, one for each lane and in their order, before the next shape begins.
+
+    The order of shapes is drawn from ``seed``; request rates rise, and those above one that was too much are not
+    tried. A lane that stops answering fails in the shapes that are left, without a try.
+
+    Args:
+        lanes: one server, or two whose trials take turns.
+        shapes: to be measured.
+        trials: waves of each shape that count.
+        seed: of prompts, arrival times and order.
+        on_progress: told in words what happens next.
+    """
+    tracks = [_Track(lane, seed) for lane in lanes]
+    for shape in in_order(shapes, seed):
+        cells = await _measure(tracks, shape, trials=trials, seed=seed, on_progress=on_progress)
+        yield tuple(cells)
+        for track, cell in zip(tracks, cells, strict=True):
+            await track.learn(cell)

@@ -1,23 +1,85 @@
-"""What makes a trial count: every check compares what was asked for with what the server told and the client saw."""
+"""What makes a trial count: every check compares what was asked for with what the server told and the client saw.
+
+Besides each request, what the machine did meanwhile is judged: an accelerator that was slowed down, or a client that
+had no core to itself, makes a cell ``invalid`` too. What only lessens the trust in a figure is a warning; a client
+that could put it off by more than it should is one, marked ``client_bound``.
+"""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.record import RequestTrace, Status, Trial
+import numpy as np
+
+from bench.record import ClientLoad, DeviceState, RequestTrace, Status, Trial
+from bench.speed.metrics import NS_PER_S, e2e_s, output_tokens_per_s, tpot_s, ttft_s, typical
 
 EMULATED = (
     "the engine computed with the weights expanded to 16 bits, not on quantized kernels, so these times say nothing "
     "about the variant's speed"
 )
+CLIENT_BOUND = "client_bound: "
+"""What reasons and warnings begin with that lie in the measuring client."""
+LEAVE_A_CORE = "leave the client a core of its own, or run it on another machine"
+
+SLOWED = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown")
+"""NVML's words for an accelerator that gets too hot or too little power: its speed is not that of a sound one."""
+CAPPED = ("SwPowerCap",)
+"""Runs at its power limit, as large batches do on sound ones."""
+CLOCK_FALL = 0.05
+
+TIMER_NS = 1_000_000
+"""An event loop's timers count whole milliseconds, so a lag measured with them is too long by up to one."""
+TTFT_ERROR_NS = 5_000_000
+TTFT_ERROR = 0.05
+TPOT_ERROR = 0.01
+CPU_SHARE = 0.9
+
+SPREAD = 0.1
+"""Standard deviation over mean of the trials that pyperf calls unstable (https://pyperf.readthedocs.io)."""
+OUTLIER = 3.5
+"""Modified z-score of an outlier (Iglewicz and Hoaglin, "How to detect and handle outliers", 1993)."""
+OUTLIER_SHARE = 0.05
+"""An outlier is at least this far off the median, for trials that are all alike have a deviation near zero."""
+DRIFT = 1.5
+"""Median time of the last third of an open loop's requests over that of the first."""
+DRIFT_REQUESTS = 30
+NS_PER_MS = 1e6
 
 
-def _faults(trace: RequestTrace, input_len: int, output_len: int) -> Iterator[str]:
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a cell's trials are worth."""
+
+    status: Status
+    reasons: tuple[str, ...]
+    """Why the status is not ``ok``."""
+    warnings: tuple[str, ...]
+
+
+def _cut_off(trial: Trial, trace: RequestTrace) -> bool:
+    """Tell whether a request ended only because its open loop was stopped."""
+    return trial.saturated is not None and trace.error == trial.saturated
+
+
+def broke(trial: Trial) -> bool:
+    """Tell whether a request of the trial broke."""
+    return any(trace.error is not None and not _cut_off(trial, trace) for trace in trial.requests)
+
+
+def _faults(trace: RequestTrace, input_len: int, output_len: int, proves_cache: bool) -> Iterator[str]:
     """Yield what is wrong with one request; of a broken one only what broke it, for the rest follows from that."""
     if trace.error is not None:
         yield trace.error
         return
-    counts = {"prompt": trace.prompt_tokens, "generated": trace.completion_tokens, "cached": trace.cached_tokens}
+    counts = {"prompt": trace.prompt_tokens, "generated": trace.completion_tokens}
+    if proves_cache:
+        counts["cached"] = trace.cached_tokens
     for name, count in counts.items():
         if count is None:
             yield f"the server gave no count of {name} tokens"
@@ -37,43 +99,176 @@ def _faults(trace: RequestTrace, input_len: int, output_len: int) -> Iterator[st
         yield "the arrival times do not increase from the request's start to its end"
 
 
-def _told(traces: Sequence[RequestTrace], input_len: int, output_len: int) -> tuple[str, ...]:
-    """Return each reason once and, where there are several requests, for how many of them it holds."""
-    counts = Counter(fault for trace in traces for fault in _faults(trace, input_len, output_len))
+def check_requests(
+    trials: Sequence[Trial], *, input_len: int, output_len: int, proves_cache: bool = True
+) -> tuple[str, ...]:
+    """Return why requests must not become numbers: each reason once and, of several requests, for how many it holds.
+
+    Requests that were cut off because their open loop was stopped are not looked at.
+
+    Args:
+        trials: what was seen.
+        input_len: tokens sent with each request.
+        output_len: tokens asked for by each request.
+        proves_cache: the server tells how many prompt tokens came from its cache. If it does not, a missing count is
+            no fault, only unproven.
+    """
+    traces = [trace for trial in trials for trace in trial.requests if not _cut_off(trial, trace)]
+    counts = Counter(fault for trace in traces for fault in _faults(trace, input_len, output_len, proves_cache))
     if len(traces) == 1:
         return tuple(counts)
     return tuple(f"{fault} ({count} of {len(traces)} requests)" for fault, count in counts.items())
 
 
-def check_trial(trial: Trial, *, input_len: int, output_len: int) -> tuple[str, ...]:
-    """Return why a trial must not become a number, one sentence a reason; empty if it may.
+def client_bound(trial: Trial) -> Iterator[str]:
+    """Yield why the client could put a trial's figures off.
 
-    Args:
-        trial: what was seen.
-        input_len: tokens sent with each request.
-        output_len: tokens asked for by each request.
+    An event loop that is late by L stamps what came meanwhile late by up to L. A first token is one stamp, so TTFT is
+    off by up to L: too much past 5 ms and 5 % of it. TPOT is the time between two stamps, each late by 0 to L, over
+    the tokens between them: off by up to L / (last stamp - first stamp), whatever the number of tokens; too much past
+    1 %. L is the 99th percentile of the lag, less the millisecond that timers cannot see; TTFT and the span of an
+    answer are the trial's medians. Of a trial that was stopped only the CPU time counts, for it has no such figures.
     """
-    return _told(trial.requests, input_len, output_len)
+    yield from _no_core_left(trial)
+    if trial.client is not None and trial.saturated is None:
+        yield from _late_stamps(trial, trial.client)
+
+
+def _no_core_left(trial: Trial) -> Iterator[str]:
+    load = trial.client
+    if load is not None and load.cpu_share > CPU_SHARE:
+        yield f"{CLIENT_BOUND}it used {_percent(load.cpu_share)} of a core, where {_percent(CPU_SHARE)} is the limit"
+
+
+def _late_stamps(trial: Trial, load: ClientLoad) -> Iterator[str]:
+    lag_ns = load.lag_p99_ns - TIMER_NS
+    late = f"{CLIENT_BOUND}its event loop was {load.lag_p99_ns / NS_PER_MS:.1f} ms late (p99), which can put"
+    ttft, span = typical(trial, ttft_s), typical(trial, _span_s)
+    if ttft is not None and lag_ns > max(TTFT_ERROR_NS, TTFT_ERROR * ttft * NS_PER_S):
+        yield f"{late} TTFT off by {_percent(lag_ns / NS_PER_S / ttft)} of {ttft * 1e3:.1f} ms"
+    if span is not None and lag_ns > TPOT_ERROR * span * NS_PER_S:
+        yield f"{late} TPOT off by {_percent(lag_ns / NS_PER_S / span)}; its answers last {span * 1e3:.4g} ms"
+
+
+def _span_s(trace: RequestTrace) -> float | None:
+    """Return the time from first to last token in seconds; None where TPOT is not defined."""
+    return None if tpot_s(trace) is None else (trace.event_ns[-1] - trace.event_ns[0]) / NS_PER_S
+
+
+def _reasons_seen(states: Sequence[DeviceState], words: Sequence[str]) -> dict[str, None]:
+    return dict.fromkeys(f"{word} on device {one.index}" for one in states for word in one.throttled if word in words)
+
+
+def slowed_down(trial: Trial) -> Iterator[str]:
+    """Yield why the accelerators were slower than sound ones: too hot, or too little power."""
+    for seen in _reasons_seen((*trial.devices_before, *trial.devices_after), SLOWED):
+        yield f"the accelerator was slowed down ({seen}): look after its cooling and power, then measure again"
+
+
+def _capped(trial: Trial) -> Iterator[str]:
+    """Yield what else held the accelerators' clocks down."""
+    for seen in _reasons_seen((*trial.devices_before, *trial.devices_after), CAPPED):
+        yield f"the accelerator ran at its power limit ({seen})"
+    after = {state.index: state.sm_clock_mhz for state in trial.devices_after}
+    for state in trial.devices_before:
+        begun, ended = state.sm_clock_mhz, after.get(state.index)
+        if begun and ended and ended < (1 - CLOCK_FALL) * begun:
+            yield f"the SM clock of device {state.index} fell from {begun} to {ended} MHz; lock it with nvidia-smi -lgc"
+
+
+def _outliers(values: Sequence[float], name: str, show: Callable[[float], str]) -> Iterator[str]:
+    """Yield the trials that lie far off the others; with fewer than three there are no others."""
+    if len(values) < 3:
+        return
+    middle = float(np.median(values))
+    deviation = float(np.median(np.abs(np.array(values) - middle))) / 0.6745
+    for number, value in enumerate(values, start=1):
+        if abs(value - middle) > max(OUTLIER * deviation, OUTLIER_SHARE * middle):
+            yield f"trial {number} is an outlier: {name} {show(value)}, where the median is {show(middle)}; it counts"
+
+
+def _bound(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """Return how far a busy client could put the figures off, as it is for the worst trial."""
+    found = [tuple(client_bound(trial)) for trial in trials]
+    bound = [reasons for reasons in found if reasons]
+    if not bound:
+        return ()
+    worst = max(zip(found, trials, strict=True), key=lambda pair: (bool(pair[0]), _lag_ns(pair[1])))[0]
+    count = f" ({len(bound)} of {len(trials)} trials)" if len(trials) > 1 else ""
+    return tuple(f"{reason}{count}; {LEAVE_A_CORE}" for reason in worst)
+
+
+def _lag_ns(trial: Trial) -> int:
+    return trial.client.lag_p99_ns if trial.client else 0
+
+
+def _spread(values: Sequence[float], name: str) -> Iterator[str]:
+    """Yield that the trials differ too much to tell small differences by."""
+    if len(values) < 2:
+        return
+    deviation = float(np.std(values, ddof=1) / np.mean(values))
+    if deviation > SPREAD:
+        yield (
+            f"{name} differs between trials (standard deviation {_percent(deviation)} of the mean): end what else runs "
+            "on the machine, or take more trials with workload.trials=…"
+        )
+
+
+def _drift(trial: Trial) -> Iterator[str]:
+    """Yield that an open loop did not come to rest: later requests took clearly longer than the first."""
+    took = [end for trace in trial.requests if trace.scheduled_ns is not None and (end := e2e_s(trace))]
+    if len(took) < DRIFT_REQUESTS:
+        return
+    third = len(took) // 3
+    first, last = float(np.median(took[:third])), float(np.median(took[-third:]))
+    if last > DRIFT * first:
+        yield (
+            "requests took ever longer, so the load had not settled or is a little more than the server can take: "
+            "send more with workload.open_loop_requests=…"
+        )
+
+
+def _warnings(trials: Sequence[Trial]) -> Iterator[str]:
+    for trial in trials:
+        yield from _capped(trial)
+    saturated = next((trial.saturated for trial in trials if trial.saturated), None)
+    if saturated:
+        yield f"more came than the server can take, so there are no latencies of a steady load: {saturated}"
+        rates = [rate for trial in trials if (rate := output_tokens_per_s(trial))]
+        yield from _spread(rates, "the output rate")
+        return
+    for trial in trials:
+        yield from _drift(trial)
+    for name, figure in (("TTFT", ttft_s), ("TPOT", tpot_s)):
+        values = [value for trial in trials if (value := typical(trial, figure)) is not None]
+        yield from _outliers(values, name, lambda seconds: f"{seconds * 1e3:.4g} ms")
+        yield from _spread(values, name)
 
 
 def judge(
-    trials: Sequence[Trial], *, input_len: int, output_len: int, emulated: bool
-) -> tuple[Status, tuple[str, ...]]:
+    trials: Sequence[Trial], *, input_len: int, output_len: int, emulated: bool, proves_cache: bool = True
+) -> Verdict:
     """Return the status of a cell and the reasons for it, each once and with its count over all trials.
 
     A request that broke makes the cell ``failed``, any other fault ``invalid``; a cell without a fault is
-    ``emulated`` or ``ok``.
+    ``emulated`` or ``ok``, and only such a cell has warnings: they are about its figures.
 
     Args:
         trials: all trials of the cell.
         input_len: tokens sent with each request.
         output_len: tokens asked for by each request.
         emulated: the engine does not compute on quantized kernels.
+        proves_cache: the server tells how many prompt tokens came from its cache.
     """
-    traces = [trace for trial in trials for trace in trial.requests]
-    reasons = _told(traces, input_len, output_len)
-    if any(trace.error is not None for trace in traces):
-        return "failed", reasons
-    if reasons:
-        return "invalid", reasons
-    return ("emulated", (EMULATED,)) if emulated else ("ok", ())
+    faults = check_requests(trials, input_len=input_len, output_len=output_len, proves_cache=proves_cache)
+    if any(map(broke, trials)):
+        return Verdict("failed", faults, ())
+    faults += tuple(dict.fromkeys(reason for trial in trials for reason in slowed_down(trial)))
+    bound = _bound(trials)
+    # Half of the trials without a core to themselves decide the median; late stamps are a bound, told beside it.
+    if 2 * sum(any(_no_core_left(trial)) for trial in trials) >= len(trials):
+        faults += bound
+    if faults:
+        return Verdict("invalid", faults, ())
+    warnings = (*bound, *dict.fromkeys(_warnings(trials)))
+    return Verdict("emulated", (EMULATED,), warnings) if emulated else Verdict("ok", (), warnings)

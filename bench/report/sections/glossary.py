@@ -29,6 +29,27 @@ MEASURES = {
         "Speed is the median over trials; the interval below it is where resampling the trials puts that median. With "
         "few trials it is wide or rough, and with one trial there is none."
     ),
+    "Physical limit, roof": (
+        "The least time that a piece of work takes on a device: the bytes it must move over the memory's bandwidth, or "
+        "its multiplications over the arithmetic's peak, whichever is longer. The roof of decode speed is 1 / least "
+        "TPOT. Bandwidth and peak are the makers' figures, or measured on a CPU. A cell faster than that is an error."
+    ),
+    "MBU (model bandwidth utilisation)": (
+        "Bytes that a decode step must read / TPOT / bandwidth. The bytes are all weights that the step uses, once, "
+        "without the input embeddings, and the keys and values of every request at the middle of its answer. With "
+        "experts it is their expected number if every token picks at random."
+    ),
+    "MFU (model FLOPs utilisation)": (
+        "Multiplications and additions of the prefill / TTFT / peak, each kind of number at its own peak: quantized "
+        "layers as they are multiplied (weight-only ones in 16 bits), the rest in 16 bits. Of requests sent together "
+        "it counts those up to the median one."
+    ),
+    "Bound by": "Which of the two makes up the limit: memory or compute. It says nothing of what was lost below it.",
+    "Factors of a speed-up": (
+        "Bits of a weight, layers left in 16 bits, keys and values, kernels and fixed time per step: numbers whose "
+        "product is the measured ratio of BF16's time to the variant's. Fixed time is what a line through BF16's steps "
+        "of several input lengths leaves for a step of no bytes."
+    ),
     "Bits per quantized weight": (
         "Bits stored for each weight of the quantized layers, with scales and zero points; embeddings and other layers "
         "left in 16 bits are not in it, but they are in the checkpoint's size."

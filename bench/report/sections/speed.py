@@ -1,8 +1,9 @@
-"""Speed by input length: two drawings for each shape of load, and every cell in a table."""
+"""Speed by input length: two drawings for each closed loop, and every cell in a table. Others draw open loops."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from bench.hardware import Share, against, limit_of
 from bench.record import RunRecord, SpeedCell
 from bench.report import format as fmt
 from bench.report.document import (
@@ -20,13 +21,15 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots import Point, Series, by_length
-from bench.report.view import Run, reasons_of, runs
+from bench.report.view import SHOWN, Run, reasons_of, runs
+from bench.roofline import Limit
 from bench.speed.metrics import CellSummary, Interval, summarize
+from bench.speed.shapes import Shape, shape_of
 
 ORDER = 20
 
-Load = tuple[str, int, int]
-"""Model, output length and concurrency: what cells must share to be drawn together."""
+Load = tuple[str, int, int, float, int]
+"""Model, output length, concurrency, request rate (0 for a closed loop) and requests of a trial: what is compared."""
 HEADS = (
     Head("Variant"),
     Head("Status"),
@@ -38,12 +41,24 @@ HEADS = (
     Head("End to end", "last token after the request began", numeric=True),
     Head("Output rate", "tokens of all requests at once / time", numeric=True),
     Head("Qwen speed", "(prompt + generated tokens) / end-to-end time; counts the prompt", numeric=True),
-    Head("Peak memory", "highest resident memory of the server during the cell", numeric=True),
+    Head("Peak memory", "highest memory of the server during the cell", numeric=True),
+)
+LIMIT_HEADS = (
+    Head("Roof", "highest decode speed that the device allows; below it the least TTFT", numeric=True),
+    Head("Of roof", "MBU of decoding; below it MFU of prefill", numeric=True),
+    Head("Bound by", "what the roof of decoding is made of; below it that of prefill"),
 )
 
 
 def _load(cell: SpeedCell, run: Run) -> Load:
-    return run.record.variant.model, cell.output_len, cell.concurrency
+    return run.record.variant.model, cell.output_len, cell.concurrency, cell.request_rate or 0.0, cell.n_requests
+
+
+def _words(shape: Shape) -> str:
+    """Return a shape's load, e.g. ``4 at once, 16 requests``."""
+    if shape.request_rate is None and shape.n_requests == shape.concurrency:
+        return shape.load
+    return f"{shape.load}, {fmt.plural(shape.n_requests, 'request')}"
 
 
 def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | None]) -> tuple[Point, ...]:
@@ -56,10 +71,8 @@ def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | 
     return tuple(found)
 
 
-def _figures(everything: Sequence[Run], load: Load, name: str) -> Figures | None:
+def _figures(everything: Sequence[Run], load: Load, words: str, name: str) -> Figures | None:
     """Return TTFT and decode speed over input length for one load; None if nothing of it was measured."""
-    model, output_len, concurrency = load
-    words = f"{model}, {output_len} tokens out, concurrency {concurrency}"
     ttft = [Series(r.label, r.mark, _points(r, load, lambda s: s.ttft_s)) for r in everything]
     decode = [Series(r.label, r.mark, _points(r, load, lambda s: s.decode_tokens_per_s)) for r in everything]
     items = []
@@ -90,11 +103,26 @@ def _figures(everything: Sequence[Run], load: Load, name: str) -> Figures | None
     return Figures(items, legend) if items else None
 
 
-def _row(run: Run, cell: SpeedCell) -> list[Cell]:
+def _limit_cells(limit: Limit | None, share: Share | None) -> list[Cell]:
+    if limit is None or share is None:
+        return [Cell(numeric=True), Cell(numeric=True), Cell()]
+    roof = number(limit.roof_tokens_per_s, fmt.rate, "tokens/s", notes=(f"TTFT {fmt.seconds(limit.roof_ttft_s)}",))
+    prefill = () if share.mfu is None else (f"MFU {fmt.small_percent(share.mfu)}",)
+    exact = "; ".join(
+        f"{name} {value!r}" for name, value in (("MBU", share.mbu), ("MFU", share.mfu)) if value is not None
+    )
+    return [
+        roof,
+        Cell(fmt.MISSING if share.mbu is None else fmt.small_percent(share.mbu), prefill, exact, numeric=True),
+        Cell(limit.decode.by, (f"prefill: {limit.prefill.by}",)),
+    ]
+
+
+def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     start = [run.heading, Cell("", status=cell.status)]
     summary = summarize(cell)
     if summary is None:
-        return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(HEADS) - len(start))]
+        return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(heads) - len(start))]
     figures = [
         interval(summary.ttft_s, fmt.seconds, "s"),
         interval(summary.tpot_s, fmt.seconds, "s"),
@@ -106,20 +134,46 @@ def _row(run: Run, cell: SpeedCell) -> list[Cell]:
         number(summary.peak_memory_bytes, fmt.size, "bytes"),
     ]
     trials = Cell(fmt.count(summary.n_trials), numeric=True)
-    return [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
+    row = [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
+    if len(heads) > len(HEADS):
+        limit = limit_of(run.record, cell)
+        row += _limit_cells(limit, against(limit, summary) if limit else None)
+    return row
 
 
 def _table(everything: Sequence[Run]) -> Table:
-    shapes: dict[tuple[Load, int], list[list[Cell]]] = {}
+    """Return every cell, one group a shape; with the physical limit where any cell has one."""
+    limited = any(limit_of(run.record, cell) for run in everything for cell in run.record.cells)
+    heads = (*HEADS, *LIMIT_HEADS) if limited else HEADS
+    shapes: dict[tuple[Load, Shape], list[list[Cell]]] = {}
     for run in everything:
         for cell in run.record.cells:
-            shapes.setdefault((_load(cell, run), cell.input_len), []).append(_row(run, cell))
+            # An objective judges the requests and does not change them.
+            shape = shape_of(cell).model_copy(update={"objective": None})
+            shapes.setdefault((_load(cell, run), shape), []).append(_row(run, cell, heads))
     several = len({load[0] for load, _ in shapes}) > 1
     groups = []
-    for ((model, output_len, concurrency), input_len), rows in sorted(shapes.items(), key=lambda pair: pair[0]):
-        title = f"{fmt.plural(input_len, 'token')} in, {fmt.count(output_len)} out, concurrency {concurrency}"
-        groups.append(Group(rows, f"{model}: {title}" if several else title))
-    return Table("Every speed cell: median over trials, and its interval below it", HEADS, groups)
+    for (load, shape), rows in sorted(shapes.items(), key=lambda pair: (pair[0][0], pair[0][1].input_len)):
+        title = f"{fmt.plural(shape.input_len, 'token')} in, {fmt.count(shape.output_len)} out, {_words(shape)}"
+        groups.append(Group(rows, f"{load[0]}: {title}" if several else title))
+    return Table("Every speed cell: median over trials, and its interval below it", heads, groups)
+
+
+def _where(label: str, places: Sequence[str]) -> str:
+    return f"{label}: {' and '.join(places) if len(places) <= 2 else fmt.plural(len(places), 'cell')}"
+
+
+def _remarks(everything: Sequence[Run]) -> Iterator[str]:
+    """Yield warnings and unproven checks of cells with figures: each once, with the runs and shapes it holds for."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in everything:
+        for cell in run.record.cells:
+            place = f"{fmt.count(cell.input_len)} in, {_words(shape_of(cell))}"
+            for text in (*cell.warnings, *(f"not proven: {check}" for check in cell.unproven)):
+                if cell.status in SHOWN:
+                    found.setdefault(text, {}).setdefault(run.label, []).append(place)
+    for text, by_run in found.items():
+        yield f"{text} ({'; '.join(_where(label, places) for label, places in by_run.items())})"
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -127,8 +181,15 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     everything = runs(records)
     if not any(record.cells for record in records):
         return None
-    loads = dict.fromkeys(_load(cell, run) for run in everything for cell in run.record.cells)
-    drawn = [_figures(everything, load, f"speed{index}") for index, load in enumerate(loads)]
+    loads = {
+        _load(
+            cell, run
+        ): f"{run.record.variant.model}, {fmt.plural(cell.output_len, 'token')} out, {_words(shape_of(cell))}"
+        for run in everything
+        for cell in run.record.cells
+        if cell.request_rate is None
+    }
+    drawn = [_figures(everything, load, words, f"speed{index}") for index, (load, words) in enumerate(loads.items())]
     blocks: list[Block] = [figures for figures in drawn if figures]
     if blocks:
         how = "Points are medians over trials, bars the interval. "
@@ -136,7 +197,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             how += "Hollow markers on a dashed line are emulated: real times of this server, but not of the variant."
         blocks.append(Text(how, "small"))
     blocks.append(_table(everything))
-    reasons = reasons_of(everything, lambda run: run.record.cells)
+    reasons = [*reasons_of(everything, lambda run: run.record.cells), *_remarks(everything)]
     if reasons:
         blocks.append(Bullets(reasons))
     return Section("speed", "Speed by input length", blocks)

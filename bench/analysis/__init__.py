@@ -1,0 +1,1 @@
+"""What follows from records by arithmetic alone: ratios, intervals, where a speed-up went."""

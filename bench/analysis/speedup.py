@@ -1,0 +1,74 @@
+"""How many times as fast a variant's cell is as the baseline's, with an interval. Pure functions."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bench.record import RequestTrace, SpeedCell
+from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median
+from quantize.key import Frozen
+
+MIN_TRIALS = 3
+"""With fewer there is no spread to see, so nothing is claimed."""
+
+
+class Speedup(Frozen):
+    """Baseline's time / variant's time; above 1 the variant is faster."""
+
+    ratio: Interval
+    """Median ratio and its bootstrap interval; ``n`` is the number of trials of the cell with fewer."""
+    paired: bool
+    """Whether each trial was divided by the one that took turns with it, so that slow drifts cancel out."""
+
+    @property
+    def verdict(self) -> str:
+        """``faster``, ``slower``, ``no difference seen``, or ``not enough data``."""
+        if self.ratio.n < MIN_TRIALS:
+            return "not enough data"
+        if self.ratio.low > 1:
+            return "faster"
+        return "slower" if self.ratio.high < 1 else "no difference seen"
+
+
+def _per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
+    """Return the median of a figure over each trial's requests."""
+    found = []
+    for trial in cell.trials:
+        known = [value for trace in trial.requests if (value := figure(trace)) is not None]
+        if known:
+            found.append(float(np.median(known)))
+    return found
+
+
+def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> Speedup | None:
+    """Return how many times as fast ``variant`` is; None unless both cells are ``ok`` and have the figure.
+
+    Trials that took turns are divided one by one, and the median is of those ratios. Otherwise the medians of the two
+    cells are divided, and both are resampled independently of each other.
+
+    Args:
+        baseline: the cell that is compared with.
+        variant: a cell of the same shape.
+        figure: a time of one request, such as :func:`bench.speed.metrics.tpot_s`; smaller is faster.
+    """
+    if baseline.status != "ok" or variant.status != "ok":
+        return None
+    before, after = _per_trial(baseline, figure), _per_trial(variant, figure)
+    if not before or not after:
+        return None
+    if baseline.interleaved and variant.interleaved and len(before) == len(after):
+        ratios = bootstrap_median(one / other for one, other in zip(before, after, strict=True))
+        return Speedup(ratio=ratios, paired=True) if ratios else None
+    rng = np.random.default_rng(0)
+    medians = [
+        np.median(rng.choice(np.array(times), size=(RESAMPLES, len(times))), axis=1) for times in (before, after)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(medians[0] / medians[1], (tail, 1 - tail), method="inverted_cdf")
+    ratio = Interval(
+        median=float(np.median(before) / np.median(after)),
+        low=float(low),
+        high=float(high),
+        n=min(len(before), len(after)),
+    )
+    return Speedup(ratio=ratio, paired=False)

@@ -1,0 +1,18 @@
+"""Whether this machine has a CUDA device, without importing anything that is slow to import."""
+
+import shutil
+import subprocess
+
+NVIDIA_SMI_SECONDS = 20
+
+
+def has_cuda_device() -> bool:
+    """Tell whether nvidia-smi is here, works and lists a device."""
+    found = shutil.which("nvidia-smi")
+    if found is None:
+        return False
+    try:
+        done = subprocess.run([found, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and "GPU " in done.stdout

@@ -1,0 +1,201 @@
+"""Which device is here, and what it can do at most: an accelerator by its name from a table, a CPU by measuring it."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from pydantic import PositiveFloat
+
+from bench.devices import Devices
+from bench.environment import cpu_name
+from bench.errors import ConfigError, EngineError
+from bench.paths import cache_dir
+from bench.record import Device
+from bench.store import write_atomic
+from quantize.key import Frozen, canonical_json, sha256_text
+
+TABLE = Path(__file__).resolve().parent / "data" / "devices.toml"
+PROBE = Path(__file__).resolve().parent / "probe.py"
+PROBE_TIMEOUT_S = 300
+"""Some 8 s, if the machine is not busy."""
+
+
+class Entry(Frozen):
+    """One device of ``devices.toml``, which explains the fields."""
+
+    name: str
+    matches: str
+    bandwidth_tb_per_s: PositiveFloat
+    memory_gb: PositiveFloat
+    tflops: dict[str, PositiveFloat]
+    source: str
+
+    def device(self) -> Device:
+        """Return it in units without prefixes."""
+        return Device(
+            name=self.name,
+            bandwidth_bytes_per_s=self.bandwidth_tb_per_s * 1e12,
+            flops_per_s={kind: value * 1e12 for kind, value in self.tflops.items()},
+            memory_bytes=round(self.memory_gb * 1e9),
+            source=self.source,
+            measured=False,
+        )
+
+
+def own_table() -> Path:
+    """Return where a user's own entries stand; there need not be any."""
+    return cache_dir() / TABLE.name
+
+
+def table() -> list[Entry]:
+    """Return all entries, the user's own first.
+
+    Raises:
+        ConfigError: a file is not what it should be.
+    """
+    found = []
+    for file in (own_table(), TABLE):
+        if file.exists():
+            try:
+                found += [Entry.model_validate(entry) for entry in tomllib.loads(file.read_text())["device"]]
+            except (KeyError, ValueError) as error:
+                raise ConfigError(f"{file}: {str(error).splitlines()[0]}; {TABLE} shows the form") from error
+    return found
+
+
+def lookup(name: str) -> Device | None:
+    """Return the device that the driver calls ``name``, e.g. ``NVIDIA H100 80GB HBM3``; None if it is not known.
+
+    A part of a card (MIG) is not: it has a part of the card's bandwidth, and the table does not tell which.
+    """
+    if " MIG " in name:
+        return None
+    return next((entry.device() for entry in table() if re.search(entry.matches, name)), None)
+
+
+def default_threads() -> int:
+    """Return how many threads a server started from here computes with: ``OMP_NUM_THREADS``, else one for each core."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def _accelerators() -> list[str]:
+    """Return the different names of the accelerators that a server started from here may use."""
+    devices = Devices.here()
+    if devices is None:
+        return []
+    with contextlib.closing(devices):
+        return sorted(set(devices.names))
+
+
+def probe(interpreter: str, threads: int) -> Device:
+    """Measure this machine's CPU with an interpreter's torch or numpy and return what it can do.
+
+    Raises:
+        EngineError: the interpreter has neither, or the probe ended otherwise.
+    """
+    # -P: the script's own folder holds modules named like others', e.g. build and profile.
+    argv = [interpreter, "-P", str(PROBE), "--threads", str(threads)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=env)
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"measuring the CPU took longer than {PROBE_TIMEOUT_S} s: the machine is busy") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise EngineError(f"the CPU cannot be measured: {last} ({' '.join(argv)})")
+    found = json.loads(done.stdout)
+    by_size = tuple((int(size), float(speed)) for size, speed in found["bandwidth_by_size"])
+    return Device(
+        name=f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}",
+        bandwidth_bytes_per_s=by_size[-1][1],
+        bandwidth_by_size=by_size,
+        flops_per_s=found["flops_per_s"],
+        memory_bytes=psutil.virtual_memory().total,
+        source=f"measured with {found['how']} on {datetime.now(UTC):%Y-%m-%d}",
+        measured=True,
+    )
+
+
+def higher(before: Device, after: Device) -> Device:
+    """Return two measurements of one device as one: of each figure the higher, for something slowed the other."""
+    earlier = dict(before.bandwidth_by_size)
+    by_size = tuple((size, max(speed, earlier.get(size, 0.0))) for size, speed in after.bandwidth_by_size)
+    kinds = [*before.flops_per_s, *(kind for kind in after.flops_per_s if kind not in before.flops_per_s)]
+    return after.model_copy(
+        update={
+            "bandwidth_bytes_per_s": max(before.bandwidth_bytes_per_s, after.bandwidth_bytes_per_s),
+            "bandwidth_by_size": by_size,
+            "flops_per_s": {k: max(d.flops_per_s.get(k, 0.0) for d in (before, after)) for k in kinds},
+        }
+    )
+
+
+def _torch_version(interpreter: str) -> str:
+    """Return the version of an interpreter's torch, without importing it; empty if it has none."""
+    code = "import importlib.metadata as m; print(*(d.version for d in m.distributions(name='torch')))"
+    done = subprocess.run([interpreter, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    return done.stdout.strip()
+
+
+def _cpu(interpreter: str, threads: int, *, again: bool) -> Device:
+    key = {
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": threads,
+        "torch": _torch_version(interpreter),
+        "probe": sha256_text(PROBE.read_text()),
+    }
+    file = cache_dir() / "devices" / f"{sha256_text(canonical_json(key))[:16]}.json"
+    kept = Device.model_validate_json(file.read_bytes()) if file.exists() else None
+    if kept is not None and not again:
+        return kept
+    found = probe(interpreter, threads)
+    device = higher(kept, found) if kept is not None else found
+    write_atomic(file, device.model_dump_json(indent=1))
+    return device
+
+
+def device_here(
+    interpreter: str,
+    threads: int | None = None,
+    *,
+    cpu: bool = False,
+    again: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Device | None:
+    """Return the device that a server started from here computes on; None if it is not known.
+
+    An accelerator is looked up in the table by its name. Without one the CPU is measured, once for each kind of CPU,
+    number of cores and threads, and version of torch; what was found is kept in the cache folder.
+
+    Args:
+        interpreter: of the engine; measures the CPU.
+        threads: that the server computes with; None for :func:`default_threads`.
+        cpu: the server computes on the CPU, whatever else is here.
+        again: measure the CPU again and keep the higher figures: it may have been busy the first time.
+        say: told why nothing is known, in one line.
+
+    Raises:
+        ConfigError: ``devices.toml`` cannot be read.
+    """
+    names = [] if cpu else _accelerators()
+    if len(names) > 1:
+        say(f"the GPUs here differ ({', '.join(names)}): no physical limit; choose some with CUDA_VISIBLE_DEVICES")
+        return None
+    if names:
+        found = lookup(names[0])
+        if found is None:
+            say(f"'{names[0]}' is not in the table of devices: no physical limit; add it to {own_table()}")
+        return found
+    try:
+        return _cpu(interpreter, threads or default_threads(), again=again)
+    except EngineError as error:
+        say(f"no physical limit: {error}")
+        return None

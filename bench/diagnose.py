@@ -1,0 +1,197 @@
+"""Why a server ended, and what to change, read from its log. Pure: text in, words out.
+
+The patterns are the messages that SGLang 0.5.23, vLLM 0.32, torch, NCCL and Hugging Face's libraries really print. The
+first rule that finds its message wins, so what explains most stands first: a kernel that is missing also breaks NCCL,
+never the other way round.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal[
+    "port taken", "missing files", "wrong argument", "context too long", "quantization not supported",
+    "model not supported", "GPU not supported", "no GPU", "missing kernel", "sizes do not divide", "no room for keys",
+    "out of memory", "shared memory", "crash on the GPU", "NCCL", "watchdog",
+]  # fmt: skip
+
+MEMORY = "engine.mem_fraction_static (SGLang), engine.gpu_memory_utilization (vLLM)"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a log says went wrong."""
+
+    kind: Kind
+    line: str
+    """The line that says so, without its time stamp."""
+    advice: str
+    """What to change, with the field to type."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    kind: Kind
+    pattern: str
+    advice: str
+
+
+RULES = (
+    _Rule(
+        "port taken",
+        r"address already in use|port\b.* is not available in \d+ seconds",
+        "another program has the port; try again",
+    ),
+    _Rule(
+        "missing files",
+        r"gated repo|Repository Not Found|(?:401|403) Client Error|does not appear to have a file named"
+        r"|Cannot find any model weights|Incorrect path_or_model_id"
+        r"|No such file or directory: .*\.(?:safetensors|json)",
+        "the checkpoint is not complete or may not be read: accept its licence on the hub and log in with "
+        "`hf auth login`, or delete its folder in the cache so that it is built anew",
+    ),
+    _Rule(
+        "wrong argument",
+        r"error: (?:unrecognized arguments|argument -|ambiguous option|the following arguments are required)",
+        "this version does not know the argument: look at engine.extra_args, or build the pinned toolchain",
+    ),
+    _Rule(
+        "context too long",
+        r"is greater than the derived (?:context_length|max_model_len)",
+        "set model.context_length to what the model was trained for, or stretch it with "
+        "engine.rope={factor: …, original: …}",
+    ),
+    _Rule(
+        "quantization not supported",
+        r"Unknown quantization method|does not match the quantization|is not supported for quantization"
+        r"|No compressed-tensors compatible scheme was found|Unsupported (?:quantization|quant_method)",
+        "this engine has no code for the checkpoint's format: choose another quant= or another engine=",
+    ),
+    _Rule(
+        "model not supported",
+        r"Model architectures? .*(?:not supported|failed to be inspected)"
+        r"|does not recognize this architecture|trust_remote_code=True",
+        "this version of the engine does not know the model: choose another engine=",
+    ),
+    _Rule(
+        "GPU not supported",
+        r"no kernel image is available|Minimum capability: \d|requires compute capability|invalid device function"
+        r"|is not compatible with the current PyTorch installation|only supported on .*(?:sm_?\d+|compute capability)",
+        "this GPU has no kernels for the format: choose another quant= (FP8 needs compute capability 8.9, FP4 10.0)",
+    ),
+    _Rule(
+        "no GPU",
+        r"No CUDA GPUs are available|Found no NVIDIA driver|NVIDIA driver on your system is too old"
+        r"|driver version is insufficient|Torch not compiled with CUDA enabled|no CUDA device",
+        "no usable GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take engine=transformers",
+    ),
+    _Rule(
+        "missing kernel",
+        r"No module named '(?:sgl_kernel|flashinfer|deep_gemm|deep_ep|flash_attn|vllm)"
+        r"|\.so[.\d]*: (?:undefined symbol|cannot open shared object)|CUDA_HOME environment variable is not set"
+        r"|(?:Could not find|No such file or directory:) '?(?:nvcc|ninja)",
+        "the environment's kernels do not fit this machine: quantbench toolchain check NAME tells which; "
+        "kernels that are compiled on first use need the CUDA toolkit and CUDA_HOME",
+    ),
+    _Rule(
+        "sizes do not divide",
+        r"is not divisible by|must be divisible by|is not a multiple of",
+        "this many GPUs do not divide the model's heads or layers: change engine.tp_size",
+    ),
+    _Rule(
+        "no room for keys",
+        r"Not enough memory\. Please try to increase --mem-fraction-static|No available memory for the cache blocks"
+        r"|larger than the available KV cache",
+        f"after the weights there is too little left for keys and values: raise {MEMORY}, lower model.context_length, "
+        "or use more GPUs",
+    ),
+    _Rule(
+        "out of memory",
+        r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|Free memory on device|out of memory\. Try to"
+        r"|memory capacity is unbalanced|DefaultCPUAllocator: can't allocate memory|MemoryError",
+        f"look with nvidia-smi whether another program holds the GPU; else lower {MEMORY}, or use more GPUs",
+    ),
+    _Rule(
+        "shared memory",
+        r"No space left on device|Bus error|/dev/shm",
+        "shared memory or the disk is full: df -h /dev/shm; a container needs --shm-size=16g or --ipc=host",
+    ),
+    _Rule(
+        "crash on the GPU",
+        r"illegal memory access|device-side assert triggered|misaligned address|unspecified launch failure",
+        "a kernel crashed: try another engine.attention_backend",
+    ),
+    _Rule(
+        "NCCL",
+        r"NCCL error|nccl(?:UnhandledCuda|System|Internal|Remote|InvalidUsage)\w*|DistBackendError"
+        r"|DistNetworkError|DistStoreError",
+        "the GPUs cannot talk to each other: NCCL_DEBUG=INFO tells why; check engine.dist_init_addr, and that every "
+        "node runs",
+    ),
+    _Rule(
+        "watchdog",
+        r"watchdog timeout",
+        "the server stopped itself because one batch took too long: shorter prompts, or a smaller "
+        "engine.chunked_prefill_size",
+    ),
+)
+
+_STAMP = re.compile(
+    r"^(?:\([^)]*pid=\d+\) |\[[\d\- :.,A-Z]+[^\]]*\] "
+    r"|(?:ERROR|WARNING|CRITICAL|INFO):? +(?:[\d\-]+ [\d:]+ )?(?:\[[^\]]*\] )?"
+    r"|\[rank\d+\]:(?:\[[^\]]*\])* ?)+"
+)
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout)(?:: .+|$)")
+_NOISE = re.compile(
+    r"sigquit|SIGTERM received|Engine core initialization failed|resource_tracker|leaked \w+ objects|Killed process"
+    r"|destroy_process_group|Exception ignored|Traceback \(most recent call last\)|During handling of the above"
+    r"|The above exception was the direct cause|^[~^ ]+$|^File \"|^warnings\.warn|KeyboardInterrupt|CancelledError"
+    r"|^(?:raise|return|await|self\.|with|yield)\b"
+    r"|terminated with \d+|Initialization failed\. Please see the error messages above"
+)
+
+
+def lines_of(log: str) -> list[str]:
+    """Return the lines that say something, each without its time stamp; of a line that was overwritten, the last."""
+    said = (line.split("\r")[-1].strip() for line in log.splitlines())
+    return [stripped for line in said if (stripped := _STAMP.sub("", line).strip())]
+
+
+def diagnose(log: str) -> Diagnosis | None:
+    """Return what a server's log says went wrong; None if it says nothing that is known here.
+
+    What was raised counts before what was only said: warnings name many things that broke nothing.
+    """
+    lines = lines_of(log)
+    for chosen in ([line for line in lines if _EXCEPTION.match(line)], lines):
+        for rule in RULES:
+            line = next((line for line in chosen if re.search(rule.pattern, line, re.IGNORECASE)), None)
+            if line:
+                return Diagnosis(rule.kind, _cut(line), rule.advice)
+    return None
+
+
+def last_words(log: str, lines: int = 4) -> str:
+    """Return the lines of a log that tell why it ended, joined by `` | ``.
+
+    These are its last exceptions, for what servers print after them (tracebacks of other processes, farewells) says
+    nothing; where there is none, its last lines.
+    """
+    said = [line for line in lines_of(log) if not _NOISE.search(line)]
+    raised = [line for line in said if _EXCEPTION.match(line)]
+    chosen = list(dict.fromkeys(raised))[-2:] if raised else said[-lines:]
+    return " | ".join(_cut(line) for line in chosen)
+
+
+def why(log: str) -> str:
+    """Return in one line why a server ended and what to change, as far as its log tells."""
+    found = diagnose(log)
+    words = last_words(log)
+    if found is None:
+        return words
+    told = words if found.line in words else found.line
+    return f"{found.kind}: {told}; {found.advice}"
+
+
+def _cut(line: str, width: int = 400) -> str:
+    return line if len(line) <= width else f"{line[:width]}…"

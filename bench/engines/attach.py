@@ -1,0 +1,230 @@
+"""A server that somebody else runs: nothing is started, nothing is quantized, and less can be proven.
+
+It speaks SGLang's native API or OpenAI's ``/v1/completions`` (vLLM, TensorRT-LLM, llama.cpp, Ollama, …). What it tells
+of itself is asked for at every place that one of those is known to have; none is required.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from bench.engines import Launch
+from bench.errors import EngineError
+from bench.record import ServerFacts
+from bench.speed.sweep import ordinary_vocabulary
+from bench.speed.words import read_words
+from bench.toolchain import interpreter_for
+from quantize.architecture import Architecture
+from quantize.checkpoint import Manifest
+from quantize.formats import Format
+from quantize.key import Frozen
+
+SCORES = False
+"""Accuracy needs the checkpoint's own tokenizer and chat template, which only its owner knows for sure."""
+PLACES = {
+    "sglang": ("/server_info", "/get_server_info", "/model_info"),
+    "openai": ("/v1/models", "/version", "/props", "/api/version"),
+}
+"""Where servers tell of themselves: vLLM and TensorRT-LLM at /version, llama.cpp at /props, Ollama at /api/version."""
+FIRST, LAST = 0.1, 0.9
+"""The part of a vocabulary that prompts are drawn from where no tokenizer is given. The families that we know have
+their special tokens at its very beginning (Llama 2, Mistral, Gemma, SmolLM2) or its very end (Qwen, Llama 3, DeepSeek,
+GLM, Phi, gpt-oss)."""
+
+
+class Config(Frozen):
+    """Fields of ``engine=attach``; configs/engine/attach.yaml explains them."""
+
+    url: str
+    protocol: Literal["sglang", "openai"]
+    served_model: str
+    api_key_env: str | None
+    prompt: Literal["ids", "text"]
+    tokenizer: Path | None
+    prompt_overhead: int = Field(ge=0)
+    devices: PositiveInt
+    startup_timeout_s: PositiveFloat
+    request_timeout_s: PositiveFloat
+    first_token_timeout_s: PositiveFloat
+    stall_timeout_s: PositiveFloat
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _is_url(cls, value: Any) -> str:
+        if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+            raise ValueError("name the server, for example engine.url=http://127.0.0.1:8000")
+        return value.rstrip("/").removesuffix("/v1")
+
+    @model_validator(mode="after")
+    def _text_needs_tokenizer(self) -> Self:
+        if self.prompt == "text" and (self.protocol != "openai" or self.tokenizer is None):
+            raise ValueError(
+                "prompt=text needs engine.protocol=openai and engine.tokenizer=FOLDER with a tokenizer.json"
+            )
+        if self.prompt == "ids" and self.prompt_overhead:
+            raise ValueError("prompt_overhead is for prompt=text: nothing is added to token ids")
+        return self
+
+
+def protocol(config: Config) -> str:
+    """Return the protocol that the server speaks."""
+    return config.protocol
+
+
+def served_model(config: Config) -> str:
+    """Return what requests must call the model."""
+    return config.served_model
+
+
+def interpreter(config: Config, what: str) -> str | None:
+    """Return None, for nothing is started.
+
+    Raises:
+        ToolchainError: prompts of text need a package that is missing.
+    """
+    if config.prompt == "text":
+        interpreter_for(("tokenizers",), what)
+    return None
+
+
+def address(config: Config) -> str | None:
+    """Return where the server is."""
+    return config.url
+
+
+def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
+    """Refuse: nothing is started.
+
+    Raises:
+        EngineError: always.
+    """
+    raise EngineError("engine=attach starts no server")
+
+
+def environment(config: Config, api_key: str) -> dict[str, str]:
+    """Return no variables, for nothing is started."""
+    return {}
+
+
+def vocabulary(config: Config, architecture: Architecture) -> tuple[int, ...]:
+    """Return the ids that prompts are drawn from.
+
+    With a tokenizer they are its ordinary ones, or its whole words for text; without, the middle of the vocabulary.
+
+    Raises:
+        SourceError: the tokenizer cannot be read.
+    """
+    if config.tokenizer is None:
+        size = architecture.vocab_size
+        return tuple(range(int(FIRST * size), int(LAST * size)))
+    file = config.tokenizer / "tokenizer.json"
+    return read_words(file).ids if config.prompt == "text" else ordinary_vocabulary(file)
+
+
+def text_of(config: Config) -> Callable[[Sequence[int]], str] | None:
+    """Return what turns ids of `vocabulary` into the text to send; None where ids are sent.
+
+    It leaves out as many words as the server adds tokens, so that the server counts what was asked for.
+
+    Raises:
+        SourceError: the tokenizer cannot be read.
+    """
+    if config.prompt == "ids" or config.tokenizer is None:
+        return None
+    words = read_words(config.tokenizer / "tokenizer.json")
+    return lambda ids: words.text(ids[: max(1, len(ids) - config.prompt_overhead)])
+
+
+def unproven(config: Config) -> tuple[str, ...]:
+    """Return what cannot be known of somebody else's server, one sentence each; the protocol adds its own."""
+    known = (
+        "that the server holds this model in this quantization: model=… and quant=… are what the command says",
+        "that nobody else uses the server meanwhile",
+    )
+    if config.prompt == "ids":
+        return known
+    added = f", {config.prompt_overhead} of its own among them" if config.prompt_overhead else ""
+    return (*known, f"which tokens the prompt was: text was sent, and the server counted it{added}")
+
+
+def facts(
+    config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
+) -> tuple[dict[str, Any], ServerFacts]:
+    """Return what the server tells of itself, if anything.
+
+    Raises:
+        EngineError: nothing answers there, or it does not serve the model that was named.
+    """
+    answers = {place: ask(place) for place in PLACES[config.protocol]}
+    statuses = {status for status, _ in answers.values()}
+    if statuses == {0}:
+        raise EngineError(f"nothing answers at {config.url}: is the server up, and is engine.url right?")
+    if statuses <= {401, 403}:
+        raise EngineError(
+            f"{config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
+        )
+    told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
+    if config.protocol == "sglang":
+        return told, _of_sglang(config, told)
+    return told, _of_openai(config, told)
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """Return a JSON object; None where a server answers with a page of its own instead."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _of_sglang(config: Config, told: dict[str, Any]) -> ServerFacts:
+    if not told:
+        raise EngineError(f"{config.url} is no SGLang server (no /server_info); try engine.protocol=openai")
+    info = {**told.get("/get_server_info", {}), **told.get("/server_info", {})}
+    return ServerFacts(
+        version=info.get("version"),
+        kv_capacity_tokens=info.get("max_total_num_tokens"),
+        max_context_tokens=info.get("context_length"),
+        weights_bytes=info.get("weights_bytes"),
+        kv_cache_dtype=info.get("kv_cache_dtype") or "auto",
+        devices=config.devices,
+    )
+
+
+def _of_openai(config: Config, told: dict[str, Any]) -> ServerFacts:
+    models = {str(model.get("id")): model for model in told.get("/v1/models", {}).get("data") or ()}
+    if models and config.served_model not in models:
+        named = f"has no model '{config.served_model}'" if config.served_model else "wants the model named"
+        raise EngineError(f"{config.url} {named}; it serves {', '.join(models)}: engine.served_model=NAME")
+    props = told.get("/props", {})
+    versions = (
+        told.get("/version", {}).get("version"),
+        props.get("build_info"),
+        told.get("/api/version", {}).get("version"),
+    )
+    lengths = (
+        models.get(config.served_model, {}).get("max_model_len"),
+        props.get("default_generation_settings", {}).get("n_ctx"),
+    )
+    return ServerFacts(
+        version=next((str(version) for version in versions if version), None),
+        kv_capacity_tokens=None,
+        max_context_tokens=next((length for length in lengths if length), None),
+        weights_bytes=None,
+        kv_cache_dtype="auto",
+        devices=config.devices,
+    )
+
+
+def refuses(config: Config, form: Format | None) -> str | None:
+    """Return None: what the server can do is its owner's business."""
+    return None
+
+
+def emulates(config: Config, manifest: Manifest | None) -> bool:
+    """Return False: which kernels it computes on cannot be known."""
+    return False

@@ -1,0 +1,124 @@
+"""Measured cells against the physical limit of :mod:`bench.roofline`. Whatever is above it is a mistake, no triumph."""
+
+from bench.record import RunRecord, SpeedCell
+from bench.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
+from bench.speed.metrics import CellSummary, summarize
+from quantize.architecture import Architecture
+from quantize.checkpoint import CheckpointError, Manifest
+from quantize.key import Frozen
+
+TOLERANCE = 0.02
+"""How much faster than the limit a figure may be before it is called an error: clocks and datasheets are not exact."""
+
+
+class Share(Frozen):
+    """Measured figures as shares of the limit, 1 being the limit itself. None where the figure is not defined."""
+
+    mbu: float | None
+    """Model bandwidth utilisation of decoding: bytes of a step / TPOT / bandwidth."""
+    mfu: float | None
+    """Model FLOPs utilisation of prefill: multiplications / TTFT / peak."""
+    decode: float | None
+    """Decode speed / its roof: the MBU where memory is the limit."""
+    prefill: float | None
+    """Least TTFT / TTFT: the MFU where arithmetic is the limit."""
+
+
+def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, int, str] | None:
+    """Return (manifest, devices, type of keys and values) of the server that a cell was measured on."""
+    control = record.control if cell.variant != record.variant else None
+    checkpoint = control.checkpoint if control else record.checkpoint
+    server = control.server if control else record.server
+    if checkpoint is None or server is None or server.kv_cache_dtype not in KV_BITS:
+        return None
+    return checkpoint, server.devices, server.kv_cache_dtype
+
+
+def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
+    """Return the physical limit of a cell of a record, one of its control included.
+
+    In an open loop nobody knows how many requests decode together: its limit is that of one request alone. None where
+    there is nothing to hold a figure against: the cell is not ``ok`` (an emulated one moves expanded weights); the
+    device, the architecture, the checkpoint, the number of devices or the type of keys and values is not known.
+    """
+    shapes = record.spec.get("model", {}).get("architecture")
+    served = _served(record, cell)
+    if cell.status != "ok" or record.device is None or shapes is None or served is None:
+        return None
+    manifest, devices, kv_cache_dtype = served
+    architecture = Architecture.model_validate(shapes)
+    try:
+        kind = multiplied_in(manifest.quantization_config)
+    except CheckpointError:
+        return None
+    closed = cell.request_rate is None
+    return limit(
+        architecture,
+        weight_bytes(architecture, manifest.bits_per_quantized_weight),
+        record.device,
+        input_len=cell.input_len,
+        output_len=cell.output_len,
+        concurrency=cell.concurrency if closed else 1,
+        sent_together=closed and cell.n_requests == cell.concurrency,
+        devices=devices,
+        kv_cache_dtype=kv_cache_dtype,
+        multiplied_in=kind,
+    )
+
+
+def against(limit: Limit, summary: CellSummary) -> Share:
+    """Return a cell's medians as shares of its limit."""
+
+    def share(least_s: float, measured_s: float | None) -> float | None:
+        return None if measured_s is None else least_s / measured_s
+
+    tpot_s = summary.tpot_s.median if summary.tpot_s else None
+    ttft_s = summary.ttft_s.median if summary.ttft_s else None
+    return Share(
+        mbu=share(limit.decode.memory_s, tpot_s),
+        mfu=share(limit.prefill.compute_s, ttft_s),
+        decode=share(limit.decode.seconds, tpot_s),
+        prefill=share(limit.prefill.seconds, ttft_s),
+    )
+
+
+def exceeds(limit: Limit, cell: SpeedCell) -> str | None:
+    """Return the sentence that says that a cell is faster than its device allows; None if it is not.
+
+    Its medians are held against what no server can go below, with ``TOLERANCE`` for clocks and datasheets.
+    """
+    summary = summarize(cell)
+    if summary is None:
+        return None
+    for what, figure, measured, least in (
+        ("decode", "TPOT", summary.tpot_s, limit.least_decode),
+        ("prefill", "TTFT", summary.ttft_s, limit.least_prefill),
+    ):
+        if measured is not None and measured.median * (1 + TOLERANCE) < least.seconds:
+            share = 100 * least.seconds / measured.median
+            did = "moved" if least.by == "memory" else "multiplied"
+            part = "memory" if least.by == "memory" else "arithmetic"
+            return (
+                f"{what} {did} {share:.0f} % of what the {part} of {limit.device.name} can "
+                f"({figure} {measured.median:.3g} s, at least {least.seconds:.3g} s): "
+                "a cache hit, a miscount, or more than one token a step"
+            )
+    return None
+
+
+def columns(record: RunRecord, cell: SpeedCell) -> dict[str, float | str | None]:
+    """Return the export table's columns of a cell; each None where it is not known."""
+    names = ("roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill")
+    found, summary = limit_of(record, cell), summarize(cell)
+    if found is None or summary is None:
+        return dict.fromkeys(names)
+    share = against(found, summary)
+    values = (
+        found.roof_tokens_per_s,
+        share.mbu,
+        found.roof_ttft_s,
+        share.mfu,
+        found.decode.by,
+        found.prefill.by,
+    )
+    return dict(zip(names, values, strict=True))

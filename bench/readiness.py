@@ -1,0 +1,169 @@
+"""From a process that was started to a server that is ours and has really generated a token."""
+
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.diagnose import diagnose
+from bench.errors import EngineError
+from bench.process import Child, Pulse
+
+POLL_SECONDS = 0.25
+START_HUNG_SECONDS = 60.0
+"""A server that shows no sign of life for this long while it starts hangs."""
+
+
+class PortTakenError(EngineError):
+    """Somebody else has the port; another one may be free."""
+
+
+def free_port() -> int:
+    """Return a port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a server answers, and the key to it."""
+
+    base_url: str
+    api_key: str | None
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port that the address names."""
+        return urlsplit(self.base_url).port
+
+    def ask(self, path: str, timeout_s: float = 30.0, body: Any = None) -> tuple[int, bytes]:
+        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if nobody answers in time."""
+        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        data = None
+        if body is not None:
+            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        try:
+            request = urllib.request.Request(f"{self.base_url}{path}", data, headers)
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except (urllib.error.URLError, OSError):
+            return 0, b""
+
+    def generate(self, protocol: str, model: str, timeout_s: float) -> tuple[int, bytes]:
+        """Have the server generate one token; return (status, body).
+
+        Args:
+            protocol: ``sglang`` is asked at ``/health_generate``, ``openai`` for a completion.
+            model: what OpenAI's protocol calls the model; empty for the first that the server tells of.
+            timeout_s: longest wait.
+        """
+        if protocol == "sglang":
+            return self.ask("/health_generate", timeout_s)
+        if not model:
+            status, body = self.ask("/v1/models", timeout_s)
+            if status != 200:
+                return status, body
+            model = json.loads(body)["data"][0]["id"]
+        return self.ask("/v1/completions", timeout_s, {"model": model, "prompt": "Hi", "max_tokens": 1})
+
+
+class _Answer:
+    """The answer to a question that is asked beside everything else, for a server may die or hang over it."""
+
+    def __init__(self, question: Callable[[], tuple[int, bytes]]) -> None:
+        self.value: tuple[int, bytes] | None = None
+        self._question = question
+        threading.Thread(target=self._ask, name="ask", daemon=True).start()
+
+    def _ask(self) -> None:
+        self.value = self._question()
+
+
+class Start:
+    """A child on its way to its first answer."""
+
+    def __init__(
+        self,
+        child: Child,
+        door: Door,
+        *,
+        generate: Callable[[float], tuple[int, bytes]],
+        timeout_s: float,
+        patient: bool,
+    ) -> None:
+        """Watch ``child``.
+
+        Args:
+            child: what was started.
+            door: where it will answer.
+            generate: has it generate a token within so many seconds; returns (status, body).
+            timeout_s: longest time to its first answer.
+            patient: do not mind stillness, for it waits for other nodes.
+        """
+        self._child = child
+        self._door = door
+        self._generate = generate
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._pulse = Pulse(child)
+        self._patient = patient
+
+    def wait(self, on_wait: Callable[[], None]) -> None:
+        """Return once the server has generated a token.
+
+        Raises:
+            PortTakenError: somebody else has the port.
+            EngineError: it died, hangs, cannot generate, or the deadline passed; with what its log tells.
+        """
+        while True:
+            status, _ = self._door.ask("/health", 5.0)
+            self._check(answered=status != 0)
+            if status == 200:
+                break
+            on_wait()
+            time.sleep(POLL_SECONDS)
+        answer = _Answer(lambda: self._generate(max(1.0, self._deadline - time.monotonic())))
+        while answer.value is None:
+            self._check(answered=True)
+            on_wait()
+            time.sleep(POLL_SECONDS)
+        status, body = answer.value
+        if status != 200:
+            self._check(answered=True)
+            raise EngineError(
+                f"{self._child.what} is up but cannot generate (HTTP {status}): {body[:200].decode(errors='replace')} "
+                f"(log: {self._child.log_file})"
+            )
+
+    def _check(self, *, answered: bool) -> None:
+        child = self._child
+        if child.exit_code is not None:
+            found = diagnose(child.log_text())
+            kind = PortTakenError if found and found.kind == "port taken" else EngineError
+            raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
+        if answered and not child.listens_on(self._door.port):
+            # Also true of a child of ours that ended in this moment: then its log tells more than the port.
+            time.sleep(POLL_SECONDS)
+            if child.exit_code is None and not child.listens_on(self._door.port):
+                raise PortTakenError(f"another program answers on port {self._door.port}")
+        still_s = self._pulse.still_s()
+        if not self._patient and still_s > START_HUNG_SECONDS:
+            raise EngineError(
+                f"{child.what} hangs while it starts: no sign of life for {still_s:.0f} s: {child.last_lines(2)} "
+                f"(log: {child.log_file})"
+            )
+        if time.monotonic() > self._deadline:
+            raise EngineError(
+                f"{child.what} was not ready in time ({self._timeout_s:g} s): {child.log_tail()} "
+                f"(log: {child.log_file}); give it longer with engine.startup_timeout_s=…"
+            )

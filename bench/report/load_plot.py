@@ -1,0 +1,77 @@
+"""Curves over the load: one line per variant, the points that matter ringed and named."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from bench.report.document import Mark
+from bench.report.plots import SERIES, STYLE, _axes, _inline, _ticks
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant's points in the order of their load."""
+
+    mark: Mark
+    points: tuple[tuple[float, float], ...]
+    """(x, y)"""
+    hollow: bool
+    """Whether they are no figures of the variant itself (emulated)."""
+    ringed: int | None = None
+    """Index of the point that matters."""
+    name: str = ""
+    """Written beside the ring."""
+
+
+def _draw(axes: Axes, curve: Curve) -> None:
+    colour = SERIES[curve.mark.colour]
+    x, y = zip(*curve.points, strict=True)
+    face = "none" if curve.hollow else colour
+    axes.plot(x, y, "--" if curve.hollow else "-", color=colour, marker=curve.mark.marker, markerfacecolor=face)
+    if curve.ringed is not None:
+        at = curve.points[curve.ringed]
+        axes.plot(*at, "o", color=colour, markerfacecolor="none", markersize=12, markeredgewidth=1)
+        axes.annotate(curve.name, at, (8, -9), textcoords="offset points", fontsize=8)
+
+
+def curves(
+    found: Sequence[Curve],
+    *,
+    name: str,
+    description: str,
+    xlabel: str,
+    ylabel: str,
+    show: Callable[[float], str],
+    ticks: Sequence[float] = (),
+) -> Markup:
+    """Draw curves; x is logarithmic, y begins at zero.
+
+    Args:
+        found: one per variant, each with a point or more.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: what x is.
+        ylabel: what y is.
+        show: formats a tick of x.
+        ticks: where x has ticks; without, at round values.
+    """
+    with style.context(["default", STYLE]):
+        figure, axes = _axes(3.0)
+        for curve in found:
+            _draw(axes, curve)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(list(ticks)) if ticks else LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(_ticks(show))
+        axes.margins(x=0.1)
+        axes.set_ylim(0, 1.12 * max(y for curve in found for _, y in curve.points) or 1)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        return _inline(figure, name, description)

@@ -1,0 +1,75 @@
+"""SGLang's native API, which the reference server speaks too.
+
+Its stream repeats the whole answer in every event, unless the server was started with
+``--incremental-streaming-output``; the counts in ``meta_info`` are running totals either way.
+Source: sglang 0.5.23, ``srt/managers/tokenizer_manager.py`` and ``srt/entrypoints/http_server.py``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.speed.protocols import Told, middle_count
+
+PATH = "/generate"
+FLUSH_PATH: str | None = "/flush_cache"
+HEALTH_PATH: str | None = "/health_generate"
+UNPROVEN: tuple[str, ...] = ()
+
+
+class _Finish(BaseModel):
+    type: str
+    message: str | None = None
+
+
+class _Meta(BaseModel):
+    finish_reason: _Finish | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class _Fault(BaseModel):
+    message: str
+
+
+class _Event(BaseModel):
+    """What is read of an event; SGLang sends more."""
+
+    output_ids: tuple[int, ...] = ()
+    meta_info: _Meta = _Meta()
+    error: _Fault | str | None = None
+
+
+def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> dict[str, Any]:
+    """Return the body that asks for exactly ``max_new_tokens`` greedy tokens, streamed."""
+    return {
+        "text" if isinstance(prompt, str) else "input_ids": prompt,
+        "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True},
+        "stream": True,
+    }
+
+
+running_count = middle_count
+
+
+def told(event: bytes) -> Told:
+    """Return everything that an event tells.
+
+    Raises:
+        ValueError: it is not what SGLang sends.
+    """
+    seen = _Event.model_validate_json(event)
+    meta, ids = seen.meta_info, seen.output_ids
+    aborted = meta.finish_reason is not None and meta.finish_reason.type == "abort"
+    return Told(
+        tokens=len(ids) if meta.completion_tokens is None and ids else meta.completion_tokens,
+        more=bool(ids),
+        prompt_tokens=meta.prompt_tokens,
+        completion_tokens=meta.completion_tokens,
+        cached_tokens=meta.cached_tokens,
+        finish_reason=meta.finish_reason.type if meta.finish_reason else None,
+        error=seen.error if isinstance(seen.error, str) or seen.error is None else seen.error.message,
+        aborted=(meta.finish_reason.message or "no reason given") if aborted and meta.finish_reason else None,
+    )

@@ -1,0 +1,236 @@
+"""One streamed answer: from the bytes as they were read, and when, to the trace of its tokens. Reads no clock.
+
+An event has arrived when the line that holds it is whole: it has the time of the read that brought its end. Events
+that were read together have one time.
+"""
+
+from collections.abc import Sequence
+
+from httptools import HttpParserError, HttpResponseParser
+
+from bench.record import RequestTrace
+from bench.speed.protocols import Dialect, Told
+
+MAX_EVENT_BYTES = 2**26
+"""An event longer than this is refused, so that no stream can take all memory."""
+SHOWN = 200
+"""How much of an answer is quoted in a message, characters."""
+
+
+class _Body:
+    """The body of an HTTP/1.1 response, taken out of its framing by llhttp."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        """0 until the head has come."""
+        self.complete = False
+        self._framed = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._parser = HttpResponseParser(self)
+
+    def take(self, data: bytes) -> list[bytes]:
+        """Return what of the body ``data`` brings.
+
+        Raises:
+            HttpParserError: it is no HTTP.
+        """
+        self._pieces.clear()
+        self._parser.feed_data(data)
+        return self._pieces
+
+    def close(self) -> None:
+        """Take note that the connection was closed, which ends a body of unknown length."""
+        self.complete = self.complete or (bool(self.status) and not self._framed)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._framed = self._framed or name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:
+            self.complete = True
+
+
+class Stream:
+    """What has been seen of one answer so far."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Begin with nothing seen.
+
+        Args:
+            dialect: how the answer is to be read.
+        """
+        self.error: str | None = None
+        """The first thing that went wrong."""
+        self.tokens = 0
+        """Tokens that have arrived."""
+        self.ended_ns: int | None = None
+        """When the answer was complete, or seen to be broken."""
+        self._dialect = dialect
+        self._count = dialect.running_count
+        self._body = _Body()
+        self._event_ns: list[int] = []
+        self._event_tokens: list[int] = []
+        self._counted = True
+        self._told = Told()
+        self._newest: bytes | None = None
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._refusal = b""
+        self._done = False
+
+    def feed(self, reads: Sequence[tuple[int, bytes]]) -> None:
+        """Take in what was read from the connection.
+
+        Args:
+            reads: (time in nanoseconds, bytes), in order.
+        """
+        for at_ns, data in reads:
+            if self.ended_ns is not None:
+                return
+            try:
+                pieces = self._body.take(data)
+            except HttpParserError as error:
+                self.fail(f"the server answered with something that is not HTTP: {error}", at_ns)
+                return
+            for piece in pieces:
+                if self._body.status == 200:
+                    self._lines(piece, at_ns)
+                elif len(self._refusal) < 4 * SHOWN:
+                    self._refusal += piece[: 4 * SHOWN]
+            if self._body.complete:
+                self._end(at_ns)
+
+    def close(self, at_ns: int) -> None:
+        """Take note that the server closed the connection."""
+        self._body.close()
+        if self._body.complete:
+            self._end(at_ns)
+        elif self._body.status == 0:
+            self.fail("the connection failed: the server closed it without an answer", at_ns)
+        else:
+            self.fail("the connection failed: the server closed it in the middle of the answer", at_ns)
+
+    def fail(self, error: str, at_ns: int) -> None:
+        """End the answer with ``error``, unless something else went wrong before."""
+        self.error = self.error or error
+        self.ended_ns = self.ended_ns or at_ns
+
+    def _end(self, at_ns: int) -> None:
+        """Look whether the answer that has just been completed is whole."""
+        if self.ended_ns is not None:
+            return
+        self.ended_ns = at_ns
+        if self._body.status != 200:
+            text = self._refusal.decode(errors="replace")[:SHOWN].strip()
+            self.error = self.error or f"the server answered HTTP {self._body.status}: {text}"
+            return
+        self._settle()
+        if not self._done:
+            self.error = self.error or f"the stream ended after {self.tokens} tokens without [DONE]"
+        if self._told.finish_reason is None:
+            self.error = self.error or f"the stream ended after {self.tokens} tokens without a finish reason"
+
+    def _lines(self, piece: bytes, at_ns: int) -> None:
+        """Take in the events that ``piece`` completes."""
+        if self._rest:
+            self._rest.append(piece)
+            self._rest_bytes += len(piece)
+            if self._rest_bytes > MAX_EVENT_BYTES:
+                self.fail(f"the server sent an event of more than {MAX_EVENT_BYTES >> 20} MiB", at_ns)
+                return
+            if b"\n" not in piece:
+                return
+            piece = b"".join(self._rest)
+            self._rest.clear()
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._take(line, at_ns)
+        if rest:
+            self._rest.append(rest)
+            self._rest_bytes = len(rest)
+
+    def _take(self, line: bytes, at_ns: int) -> None:
+        tokens = self._count(line)
+        if tokens is not None:
+            self._newest = line
+        else:
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                self._done = True
+                return
+            self._settle()
+            told = self._look(data)
+            tokens = told.tokens
+            if told.more and tokens is None:
+                self._counted = False
+                tokens = self.tokens + 1
+            elif not (told.more or self._counted):
+                # The server's total comes without text: what is missing belongs to the last event that had some.
+                tokens = None
+        if tokens is not None and tokens > self.tokens:
+            self._event_ns.append(at_ns)
+            self._event_tokens.append(tokens - self.tokens)
+            self.tokens = tokens
+
+    def _settle(self) -> None:
+        """Read the newest ordinary event, of which only the count has been looked at."""
+        if self._newest is not None:
+            newest, self._newest = self._newest[5:], None
+            self._look(newest)
+
+    def _look(self, data: bytes) -> Told:
+        """Return what an event tells, and keep it."""
+        try:
+            told = self._dialect.told(data)
+        except ValueError:
+            text = data[:SHOWN].decode(errors="replace")
+            self.error = self.error or f"the server sent an event that cannot be read: {text}"
+            return Told()
+        if told.error is not None:
+            self.error = self.error or f"the server sent an error after {self.tokens} tokens: {told.error}"
+        if told.aborted is not None:
+            self.error = self.error or f"the server aborted after {self.tokens} tokens: {told.aborted}"
+        self._told.update(told)
+        return told
+
+    def _arrived(self, begin_ns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return (times of the events since ``begin_ns``, their tokens)."""
+        times = [at_ns - begin_ns for at_ns in self._event_ns]
+        tokens = self._event_tokens
+        total = self._told.completion_tokens
+        if self._counted or total is None or not tokens:
+            return tuple(times), tuple(tokens)
+        # As many as the server says: the last event takes what is missing; where more events came than tokens, those
+        # at the end carried none.
+        kept = min(len(tokens), total)
+        return tuple(times[:kept]), tuple([*tokens[: kept - 1], total - sum(tokens[: kept - 1])] if kept else ())
+
+    def trace(self, begin_ns: int, *, now_ns: int, start_ns: int = 0, scheduled_ns: int | None = None) -> RequestTrace:
+        """Return everything seen.
+
+        Args:
+            begin_ns: t0.
+            now_ns: the end of an answer that has none.
+            start_ns: t0 since the trial began.
+            scheduled_ns: when it was due since the trial began.
+        """
+        self._settle()
+        event_ns, event_tokens = self._arrived(begin_ns)
+        return RequestTrace(
+            start_ns=start_ns,
+            scheduled_ns=scheduled_ns,
+            event_ns=event_ns,
+            event_tokens=event_tokens,
+            events_counted=self._counted,
+            end_ns=max((self.ended_ns or now_ns) - begin_ns, 0),
+            prompt_tokens=self._told.prompt_tokens,
+            completion_tokens=self._told.completion_tokens,
+            cached_tokens=self._told.cached_tokens,
+            finish_reason=self._told.finish_reason,
+            error=self.error,
+        )

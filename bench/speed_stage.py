@@ -1,0 +1,248 @@
+"""The speed stage: which servers stand side by side, and every cell kept before the next begins."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.device import device_here
+from bench.devices import Devices
+from bench.hardware import exceeds, limit_of
+from bench.lifecycle import RunningEngine, serve
+from bench.record import ServerFacts, SpeedCell, Variant
+from bench.spec import plugin
+from bench.speed.client import Client
+from bench.speed.client import run as run_client
+from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
+from bench.speed.shapes import Shape, shape_of
+from bench.speed.sweep import Lane, not_supported, ordinary_vocabulary, sweep
+from bench.store import CELLS, CONTROL
+from bench.underway import FINAL, Run
+from quantize.checkpoint import Checkpoint
+from quantize.estimate import in_words
+from quantize.memory import available_memory
+
+EXPANDED = 2.5
+"""Memory of a server on a CPU over the bytes of its checkpoint in 16 bits: a copy to compute with, and its cache."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One variant to be served and measured."""
+
+    variant: Variant
+    checkpoint: Checkpoint | None
+    """None for a server that somebody else runs."""
+    place: str
+    """Where its cells are kept: `CELLS` or `CONTROL`."""
+
+
+Served = tuple[Subject, RunningEngine]
+
+
+def subjects(run: Run) -> tuple[Subject, ...]:
+    """Return what is to be served: the variant, and its baseline where one was asked for."""
+    variant = Subject(run.spec.variant, run.checkpoint, CELLS)
+    if run.spec.baseline is None:
+        return (variant,)
+    return variant, Subject(run.spec.baseline.variant, run.baseline, CONTROL)
+
+
+def side_by_side(run: Run) -> tuple[tuple[Subject, ...], ...]:
+    """Return the groups of subjects that are served together, one group after the other."""
+    chosen = subjects(run)
+    if len(chosen) == 1:
+        return (chosen,)
+    reason = _does_not_fit([subject.checkpoint for subject in chosen if subject.checkpoint])
+    if reason is None:
+        return (chosen,)
+    run.note(f"not interleaved: {reason}; the baseline is measured after the variant")
+    return tuple((subject,) for subject in chosen)
+
+
+def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
+    """Return the shapes that still need time; those known to be impossible become cells at once."""
+    final = [{shape_of(cell) for cell in run.folder.cells(subject.place) if cell.status in FINAL} for subject in group]
+    left = []
+    for shape in run.plan.shapes:
+        if all(shape in have for have in final):
+            continue
+        reason = not_supported(shape, run.spec.model.context_length, None)
+        if reason is None:
+            left.append(shape)
+            continue
+        run.note(f"{shape.input_len} tokens in, {shape.load}: not supported ({reason})")
+        for subject in group:
+            cell = SpeedCell(
+                variant=subject.variant,
+                engine=run.spec.engine.name,
+                **shape.model_dump(),
+                seed=run.spec.seed,
+                status="not_supported",
+                reasons=(reason,),
+                trials=(),
+            )
+            run.folder.add_cell(cell, subject.place)
+    return tuple(left)
+
+
+def _does_not_fit(checkpoints: Sequence[Checkpoint]) -> str | None:
+    """Return why two servers cannot stand side by side; None if they can.
+
+    Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
+    copies that they compute with.
+    """
+    largest = max(checkpoint.manifest.checkpoint_bytes for checkpoint in checkpoints)
+    devices = Devices.here()
+    if devices is None:
+        memory, needed = available_memory(), round(EXPANDED * 2 * largest)
+    else:
+        with contextlib.closing(devices):
+            needed = 2 * largest
+            memory = sum(devices.memory_total() or (needed + 1,))
+    if needed < memory:
+        return None
+    return f"two servers need about {in_words(needed)} of memory, and {in_words(memory)} are there"
+
+
+@contextlib.contextmanager
+def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
+    """Serve every subject of a group for the duration of a ``with`` block; what they tell goes to the run."""
+    devices = Devices.here()
+    with contextlib.ExitStack() as stack:
+        if devices is not None:
+            stack.enter_context(contextlib.closing(devices))
+        running: list[Served] = []
+        for subject in group:
+            with run.view.stage(f"starting the server of {subject.variant.quant}") as line:
+                server = serve(
+                    run.spec.engine,
+                    subject.checkpoint,
+                    context_length=run.spec.model.context_length,
+                    share=1 / len(group),
+                    what=f"server of {subject.variant.model} {subject.variant.quant}",
+                    log_file=run.folder.path / ("server.log" if subject.place == CELLS else "baseline.log"),
+                    on_wait=line.update,
+                    on_note=run.note,
+                    device_memory=devices.memory_used if devices else None,
+                    device_busy=devices.busy if devices else None,
+                )
+                engine = stack.enter_context(server)
+            _learn(run, subject, engine, engine.facts)
+            running.append((subject, engine))
+        yield tuple(running)
+    for subject, engine in running:
+        _learn(run, subject, engine, engine.facts.model_copy(update={"memory_returned": engine.after.memory_returned}))
+
+
+def _learn(run: Run, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
+    if subject.place == CELLS:
+        run.engine_info, run.server = dict(engine.info), facts
+    else:
+        run.baseline_info, run.baseline_server = dict(engine.info), facts
+
+
+def measure_speed(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Measure every shape on all servers, keeping each cell; return the shapes left when a server ended."""
+    if not shapes:
+        return ()
+    _find_device(run, served[0][1])
+    return run_client(_sweep(run, served, shapes))
+
+
+def _find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None:
+    """Find out once what the device can do at most: a CPU is measured, a server elsewhere stays unknown."""
+    if engine.child is None or (run.device is not None and not again):
+        return
+    module = plugin("bench.engines", run.spec.engine.module)
+    interpreter = module.interpreter(module.Config.model_validate(run.spec.engine.config), "the probe")
+    with run.view.stage("what the device can do"):
+        run.device = device_here(interpreter or sys.executable, cpu=_on_cpu(engine), again=again, say=run.note)
+
+
+def _on_cpu(engine: RunningEngine) -> bool:
+    return engine.info.get("device") == "cpu"
+
+
+def _unknown() -> None:
+    """Know nothing of the memory of a server elsewhere."""
+
+
+def _above_limit(run: Run, engine: RunningEngine, cell: SpeedCell) -> str | None:
+    """Return why a cell is faster than physically possible; a CPU is measured again before that is said."""
+    reason: str | None = None
+    for again in (False, True):
+        if again:
+            _find_device(run, engine, again=True)
+        found = limit_of(run.so_far(), cell)
+        reason = exceeds(found, cell) if found else None
+        if reason is None or run.device is None or not run.device.measured:
+            return reason
+    return reason
+
+
+def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None) -> Lane:
+    module = plugin("bench.engines", run.spec.engine.module)
+    config = module.Config.model_validate(run.spec.engine.config)
+    if subject.checkpoint is None:
+        vocabulary = module.vocabulary(config, run.spec.model.architecture)
+    else:
+        vocabulary = ordinary_vocabulary(subject.checkpoint.path / "tokenizer.json")
+    watched = None if _on_cpu(engine) else devices
+    memory: Callable[[], int | None] = _unknown
+    if engine.child is not None:
+        tree = TreeMemory(engine.child.pid)
+        before = engine.memory_before[: engine.facts.devices] if engine.memory_before else None
+        memory = DeviceMemory(watched, tree, before) if watched else tree
+    return Lane(
+        client=client,
+        variant=subject.variant,
+        engine=engine.name,
+        emulated=engine.emulates,
+        facts=engine.facts,
+        monitor=Monitor(memory, watched),
+        alive=lambda: engine.alive(client.silent_s()),
+        exceeds=lambda cell: _above_limit(run, engine, cell),
+        vocabulary=vocabulary,
+        proves_cache=engine.protocol == "sglang",
+        unproven=module.unproven(config) if hasattr(module, "unproven") else (),
+    )
+
+
+async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    left = list(shapes)
+    module = plugin("bench.engines", run.spec.engine.module)
+    config = module.Config.model_validate(run.spec.engine.config)
+    async with contextlib.AsyncExitStack() as stack:
+        devices = Devices.here(served[0][1].facts.devices)
+        if devices is not None:
+            stack.enter_context(contextlib.closing(devices))
+        lanes = []
+        for subject, engine in served:
+            client = Client(
+                engine.base_url,
+                protocol=engine.protocol,
+                total_timeout_s=engine.request_timeout_s,
+                first_token_timeout_s=engine.first_token_timeout_s,
+                stall_timeout_s=engine.stall_timeout_s,
+                api_key=engine.api_key,
+                model=module.served_model(config) if hasattr(module, "served_model") else "",
+                text_of=module.text_of(config) if hasattr(module, "text_of") else None,
+            )
+            lanes.append(_lane(run, subject, engine, await stack.enter_async_context(client), devices))
+        line = stack.enter_context(run.view.stage("speed", total=len(shapes)))
+        cells = sweep(
+            lanes,
+            shapes,
+            trials=run.spec.workload.trials,
+            seed=run.spec.seed,
+            on_progress=lambda text: line.update(detail=text),
+        )
+        async for one_shape in cells:
+            for (subject, _), cell in zip(served, one_shape, strict=True):
+                run.folder.add_cell(cell, subject.place)
+            left.remove(shape_of(one_shape[0]))
+            line.update(done=len(shapes) - len(left))
+            if any(engine.ended for _, engine in served):
+                break
+    return tuple(left)

@@ -1,0 +1,11 @@
+"""Define the two operators of torchvision without which it does not import beside torch's CPU build.
+
+Python imports a module of this name when it starts. torchvision registers how its operators behave on fake tensors,
+and its compiled half, which would define them, is built for another torch.
+"""
+
+import torch
+
+LIBRARY = torch.library.Library("torchvision", "DEF")
+LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,0 +1,99 @@
+"""One run under way: what it has decided, what went wrong, and how long its stages took."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.errors import QuantbenchError
+from bench.plan import Plan
+from bench.progress import View
+from bench.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
+from bench.spec import RunSpec
+from bench.store import CONTROL, RunFolder
+from quantize.checkpoint import Checkpoint
+
+FINAL = ("ok", "emulated", "not_supported")
+"""States of a result that a resumed run does not measure again."""
+
+
+class Run:
+    """What every stage needs, and what the stages have found so far."""
+
+    def __init__(self, spec: RunSpec, plan: Plan, folder: RunFolder, begun: RunRecord, view: View) -> None:
+        """Begin with nothing but the plan."""
+        self.spec = spec
+        self.plan = plan
+        self.folder = folder
+        self.begun = begun
+        self.view = view
+        self.log: list[str] = list(begun.log)
+        self.failures: list[Failure] = []
+        self.seconds: dict[str, float] = {}
+        self.device: Device | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.engine_info: dict[str, Any] = {}
+        self.server: ServerFacts | None = None
+        self.baseline: Checkpoint | None = None
+        self.baseline_info: dict[str, Any] = {}
+        self.baseline_server: ServerFacts | None = None
+
+    def note(self, text: str) -> None:
+        """Say a decision and keep it in the record."""
+        self.log.append(text)
+        self.view.say(f"  {text}")
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; a known error becomes a failure of the run and is told, without ending the rest."""
+        begin = time.monotonic()
+        try:
+            yield
+        except QuantbenchError as error:
+            self.failures.append(Failure(stage=name, message=str(error)))
+            self.view.say(f"  {name} failed: {error}")
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 3)
+
+    def so_far(self) -> RunRecord:
+        """Return the run's record without its results: what they are judged by."""
+        return self.begun.model_copy(
+            update={
+                "checkpoint": self.checkpoint.manifest if self.checkpoint else None,
+                "engine_info": self.engine_info,
+                "server": self.server,
+                "device": self.device,
+                "control": self._control(()),
+            }
+        )
+
+    def _control(self, cells: tuple[SpeedCell, ...]) -> Control | None:
+        if self.spec.baseline is None or self.baseline is None:
+            return None
+        return Control(
+            variant=self.spec.baseline.variant,
+            checkpoint=self.baseline.manifest,
+            engine_info=self.baseline_info,
+            server=self.baseline_server,
+            cells=cells,
+        )
+
+    def record(self) -> RunRecord:
+        """Return everything seen, as the record of an ended run."""
+        return self.so_far().model_copy(
+            update={
+                "cells": self.folder.cells(),
+                "control": self._control(self.folder.cells(CONTROL)),
+                "scores": self.folder.scores(),
+                "failures": tuple(self.failures),
+                "stage_seconds": self.seconds,
+                "log": tuple(self.log),
+                "finished_at": utc_now(),
+            }
+        )
+
+
+def utc_now() -> str:
+    """Return the time in UTC, ISO 8601; for people."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,62 @@
+"""Whether SGLang's own argument parser takes every flag that the engine can emit, each by its full name."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.engines import Launch, sglang
+from bench.toolchain import variables
+
+PARSE = """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser(exit_on_error=False)
+ServerArgs.add_cli_args(parser)
+known = parser._option_string_actions
+found = []
+for argv in json.load(sys.stdin):
+    found += [f"{word}: no such flag" for word in argv if word.startswith("--") and word not in known]
+    try:
+        parser.parse_args(argv)
+    except (argparse.ArgumentError, SystemExit) as error:
+        found.append(f"{error}: {argv}")
+print(json.dumps(found))
+"""
+EVERYTHING: dict[str, Any] = {
+    "dtype": "bfloat16", "kv_cache_dtype": "fp8_e4m3", "context_length": 140000,
+    "rope": {"factor": 4.0, "original": 32768}, "max_total_tokens": 200000, "max_running_requests": 64,
+    "chunked_prefill_size": 8192, "mixed_chunk": True, "tp_size": 2, "dp_size": 2, "pp_size": 2, "ep_size": 2,
+    "nnodes": 2, "node_rank": 1, "dist_init_addr": "10.0.0.1:5000", "attention_backend": "triton",
+    "deterministic": True, "random_seed": 1, "skip_tokenizer_init": True, "incremental_streaming": True,
+    "metrics": True, "extra_args": ["--log-level", "warning"],
+}  # fmt: skip
+"""Values with which the engine emits each of its flags."""
+
+
+def rejected(name: str, interpreter: str, plain: dict[str, Any]) -> tuple[list[str], int]:
+    """Return (what the parser rejects, how many flags it was asked).
+
+    Args:
+        name: the toolchain.
+        interpreter: its Python.
+        plain: the engine's fields as its config has them.
+    """
+    launch = Launch(Path("checkpoint"), 4096, 30000)
+    configs = [{**plain, "device": device, **more} for device in ("cuda", "cpu") for more in ({}, EVERYTHING)]
+    commands = [
+        sglang.command(sglang.Config.model_validate(config), interpreter, launch)[3:] for config in configs
+    ]  # behind the interpreter, its own flag and the launcher
+    done = subprocess.run(
+        [interpreter, "-c", PARSE],
+        input=json.dumps(commands),
+        env={**os.environ, **variables(name)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode != 0:
+        return [done.stderr.strip().splitlines()[-1]], 0
+    flags = {word for argv in commands for word in argv if word.startswith("--")}
+    return json.loads(done.stdout.strip().splitlines()[-1]), len(flags)

@@ -1,0 +1,134 @@
+"""Energy from readings: what is added up, and when it may be believed. All pure."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.speed.energy import NS_PER_S, Reading, counted, energy, integrated
+
+JOULES = st.floats(0, 1e6)
+
+
+def readings(
+    n: int, period_s: float, watts: float | None = 300.0, counter: bool = True, devices: int = 1
+) -> list[Reading]:
+    """Return readings of devices that take a little more than ``watts``, by both ways of measuring."""
+    return [
+        Reading(
+            round(i * period_s * NS_PER_S),
+            tuple(None if watts is None else watts + i % 2 for _ in range(devices)),
+            tuple((watts or 300.0) * i * period_s for _ in range(devices)) if counter else None,
+        )
+        for i in range(n)
+    ]
+
+
+def test_a_counter_that_moves_often_is_believed() -> None:
+    found = energy(readings(21, 0.2))
+    assert found
+    assert (found.how, found.valid) == ("counter", True)
+    assert found.joules == pytest.approx(1200)
+
+
+def test_devices_are_summed() -> None:
+    found = energy(readings(21, 0.2, devices=4))
+    assert found
+    assert found.joules == pytest.approx(4800)
+
+
+@pytest.mark.parametrize(("n", "period_s"), [(10, 0.2), (21, 0.02), (2, 60.0)])
+def test_too_short_or_too_few_updates_is_not_valid(n: int, period_s: float) -> None:
+    found = counted(readings(n, period_s))
+    assert found
+    assert not found.valid
+
+
+def test_a_counter_that_stands_still_falls_back_to_power() -> None:
+    still = [Reading(one.at_ns, one.power_w, (5.0,)) for one in readings(61, 0.2)]
+    found = energy(still)
+    assert found
+    assert (found.how, found.valid) == ("integrated", True)
+    assert found.joules == pytest.approx(12 * 300.5, rel=0.01)
+
+
+def test_one_still_counter_of_two_makes_the_sum_invalid() -> None:
+    still = [Reading(one.at_ns, (None, None), (one.counter_j[0], 5.0)) for one in readings(61, 0.2) if one.counter_j]
+    found = energy(still)
+    assert found
+    assert not found.valid
+
+
+def test_a_counter_that_goes_back_is_not_valid_and_never_negative() -> None:
+    values = readings(61, 0.2, watts=None)
+    found = energy([Reading(one.at_ns, one.power_w, (1000.0 - i,)) for i, one in enumerate(values)])
+    assert found
+    assert (found.joules, found.valid) == (0.0, False)
+
+
+def test_a_missing_reading_of_the_counter_is_not_valid() -> None:
+    values = readings(61, 0.2, watts=None)
+    values[30] = Reading(values[30].at_ns, (None,), None)
+    found = energy(values)
+    assert found
+    assert (found.how, found.valid) == ("counter", False)
+
+
+def test_power_over_time_is_believed_after_ten_seconds() -> None:
+    assert [bool(found and found.valid) for found in map(integrated, (readings(50, 0.2), readings(51, 0.2)))] == [
+        False,
+        True,
+    ]
+
+
+def test_power_that_never_changes_stands_still() -> None:
+    found = energy([Reading(one.at_ns, (300.0,), None) for one in readings(61, 0.2)])
+    assert found
+    assert not found.valid
+    assert found.joules == pytest.approx(3600)
+
+
+@pytest.mark.parametrize("gone", [slice(20, 21), slice(20, 30)])
+def test_missing_readings_of_power_are_not_valid(gone: slice) -> None:
+    values = readings(101, 0.2, counter=False)
+    for one in values[gone]:
+        values[values.index(one)] = Reading(one.at_ns, (None,), None)
+    found = energy(values)
+    assert found
+    assert not found.valid
+
+
+def test_late_readings_of_power_are_not_valid() -> None:
+    values = readings(101, 0.2, counter=False)
+    del values[20:30]
+    found = energy(values)
+    assert found
+    assert not found.valid
+
+
+@pytest.mark.parametrize("values", [[], readings(20, 0.2, watts=None, counter=False), readings(1, 0.2, counter=False)])
+def test_without_readings_there_is_no_energy(values: list[Reading]) -> None:
+    assert energy(values) is None
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 2), st.floats(0, 1000)), min_size=2, max_size=50))
+def test_integrated_energy_lies_between_the_lowest_and_the_highest_power(steps: list[tuple[float, float]]) -> None:
+    at_ns, values = 0, []
+    for gap_s, watts in steps:
+        at_ns += round(gap_s * NS_PER_S)
+        values.append(Reading(at_ns, (watts,), None))
+    found = integrated(values)
+    assert found
+    seconds = (values[-1].at_ns - values[0].at_ns) / NS_PER_S
+    watts = [watts for _, watts in steps]
+    assert min(watts) * seconds * (1 - 1e-9) <= found.joules <= max(watts) * seconds * (1 + 1e-9)
+
+
+@given(st.lists(JOULES, min_size=2, max_size=50).map(sorted), st.floats(0, 1e5))
+def test_counted_energy_is_the_difference_wherever_the_counter_began(counter: list[float], more: float) -> None:
+    def of(values: list[float]) -> float:
+        found = counted([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
+        assert found
+        return found.joules
+
+    assert of(counter) == counter[-1] - counter[0]
+    assert of([value + more for value in counter]) == pytest.approx(of(counter), abs=1e-6)

@@ -1,0 +1,267 @@
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bench.engines import attach
+from bench.errors import EngineError, SourceError
+from bench.lifecycle import RunningEngine, serve
+from bench.record import RequestTrace
+from bench.spec import PartSpec
+from bench.speed.client import Client, run
+from bench.speed.words import Words, read_words
+from quantize.architecture import Architecture
+from tests import fake_server
+from tests.serving import Server, checkpoint
+
+__all__ = ["checkpoint"]
+
+ROOT = Path(__file__).resolve().parent.parent
+URL = "http://127.0.0.1:1"
+TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
+SHAPE: dict[str, Any] = {
+    "layers": 2, "hidden_size": 64, "intermediate_size": 128, "heads": 4, "kv_heads": 2, "head_dim": 16,
+    "vocab_size": 300, "tied_embeddings": False,
+}  # fmt: skip
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    found = yaml.safe_load((ROOT / "configs/engine/attach.yaml").read_text())
+    assert found.pop("name") == "attach"
+    return {**found, "url": URL, **changes}
+
+
+def config(**changes: Any) -> attach.Config:
+    return attach.Config.model_validate(fields(**changes))
+
+
+def attached_to(**changes: Any) -> Any:
+    engine = PartSpec(name="attach", module="attach", config=config(**changes).model_dump(mode="json"))
+    return serve(engine, None, context_length=512, what="it", log_file=Path("none.log"), on_wait=lambda: None)
+
+
+def answers(**by_path: Any) -> Callable[[str], tuple[int, bytes]]:
+    """Return what asks a server that knows these paths alone; ``v1_models`` stands for ``/v1/models``."""
+    known = {"/" + name.replace("__", "/"): json.dumps(body).encode() for name, body in by_path.items()}
+    return lambda path: (200, known[path]) if path in known else (404, b"no such page")
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a byte-level tokenizer as Qwen's and Llama 3's are, learned from a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    )
+    folder = tmp_path_factory.mktemp("bpe")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tokenizer of SentencePiece's kind, as Llama 2 and Mistral have it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.train_from_iterator([TEXT], trainers.BpeTrainer(special_tokens=["<s>", "</s>"]))
+    folder = tmp_path_factory.mktemp("metaspace")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["bpe", "metaspace"])
+def tokenizer(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path) -> Iterator[Server]:
+    started = Server(checkpoint)
+    started.await_ready()
+    yield started
+    started.stop()
+
+
+def test_an_address_is_taken_with_and_without_its_version() -> None:
+    assert config(url="http://host:8000/").url == config(url="http://host:8000/v1").url == "http://host:8000"
+
+
+@pytest.mark.parametrize("url", [None, "host:8000", "ftp://host"])
+def test_a_missing_address_is_asked_for(url: str | None) -> None:
+    with pytest.raises(ValidationError, match=r"engine\.url=http://"):
+        config(url=url)
+
+
+def test_text_needs_a_tokenizer_and_the_protocol_that_takes_it() -> None:
+    with pytest.raises(ValidationError, match=r"needs engine\.protocol=openai and engine\.tokenizer"):
+        config(prompt="text")
+    with pytest.raises(ValidationError, match=r"needs engine\.protocol=openai"):
+        config(prompt="text", protocol="sglang", tokenizer="somewhere")
+    with pytest.raises(ValidationError, match="for prompt=text"):
+        config(prompt_overhead=1)
+
+
+def test_nothing_is_started() -> None:
+    assert attach.address(config()) == URL
+    assert attach.interpreter(config(), "it") is None
+
+
+def test_a_prompt_without_a_tokenizer_keeps_away_from_both_ends_of_the_vocabulary() -> None:
+    ids = attach.vocabulary(config(), Architecture(**{**SHAPE, "vocab_size": 151936}))
+    assert (ids[0], ids[-1]) == (15193, 136741)
+    assert attach.text_of(config()) is None
+
+
+def test_with_a_tokenizer_ids_are_its_ordinary_ones(bpe: Path) -> None:
+    ids = attach.vocabulary(config(tokenizer=bpe), Architecture(**SHAPE))
+    assert min(ids) == 2, "0 and 1 are special"
+    assert len(ids) > 256
+
+
+def test_words_come_back_as_the_tokens_they_were_drawn_as(tokenizer: Path) -> None:
+    from tokenizers import Tokenizer
+
+    real = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    words = read_words(tokenizer / "tokenizer.json")
+    assert len(words.ids) > 10
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.sampled_from(words.ids), min_size=1, max_size=60))
+    def holds(ids: list[int]) -> None:
+        assert real.encode(words.text(ids), add_special_tokens=False).ids == ids
+
+    holds()
+
+
+def test_a_text_leaves_room_for_what_the_server_adds(bpe: Path) -> None:
+    asked = config(prompt="text", tokenizer=bpe, prompt_overhead=1)
+    ids = attach.vocabulary(asked, Architecture(**SHAPE))[:5]
+    write = attach.text_of(asked)
+    assert write is not None
+    assert len(write(ids).split()) == 4
+    assert len(write(ids[:1]).split()) == 1, "an empty prompt is none"
+
+
+def test_a_probe_with_any_id_is_a_text_too() -> None:
+    assert Words(by_id={7: "house"}, leading_space=True).text([100]) == " house"
+
+
+def test_a_tokenizer_without_words_is_told(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(SourceError, match="no words that stay one token each"):
+        read_words(tmp_path / "tokenizer.json")
+    with pytest.raises(SourceError, match="no tokenizer that can be read"):
+        read_words(tmp_path / "none.json")
+
+
+def test_what_is_believed_and_not_known_is_said() -> None:
+    assert any("quant=" in text for text in attach.unproven(config()))
+    assert not any("text was sent" in text for text in attach.unproven(config()))
+    told = attach.unproven(config(prompt="text", tokenizer="folder", prompt_overhead=1))
+    assert any("1 of its own among them" in text for text in told)
+
+
+VLLM = {"data": [{"id": "m", "max_model_len": 8192}]}
+PLAIN = {"data": [{"id": "m"}]}
+
+
+@pytest.mark.parametrize(
+    ("told", "version", "context"),
+    [
+        ({"v1__models": VLLM, "version": {"version": "0.32.0"}}, "0.32.0", 8192),
+        ({"v1__models": PLAIN, "props": {"build_info": "b6000-abc", "default_generation_settings": {"n_ctx": 4096}}},
+         "b6000-abc", 4096),
+        ({"v1__models": PLAIN, "api__version": {"version": "0.12.3"}}, "0.12.3", None),
+        ({"v1__models": PLAIN}, None, None),
+        ({"version": ["odd"]}, None, None),
+    ],
+    ids=["vllm", "llama.cpp", "ollama", "only its models", "nearly nothing"],
+)  # fmt: skip
+def test_what_a_server_tells_is_found_wherever_it_tells_it(
+    told: dict[str, Any], version: str | None, context: int | None
+) -> None:
+    info, facts = attach.facts(config(served_model="m", devices=2), answers(**told), lambda: "")
+    assert (facts.version, facts.max_context_tokens, facts.devices) == (version, context, 2)
+    assert set(info) <= set(attach.PLACES["openai"])
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda path: (0, b""), "nothing answers at http://127.0.0.1:1: is the server up"),
+        (lambda path: (401, b"{}"), r"refuses \(HTTP 401\): name the key's variable with engine.api_key_env"),
+        (answers(v1__models=VLLM), "has no model 'other'; it serves m: engine.served_model=NAME"),
+    ],
+    ids=["down", "locked", "another model"],
+)
+def test_what_is_wrong_is_told_in_one_line(ask: Callable[[str], tuple[int, bytes]], message: str) -> None:
+    with pytest.raises(EngineError, match=message) as error:
+        attach.facts(config(served_model="other"), ask, lambda: "")
+    assert "\n" not in str(error.value)
+
+
+def test_a_server_of_another_protocol_is_told() -> None:
+    with pytest.raises(EngineError, match="no SGLang server"):
+        attach.facts(config(protocol="sglang"), answers(v1__models=PLAIN), lambda: "")
+
+
+def ask(served: RunningEngine, asked: attach.Config, ids: list[int], tokens: int) -> RequestTrace:
+    async def measured() -> RequestTrace:
+        async with Client(
+            served.base_url,
+            protocol=served.protocol,
+            total_timeout_s=120,
+            stall_timeout_s=120,
+            api_key=served.api_key,
+            model=attach.served_model(asked),
+            text_of=attach.text_of(asked),
+        ) as client:
+            return await client.generate(ids, max_new_tokens=tokens)
+
+    return run(measured())
+
+
+def test_the_reference_server_is_attached_to_by_its_native_protocol(server: Server) -> None:
+    here = {"url": f"http://127.0.0.1:{server.port}", "protocol": "sglang"}
+    with attached_to(**here) as served:
+        assert served.child is None
+        assert served.facts.max_context_tokens is not None
+        assert served.facts.kv_capacity_tokens is not None
+        ids = list(attach.vocabulary(config(**here), Architecture(**SHAPE)))[:9]
+        trace = ask(served, config(**here), ids, 5)
+    assert (trace.error, trace.prompt_tokens, trace.completion_tokens, trace.cached_tokens) == (None, 9, 5, 0)
+    assert server.process.poll() is None, "it is not ours to end"
+
+
+def test_a_server_of_openais_protocol_gets_ids_or_text(bpe: Path) -> None:
+    with fake_server.running() as fake:
+        here = {"url": fake.base_url, "served_model": fake_server.MODEL}
+        for changes in ({"tokenizer": bpe}, {"tokenizer": bpe, "prompt": "text"}):
+            asked = config(**here, **changes)
+            with attached_to(**here, **changes) as served:
+                fake.load(fake_server.Script(steps=[(0.0, 1)] * 3, prompt_tokens=4))
+                ids = list(attach.vocabulary(asked, Architecture(**SHAPE)))[:4]
+                trace = ask(served, asked, ids, 3)
+            assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 4, 3)
+
+
+def test_a_key_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(EngineError, match=re.escape("export NO_SUCH_KEY=")), attached_to(api_key_env="NO_SUCH_KEY"):
+        pass

@@ -1,0 +1,272 @@
+"""Engine ``sglang``: every flag is one that the real parser knows, and what the real server tells is understood."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from bench import spec as bench_spec
+from bench import toolchain
+from bench.compose import compose_job, config_dir
+from bench.engines import Launch, sglang
+from bench.engines.sglang import Config, Rope
+from bench.errors import ConfigError
+from bench.record import ServerFacts
+from bench.toolchain_build import alone
+from quantize.checkpoint import Manifest
+from quantize.formats import Format
+from tests.records import manifest
+
+LAUNCH = Launch(Path("/m"), 40960, 31000)
+KEY = "a-secret-key"
+EVERYTHING: dict[str, Any] = {
+    "device": "cuda",
+    "dtype": "bfloat16",
+    "kv_cache_dtype": "fp8_e4m3",
+    "context_length": 140000,
+    "rope": Rope(factor=4, original=32768),
+    "max_total_tokens": 200000,
+    "max_running_requests": 64,
+    "chunked_prefill_size": 8192,
+    "mixed_chunk": True,
+    "tp_size": 2,
+    "dp_size": 2,
+    "pp_size": 2,
+    "ep_size": 2,
+    "nnodes": 2,
+    "node_rank": 1,
+    "dist_init_addr": "10.0.0.1:5000",
+    "attention_backend": "flashinfer",
+    "deterministic": True,
+    "skip_tokenizer_init": True,
+    "incremental_streaming": True,
+    "metrics": True,
+    "extra_args": ("--watchdog-timeout", "600"),
+}
+ON_CPU = {"device": "cpu", "toolchain": "sglang-cpu"}
+
+
+def config(**changes: Any) -> Config:
+    fields = OmegaConf.to_container(OmegaConf.load(config_dir() / "engine" / "sglang.yaml"))
+    assert isinstance(fields, dict)
+    return Config.model_validate({**{k: v for k, v in fields.items() if k != "name"}, **changes})
+
+
+@cache
+def real_python() -> str:
+    """Return an interpreter that has the real SGLang, or skip."""
+    given = os.environ.get("QUANTBENCH_SGLANG_PYTHON")
+    built = [toolchain.state(toolchain.read(name)).python for name in ("sglang", "sglang-cpu")]
+    found = next((python for python in (given, *built) if python), None)
+    if found is None:
+        pytest.skip("no SGLang: quantbench toolchain build sglang-cpu, or name one with QUANTBENCH_SGLANG_PYTHON=…")
+    return found
+
+
+PARSE = """
+import argparse, json, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+parsed = [vars(parser.parse_args(argv)) for argv in json.loads(sys.stdin.read())]
+print(json.dumps(parsed, default=str))
+"""
+
+
+def parsed(*configs: Config) -> list[dict[str, Any]]:
+    """Return what the real parser makes of the commands."""
+    python = real_python()
+    asked = [sglang.command(one, python, LAUNCH)[3:] for one in configs]
+    env = {**os.environ, **alone(), **toolchain.variables("sglang-cpu")}
+    done = subprocess.run(
+        [python, "-c", PARSE], input=json.dumps(asked), env=env, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    answer: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
+    published, everything, cpu = parsed(config(), config(**EVERYTHING), config(**ON_CPU))
+    assert published["mem_fraction_static"] == 0.85
+    assert published["context_length"] == 40960
+    assert published["enable_mixed_chunk"] is True
+    assert published["incremental_streaming_output"] is True
+    assert published["quantization"] is None
+    assert published["host"] == "127.0.0.1"
+    assert published["api_key"] is None
+    for name in ("tp_size", "dp_size", "pp_size", "ep_size", "nnodes", "node_rank", "dist_init_addr", "kv_cache_dtype"):
+        assert everything[name] == EVERYTHING[name]
+    for name in ("max_total_tokens", "max_running_requests", "chunked_prefill_size", "attention_backend", "dtype"):
+        assert everything[name] == EVERYTHING[name]
+    assert everything["enable_deterministic_inference"] is True
+    assert everything["skip_tokenizer_init"] is True
+    assert everything["enable_metrics"] is True
+    assert everything["watchdog_timeout"] == 600
+    assert json.loads(everything["json_model_override_args"]) == {
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        "max_position_embeddings": 140000,
+    }
+    assert (cpu["device"], cpu["attention_backend"], cpu["max_total_tokens"]) == ("cpu", "torch_native", 16384)
+    assert cpu["disable_overlap_schedule"] is True
+
+
+def test_every_field_that_changes_the_server_changes_its_command() -> None:
+    told_otherwise = {"toolchain", "node_rank", "dist_init_addr"}
+    plain = sglang.command(config(), "python", LAUNCH)
+    others: dict[str, Any] = {"mem_fraction_static": 0.5, "random_seed": 5, "nnodes": 2}
+    for name in Config.model_fields:
+        if name.endswith("_s") or name in told_otherwise:
+            continue
+        value = others.get(name, EVERYTHING.get(name))
+        value = not getattr(config(), name) if isinstance(value, bool) else value
+        more = {"dist_init_addr": "h:1"} if name == "nnodes" else {}
+        assert sglang.command(config(**{name: value}, **more), "python", LAUNCH) != plain, name
+
+
+def test_two_servers_share_the_memory() -> None:
+    argv = sglang.command(config(), "python", Launch(Path("/m"), 100, 1, share=0.5))
+    assert argv[argv.index("--mem-fraction-static") + 1] == "0.425"
+
+
+@given(st.floats(1, 64), st.integers(1024, 2**20), st.integers(1, 2**21))
+def test_a_stretched_context_is_as_long_as_what_is_asked_for(factor: float, original: int, context: int) -> None:
+    fields = sglang.stretched(Rope(factor=factor, original=original), context)
+    assert fields["max_position_embeddings"] >= context
+    assert fields["rope_scaling"]["original_max_position_embeddings"] == original
+
+
+def test_the_key_stands_in_the_environment_only() -> None:
+    assert all(KEY not in word for word in sglang.command(config(**EVERYTHING), "python", LAUNCH))
+    environment = sglang.environment(config(), KEY)
+    assert environment[sglang.KEY_VARIABLE] == KEY
+    assert environment["PYTHONPATH"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nnodes": 2}, "needs dist_init_addr"),
+        ({"node_rank": 1}, "must be below nnodes"),
+        ({"mem_fraction_static": 1.5}, "mem_fraction_static"),
+        ({"kv_cache_dtype": "fp7"}, "kv_cache_dtype"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_starts(changes: dict[str, Any], said: str) -> None:
+    typed = [f"engine.{name}={value}" for name, value in changes.items()]
+    with pytest.raises(ConfigError, match=said):
+        compose_job(["+model=tiny-qwen3", "engine=sglang", *typed, "session=t"])
+
+
+SERVER_INFO = {
+    "version": "0.5.23",
+    "device": "cuda",
+    "tp_size": 2,
+    "api_key": KEY,
+    "admin_api_key": None,
+    "context_length": 40960,
+    "max_req_input_len": 40954,
+    "max_total_num_tokens": 375210,
+    "internal_states": [{"memory_usage": {"weight": 4.0, "kvcache": 52.1, "token_capacity": 375210}}],
+}
+
+
+def told(changes: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], ServerFacts]:
+    answers = {"/server_info": {**SERVER_INFO, **changes}, "/model_info": {"model_type": "qwen3"}}
+    return sglang.facts(config(**fields), lambda path: (200, json.dumps(answers[path]).encode()), lambda: "")
+
+
+def test_what_the_server_tells_is_kept_without_its_key() -> None:
+    info, facts = told({}, tp_size=2)
+    assert KEY not in json.dumps(info)
+    assert info["model_info"] == {"model_type": "qwen3"}
+    assert facts == ServerFacts(
+        version="0.5.23",
+        kv_capacity_tokens=375210,
+        max_context_tokens=40954,
+        weights_bytes=8 * 2**30,
+        kv_cache_dtype="auto",
+        devices=2,
+    )
+
+
+def test_copies_of_the_model_add_capacity_and_no_devices() -> None:
+    _, facts = told({}, dp_size=2)
+    assert (facts.kv_capacity_tokens, facts.devices, facts.weights_bytes) == (750420, 1, 4 * 2**30)
+
+
+def test_on_a_cpu_the_memory_of_the_weights_is_not_known() -> None:
+    _, facts = told({"device": "cpu"}, **ON_CPU)
+    assert facts.weights_bytes is None
+
+
+def _facts(weights_bytes: int | None) -> ServerFacts:
+    return told({})[1].model_copy(update={"weights_bytes": weights_bytes})
+
+
+def _stored(quant: str) -> tuple[Manifest, int]:
+    found = manifest(quant)
+    return found, sum(file.bytes for name, file in found.files.items() if name.endswith(".safetensors"))
+
+
+def test_weights_that_were_expanded_are_seen_by_their_memory() -> None:
+    found, stored = _stored("fp8")
+    assert sglang.expanded(_facts(int(stored * 1.05)), found, stored * 2) is None
+    assert "expanded them" in (sglang.expanded(_facts(int(stored * 1.9)), found, stored * 2) or "")
+
+
+def test_where_nothing_is_quantized_or_known_nothing_was_expanded() -> None:
+    plain, stored = _stored("bf16")
+    quantized, _ = _stored("fp8")
+    assert sglang.expanded(_facts(stored), plain, stored) is None
+    assert sglang.expanded(_facts(None), quantized, stored) is None
+
+
+def test_a_cpu_takes_no_quantized_checkpoint() -> None:
+    form = Format.model_construct()
+    assert "no quantized checkpoint" in (sglang.refuses(config(**ON_CPU), form) or "")
+    assert sglang.refuses(config(**ON_CPU), None) is None
+    assert sglang.refuses(config(), form) is None
+
+
+def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
+    tree = ast.parse(sglang.LAUNCHER.read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [module for module in imported if module and module.split(".")[0] in ("bench", "quantize")]
+    said = (
+        f"import logging, sys; sys.path.insert(0, {str(sglang.LAUNCHER.parent)!r}); import sglang_launch\n"
+        f"sglang_launch.hide({KEY!r}); logging.warning('args: %s', {{'api_key': {KEY!r}}}); logging.warning('100 %%')"
+    )
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert KEY not in done.stderr
+    assert "'api_key': '…'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpu", "built", "name"), [(True, True, "sglang"), (True, False, "transformers"), (False, True, "transformers")]
+)
+def test_auto_takes_sglang_where_it_can_run(gpu: bool, built: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = toolchain.State(kind="built" if built else "not built", python="/python" if built else None)
+    monkeypatch.setattr(bench_spec, "has_cuda_device", lambda: gpu)
+    monkeypatch.setattr(bench_spec, "state", lambda chain: state)
+    assert bench_spec.resolve_engine("auto") == name
+    assert bench_spec.resolve_engine("vllm") == "vllm"
+    typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
+    found = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
+    assert (found.name, found.module) == (name, name)
+    assert found.config["stall_timeout_s"] == 7
+    assert found.config["kv_cache_dtype"] == "fp8_e4m3"
+    if name == "sglang":
+        assert found.config["tp_size"] == 2
+        assert found.config["mem_fraction_static"] == 0.85
+        assert found.config["startup_timeout_s"] == 1800

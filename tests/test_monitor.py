@@ -1,0 +1,314 @@
+"""The monitor of a trial: real processes and a real event loop; devices are a stand-in."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pynvml
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.devices import Devices
+from bench.errors import EngineError
+from bench.record import Trial
+from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
+from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin
+from tests.fake_nvml import Card, fake_nvml
+
+MEGABYTES = 64
+FAMILY = """
+import subprocess, sys
+grow = "import sys; block = bytearray({n} << 20); print('ready', flush=True); sys.stdin.readline()"
+middle = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grow!r}])"
+subprocess.run([sys.executable, "-c", middle])
+"""
+
+
+@contextmanager
+def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
+    """Run a process whose grandchild holds memory; yield it once that has it."""
+    code = FAMILY.replace("{n}", str(megabytes))
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout
+        assert process.stdin
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.stdin.write("\n")
+
+
+def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> Observed:
+    """Watch a trial that waits, then holds the event loop up."""
+
+    async def trial() -> Observed:
+        async with monitor.trial() as observed:
+            await asyncio.sleep(seconds)
+            time.sleep(block_s)
+        return observed
+
+    return asyncio.run(trial())
+
+
+def test_memory_of_a_tree_holds_its_grandchildren_and_agrees_with_psutil() -> None:
+    with grandchild() as process:
+        family = psutil.Process(process.pid)
+        expected = sum(p.memory_info().rss for p in (family, *family.children(recursive=True)))
+        tree = TreeMemory(process.pid)
+        assert len(tree.pids()) == 3
+        assert tree() == pytest.approx(expected, rel=0.02)
+        assert expected > MEGABYTES << 20
+
+
+def test_a_tree_that_has_ended_has_no_memory() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+    tree = TreeMemory(process.pid)
+    assert tree() is not None
+    process.communicate(b"\n")
+    assert tree() is None
+
+
+def test_a_child_that_has_become_a_zombie_has_no_memory() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert rss_bytes([process.pid]) is None
+    process.wait()
+
+
+def test_a_descendant_stays_in_the_tree_when_the_process_between_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.speed.memory.FAMILY_PERIOD_S", 0.0)
+    with grandchild() as process:
+        tree = TreeMemory(process.pid)
+        before = tree.pids()
+        middle = psutil.Process(process.pid).children()[0]
+        middle.kill()
+        process.wait()
+        assert len(before) == 3
+        assert len(tree.pids()) == 1
+        assert (tree() or 0) > MEGABYTES << 20
+        psutil.Process(next(iter(tree.pids()))).kill()
+
+
+def test_a_new_child_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.speed.memory.FAMILY_PERIOD_S", 0.0)
+    tree = TreeMemory(os.getpid())
+    assert tree.pids() == {os.getpid()} | {child.pid for child in psutil.Process().children(recursive=True)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as child:
+        assert child.pid in tree.pids()
+        child.communicate(b"\n")
+
+
+def test_ended_processes_are_left_out() -> None:
+    own = rss_bytes([os.getpid()])
+    assert own
+    assert own % PAGE_BYTES == 0
+    assert rss_bytes([2**22 + 1]) is None
+    assert rss_bytes([]) is None
+
+
+def test_the_observed_fields_are_those_of_a_trial() -> None:
+    fields = watch(Monitor(lambda: 7), seconds=0.03).fields()
+    trial = Trial(requests=(), started_at="2026-11-24T02:03:11+00:00", **fields)
+    assert trial.model_dump(include=set(fields)) == {
+        key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in fields.items()
+    }
+    assert (trial.peak_memory_bytes, trial.devices_before, trial.devices_after, trial.energy) == (7, (), (), None)
+
+
+def test_the_first_and_the_last_memory_are_in_the_series_and_the_highest_is_the_peak() -> None:
+    values = iter(range(100, 10_000))
+    seen = watch(Monitor(lambda: next(values)), seconds=SAMPLE_PERIOD_S * 3.5)
+    times, memory = zip(*seen.memory, strict=True)
+    assert memory == tuple(range(100, 100 + len(memory)))
+    assert len(memory) >= 3
+    assert seen.peak_memory_bytes == memory[-1]
+    assert times[0] == 0
+    assert list(times) == sorted(times)
+
+
+def test_unknown_memory_leaves_no_series() -> None:
+    seen = watch(Monitor(lambda: None))
+    assert seen.memory == ()
+    assert seen.peak_memory_bytes is None
+
+
+def test_a_loop_that_was_held_up_was_late() -> None:
+    seen = watch(Monitor(lambda: 1), seconds=0.05, block_s=0.3)
+    assert seen.client
+    assert seen.client.lag_max_ns > 0.2e9
+    assert seen.client.lag_p99_ns <= seen.client.lag_max_ns
+
+
+def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
+    """One block of half the trial puts half of all moments late, not one of many."""
+    seen = watch(Monitor(lambda: 1), seconds=0.3, block_s=0.3)
+    assert seen.client
+    assert seen.client.lag_p99_ns > 0.2e9
+
+
+def test_work_shows_in_the_cpu_share() -> None:
+    async def trial() -> Observed:
+        async with Monitor(lambda: 1).trial() as observed:
+            end = time.thread_time() + 0.3
+            while time.thread_time() < end:
+                sum(range(1000))
+        return observed
+
+    busy, idle = asyncio.run(trial()).client, watch(Monitor(lambda: 1), seconds=0.3).client
+    assert busy
+    assert idle
+    assert busy.cpu_share > 2 * idle.cpu_share
+
+
+def test_a_trial_too_short_to_see_the_loop_wake_up_has_no_client_load() -> None:
+    assert client_load([], 5, 10) is None
+
+
+@given(st.lists(st.integers(0, 10**10), min_size=1), st.integers(0, 10**12), st.integers(1, 10**12))
+def test_the_lag_is_one_that_was_seen(lags: list[int], cpu_ns: int, wall_ns: int) -> None:
+    load = client_load(lags, cpu_ns, wall_ns)
+    assert load
+    assert load.lag_p99_ns in lags
+    assert load.lag_max_ns == max(lags)
+    assert sum(lag > load.lag_p99_ns for lag in lags) <= 0.01 * len(lags)
+    assert load.cpu_share == cpu_ns / wall_ns
+
+
+@given(st.lists(st.integers(0, 10**12), max_size=1000), st.integers(3, 200))
+def test_thinning_keeps_the_first_the_last_and_the_peak(values: list[int], most: int) -> None:
+    series = list(enumerate(values))
+    thinned = thin(series, most)
+    assert len(thinned) <= most
+    assert list(thinned) == sorted(thinned)
+    assert set(thinned) <= set(series)
+    if series:
+        assert thinned[0] == series[0]
+        assert thinned[-1] == series[-1]
+        assert max(value for _, value in thinned) == max(values)
+    if len(series) <= most:
+        assert list(thinned) == series
+
+
+def test_an_error_of_the_block_is_not_hidden_and_nothing_is_left_running() -> None:
+    async def trial() -> None:
+        async with Monitor(lambda: 1).trial():
+            raise EngineError("the server died")
+
+    with pytest.raises(EngineError, match="the server died"):
+        asyncio.run(trial())
+
+
+def test_cancelling_a_trial_stops_the_sampling() -> None:
+    taken: list[int] = []
+
+    async def trial() -> None:
+        async with Monitor(lambda: taken.append(1) or 1).trial():  # type: ignore[func-returns-value]
+            await asyncio.sleep(60)
+
+    async def main() -> int:
+        task = asyncio.create_task(trial())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return len(taken)
+
+    before = asyncio.run(main())
+    time.sleep(2 * SAMPLE_PERIOD_S)
+    assert len(taken) == before
+
+
+def opened(*cards: Card) -> Devices:
+    devices = Devices.here(nvml=fake_nvml(list(cards)))
+    assert devices is not None
+    return devices
+
+
+@pytest.fixture
+def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_energy_is_that_of_the_counters_of_all_devices() -> None:
+    def counter(step: int) -> Card:
+        ticks = iter(range(1000, 10**9, step))
+        return Card(millijoules=lambda: next(ticks))
+
+    one, other = counter(50_000), counter(30_000)
+    other.index = 1
+    seen = watch(Monitor(lambda: 1, opened(one, other)), seconds=SAMPLE_PERIOD_S * 2.5)
+    assert seen.energy
+    assert seen.energy.how == "counter"
+    assert seen.energy.joules == pytest.approx(80 * (len(seen.memory) - 1))
+    assert not seen.energy.valid  # too short
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
+    card = Card()
+
+    async def trial() -> Observed:
+        async with Monitor(lambda: 1, opened(card)).trial() as observed:
+            card.reasons = pynvml.nvmlClocksEventReasonHwSlowdown
+            await asyncio.sleep(SAMPLE_PERIOD_S * 2.5)
+            card.reasons = pynvml.nvmlClocksEventReasonSwPowerCap
+        return observed
+
+    seen = asyncio.run(trial())
+    assert [state.throttled for state in seen.devices_before] == [()]
+    assert [state.throttled for state in seen.devices_after] == [("HwSlowdown", "SwPowerCap")]
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() -> None:
+    card = Card(reasons=pynvml.nvmlClocksEventReasonSwPowerCap)
+
+    async def trial() -> Observed:
+        async with Monitor(lambda: 1, opened(card)).trial() as observed:
+            card.reasons = 0
+        return observed
+
+    seen = asyncio.run(trial())
+    assert [state.throttled for state in seen.devices_before] == [("SwPowerCap",)]
+    assert [state.throttled for state in seen.devices_after] == [()]
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_a_device_lost_during_a_trial_is_told_at_its_end() -> None:
+    card = Card()
+
+    async def trial() -> None:
+        async with Monitor(lambda: 1, opened(card)).trial():
+            card.error = pynvml.NVML_ERROR_GPU_IS_LOST
+            await asyncio.sleep(SAMPLE_PERIOD_S * 1.5)
+
+    with pytest.raises(EngineError, match="GPU 0"):
+        asyncio.run(trial())
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_memory_of_a_server_is_that_of_its_processes_where_nvml_tells() -> None:
+    card = Card(used=50, processes=[(os.getpid(), 20), (1, 5)])
+    devices = opened(card)
+    memory = DeviceMemory(devices, TreeMemory(os.getpid()), devices.memory_used())
+    assert memory() == 20
+
+
+@pytest.mark.usefixtures("_all_visible")
+def test_memory_of_a_server_is_what_came_after_the_baseline_where_nvml_lists_other_process_ids() -> None:
+    one, other = Card(used=50), Card(index=1, used=10, processes=None)
+    devices = opened(one, other)
+    memory = DeviceMemory(devices, TreeMemory(os.getpid()), devices.memory_used())
+    assert memory() == 0
+    one.used, other.used = 80, 15
+    assert memory() == 35
+    one.used, other.used = 40, 10
+    assert memory() == 0
+    one.used = None
+    assert memory() is None
+    assert DeviceMemory(devices, TreeMemory(os.getpid()), None)() is None

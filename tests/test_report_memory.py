@@ -1,0 +1,240 @@
+"""The report's section on memory and energy: what it shows, and what it leaves out of records that do not hold it."""
+
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.record import DeviceState, Energy, RunRecord, ServerFacts, SpeedCell, Trial
+from bench.report.document import Cell, Figures, Mark, Section, Table
+from bench.report.memory_plot import over_time
+from bench.report.page import render
+from bench.report.sections.memory import section
+from tests.records import LENGTHS, cell, demo_records, record, troubled_records
+
+QWEN3_8B = {
+    "layers": 36, "hidden_size": 4096, "intermediate_size": 12288, "heads": 32, "kv_heads": 8, "head_dim": 128,
+    "vocab_size": 151936, "tied_embeddings": False,
+}  # fmt: skip
+HOSTILE = "</style><script>alert(1)</script>"
+
+
+def state(index: int = 0, **changes: Any) -> DeviceState:
+    values: dict[str, Any] = {
+        "index": index,
+        "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "temperature_c": 58,
+        "power_w": 412.4,
+        "memory_used_bytes": 83_000_000_000,
+        "throttled": (),
+    }
+    return DeviceState.model_validate(values | changes)
+
+
+def facts(**changes: Any) -> ServerFacts:
+    values: dict[str, Any] = {
+        "version": "0.5.23",
+        "kv_capacity_tokens": 400_000,
+        "max_context_tokens": 131_072,
+        "weights_bytes": 16_400_000_000,
+        "kv_cache_dtype": "auto",
+        "devices": 1,
+    }
+    return ServerFacts.model_validate(values | changes)
+
+
+def measured(quant: str, status: str = "ok", **changes: Any) -> tuple[SpeedCell, ...]:
+    """Return cells whose trials hold what a GPU machine tells; the longest one has its peak in the middle."""
+
+    def trial(before: Trial, number: int, length: int) -> Trial:
+        points = [(i * 200_000_000, 80_000_000_000 + (10 - abs(10 - i)) * length * 100_000) for i in range(21)]
+        more = {
+            "memory": tuple(points),
+            "peak_memory_bytes": max(used for _, used in points),
+            "devices_before": (state(sm_clock_mhz=345),),
+            "devices_after": (
+                state(sm_clock_mhz=1980 - 15 * number, throttled=("SwPowerCap",) if number == 1 else ()),
+            ),
+            "energy": Energy(joules=1600.0 + number, how="counter", valid=True),
+        }
+        return before.model_copy(update=more | changes)
+
+    found = []
+    for length in LENGTHS:
+        one = cell(quant, length, status=status, reasons=())  # type: ignore[arg-type]
+        trials = tuple(trial(before, number, length) for number, before in enumerate(one.trials))
+        found.append(one.model_copy(update={"trials": trials}))
+    return tuple(found)
+
+
+def gpu_record(quant: str = "bf16", **changes: Any) -> RunRecord:
+    values: dict[str, Any] = {
+        "cells": measured(quant),
+        "server": facts(),
+        "price_per_hour": 3.6,
+        "spec": {"seed": 0, "model": {"architecture": QWEN3_8B}},
+    }
+    return record(quant, **(values | changes))
+
+
+def made(*records: RunRecord) -> Section:
+    found = section(records)
+    assert found
+    return found
+
+
+def table(found: Section, caption: str) -> Table | None:
+    return next((block for block in found.blocks if isinstance(block, Table) and caption in block.caption), None)
+
+
+def row(found: Section, caption: str, index: int = 0) -> dict[str, Cell]:
+    shown = table(found, caption)
+    assert shown
+    return dict(zip([head.text for head in shown.heads], shown.groups[0].rows[index], strict=True))
+
+
+def test_old_records_have_no_such_section() -> None:
+    assert section(demo_records()) is None
+    assert section(troubled_records()) is None
+
+
+def test_memory_of_qwen3_8b_is_worked_out_from_its_shapes() -> None:
+    shown = row(made(gpu_record()), "Memory by variant")
+    assert shown["Weights in memory"].text == "16.4 GB"
+    assert shown["Keys and values per token"].exact == "147456.0 bytes"
+    assert shown["Room for tokens"].text == "400,000"
+    assert shown["Room for tokens"].notes == ("59.0 GB",)
+    assert shown["Peak"].text == "81.0 GB"
+
+
+def test_keys_and_values_in_eight_bits_take_half() -> None:
+    shown = row(made(gpu_record(server=facts(kv_cache_dtype="fp8_e4m3"))), "Memory by variant")
+    assert shown["Keys and values per token"].exact == "73728.0 bytes"
+    assert shown["Keys and values per token"].notes == ("fp8_e4m3",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"server": facts(kv_cache_dtype=HOSTILE)},
+        {"spec": {"seed": 0}},
+        {"server": facts(kv_capacity_tokens=None, weights_bytes=None), "spec": {"model": {}}},
+    ],
+)
+def test_what_is_not_known_is_a_dash(changes: dict[str, Any]) -> None:
+    shown = row(made(gpu_record(**changes)), "Memory by variant")
+    assert shown["Keys and values per token"].text == "–"
+
+
+def test_the_longest_cell_is_drawn_once_for_each_variant() -> None:
+    found = made(gpu_record(), gpu_record("fp8"))
+    (drawn,) = [block for block in found.blocks if isinstance(block, Figures)]
+    assert [figure.title for figure in drawn.items] == ["bf16", "fp8"]
+    assert "1,024 tokens in" in drawn.items[0].caption
+    assert "80.0 GB at the beginning, 81.0 GB at most, 80.0 GB at the end" in drawn.items[0].caption
+
+
+def test_clocks_are_those_at_the_end_of_the_trials_and_throttling_is_counted() -> None:
+    shown = row(made(gpu_record()), "Accelerators")
+    assert shown["SM clock"].text == "1,950–1,980 MHz"
+    assert shown["Memory clock"].text == "2,619 MHz"
+    assert shown["Temperature"].text == "58.0 °C" or shown["Temperature"].text == "58 °C"
+    assert shown["Power"].text == "412 W"
+    assert shown["Clocks held down"].text == "SwPowerCap (3 of 9 trials)"
+
+
+def test_devices_that_tell_nothing_have_dashes() -> None:
+    bare = state(
+        sm_clock_mhz=None, memory_clock_mhz=None, temperature_c=None, power_w=None, memory_used_bytes=None
+    )  # fmt: skip
+    shown = row(made(gpu_record(cells=measured("bf16", devices_after=(bare, state(1))))), "Accelerators")
+    assert {name for name, one in shown.items() if one.text == "–"} == {
+        "SM clock",
+        "Memory clock",
+        "Temperature",
+        "Power",
+        "Memory in use",
+    }
+    assert shown["Clocks held down"].text == "never"
+
+
+def test_energy_and_money_have_their_units() -> None:
+    shown = row(made(gpu_record()), "Energy and money")
+    assert shown["Power"].text.endswith(" W")
+    assert shown["Energy per million output tokens"].text.endswith(" MJ")
+    assert shown["Dollars per million output tokens"].text.startswith("$")
+    # 1601 J for 32 tokens
+    assert "median 50031250.0 J" in shown["Energy per million output tokens"].exact
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        ({"price_per_hour": None}, 4),
+        ({"cells": measured("bf16", energy=None)}, 3),
+        ({"cells": measured("bf16", energy=Energy(joules=1, how="counter", valid=False))}, 3),
+    ],
+)
+def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns: int) -> None:
+    shown = table(made(gpu_record(**changes)), "Energy and money")
+    assert shown
+    assert len(shown.heads) == columns
+
+
+def test_without_energy_and_price_there_is_no_table_of_costs() -> None:
+    found = made(gpu_record(price_per_hour=None, cells=measured("bf16", energy=None)))
+    assert table(found, "Energy and money") is None
+
+
+def test_emulated_figures_are_faint() -> None:
+    found = made(gpu_record("fp8", cells=measured("fp8", status="emulated")))
+    assert row(found, "Memory by variant")["Peak"].faint
+    assert row(found, "Energy and money")["Power"].faint
+
+
+def test_a_price_alone_is_enough_for_money() -> None:
+    found = made(record(price_per_hour=0.2))
+    assert table(found, "Memory by variant") is None
+    assert table(found, "Energy and money")
+
+
+def test_open_loops_have_groups_of_their_own() -> None:
+    closed = measured("bf16")[0]
+    found = made(gpu_record(cells=(closed, closed.model_copy(update={"request_rate": 2.5}))))
+    shown = table(found, "Energy and money")
+    assert shown
+    assert [group.title for group in shown.groups] == [
+        "1 token in, 32 out, concurrency 1",
+        "1 token in, 32 out, 2.5 requests per second",
+    ]
+
+
+def test_the_page_is_the_same_every_time_and_its_ids_are_unique() -> None:
+    records = [gpu_record(), gpu_record("fp8")]
+    html = render(records, title="test")
+    assert html == render(records, title="test")
+    assert 'id="memory-energy"' in html
+    ids = [part.partition('"')[0] for part in html.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+
+
+def test_texts_of_a_server_are_escaped() -> None:
+    held = measured("bf16", devices_after=(state(throttled=(HOSTILE,)),))
+    assert "<script>alert(1)" not in render([gpu_record(cells=held)], title="test")
+
+
+@pytest.mark.parametrize("points", [((0, 0),), ((0, 5),), ((0, 5), (10**9, 7))])
+def test_a_drawing_is_svg_of_known_colours_however_few_its_points(points: tuple[tuple[int, int], ...]) -> None:
+    def draw() -> str:
+        top = max(used for _, used in points)
+        return str(
+            over_time(
+                points, Mark(1, "s"), name="t", description="d", last_ns=points[-1][0], top_bytes=top, hollow=False
+            )
+        )
+
+    assert draw() == draw()
+    root = ElementTree.fromstring(draw())
+    assert root.get("aria-label") == "d"
+    assert "#0" not in draw().replace("#t-", "")
