@@ -24,7 +24,7 @@ from quantize.key import Frozen, canonical_json, sha256_text
 TABLE = Path(__file__).resolve().parent / "data" / "devices.toml"
 PROBE = Path(__file__).resolve().parent / "probe.py"
 PROBE_TIMEOUT_S = 300
-"""Some 8 s, if the machine is not busy."""
+"""Some 10 s, if the machine is not busy."""
 
 
 class Entry(Frozen):

@@ -64,6 +64,7 @@ RULES = (
     _Rule(
         "quantization not supported",
         r"Unknown quantization method|does not match the quantization|is not supported for quantization"
+        r"|Failed to find a kernel that can implement"
         r"|No compressed-tensors compatible scheme was found|Unsupported (?:quantization|quant_method)",
         "this engine has no code for the checkpoint's format: choose another quant= or another engine=",
     ),

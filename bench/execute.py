@@ -10,6 +10,7 @@ from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
 from bench.environment import read_environment
 from bench.errors import QuantbenchError
+from bench.lifecycle import join, joins
 from bench.plan import BuildStage, TaskStage, plan
 from bench.process import end_orphans
 from bench.progress import View
@@ -95,6 +96,18 @@ def execute(spec: RunSpec) -> RunRecord:
 def _measure(run: Run) -> None:
     """Build, serve and measure; everything it leaves undone stands among the run's failures."""
     if run.plan.source is not None and not _build_all(run):
+        return
+    if joins(run.spec.engine) and run.checkpoint is not None:
+        with run.view.stage("joining the server of the first machine") as line:
+            ended = join(
+                run.spec.engine,
+                run.checkpoint,
+                context_length=run.spec.model.context_length,
+                what=f"server of {run.spec.variant.model} {run.spec.variant.quant}",
+                log_file=run.folder.path / "server.log",
+                on_wait=line.update,
+            )
+        run.note(ended)
         return
     tasks = tasks_to_run(run)
     with run.stage("serve"):

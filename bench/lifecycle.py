@@ -137,6 +137,7 @@ def serve(
     *,
     context_length: int,
     share: float = 1.0,
+    beside: int = 0,
     what: str,
     log_file: Path,
     on_wait: Callable[[], None],
@@ -151,6 +152,7 @@ def serve(
         checkpoint: what to serve; None for a server that somebody else runs.
         context_length: longest prompt plus answer, tokens.
         share: the part of the device's memory that it may plan with.
+        beside: servers with the same share that run already.
         what: a name for messages, e.g. ``server of smollm2-135m fp8``.
         log_file: where the server's own output goes.
         on_wait: called a few times a second while the server starts.
@@ -176,7 +178,7 @@ def serve(
     child, door, started_s = _started(
         module,
         config,
-        lambda port: module.command(config, interpreter, Launch(checkpoint.path, context_length, port, share)),
+        lambda port: module.command(config, interpreter, Launch(checkpoint.path, context_length, port, share, beside)),
         api_key,
         what=what,
         log_file=log_file,

@@ -174,6 +174,8 @@ def explain(error: ValidationError, where: str) -> ConfigError:
     path = ".".join(part for part in parts if re.fullmatch(r"[\w.]+", part) and part not in TYPES)
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{path}: there is no such field here")
+    if first["type"] == "value_error":  # one of ours, which says all there is to say
+        return ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
     return ConfigError(f"{path}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})")
 
 

@@ -19,7 +19,7 @@ from bench.speed.sweep import Lane, not_supported, ordinary_vocabulary, sweep
 from bench.store import CELLS, CONTROL
 from bench.underway import FINAL, Run
 from quantize.checkpoint import Checkpoint
-from quantize.estimate import in_words
+from quantize.estimate import checkpoint_bytes, in_words
 from quantize.memory import available_memory
 
 EXPANDED = 2.5
@@ -120,6 +120,7 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
                     subject.checkpoint,
                     context_length=run.spec.model.context_length,
                     share=1 / len(group),
+                    beside=len(running),
                     what=f"server of {subject.variant.model} {subject.variant.quant}",
                     log_file=run.folder.path / ("server.log" if subject.place == CELLS else "baseline.log"),
                     on_wait=line.update,
@@ -160,6 +161,18 @@ def _find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> Non
         run.device = device_here(interpreter or sys.executable, cpu=_on_cpu(engine), again=again, say=run.note)
 
 
+def _expanded(run: Run, subject: Subject, engine: RunningEngine) -> bool:
+    """Tell whether the memory of a server's weights says that it expanded them; the record says so too."""
+    module = plugin("bench.engines", run.spec.engine.module)
+    if subject.checkpoint is None or not hasattr(module, "expanded"):
+        return False
+    whole = checkpoint_bytes(run.spec.model.architecture, None)
+    reason = module.expanded(engine.facts, subject.checkpoint.manifest, whole)
+    if reason:
+        run.note(f"{subject.variant.quant}: {reason}")
+    return reason is not None
+
+
 def _on_cpu(engine: RunningEngine) -> bool:
     return engine.info.get("device") == "cpu"
 
@@ -188,7 +201,7 @@ def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, dev
         vocabulary = module.vocabulary(config, run.spec.model.architecture)
     else:
         vocabulary = ordinary_vocabulary(subject.checkpoint.path / "tokenizer.json")
-    watched = None if _on_cpu(engine) else devices
+    watched = None if engine.child is None or _on_cpu(engine) else devices
     memory: Callable[[], int | None] = _unknown
     if engine.child is not None:
         tree = TreeMemory(engine.child.pid)
@@ -198,7 +211,7 @@ def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, dev
         client=client,
         variant=subject.variant,
         engine=engine.name,
-        emulated=engine.emulates,
+        emulated=engine.emulates or _expanded(run, subject, engine),
         facts=engine.facts,
         monitor=Monitor(memory, watched),
         alive=lambda: engine.alive(client.silent_s()),
@@ -228,6 +241,7 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
                 api_key=engine.api_key,
                 model=module.served_model(config) if hasattr(module, "served_model") else "",
                 text_of=module.text_of(config) if hasattr(module, "text_of") else None,
+                keeps_prefixes=getattr(module, "KEEPS_PREFIXES", True),
             )
             lanes.append(_lane(run, subject, engine, await stack.enter_async_context(client), devices))
         line = stack.enter_context(run.view.stage("speed", total=len(shapes)))

@@ -86,7 +86,8 @@ def test_a_backend_that_cannot_says_so(overrides: list[str], said: str) -> None:
 @pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("model", "quant")])
 def test_every_other_name_composes(group: str) -> None:
     for name in names(group):
-        assert compose_job(with_plus([*BASE, f"{group}={name}"]))
+        where = ["engine.url=http://127.0.0.1:8000"] if name == "attach" else []
+        assert compose_job(with_plus([*BASE, f"{group}={name}", *where]))
 
 
 @pytest.mark.parametrize("group", ["model", "quant", "engine", "workload", "accuracy", "report"])
@@ -116,7 +117,7 @@ def test_a_list_is_not_a_sweep() -> None:
 WRONG = {
     "quant=fp9": "did you mean 'fp8'",
     "+model=smolm2-135m": "did you mean 'smollm2-135m'",
-    "engine=sglan": "Known: auto, transformers",
+    "engine=sglan": "did you mean 'sglang'? Known: attach, auto, sglang, transformers, vllm",
     "workload.trails=3": "did you mean 'trials'",
     "trials=3": "no such field",
     "workload.trials=many": "workload.trials: input should be a valid integer",

@@ -98,7 +98,7 @@ def parsed(*configs: Config) -> list[dict[str, Any]]:
 def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
     published, everything, cpu = parsed(config(), config(**EVERYTHING), config(**ON_CPU))
     assert published["mem_fraction_static"] == 0.85
-    assert published["context_length"] == 40960
+    assert published["context_length"] == 40960 + sglang.OWN_POSITIONS
     assert published["enable_mixed_chunk"] is True
     assert published["incremental_streaming_output"] is True
     assert published["quantization"] is None
@@ -136,6 +136,9 @@ def test_every_field_that_changes_the_server_changes_its_command() -> None:
 def test_two_servers_share_the_memory() -> None:
     argv = sglang.command(config(), "python", Launch(Path("/m"), 100, 1, share=0.5))
     assert argv[argv.index("--mem-fraction-static") + 1] == "0.425"
+    # SGLang divides what is free when it starts: 0.425 of the whole is 0.7391 of what the first server has left.
+    argv = sglang.command(config(), "python", Launch(Path("/m"), 100, 1, share=0.5, beside=1))
+    assert argv[argv.index("--mem-fraction-static") + 1] == "0.7391"
 
 
 @given(st.floats(1, 64), st.integers(1024, 2**20), st.integers(1, 2**21))

@@ -50,7 +50,7 @@ def test_the_schema_follows_from_the_recordings(name: str) -> None:
 @pytest.mark.parametrize("file", sorted(answers.FOLDER.glob("*.json")), ids=lambda file: file.stem)
 def test_recordings_tell_nothing_of_the_machine_that_made_them(file: Path) -> None:
     text = file.read_text()
-    places = ("/root", "/home", "/tmp", "/work", socket.gethostname())
+    places = (str(Path.home()), "/home/", "/tmp/", socket.gethostname())
     assert [word for word in places if word in text] == []
     assert '"api_key": "' not in text.replace('"api_key": "…"', "")
 

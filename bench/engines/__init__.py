@@ -17,8 +17,13 @@ Each module holds
   spent; None if it can, or if only a try can tell;
 - ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.
 
-It may hold ``served_model(config) -> str`` (what requests must call the model), ``vocabulary(config, architecture)``,
-``text_of(config)`` and ``unproven(config)``, for servers that somebody else runs; see :mod:`bench.engines.attach`.
+It may hold
+
+- ``served_model(config) -> str``: what requests must call the model;
+- ``expanded(facts, manifest, bf16_bytes) -> str | None``: the words that say that the server expanded the weights;
+- ``KEEPS_PREFIXES = False`` where there is no prefix cache that could answer for the model;
+- ``vocabulary(config, architecture)``, ``text_of(config)`` and ``unproven(config)``, for servers that somebody else runs;
+  see :mod:`bench.engines.attach`.
 """
 
 from dataclasses import dataclass
@@ -36,3 +41,5 @@ class Launch:
     """On 127.0.0.1."""
     share: float = 1.0
     """The part of the device's memory that it may plan with; less than 1 where another server stands beside it."""
+    beside: int = 0
+    """Servers with the same share that have taken theirs already."""

@@ -24,6 +24,8 @@ SCORES = True
 LAUNCHER = Path(__file__).resolve().parent.parent / "toolchains" / "sglang_launch.py"
 KEY_VARIABLE = "QUANTBENCH_API_KEY"
 GIB = 2**30
+OWN_POSITIONS = 8
+"""SGLang takes prompts and answers of up to six positions less than its context; a model's whole context must fit."""
 CPU_TOKENS = 16384
 """Keys and values that a server on a CPU holds, where ``max_total_tokens`` says nothing."""
 
@@ -95,14 +97,14 @@ def address(config: Config) -> str | None:
 
 def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
     """Return the command that serves a checkpoint on 127.0.0.1."""
-    context = config.context_length or launch.context_length
+    context = config.context_length or launch.context_length + OWN_POSITIONS
     values = {
         "--model-path": launch.checkpoint,
         "--host": "127.0.0.1",
         "--port": launch.port,
         "--dtype": config.dtype,
         "--kv-cache-dtype": config.kv_cache_dtype,
-        "--mem-fraction-static": f"{config.mem_fraction_static * launch.share:.4g}",
+        "--mem-fraction-static": f"{fraction(config, launch):.4g}",
         "--context-length": context,
         "--json-model-override-args": json.dumps(stretched(config.rope, context)) if config.rope else None,
         "--max-total-tokens": config.max_total_tokens,
@@ -127,6 +129,12 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
     argv = [interpreter, "-P", str(LAUNCHER)]
     argv += [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
     return [*argv, *(flag for flag, on in switches.items() if on), *config.extra_args]
+
+
+def fraction(config: Config, launch: Launch) -> float:
+    """Return the part of the memory free at its start that the server may take: that is what SGLang divides."""
+    own = config.mem_fraction_static * launch.share
+    return own / (1 - launch.beside * own)
 
 
 def _parallel(config: Config) -> dict[str, Any]:
@@ -158,6 +166,8 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
     return {
         KEY_VARIABLE: api_key,
         "HF_HUB_OFFLINE": "1",
+        # For OWN_POSITIONS; no prompt and answer together are longer than the model's context.
+        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": "",
         "PYTHONUNBUFFERED": "1",

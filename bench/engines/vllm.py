@@ -23,6 +23,8 @@ from quantize.formats import Format, format_of
 from quantize.key import Frozen
 
 SCORES = False
+KEEPS_PREFIXES = False
+"""Its prefix cache is off."""
 """Not yet: accuracy asks in SGLang's native way."""
 MODEL = "quantbench"
 """What the server calls the model, whichever it is."""

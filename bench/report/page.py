@@ -9,6 +9,7 @@ from bench import __version__
 from bench.record import STATUS_MEANING, RunRecord
 from bench.report import format as fmt
 from bench.report.sections import all_sections
+from bench.report.view import with_baselines
 from bench.store import write_atomic
 
 
@@ -28,7 +29,8 @@ def render(records: Sequence[RunRecord], *, title: str) -> str:
     """Return the page for one run or a set of runs; the same records give the same text.
 
     Args:
-        records: one or more, in the order in which they shall be shown; runs of one model are brought together.
+        records: one or more, in the order in which they shall be shown; runs of one model are brought together, and a
+            baseline that was served beside a variant has rows of its own.
         title: heading of the page.
 
     Raises:
@@ -36,6 +38,7 @@ def render(records: Sequence[RunRecord], *, title: str) -> str:
     """
     if not records:
         raise ValueError("a report needs at least one record")
+    records = with_baselines(records)
     template = _environment().get_template("page.html.j2")
     return template.render(
         title=title,

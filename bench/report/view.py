@@ -86,6 +86,28 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
     return tuple(found)
 
 
+def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records and, after each whose baseline was served beside it, one of that baseline's cells alone."""
+    found: list[RunRecord] = []
+    for record in records:
+        found.append(record)
+        if record.control is not None:
+            control = record.control
+            baseline: dict[str, object] = {
+                "run_id": f"{record.run_id}-baseline",
+                "variant": control.variant,
+                "checkpoint": control.checkpoint,
+                "engine_info": control.engine_info,
+                "server": control.server,
+                "cells": control.cells,
+                "control": None,
+                "scores": (),
+                "failures": (),
+            }
+            found.append(record.model_copy(update=baseline))
+    return found
+
+
 def tasks(records: Sequence[RunRecord]) -> list[str]:
     """Return the tasks of all records in order of first appearance."""
     return list(dict.fromkeys(score.task for record in records for score in record.scores))

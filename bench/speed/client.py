@@ -61,6 +61,7 @@ class Client:
         api_key: str | None = None,
         model: str = "",
         text_of: Callable[[Sequence[int]], str] | None = None,
+        keeps_prefixes: bool = True,
     ) -> None:
         """Remember where the server is, how it is asked, and how long to wait for it.
 
@@ -73,6 +74,7 @@ class Client:
             api_key: sent as a bearer token.
             model: the name that the model is served under, where the protocol sends one.
             text_of: turns ids into the text that is sent in their place, for a server that takes no ids.
+            keeps_prefixes: the server may have a prefix cache.
 
         Raises:
             ConfigError: the address or the protocol is none.
@@ -94,7 +96,7 @@ class Client:
         self._text_of = text_of
         self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
         self._under_way: set[Exchange] = set()
-        self._unproven = dict.fromkeys(self._dialect.UNPROVEN)
+        self._unproven = dict.fromkeys(self._dialect.UNPROVEN if keeps_prefixes else ())
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(

@@ -32,7 +32,8 @@ def outcome(answer: Answer) -> str:
     meta = last["meta_info"]
     if meta["finish_reason"]["type"] == "abort":
         return "an aborted answer"
-    return f"{meta['completion_tokens']} tokens"
+    n = meta["completion_tokens"]
+    return f"{n} token{'s' * (n != 1)}"
 
 
 def differences(ids: Sequence[int], context_length: int) -> tuple[Difference, ...]:
@@ -59,9 +60,9 @@ def differences(ids: Sequence[int], context_length: int) -> tuple[Difference, ..
             generate(ids[:1] * (context_length - 7), 6), "5 tokens", "6 tokens",
             "cut without a word; the count of tokens tells, and the trial is invalid",
         ),
-        Difference("a field that does not exist", generate(ids, 1, nonsense=1), "1 tokens", "HTTP 400", refused),
+        Difference("a field that does not exist", generate(ids, 1, nonsense=1), "1 token", "HTTP 400", refused),
         Difference(
-            "both text and input_ids", generate(ids, 1, text="text"), "1 tokens", "HTTP 400", refused,
+            "both text and input_ids", generate(ids, 1, text="text"), "1 token", "HTTP 400", refused,
         ),
         Difference(
             "a batch, streamed", generate([ids, ids[:7]], 2, stream=True), "2 tokens", "HTTP 400",
