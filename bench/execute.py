@@ -110,8 +110,8 @@ def _measure(run: Run) -> None:
         run.note(ended)
         return
     tasks = tasks_to_run(run)
-    with run.stage("serve"):
-        for group in side_by_side(run):
+    for group in side_by_side(run):
+        with run.stage("serve"):
             _serve_and_measure(run, group, tasks if group[0].place == CELLS else ())
 
 

@@ -97,6 +97,8 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
         "warnings": " | ".join(cell.warnings),
         "n_trials": len(cell.trials),
     }
+    if control and record.control:
+        row["checkpoint_bytes"] = record.control.checkpoint.checkpoint_bytes
     summary = summarize(cell)
     if summary:
         paid = cost(cell, record.price_per_hour)

@@ -1,6 +1,8 @@
 """Measured cells against the physical limit of :mod:`bench.roofline`. Whatever is above it is a mistake, no triumph."""
 
-from bench.record import RunRecord, SpeedCell
+import math
+
+from bench.record import RunRecord, ServerFacts, SpeedCell
 from bench.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.speed.metrics import CellSummary, summarize
 from quantize.architecture import Architecture
@@ -24,14 +26,16 @@ class Share(Frozen):
     """Least TTFT / TTFT: the MFU where arithmetic is the limit."""
 
 
-def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, int, str] | None:
-    """Return (manifest, devices, type of keys and values) of the server that a cell was measured on."""
+def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] | None:
+    """Return the manifest and the facts of the server that a cell was measured on, if figures can be held to them."""
     control = record.control if cell.variant != record.variant else None
     checkpoint = control.checkpoint if control else record.checkpoint
     server = control.server if control else record.server
     if checkpoint is None or server is None or server.kv_cache_dtype not in KV_BITS:
         return None
-    return checkpoint, server.devices, server.kv_cache_dtype
+    if record.spec.get("engine", {}).get("config", {}).get("dtype") == "float32":
+        return None  # its weights and keys are twice as wide as the checkpoint's
+    return checkpoint, server
 
 
 def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
@@ -45,7 +49,7 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
     served = _served(record, cell)
     if cell.status != "ok" or record.device is None or shapes is None or served is None:
         return None
-    manifest, devices, kv_cache_dtype = served
+    manifest, server = served
     architecture = Architecture.model_validate(shapes)
     try:
         kind = multiplied_in(manifest.quantization_config)
@@ -58,10 +62,10 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
         record.device,
         input_len=cell.input_len,
         output_len=cell.output_len,
-        concurrency=cell.concurrency if closed else 1,
+        concurrency=math.ceil(cell.concurrency / server.replicas) if closed else 1,
         sent_together=closed and cell.n_requests == cell.concurrency,
-        devices=devices,
-        kv_cache_dtype=kv_cache_dtype,
+        devices=server.devices,
+        kv_cache_dtype=server.kv_cache_dtype,
         multiplied_in=kind,
     )
 

@@ -130,6 +130,8 @@ class SpeedCell(Frozen):
     """Requests of one trial."""
     objective: Objective | None = None
     seed: int
+    prompts: str = ""
+    """Mixed into the seed of the prompts where the server cannot empty its cache, for them to be new in every run."""
     status: Status
     reasons: tuple[str, ...]
     """Why the status is not ``ok``; empty when it is."""
@@ -182,6 +184,8 @@ class ServerFacts(Frozen):
     """``auto`` is that of the model."""
     devices: int
     """Accelerators that one copy of the model is spread over; 1 on a CPU."""
+    replicas: int = 1
+    """Copies of the model, which share the requests out."""
     memory_returned: bool | None = None
     """Whether the accelerators' memory was back at its baseline after the end; None where there is none."""
 

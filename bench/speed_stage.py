@@ -1,6 +1,7 @@
 """The speed stage: which servers stand side by side, and every cell kept before the next begins."""
 
 import contextlib
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,16 +54,21 @@ def side_by_side(run: Run) -> tuple[tuple[Subject, ...], ...]:
     chosen = subjects(run)
     if len(chosen) == 1:
         return (chosen,)
-    reason = _does_not_fit([subject.checkpoint for subject in chosen if subject.checkpoint])
+    reason = _does_not_fit(run, [subject.checkpoint for subject in chosen if subject.checkpoint])
     if reason is None:
         return (chosen,)
     run.note(f"not interleaved: {reason}; the baseline is measured after the variant")
     return tuple((subject,) for subject in chosen)
 
 
+def final_shapes(run: Run, subject: Subject) -> set[Shape]:
+    """Return the shapes whose cells need not be measured again."""
+    return {shape_of(cell) for cell in run.folder.cells(subject.place) if cell.status in FINAL}
+
+
 def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
     """Return the shapes that still need time; those known to be impossible become cells at once."""
-    final = [{shape_of(cell) for cell in run.folder.cells(subject.place) if cell.status in FINAL} for subject in group]
+    final = [final_shapes(run, subject) for subject in group]
     left = []
     for shape in run.plan.shapes:
         if all(shape in have for have in final):
@@ -86,19 +92,22 @@ def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
     return tuple(left)
 
 
-def _does_not_fit(checkpoints: Sequence[Checkpoint]) -> str | None:
+def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
     """Return why two servers cannot stand side by side; None if they can.
 
     Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
     copies that they compute with.
     """
     largest = max(checkpoint.manifest.checkpoint_bytes for checkpoint in checkpoints)
-    devices = Devices.here()
+    module = plugin("bench.engines", run.spec.engine.module)
+    config = module.Config.model_validate(run.spec.engine.config)
+    count, fraction = module.room(config) if hasattr(module, "room") else (1, 1.0)
+    devices = Devices.here(count)
     if devices is None:
         memory, needed = available_memory(), round(EXPANDED * 2 * largest)
     else:
         with contextlib.closing(devices):
-            needed = 2 * largest
+            needed = round(2 * largest / fraction)
             memory = sum(devices.memory_total() or (needed + 1,))
     if needed < memory:
         return None
@@ -137,10 +146,12 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
 
 
 def _learn(run: Run, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
+    """Keep what a server tells of itself, on disk too: a run that goes on needs it for the cells it has."""
     if subject.place == CELLS:
         run.engine_info, run.server = dict(engine.info), facts
     else:
         run.baseline_info, run.baseline_server = dict(engine.info), facts
+    run.remember()
 
 
 def measure_speed(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -156,9 +167,12 @@ def _find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> Non
     if engine.child is None or (run.device is not None and not again):
         return
     module = plugin("bench.engines", run.spec.engine.module)
-    interpreter = module.interpreter(module.Config.model_validate(run.spec.engine.config), "the probe")
+    config = module.Config.model_validate(run.spec.engine.config)
+    interpreter = module.interpreter(config, "the probe")
     with run.view.stage("what the device can do"):
-        run.device = device_here(interpreter or sys.executable, cpu=_on_cpu(engine), again=again, say=run.note)
+        threads = module.threads(config) if hasattr(module, "threads") else None
+        run.device = device_here(interpreter or sys.executable, threads, cpu=_on_cpu(engine), again=again, say=run.note)
+    run.remember()
 
 
 def _expanded(run: Run, subject: Subject, engine: RunningEngine) -> bool:
@@ -194,7 +208,13 @@ def _above_limit(run: Run, engine: RunningEngine, cell: SpeedCell) -> str | None
     return reason
 
 
-def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None) -> Lane:
+def _cards(facts: ServerFacts) -> int:
+    return facts.devices * facts.replicas
+
+
+def _lane(
+    run: Run, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None, *, paired: bool
+) -> Lane:
     module = plugin("bench.engines", run.spec.engine.module)
     config = module.Config.model_validate(run.spec.engine.config)
     if subject.checkpoint is None:
@@ -205,7 +225,8 @@ def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, dev
     memory: Callable[[], int | None] = _unknown
     if engine.child is not None:
         tree = TreeMemory(engine.child.pid)
-        before = engine.memory_before[: engine.facts.devices] if engine.memory_before else None
+        # What both servers of a pair take cannot be told apart where the driver does not list processes.
+        before = engine.memory_before[: _cards(engine.facts)] if engine.memory_before and not paired else None
         memory = DeviceMemory(watched, tree, before) if watched else tree
     return Lane(
         client=client,
@@ -217,6 +238,7 @@ def _lane(run: Run, subject: Subject, engine: RunningEngine, client: Client, dev
         alive=lambda: engine.alive(client.silent_s()),
         exceeds=lambda cell: _above_limit(run, engine, cell),
         vocabulary=vocabulary,
+        nonce="" if client.flushes or not getattr(module, "KEEPS_PREFIXES", True) else secrets.token_hex(4),
         proves_cache=engine.protocol == "sglang",
         unproven=module.unproven(config) if hasattr(module, "unproven") else (),
     )
@@ -227,7 +249,7 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
     module = plugin("bench.engines", run.spec.engine.module)
     config = module.Config.model_validate(run.spec.engine.config)
     async with contextlib.AsyncExitStack() as stack:
-        devices = Devices.here(served[0][1].facts.devices)
+        devices = Devices.here(_cards(served[0][1].facts))
         if devices is not None:
             stack.enter_context(contextlib.closing(devices))
         lanes = []
@@ -243,7 +265,9 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
                 text_of=module.text_of(config) if hasattr(module, "text_of") else None,
                 keeps_prefixes=getattr(module, "KEEPS_PREFIXES", True),
             )
-            lanes.append(_lane(run, subject, engine, await stack.enter_async_context(client), devices))
+            lanes.append(
+                _lane(run, subject, engine, await stack.enter_async_context(client), devices, paired=len(served) > 1)
+            )
         line = stack.enter_context(run.view.stage("speed", total=len(shapes)))
         cells = sweep(
             lanes,
@@ -254,7 +278,8 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
         )
         async for one_shape in cells:
             for (subject, _), cell in zip(served, one_shape, strict=True):
-                run.folder.add_cell(cell, subject.place)
+                if cell.status in FINAL or shape_of(cell) not in final_shapes(run, subject):
+                    run.folder.add_cell(cell, subject.place)
             left.remove(shape_of(one_shape[0]))
             line.update(done=len(shapes) - len(left))
             if any(engine.ended for _, engine in served):

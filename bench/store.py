@@ -194,7 +194,8 @@ def partial(folder: Path, begun: RunRecord) -> RunRecord:
     """Return a run that was cut short, with the cells and scores it has kept."""
     cells = _cells(folder / CELLS)
     scores = tuple(_read(TaskScore, file) for file in sorted((folder / "scores").glob("*.json")))
-    return begun.model_copy(update={"cells": cells, "scores": scores})
+    control = begun.control and begun.control.model_copy(update={"cells": _cells(folder / CONTROL)})
+    return begun.model_copy(update={"cells": cells, "scores": scores, "control": control})
 
 
 def to_plain(value: BaseModel) -> dict[str, Any]:

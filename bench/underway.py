@@ -31,13 +31,15 @@ class Run:
         self.log: list[str] = list(begun.log)
         self.failures: list[Failure] = []
         self.seconds: dict[str, float] = {}
-        self.device: Device | None = None
         self.checkpoint: Checkpoint | None = None
-        self.engine_info: dict[str, Any] = {}
-        self.server: ServerFacts | None = None
         self.baseline: Checkpoint | None = None
-        self.baseline_info: dict[str, Any] = {}
-        self.baseline_server: ServerFacts | None = None
+        # A run that goes on knows what its kept cells were measured on.
+        control = begun.control
+        self.device: Device | None = begun.device
+        self.engine_info: dict[str, Any] = begun.engine_info
+        self.server: ServerFacts | None = begun.server
+        self.baseline_info: dict[str, Any] = control.engine_info if control else {}
+        self.baseline_server: ServerFacts | None = control.server if control else None
 
     def note(self, text: str) -> None:
         """Say a decision and keep it in the record."""
@@ -67,6 +69,10 @@ class Run:
                 "control": self._control(()),
             }
         )
+
+    def remember(self) -> None:
+        """Write down what is known of servers and device, before the next cell is measured on them."""
+        self.folder.begin(self.so_far())
 
     def _control(self, cells: tuple[SpeedCell, ...]) -> Control | None:
         if self.spec.baseline is None or self.baseline is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.record import RequestTrace, SpeedCell
-from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median
+from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated
 from quantize.key import Frozen
 
 MIN_TRIALS = 3
@@ -43,6 +43,8 @@ def _per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) 
 def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> Speedup | None:
     """Return how many times as fast ``variant`` is; None unless both cells are ``ok`` and have the figure.
 
+    An open loop that was more than a server could take has no latencies to compare.
+
     Trials that took turns are divided one by one, and the median is of those ratios. Otherwise the medians of the two
     cells are divided, and both are resampled independently of each other.
 
@@ -51,7 +53,7 @@ def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTr
         variant: a cell of the same shape.
         figure: a time of one request, such as :func:`bench.speed.metrics.tpot_s`; smaller is faster.
     """
-    if baseline.status != "ok" or variant.status != "ok":
+    if baseline.status != "ok" or variant.status != "ok" or is_saturated(baseline) or is_saturated(variant):
         return None
     before, after = _per_trial(baseline, figure), _per_trial(variant, figure)
     if not before or not after:

@@ -21,8 +21,10 @@ It may hold
 
 - ``served_model(config) -> str``: what requests must call the model;
 - ``expanded(facts, manifest, bf16_bytes) -> str | None``: the words that say that the server expanded the weights;
+- ``room(config) -> tuple[int, float]``: accelerators that a server takes, and the part of their memory it plans with;
+- ``threads(config) -> int | None``: with how many it computes on a CPU, where a field of its own says so;
 - ``KEEPS_PREFIXES = False`` where there is no prefix cache that could answer for the model;
-- ``vocabulary(config, architecture)``, ``text_of(config)`` and ``unproven(config)``, for servers that somebody else runs;
+- ``vocabulary(config, architecture)``, ``text_of(config)``, ``unproven(config)``: for servers that somebody else runs;
   see :mod:`bench.engines.attach`.
 """
 

@@ -176,6 +176,11 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
     }
 
 
+def room(config: Config) -> tuple[int, float]:
+    """Return (devices that a server takes, the part of their memory that it may plan with)."""
+    return config.tp_size * config.pp_size * config.dp_size, config.mem_fraction_static
+
+
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
 ) -> tuple[dict[str, Any], ServerFacts]:
@@ -202,6 +207,7 @@ def facts(
         weights_bytes=weights_bytes(config, server.get("device"), memory),
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1 if server.get("device") == "cpu" else config.tp_size * config.pp_size,
+        replicas=config.dp_size,
     )
 
 

@@ -175,6 +175,20 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
     }
 
 
+def room(config: Config) -> tuple[int, float]:
+    """Return (devices that a server takes, the part of their memory that it may plan with)."""
+    copies = config.tensor_parallel_size * config.pipeline_parallel_size * config.data_parallel_size
+    return copies, config.gpu_memory_utilization
+
+
+def threads(config: Config) -> int | None:
+    """Return how many threads it computes with on a CPU, where its own field says so."""
+    if config.cpu_cores in ("auto", "nobind"):
+        return None
+    ranges = [part.partition("-") for part in config.cpu_cores.split("|")[0].split(",")]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+
+
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
 ) -> tuple[dict[str, Any], ServerFacts]:
@@ -207,6 +221,7 @@ def facts(
         weights_bytes=weights_bytes(said, config.tensor_parallel_size * config.pipeline_parallel_size),
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1 if info["device"] == "cpu" else config.tensor_parallel_size * config.pipeline_parallel_size,
+        replicas=config.data_parallel_size,
     )
 
 

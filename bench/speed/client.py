@@ -160,6 +160,11 @@ class Client:
             self._unproven[NO_EVENT_COUNT] = None
         return trace
 
+    @property
+    def flushes(self) -> bool:
+        """Whether `flush_cache` can empty the server's cache."""
+        return self._dialect.FLUSH_PATH is not None
+
     def silent_s(self) -> float:
         """Return for how many seconds none of the requests under way has had an answer; 0 where there are none."""
         newest_ns = max((exchange.newest_ns for exchange in self._under_way), default=None)

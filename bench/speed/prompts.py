@@ -33,7 +33,7 @@ def ordinary_vocabulary(tokenizer_json: Path) -> tuple[int, ...]:
 
 
 def wave_prompts(
-    vocabulary: Sequence[int] | NDArray[np.int64], shape: Shape, *, seed: int, wave: int, n: int
+    vocabulary: Sequence[int] | NDArray[np.int64], shape: Shape, *, seed: int, wave: int, n: int, nonce: str = ""
 ) -> list[list[int]]:
     """Return the prompts of one wave, one for each request; another wave, shape or seed gives others.
 
@@ -46,8 +46,9 @@ def wave_prompts(
         seed: of the sweep.
         wave: 0 is the warm-up.
         n: requests of the wave.
+        nonce: another one gives other prompts.
     """
-    rng = generator(seed, shape, wave, "prompts")
+    rng = generator(seed, shape, wave, f"prompts{nonce}")
     ids = np.asarray(vocabulary, dtype=np.int64)
     prompts = ids[rng.integers(ids.size, size=(n, shape.input_len))]
     prompts[:, 0] = rng.choice(ids, n, replace=False)

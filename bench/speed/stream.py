@@ -4,9 +4,9 @@ An event has arrived when the line that holds it is whole: it has the time of th
 that were read together have one time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from bench.record import RequestTrace
 from bench.speed.protocols import Dialect, Told
@@ -20,24 +20,19 @@ SHOWN = 200
 class _Body:
     """The body of an HTTP/1.1 response, taken out of its framing by llhttp."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        """Begin before the head.
+
+        Args:
+            take: called with each piece of the body.
+        """
         self.status = 0
         """0 until the head has come."""
         self.complete = False
         self._framed = False
-        self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append
+        self.on_body = take
         self._parser = HttpResponseParser(self)
-
-    def take(self, data: bytes) -> list[bytes]:
-        """Return what of the body ``data`` brings.
-
-        Raises:
-            HttpParserError: it is no HTTP.
-        """
-        self._pieces.clear()
-        self._parser.feed_data(data)
-        return self._pieces
+        self.feed = self._parser.feed_data
 
     def close(self) -> None:
         """Take note that the connection was closed, which ends a body of unknown length."""
@@ -71,7 +66,9 @@ class Stream:
         """When the answer was complete, or seen to be broken."""
         self._dialect = dialect
         self._count = dialect.running_count
-        self._body = _Body()
+        self._body = _Body(self._piece)
+        self._at_ns = 0
+        """When what is being taken in was read."""
         self._event_ns: list[int] = []
         self._event_tokens: list[int] = []
         self._counted = True
@@ -91,16 +88,14 @@ class Stream:
         for at_ns, data in reads:
             if self.ended_ns is not None:
                 return
+            self._at_ns = at_ns
             try:
-                pieces = self._body.take(data)
+                self._body.feed(data)
+            except HttpParserCallbackError:
+                raise
             except HttpParserError as error:
                 self.fail(f"the server answered with something that is not HTTP: {error}", at_ns)
                 return
-            for piece in pieces:
-                if self._body.status == 200:
-                    self._lines(piece, at_ns)
-                elif len(self._refusal) < 4 * SHOWN:
-                    self._refusal += piece[: 4 * SHOWN]
             if self._body.complete:
                 self._end(at_ns)
 
@@ -128,19 +123,26 @@ class Stream:
             text = self._refusal.decode(errors="replace")[:SHOWN].strip()
             self.error = self.error or f"the server answered HTTP {self._body.status}: {text}"
             return
+        last = b"".join(self._rest)
+        if last.startswith(b"data:"):  # a last line without its newline
+            self._line(last)
         self._settle()
         if not self._done:
             self.error = self.error or f"the stream ended after {self.tokens} tokens without [DONE]"
         if self._told.finish_reason is None:
             self.error = self.error or f"the stream ended after {self.tokens} tokens without a finish reason"
 
-    def _lines(self, piece: bytes, at_ns: int) -> None:
-        """Take in the events that ``piece`` completes."""
+    def _piece(self, piece: bytes) -> None:
+        """Take in a piece of the body, and the events that it completes."""
+        if self._body.status != 200:
+            if len(self._refusal) < 4 * SHOWN:
+                self._refusal += piece[: 4 * SHOWN]
+            return
         if self._rest:
             self._rest.append(piece)
             self._rest_bytes += len(piece)
             if self._rest_bytes > MAX_EVENT_BYTES:
-                self.fail(f"the server sent an event of more than {MAX_EVENT_BYTES >> 20} MiB", at_ns)
+                self.fail(f"the server sent an event of more than {MAX_EVENT_BYTES >> 20} MiB", self._at_ns)
                 return
             if b"\n" not in piece:
                 return
@@ -149,12 +151,13 @@ class Stream:
         *lines, rest = piece.split(b"\n")
         for line in lines:
             if line.startswith(b"data:"):
-                self._take(line, at_ns)
+                self._line(line)
         if rest:
             self._rest.append(rest)
             self._rest_bytes = len(rest)
 
-    def _take(self, line: bytes, at_ns: int) -> None:
+    def _line(self, line: bytes) -> None:
+        """Take in an event."""
         tokens = self._count(line)
         if tokens is not None:
             self._newest = line
@@ -173,7 +176,7 @@ class Stream:
                 # The server's total comes without text: what is missing belongs to the last event that had some.
                 tokens = None
         if tokens is not None and tokens > self.tokens:
-            self._event_ns.append(at_ns)
+            self._event_ns.append(self._at_ns)
             self._event_tokens.append(tokens - self.tokens)
             self.tokens = tokens
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import EngineError
 from bench.record import ServerFacts, SpeedCell, Status, Trial, Variant
@@ -43,6 +42,8 @@ class Lane:
     """Returns why a cell that passed every check is faster than the device can be; None if it is not."""
     vocabulary: Sequence[int]
     """Ids to draw prompts from; at least as many as requests of a trial."""
+    nonce: str = ""
+    """Mixed into the seed of the prompts: another for each sweep of a server whose cache cannot be emptied."""
     proves_cache: bool = True
     """The server tells how many prompt tokens came from its cache."""
     unproven: tuple[str, ...] = ()
@@ -80,12 +81,13 @@ def not_supported(shape: Shape, context_length: int | None, facts: ServerFacts |
 class _Measuring:
     """One lane's cell while it is being measured."""
 
-    def __init__(self, lane: Lane, shape: Shape, vocabulary: NDArray[np.int64], seed: int) -> None:
-        self.lane = lane
+    def __init__(self, track: "_Track", shape: Shape, seed: int) -> None:
+        self.lane = track.lane
+        self._track = track
         self.over = False
         """A request broke or the server does not answer: no wave follows."""
         self._shape = shape
-        self._vocabulary = vocabulary
+        self._vocabulary = track.vocabulary
         self._seed = seed
         self._kept: list[Trial] = []
         self._warmup_ns = 0
@@ -105,6 +107,7 @@ class _Measuring:
             self._error, self.over = str(error), True
         else:
             self.over = broke(trial)
+            self._track.had_too_much = trial.saturated is not None
             if wave or self.over:
                 self._kept.append(trial)
             else:
@@ -114,7 +117,7 @@ class _Measuring:
     async def _send(self, wave: int) -> Trial:
         shape, lane = self._shape, self.lane
         n = shape.n_requests if wave else warm_up_requests(shape)
-        prompts = wave_prompts(self._vocabulary, shape, seed=self._seed, wave=wave, n=n)
+        prompts = wave_prompts(self._vocabulary, shape, seed=self._seed, wave=wave, n=n, nonce=lane.nonce)
         due_ns = None if shape.request_rate is None else arrivals_ns(shape, seed=self._seed, wave=wave, n=n)
         await self._flush()
         return await send_wave(
@@ -129,7 +132,7 @@ class _Measuring:
 
     async def _flush(self) -> None:
         """Empty the cache, with patience for a server that was given too much."""
-        attempts = DRAIN_ATTEMPTS if self._kept and self._kept[-1].saturated else 1
+        attempts = DRAIN_ATTEMPTS if self._track.had_too_much else 1
         for attempt in range(1, attempts + 1):
             try:
                 return await self.lane.client.flush_cache()
@@ -181,6 +184,7 @@ def _cell(lane: Lane, shape: Shape, seed: int, status: Status, reasons: tuple[st
         engine=lane.engine,
         **shape.model_dump(),
         seed=seed,
+        prompts=lane.nonce,
         status=status,
         reasons=reasons,
         trials=(),
@@ -193,6 +197,8 @@ class _Track:
     def __init__(self, lane: Lane, seed: int) -> None:
         self.lane = lane
         self.vocabulary = np.asarray(lane.vocabulary, dtype=np.int64)
+        self.had_too_much = False
+        """Its last wave was more than the server could take, which may still be at it."""
         self._seed = seed
         self._gone: str | None = None
         self._too_much: dict[tuple[int, int], float] = {}
@@ -232,11 +238,7 @@ async def _measure(
 ) -> list[SpeedCell]:
     """Measure one shape on every lane; whatever goes wrong on one ends up in its cell and harms no other."""
     cells = [track.without_a_try(shape) for track in tracks]
-    measuring = [
-        _Measuring(track.lane, shape, track.vocabulary, seed)
-        for track, cell in zip(tracks, cells, strict=True)
-        if cell is None
-    ]
+    measuring = [_Measuring(track, shape, seed) for track, cell in zip(tracks, cells, strict=True) if cell is None]
     for wave in range(trials + 1):
         # A B to warm up, then A B, B A, …
         for one in measuring if wave % 2 or not wave else reversed(measuring):

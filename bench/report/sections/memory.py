@@ -24,6 +24,7 @@ from bench.report.document import (
 from bench.report.memory_plot import over_time
 from bench.report.view import Run, runs
 from bench.roofline import KV_BITS, kv_bytes_per_token
+from bench.speed.shapes import shape_of
 from quantize.architecture import Architecture
 
 ORDER = 45
@@ -120,7 +121,8 @@ def _traced(run: Run) -> Traced | None:
     known = [cell for cell, _ in run.measured() if any(trial.memory for trial in cell.trials)]
     if not known:
         return None
-    longest = max(known, key=lambda cell: (cell.input_len, cell.output_len, cell.concurrency))
+    closed = [cell for cell in known if cell.request_rate is None]
+    longest = max(closed or known, key=lambda cell: (cell.input_len, cell.output_len, cell.concurrency))
     series = [trial.memory for trial in longest.trials if trial.memory]
     return Traced(run, longest, max(series, key=lambda points: max(used for _, used in points)))
 
@@ -132,7 +134,7 @@ def _figures(traced: Sequence[Traced]) -> Figures:
     for index, one in enumerate(traced):
         cell, used = one.cell, [value for _, value in one.points]
         caption = f"{fmt.plural(cell.input_len, 'token')} in, {fmt.count(cell.output_len)} out, "
-        caption += f"concurrency {cell.concurrency}: {fmt.size(used[0])} at the beginning, "
+        caption += f"{shape_of(cell).load}: {fmt.size(used[0])} at the beginning, "
         caption += f"{fmt.size(one.highest)} at most, {fmt.size(used[-1])} at the end."
         svg = over_time(
             one.points,

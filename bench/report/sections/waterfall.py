@@ -22,6 +22,8 @@ class _Pair:
     """A variant's cell beside the baseline's of the same shape."""
 
     run: Run
+    against: str
+    """The baseline's quantization."""
     shape: Shape
     found: Waterfall
     decode: Speedup | None
@@ -32,11 +34,17 @@ def _shape(cell: SpeedCell) -> Shape:
     return shape_of(cell).model_copy(update={"objective": None})
 
 
+def _device(record: RunRecord) -> str | None:
+    return record.device.name if record.device else None
+
+
 def _baseline(run: Run) -> tuple[RunRecord, Sequence[SpeedCell]] | None:
     """Return the record and cells that a run is compared with: those measured beside it, else the BF16 run's own."""
     if run.record.control is not None:
         return run.record, run.record.control.cells
-    return (run.baseline, run.baseline.cells) if run.baseline else None
+    if run.baseline is None or _device(run.baseline) != _device(run.record):
+        return None
+    return run.baseline, run.baseline.cells
 
 
 def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float | None:
@@ -66,17 +74,18 @@ def _pairs(run: Run) -> Iterator[_Pair]:
         two = measured(two_limit, summary) if two_limit else None
         if one is not None and two is not None:
             found = waterfall(one, two, _fixed(record, cells, _shape(cell)))
-            yield _Pair(run, _shape(cell), found, speedup(other, cell, tpot_s), speedup(other, cell, e2e_s))
+            against = other.variant.quant
+            yield _Pair(run, against, _shape(cell), found, speedup(other, cell, tpot_s), speedup(other, cell, e2e_s))
 
 
 def _why_not(run: Run) -> str:
     """Return why nothing is drawn for a run."""
     base = _baseline(run)
     if base is None:
-        return "there is no BF16 run of the same model and engine to compare with"
+        return "there is no BF16 run of the same model and engine on the same device to compare with"
     if any(cell.status == "emulated" for cell in (*run.record.cells, *base[1])):
         return "its speed is emulated: computed with weights expanded to 16 bits, so there is no speed-up to explain"
-    return "it has no ok cell in common with BF16 whose physical limit is known"
+    return "it has no ok cell in common with its baseline whose physical limit is known"
 
 
 def _measured_cell(value: float, found: Speedup | None) -> Cell:
@@ -98,9 +107,13 @@ def _table(pairs: Sequence[_Pair]) -> Table:
         Head("Variant"),
         Head("Cell"),
         *(Head(name, MEANING[name], numeric=True) for name in names[:-1]),
-        Head("= decode", "BF16's TPOT / the variant's; below it interval and verdict", numeric=True),
+        Head("= decode", "the baseline's TPOT / the variant's; below it interval and verdict", numeric=True),
         Head(names[-1], MEANING[names[-1]], numeric=True),
-        Head("= end to end", "BF16's end-to-end time / the variant's; below it interval and verdict", numeric=True),
+        Head(
+            "= end to end",
+            "the baseline's whole time / the variant's; below it interval and verdict",
+            numeric=True,
+        ),
     ]
     rows = []
     for pair in pairs:
@@ -109,7 +122,7 @@ def _table(pairs: Sequence[_Pair]) -> Table:
         decode = _measured_cell(pair.found.decode_speedup, pair.decode)
         end_to_end = _measured_cell(pair.found.end_to_end_speedup, pair.end_to_end)
         rows.append([pair.run.heading, Cell(_words(pair.shape)), *cells[:-1], decode, cells[-1], end_to_end])
-    return Table("Factors whose product is the measured speed-up against BF16", heads, [Group(rows)])
+    return Table("Factors whose product is the measured speed-up against the baseline", heads, [Group(rows)])
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -121,7 +134,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     drawn = []
     for index, run in enumerate(everything):
         for pair in by_run[run.label][:1]:
-            caption = f"{run.label} against BF16, {_words(pair.shape)}: each bar multiplies what is above it."
+            caption = f"{run.label} against {pair.against}, {_words(pair.shape)}: each bar multiplies what is above it."
             told = ", ".join(f"{step.name} {step.factor:.2f}" for step in pair.found.steps)
             svg = waterfall_plot(pair.found, mark=run.mark, name=f"waterfall{index}", description=f"{caption} {told}")
             drawn.append(Figure(svg, caption, run.label, run.mark))

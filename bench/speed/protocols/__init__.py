@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from bench.errors import ConfigError
 
 _NUMBER = re.compile(rb"\s*:\s*(\d+)")
-_NULL = re.compile(rb"\s*:\s*null")
+_NULL = (b":null", b": null")
 
 
 @dataclass
@@ -94,7 +94,7 @@ def middle_count(event: bytes) -> int | None:
     near the end, behind a text that may be long, so they are looked for from there.
     """
     reason = event.rfind(b'"finish_reason"')
-    if reason < 0 or not _NULL.match(event, reason + 15):
+    if reason < 0 or not event.startswith(_NULL, reason + 15):
         return None
     key = event.rfind(b'"completion_tokens"')
     if key < 0:

@@ -28,7 +28,7 @@ class _Delta(BaseModel):
 
 class _Choice(BaseModel):
     text: str | None = None
-    delta: _Delta = _Delta()
+    delta: _Delta | None = None
     finish_reason: str | None = None
 
 
@@ -50,7 +50,7 @@ class _Event(BaseModel):
     """What is read of an event; servers send more."""
 
     object: str | None = None
-    choices: tuple[_Choice, ...] = ()
+    choices: tuple[_Choice, ...] | None = None
     usage: _Usage | None = None
     error: _Fault | str | None = None
     message: str | None = None
@@ -89,10 +89,11 @@ def told(event: bytes) -> Told:
     seen = _Event.model_validate_json(event)
     usage = seen.usage or _Usage()
     choice = seen.choices[0] if seen.choices else _Choice()
+    delta = choice.delta or _Delta()
     error = seen.error.message if isinstance(seen.error, _Fault) else seen.error
     return Told(
         tokens=usage.completion_tokens if seen.choices else None,
-        more=bool(choice.text or choice.delta.content or choice.delta.reasoning_content),
+        more=bool(choice.text or delta.content or delta.reasoning_content),
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
