@@ -29,7 +29,7 @@ STREAM_AT_ONCE = 64
 STREAM_LEN = 1024
 STEADY = ((0.2, 0.3), (0.01, 0.01))
 """One token every 10 ms on each of the streams."""
-ROUNDS = 3
+ROUNDS = int(os.environ.get("QUANTBENCH_BENCH_ROUNDS", "3"))
 TIMEOUT_S = 300
 
 

@@ -34,8 +34,8 @@ def test_nothing_in_the_readme_is_unfinished_or_missing() -> None:
 
 
 def test_the_docs_show_the_benchmarks_last_results() -> None:
-    for name in ("quantize", "overhead"):
-        (shown,) = re.findall(rf"<!-- bench {name} -->\n(.*?)<!-- end -->", DOCS["quantization.md"], re.DOTALL)
+    for name, page in (("quantize", "quantization.md"), ("overhead", "quantization.md"), ("client", "harness.md")):
+        (shown,) = re.findall(rf"<!-- bench {name} -->\n(.*?)<!-- end -->", DOCS[page], re.DOTALL)
         kept = (ROOT / "benchmarks" / "last" / f"{name}.md").read_text()
         assert kept == f"# {name}\n\n{shown}"
 

@@ -93,7 +93,8 @@ def run_quantbench(work: Path, overrides: Sequence[str]) -> RunRecord:
 @contextmanager
 def running(work: Path, name: str, *overrides: str) -> Iterator[RunningEngine]:
     """Serve the BF16 checkpoint with quantbench's own engine."""
-    spec = compose_job(with_plus([*MODEL, *REAL, *overrides, "session=contract"]))
+    exactly = f"engine.context_length={CONTEXT}"
+    spec = compose_job(with_plus([*MODEL, *REAL, exactly, *overrides, "session=contract"]))
     stage = plan(spec).quantize
     assert stage is not None
     checkpoint, why = find(stage)
