@@ -21,6 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.errors import ConfigError
 from bench.spec import BASELINE, GROUPS, RunSpec, build_spec, nearest
 
+OPTIONAL = ("experiment",)
+"""Groups of which nothing may be chosen."""
+
 
 def config_dir() -> Path:
     """Return the absolute folder of configs: the wheel's own, else the checkout's."""
@@ -88,7 +91,7 @@ def check_names(overrides: Sequence[str]) -> None:
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         key, _, place = key.partition("@")
-        if key in GROUPS and value not in (*names(key), "null"):
+        if key in GROUPS and value not in (*names(key), *(("null",) if key in OPTIONAL else ())):
             raise ConfigError(
                 f"{place or key}={value}: no such {key}{nearest(value, names(key))} Known: {', '.join(names(key))}"
             )

@@ -3,15 +3,16 @@
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import psutil
 
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
 from bench.environment import read_environment
-from bench.errors import QuantbenchError
+from bench.errors import EngineError, QuantbenchError
 from bench.lifecycle import join, joins
-from bench.plan import BuildStage, TaskStage, plan
+from bench.plan import BuildStage, TaskStage, context_of, plan
 from bench.process import end_orphans
 from bench.progress import View
 from bench.record import Failure, RunRecord
@@ -26,7 +27,12 @@ from quantize.key import Key
 def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
     """Take up a run with the same key that was cut short, or begin a new one; returns (folder, record, note)."""
     store = Store(spec.results_dir)
-    update = {"session": spec.session, "command": spec.command}
+    update: dict[str, Any] = {
+        "session": spec.session,
+        "command": spec.command,
+        "spec": to_plain(spec.model_copy(update={"session": ""})),
+        "price_per_hour": spec.price_per_hour,
+    }
     environment = read_environment()
     cut_short = store.unfinished(key.digest, environment)
     if cut_short:
@@ -42,12 +48,10 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         run_id=run_id,
         variant=spec.variant,
         key=key.digest,
-        spec=to_plain(spec.model_copy(update={"session": ""})),
         environment=environment,
         engine=spec.engine.name,
         engine_info={},
         checkpoint=None,
-        price_per_hour=spec.price_per_hour,
         started_at=utc_now(),
         finished_at=None,
         **update,
@@ -102,7 +106,7 @@ def _measure(run: Run) -> None:
             ended = join(
                 run.spec.engine,
                 run.checkpoint,
-                context_length=run.spec.model.context_length,
+                context_length=context_of(run.spec),
                 what=f"server of {run.spec.variant.model} {run.spec.variant.quant}",
                 log_file=run.folder.path / "server.log",
                 on_wait=line.update,
@@ -112,7 +116,15 @@ def _measure(run: Run) -> None:
     tasks = tasks_to_run(run)
     for group in side_by_side(run):
         with run.stage("serve"):
-            _serve_and_measure(run, group, tasks if group[0].place == CELLS else ())
+            try:
+                _serve_and_measure(run, group, tasks if group[0].place == CELLS else ())
+            except EngineError as error:
+                if len(group) == 1:
+                    raise
+                run.note(f"not interleaved: {error}; trying one server after the other")
+                for subject in group:
+                    with run.stage("serve"):
+                        _serve_and_measure(run, (subject,), tasks_to_run(run) if subject.place == CELLS else ())
 
 
 def _build_all(run: Run) -> bool:

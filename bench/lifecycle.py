@@ -277,11 +277,11 @@ def _attached(
     if variable and not api_key:
         raise EngineError(f"engine.api_key_env={variable}: no such environment variable; export {variable}=…")
     door = Door(address.rstrip("/"), api_key)
+    info, facts = module.facts(config, door.ask, lambda: "")
     status, body = _generate(door, module, config, config.startup_timeout_s)
     if status != 200:
         said = body[:200].decode(errors="replace") or "no answer"
         raise EngineError(f"{address} cannot generate (HTTP {status}): {said}")
-    info, facts = module.facts(config, door.ask, lambda: "")
     return RunningEngine(
         name=engine.name,
         base_url=door.base_url,

@@ -62,6 +62,15 @@ class Plan(Frozen):
     tasks: tuple[TaskStage, ...]
 
 
+def context_of(spec: RunSpec) -> int:
+    """Return the longest prompt plus answer in tokens: the model's, or what the engine's own fields make of it."""
+    engine = plugin("bench.engines", spec.engine.module)
+    if not hasattr(engine, "context"):
+        return spec.model.context_length
+    longest: int = engine.context(engine.Config.model_validate(spec.engine.config), spec.model.context_length)
+    return longest
+
+
 def is_attached(spec: RunSpec) -> bool:
     """Tell whether the run measures a server that somebody else runs."""
     engine = plugin("bench.engines", spec.engine.module)
@@ -99,6 +108,10 @@ def check(spec: RunSpec) -> None:
         form = method.expected(method.Config.model_validate(quant.config), spec.model.architecture).format
         if reason := engine.refuses(config, form):
             raise NotPossibleError(f"quant={quant.name} on engine={spec.engine.name}: {reason}")
+    if spec.baseline and getattr(config, "nnodes", 1) > 1:
+        raise NotPossibleError("baseline=… and engine.nnodes above 1: the two servers would need the same addresses")
+    if spec.accuracy.tasks and getattr(config, "skip_tokenizer_init", False):
+        raise NotPossibleError("engine.skip_tokenizer_init=true gives no text for accuracy tasks; add accuracy=none")
     if spec.accuracy.tasks and not engine.SCORES:
         raise NotPossibleError(f"engine={spec.engine.name} measures speed only; add accuracy=none")
     if spec.workload.input_lens or spec.accuracy.tasks:
@@ -241,6 +254,9 @@ def plan(spec: RunSpec) -> Plan:
         quantize = _quantize_stage(spec, source, spec.quant, spec.release)
         if spec.baseline:
             baseline = _quantize_stage(spec, source, spec.baseline.quant, spec.baseline.release)
+    engine = plugin("bench.engines", spec.engine.module)
+    config = engine.Config.model_validate(spec.engine.config)
+    server_versions = engine.versions(config) if hasattr(engine, "versions") else {}
     served = quantize.key if quantize else Key(stage="attached", version=1, inputs=spec.engine.config)
     shapes = shapes_of(spec.workload)
     tasks = tuple(
@@ -251,8 +267,9 @@ def plan(spec: RunSpec) -> Plan:
                 task,
                 served,
                 engine=spec.engine,
-                context_length=spec.model.context_length,
+                context_length=context_of(spec),
                 seed=spec.seed,
+                versions=server_versions,
             ),
         )
         for task in spec.accuracy.tasks
@@ -262,7 +279,8 @@ def plan(spec: RunSpec) -> Plan:
         "checkpoint": served.digest,
         "baseline": baseline.key.digest if baseline else None,
         "engine": spec.engine.model_dump(mode="json"),
-        "context_length": spec.model.context_length,
+        "context_length": context_of(spec),
+        "server": server_versions,
         "workload": spec.workload.model_dump(mode="json"),
         "tasks": [stage.key.digest for stage in tasks],
         "seed": spec.seed,

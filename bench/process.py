@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,10 @@ def _registry() -> Path:
     return cache_dir() / "processes"
 
 
+def _host() -> str:
+    return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
 def _is_same(pid: int, create_time: float) -> bool:
     """Tell whether process ``pid`` still is the one that began at ``create_time`` (pids are reused)."""
     try:
@@ -47,8 +52,12 @@ def _is_same(pid: int, create_time: float) -> bool:
 def session_members(leader: int, create_time: float) -> list[psutil.Process]:
     """Return the living processes of the session that ``leader`` began at ``create_time``, also once it has ended.
 
-    What a server starts stays in its session, even when the process that started it has gone.
+    What a server starts stays in its session, even when the process that started it has gone. A session's number is
+    free for others only once the session is empty: a leader that began at another time leads another session.
     """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if abs(psutil.Process(leader).create_time() - create_time) >= CLOCK_SLACK_S:
+            return []
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -96,6 +105,8 @@ def end_orphans() -> list[str]:
     for file in sorted(_registry().glob("*.json")):
         try:
             entry = json.loads(file.read_text())
+            if entry["host"] != _host():
+                continue  # a home that several machines share
             owned = _is_same(entry["owner_pid"], entry["owner_create_time"])
             left = [] if owned else session_members(entry["pid"], entry["create_time"])
         except (ValueError, KeyError, OSError):
@@ -155,6 +166,7 @@ class Child:
             "owner_pid": owner.pid,
             "owner_create_time": owner.create_time(),
             "what": what,
+            "host": _host(),
         }
         self._entry.write_text(json.dumps(entry))
 

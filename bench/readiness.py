@@ -1,5 +1,6 @@
 """From a process that was started to a server that is ours and has really generated a token."""
 
+import http.client
 import json
 import socket
 import threading
@@ -56,7 +57,7 @@ class Door:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
-        except (urllib.error.URLError, OSError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             return 0, b""
 
     def generate(self, protocol: str, model: str, timeout_s: float) -> tuple[int, bytes]:
@@ -73,7 +74,10 @@ class Door:
             status, body = self.ask("/v1/models", timeout_s)
             if status != 200:
                 return status, body
-            model = json.loads(body)["data"][0]["id"]
+            try:
+                model = json.loads(body)["data"][0]["id"]
+            except (ValueError, LookupError, TypeError):
+                return 0, b"/v1/models names no model"
         return self.ask("/v1/completions", timeout_s, {"model": model, "prompt": "Hi", "max_tokens": 1})
 
 

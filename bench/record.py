@@ -111,8 +111,8 @@ class Trial(Frozen):
 class Objective(Frozen):
     """What a request must keep to count as good."""
 
-    ttft_s: float
-    tpot_s: float
+    ttft_s: float = Field(gt=0, allow_inf_nan=False)
+    tpot_s: float = Field(gt=0, allow_inf_nan=False)
 
 
 class SpeedCell(Frozen):

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from bench.cuda import has_cuda_device
 from bench.errors import ConfigError
@@ -50,6 +50,9 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float | str) else value
 
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Workload(Frozen):
     """Shapes of the speed sweep. Lengths are tokens."""
 
@@ -59,7 +62,7 @@ class Workload(Frozen):
     concurrency: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)]
     requests_per_slot: PositiveInt
     """Requests that each of the concurrent slots sends one after the other; 1 sends all of a trial together."""
-    request_rates: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple)]
+    request_rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple)]
     """Requests per second of open loops with Poisson arrivals; none for closed loops alone."""
     open_loop_requests: PositiveInt
     """Requests of one trial of an open loop."""
@@ -138,7 +141,7 @@ class RunSpec(Frozen):
     command: tuple[str, ...]
     baseline: Baseline | None
     """What is served beside this one; None measures this one alone."""
-    price_per_hour: PositiveFloat | None
+    price_per_hour: Rate | None
     """Dollars per hour of the whole machine."""
     seed: int
     results_dir: Path
@@ -267,12 +270,15 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     assert isinstance(plain, dict)
     data: dict[str, Any] = {str(key): value for key, value in plain.items()}
     _refuse_targets(data)
+    for name in ("results_dir", "reports_dir"):
+        if not data.get(name):
+            raise ConfigError(f"{name}: expected a folder")
     for name in sorted(data.keys() - set(TOP_LEVEL)):
         raise ConfigError(f"{name}: no such field{nearest(name, TOP_LEVEL)}")
 
     model = _model(_section(data, "model", overrides))
     quant, release = _quant(_section(data, "quant", overrides), model)
-    engine = _engine(_section(data, "engine", overrides))
+    engine = _engine(_section(data, "engine", overrides), overrides)
     with _explaining("calibration.heldout"):
         heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
     with _explaining("workload"):
@@ -355,26 +361,27 @@ def _texts(quant: PartSpec, release: dict[str, Any] | None) -> tuple[str, ...]:
     return CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
 
 
-def _engine(section: dict[str, Any]) -> PartSpec:
+def _engine(section: dict[str, Any], overrides: Sequence[str]) -> PartSpec:
     fields = dict(section)
     with _explaining("engine"):
         name = fields.pop("name")
         if name == AUTO:
-            name, fields = _automatic(fields)
+            name, fields = _automatic(fields, overrides)
         config = plugin("bench.engines", name).Config.model_validate(fields)
     return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
 
 
-def _automatic(section: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _automatic(section: dict[str, Any], overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
 
     Beside the common fields, the section holds those of every engine it may choose, each under the engine's name.
     """
     name = resolve_engine(AUTO)
-    common = {field: value for field, value in section.items() if field not in AUTO_CHOICES}
-    changed = {field: value for field, value in common.items() if value != section[AUTO_CHOICES[-1]].get(field)}
+    typed = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
+    typed |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
+    common = {field: value for field, value in section.items() if field in typed and field not in AUTO_CHOICES}
     own = {field: value for field, value in section[name].items() if field != "name"}
-    return name, {**own, **changed}
+    return name, {**own, **common}
 
 
 def resolve_engine(name: str) -> str:

@@ -10,6 +10,7 @@ from bench.device import device_here
 from bench.devices import Devices
 from bench.hardware import exceeds, limit_of
 from bench.lifecycle import RunningEngine, serve
+from bench.plan import context_of
 from bench.record import ServerFacts, SpeedCell, Variant
 from bench.spec import plugin
 from bench.speed.client import Client
@@ -73,7 +74,7 @@ def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
     for shape in run.plan.shapes:
         if all(shape in have for have in final):
             continue
-        reason = not_supported(shape, run.spec.model.context_length, None)
+        reason = not_supported(shape, context_of(run.spec), None)
         if reason is None:
             left.append(shape)
             continue
@@ -98,11 +99,16 @@ def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
     Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
     copies that they compute with.
     """
-    largest = max(checkpoint.manifest.checkpoint_bytes for checkpoint in checkpoints)
     module = plugin("bench.engines", run.spec.engine.module)
     config = module.Config.model_validate(run.spec.engine.config)
+    whole = checkpoint_bytes(run.spec.model.architecture, None)
+    sizes = [
+        whole if module.emulates(config, checkpoint.manifest) else checkpoint.manifest.checkpoint_bytes
+        for checkpoint in checkpoints
+    ]
+    largest = max(sizes)
     count, fraction = module.room(config) if hasattr(module, "room") else (1, 1.0)
-    devices = Devices.here(count)
+    devices = None if getattr(config, "device", "auto") == "cpu" else Devices.here(count)
     if devices is None:
         memory, needed = available_memory(), round(EXPANDED * 2 * largest)
     else:
@@ -127,7 +133,7 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
                 server = serve(
                     run.spec.engine,
                     subject.checkpoint,
-                    context_length=run.spec.model.context_length,
+                    context_length=context_of(run.spec),
                     share=1 / len(group),
                     beside=len(running),
                     what=f"server of {subject.variant.model} {subject.variant.quant}",

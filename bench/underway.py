@@ -67,6 +67,7 @@ class Run:
                 "server": self.server,
                 "device": self.device,
                 "control": self._control(()),
+                "log": tuple(self.log),
             }
         )
 

@@ -196,8 +196,8 @@ PLAIN = {"data": [{"id": "m"}]}
 def test_what_a_server_tells_is_found_wherever_it_tells_it(
     told: dict[str, Any], version: str | None, context: int | None
 ) -> None:
-    info, facts = attach.facts(config(served_model="m", devices=2), answers(**told), lambda: "")
-    assert (facts.version, facts.max_context_tokens, facts.devices) == (version, context, 2)
+    info, facts = attach.facts(config(served_model="m"), answers(**told), lambda: "")
+    assert (facts.version, facts.max_context_tokens, facts.devices) == (version, context, 1)
     assert set(info) <= set(attach.PLACES["openai"])
 
 

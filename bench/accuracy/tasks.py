@@ -118,7 +118,14 @@ def _data_identity(task: str, hub_dir: Path | None) -> str:
 
 
 def score_key(
-    spec: AccuracySpec, task: str, checkpoint: Key, *, engine: PartSpec, context_length: int, seed: int
+    spec: AccuracySpec,
+    task: str,
+    checkpoint: Key,
+    *,
+    engine: PartSpec,
+    context_length: int,
+    seed: int,
+    versions: dict[str, str],
 ) -> Key:
     """Return what a task's score depends on, so that it is measured once."""
     names = ("lm_eval", "torch", "transformers")
@@ -139,5 +146,6 @@ def score_key(
             "data": _data_identity(task, spec.hub_dir),
             "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
             "seed": seed,
+            **({"server": versions} if versions else {}),
         },
     )

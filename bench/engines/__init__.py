@@ -23,6 +23,8 @@ It may hold
 - ``expanded(facts, manifest, bf16_bytes) -> str | None``: the words that say that the server expanded the weights;
 - ``room(config) -> tuple[int, float]``: accelerators that a server takes, and the part of their memory it plans with;
 - ``threads(config) -> int | None``: with how many it computes on a CPU, where a field of its own says so;
+- ``versions(config) -> dict[str, str]``: of what it computes with, where that is not the current interpreter's;
+- ``context(config, context_length) -> int``: longest prompt plus answer, where a field of its own changes the model's;
 - ``KEEPS_PREFIXES = False`` where there is no prefix cache that could answer for the model;
 - ``vocabulary(config, architecture)``, ``text_of(config)``, ``unproven(config)``: for servers that somebody else runs;
   see :mod:`bench.engines.attach`.

@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from bench.engines import Launch
 from bench.errors import EngineError
@@ -23,6 +24,7 @@ from quantize.formats import Format
 from quantize.key import Frozen
 
 SCORES = False
+SECRETS = ("api_key", "admin_api_key", "launch_command", "ssl_keyfile_password")
 """Accuracy needs the checkpoint's own tokenizer and chat template, which only its owner knows for sure."""
 PLACES = {
     "sglang": ("/server_info", "/get_server_info", "/model_info"),
@@ -45,7 +47,6 @@ class Config(Frozen):
     prompt: Literal["ids", "text"]
     tokenizer: Path | None
     prompt_overhead: int = Field(ge=0)
-    devices: PositiveInt
     startup_timeout_s: PositiveFloat
     request_timeout_s: PositiveFloat
     first_token_timeout_s: PositiveFloat
@@ -56,6 +57,15 @@ class Config(Frozen):
     def _is_url(cls, value: Any) -> str:
         if not isinstance(value, str) or not value.startswith(("http://", "https://")):
             raise ValueError("name the server, for example engine.url=http://127.0.0.1:8000")
+        try:
+            parts = urlsplit(value)
+            wrong = not parts.hostname or parts.port == 0
+        except ValueError:
+            wrong = True
+        if wrong:
+            raise ValueError(f"'{value}' is no address; one looks like http://127.0.0.1:8000")
+        if "@" in parts.netloc:
+            raise ValueError("a password in the address would stand in the report; use engine.api_key_env=VARIABLE")
         return value.rstrip("/").removesuffix("/v1")
 
     @model_validator(mode="after")
@@ -166,10 +176,19 @@ def facts(
         raise EngineError(
             f"{config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
         )
-    told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
+    told = {
+        place: _without_secrets(found)
+        for place, (status, body) in answers.items()
+        if status == 200 and (found := _object(body))
+    }
     if config.protocol == "sglang":
         return told, _of_sglang(config, told)
     return told, _of_openai(config, told)
+
+
+def _without_secrets(told: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without what must stand in no record: SGLang tells its keys, and the command it began with."""
+    return {name: value for name, value in told.items() if name not in SECRETS}
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
@@ -191,7 +210,7 @@ def _of_sglang(config: Config, told: dict[str, Any]) -> ServerFacts:
         max_context_tokens=info.get("context_length"),
         weights_bytes=info.get("weights_bytes"),
         kv_cache_dtype=info.get("kv_cache_dtype") or "auto",
-        devices=config.devices,
+        devices=1,
     )
 
 
@@ -216,7 +235,7 @@ def _of_openai(config: Config, told: dict[str, Any]) -> ServerFacts:
         max_context_tokens=next((length for length in lengths if length), None),
         weights_bytes=None,
         kv_cache_dtype="auto",
-        devices=config.devices,
+        devices=1,
     )
 
 

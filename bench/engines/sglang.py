@@ -176,6 +176,18 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
     }
 
 
+def context(config: Config, context_length: int) -> int:
+    """Return the longest prompt plus answer, tokens: the field's, or as far as YaRN stretches the model's."""
+    if config.context_length is not None:
+        return config.context_length
+    return int(config.rope.factor * config.rope.original) if config.rope else context_length
+
+
+def versions(config: Config) -> dict[str, str]:
+    """Return the versions of the packages that it computes with."""
+    return toolchain.pinned_versions(config.toolchain)
+
+
 def room(config: Config) -> tuple[int, float]:
     """Return (devices that a server takes, the part of their memory that it may plan with)."""
     return config.tp_size * config.pp_size * config.dp_size, config.mem_fraction_static

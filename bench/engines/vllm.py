@@ -17,7 +17,7 @@ from bench.cuda import has_cuda_device
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts
-from bench.toolchain import read, state, toolchain_interpreter
+from bench.toolchain import pinned_versions, read, state, toolchain_interpreter
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, format_of
 from quantize.key import Frozen
@@ -173,6 +173,16 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
         # Else a CPU with AMX rounds the activations of 4-bit checkpoints to 8 bits: another variant than was asked for.
         "VLLM_CPU_INT4_W4A8": "0",
     }
+
+
+def context(config: Config, context_length: int) -> int:
+    """Return the longest prompt plus answer, tokens: as far as YaRN stretches it, else the model's."""
+    return int(config.rope.factor * config.rope.original) if config.rope else context_length
+
+
+def versions(config: Config) -> dict[str, str]:
+    """Return the versions of the packages that it computes with."""
+    return pinned_versions(TOOLCHAINS[device_of(config)])
 
 
 def room(config: Config) -> tuple[int, float]:

@@ -14,6 +14,8 @@ SHOWN: tuple[Status, ...] = ("ok", "emulated")
 """Statuses whose figures are printed."""
 BASELINE = "bf16"
 """Name of the quantization that the others are compared with."""
+BESIDE = "-baseline"
+"""How the run ids of baselines end that were served beside another run."""
 COLOURS = 8
 """Colours in ``style.css``; the first is the text's own."""
 MARKERS = "os^Dv"
@@ -73,7 +75,8 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
     models = list(dict.fromkeys(record.variant.model for record in records))
     ordered = sorted(records, key=lambda record: models.index(record.variant.model))
     baselines: dict[tuple[str, str], RunRecord] = {}
-    for record in ordered:
+    # A run of its own has scores too; a baseline that was served beside another run has cells only.
+    for record in sorted(ordered, key=lambda record: record.run_id.endswith(BESIDE)):
         if record.variant.quant == BASELINE:
             baselines.setdefault((record.variant.model, record.engine), record)
     found, place = [], Counter[str]()
@@ -82,7 +85,8 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
         index = place[record.variant.model]
         place[record.variant.model] += 1
         mark = Mark(index % COLOURS, MARKERS[index % len(MARKERS)])
-        found.append(Run(record, label, mark, None if baseline is record else baseline))
+        is_baseline = record.variant.quant == BASELINE
+        found.append(Run(record, label, mark, None if is_baseline else baseline))
     return tuple(found)
 
 
@@ -94,7 +98,7 @@ def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
         if record.control is not None:
             control = record.control
             baseline: dict[str, object] = {
-                "run_id": f"{record.run_id}-baseline",
+                "run_id": f"{record.run_id}{BESIDE}",
                 "variant": control.variant,
                 "checkpoint": control.checkpoint,
                 "engine_info": control.engine_info,

@@ -1,0 +1,167 @@
+"""Whole runs of other kinds: a baseline beside the variant, a server that somebody else runs, an open loop."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from bench.compose import compose_job, with_plus
+from bench.errors import ConfigError, NotPossibleError
+from bench.plan import check, context_of, plan
+from bench.process import session_members
+from bench.record import Control, RunRecord
+from bench.report.view import runs, with_baselines
+from tests import fake_server
+from tests.conftest import Cli
+from tests.records import record
+from tests.test_run import records, server_pids
+
+TINY = ["+model=tiny-qwen3", "accuracy=none", "workload.input_lens=[1,48]", "workload.output_len=4"]
+
+
+def composed(*overrides: str):
+    return compose_job(with_plus([*TINY, *overrides, "session=test"]))
+
+
+def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
+    done = cli(*TINY, "quant=bf16", "baseline=bf16", "workload.trials=4", "price_per_hour=3.6")
+    assert done.returncode == 0, done.stderr
+    (found,) = records(cli.folder)
+    assert found.control is not None
+    assert found.command[-3:] == ("baseline=bf16", "workload.trials=4", "price_per_hour=3.6")
+    for own, other in zip(found.cells, found.control.cells, strict=True):
+        assert own.interleaved
+        assert other.interleaved
+        assert own.status == other.status == "ok"
+        turns = sorted((one.started_at, who) for who, cell in (("A", own), ("B", other)) for one in cell.trials)
+        assert "".join(who for _, who in turns) == "ABBAABBA"
+    rows = list(csv.DictReader(io.StringIO(cli(module="bench.export").stdout)))
+    assert [row["baseline"] for row in rows] == ["", "", "yes", "yes"]
+    assert all(float(row["roof_tokens_per_s"]) > float(row["decode_tokens_per_s"]) > 0 for row in rows)
+    assert all(float(row["dollars_per_million_tokens"]) > 0 for row in rows)
+    assert not server_pids(cache)
+
+
+@pytest.fixture(scope="module")
+def somebody_elses() -> Iterator[fake_server.Running]:
+    with fake_server.running() as server:
+        yield server
+
+
+@pytest.mark.parametrize("protocol", ["sglang", "openai"])
+def test_a_server_that_somebody_else_runs_is_measured(
+    cli: Cli, somebody_elses: fake_server.Running, protocol: str
+) -> None:
+    somebody_elses.load()
+    where = [f"engine.url={somebody_elses.base_url}", f"engine.protocol={protocol}"]
+    done = cli(*TINY, "quant=fp8", "engine=attach", *where, "workload.trials=2", "workload.output_len=6")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (found,) = records(cli.folder)
+    assert (found.checkpoint, found.device) == (None, None)
+    assert [cell.status for cell in found.cells] == ["ok", "ok"]
+    for cell in found.cells:
+        assert cell.unproven[0].startswith("that the server holds this model in this quantization")
+        assert bool(cell.prompts) == (protocol == "openai")
+    assert cli(*TINY, "quant=fp8", "engine=attach", *where, "baseline=bf16").returncode == 2
+
+
+def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
+    rates = ["workload.request_rates=[20,4000]", "workload.open_loop_requests=40", "workload.open_loop_concurrency=8"]
+    done = cli(
+        *TINY[:2], "workload.input_lens=[32]", "workload.output_len=8", "workload.trials=1",
+        "workload.objective={ttft_s: 5, tpot_s: 1}", *rates,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    (found,) = records(cli.folder)
+    by_rate = {cell.request_rate: cell for cell in found.cells}
+    assert set(by_rate) == {None, 20, 4000}
+    assert by_rate[4000].status == "not_supported" or by_rate[4000].trials[0].saturated is not None
+    (report,) = (cli.folder / "reports").glob("*.html")
+    assert 'id="load"' in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["engine=attach"], "name the server, for example engine.url="),
+        (["engine=attach", "engine.url=http://"], "is no address"),
+        (["engine=attach", "engine.url=http://h:abc"], "is no address"),
+        (["engine=attach", "engine.url=http://me:secret@h:80"], "use engine.api_key_env=VARIABLE"),
+        (["engine=attach", "engine.url=http://h:80", "engine.protocol=x"], "engine.protocol"),
+        (["engine=attach", "engine.url=http://h:80", "baseline=bf16"], "needs servers that are started here"),
+        (["engine=vllm", "engine.device=cpu", "quant=nvfp4"], "quant=nvfp4 on engine=vllm"),
+        (
+            ["engine=sglang", "engine.toolchain=sglang-cpu", "engine.device=cpu", "quant=fp8"],
+            "quant=fp8 on engine=sglang",
+        ),
+        (["engine=sglang", "engine.tp_size=0"], "engine.tp_size"),
+        (["baseline=bf61"], "baseline=bf61: no such quant; did you mean 'bf16'?"),
+        (["baseline=null"], "baseline=null: no such quant"),
+        (["engine=null"], "engine=null: no such engine"),
+        (["workload.request_rates=[0]"], "workload.request_rates"),
+        (["workload.request_rates=[inf]"], "workload.request_rates"),
+        (["workload.objective={ttft_s: -1, tpot_s: 1}"], "workload.objective"),
+        (["price_per_hour=-1"], "price_per_hour"),
+        (["results_dir=null"], "results_dir: expected a folder"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(composed(*overrides))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_accuracy_is_refused_where_an_engine_only_measures_speed() -> None:
+    spec = compose_job([*TINY[:1], "engine=attach", "engine.url=http://h:80", "session=test"])
+    with pytest.raises(NotPossibleError, match="measures speed only; add accuracy=none"):
+        check(spec)
+
+
+def test_the_context_is_what_the_engine_makes_of_it() -> None:
+    rope = "engine.rope={factor: 4, original: 32768}"
+    assert context_of(composed("model=qwen3-8b")) == 40960
+    assert context_of(composed("model=qwen3-8b", "engine=sglang", rope)) == 131072
+    assert context_of(composed("model=qwen3-8b", "engine=sglang", rope, "engine.context_length=140000")) == 140000
+    assert context_of(composed("model=qwen3-8b", "engine=vllm", rope)) == 131072
+
+
+def test_another_version_of_a_server_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.engines import sglang
+
+    spec = composed("engine=sglang")
+    before = plan(spec).key
+    monkeypatch.setattr(sglang, "versions", lambda config: {"sglang": "9.9"})
+    assert plan(spec).key != before
+
+
+def test_what_was_typed_for_an_automatic_engine_holds() -> None:
+    engine = composed("engine.max_running_requests=3").engine
+    assert (engine.name, engine.config["max_running_requests"]) == ("transformers", 3)
+    assert composed("engine.transformers.max_running_requests=8").engine.config["max_running_requests"] == 8
+
+
+def beside(one: RunRecord, other: RunRecord) -> RunRecord:
+    control = Control(
+        variant=other.variant, checkpoint=other.checkpoint, engine_info={}, server=None, cells=other.cells
+    )
+    return one.model_copy(update={"control": control})
+
+
+def test_a_run_with_scores_is_the_baseline_before_one_that_only_stood_beside() -> None:
+    plain = record("bf16")
+    shown = runs(with_baselines([beside(record("fp8"), plain), plain]))
+    assert [run.record.variant.quant for run in shown] == ["fp8", "bf16", "bf16"]
+    assert [run.baseline is not None and bool(run.baseline.scores) for run in shown] == [True, False, False]
+    alone = runs(with_baselines([beside(record("fp8"), plain)]))
+    assert alone[0].baseline is not None
+
+
+def test_a_reused_process_number_is_nobody_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = psutil.Process()
+    monkeypatch.setattr(os, "getsid", lambda pid: me.pid)
+    assert session_members(me.pid, me.create_time() - 3600) == []
+    assert me in session_members(me.pid, me.create_time())
