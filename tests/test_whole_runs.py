@@ -14,6 +14,7 @@ from bench.plan import check, context_of, plan
 from bench.process import session_members
 from bench.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
+from bench.spec import RunSpec
 from tests import fake_server
 from tests.conftest import Cli
 from tests.records import record
@@ -22,8 +23,9 @@ from tests.test_run import records, server_pids
 TINY = ["+model=tiny-qwen3", "accuracy=none", "workload.input_lens=[1,48]", "workload.output_len=4"]
 
 
-def composed(*overrides: str):
-    return compose_job(with_plus([*TINY, *overrides, "session=test"]))
+def composed(*overrides: str) -> RunSpec:
+    model = [] if overrides and overrides[0].startswith("model=") else TINY[:1]
+    return compose_job(with_plus([*model, *TINY[1:], *overrides, "session=test"]))
 
 
 def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
@@ -56,7 +58,7 @@ def test_a_server_that_somebody_else_runs_is_measured(
     cli: Cli, somebody_elses: fake_server.Running, protocol: str
 ) -> None:
     somebody_elses.load()
-    where = [f"engine.url={somebody_elses.base_url}", f"engine.protocol={protocol}"]
+    where = [f"engine.url={somebody_elses.base_url}", f"engine.protocol={protocol}", "engine.served_model=fake"]
     done = cli(*TINY, "quant=fp8", "engine=attach", *where, "workload.trials=2", "workload.output_len=6")
     assert done.returncode == 0, done.stderr + done.stdout
     (found,) = records(cli.folder)
