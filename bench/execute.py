@@ -154,6 +154,10 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
                 with run.stage("accuracy"):
                     measure_accuracy(run, served[0][1], tasks)
                 return
+            if run.spec.engine.config.get("nnodes", 1) > 1:
+                raise EngineError(
+                    f"{ended[0].gone()}; the other machines' part has ended with it: start all of them anew"
+                )
             for engine in ended:
                 run.note(f"{engine.gone()}; starting anew for what is left")
 

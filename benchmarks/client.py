@@ -138,13 +138,17 @@ def run() -> str:
     return "\n".join([*_tables(exact, cost, versions), *(["", "What did not work:", "", *trouble] if trouble else [])])
 
 
+def _rounds() -> str:
+    return "One round" if ROUNDS == 1 else f"Median of {ROUNDS} rounds"
+
+
 def _tables(
     exact: dict[Tool, list[dict[int, Run]]], cost: dict[Tool, list[float]], versions: dict[Tool, str]
 ) -> list[str]:
     lines = [
         f"Median TTFT (ms) and TPOT (%) that each tool reports, less what the scripted server really did in that run: "
         f"{INPUT_LEN} tokens in, {OUTPUT_LEN} out, {UNEVEN[1][0] * 1e3:g} to {UNEVEN[1][1] * 1e3:g} ms apart, one "
-        f"event in four with two tokens; all requests at once. Median of {ROUNDS} rounds in turns.",
+        f"event in four with two tokens; all requests at once. {_rounds()} in turns.",
         "",
         "| client | asks at | " + " | ".join(f"{n} at once" for n in CONCURRENCY) + " |",
         "|---|---|" + "---|" * len(CONCURRENCY),
@@ -160,12 +164,12 @@ def _tables(
         "",
         f"Streamed tokens per second of the client's processor time, all its processes together: {STREAM_AT_ONCE} "
         f"streams of {STREAM_LEN} tokens, {STREAM_AT_ONCE / STEADY[1][0]:,.0f} tokens/s in all, less the time for the "
-        f"same requests with two tokens each. Median of {ROUNDS} rounds (lowest to highest).",
+        f"same requests with two tokens each. {_rounds()} (lowest to highest).",
         "",
         "| client | asks at | tokens per CPU second |",
         "|---|---|---|",
     ]
     for tool, rates in cost.items():
-        spread = f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        spread = f"{median(rates):,.0f}" + (f" ({min(rates):,.0f} to {max(rates):,.0f})" if ROUNDS > 1 else "")
         lines.append(f"| {tool.name} {versions[tool]} | `{tool.api}` | {spread} |")
     return lines

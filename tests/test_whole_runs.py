@@ -157,7 +157,7 @@ def test_a_run_with_scores_is_the_baseline_before_one_that_only_stood_beside() -
     plain = record("bf16")
     shown = runs(with_baselines([beside(record("fp8"), plain), plain]))
     assert [run.record.variant.quant for run in shown] == ["fp8", "bf16", "bf16"]
-    assert [run.baseline is not None and bool(run.baseline.scores) for run in shown] == [True, False, False]
+    assert [run.baseline is not None and bool(run.baseline.scores) for run in shown] == [True, True, False]
     alone = runs(with_baselines([beside(record("fp8"), plain)]))
     assert alone[0].baseline is not None
 

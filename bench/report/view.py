@@ -85,8 +85,7 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
         index = place[record.variant.model]
         place[record.variant.model] += 1
         mark = Mark(index % COLOURS, MARKERS[index % len(MARKERS)])
-        is_baseline = record.variant.quant == BASELINE
-        found.append(Run(record, label, mark, None if is_baseline else baseline))
+        found.append(Run(record, label, mark, None if baseline is record else baseline))
     return tuple(found)
 
 

@@ -21,6 +21,20 @@ MEASURES = {
     "Prefill speed": "Prompt tokens / TTFT. At short inputs it is mostly fixed cost.",
     "End to end": "From just before the request is sent to its last token.",
     "Output rate": "Generated tokens of all requests that ran at once, divided by the time they took together.",
+    "Batch prefill speed": (
+        "Prompt tokens of all requests that were sent together / time to the last one's first token."
+    ),
+    "Closed and open loop": (
+        "A closed loop keeps a number of requests under way, each sent when another is done. An open loop sends them "
+        "at random times at a given rate, whether or not the server keeps up, and counts latencies from when a request "
+        "was due. A rate at which the queue only grows is stopped: it has a throughput and no latencies."
+    ),
+    "Goodput": "Requests per second that kept the workload's objective, a longest TTFT and TPOT.",
+    "Knee": (
+        "The load with the highest throughput / latency (Kleinrock 1979): beyond it, waiting grows faster than the "
+        "work done."
+    ),
+    "Percentiles": "Over the requests of all trials; p90 from 20 requests on and p99 from 200, for fewer carry none.",
     "Qwen speed": (
         "(Prompt + generated tokens) / end-to-end time, the figure in Qwen's published tables. It grows with the "
         "prompt because it counts it, so it stands beside the other figures and never for them."
@@ -49,6 +63,17 @@ MEASURES = {
         "Bits of a weight, layers left in 16 bits, keys and values, kernels and fixed time per step: numbers whose "
         "product is the measured ratio of BF16's time to the variant's. Fixed time is what a line through BF16's steps "
         "of several input lengths leaves for a step of no bytes."
+    ),
+    "client_bound": (
+        "How late the measuring process's event loop was (99th percentile) could put TTFT off by more than 5 "
+        "milliseconds and 5 %, or TPOT by more than 1 %. A client that had no core to itself makes the cell invalid."
+    ),
+    "Keys and values per token": (
+        "2 x layers x key-value heads x head size x bytes of their type: memory that a token of context takes."
+    ),
+    "Energy and dollars per million tokens": (
+        "Joules of all accelerators during a trial, by their own counter or by power over time, and the machine's "
+        "price for that time, over the tokens generated. Trials too short for the readings are left out."
     ),
     "Bits per quantized weight": (
         "Bits stored for each weight of the quantized layers, with scales and zero points; embeddings and other layers "

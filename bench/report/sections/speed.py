@@ -25,6 +25,7 @@ from bench.report.view import SHOWN, Run, reasons_of, runs
 from bench.roofline import Limit
 from bench.speed.metrics import CellSummary, Interval, summarize
 from bench.speed.shapes import Shape, shape_of
+from bench.speed.validity import CLIENT_BOUND
 
 ORDER = 20
 
@@ -48,6 +49,11 @@ LIMIT_HEADS = (
     Head("Of roof", "MBU of decoding; below it MFU of prefill", numeric=True),
     Head("Bound by", "what the roof of decoding is made of; below it that of prefill"),
 )
+
+
+BESIDE = 6
+"""Column before which those of the limit stand: beside the decode speed."""
+MARK = CLIENT_BOUND.rstrip(": ")
 
 
 def _load(cell: SpeedCell, run: Run) -> Load:
@@ -119,7 +125,8 @@ def _limit_cells(limit: Limit | None, share: Share | None) -> list[Cell]:
 
 
 def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
-    start = [run.heading, Cell("", status=cell.status)]
+    marks = (MARK,) if any(warning.startswith(CLIENT_BOUND) for warning in cell.warnings) else ()
+    start = [run.heading, Cell("", marks, status=cell.status)]
     summary = summarize(cell)
     if summary is None:
         return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(heads) - len(start))]
@@ -137,14 +144,14 @@ def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     row = [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
     if len(heads) > len(HEADS):
         limit = limit_of(run.record, cell)
-        row += _limit_cells(limit, against(limit, summary) if limit else None)
+        row[BESIDE:BESIDE] = _limit_cells(limit, against(limit, summary) if limit else None)
     return row
 
 
 def _table(everything: Sequence[Run]) -> Table:
     """Return every cell, one group a shape; with the physical limit where any cell has one."""
     limited = any(limit_of(run.record, cell) for run in everything for cell in run.record.cells)
-    heads = (*HEADS, *LIMIT_HEADS) if limited else HEADS
+    heads = (*HEADS[:BESIDE], *LIMIT_HEADS, *HEADS[BESIDE:]) if limited else HEADS
     shapes: dict[tuple[Load, Shape], list[list[Cell]]] = {}
     for run in everything:
         for cell in run.record.cells:
