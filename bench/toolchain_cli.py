@@ -53,7 +53,8 @@ def show() -> None:
         table.add_row(escape(name), found.kind, f"{size / 1e9:.1f} GB", escape(chain.what_for))
     console.print(table)
     console.print(
-        "Sizes of what is not built are those with torch's CPU build; its CUDA build adds several GB.", soft_wrap=True
+        "Sizes of what is not built are those with torch's CPU build; of sglang and vllm, which need CUDA, estimates.",
+        soft_wrap=True,
     )
 
 

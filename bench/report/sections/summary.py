@@ -11,8 +11,8 @@ from bench.report.view import SHOWN, Run, flips, is_own, runs, status_counts, ta
 ORDER = 10
 
 UNTESTED = (
-    "Differences are described here, not yet tested: intervals show the spread of the measurements, and no verdict "
-    "such as faster, worse or equal is claimed."
+    "Differences in scores are described here, not yet tested: no verdict such as worse or equal is claimed. Whether a "
+    "speed differs is tested where a variant and its baseline are both ok: see where the speed-up went."
 )
 EMULATED = (
     "The engine expanded the quantized weights back to 16 bits and computed with those. The rounding is real, so "
