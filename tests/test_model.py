@@ -75,6 +75,7 @@ def test_the_bf16_server_knows_the_capital_of_france(
         "max_running_requests": 2,
         "startup_timeout_s": 120,
         "request_timeout_s": 60,
+        "first_token_timeout_s": 60,
         "stall_timeout_s": 60,
     }
     question = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"

@@ -124,7 +124,7 @@ def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> None:
-    command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "workload.trials=3", "accuracy=none"]
+    command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "workload.output_len=64", "accuracy=none"]
     run = subprocess.Popen(
         cli.argv(*command), cwd=cli.folder, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -149,11 +149,13 @@ def test_a_server_that_dies_costs_one_cell_and_is_started_anew(cli: Cli, cache: 
     command = [
         "+model=tiny-qwen3",
         f"workload.input_lens={lens}".replace(" ", ""),
-        "workload.trials=9",
+        "workload.output_len=300",  # so that it dies with a request under way
+        "workload.trials=3",
         "accuracy=none",
     ]
     run = subprocess.Popen(cli.argv(*command), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(cli.folder.glob("results/runs/*/cells/*.json")))
+    time.sleep(0.5)  # the next cell has begun
     for pid in server_pids(cache):
         psutil.Process(pid).kill()
     _, said = run.communicate(timeout=120)
@@ -186,7 +188,8 @@ def test_a_sweep_cut_short_does_not_repeat_the_runs_that_were_done(cli: Cli) -> 
 
 
 def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
-    command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "accuracy=none"]
+    lens = "workload.input_lens=[1,2,3,4,5,6,7,8]"
+    command = ["+model=tiny-qwen3", lens, "workload.output_len=200", "accuracy=none"]
     run = subprocess.Popen(cli.argv(*command), cwd=cli.folder, env=cli.env, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(cli.folder.glob("results/runs/*/cells/*.json")))
     servers = [psutil.Process(pid) for pid in server_pids(cache)]
