@@ -113,18 +113,17 @@ def _measure(run: Run) -> None:
             )
         run.note(ended)
         return
-    tasks = tasks_to_run(run)
-    for group in side_by_side(run):
+    groups = list(side_by_side(run))
+    while groups:
+        group = groups.pop(0)
         with run.stage("serve"):
             try:
-                _serve_and_measure(run, group, tasks if group[0].place == CELLS else ())
+                _serve_and_measure(run, group, tasks_to_run(run) if group[0].place == CELLS else ())
             except EngineError as error:
                 if len(group) == 1:
                     raise
                 run.note(f"not interleaved: {error}; trying one server after the other")
-                for subject in group:
-                    with run.stage("serve"):
-                        _serve_and_measure(run, (subject,), tasks_to_run(run) if subject.place == CELLS else ())
+                groups = [(subject,) for subject in group]
 
 
 def _build_all(run: Run) -> bool:

@@ -123,6 +123,8 @@ class RunningEngine:
         if self.child is not None and self.child.exit_code is None and (reason := self.hung(silent_s)) is not None:
             self.after.hung = reason
             self.child.kill()
+            self.child.wait(DYING_SECONDS)  # its threads end a moment after it can be seen to have ended
+            return reason
         return self.gone()
 
 
