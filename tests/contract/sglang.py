@@ -22,7 +22,7 @@ from bench.compose import compose_job, with_plus
 from bench.lifecycle import RunningEngine, serve
 from bench.paths import cache_dir
 from bench.plan import plan
-from bench.record import RunRecord, SpeedCell
+from bench.record import RunRecord
 from bench.toolchain import read, read_built, toolchain_interpreter
 from bench.toolchain import state as toolchain_state
 from bench.toolchain_build import build
@@ -44,8 +44,6 @@ CONTEXT = 1024
 """Of the servers whose answers are recorded, tokens: one more must not take minutes on a CPU."""
 PROMPT = list(range(1000, 1040))
 CHOICES = [330, 389, 340, 422]
-TRIES = 3
-"""Sweeps, as long as the machine is too busy for one. Scores are reused."""
 END_S = 60.0
 """How long the real server may take to end of an unknown token."""
 
@@ -108,11 +106,6 @@ def running(work: Path, name: str, *overrides: str) -> Iterator[RunningEngine]:
         on_wait=lambda: None,
     ) as engine:
         yield engine
-
-
-def is_client_bound(cell: SpeedCell) -> bool:
-    """Tell whether a cell is invalid for nothing but a machine that was busy with other things."""
-    return cell.status == "invalid" and all(reason.startswith("client_bound: ") for reason in cell.reasons)
 
 
 def check_run(record: RunRecord) -> tuple[list[str], str]:
@@ -222,17 +215,7 @@ def checks(contract: Contract, work: Path, *, record: bool) -> None:
         runs[name] = run_quantbench(work / name, overrides)
         return runs[name]
 
-    def sweep_and_score() -> tuple[list[str], str]:
-        for tried in range(1, TRIES + 1):
-            record = run("real", [*REAL, *SPEED, *SCORING])
-            wrong, found = check_run(record)
-            busy = [cell for cell in record.cells if is_client_bound(cell)]
-            if not busy or tried == TRIES:
-                break
-            say(f"the machine was too busy to measure {len(busy)} cells; the sweep is run again")
-        return wrong, f"{found}, in try {tried} of {TRIES}"
-
-    contract.check("a sweep and three tasks", sweep_and_score)
+    contract.check("a sweep and three tasks", lambda: check_run(run("real", [*REAL, *SPEED, *SCORING])))
     contract.check(
         "scores like the reference server's",
         lambda: (
