@@ -2,11 +2,12 @@
 
 import json
 import time
+from pathlib import Path
 
 from bench.accuracy import tasks as accuracy_tasks
 from bench.errors import AccuracyError
 from bench.lifecycle import RunningEngine
-from bench.plan import TaskStage
+from bench.plan import TaskStage, context_of
 from bench.process import Child
 from bench.record import TaskScore
 from bench.store import Store, write_atomic
@@ -14,6 +15,10 @@ from bench.toolchain import interpreter_for
 from bench.underway import Run
 
 POLL_SECONDS = 0.25
+MOST, FEW = 256, 8
+"""Requests under way at once at most; and together, where the server tells nothing of its room."""
+PROMPT_TOKENS = 1024
+"""A long prompt of five examples: what tells from the room for keys and values how many fit."""
 
 
 def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
@@ -27,65 +32,100 @@ def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
         if known:
             score, run_id = known
             run.folder.add_score(score.model_copy(update={"variant": run.spec.variant}))
-            run.note(f"{stage.task}: reused from run {run_id} (same key {stage.key.digest[:12]})")
+            run.note(f"{stage.title}: reused from run {run_id} (same key {stage.key.digest[:12]})")
         else:
             left.append(stage)
     return tuple(left)
 
 
-def measure_accuracy(run: Run, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> None:
+def measure_accuracy(run: Run, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> tuple[TaskStage, ...]:
     """Run the tasks that are left in a process of their own, keeping each score as it appears.
 
+    Returns:
+        The tasks that are still without a score because the server has ended; the answers it gave are kept.
+
     Raises:
-        AccuracyError: that process died.
+        AccuracyError: that process died; or the server, before it had answered anything new, or one that cannot be
+            started here.
     """
-    if not stages or run.checkpoint is None:
-        return
     spec = run.spec.accuracy
-    interpreter = interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.name}")
-    work = run.folder.path / "work"
+    left = list(stages)
     for directory in sorted({accuracy_tasks.working_dir(stage.task, spec.hub_dir) for stage in stages}, key=str):
         chosen = [stage for stage in stages if accuracy_tasks.working_dir(stage.task, spec.hub_dir) == directory]
-        jobs = [
-            accuracy_tasks.TaskJob(
-                variant=run.spec.variant,
-                engine=engine.name,
-                emulates=engine.emulates,
-                task=stage.task,
-                key=stage.key.digest,
-                base_url=engine.base_url,
-                checkpoint=run.checkpoint.path,
-                max_length=run.spec.model.context_length,
-                num_fewshot=spec.fewshot_of(stage.task),
-                limit=spec.limit,
-                chat_template=stage.task in spec.chat_template,
-                max_gen_toks=spec.max_gen_toks,
-                concurrency=spec.concurrency,
-                seed=run.spec.seed,
-                result=work / f"{stage.task}.json",
-                progress=work / f"{stage.task}.progress",
-            )
-            for stage in chosen
-        ]
+        jobs = [_job(run, engine, stage) for stage in chosen]
+        kept = sum(_size(job.journal) for job in jobs)
         for job in jobs:
             job.result.unlink(missing_ok=True)
+        work = run.folder.path / "work"
         write_atomic(work / "jobs.json", json.dumps([job.model_dump(mode="json") for job in jobs]))
+        interpreter = interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.name}")
         argv = [interpreter, "-m", "bench.accuracy.evaluate", str(work / "jobs.json")]
         log_file = run.folder.path / "accuracy.log"
         env = accuracy_tasks.environment(spec.hub_dir, engine.api_key)
         with Child(argv, what="accuracy", log_file=log_file, env=env, cwd=directory or run.folder.path) as child:
-            for job in jobs:
-                _await_score(run, child, job)
+            for stage, job in zip(chosen, jobs, strict=True):
+                if not _await_score(run, child, job, stage.title):
+                    if not engine.ended or sum(_size(job.journal) for job in jobs) == kept:
+                        raise AccuracyError(f"{stage.title}: {child.log_tail()} (log: {child.log_file})")
+                    return tuple(left)
+                left.remove(stage)
+    return ()
 
 
-def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob) -> None:
-    """Show a task's progress until its score is there, and keep it."""
-    with run.view.stage(job.task) as line:
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.TaskJob:
+    assert run.checkpoint is not None
+    spec, folder, name = run.spec.accuracy, run.folder.path, f"{stage.task}-{stage.key.digest[:16]}"
+    chat = stage.task in spec.chat_template
+    return accuracy_tasks.TaskJob(
+        variant=run.spec.variant,
+        engine=engine.name,
+        emulates=engine.emulates,
+        task=stage.task,
+        key=stage.key.digest,
+        base_url=engine.base_url,
+        protocol=engine.protocol,
+        served_model=engine.served_model,
+        checkpoint=run.checkpoint.path,
+        max_length=context_of(run.spec),
+        num_fewshot=spec.fewshot_of(stage.task),
+        limit=spec.limit,
+        at_least=spec.at_least,
+        chat_template=chat,
+        thinking=chat and spec.thinking,
+        max_gen_toks=spec.cap_of(stage.task),
+        max_share=spec.max_share,
+        verify_data=spec.verify_data,
+        concurrency=_concurrency(spec.concurrency, engine),
+        timeout_s=engine.request_timeout_s,
+        repeat=stage.repeat,
+        seed=run.spec.seed,
+        journal=Store(run.spec.results_dir).journal(run.folder, f"{stage.task}-{stage.answers.digest[:16]}"),
+        result=folder / "work" / f"{name}.json",
+        progress=folder / "work" / f"{name}.progress",
+    )
+
+
+def _concurrency(asked: int | str, engine: RunningEngine) -> int:
+    """Return how many requests to have under way: twice what the server computes together, so that it never waits."""
+    if isinstance(asked, int):
+        return asked
+    fits = engine.facts.kv_capacity_tokens
+    running = engine.facts.max_running or (fits // PROMPT_TOKENS if fits else FEW)
+    return max(1, min(MOST, 2 * running))
+
+
+def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob, title: str) -> bool:
+    """Show a task's progress until its score is there, and keep it; False if the server has ended before."""
+    with run.view.stage(title) as line:
         while not job.result.exists():
             if child.exit_code is not None and not job.result.exists():
-                raise AccuracyError(
-                    f"{job.task}: the evaluation ended early: {child.log_tail()} (log: {child.log_file})"
-                )
+                if child.exit_code == accuracy_tasks.GONE:
+                    return False
+                raise AccuracyError(f"{title}: the evaluation ended early: {child.log_tail()} (log: {child.log_file})")
             if job.progress.exists():
                 done, total = map(int, job.progress.read_text().split())
                 line.update(done=done, total=total)
@@ -96,4 +136,5 @@ def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob) -> None:
     run.folder.add_score(score)
     job.result.unlink()
     for reason in score.reasons:
-        run.view.say(f"  {job.task}: {score.status}: {reason}")
+        run.view.say(f"  {title}: {score.status}: {reason}")
+    return True

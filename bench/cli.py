@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",
     "export": "print results as csv or json",
     "toolchain": "list, build and check the environments of other quantization libraries",
+    "mirror": "build and check a folder with the benchmarks' data, for machines without the hub",
 }
 
 

@@ -149,9 +149,13 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
             with run.stage("speed"):
                 shapes = measure_speed(run, served, shapes)
             ended = [engine for _, engine in served if engine.ended]
-            if not ended:
+            left: tuple[TaskStage, ...] = tasks if ended else ()
+            if tasks and not ended:
                 with run.stage("accuracy"):
-                    measure_accuracy(run, served[0][1], tasks)
+                    left = measure_accuracy(run, served[0][1], tasks)
+                ended = [engine for _, engine in served if engine.ended]
+            tasks = left
+            if not shapes and not tasks:
                 return
             if run.spec.engine.config.get("nnodes", 1) > 1:
                 raise EngineError(

@@ -33,9 +33,15 @@ def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] 
     server = control.server if control else record.server
     if checkpoint is None or server is None or server.kv_cache_dtype not in KV_BITS:
         return None
-    if record.spec.get("engine", {}).get("config", {}).get("dtype") == "float32":
-        return None  # its weights and keys are twice as wide as the checkpoint's
     return checkpoint, server
+
+
+def _in_float32(record: RunRecord, cell: SpeedCell) -> bool:
+    """Tell whether a server computed in float32: because it was told to, or for want of BF16 instructions."""
+    control = record.control if cell.variant != record.variant else None
+    info = control.engine_info if control else record.engine_info
+    told = record.spec.get("engine", {}).get("config", {}).get("dtype")
+    return "float32" in (told, info.get("dtype"))
 
 
 def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
@@ -56,17 +62,18 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
     except CheckpointError:
         return None
     closed = cell.request_rate is None
+    wide = _in_float32(record, cell) and manifest.quantization_config is None
     return limit(
         architecture,
-        weight_bytes(architecture, manifest.bits_per_quantized_weight),
+        weight_bytes(architecture, manifest.bits_per_quantized_weight, plain_bits=32 if wide else 16),
         record.device,
         input_len=cell.input_len,
         output_len=cell.output_len,
         concurrency=math.ceil(cell.concurrency / server.replicas) if closed else 1,
         sent_together=closed and cell.n_requests == cell.concurrency,
         devices=server.devices,
-        kv_cache_dtype=server.kv_cache_dtype,
-        multiplied_in=kind,
+        kv_cache_dtype="float32" if wide else server.kv_cache_dtype,
+        multiplied_in="fp32" if wide else kind,
     )
 
 

@@ -1,9 +1,10 @@
 """What a run will do, known before it does anything: its stages, their keys, and whether it can work at all."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy.tasks import check_data, check_tasks, score_key
+from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
 from bench.backends import backend_interpreter, backend_versions, versions
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
@@ -42,11 +43,24 @@ class BuildStage(Frozen):
     """Toolchain that makes the weights; None for one that the current interpreter always is."""
 
 
+UNQUANTIZED = "bf16"
+"""The quantization that the others are compared with."""
+
+
 class TaskStage(Frozen):
     """One accuracy task."""
 
     task: str
     key: Key
+    answers: Key
+    """What the answers to its questions depend on."""
+    repeat: int
+    """1 for the second time, which shows how much differs by chance."""
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.task}, once more" if self.repeat else self.task
 
 
 class Plan(Frozen):
@@ -242,6 +256,15 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
     return (*closed, *opened)
 
 
+def _task_stages(spec: RunSpec, served: Key, versions: dict[str, str]) -> Iterator[TaskStage]:
+    for repeat in (0, 1) if spec.accuracy.noise_floor and spec.quant.name == UNQUANTIZED else (0,):
+        context = context_of(spec)
+        answers = answers_key(served, engine=spec.engine, context_length=context, versions=versions, repeat=repeat)
+        for task in spec.accuracy.tasks:
+            key = score_key(spec.accuracy, task, answers, seed=spec.seed)
+            yield TaskStage(task=task, repeat=repeat, key=key, answers=answers)
+
+
 def plan(spec: RunSpec) -> Plan:
     """Return the run's stages. May ask a hub which commit a revision is.
 
@@ -259,21 +282,7 @@ def plan(spec: RunSpec) -> Plan:
     server_versions = engine.versions(config) if hasattr(engine, "versions") else {}
     served = quantize.key if quantize else Key(stage="attached", version=1, inputs=spec.engine.config)
     shapes = shapes_of(spec.workload)
-    tasks = tuple(
-        TaskStage(
-            task=task,
-            key=score_key(
-                spec.accuracy,
-                task,
-                served,
-                engine=spec.engine,
-                context_length=context_of(spec),
-                seed=spec.seed,
-                versions=server_versions,
-            ),
-        )
-        for task in spec.accuracy.tasks
-    )
+    tasks = tuple(_task_stages(spec, served, server_versions))
     inputs = {
         "variant": spec.variant.model_dump(mode="json"),
         "checkpoint": served.digest,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
@@ -186,6 +186,8 @@ class ServerFacts(Frozen):
     """Accelerators that one copy of the model is spread over; 1 on a CPU."""
     replicas: int = 1
     """Copies of the model, which share the requests out."""
+    max_running: int | None = None
+    """Requests that it computes together at most; None if it does not tell."""
     memory_returned: bool | None = None
     """Whether the accelerators' memory was back at its baseline after the end; None where there is none."""
 
@@ -198,6 +200,16 @@ class Control(Frozen):
     engine_info: dict[str, Any]
     server: ServerFacts | None
     cells: tuple[SpeedCell, ...]
+
+
+Problem = Literal["truncated", "empty", "unfinished", "over_long"]
+
+PROBLEM_MEANING: dict[Problem, str] = {
+    "truncated": "answers cut off at the token limit, scored as far as they go",
+    "empty": "answers without any text",
+    "unfinished": "answers cut off while the model was still reasoning: nothing of them is left to score",
+    "over_long": "items that do not fit into the model's context; they are not asked, and nothing is cut to fit",
+}
 
 
 class ItemOutcome(Frozen):
@@ -214,6 +226,31 @@ class ItemOutcome(Frozen):
     logprobs: tuple[float, ...]
     """Log-probability of each choice, nats; empty for generated answers."""
     metrics: dict[str, float]
+    prompt_tokens: int | None = None
+    """Length of the prompt; of the longest where an item has several."""
+    problem: Problem | None = None
+    """Why a generated answer needs a look."""
+
+
+class Work(Frozen):
+    """What a task made the server do, this run's part and that of earlier ones which it went on with."""
+
+    requests: int
+    prompt_tokens: int
+    unique_tokens: int
+    """Prompt tokens that no other prompt shares the beginning with: those that must be computed at least."""
+    cached_tokens: int | None
+    """Prompt tokens that the server took from its prefix cache; None if it does not tell."""
+    output_tokens: int | None
+    """Tokens of generated answers; None if the server does not tell."""
+    seconds: float
+    """From the first request sent to the last answer."""
+    concurrency: int
+    """Requests under way at once."""
+    resumed: int
+    """Answers that an earlier run had left and that were not asked for again."""
+    retried: int
+    """Requests that failed and were answered when sent again."""
 
 
 class Metric(Frozen):
@@ -239,9 +276,14 @@ class TaskScore(Frozen):
     num_fewshot: int | None
     limit: int | None
     chat_template: bool
+    thinking: bool | None = None
+    """Whether the chat template let the model reason first; None where no template was used."""
+    repeat: int = 0
+    """0 for the score itself; 1 for the same again in another order, to see how much differs by chance."""
     task_versions: dict[str, str]
     counts: dict[str, int]
-    """Answers that need a look: ``truncated``, ``empty``, ``over_long``."""
+    """Items that need a look, by `Problem`."""
+    work: Work | None = None
     seconds: float
     items: tuple[ItemOutcome, ...]
 
@@ -292,14 +334,19 @@ def _from_2(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "schema_version": 3}
 
 
-UPGRADES = {1: _from_1, 2: _from_2}
+def _from_3(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of schema 3 as one of schema 4, which only adds to it."""
+    return {**record, "schema_version": 4}
+
+
+UPGRADES = {1: _from_1, 2: _from_2, 3: _from_3}
 """By schema version: what makes the next one of a record. Records on disk stay as they are."""
 
 
 class RunRecord(Frozen):
     """One run: one variant on one engine."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     run_id: str
     session: str
     """Runs of one command share a session; its report shows them together."""

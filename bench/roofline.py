@@ -21,6 +21,7 @@ KV_BITS = {
     "auto": 16.0, "bfloat16": 16.0, "bf16": 16.0, "float16": 16.0, "fp16": 16.0, "half": 16.0,
     "fp8": 8.0, "fp8_e4m3": 8.0, "fp8_e5m2": 8.0, "int8": 8.0,
     "fp4_e2m1": 4.5,
+    "float32": 32.0,
 }  # fmt: skip
 """Bits of one cached key or value by the engine's name of its type, scales included; ``auto`` is the model's 16."""
 WIDER = {
@@ -28,6 +29,7 @@ WIDER = {
     "fp8": ("fp8", "bf16", "fp32"),
     "int8": ("int8", "bf16", "fp32"),
     "bf16": ("bf16", "fp32"),
+    "fp32": ("fp32",),
 }
 """Types that numbers of a type can be multiplied as without losing anything."""
 
@@ -45,7 +47,7 @@ class WeightBytes(Frozen):
     """1 for a model without experts."""
     experts_per_token: int
     rest_bytes: float
-    """What stays in 16 bits: the output head (with tied embeddings the same table, read once) and the routers."""
+    """What is never quantized: the output head (with tied embeddings the same table, read once) and the routers."""
 
     def experts_read(self, tokens: float) -> float:
         """Return how many different experts of a layer ``tokens`` reach, on average, if each picks at random.
@@ -173,20 +175,23 @@ def bits_per_weight(form: Format, architecture: Architecture) -> float:
     return bits / weights
 
 
-def weight_bytes(architecture: Architecture, bits_per_quantized_weight: float | None) -> WeightBytes:
+def weight_bytes(
+    architecture: Architecture, bits_per_quantized_weight: float | None, *, plain_bits: int = 16
+) -> WeightBytes:
     """Return a model's weights in bytes.
 
     Args:
         architecture: the model's shapes.
-        bits_per_quantized_weight: of the linear layers, scales included; None where nothing is quantized: 16 bits.
+        bits_per_quantized_weight: of the linear layers, scales included; None where nothing is quantized.
+        plain_bits: of every weight that is not quantized.
     """
-    bytes_per_weight = (bits_per_quantized_weight or 16) / 8
+    bytes_per_weight = (bits_per_quantized_weight or plain_bits) / 8
     return WeightBytes(
         attention_bytes=bytes_per_weight * architecture.layers * _attention_parameters(architecture),
         mlp_bytes=bytes_per_weight * architecture.layers * _mlp_parameters(architecture),
         experts=max(1, architecture.experts),
         experts_per_token=architecture.experts_per_token if architecture.experts else 1,
-        rest_bytes=2.0 * (_head_parameters(architecture) + _router_parameters(architecture)),
+        rest_bytes=plain_bits / 8 * (_head_parameters(architecture) + _router_parameters(architecture)),
     )
 
 

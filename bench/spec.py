@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from bench.cuda import has_cuda_device
 from bench.errors import ConfigError
-from bench.record import Objective, Variant
+from bench.record import Objective, Problem, Variant
 from bench.toolchain import read, state
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError
@@ -79,11 +79,31 @@ class AccuracySpec(Frozen):
     name: str
     tasks: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
     limit: PositiveInt | None
+    """Items of each leaf task, such as an MMLU subject; None for all."""
+    at_least: PositiveInt
+    """Items of a whole task below which the limit does not go."""
     num_fewshot: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] | None
-    chat_template: tuple[str, ...]
+    chat_template: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    thinking: bool
+    """Whether a chat template lets the model reason first."""
     max_gen_toks: PositiveInt | None
-    concurrency: PositiveInt
+    """Cap on answers; None for each task's own."""
+    max_thinking_toks: PositiveInt
+    """The same where the model reasons first, its reasoning included."""
+    max_share: dict[Problem, Annotated[float, Field(ge=0, le=1)]]
+    """Share of items with a problem above which a score is invalid."""
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    """Loss, of 1, up to which a variant counts as no worse."""
+    noise_floor: bool
+    """Whether BF16 is scored twice, to see how much differs by chance."""
+    concurrency: PositiveInt | Literal["auto"]
+    verify_data: bool
     hub_dir: Path | None
+
+    def cap_of(self, task: str) -> int | None:
+        """Return the cap on answers of ``task``, tokens; None for the task's own."""
+        thinks = self.thinking and task in self.chat_template
+        return self.max_thinking_toks if thinks else self.max_gen_toks
 
     def fewshot_of(self, task: str) -> int | None:
         """Return the number of examples for ``task``; None means the task's own."""

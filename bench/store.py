@@ -152,6 +152,14 @@ class Store:
                     return score, file.parent.parent.name
         return None
 
+    def journal(self, folder: RunFolder, name: str) -> Path:
+        """Return where the answers to a task's questions are kept, beginning with the most that an earlier run has."""
+        file = folder.path / "answers" / f"{name}.jsonl"
+        if not file.exists() and (others := list(self.runs_dir.glob(f"*/answers/{name}.jsonl"))):
+            most = max(others, key=lambda other: other.stat().st_size)
+            write_atomic(file, most.read_text(encoding="utf-8", errors="replace"))
+        return file
+
     def done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
         """Return the session's newest run with this key, in this environment, that has ended with all it was to do."""
         found = [record for record in self.records(session) if record.key == key and is_complete(record)]

@@ -47,7 +47,7 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
         table.add_column(heading)
     for record in records:
         made = record.checkpoint
-        scores = {score.task: score for score in record.scores}
+        scores = {score.task: score for score in record.scores if not score.repeat}
         row = [escape(record.variant.model), escape(record.variant.quant)]
         row.append(f"{made.checkpoint_bytes / 1e6:,.0f} MB" if made else "–")
         row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else "–")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.serving import Reference, checkpoint, prompt, reference, write_checkpoint
@@ -26,8 +27,8 @@ def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family:
     sequences = [SequenceKV(reserve=1) for _ in ids]
     for tokens, kv in zip(ids, sequences, strict=True):
         for begin in range(0, len(tokens) - 1, 40):
-            model.forward([tokens[begin : min(begin + 40, len(tokens) - 1)]], [kv], keep=1)
-    found = model.forward([tokens[-1:] for tokens in ids], sequences, keep=1)[:, 0]
+            model.forward([tokens[begin : min(begin + 40, len(tokens) - 1)]], [kv], [1])
+    found = torch.cat(model.forward([tokens[-1:] for tokens in ids], sequences, [1] * 3))
     truth = torch.stack([reference.logprobs(tokens)[-1] for tokens in ids])
     torch.testing.assert_close(found.log_softmax(-1), truth, atol=1e-4, rtol=0)
 
@@ -67,11 +68,11 @@ def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
     target = tmp_path / "fp8"
     argv = [sys.executable, "-c", code, str(tmp_path / "bf16"), str(target)]
     subprocess.run(argv, check=True, capture_output=True, cwd=tmp_path)
-    model = Model(target, "cpu", "auto")
+    model = Model(target, "cpu", "bfloat16")
     assert model.quantization
     assert (model.quantization["quant_method"], model.dtype) == ("compressed-tensors", "bfloat16")
     assert model.tokenizer is None
-    model.forward([[1, 2, 3]], [SequenceKV(reserve=3)], keep=1)
+    model.forward([[1, 2, 3]], [SequenceKV(reserve=3)], [1])
     layer = model._model.model.layers[0].mlp.gate_proj
     x = torch.randn(64, 64, dtype=torch.bfloat16)
     with torch.inference_mode():
@@ -121,17 +122,18 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     cache = PrefixCache(max_tokens=10)
     cache.insert([1, 2, 3, 4], filled(4))
     cache.insert([5, 6, 7, 8], filled(4))
-    hit = cache.longest([1, 2, 3, 9], limit=4, reserve=8)
+    hit = cache.longest(np.array([1, 2, 3, 9]), limit=4, reserve=8)
     assert hit.length == 3
     keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0), torch.float32)
     assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
     assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
     cache.insert([9] * 4, filled(4))
-    assert [cache.longest(tokens, 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)] == [4, 0, 4]
+    kept = [cache.longest(np.array(tokens), 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)]
+    assert kept == [4, 0, 4]
     cache.insert([1, 2, 3, 4, 5, 6], filled(6))
-    assert cache.longest([9] * 4, 4, 4).length == 4
+    assert cache.longest(np.array([9] * 4), 4, 4).length == 4
     cache.insert([0] * 11, filled(11))
-    assert cache.longest([0] * 11, 11, 11).length == 0
+    assert cache.longest(np.array([0] * 11), 11, 11).length == 0
 
 
 def test_keys_and_values_in_fp8_take_half_the_room_and_saturate() -> None:

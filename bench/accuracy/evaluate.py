@@ -6,14 +6,21 @@ written whole as soon as it is there. A task that fails leaves a score with stat
 
 import json
 import logging
+import math
 import sys
 import time
 import traceback
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy.asking import Asker, Server, ServerGoneError
+from bench.accuracy.journal import Journal
+from bench.accuracy.questions import Note
+from bench.accuracy.tasks import GONE, MINI_DIR, TaskJob
 from bench.errors import AccuracyError
-from bench.record import ItemOutcome, Metric, Status, TaskScore
+from bench.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore
 from bench.store import write_atomic
 from quantize.parent import end_with_parent
 
@@ -38,10 +45,11 @@ def _number(value: Any) -> float:
     return sum(map(float, value)) / len(value) if isinstance(value, list) else float(value)
 
 
-def _outcome(task: str, sample: dict[str, Any]) -> ItemOutcome:
+def _outcome(task: str, sample: dict[str, Any], notes: dict[str, Note]) -> ItemOutcome:
     first = sample["filtered_resps"][0]
     logprobs = tuple(response[0] for response in sample["filtered_resps"]) if isinstance(first, list | tuple) else ()
     answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else str(first)
+    told = [notes[arguments[0]] for arguments in sample["arguments"] if arguments[0] in notes]
     return ItemOutcome(
         task=task,
         doc_id=sample["doc_id"],
@@ -51,6 +59,8 @@ def _outcome(task: str, sample: dict[str, Any]) -> ItemOutcome:
         answer=answer,
         logprobs=logprobs,
         metrics={name: _number(sample[name]) for name in sample["metrics"]},
+        prompt_tokens=max((note.prompt_tokens for note in told), default=None),
+        problem=next((note.problem for note in told if note.problem), None),
     )
 
 
@@ -66,10 +76,36 @@ def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-def run(job: Any, manager: Any) -> TaskScore:
-    """Run one :class:`bench.accuracy.tasks.TaskJob` and return its score.
+class _Loaded:
+    """A task manager that hands out tasks which are loaded already."""
+
+    def __init__(self, manager: Any, name: str) -> None:
+        self._manager = manager
+        self._loaded = manager.load([name])
+        self.leaves: dict[str, Any] = self._loaded["tasks"]
+
+    def load(self, names: list[str]) -> Any:
+        return self._loaded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+
+def _too_many(counts: Mapping[Problem, int], n_items: int, allowed: dict[Problem, float]) -> tuple[str, ...]:
+    """Return why a score says nothing: one reason for each problem that too many items have."""
+    return tuple(
+        f"{counts[problem]} of {n_items} {PROBLEM_MEANING[problem]} (at most {share:.0%} may be; "
+        f"accuracy.max_share.{problem})"
+        for problem, share in allowed.items()
+        if counts.get(problem, 0) > share * n_items
+    )
+
+
+def run(job: TaskJob, manager: Any) -> TaskScore:
+    """Run one task and return its score.
 
     Raises:
+        ServerGoneError: the server has ended; what it answered is kept.
         AccuracyError: the server failed, or answered something that cannot be scored.
     """
     from lm_eval import simple_evaluate
@@ -77,45 +113,57 @@ def run(job: Any, manager: Any) -> TaskScore:
     from bench.accuracy.served_lm import ServedLM
 
     begin = time.monotonic()
-    model = ServedLM(
-        job.base_url,
-        job.checkpoint,
-        max_length=job.max_length,
-        max_gen_toks=job.max_gen_toks,
-        concurrency=job.concurrency,
-        on_progress=_progress_writer(job.progress),
-    )
-    results = simple_evaluate(
-        model=model,
-        tasks=[job.task],
-        task_manager=manager,
-        num_fewshot=job.num_fewshot,
-        limit=job.limit,
-        apply_chat_template=job.chat_template,
-        log_samples=True,
-        bootstrap_iters=1000,
-        random_seed=job.seed,
-        numpy_random_seed=job.seed,
-        torch_random_seed=job.seed,
-        fewshot_random_seed=job.seed,
-    )
+    tasks = _Loaded(manager, job.task)
+    limit = job.limit and max(job.limit, math.ceil(job.at_least / len(tasks.leaves)))
+    with Journal(job.journal) as journal:
+        if journal.dropped:
+            log.warning("%s: %d lines cut off in the middle are dropped", job.journal, journal.dropped)
+        server = Server(job.base_url, job.protocol, job.served_model, job.concurrency, job.timeout_s)
+        asker = Asker(server, journal, backwards=bool(job.repeat), on_progress=_progress_writer(job.progress))
+        model = ServedLM(
+            asker,
+            job.checkpoint,
+            max_length=job.max_length,
+            thinking=job.thinking,
+            max_gen_toks=job.max_gen_toks,
+        )
+        results = simple_evaluate(
+            model=model,
+            tasks=[job.task],
+            task_manager=tasks,
+            num_fewshot=job.num_fewshot,
+            limit=limit,
+            apply_chat_template=job.chat_template,
+            log_samples=True,
+            bootstrap_iters=1000,
+            random_seed=job.seed,
+            numpy_random_seed=job.seed,
+            torch_random_seed=job.seed,
+            fewshot_random_seed=job.seed,
+        )
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
-    items = tuple(_outcome(leaf, sample) for leaf in sorted(samples) for sample in samples[leaf])
+    items = tuple(_outcome(leaf, sample, model.notes) for leaf in sorted(samples) for sample in samples[leaf])
+    # An item counts once for all its filters.
+    problems = {(item.task, item.doc_id): item.problem for item in items}
+    counts = Counter(problem for problem in problems.values() if problem)
     shots = {results["n-shot"].get(leaf) for leaf in samples}
-    status: Status = "emulated" if job.emulates else "ok"
-    return _score(job, status, seconds=time.monotonic() - begin).model_copy(
+    reasons = _too_many(counts, len(problems), job.max_share)
+    status: Status = "invalid" if reasons else "emulated" if job.emulates else "ok"
+    return _score(job, status, seconds=time.monotonic() - begin, reasons=reasons).model_copy(
         update={
             "metrics": _metrics(results["results"][job.task]),
-            "n_items": len({(item.task, item.doc_id) for item in items}),  # an item counts once for all its filters
+            "n_items": len(problems),
             "num_fewshot": shots.pop() if len(shots) == 1 else None,
+            "limit": limit,
             "task_versions": {name: str(version) for name, version in results["versions"].items()},
-            "counts": {name: model.counts[name] for name in ("truncated", "empty", "over_long")},
+            "counts": {problem: counts[problem] for problem in PROBLEM_MEANING},
+            "work": asker.work(),
             "items": items,
         }
     )
 
 
-def _score(job: Any, status: Status, *, seconds: float, reasons: tuple[str, ...] = ()) -> TaskScore:
+def _score(job: TaskJob, status: Status, *, seconds: float, reasons: tuple[str, ...] = ()) -> TaskScore:
     return TaskScore(
         variant=job.variant,
         engine=job.engine,
@@ -128,6 +176,8 @@ def _score(job: Any, status: Status, *, seconds: float, reasons: tuple[str, ...]
         num_fewshot=job.num_fewshot,
         limit=job.limit,
         chat_template=job.chat_template,
+        thinking=job.thinking if job.chat_template else None,
+        repeat=job.repeat,
         task_versions={},
         counts={},
         seconds=seconds,
@@ -153,12 +203,14 @@ def _explain(error: Exception, task: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run the jobs of the file named by the only argument; exit code 0 even where a task failed: the score tells."""
+    """Run the jobs of the file named by the only argument.
+
+    Exit code 0 even where a task failed, for its score tells; ``GONE`` where the server has ended, and the jobs
+    without a score are left to do.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     end_with_parent()
     from lm_eval.tasks import TaskManager
-
-    from bench.accuracy.tasks import MINI_DIR, TaskJob
 
     jobs = [TaskJob.model_validate(job) for job in json.loads(Path(argv[0]).read_text())]
     manager = TaskManager(include_path=str(MINI_DIR))
@@ -166,6 +218,9 @@ def main(argv: list[str]) -> int:
         begin = time.monotonic()
         try:
             score = run(job, manager)
+        except ServerGoneError as error:
+            log.error("%s: %s", job.task, error)
+            return GONE
         except Exception as error:  # noqa: BLE001 - one task's failure must not lose the next; the log has it all
             traceback.print_exc()
             reason = _explain(error, job.task)

@@ -1,64 +1,66 @@
-"""An lm-eval model that is a running server, spoken to in SGLang's native API with token ids.
+"""An lm-eval model that is a running server: lm-eval's requests become questions, and answers become its results.
 
-Choices that are single tokens are scored together, in one request per item. Requests are sent in the order of their
-token ids, so that items which share a few-shot prefix follow each other and the server computes it once.
+Prompts are cut into tokens exactly as lm-eval's own backend for transformers does it (``HFLM`` of lm-eval 0.4.13), so
+that the server sees what that backend would have seen; nothing is ever cut to fit.
 """
 
-import asyncio
-import math
-import os
+import itertools
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer
 
-from bench.accuracy.tasks import KEY_VARIABLE
+from bench.accuracy.asking import Asker
+from bench.accuracy.questions import Note, Question, Sampling
 from bench.errors import AccuracyError
+from bench.record import Problem
 from quantize.checkpoint import own_code
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]
 """lm-eval's form: ((context, continuation), context ids, continuation ids)."""
+REASONING_END = "</think>"
+"""How Qwen3, DeepSeek-R1 and their kin end their reasoning."""
 
 
 class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """Answers lm-eval's three kinds of requests from a server."""
 
     def __init__(
-        self,
-        base_url: str,
-        tokenizer: Path,
-        *,
-        max_length: int,
-        max_gen_toks: int | None,
-        concurrency: int,
-        on_progress: Callable[[int, int], None],
+        self, asker: Asker, tokenizer: Path, *, max_length: int, thinking: bool, max_gen_toks: int | None
     ) -> None:
-        """Speak to the server at ``base_url``.
+        """Ask through ``asker``.
 
         Args:
-            base_url: e.g. ``http://127.0.0.1:30000``.
+            asker: puts questions to the server.
             tokenizer: folder of the served checkpoint.
             max_length: longest prompt plus answer, tokens.
+            thinking: whether the chat template lets the model reason first.
             max_gen_toks: overrides the tasks' own cap on answers; None keeps it.
-            concurrency: requests under way at once.
-            on_progress: called with (requests done, requests in all).
+
+        Raises:
+            AccuracyError: the model is to reason and cannot.
         """
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(
             tokenizer, local_files_only=True, trust_remote_code=own_code(tokenizer)
         )
         self.max_length = max_length
-        self.counts: Counter[str] = Counter()
-        """Answers that need a look: truncated, empty, over_long."""
-        self._url = f"{base_url}/generate"
+        self.notes: dict[str, Note] = {}
+        """By prompt."""
+        self.reasons = REASONING_END in str(self.tokenizer.chat_template)
+        """Whether answers may begin with reasoning, to be stripped."""
+        self._asker = asker
+        self._thinking = thinking
         self._max_gen_toks = max_gen_toks
-        self._concurrency = concurrency
-        self._on_progress = on_progress
+        if thinking and not self.reasons:
+            raise AccuracyError(
+                f"accuracy.thinking=true: this model's chat template knows no reasoning that ends with {REASONING_END}"
+            )
 
     @property
     def eot_token_id(self) -> int:
@@ -67,67 +69,60 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return token
 
     @property
+    def prefix_token_id(self) -> int:
+        """Id of the token that a text without context follows: the first of a text, if the model has such a token."""
+        token = self.tokenizer.bos_token_id
+        return self.eot_token_id if token is None else int(token)
+
+    @property
     def tokenizer_name(self) -> str:
         """Name by which lm-eval tells prompts of different tokenizers apart."""
         name: str = self.tokenizer.name_or_path
         return name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return token ids, without special tokens unless asked, as lm-eval's own backend does for causal models."""
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
-        return ids
+        """Return token ids; special tokens are the tokenizer's own choice unless the text begins with one already."""
+        return self._encode([string], add_special_tokens)[string]
+
+    def _encode(self, texts: Iterable[str], add_special_tokens: bool | None = None) -> dict[str, list[int]]:
+        """Return the token ids of different texts, encoded together, which takes all cores."""
+        found: dict[str, list[int]] = {}
+        first = self.tokenizer.decode(self.prefix_token_id)
+        for begun, group in itertools.groupby(dict.fromkeys(texts), lambda text: has_bos_prefix(text, first)):
+            some = list(group)
+            adds = False if begun and add_special_tokens is None else add_special_tokens
+            options = {} if adds is None else {"add_special_tokens": adds}
+            found |= zip(some, self.tokenizer(some, **options)["input_ids"], strict=True)
+        return found
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return the conversation as the model's own template writes it, with thinking off where it can be."""
+        """Return the conversation as the model's own template writes it, with or without reasoning."""
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,
+            enable_thinking=self._thinking,
             continue_final_message=not add_generation_prompt,
         )
         return text
 
-    def _ask_all(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send every body and return the answers in the same order, retrying each once.
-
-        Raises:
-            AccuracyError: the server refuses a request twice, or cannot be reached.
-        """
-        order = sorted(range(len(bodies)), key=lambda index: bodies[index]["input_ids"])
-        answers: list[dict[str, Any]] = [{}] * len(bodies)
-        waiting = iter(order)
-        done = 0
-
-        async def ask(session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
-            problem = ""
-            for _ in range(2):
-                try:
-                    async with session.post(self._url, json=body) as response:
-                        if response.status == 200:
-                            answer: dict[str, Any] = await response.json()
-                            return answer
-                        problem = f"HTTP {response.status}: {(await response.text())[:300]}"
-                except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    problem = f"{type(error).__name__}: {error}"
-            raise AccuracyError(f"the server failed a request of {len(body['input_ids'])} tokens twice: {problem}")
-
-        async def work(session: aiohttp.ClientSession) -> None:
-            nonlocal done
-            for index in waiting:
-                answers[index] = await ask(session, bodies[index])
-                done += 1
-                self._on_progress(done, len(bodies))
-
-        async def run() -> None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_read=3600)
-            key = os.environ.get(KEY_VARIABLE)
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-                await _gather_or_cancel([work(session) for _ in range(min(self._concurrency, len(bodies)))])
-
-        asyncio.run(run())
-        return answers
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return (log-probability, whether greedy decoding would say it) of each continuation; see `TemplateLM`."""
+        pairs = [request.args for request in requests]
+        # The same texts as TemplateLM encodes one by one, each once.
+        moved = [(context.rstrip(), context[len(context.rstrip()) :] + end) for context, end in pairs if context]
+        ids = self._encode([text for context, end in moved for text in (context, context + end)])
+        encoded = iter((ids[context], ids[context + end]) for context, end in moved)
+        tokens: list[TokenRequest] = []
+        for context, end in pairs:
+            if context:
+                before, whole = next(encoded)
+                tokens.append(((context, end), before, whole[len(before) :]))
+            else:
+                alone = self.tok_encode(end, add_special_tokens=False)
+                split = 1 if alone[0] == self.prefix_token_id else 0
+                tokens.append(((context, end), alone[:split] or [self.prefix_token_id], alone[split:]))
+        return self._loglikelihood_tokens(tokens)
 
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
@@ -135,127 +130,91 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         """Return (log-probability in nats, whether greedy decoding would say it) for each continuation.
 
         Raises:
-            AccuracyError: a context is longer than the model's, or a log-probability is not a finite number.
+            AccuracyError: an item is longer than the model's context, or cannot be scored.
         """
-        choices: dict[tuple[int, ...], list[int]] = {}
-        for _, context, continuation in requests:
-            if len(context) + len(continuation) > self.max_length:
-                raise AccuracyError(
-                    f"an item of {len(context) + len(continuation)} tokens is longer than the context of "
-                    f"{self.max_length}: nothing is cut silently; use fewer examples (accuracy.num_fewshot=…)"
-                )
+        self._refuse_over_long(requests)
+        choices: dict[tuple[int, ...], dict[int, None]] = {}
+        for (text, _), context, continuation in requests:
             if len(continuation) == 1:
-                choices.setdefault(tuple(context), []).append(continuation[0])
-        rest = [(context, continuation) for _, context, continuation in requests if len(continuation) != 1]
-        bodies = [_choice_request(context, tokens) for context, tokens in choices.items()]
-        bodies += [_continuation_request(context, continuation) for context, continuation in rest]
-        answers = self._ask_all(bodies)
-
-        single: dict[tuple[tuple[int, ...], int], tuple[float, bool]] = {}
-        for context_ids, answer in zip(choices, answers, strict=False):
-            greedy = answer["output_ids"][0]
-            for logprob, token, _ in answer["meta_info"]["output_token_ids_logprobs"][0]:
-                single[context_ids, token] = (_finite(logprob), token == greedy)
-        several = iter(
-            _read_continuation(continuation, answer)
-            for (_, continuation), answer in zip(rest, answers[len(choices) :], strict=True)
-        )
-        return [
-            single[tuple(context), continuation[0]] if len(continuation) == 1 else next(several)
+                choices.setdefault(tuple(context), {})[continuation[0]] = None
+            before = self.notes.get(text, Note(0))
+            self.notes[text] = Note(max(before.prompt_tokens, len(context) + len(continuation)))
+        together = {context: Question(context=context, choices=tuple(tokens)) for context, tokens in choices.items()}
+        wanted = [
+            together[tuple(context)]
+            if len(continuation) == 1
+            else Question(context=tuple(context), continuation=tuple(continuation))
             for _, context, continuation in requests
         ]
+        found = []
+        for (_, _, continuation), question, answer in zip(requests, wanted, self._asker.ask(wanted), strict=True):
+            place = question.choices.index(continuation[0]) if question.choices else 0
+            found.append((answer.logprobs[place], answer.greedy[place]))
+        return found
+
+    def _refuse_over_long(self, requests: Sequence[TokenRequest]) -> None:
+        over = [len(before) + len(after) for _, before, after in requests if len(before) + len(after) > self.max_length]
+        if over:
+            raise AccuracyError(
+                f"{len(over)} of {len(requests)} continuations are longer than the context of {self.max_length} tokens "
+                f"(the longest has {max(over)}), and nothing is cut to fit: use fewer examples (accuracy.num_fewshot=…)"
+            )
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of each whole text, in windows of the model's length."""
-        totals: list[float] = []
-        for (text,) in [request.args for request in requests]:
+        pieces: list[TokenRequest] = []
+        owners: list[int] = []
+        for owner, (text,) in enumerate(request.args for request in requests):
             windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length - 1, 1)
-            pieces = [(("", ""), *make_disjoint_window(window)) for window in windows]
-            totals.append(sum(logprob for logprob, _ in self._loglikelihood_tokens(pieces)))
+            for window in windows:
+                pieces.append(((text, ""), *make_disjoint_window(window)))
+                owners.append(owner)
+        totals = [0.0] * len(requests)
+        for owner, (logprob, _) in zip(owners, self._loglikelihood_tokens(pieces), strict=True):
+            totals[owner] += logprob
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return the generated text of each request; counts those truncated, empty, or too long to ask."""
-        bodies: list[dict[str, Any]] = []
+        """Return the generated text of each request, reasoning and what follows a stop text taken off."""
+        asked = [(context, normalize_gen_kwargs(settings)) for context, settings in (r.args for r in requests)]
+        ids = self._encode([context for context, _ in asked])
+        questions: list[Question] = []
         places: list[int] = []
-        texts = [""] * len(requests)
-        for index, (context, settings) in enumerate(request.args for request in requests):
-            ids = self.tok_encode(context)
-            room = self.max_length - len(ids)
+        texts = [""] * len(asked)
+        drawn = Counter[str]()
+        for place, (context, settings) in enumerate(asked):
+            room = self.max_length - len(ids[context])
             if room < 1:
-                self.counts["over_long"] += 1
+                self.notes[context] = Note(len(ids[context]), "over_long")
                 continue
-            wanted = self._max_gen_toks or settings.get("max_gen_toks", 256)
-            bodies.append(_generation_request(ids, settings, min(room, wanted)))
-            places.append(index)
-        for index, answer in zip(places, self._ask_all(bodies), strict=True):
-            texts[index] = answer["text"]
-            self.counts["truncated"] += answer["meta_info"]["finish_reason"]["type"] == "length"
-            self.counts["empty"] += not answer["text"].strip()
+            sampling = self._sampling(settings, room)
+            questions.append(Question(context=tuple(ids[context]), sampling=sampling, nth=drawn[context]))
+            drawn[context] += sampling.temperature > 0
+            places.append(place)
+        for place, answer in zip(places, self._asker.ask(questions), strict=True):
+            context, settings = asked[place]
+            texts[place], problem = self.spoken(answer.text or "", settings["until"], cut=answer.cut)
+            self.notes[context] = Note(len(ids[context]), problem)
         return texts
 
+    def _sampling(self, settings: dict[str, Any], room: int) -> Sampling:
+        """Return how an answer is generated; stop texts would end the reasoning too, so then they come afterwards."""
+        stops = [stop for stop in settings["until"] if stop]
+        few = self._asker.max_stops is None or len(stops) <= self._asker.max_stops
+        return Sampling(
+            max_new_tokens=min(room, self._max_gen_toks or settings["max_gen_toks"]),
+            stop=tuple(stops) if few and not self._thinking else (),
+            temperature=settings["temperature"],
+            top_p=settings.get("top_p", 1.0),
+            top_k=settings.get("top_k", -1),
+        )
 
-async def _gather_or_cancel(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines together; at the first error cancel the others and raise that error itself."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _choice_request(context: Sequence[int], tokens: Sequence[int]) -> dict[str, Any]:
-    """Ask for the log-probabilities of several next tokens at once."""
-    return {
-        "input_ids": list(context),
-        "sampling_params": {"max_new_tokens": 1, "temperature": 0, "ignore_eos": True},
-        "return_logprob": True,
-        "token_ids_logprob": list(dict.fromkeys(tokens)),
-        "logprob_start_len": -1,
-    }
-
-
-def _continuation_request(context: Sequence[int], continuation: Sequence[int]) -> dict[str, Any]:
-    """Ask for the log-probabilities of a continuation; the prefix before its context's last token may be cached."""
-    return {
-        "input_ids": [*context, *continuation],
-        "sampling_params": {"max_new_tokens": 0, "temperature": 0, "ignore_eos": True},
-        "return_logprob": True,
-        "top_logprobs_num": 1,
-        "logprob_start_len": len(context) - 1,
-    }
-
-
-def _generation_request(ids: Sequence[int], settings: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
-    """Ask for text, with the task's own stops and temperature."""
-    sampling: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": settings.get("temperature", 0.0) if settings.get("do_sample") else 0.0,
-    }
-    until = settings.get("until") or []
-    if until:
-        sampling["stop"] = [until] if isinstance(until, str) else list(until)
-    return {"input_ids": list(ids), "sampling_params": sampling}
-
-
-def _finite(logprob: float | None) -> float:
-    """Return the log-probability.
-
-    Raises:
-        AccuracyError: NaN, infinite or missing; an argmax over such values would silently answer "A".
-    """
-    if logprob is None or not math.isfinite(logprob):
-        raise AccuracyError(f"the server answered a log-probability of {logprob}: its logits are not finite numbers")
-    return logprob
-
-
-def _read_continuation(continuation: Sequence[int], answer: dict[str, Any]) -> tuple[float, bool]:
-    meta = answer["meta_info"]
-    entries = meta["input_token_logprobs"][-len(continuation) :]
-    tops = meta["input_top_logprobs"][-len(continuation) :]
-    if [token for _, token, _ in entries] != list(continuation):
-        raise AccuracyError("the server scored other tokens than it was asked to")
-    greedy = all(top[0][1] == token for top, token in zip(tops, continuation, strict=True))
-    return sum(_finite(logprob) for logprob, _, _ in entries), greedy
+    def spoken(self, text: str, until: Sequence[str], *, cut: bool) -> tuple[str, Problem | None]:
+        """Return what of a generated text is the answer, and what is wrong with it."""
+        if self._thinking and cut and REASONING_END not in text:
+            return "", "unfinished"
+        marker = REASONING_END if self.reasons else None
+        answer: str = postprocess_generated_text(text, list(until), marker)
+        if not answer.strip():
+            return answer, "empty"
+        return answer, "truncated" if cut else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.environment import gpus
 from bench.errors import ConfigError
-from bench.record import Variant
+from bench.record import Problem, Variant
 from bench.spec import AccuracySpec, PartSpec, nearest
 from quantize.checkpoint import hash_folder
 from quantize.key import Frozen, Key, canonical_json, sha256_text
@@ -18,10 +18,14 @@ MINI_DIR = Path(__file__).resolve().parent / "mini"
 MINI_TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
 HUB_DATA = {"mmlu": "cais/mmlu", "ceval-valid": "ceval/ceval-exam", "ifeval": "google/IFEval"}
 """Folder of a local hub mirror that a task's data lies in."""
-VERSION = 1
+VERSION = 2
 """Raised whenever a change here would change a score."""
 KEY_VARIABLE = "QUANTBENCH_SERVER_KEY"
 """Environment variable that carries the server's key to the process that asks it."""
+
+
+GONE = 3
+"""Exit code of an evaluation whose server has ended."""
 
 
 class TaskJob(Frozen):
@@ -33,14 +37,28 @@ class TaskJob(Frozen):
     task: str
     key: str
     base_url: str
+    protocol: str
+    served_model: str
+    """What requests must call the model; empty for nothing."""
     checkpoint: Path
     max_length: int
     num_fewshot: int | None
     limit: int | None
+    """Items of each leaf task at most; None for all."""
+    at_least: int
+    """Items of the whole task below which the limit does not go."""
     chat_template: bool
+    thinking: bool
     max_gen_toks: int | None
+    max_share: dict[Problem, float]
+    """Above which share of items with a problem the score is invalid."""
+    verify_data: bool
     concurrency: int
+    timeout_s: float
+    repeat: int
     seed: int
+    journal: Path
+    """Answers are kept here, one by one."""
     result: Path
     """The score is written here, whole."""
     progress: Path
@@ -117,35 +135,45 @@ def _data_identity(task: str, hub_dir: Path | None) -> str:
     return "hub"
 
 
-def score_key(
-    spec: AccuracySpec,
-    task: str,
-    checkpoint: Key,
-    *,
-    engine: PartSpec,
-    context_length: int,
-    seed: int,
-    versions: dict[str, str],
+def answers_key(
+    checkpoint: Key, *, engine: PartSpec, context_length: int, versions: dict[str, str], repeat: int = 0
 ) -> Key:
-    """Return what a task's score depends on, so that it is measured once."""
-    names = ("lm_eval", "torch", "transformers")
+    """Return what the answer to a question depends on: the server. The answers of a limited run serve the full one."""
+    names = ("torch", "transformers")
     kernel: dict[str, Any] = {name: value for name, value in engine.config.items() if not name.endswith("_timeout_s")}
     return Key(
-        stage="accuracy",
+        stage="answers",
         version=VERSION,
         inputs={
             "checkpoint": checkpoint.digest,
             "engine": {"name": engine.name, "gpus": gpus(), **kernel},
             "context_length": context_length,
+            "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
+            **({"server": versions} if versions else {}),
+            **({"repeat": repeat} if repeat else {}),
+        },
+    )
+
+
+def score_key(spec: AccuracySpec, task: str, answers: Key, *, seed: int) -> Key:
+    """Return what a task's score depends on, so that it is measured once."""
+    return Key(
+        stage="accuracy",
+        version=VERSION,
+        inputs={
+            "answers": answers.digest,
             "task": task,
             "num_fewshot": spec.fewshot_of(task),
-            "limit": spec.limit,
+            "limit": spec.limit and [spec.limit, spec.at_least],
             "chat_template": task in spec.chat_template,
-            "max_gen_toks": spec.max_gen_toks,
-            "concurrency": spec.concurrency,  # batching changes BF16 rounding, and with it a pick now and then
+            "thinking": task in spec.chat_template and spec.thinking,
+            "max_gen_toks": spec.cap_of(task),
+            "max_share": spec.max_share,
+            "concurrency": spec.concurrency,  # batching changes rounding, and with it a pick now and then
             "data": _data_identity(task, spec.hub_dir),
-            "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
+            "libraries": {
+                name: importlib.metadata.version(name) for name in ("lm_eval",) if importlib.util.find_spec(name)
+            },
             "seed": seed,
-            **({"server": versions} if versions else {}),
         },
     )

@@ -86,6 +86,7 @@ def facts(
         weights_bytes=info.get("weights_bytes"),
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1,
+        max_running=info["max_running_requests"],
     )
 
 

@@ -51,12 +51,12 @@ class Run:
 
     def score(self, task: str) -> TaskScore | None:
         """Return this run's score of a task, whatever its status."""
-        return next((score for score in self.record.scores if score.task == task), None)
+        return next((score for score in self.record.scores if score.task == task and not score.repeat), None)
 
     def baseline_score(self, task: str) -> TaskScore | None:
         """Return the baseline's score of a task, if it has figures that may be printed."""
         scores = self.baseline.scores if self.baseline else ()
-        shown = (score for score in scores if score.status in SHOWN and score.metrics)
+        shown = (score for score in scores if score.status in SHOWN and score.metrics and not score.repeat)
         return next((score for score in shown if score.task == task), None)
 
 

@@ -5,12 +5,13 @@ most of the machine. Here each sequence of a batch attends to its own keys, mask
 time, and a single query needs none. Registered under :data:`NAME`, transformers builds no masks of its own.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from bench.serving.kv import Rows
 
 NAME = "quantbench"
 SCORES_PER_BLOCK = 2**25
@@ -26,26 +27,26 @@ def register() -> None:
 def _attend(
     module: torch.nn.Module,
     query: torch.Tensor,
-    keys: Sequence[torch.Tensor],
-    values: Sequence[torch.Tensor],
+    keys: Rows,
+    values: Rows,
     attention_mask: None,
     *,
     scaling: float,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend each row of ``query`` to its own sequence; transformers' interface.
+    """Attend each sequence's new positions to that sequence alone; transformers' interface.
 
     Args:
         module: the calling layer.
-        query: (rows, heads, queries, head_dim), the last ``queries`` positions of each sequence.
-        keys: one (1, kv_heads, positions, head_dim) per row, the new positions included.
+        query: (1, heads, new positions of all sequences, head_dim).
+        keys: of each sequence, the new positions included.
         values: as ``keys``.
         attention_mask: always None: transformers builds no mask for this attention.
         scaling: factor on the scores.
         options: what else the layer wants; only things without effect on causal attention are accepted.
 
     Returns:
-        (rows, queries, heads, head_dim), and None for the weights.
+        (1, new positions of all sequences, heads, head_dim), and None for the weights.
 
     Raises:
         NotImplementedError: the model needs an attention that is not plain causal attention.
@@ -53,8 +54,8 @@ def _attend(
     needed = [name for name in UNSUPPORTED if options.get(name) is not None]
     if needed:
         raise NotImplementedError(f"this model's attention uses {', '.join(needed)}, which engine=transformers lacks")
-    rows = [causal(row, key, value, scaling) for row, key, value in zip(query.split(1), keys, values, strict=True)]
-    return torch.cat(rows).transpose(1, 2), None
+    pieces = zip(query.split(keys.new, dim=2), keys.views, values.views, strict=True)
+    return torch.cat([causal(piece, key, value, scaling) for piece, key, value in pieces], dim=2).transpose(1, 2), None
 
 
 def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:

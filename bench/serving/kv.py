@@ -5,6 +5,7 @@ entry as it is.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -83,22 +84,30 @@ def _allocate(like: torch.Tensor, capacity: int, dtype: torch.dtype) -> torch.Te
     return like.new_empty((2, like.shape[0], capacity, like.shape[2]), dtype=dtype)
 
 
-class RaggedCache:
-    """The cache that a transformers model sees in one forward pass: row i of the batch is sequence i.
+@dataclass(frozen=True)
+class Rows:
+    """Keys or values of several sequences in one layer, as :mod:`bench.serving.attention` wants them."""
 
-    Models only ever call :meth:`update`; what it returns goes straight to :mod:`bench.serving.attention`.
+    new: Sequence[int]
+    """Of each sequence, how many positions at its end are new."""
+    views: tuple[torch.Tensor, ...]
+    """Of each sequence, all positions so far: (1, kv_heads, positions, head_dim)."""
+
+
+class RaggedCache:
+    """The cache that a transformers model sees in one forward pass over the new tokens of several sequences.
+
+    The model sees one row with the new tokens of all sequences behind each other. It only ever calls :meth:`update`;
+    what that returns goes straight to :mod:`bench.serving.attention`.
     """
 
-    def __init__(self, sequences: Sequence[SequenceKV], store: torch.dtype) -> None:
+    def __init__(self, sequences: Sequence[SequenceKV], new: Sequence[int], store: torch.dtype) -> None:
         self._sequences = sequences
+        self._new = list(new)
         self._store = store
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int
-    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-        """Append one layer's new positions, each (rows, kv_heads, new, head_dim), and return every row's views."""
-        views = [
-            sequence.append(layer, key, value, self._store)
-            for sequence, key, value in zip(self._sequences, keys, values, strict=True)
-        ]
-        return tuple(key for key, _ in views), tuple(value for _, value in views)
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[Rows, Rows]:
+        """Append one layer's new positions, (1, kv_heads, new positions of all, head_dim), and return each's own."""
+        pieces = zip(self._sequences, keys[0].split(self._new, dim=1), values[0].split(self._new, dim=1), strict=True)
+        views = [sequence.append(layer, key, value, self._store) for sequence, key, value in pieces]
+        return Rows(self._new, tuple(key for key, _ in views)), Rows(self._new, tuple(value for _, value in views))

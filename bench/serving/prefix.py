@@ -17,7 +17,7 @@ class _Entry:
     kv: SequenceKV
 
 
-def _common(left: Tokens, right: Tokens) -> int:
+def common(left: Tokens, right: Tokens) -> int:
     """Return how many leading tokens two sequences share."""
     n = min(len(left), len(right))
     differs = left[:n] != right[:n]
@@ -32,7 +32,11 @@ class PrefixCache:
         self._entries: list[_Entry] = []
         """Least recently used first."""
 
-    def longest(self, tokens: Sequence[int], limit: int, reserve: int) -> SequenceKV:
+    def known(self, tokens: Tokens, limit: int) -> int:
+        """Return how many leading positions of ``tokens``, at most ``limit``, could be reused."""
+        return max((common(entry.tokens, tokens[:limit]) for entry in self._entries), default=0)
+
+    def longest(self, tokens: Tokens, limit: int, reserve: int) -> SequenceKV:
         """Return keys and values of the longest known beginning of ``tokens``, ready to be continued.
 
         Args:
@@ -43,8 +47,8 @@ class PrefixCache:
         Returns:
             A sequence of its own whose ``length`` is the number of positions reused, 0 if none.
         """
-        wanted = np.asarray(tokens[:limit], dtype=np.int64)
-        lengths = [_common(entry.tokens, wanted) for entry in self._entries]
+        wanted = tokens[:limit]
+        lengths = [common(entry.tokens, wanted) for entry in self._entries]
         best = max(lengths, default=0)
         if best == 0:
             return SequenceKV(reserve)
@@ -57,11 +61,11 @@ class PrefixCache:
         new = np.asarray(tokens, dtype=np.int64)
         if not 0 < len(new) <= self._max_tokens:
             return
-        common = [_common(entry.tokens, new) for entry in self._entries]
-        if len(new) in common:
+        lengths = [common(entry.tokens, new) for entry in self._entries]
+        if len(new) in lengths:
             return
         self._entries = [
-            entry for entry, shared in zip(self._entries, common, strict=True) if shared < len(entry.tokens)
+            entry for entry, shared in zip(self._entries, lengths, strict=True) if shared < len(entry.tokens)
         ]
         self._entries.append(_Entry(new, kv))
         excess = sum(len(entry.tokens) for entry in self._entries) - self._max_tokens

@@ -1,8 +1,9 @@
 """The model thread: continuous batching of requests, first come, first served.
 
-At each step the waiting requests that fit are prefilled one after the other, in chunks, on top of whatever beginning
-the prefix cache knows; then all running ones decode one token together, and finished ones leave. Only this thread
-touches the model, the sequences and the cache; the event loop sees :class:`Progress` events.
+At each step the waiting requests that fit are prefilled, short ones together in one forward pass and long ones in
+chunks, on top of whatever beginning the prefix cache knows; then all running ones decode one token together, and
+finished ones leave. Only this thread touches the model, the sequences and the cache; the event loop sees
+:class:`Progress` events.
 """
 
 import asyncio
@@ -14,21 +15,26 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.serving import sampling
 from bench.serving.kv import MIN_GROWTH, SequenceKV
 from bench.serving.model import Model
-from bench.serving.prefix import PrefixCache
+from bench.serving.prefix import PrefixCache, Tokens, common
 from bench.serving.protocol import Prompt
 from bench.serving.sampling import Entry
 from bench.serving.text import TextStream, first_stop
 
 SCORING_CHUNK = 256
 """Prompt positions per chunk where each needs the whole vocabulary's logits: 150 MB in float32 for 151,936 tokens."""
+
+WORTH_WAITING = 64
+"""Prompt positions for which a request waits until another one has computed them."""
 
 CANCELLED = "cancelled: the client is gone"
 
@@ -90,6 +96,22 @@ class Job:
     events: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     """Set by the event loop when nobody waits any more."""
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The prompt, as the prefix cache compares it."""
+        return np.asarray(self.prompt.tokens, dtype=np.int64)
+
+    @property
+    def wanted(self) -> int:
+        """First prompt position whose logits are needed."""
+        start = self.prompt.logprob_start
+        return len(self.prompt.tokens) - 1 if start is None else start
+
+    @property
+    def reusable(self) -> int:
+        """Most leading positions that the prefix cache may serve."""
+        return min(len(self.prompt.tokens) - 1, self.wanted) if self.reuse else 0
 
     cached_tokens: int = 0
     output_ids: list[int] = field(default_factory=list)
@@ -165,78 +187,110 @@ class Scheduler:
         while True:
             while not (self._inbox.empty() and (self._waiting or self._running)):
                 self._inbox.get()()
-            while self._waiting and self._fits(self._waiting[0]):
-                self._start(self._waiting.popleft())
+            while group := self._next_group():
+                self._start(group)
             self._decode()
 
-    def _fits(self, job: Job) -> bool:
-        taken = sum(running.job.prompt.n_positions for running in self._running)
-        return len(self._running) < self._max_running and taken + job.prompt.n_positions <= self._max_total
+    def _next_group(self) -> list[Job]:
+        """Take waiting jobs, first come, first served, whose prompts one forward pass can compute together.
 
-    def _start(self, job: Job) -> None:
-        """Prefill a job; afterwards it runs, or is over already."""
-        prompt = job.prompt
-        with self._failing([job]):
-            kv = self._known_beginning(job)
-            job.cached_tokens = kv.length
-            logits = self._prefill(job, kv)
-            if logits is None:
-                self._end(job, Progress(0, "", error=CANCELLED))
+        A job stays behind while another one is about to compute more of its beginning than the cache knows. Empty if
+        none fits beside those that run.
+        """
+        group: list[Job] = []
+        room = self._max_total - sum(running.job.prompt.n_positions for running in self._running)
+        slots = self._max_running - len(self._running)
+        tokens = kept = 0
+        for job in list(self._waiting):
+            room -= job.prompt.n_positions
+            if room < 0 or len(group) == slots:
+                break
+            known = self._prefix.known(job.tokens, job.reusable)
+            coming = max((min(common(job.tokens, other.tokens), job.reusable) for other in group), default=0)
+            if coming - known >= WORTH_WAITING:
+                continue
+            tokens += len(job.tokens) - known
+            kept += len(job.tokens) - max(known, job.wanted)
+            if group and (tokens > self._max_chunk or kept > SCORING_CHUNK):
+                break
+            group.append(job)
+            self._waiting.remove(job)
+        return group
+
+    def _start(self, group: Sequence[Job]) -> None:
+        """Prefill jobs; afterwards they run, or are over already."""
+        with self._failing(group):
+            begun = [(job, self._known_beginning(job)) for job in group if not self._is_cancelled(job)]
+            if not begun or (len(begun) == 1 and not self._prefill_in_chunks(*begun[0])):
                 return
-            tokenizer = self._model.tokenizer
-            running = _Running(
-                job,
-                kv,
-                sampling.generator_for(prompt.params, self._model.device),
-                TextStream(tokenizer, prompt.params.skip_special_tokens) if tokenizer else None,
-            )
-            if prompt.params.max_new_tokens == 0:
-                self._finish(running, {"type": "length", "length": 0})
-            elif self._accept(running, logits):
-                self._running.append(running)
+            rest = [len(job.prompt.tokens) - kv.length for job, kv in begun]
+            for (job, kv), logits in zip(begun, self._forward(begun, rest), strict=True):
+                with self._failing([job]):
+                    self._score(job, kv.length, logits)
+                    self._begin(job, kv, logits[-1])
+
+    def _is_cancelled(self, job: Job) -> bool:
+        """Tell whether nobody waits for a job any more, and end it then."""
+        if job.cancelled:
+            self._end(job, Progress(0, "", error=CANCELLED))
+        return job.cancelled
 
     def _known_beginning(self, job: Job) -> SequenceKV:
         """Return the cached beginning of a prompt, always leaving the positions whose logits are needed."""
         prompt = job.prompt
-        last = len(prompt.tokens) - 1
         reserve = len(prompt.tokens) + min(prompt.params.max_new_tokens, MIN_GROWTH)
-        limit = last if prompt.logprob_start is None else min(last, prompt.logprob_start)
-        return self._prefix.longest(prompt.tokens, limit, reserve) if job.reuse else SequenceKV(reserve)
-
-    def _prefill(self, job: Job, kv: SequenceKV) -> torch.Tensor | None:
-        """Compute the rest of the prompt in chunks; return the last position's logits, or None if cancelled."""
-        prompt = job.prompt
-        n = len(prompt.tokens)
-        wanted = n - 1 if prompt.logprob_start is None else prompt.logprob_start
-        chunk = self._max_chunk if prompt.logprob_start is None else min(self._max_chunk, SCORING_CHUNK)
+        kv = self._prefix.longest(job.tokens, job.reusable, reserve)
+        job.cached_tokens = kv.length
         if prompt.logprob_start is not None:
             job.input_logprobs.begin(prompt)
-        while True:
-            if job.cancelled:
-                return None
-            begin, end = kv.length, min(kv.length + chunk, n)
-            logits = self._model.forward([prompt.tokens[begin:end]], [kv], keep=max(1, end - max(begin, wanted)))[0]
-            following = prompt.tokens[max(begin, wanted) + 1 : end + 1]
-            if following:
-                job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, prompt)
-            if end == n:
-                return logits[-1]
+        return kv
+
+    def _prefill_in_chunks(self, job: Job, kv: SequenceKV) -> bool:
+        """Compute a prompt until one pass can take the rest; return False if it was cancelled."""
+        chunk = self._max_chunk if job.prompt.logprob_start is None else min(self._max_chunk, SCORING_CHUNK)
+        while len(job.prompt.tokens) - kv.length > chunk:
+            (logits,) = self._forward([(job, kv)], [chunk])
+            self._score(job, kv.length, logits)
+            if self._is_cancelled(job):
+                return False
+        return True
+
+    def _forward(self, begun: Sequence[tuple[Job, SequenceKV]], new: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Compute the next ``new`` positions of each prompt; return their last logits, as many as are needed."""
+        pieces, keep = [], []
+        for (job, kv), n in zip(begun, new, strict=True):
+            pieces.append(job.prompt.tokens[kv.length : kv.length + n])
+            keep.append(max(1, kv.length + n - max(kv.length, job.wanted)))
+        return self._model.forward(pieces, [kv for _, kv in begun], keep)
+
+    def _score(self, job: Job, end: int, logits: torch.Tensor) -> None:
+        """Add the log-probabilities of the prompt tokens that ``logits`` predict, the last of positions up to ``end``."""
+        following = job.prompt.tokens[max(end - len(logits), job.wanted) + 1 : end + 1]
+        if following:
+            job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, job.prompt)
+
+    def _begin(self, job: Job, kv: SequenceKV, logits: torch.Tensor) -> None:
+        """Let a job whose prompt is computed produce its first token, if it is to have any."""
+        tokenizer, params = self._model.tokenizer, job.prompt.params
+        text = TextStream(tokenizer, params.skip_special_tokens) if tokenizer else None
+        running = _Running(job, kv, sampling.generator_for(params, self._model.device), text)
+        if params.max_new_tokens == 0:
+            self._finish(running, {"type": "length", "length": 0})
+        elif self._accept(running, logits):
+            self._running.append(running)
 
     def _decode(self) -> None:
         """Let all running jobs produce one token together."""
-        batch: list[_Running] = []
-        for running in self._running:
-            if running.job.cancelled:
-                self._end(running.job, Progress(0, "", error=CANCELLED))
-            else:
-                batch.append(running)
+        batch = [running for running in self._running if not self._is_cancelled(running.job)]
         self._running = []
         if not batch:
             return
         with self._failing([running.job for running in batch]):
             last_tokens = [[running.job.output_ids[-1]] for running in batch]
-            logits = self._model.forward(last_tokens, [running.kv for running in batch], keep=1)[:, 0]
-            self._running = [running for running, row in zip(batch, logits, strict=True) if self._goes_on(running, row)]
+            logits = self._model.forward(last_tokens, [running.kv for running in batch], [1] * len(batch))
+            self._running = [
+                running for running, row in zip(batch, logits, strict=True) if self._goes_on(running, row[0])
+            ]
 
     def _goes_on(self, running: _Running, logits: torch.Tensor) -> bool:
         """Give a running job its next token; False if that was its last or it failed, alone."""

@@ -1,0 +1,203 @@
+"""Asks a server many questions at once, keeps each answer as soon as it is there, and never counts a failure as one."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from bench.accuracy.journal import Journal
+from bench.accuracy.protocols import dialect
+from bench.accuracy.questions import Answer, Question, in_order, unique_tokens
+from bench.accuracy.tasks import KEY_VARIABLE
+from bench.errors import AccuracyError
+from bench.record import Work
+
+TRIES = 3
+PAUSE_S = 0.5
+"""Before the second try; twice as long before the third."""
+GIVE_UP = 50
+"""Questions in a row that failed in every try: the rest would fail as well."""
+
+
+class ServerGoneError(AccuracyError):
+    """Nobody listens at the server's address any more."""
+
+
+class _FailedError(Exception):
+    """A question could not be answered; the text says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where questions go."""
+
+    base_url: str
+    """E.g. ``http://127.0.0.1:30000``."""
+    protocol: str
+    """A module of :mod:`bench.accuracy.protocols`."""
+    model: str
+    """The name it is served under; empty if it needs none."""
+    concurrency: int
+    """Requests under way at once."""
+    timeout_s: float
+    """Longest wait for an answer."""
+
+
+class Asker:
+    """Puts questions to a server, those first that share the beginning of the one before."""
+
+    def __init__(
+        self,
+        server: Server,
+        journal: Journal,
+        *,
+        backwards: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Ask ``server`` what ``journal`` does not know.
+
+        Args:
+            server: where questions go.
+            journal: the answers so far; new ones are added.
+            backwards: ask in the opposite order, so that other questions are computed together.
+            on_progress: called with (questions answered, questions in all).
+        """
+        self._server = server
+        self._dialect = dialect(server.protocol)
+        self._journal = journal
+        self._backwards = backwards
+        self._on_progress = on_progress
+        self._asked: dict[str, tuple[int, ...]] = {}
+        """Prompts of all questions so far, by digest."""
+        self._retried = self._requests = self._known = 0
+        self._seconds = 0.0
+
+    @property
+    def max_stops(self) -> int | None:
+        """Most stop texts of one request."""
+        return self._dialect.MAX_STOPS
+
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return the answer to each question.
+
+        Raises:
+            ServerGoneError: the server has ended.
+            AccuracyError: a question failed in every try, or an answer cannot be scored. What was answered is kept.
+            StoreError: an answer cannot be kept.
+        """
+        digests = [question.digest() for question in questions]
+        self._asked |= dict(zip(digests, (question.prompt for question in questions), strict=True))
+        known = {digest for digest in digests if digest in self._journal.answers}
+        self._known += len(known)
+        places = [place for place in in_order(questions, backwards=self._backwards) if digests[place] not in known]
+        waiting = {digests[place]: questions[place] for place in places}
+        begin = time.monotonic()
+        failed = asyncio.run(self._ask_all(waiting, len(known), len(known) + len(waiting)))
+        self._seconds += time.monotonic() - begin
+        if failed:
+            total = len(known) + len(waiting)
+            raise AccuracyError(
+                f"{len(failed)} of {total} questions were not answered in {TRIES} tries, the first: {failed[0]}. "
+                f"{total - len(failed)} answers are kept; the same command asks for the rest alone"
+            )
+        return [self._journal.answers[digest] for digest in digests]
+
+    def work(self) -> Work:
+        """Return what was done so far."""
+        answers = [self._journal.answers[digest] for digest in self._asked if digest in self._journal.answers]
+        cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
+        output = [answer.output_tokens for answer in answers if answer.output_tokens is not None]
+        return Work(
+            requests=self._requests,
+            prompt_tokens=sum(map(len, self._asked.values())),
+            unique_tokens=unique_tokens(self._asked.values()),
+            cached_tokens=sum(cached) if cached else None,
+            output_tokens=sum(output) if output else None,
+            seconds=self._seconds,
+            concurrency=self._server.concurrency,
+            resumed=self._known,
+            retried=self._retried,
+        )
+
+    async def _ask_all(self, waiting: dict[str, Question], done: int, total: int) -> list[str]:
+        """Answer the questions in order; return why some were not answered."""
+        failed: list[str] = []
+        in_a_row = 0
+        left = iter(waiting.items())
+
+        async def work(session: aiohttp.ClientSession) -> None:
+            nonlocal done, in_a_row
+            for digest, question in left:
+                try:
+                    answer = await self._answer(session, question)
+                except _FailedError as error:
+                    failed.append(str(error))
+                    in_a_row += 1
+                    if in_a_row >= GIVE_UP:
+                        raise AccuracyError(
+                            f"{in_a_row} questions in a row were not answered, the last: {error}. {done} answers are kept"
+                        ) from error
+                    continue
+                in_a_row = 0
+                self._journal.add(digest, answer)
+                done += 1
+                self._on_progress(done, total)
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=self._server.timeout_s)
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._on_progress(done, total)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session:
+            await _gather_or_cancel([work(session) for _ in range(min(self._server.concurrency, len(waiting)))])
+        return failed
+
+    async def _answer(self, session: aiohttp.ClientSession, question: Question) -> Answer:
+        """Ask one question.
+
+        Raises:
+            _FailedError: it failed in every try.
+            ServerGoneError, AccuracyError: as `ask`.
+        """
+        bodies = self._dialect.requests(question, self._server.model)
+        answers = [await self._post(session, body) for body in bodies]
+        self._requests += len(bodies)
+        try:
+            return self._dialect.read(question, answers)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise _FailedError(f"an answer that cannot be read ({type(error).__name__}: {error})") from error
+
+    async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
+        problem = ""
+        for tried in range(TRIES):
+            if tried:
+                self._retried += 1
+                await asyncio.sleep(PAUSE_S * 2 ** (tried - 1))
+            try:
+                async with session.post(self._server.base_url + self._dialect.PATH, json=body) as response:
+                    if response.status == 200:
+                        answer: dict[str, Any] = await response.json()
+                        return answer
+                    problem = f"HTTP {response.status}: {(await response.text())[:300]}"
+                    if 400 <= response.status < 500 and response.status not in (408, 429):
+                        break
+            except aiohttp.ClientConnectorError as error:
+                raise ServerGoneError(f"nobody answers at {self._server.base_url} any more ({error})") from error
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        raise _FailedError(problem)
+
+
+async def _gather_or_cancel(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run coroutines together; at the first error cancel the others and raise that error itself."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,67 @@
+"""Answers on disk, one line each, appended as soon as they are there: what was asked once is not asked again."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from bench.accuracy.questions import Answer
+from bench.errors import StoreError
+
+
+class Journal:
+    """The answers to one task's questions, by the questions' digests. One process writes it."""
+
+    def __init__(self, file: Path) -> None:
+        """Read what is there, and drop a last line that was cut off in the middle.
+
+        Raises:
+            StoreError: the file cannot be read or written.
+        """
+        self.answers: dict[str, Answer] = {}
+        self.dropped = 0
+        """Lines that could not be read: their questions are asked again."""
+        self.file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = file.open("ab+", buffering=0)
+            self._stream.seek(0)
+            self._read(self._stream.readlines())
+        except OSError as error:
+            raise StoreError(f"cannot keep answers in {file}: {error.strerror}") from error
+
+    def _read(self, lines: list[bytes]) -> None:
+        whole = 0
+        for line in lines:
+            try:
+                digest, answer = json.loads(line)
+                self.answers[digest] = Answer.model_validate(answer)
+            except (ValueError, TypeError, ValidationError):
+                self.dropped += 1
+            whole += len(line) if line.endswith(b"\n") else 0
+        self._stream.truncate(whole)
+
+    def add(self, digest: str, answer: Answer) -> None:
+        """Keep an answer. It is with the kernel when this returns, so that killing this process loses nothing.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.answers[digest] = answer
+        line = json.dumps([digest, answer.model_dump(exclude_defaults=True)]).encode() + b"\n"
+        try:
+            self._stream.write(line)
+        except OSError as error:
+            raise StoreError(f"cannot keep answers in {self.file}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        """Return the journal."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._stream.close()

@@ -1,0 +1,35 @@
+"""How questions are put to servers: one module for each API, named like those of :mod:`bench.speed.protocols`.
+
+A module holds what `Dialect` lists, and nothing that waits. Adding an API is one file here and one there.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from bench.accuracy.questions import Answer, Question
+
+
+class Dialect(Protocol):
+    """What a module of this package holds."""
+
+    PATH: str
+    """Where questions are asked."""
+    MAX_STOPS: int | None
+    """Most stop texts of a request; None for any number."""
+
+    def requests(self, question: Question, model: str) -> list[dict[str, Any]]:
+        """Return the bodies of the requests that answer a question; one if the API can do it in one."""
+
+    def read(self, question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
+        """Return what the answers to those requests say.
+
+        Raises:
+            AccuracyError: a log-probability is no finite number, or the answer is to another question.
+            KeyError, IndexError, TypeError, ValueError: the answer is not what this API sends.
+        """
+
+
+def dialect(name: str) -> Dialect:
+    """Return the module called ``name``."""
+    return cast(Dialect, import_module(f"{__name__}.{name}"))

@@ -1,0 +1,223 @@
+"""Where a variant loses: in which subjects, on which items, at which prompt lengths, on which engine. Pure functions.
+
+None of it changes a verdict: it is for looking closer, and who looks at 57 subjects finds a bad one by chance.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from bench.analysis.difference import ALPHA, Difference, Estimate, Labels, difference, spread
+from bench.analysis.paired import Pairs, pair
+from bench.analysis.verdict import holm
+from bench.record import ItemOutcome, TaskScore, Variant
+from quantize.key import Frozen
+
+FEWEST_IN_BIN = 20
+"""Items from which a bin of prompt lengths is given a mean."""
+BINS = 4
+
+
+class SubjectDamage(Frozen):
+    """One leaf task."""
+
+    subject: str
+    n: int
+    baseline_mean: float
+    variant_mean: float
+    delta: Estimate
+    """variant - baseline; the interval is for this subject alone."""
+    gained: int
+    lost: int
+    p: float
+    """Exact two-sided McNemar (sign) test."""
+    p_holm: float
+    """Corrected for the number of subjects (Holm): the one to read."""
+
+
+class ChangedItem(Frozen):
+    """An item on which the two runs score differently."""
+
+    change: Literal["lost", "gained"]
+    baseline: ItemOutcome
+    variant: ItemOutcome
+    margin: float | None
+    """How far the two picks moved against each other, nats: near 0 a tie was broken the other way. None for
+    generated answers."""
+
+
+class LengthBin(Frozen):
+    """Items whose prompts are about equally long."""
+
+    shortest_tokens: int
+    longest_tokens: int
+    n: int
+    baseline_mean: float
+    variant_mean: float
+    delta: Estimate
+    """variant - baseline; the interval is for this bin alone."""
+
+
+class TwoByTwo(Frozen):
+    """Baseline and variant on two engines, over the items that all four have."""
+
+    task: str
+    baseline: Variant
+    variant: Variant
+    engines: tuple[str, str]
+    n: int
+    baseline_means: tuple[float, float]
+    """One for each engine."""
+    variant_means: tuple[float, float]
+    deltas: tuple[Estimate, Estimate]
+    """variant - baseline on each engine."""
+    engine_gap: Estimate
+    """Baseline on the second engine - baseline on the first: what the engine alone changes."""
+    interaction: Estimate
+    """Second delta - first; 0 if quantization costs the same on both engines."""
+
+    @property
+    def reading(self) -> str:
+        """What the interaction says, in one plain sentence."""
+        value, low, high = (100 * one for one in (self.interaction.value, self.interaction.low, self.interaction.high))
+        between = f"{value:+.1f} pp (95 % interval {low:+.1f} to {high:+.1f})"
+        first, second = self.engines
+        if low <= 0 <= high:
+            return f"no difference seen in what the variant loses on {first} and on {second}: {between}"
+        more = second if high < 0 else first
+        return f"the variant does worse on {more}, so not all of it comes from its weights: {between}"
+
+
+def _subset(pairs: Pairs, chosen: Labels) -> Difference:
+    """Return the difference over some of the items of two scores."""
+    before, after = (values[chosen] for values in pairs.values)
+    _, subjects = np.unique(pairs.subjects[chosen], return_inverse=True)
+    return difference(before, after, subjects)
+
+
+def by_subject(baseline: TaskScore, variant: TaskScore) -> tuple[SubjectDamage, ...]:
+    """Return the leaf tasks, greatest loss first; empty if the scores cannot be compared."""
+    pairs = pair(baseline, variant)
+    if pairs is None:
+        return ()
+    names = sorted({key.task for key in pairs.ids})
+    found = [_subset(pairs, np.flatnonzero(pairs.subjects == index)) for index in range(len(names))]
+    corrected = holm(np.array([one.mcnemar_p for one in found]))
+    subjects = [
+        SubjectDamage(
+            subject=name,
+            n=one.n,
+            baseline_mean=one.baseline_mean,
+            variant_mean=one.variant_mean,
+            delta=one.delta,
+            gained=one.gained,
+            lost=one.lost,
+            p=one.mcnemar_p,
+            p_holm=float(p),
+        )
+        for name, one, p in zip(names, found, corrected, strict=True)
+    ]
+    return tuple(sorted(subjects, key=lambda subject: subject.delta.value))
+
+
+def subject_note(subjects: Sequence[SubjectDamage]) -> str:
+    """Return one sentence on how many of the differences are more than chance, to stand beside the table."""
+    real = [subject for subject in subjects if subject.p_holm <= ALPHA]
+    lost = sum(subject.delta.value < 0 for subject in real)
+    total = f"{len(subjects)} subjects" if len(subjects) != 1 else "1 subject"
+    if not real:
+        return f"none of {total} differs by more than chance, so the order of this table says nothing"
+    return f"of {total} {lost} lost and {len(real) - lost} gained more than chance allows (corrected p up to {ALPHA:g})"
+
+
+def _margin(before: ItemOutcome, after: ItemOutcome) -> float | None:
+    if not before.logprobs or len(before.logprobs) != len(after.logprobs):
+        return None
+    one, two = int(before.answer), int(after.answer)
+    return before.logprobs[one] - before.logprobs[two] + after.logprobs[two] - after.logprobs[one]
+
+
+def changed_items(baseline: TaskScore, variant: TaskScore) -> tuple[ChangedItem, ...]:
+    """Return the items lost and gained: choices first, clearest first; then generated answers. Empty if none pair."""
+    pairs = pair(baseline, variant)
+    if pairs is None:
+        return ()
+    values = pairs.values[1] - pairs.values[0]
+    found = [
+        ChangedItem(change="lost" if value < 0 else "gained", baseline=one, variant=two, margin=_margin(one, two))
+        for one, two, value in zip(*pairs.items, values, strict=True)
+        if value
+    ]
+    return tuple(sorted(found, key=lambda item: -1.0 if item.margin is None else item.margin, reverse=True))
+
+
+def _length_ranges(lengths: Labels) -> list[tuple[int, int]]:
+    """Return the shortest and the longest length of each bin."""
+    ordered = np.sort(lengths)
+    enough = max(FEWEST_IN_BIN, len(ordered) / BINS)
+    starts = [0]
+    for end in np.flatnonzero(np.diff(ordered)) + 1:
+        if end - starts[-1] >= enough and len(ordered) - end >= FEWEST_IN_BIN:
+            starts.append(int(end))
+    if len(ordered) < FEWEST_IN_BIN:
+        return []
+    return [(int(part[0]), int(part[-1])) for part in np.split(ordered, starts[1:])]
+
+
+def by_prompt_length(baseline: TaskScore, variant: TaskScore) -> tuple[LengthBin, ...] | None:
+    """Return up to four bins of about as many items each, shortest prompts first.
+
+    Items of one length stay together. None if no length is known, nothing pairs, or there are too few items for a bin.
+    """
+    pairs = pair(baseline, variant)
+    if pairs is None:
+        return None
+    lengths = np.array([one.prompt_tokens or two.prompt_tokens or 0 for one, two in zip(*pairs.items, strict=True)])
+    found = []
+    for shortest, longest in _length_ranges(lengths[lengths > 0]):
+        one = _subset(pairs, np.flatnonzero((shortest <= lengths) & (lengths <= longest)))
+        found.append(
+            LengthBin(
+                shortest_tokens=shortest,
+                longest_tokens=longest,
+                n=one.n,
+                baseline_mean=one.baseline_mean,
+                variant_mean=one.variant_mean,
+                delta=one.delta,
+            )
+        )
+    return tuple(found) or None
+
+
+def two_by_two(
+    baseline_1: TaskScore, variant_1: TaskScore, baseline_2: TaskScore, variant_2: TaskScore
+) -> TwoByTwo | None:
+    """Return whether a loss comes with the quantization or with an engine; None if any of the scores do not compare.
+
+    Args:
+        baseline_1: baseline on the first engine.
+        variant_1: variant on the first engine.
+        baseline_2: baseline on the second engine.
+        variant_2: variant on the second engine.
+    """
+    pairs = pair(baseline_1, variant_1, baseline_2, variant_2)
+    if pairs is None:
+        return None
+    before_1, after_1, before_2, after_2 = pairs.values
+    first, second = (difference(*values, pairs.subjects) for values in ((before_1, after_1), (before_2, after_2)))
+    engines = difference(before_1, before_2, pairs.subjects)
+    changes = (after_2 - before_2) - (after_1 - before_1)
+    low, high = spread(changes, pairs.subjects, pair=1.0).interval()
+    return TwoByTwo(
+        task=baseline_1.task,
+        baseline=baseline_1.variant,
+        variant=variant_1.variant,
+        engines=(baseline_1.engine, baseline_2.engine),
+        n=first.n,
+        baseline_means=(first.baseline_mean, second.baseline_mean),
+        variant_means=(first.variant_mean, second.variant_mean),
+        deltas=(first.delta, second.delta),
+        engine_gap=engines.delta,
+        interaction=Estimate(value=float(changes.mean()), low=low, high=high),
+    )

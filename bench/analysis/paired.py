@@ -1,0 +1,257 @@
+"""What a variant's score is worth beside the baseline's, item by item. Pure functions.
+
+Two runs answered the same items, so each item is its own control: what counts is the difference on each item, not the
+difference of two scores with an error bar each.
+
+A task's score is the mean over its items: lm-eval weights the subjects of ``mmlu`` and ``ceval-valid`` by their size
+(``weight_by_size`` in its files), which is the same. So the difference of two means over items is that of the scores.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import rel_entr, softmax
+
+from bench.analysis.difference import (
+    CONFIDENCE,
+    Array,
+    Difference,
+    Estimate,
+    Labels,
+    bootstrap_means,
+    by_subject,
+    difference,
+    mean_of_units,
+    spread,
+)
+from bench.record import ItemOutcome, Status, TaskScore, Variant
+from quantize.key import Frozen
+
+SCORED: tuple[Status, ...] = ("ok", "emulated")
+"""Statuses whose accuracy counts."""
+
+
+class ItemId(NamedTuple):
+    """What makes an item the same one in another run."""
+
+    task: str
+    """The leaf task, e.g. one MMLU subject."""
+    doc_id: int
+    doc_hash: str
+    prompt_hash: str
+
+
+Outcomes = dict[ItemId, ItemOutcome]
+
+
+class Noise(Frozen):
+    """What changes when the baseline is asked the same again in another order: what flips by chance alone."""
+
+    n: int
+    """Items that baseline, repeat and variant have."""
+    flip_rate: float
+    """Share of them on which the repeat's score differs from the baseline's."""
+    excess: Estimate
+    """Flip rate of the variant - flip rate of the repeat; all above 0 where the variant flips more than chance."""
+
+
+class Comparison(Difference):
+    """One variant beside the baseline on one task, over the items that both have."""
+
+    task: str
+    baseline: Variant
+    variant: Variant
+    baseline_engine: str
+    variant_engine: str
+    metric: str
+    """The first that lm-eval lists, without its answer filter."""
+    unpaired: int
+    """Items that only one of the two has."""
+    paired_se: float | None
+    """Standard error if items were drawn at random; None for a single item."""
+    clustered_se: float | None
+    """Standard error (CR2) if subjects were drawn at random; None for a single subject."""
+    bootstrap: Estimate
+    """The difference with a percentile-bootstrap interval, as a check; decides nothing."""
+    recovery: Estimate | None
+    """Variant's mean / baseline's; None where the baseline's is 0."""
+    choice_kl: Estimate | None
+    """Mean KL(baseline || variant) over the choices of an item, nats; None for generated answers."""
+    noise: Noise | None
+    """None if the baseline was not repeated."""
+
+    @property
+    def mde(self) -> float:
+        """Smallest true loss that is called worse with 80 % power, were this the only comparison."""
+        return self.detectable_loss()
+
+
+class Pairs(NamedTuple):
+    """The items that two or more scores have, in an order that does not depend on theirs."""
+
+    ids: tuple[ItemId, ...]
+    items: tuple[tuple[ItemOutcome, ...], ...]
+    """Outcomes of each score."""
+    values: tuple[Array, ...]
+    """Main metric of each score's items."""
+    subjects: Labels
+    unpaired: int
+    """Items that one score has and not all do, counted for each score."""
+
+
+def main_metric(score: TaskScore) -> str:
+    """Return the metric that comparisons use: the first that lm-eval lists, without its filter; "" if there is none."""
+    return score.metrics[0].name.partition(",")[0] if score.metrics else ""
+
+
+def outcomes(score: TaskScore) -> Outcomes:
+    """Return the items that carry the main metric.
+
+    lm-eval lists an item once for each answer filter; the main metric belongs to the first.
+    """
+    metric = main_metric(score)
+    found: Outcomes = {}
+    for item in score.items:
+        if metric in item.metrics:
+            found.setdefault(ItemId(item.task, item.doc_id, item.doc_hash, item.prompt_hash), item)
+    return found
+
+
+def item_values(score: TaskScore) -> dict[ItemId, float]:
+    """Return the main metric of every item; empty if the items do not carry it."""
+    metric = main_metric(score)
+    return {key: item.metrics[metric] for key, item in outcomes(score).items()}
+
+
+def _setting(baseline: TaskScore, variant: TaskScore) -> str | None:
+    """Return which setting the two were not asked alike in."""
+    settings = {
+        "tasks": (baseline.task, variant.task),
+        "metrics": (main_metric(baseline), main_metric(variant)),
+        "numbers of examples": (baseline.num_fewshot, variant.num_fewshot),
+        "settings of the chat template": (baseline.chat_template, variant.chat_template),
+        "settings of thinking": (baseline.thinking, variant.thinking),
+    }
+    for task in sorted(baseline.task_versions.keys() & variant.task_versions.keys()):
+        settings[f"versions of {task}"] = (baseline.task_versions[task], variant.task_versions[task])
+    different = (f"different {name}: {one} and {two}" for name, (one, two) in settings.items() if one != two)
+    return next(different, None)
+
+
+def _obstacle(baseline: TaskScore, variant: TaskScore, before: Outcomes, after: Outcomes) -> str | None:
+    for name, score in (("the baseline", baseline), ("the variant", variant)):
+        if score.status not in SCORED:
+            return f"{name} has no score: {score.status}"
+    if setting := _setting(baseline, variant):
+        return setting
+    if not before.keys() & after.keys():
+        return "no item with the same document and prompt in both"
+    metric = main_metric(baseline)
+    if any(not 0 <= item.metrics[metric] <= 1 for items in (before, after) for item in items.values()):
+        return f"{metric} of an item is not between 0 and 1"
+    return None
+
+
+def obstacle(baseline: TaskScore, variant: TaskScore) -> str | None:
+    """Return why two scores cannot be compared, as one plain clause; None if they can."""
+    return _obstacle(baseline, variant, outcomes(baseline), outcomes(variant))
+
+
+def pair(*scores: TaskScore) -> Pairs | None:
+    """Return the items that all scores have; None if any cannot be compared with the first (:func:`obstacle`)."""
+    found = [outcomes(score) for score in scores]
+    if any(_obstacle(scores[0], score, found[0], own) for score, own in zip(scores[1:], found[1:], strict=True)):
+        return None
+    ids = tuple(sorted(set.intersection(*map(set, found))))
+    if not ids:
+        return None
+    metric = main_metric(scores[0])
+    items = tuple(tuple(own[key] for key in ids) for own in found)
+    values = tuple(np.array([item.metrics[metric] for item in column]) for column in items)
+    _, subjects = np.unique([key.task for key in ids], return_inverse=True)
+    return Pairs(ids, items, values, subjects, unpaired=sum(map(len, found)) - len(scores) * len(ids))
+
+
+def _standard_errors(values: Array, subjects: Labels) -> tuple[float | None, float | None]:
+    """Return the standard errors of the mean if items, and if subjects, were drawn at random."""
+    paired = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    units = by_subject(values, subjects)
+    return paired, float(mean_of_units(*units)[1]) if len(units[0]) > 1 else None
+
+
+def _recovery(before: Array, after: Array, subjects: Labels) -> Estimate | None:
+    """Return the ratio of the means; its interval by linearization (delta method)."""
+    mean = float(before.mean())
+    if mean == 0:
+        return None
+    ratio = float(after.mean()) / mean
+    low, high = spread((after - ratio * before) / mean, subjects, pair=1 / mean).interval()
+    return Estimate(value=ratio, low=max(0.0, ratio + low), high=ratio + high)
+
+
+def choice_kl(pairs: Pairs) -> Estimate | None:
+    """Return the mean KL(first || second) over the choices' log-probabilities, each item's made to sum to 1; nats.
+
+    It tells how far the answers moved, also where none flipped: fidelity, not accuracy. None with fewer than two items
+    of which both have finite log-probabilities of as many choices.
+    """
+    logprobs = [(one.logprobs, two.logprobs) for one, two in zip(*pairs.items, strict=True)]
+    usable = [
+        index for index, (one, two) in enumerate(logprobs) if len(one) == len(two) > 0 and np.isfinite([one, two]).all()
+    ]
+    if len(usable) < 2:
+        return None
+    # Choices that an item does not have get probability 0.
+    padded = np.full((2, len(usable), max(len(logprobs[index][0]) for index in usable)), -np.inf)
+    for row, index in enumerate(usable):
+        padded[:, row, : len(logprobs[index][0])] = logprobs[index]
+    divergence = rel_entr(*softmax(padded, axis=2)).sum(axis=1).clip(min=0)
+    _, subjects = np.unique(pairs.subjects[usable], return_inverse=True)
+    low, high = spread(divergence, subjects, pair=0).interval()
+    return Estimate(value=float(divergence.mean()), low=max(0.0, low), high=high)
+
+
+def _noise(baseline: TaskScore, repeat: TaskScore | None, variant: TaskScore) -> Noise | None:
+    found = pair(baseline, repeat, variant) if repeat else None
+    if found is None:
+        return None
+    first, again, other = found.values
+    by_chance, by_variant = (again != first).astype(float), (other != first).astype(float)
+    excess = difference(by_chance, by_variant, found.subjects)
+    return Noise(n=excess.n, flip_rate=excess.baseline_mean, excess=excess.delta)
+
+
+def compare(baseline: TaskScore, variant: TaskScore, repeat: TaskScore | None = None) -> Comparison | None:
+    """Return what ``variant`` is worth beside ``baseline``; None if they cannot be compared (:func:`obstacle`).
+
+    Args:
+        baseline: the score that is compared with.
+        variant: a score of the same task.
+        repeat: the baseline asked again (``repeat == 1``), to see what flips by chance alone. ``compare(baseline,
+            repeat)`` is the noise floor itself.
+    """
+    pairs = pair(baseline, variant)
+    if pairs is None:
+        return None
+    before, after = pairs.values
+    values = after - before
+    paired_se, clustered_se = _standard_errors(values, pairs.subjects)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(bootstrap_means(values, pairs.subjects), (tail, 1 - tail))
+    found = difference(before, after, pairs.subjects)
+    return Comparison(
+        **dict(found),
+        task=baseline.task,
+        baseline=baseline.variant,
+        variant=variant.variant,
+        baseline_engine=baseline.engine,
+        variant_engine=variant.engine,
+        metric=main_metric(baseline),
+        unpaired=pairs.unpaired,
+        paired_se=paired_se,
+        clustered_se=clustered_se,
+        bootstrap=Estimate(value=found.delta.value, low=float(low), high=float(high)),
+        recovery=_recovery(before, after, pairs.subjects),
+        choice_kl=choice_kl(pairs),
+        noise=_noise(baseline, repeat, variant),
+    )

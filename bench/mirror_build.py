@@ -1,0 +1,397 @@
+"""Builds a mirror: fetches what tasks read from the hub, at a commit, into a folder that a machine without it can use.
+
+Each data set grows in ``.part`` and is renamed into its place when it is whole. ``mirror.json`` names it just before:
+what it names and is not there is fetched again, and what lies there unnamed is not ours. A build that was cut short is
+gone on with by the same command; files that are whole are not fetched twice.
+"""
+
+import contextlib
+import errno
+import fcntl
+import io
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from bench import mirror_check
+from bench.accuracy import data
+from bench.accuracy import tasks as accuracy_tasks
+from bench.errors import AccuracyError, ConfigError
+from bench.mirror_files import MANIFEST, NLTK, PART, Dataset, Mirror, Tables, TaskData, file_problems, now, read, write
+from bench.progress import View
+from bench.toolchain import interpreter_for
+from quantize import hub
+from quantize.checkpoint import hash_file, hash_folder
+from quantize.key import Frozen
+
+DOWNLOADS = 8
+"""Files fetched at once."""
+LOCAL_FORMATS = ("arrow", "csv", "json", "parquet", "text")
+"""Names in a task's yaml that stand for a kind of file, not for a data set."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Source(Frozen):
+    """A data set that is wanted."""
+
+    repo: str
+    revision: str = "main"
+    files: tuple[str, ...] | None = None
+    """Globs; None for the whole repository."""
+    not_files: tuple[str, ...] = (".gitattributes",)
+    licence: str | None = None
+    nltk: bool = False
+
+
+class Listing(Frozen):
+    """What the hub has of a source."""
+
+    source: Source
+    commit: str
+    sizes: dict[str, int]
+    """Bytes of each file that is wanted."""
+
+
+def source_of(repo: str) -> Source:
+    """Return what to fetch of a repository: of a known one what its task reads, at its commit; else all of it."""
+    known = data.benchmark_of_repo(repo)
+    if known is None:
+        return Source(repo=repo)
+    return Source.model_validate(known.model_dump(include=set(Source.model_fields)))
+
+
+def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Return lm-eval's names of the tasks that were typed, each once.
+
+    Raises:
+        ConfigError: none was typed, no such task, or one that needs no mirror.
+    """
+    names = tuple(dict.fromkeys(data.ALIASES.get(task, task) for task in tasks))
+    if not names:
+        raise ConfigError("--tasks names no task; try --tasks mmlu,ceval,ifeval")
+    own = [name for name in names if name in accuracy_tasks.MINI_TASKS]
+    if own:
+        raise ConfigError(f"--tasks: {own[0]} comes with quantbench and needs no mirror")
+    try:
+        accuracy_tasks.check_tasks(tuple(name for name in names if not mirror_check.benchmark_of(name)))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("accuracy.tasks", "--tasks", 1)) from error
+    return names
+
+
+def dataset_paths(index: Mapping[str, Any], member: str | Mapping[str, Any]) -> set[str]:
+    """Return the data sets that a task, group or tag of lm-eval reads.
+
+    Args:
+        index: ``TaskManager.task_index``.
+        member: its name, or what a group's yaml says of it.
+    """
+    config: Mapping[str, Any] = {}
+    if isinstance(member, str):
+        if entry := index.get(member):
+            config = entry.cfg or {"task": sorted(entry.tags)}
+    elif "dataset_path" in member or isinstance(member.get("task"), list):
+        config = member
+    else:
+        return dataset_paths(index, member.get("task") or member["group"])
+    if "dataset_path" in config:
+        return {config["dataset_path"]}
+    members = config.get("task")
+    return {path for each in members for path in dataset_paths(index, each)} if isinstance(members, list) else set()
+
+
+def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the repositories that each task reads; lm-eval's index is asked only for tasks that are not known.
+
+    Raises:
+        ConfigError: a task reads no data set on the hub.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    index: Mapping[str, Any] | None = None
+    for task in tasks:
+        known = mirror_check.benchmark_of(task)
+        if known:
+            found[task] = (known.repo,)
+            continue
+        if index is None:
+            from lm_eval.tasks import TaskManager
+
+            index = TaskManager().task_index
+        paths = dataset_paths(index, task)
+        if not paths or paths & set(LOCAL_FORMATS):
+            raise ConfigError(f"--tasks: {task} names no data set on the hub, so a mirror cannot hold its data")
+        found[task] = tuple(sorted(paths))
+    return found
+
+
+def build(names: Sequence[str], out: Path) -> list[str]:
+    """Build a mirror for tasks, or add them to one; return what is wrong with their data, nothing if it is as known.
+
+    Args:
+        names: what :func:`check_names` returns.
+        out: the mirror's folder, an absolute path.
+
+    Raises:
+        ConfigError: a task reads no data set on the hub.
+        ToolchainError: lm-eval is not installed.
+        AccuracyError: the hub refuses or cannot be reached, the disk is full, or the folder holds other things.
+    """
+    interpreter_for(("lm_eval", "datasets", "huggingface_hub"), "quantbench mirror")
+    check_place(out)
+    with View(f"mirror {out}") as view, _telling(out):
+        view.say(f"  looking up what {', '.join(names)} read")
+        repos = repos_of(names)
+        (out / PART).mkdir(parents=True, exist_ok=True)
+        with _alone(out):
+            sources = [source_of(repo) for repo in sorted(set(itertools.chain(*repos.values())))]
+            mirror = _fetch_all(out, read(out) or Mirror(), sources, view)
+            if any(source.nltk for source in sources):
+                mirror = _fetch_tables(out, mirror, view)
+            found = _measure_new(out, mirror, repos, view)
+            shutil.rmtree(out / PART)
+    return [problem for name in names for problem in mirror_check.problems_of(found[name])]
+
+
+def _measure_new(
+    out: Path, mirror: Mirror, repos: Mapping[str, tuple[str, ...]], view: View
+) -> dict[str, mirror_check.Found]:
+    """Return what lm-eval reads for each task, measured now unless ``mirror.json`` knows it."""
+    known = {name: facts.leaves for name in repos if (facts := mirror.tasks.get(name)) and facts.leaves}
+    new = [name for name in repos if name not in known]
+    found = mirror_check.measure(out, new, view) if new else {}
+    if new:
+        measured = {
+            name: TaskData(repos=repos[name], leaves={} if facts.errors else facts.leaves)
+            for name, facts in found.items()
+        }
+        write(out, mirror.model_copy(update={"tasks": {**mirror.tasks, **measured}}))
+    else:
+        view.say("  up to date")
+    return found | {name: mirror_check.Found(leaves=leaves, errors={}) for name, leaves in known.items()}
+
+
+def check_place(out: Path) -> None:
+    """Check that a mirror can be built in a folder: it holds nothing yet, or a mirror.
+
+    Raises:
+        AccuracyError: it holds other things, or is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise AccuracyError(f"{out} is a file: choose a folder")
+    others = sorted(path.name for path in out.iterdir() if path.name != PART) if out.is_dir() else []
+    if others and MANIFEST not in others:
+        raise AccuracyError(
+            f"{out} holds other things ({others[0]}) and no {MANIFEST}: choose a new or an empty folder; a mirror made "
+            f"by hand is checked by quantbench mirror check {out}"
+        )
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with (out / PART / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AccuracyError(f"another process is building {out}: wait for it, then type the same again") from None
+        yield
+
+
+@contextlib.contextmanager
+def _telling(out: Path) -> Iterator[None]:
+    """Turn what the hub and the disk raise into one line."""
+    try:
+        yield
+    except (hub.HubError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, hub.HubError) else error
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+            raise AccuracyError(
+                f"no space left on the disk of {out}: free some and type the same again; what is there is kept"
+            ) from error
+        if isinstance(error, hub.HubError):
+            again = "" if error.answered else "; type the same again when it answers: what is there is kept"
+            raise AccuracyError(f"{error}{again}") from error
+        raise AccuracyError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+
+
+def _list(source: Source) -> Listing:
+    """Ask the hub which commit is meant, and which files it has.
+
+    Raises:
+        HubError: it refuses, or cannot be reached.
+        AccuracyError: it has none of the files.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import filter_repo_objects
+
+    with hub.asking(source.repo, source.revision):
+        info = HfApi().dataset_info(source.repo, revision=source.revision, timeout=hub.TIMEOUT_S, expand=["sha"])
+        assert info.sha is not None
+        tree = HfApi().list_repo_tree(source.repo, recursive=True, revision=info.sha, repo_type="dataset")
+        sizes = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
+    allow = list(source.files) if source.files else None
+    wanted = filter_repo_objects(sizes, allow_patterns=allow, ignore_patterns=list(source.not_files))
+    listing = Listing(source=source, commit=info.sha, sizes={path: sizes[path] for path in wanted})
+    if not listing.sizes:
+        raise AccuracyError(f"{source.repo}@{info.sha} holds none of the files {', '.join(source.files or ())}")
+    return listing
+
+
+def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[Source], view: View) -> Mirror:
+    """Fetch the data sets that are missing, damaged or at another commit; return the mirror with them."""
+    listings = []
+    for source in sources:
+        held = mirror.datasets.get(source.repo)
+        if held is None and (out / source.repo).exists():
+            raise AccuracyError(f"{out / source.repo} is not in {out / MANIFEST}: remove it, or choose another folder")
+        if held and source.revision in (held.revision, held.commit):
+            problems = file_problems(out / source.repo, held.files)
+            if not problems:
+                continue
+            view.say(f"  {source.repo} is fetched again: {data.shorten(problems)}")
+        listings.append(_list(source))
+    for found in listings:
+        licence = f", {found.source.licence}" if found.source.licence else ""
+        size = f"{len(found.sizes)} files, {sum(found.sizes.values()) / 1e6:.1f} MB"
+        view.say(f"  {found.source.repo} at commit {found.commit[:12]}: {size}{licence}")
+    check_room(out, listings, view)
+    for found in listings:
+        mirror = _publish(out, mirror, found, _fetch(out, found, view))
+    return mirror
+
+
+def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
+    """Say how much disk is needed, and check that it is there.
+
+    Raises:
+        AccuracyError: it is not; with the figures.
+    """
+    if not listings:
+        return
+    here = sum(file.stat().st_size for file in (out / PART).rglob("*") if file.is_file())
+    needed = max(0, sum(sum(found.sizes.values()) for found in listings) - here)
+    free = shutil.disk_usage(out).free
+    view.say(f"  needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
+    if needed > free:
+        raise AccuracyError(
+            f"the mirror needs {needed / 1e6:.1f} MB on the disk of {out}, which has {free / 1e6:.1f} MB free: free "
+            "some, or choose another folder with --out"
+        )
+
+
+def _fetch(out: Path, found: Listing, view: View) -> Path:
+    """Fetch the files of a listing, going on with what is there; return their folder.
+
+    Raises:
+        HubError: the hub refuses, or a download stopped for good.
+        AccuracyError: a file is not as long as the hub says.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repo, commit = found.source.repo, found.commit
+    work = out / PART / commit / repo
+    where = {"revision": commit, "repo_type": "dataset", "local_dir": work}
+    with (
+        view.stage(repo, total=len(found.sizes)) as line,
+        hub.asking(repo, commit),
+        ThreadPoolExecutor(DOWNLOADS) as pool,
+    ):
+        try:
+            started = [pool.submit(hf_hub_download, repo, file, **where) for file in found.sizes]
+            for done, future in enumerate(as_completed(started), 1):
+                future.result()
+                line.update(done=done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for name, size in found.sizes.items():
+        file = work / name
+        if (here := file.stat().st_size) != size:
+            file.unlink()
+            raise AccuracyError(f"{name} of {repo}@{commit} has {here} bytes, not {size}: type the same again")
+    return work
+
+
+def _publish(out: Path, mirror: Mirror, found: Listing, work: Path) -> Mirror:
+    """Write a data set into ``mirror.json`` and move it to its place."""
+    facts = Dataset(
+        revision=found.source.revision,
+        commit=found.commit,
+        licence=found.source.licence,
+        fetched_at=now(),
+        files={name: hash_file(work / name) for name in sorted(found.sizes)},
+    )
+    repo = found.source.repo
+    unmeasured = {
+        name: task.model_copy(update={"leaves": {}}) if repo in task.repos else task
+        for name, task in mirror.tasks.items()
+    }
+    mirror = mirror.model_copy(update={"datasets": {**mirror.datasets, repo: facts}, "tasks": unmeasured})
+    write(out, mirror)
+    _move(work, out / repo)
+    return mirror
+
+
+def _move(work: Path, place: Path) -> None:
+    """Rename a folder that is whole into its place, where an older one gives way; drop what the download left."""
+    if place.exists():
+        shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(place)
+    shutil.rmtree(place / ".cache", ignore_errors=True)
+
+
+def _fetch_tables(out: Path, mirror: Mirror, view: View) -> Mirror:
+    """Bring NLTK's sentence tables into a mirror: those of this machine, else NLTK's own download."""
+    if mirror.nltk and not file_problems(out / NLTK, mirror.nltk.files):
+        return mirror
+    work = out / PART / NLTK
+    shutil.rmtree(work, ignore_errors=True)
+    with view.stage(NLTK):
+        source = copy_tables(work) or download_tables(work)
+    mirror = mirror.model_copy(update={"nltk": Tables(source=source, files=hash_folder(work))})
+    write(out, mirror)
+    _move(work, out / NLTK)
+    return mirror
+
+
+def copy_tables(work: Path) -> str | None:
+    """Copy the sentence tables that this machine has into ``work``; return whence, None if it has none."""
+    places = {**os.environ, **accuracy_tasks.environment(None, None)}.get("NLTK_DATA", "")
+    for place in filter(None, places.split(os.pathsep)):
+        tables = Path(place) / data.PUNKT
+        if (tables / "english").is_dir():
+            for file in filter(Path.is_file, tables.rglob("*")):
+                copy = work / data.PUNKT / file.relative_to(tables)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            return "the machine that built the mirror"
+    return None
+
+
+def download_tables(work: Path, index_url: str | None = None) -> str:
+    """Fetch the sentence tables as NLTK does into ``work``; return whence.
+
+    Raises:
+        AccuracyError: they cannot be had.
+    """
+    from nltk.downloader import Downloader
+
+    downloader = Downloader(server_index_url=index_url)
+    work.mkdir(parents=True)
+    try:
+        downloader.download(
+            "punkt_tab", download_dir=str(work), quiet=True, raise_on_error=True, print_error_to=io.StringIO()
+        )
+    except (OSError, ValueError) as error:
+        raise AccuracyError(
+            f"cannot fetch NLTK's punkt_tab ({' '.join(str(error).split())}): pip install --no-deps llama-index-core "
+            "brings it too; then type the same again"
+        ) from error
+    for archive in work.rglob("*.zip"):
+        archive.unlink()
+    return str(downloader.url)

@@ -1,0 +1,186 @@
+"""Whether lm-eval reads from a mirror what is known of the benchmarks.
+
+``python -m bench.mirror_check FOLDER``, started by :func:`measure`, is a process of its own, because lm-eval reads its
+data relative to the working directory and must be kept offline. It loads the tasks as an evaluation does, from the
+files and from no cache, and writes down what it finds.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy import data
+from bench.accuracy.data import Benchmark, Leaf
+from bench.accuracy.tasks import environment
+from bench.errors import AccuracyError
+from bench.process import Child
+from bench.progress import Stage, View
+from bench.store import write_atomic
+from bench.toolchain import interpreter_for
+from quantize.key import Frozen
+from quantize.parent import end_with_parent
+
+POLL_SECONDS = 0.25
+ERROR_CHARS = 300
+"""Of what a library says, for some print whole lists."""
+REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"
+NEEDS_PUNKT = "NLTK's punkt_tab is not there: pip install --no-deps llama-index-core, or set NLTK_DATA"
+
+
+class Job(Frozen):
+    """One task to be loaded."""
+
+    task: str
+    names: tuple[str, ...]
+    """What is loaded, one after the other: its leaf tasks where they are known, so that each has its own problem."""
+    tasks_dir: str | None
+    """Where its yaml files lie; None for all of lm-eval's."""
+    nltk: bool
+
+
+class Wanted(Frozen):
+    """What is known of a leaf task: what to look at."""
+
+    fields: tuple[str, ...] | None = None
+    examples: bool = False
+
+
+class Request(Frozen):
+    """What the process is asked."""
+
+    jobs: tuple[Job, ...]
+    leaves: dict[str, Wanted]
+
+
+class Found(Frozen):
+    """What was loaded for one task."""
+
+    leaves: dict[str, Leaf]
+    errors: dict[str, str]
+    """Why something could not be loaded, by name."""
+
+
+def benchmark_of(task: str) -> Benchmark | None:
+    """Return the benchmark that a task is, or is a leaf task of; None where nothing is known."""
+    leaf = data.known_leaves().get(task)
+    return data.benchmarks().get(task) or (leaf[0] if leaf else None)
+
+
+def _job(task: str) -> Job:
+    known = benchmark_of(task)
+    if known is None:
+        return Job(task=task, names=(task,), tasks_dir=None, nltk=False)
+    names = tuple(known.leaves) if task in data.benchmarks() else (task,)
+    return Job(task=task, names=names, tasks_dir=known.tasks_dir, nltk=known.nltk)
+
+
+def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]:
+    """Return what lm-eval reads for each task in a mirror.
+
+    Raises:
+        ToolchainError: lm-eval is not installed.
+        AccuracyError: the process that loads the tasks died.
+    """
+    interpreter = interpreter_for(("lm_eval", "datasets"), "quantbench mirror")
+    with tempfile.TemporaryDirectory(prefix="quantbench-mirror-") as name, view.stage("verifying") as line:
+        folder = Path(name)
+        request = Request(
+            jobs=tuple(_job(task) for task in tasks),
+            leaves={
+                name: Wanted(fields=known.fields, examples=leaf.examples > 0)
+                for name, (known, leaf) in data.known_leaves().items()
+            },
+        )
+        write_atomic(folder / REQUEST, request.model_dump_json())
+        tables = data.nltk_dir(hub_dir)
+        env = {
+            **environment(hub_dir, None),
+            **({"NLTK_DATA": str(tables)} if tables else {}),
+            "HF_DATASETS_CACHE": str(folder / "cache"),
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        }
+        argv = [interpreter, "-m", "bench.mirror_check", name]
+        with Child(argv, what="mirror", log_file=folder / "log", env=env, cwd=hub_dir) as child:
+            while child.exit_code is None:
+                _show(folder / PROGRESS, line)
+                child.wait(POLL_SECONDS)
+            if not (folder / RESULT).exists():
+                raise AccuracyError(f"the data in {hub_dir} could not be loaded: {child.log_tail()}")
+        results = json.loads((folder / RESULT).read_bytes())
+    return {task: Found.model_validate(found) for task, found in results.items()}
+
+
+def _show(progress: Path, line: Stage) -> None:
+    """Show how many leaf tasks have been loaded."""
+    if progress.exists():
+        done, total = map(int, progress.read_text().split())
+        line.update(done=done, total=total)
+    else:
+        line.update()
+
+
+def problems_of(found: Found) -> list[str]:
+    """Return in which ways what was loaded is not what is known of it."""
+    problems = [f"{name}: cannot be loaded ({error})" for name, error in found.errors.items()]
+    known = data.known_leaves()
+    for name, leaf in found.leaves.items():
+        if name in known:
+            problems += data.compare(name, known[name][1], leaf)
+    return problems
+
+
+def _load(names: Sequence[str], manager: Any, wanted: Mapping[str, Wanted]) -> Iterator[Found]:
+    """Load what is named, one after the other, and yield what each is."""
+    for name in names:
+        leaves = {}
+        try:
+            for leaf, task in manager.load([name])["tasks"].items():
+                look = wanted.get(leaf, Wanted())
+                leaves[leaf] = data.measure(task, look.fields, examples=look.examples)
+        except Exception as error:  # noqa: BLE001 - whatever a data set's files make the libraries raise is its problem
+            said = " ".join(str(error).split())[:ERROR_CHARS]
+            yield Found(leaves={}, errors={name: f"{type(error).__name__}: {said}"})
+        else:
+            yield Found(leaves=leaves, errors={})
+
+
+def _lacks_punkt() -> bool:
+    import nltk
+
+    try:
+        nltk.data.find(f"{data.PUNKT}/english")
+    except LookupError:
+        return True
+    return False
+
+
+def main(argv: list[str]) -> int:
+    """Do the jobs in the folder named by the only argument; the result lies there too."""
+    end_with_parent()
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    folder = Path(argv[0])
+    yaml_dir = Path(lm_eval.__file__).parent / "tasks"
+    request = Request.model_validate_json((folder / REQUEST).read_bytes())
+    done, total = 0, sum(len(job.names) for job in request.jobs)
+    results: dict[str, Found] = {}
+    for job in request.jobs:
+        own = {"include_defaults": False, "include_path": str(yaml_dir / job.tasks_dir)} if job.tasks_dir else {}
+        leaves: dict[str, Leaf] = {}
+        errors = {"nltk": NEEDS_PUNKT} if job.nltk and _lacks_punkt() else {}
+        for found in _load(job.names, TaskManager(**own), request.leaves):
+            leaves |= found.leaves
+            errors |= found.errors
+            done += 1
+            write_atomic(folder / PROGRESS, f"{done} {total}")
+        results[job.task] = Found(leaves=leaves, errors=errors)
+    write_atomic(folder / RESULT, json.dumps({task: found.model_dump() for task, found in results.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,405 @@
+"""A mirror of the benchmarks' data: built from a hub over real HTTP, read by the real lm-eval, and held to account."""
+
+import fcntl
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import mirror, mirror_build
+from bench.accuracy import data, tasks
+from bench.errors import AccuracyError
+from bench.mirror_files import MANIFEST, PART, Mirror, read, write
+from tests.conftest import Cli
+from tests.hub import COMMIT, Hub, Repo, offline_env, serve
+from tests.mirror_site import LARGE, REPO, SUBJECTS, Site, items, known_leaf, parquet, repository, site_in
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with site_in(tmp_path) as running:
+        yield running
+
+
+@dataclass
+class Built:
+    """A mirror that was built in two goes, the first of which was cut off."""
+
+    site: Site
+    first: subprocess.CompletedProcess[str]
+    second: subprocess.CompletedProcess[str]
+    left: list[Path]
+    """What the first one left."""
+    asked: list[str]
+    ranges: list[str]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    with site_in(tmp_path_factory.mktemp("built")) as site:
+        site.hub.cut["large.bin"] = [len(LARGE) - 1, *[0] * 30]
+        first = site.build()
+        left = sorted(path.relative_to(site.out) for path in site.out.glob("*"))
+        site.hub.cut.clear()
+        second = site.build()
+        yield Built(site, first, second, left, list(site.hub.asked), list(site.hub.ranges))
+
+
+def error_line(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_build_fetches_what_the_tasks_read_and_says_what_to_type_next(built: Built) -> None:
+    out = built.site.out
+    assert built.second.returncode == 0, built.second.stderr
+    assert f"{REPO} at commit {COMMIT[:12]}: 10 files, " in built.second.stderr
+    assert "MB of disk" in built.second.stderr
+    assert f"QUANTBENCH_HUB={out} python -m bench.run" in built.second.stdout
+    wanted = {name for name in repository() if not name.startswith(("all/", "script"))}
+    found = {str(path.relative_to(out / REPO)) for path in (out / REPO).rglob("*") if path.is_file()}
+    assert found == wanted
+    assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "org"]
+    assert not any("script.py" in line or "/all/" in line for line in built.asked)
+    manifest = read(out)
+    assert manifest is not None
+    facts = manifest.datasets[REPO]
+    assert (facts.commit, facts.licence, facts.files.keys()) == (COMMIT, "MIT", wanted)
+    assert manifest.tasks["tiny"].leaves == {subject: known_leaf(subject) for subject in SUBJECTS}
+
+
+def test_a_build_that_was_cut_off_leaves_no_half_mirror_and_is_gone_on_with(built: Built) -> None:
+    line = error_line(built.first)
+    assert line.startswith(f"error: cannot get {REPO}@{COMMIT} from the hub (")
+    assert line.endswith("type the same again when it answers: what is there is kept")
+    assert built.left == [Path(PART)]
+    whole = [line for line in built.asked if line.startswith("GET") and "apples/test" in line]
+    assert len(whole) == 1, "a file that is whole is not fetched twice"
+    assert set(built.ranges) == {"bytes=10485760-"}
+
+
+def test_a_second_build_is_up_to_date_without_a_hub(built: Built) -> None:
+    done = built.site.build(**offline_env(built.site.folder / "hf"))
+    assert done.returncode == 0, done.stderr
+    assert "up to date" in done.stderr
+    assert "verifying" not in done.stderr
+
+
+def test_a_check_names_all_that_is_wrong(built: Built, tmp_path: Path) -> None:
+    site = Site(tmp_path, built.site.hub)
+    site.write_knowledge()
+    shutil.copytree(built.site.out, site.out)
+    folder = site.out / REPO
+    fewer, other = items("apples", "test")[:-1], items("pears", "test")
+    other[2]["answer"] = 3
+    (folder / "apples/test-00000-of-00001.parquet").write_bytes(parquet(fewer))
+    (folder / "pears/test-00000-of-00001.parquet").write_bytes(parquet(other))
+    cut = folder / "plums/test-00000-of-00001.parquet"
+    cut.write_bytes(cut.read_bytes()[:-10])
+    shutil.rmtree(folder / "quinces")
+    (folder / "README.md").write_bytes((folder / "README.md").read_bytes().replace(b"# Tiny", b"# Tina"))
+
+    done = site("check", str(site.out), **offline_env(tmp_path / "hf"))
+    assert done.returncode == 1
+    assert "apples: 5 items, not 6\n" in done.stderr
+    assert f"{cut}: {cut.stat().st_size} bytes, not {cut.stat().st_size + 10}\n" in done.stderr
+    assert f"{folder}/quinces/test-00000-of-00001.parquet: missing\n" in done.stderr
+    assert f"{folder}/README.md: changed since it was fetched (SHA-256)\n" in done.stderr
+    known = known_leaf("pears").sha256
+    assert known
+    assert f"pears: other items (sha256 {data.digest(other, ('question', 'choices', 'answer'))[:12]}…" in done.stderr
+    assert f"known is {known[:12]}…" in done.stderr
+    assert "plums: cannot be loaded (" in done.stderr
+    assert "quinces: cannot be loaded (" in done.stderr
+    assert error_line(done).endswith("accuracy.verify_data=false measures on it all the same")
+
+
+def test_data_that_is_not_as_known_is_kept_and_told_each_time(site: Site) -> None:
+    name = "apples/dev-00000-of-00001.parquet"
+    site.hub.repos[REPO].files[name] = parquet(list(reversed(items("apples", "dev"))))
+    for _ in range(2):
+        done = site.build()
+        assert error_line(done) == (
+            "error: not what is known of it, in 1 points; accuracy.verify_data=false measures on it all the same"
+        )
+        assert "  apples: other few-shot examples (sha256 " in done.stderr
+        assert (site.out / REPO / name).is_file()
+
+
+def test_another_commit_is_fetched_anew(built: Built, tmp_path: Path) -> None:
+    newer = "f" * 40
+    site = Site(tmp_path)
+    site.write_knowledge(newer)
+    site.hub.repos[REPO].commit = newer
+    shutil.copytree(built.site.out, site.out)
+    with serve(site.hub):
+        done = site.build()
+    assert done.returncode == 0, done.stderr
+    manifest = read(site.out)
+    assert manifest
+    assert manifest.datasets[REPO].commit == newer
+
+
+def test_a_build_mends_what_is_missing(built: Built, tmp_path: Path) -> None:
+    site = Site(tmp_path, built.site.hub)
+    site.write_knowledge()
+    shutil.copytree(built.site.out, site.out)
+    shutil.rmtree(site.out / "org")  # as when it was killed just before the data set was in its place
+    done = site.build()
+    assert done.returncode == 0, done.stderr
+    assert f"{REPO} is fetched again: {site.out / REPO}/README.md: missing; " in done.stderr
+    assert (site.out / REPO / "README.md").is_file()
+
+
+def test_each_refusal_of_the_hub_is_one_line_and_exit_code_1(site: Site) -> None:
+    repo = site.hub.repos[REPO]
+    repo.gated = True
+    assert f"{REPO} is gated: accept its terms on the hub, then set HF_TOKEN (403)" in error_line(site.build())
+    repo.gated, repo.commit = False, "e" * 40
+    assert f"{REPO} has no revision '{COMMIT}'" in error_line(site.build())
+    repo.commit, repo.files = COMMIT, {"other.txt": b""}
+    assert f"{REPO}@{COMMIT} holds none of the files README.md, " in error_line(site.build())
+    del site.hub.repos[REPO]
+    assert f"the hub shows no repository {REPO}" in error_line(site.build())
+    offline = error_line(site.build(**offline_env(site.folder / "hf")))
+    assert offline.startswith(f"error: cannot reach the hub for {REPO}@{COMMIT} (")
+    assert not (site.out / MANIFEST).exists()
+
+
+def test_a_folder_that_cannot_be_used_is_told_before_anything_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    cases = {
+        f"holds other things (thesis.tex) and no {MANIFEST}: choose a new or an empty folder": tmp_path,
+        "thesis.tex is a file: choose a folder": tmp_path / "thesis.tex",
+    }
+    for said, place in cases.items():
+        assert mirror.main(["build", "--tasks", "ifeval", "--out", str(place)]) == 1
+        assert said in capsys.readouterr().err
+    unnamed = tmp_path / "unnamed"
+    (unnamed / "google/IFEval").mkdir(parents=True)
+    write(unnamed, Mirror())
+    with pytest.raises(AccuracyError, match=r"google/IFEval is not in .*mirror\.json: remove it"):
+        mirror_build.build(("ifeval",), unnamed)
+    (unnamed / MANIFEST).write_text("{}}")
+    assert mirror.main(["check", str(unnamed)]) == 1
+    assert "mirror.json cannot be read (" in capsys.readouterr().err
+
+
+def test_one_builder_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / PART / ".lock"
+    lock.parent.mkdir()
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(AccuracyError, match="another process is building"):
+            mirror_build.build(("ifeval",), tmp_path)
+
+
+def test_no_room_on_the_disk_is_told_with_figures(tmp_path: Path) -> None:
+    listing = mirror_build.Listing(source=mirror_build.Source(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
+    with mirror.View("test") as view, pytest.raises(AccuracyError, match=r"needs 1000000000000\.0 MB on the disk of"):
+        mirror_build.check_room(tmp_path, [listing], view)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["biuld"], "no action 'biuld'; did you mean 'build'? Known: build, check"),
+        ([], "the following arguments are required: build|check; see quantbench mirror --help"),
+        (["build"], "the following arguments are required: --out; see quantbench mirror build --help"),
+        (["build", "--out", "x", "--tasks", "mmul"], "--tasks: lm-eval knows no task 'mmul'; did you mean 'mmlu'?"),
+        (["build", "--out", "x", "--tasks", "mini-mmlu"], "--tasks: mini-mmlu comes with quantbench"),
+        (["build", "--out", "x", "--tasks", ","], "--tasks names no task; try --tasks mmlu,ceval,ifeval"),
+        (["check", "/no/such"], "/no/such is not a folder"),
+    ],
+)
+def test_wrong_commands_get_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lm_eval")
+    assert mirror.main(typed) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {said}")
+    assert err.count("\n") == 1
+
+
+def test_the_help_names_the_known_tasks_and_both_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        mirror.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text and known.licence in text for name, known in data.benchmarks().items())
+    assert all(action in text for action in mirror.ACTIONS)
+
+
+def test_what_is_known_of_the_benchmarks() -> None:
+    found = data.benchmarks()
+    assert {name: known.repo for name, known in found.items()} == tasks.HUB_DATA
+    assert {name: (known.items, len(known.leaves)) for name, known in found.items()} == {
+        "mmlu": (14042, 57),
+        "ceval-valid": (1346, 52),
+        "ifeval": (541, 1),
+    }
+    for known in found.values():
+        assert len(known.revision) == 40
+        for leaf in known.leaves.values():
+            assert leaf.sha256
+            assert (leaf.examples, leaf.examples_sha256 is None) in ((5, False), (0, True))
+    assert set(mirror.DEFAULT_TASKS.split(",")) - data.ALIASES.keys() < found.keys()
+
+
+@dataclass
+class Entry:
+    """What is read of the entries of lm-eval's index."""
+
+    cfg: dict[str, Any] | None
+    tags: set[str] = field(default_factory=set)
+
+
+def test_any_task_of_lm_eval_leads_to_its_data_sets() -> None:
+    index = {
+        "a": Entry({"task": "a", "dataset_path": "org/a"}, {"fruit"}),
+        "b": Entry({"task": "b", "dataset_path": "org/b"}),
+        "fruit": Entry(None, {"a"}),
+        "group": Entry(
+            {"group": "group", "task": ["a", {"task": "b"}, {"group": "inner", "task": ["fruit"]}, {"group": "c"}]}
+        ),
+        "c": Entry({"group": "c", "task": [{"task": "d", "dataset_path": "org/d"}]}),
+        "own": Entry({"task": "own", "class": "Own"}),
+    }
+    wanted = {"a": {"org/a"}, "fruit": {"org/a"}, "group": {"org/a", "org/b", "org/d"}, "own": set(), "none": set()}
+    assert {name: mirror_build.dataset_paths(index, name) for name in wanted} == wanted
+    assert mirror_build.source_of("org/a").files is None
+    assert mirror_build.source_of("cais/mmlu").revision == data.benchmarks()["mmlu"].revision
+
+
+@dataclass
+class LoadedTask:
+    """What is read of lm-eval's task objects."""
+
+    eval_docs: list[dict[str, Any]]
+    shots: list[dict[str, Any]]
+
+    def fewshot_docs(self) -> list[dict[str, Any]]:
+        return self.shots
+
+
+def test_loaded_tasks_are_held_to_what_is_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "FILE", site.knowledge)
+    loaded = {subject: LoadedTask(items(subject, "test"), items(subject, "dev")) for subject in SUBJECTS}
+    assert data.verify_docs("tiny", loaded) == ()
+    loaded["apples"].eval_docs.pop()
+    loaded["pears"].shots[0]["question"] += " "
+    del loaded["plums"].eval_docs[0]["choices"]
+    del loaded["quinces"]
+    problems = data.verify_docs("tiny", loaded)
+    assert len(problems) == 4
+    assert problems[0] == "apples: 5 items, not 6"
+    assert problems[1].startswith("pears: other few-shot examples (sha256 ")
+    assert problems[2:] == ("plums: its items have no field 'choices'", "quinces: missing")
+    assert data.verify_docs("fruit", {"apples": loaded["apples"]}) == problems[:1], "a group of one's own"
+    assert data.verify_docs("other", {"other": LoadedTask([], [])}) == ()
+    line = data.refusal("tiny", problems)
+    assert line.startswith("tiny: the data is not what is known of it: apples: 5 items, not 6; pears: ")
+    assert "; and 1 more; " in line
+    assert line.endswith("accuracy.verify_data=false")
+
+
+DOCS = st.lists(st.fixed_dictionaries({"q": st.text(), "n": st.integers(), "k": st.dictionaries(st.text(), st.text())}))
+
+
+@settings(max_examples=50)
+@given(DOCS)
+def test_a_digest_depends_on_content_and_order_and_not_on_how_it_is_stored(docs: list[dict[str, Any]]) -> None:
+    found = data.digest(docs, ("q", "k"))
+    stored = [dict(reversed(doc.items())) | {"k": {**doc["k"], "\0none": None}, "more": 1} for doc in docs]
+    assert data.digest(stored, ("k", "q")) == found
+    kept = [(doc["q"], doc["k"]) for doc in docs]
+    assert (data.digest(reversed(docs), ("q", "k")) == found) == (kept == kept[::-1])
+
+
+def punkt_in(folder: Path) -> Path:
+    file = folder / data.PUNKT / "english" / "abbrev_types.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("dr\n")
+    return folder
+
+
+def test_nltks_tables_come_from_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLTK_DATA", f"/no/such{os.pathsep}{punkt_in(tmp_path / 'have')}")
+    assert mirror_build.copy_tables(tmp_path / "hub/nltk_data")
+    assert data.nltk_dir(tmp_path / "hub") == tmp_path / "hub/nltk_data"
+    assert data.nltk_dir(tmp_path) is None
+    assert data.nltk_dir(None) is None
+    monkeypatch.setenv("NLTK_DATA", "/no/such")
+    assert mirror_build.copy_tables(tmp_path / "none") is None
+
+
+def test_nltks_tables_are_downloaded_as_nltk_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pathsec = pytest.importorskip("nltk.pathsec")
+    site = tmp_path / "site"
+    punkt_in(site)
+    archive = site / "punkt_tab.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.write(site / data.PUNKT / "english/abbrev_types.txt", "punkt_tab/english/abbrev_types.txt")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *words: None)
+    monkeypatch.setattr(pathsec, "_ip_is_forbidden", lambda ip: False)  # NLTK refuses servers on this machine
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        package = {
+            "id": "punkt_tab", "name": "Punkt", "subdir": "tokenizers", "unzip": "1", "url": f"{url}/punkt_tab.zip",
+            "size": archive.stat().st_size, "unzipped_size": 3,
+            "sha256_checksum": sha256(archive.read_bytes()).hexdigest(),
+        }  # fmt: skip
+        attributes = " ".join(f'{name}="{value}"' for name, value in package.items())
+        (site / "index.xml").write_text(f"<nltk_data><packages><package {attributes}/></packages></nltk_data>")
+        assert mirror_build.download_tables(tmp_path / "hub/nltk_data", f"{url}/index.xml") == f"{url}/index.xml"
+        server.shutdown()
+    assert data.nltk_dir(tmp_path / "hub")
+    assert not list((tmp_path / "hub").rglob("*.zip"))
+    with pytest.raises(AccuracyError, match=r"cannot fetch NLTK's punkt_tab .* pip install --no-deps llama-index-core"):
+        mirror_build.download_tables(tmp_path / "none", f"{url}/index.xml")
+
+
+@pytest.fixture
+def sample() -> Path:
+    named = os.environ.get("QUANTBENCH_HUB")
+    if not named:
+        pytest.skip("no local hub mirror: set QUANTBENCH_HUB to one with cais/mmlu, ceval/ceval-exam, google/IFEval")
+    return Path(named)
+
+
+def test_a_real_mirror_passes(sample: Path, cli: Cli) -> None:
+    done = cli("mirror", "check", str(sample), module="bench.cli")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == [
+        "mmlu: 14042 items of 57 leaf tasks, as known",
+        "ceval-valid: 1346 items of 52 leaf tasks, as known",
+        "ifeval: 541 items of 1 leaf tasks, as known",
+    ]
+
+
+def test_a_real_benchmark_is_mirrored_and_read(sample: Path, cli: Cli, tmp_path: Path) -> None:
+    known = data.benchmarks()["ifeval"]
+    folder = sample / known.repo
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    out = tmp_path / "mirror"
+    with serve(Hub(repos={known.repo: Repo(files=files, kind="dataset", commit=known.revision)})) as hub:
+        done = cli("mirror", "build", "--tasks", "ifeval", "--out", str(out), module="bench.cli", **hub.env(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "'accuracy.tasks=[ifeval]'" in done.stdout
+    assert data.nltk_dir(out)

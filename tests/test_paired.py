@@ -1,0 +1,415 @@
+"""The comparison of two scores: what pairs, what each figure means, and how often its interval holds the truth."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import stdtrit
+from scipy.stats import binomtest, entropy
+
+from bench.analysis.difference import (
+    FEWEST_CLUSTERS,
+    FEWEST_FOR_SCORE,
+    mean_of_units,
+    score_interval,
+    score_z,
+)
+from bench.analysis.paired import Comparison, compare, item_values, main_metric, obstacle, pair
+from bench.record import ItemOutcome, Metric, TaskScore, Variant
+from tests.records import score as recorded_score
+
+
+def item(subject: str, doc: int, value: float, logprobs: Sequence[float] = (), **changes: Any) -> ItemOutcome:
+    """Return one item; without log-probabilities its answer was generated."""
+    answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else f"answer {value}"
+    values: dict[str, Any] = {
+        "task": subject, "doc_id": doc, "doc_hash": f"doc {doc}", "prompt_hash": f"prompt {doc}", "target": "0",
+        "answer": answer, "logprobs": tuple(logprobs), "metrics": {"acc": value},
+    }  # fmt: skip
+    return ItemOutcome.model_validate(values | changes)
+
+
+def task_score(items: Sequence[ItemOutcome], quant: str = "bf16", **changes: Any) -> TaskScore:
+    """Return a score with these items."""
+    values: dict[str, Any] = {
+        "variant": Variant(model="m", quant=quant), "engine": "sglang", "task": "mmlu", "key": quant, "status": "ok",
+        "reasons": (), "metrics": (Metric(name="acc", value=0.5, stderr=None),), "n_items": len(items),
+        "num_fewshot": 5, "limit": None, "chat_template": False, "task_versions": {"mmlu": "2"}, "counts": {},
+        "seconds": 1.0, "items": tuple(items),
+    }  # fmt: skip
+    return TaskScore.model_validate(values | changes)
+
+
+def two_scores(before: Sequence[float], after: Sequence[float], subjects: int = 1) -> tuple[TaskScore, TaskScore]:
+    """Return scores of the same items, dealt out to the subjects in turn."""
+    return tuple(  # type: ignore[return-value]
+        task_score([item(f"s{doc % subjects}", doc, value) for doc, value in enumerate(values)], quant)
+        for quant, values in (("bf16", before), ("fp8", after))
+    )
+
+
+def compared(before: Sequence[float], after: Sequence[float], subjects: int = 1) -> Comparison:
+    found = compare(*two_scores(before, after, subjects))
+    assert found
+    return found
+
+
+def counts(n: int, gained: int, lost: int) -> tuple[list[float], list[float]]:
+    """Return before and after of n items."""
+    rest = [float(index % 2) for index in range(n - gained - lost)]
+    return [0.0] * gained + [1.0] * lost + rest, [1.0] * gained + [0.0] * lost + rest
+
+
+right_or_wrong = st.lists(st.tuples(*[st.sampled_from([0.0, 1.0])] * 2), min_size=1, max_size=60)
+partly_right = st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), min_size=1, max_size=60)
+any_items = right_or_wrong | partly_right
+some_subjects = st.sampled_from([1, 2, 12])
+
+
+# What pairs
+
+
+def test_the_main_metric_is_the_first_that_is_listed_and_its_first_filter() -> None:
+    listed = task_score(
+        [
+            item("s", 0, 0.0, metrics={"exact_match": 1.0}),
+            item("s", 0, 0.0, metrics={"exact_match": 0.0}),  # the same item under the second filter
+            item("s", 1, 0.0, metrics={"other": 1.0}),
+        ],
+        metrics=(
+            Metric(name="exact_match,strict", value=1, stderr=None),
+            Metric(name="exact_match,flexible", value=0, stderr=None),
+        ),
+    )
+    assert main_metric(listed) == "exact_match"
+    assert item_values(listed) == {("s", 0, "doc 0", "prompt 0"): 1.0}
+
+
+@pytest.mark.parametrize(
+    "change", [{"doc_id": 9}, {"doc_hash": "other"}, {"prompt_hash": "other"}, {"task": "other subject"}]
+)
+def test_items_pair_only_if_document_prompt_and_subject_are_the_same(change: dict[str, Any]) -> None:
+    items = [item("s", doc, 1.0) for doc in range(3)]
+    found = compare(task_score(items), task_score([items[0].model_copy(update=change), *items[1:]], "fp8"))
+    assert found
+    assert (found.n, found.unpaired) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"status": "failed"}, "the variant has no score: failed"),
+        ({"status": "invalid"}, "the variant has no score: invalid"),
+        ({"task": "ceval-valid"}, "different tasks: mmlu and ceval-valid"),
+        ({"num_fewshot": 0}, "different numbers of examples: 5 and 0"),
+        ({"chat_template": True}, "different settings of the chat template: False and True"),
+        ({"thinking": False}, "different settings of thinking: None and False"),
+        ({"task_versions": {"mmlu": "3"}}, "different versions of mmlu: 2 and 3"),
+        ({"metrics": (Metric(name="acc_norm", value=0.5, stderr=None),)}, "different metrics: acc and acc_norm"),
+        ({"items": ()}, "no item with the same document and prompt in both"),
+    ],
+)
+def test_scores_asked_in_different_ways_are_not_compared_and_it_says_why(change: dict[str, Any], why: str) -> None:
+    baseline = task_score([item("s", 0, 1.0)])
+    other = baseline.model_copy(update=change)
+    assert obstacle(baseline, other) == why
+    assert compare(baseline, other) is None
+
+
+def test_a_baseline_without_a_score_is_named() -> None:
+    baseline = task_score([item("s", 0, 1.0)])
+    assert obstacle(baseline.model_copy(update={"status": "failed"}), baseline) == "the baseline has no score: failed"
+
+
+def test_a_metric_that_is_no_share_is_not_compared() -> None:
+    baseline = task_score([item("s", 0, 17.3)])
+    assert obstacle(baseline, baseline) == "acc of an item is not between 0 and 1"
+
+
+def test_emulated_accuracy_counts() -> None:
+    baseline, variant = two_scores([1, 0], [1, 1])
+    assert compare(baseline, variant.model_copy(update={"status": "emulated"}))
+
+
+def test_a_limit_leaves_the_items_that_both_have() -> None:
+    baseline, variant = two_scores([1] * 20, [1] * 20)
+    found = compare(baseline, variant.model_copy(update={"items": variant.items[:5], "limit": 5}))
+    assert found
+    assert (found.n, found.unpaired) == (5, 15)
+
+
+def test_scores_of_real_runs_compare() -> None:
+    found = compare(recorded_score("bf16", "mini-mmlu"), recorded_score("gptq-int4", "mini-mmlu"))
+    assert found
+    assert (found.task, found.metric, found.variant.quant, found.clusters) == ("mini-mmlu", "acc", "gptq-int4", 3)
+
+
+def test_only_what_all_scores_have_pairs() -> None:
+    items = [item("s", doc, 1.0) for doc in range(4)]
+    scores = [task_score(items), task_score(items[:3]), task_score(items[1:])]
+    found = pair(*scores)
+    assert found
+    assert [key.doc_id for key in found.ids] == [1, 2]
+    assert pair(task_score(items[:2]), task_score(items[1:3]), task_score(items[:1])) is None
+
+
+# What the figures mean
+
+
+def test_a_worked_example() -> None:
+    """Ten items: one gained, three lost; the baseline has 6 right, the variant 4."""
+    before, after = [0, 1, 1, 1, 1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 1, 1, 1, 0, 0, 0]
+    found = compared(before, after)
+    assert (found.n, found.gained, found.lost, found.clusters) == (10, 1, 3, 1)
+    assert (found.baseline_mean, found.variant_mean) == (0.6, 0.4)
+    assert found.delta.value == pytest.approx(-0.2)
+    assert found.flip_rate == 0.4
+    assert found.mcnemar_p == pytest.approx(2 * (1 + 4) / 16)  # 0 or 1 of 4 heads, on either side
+    # Differences 1, -1, -1, -1 and six 0; squared distances from -0.2: 1.44 + 3 * 0.64 + 6 * 0.04 = 3.6.
+    assert found.paired_se == pytest.approx(math.sqrt(3.6 / 9 / 10))
+    assert found.clustered_se is None
+    assert found.recovery
+    assert found.recovery.value == pytest.approx(2 / 3)
+    # With one gained and one lost added: 12 items, mean -1/6, squares 6 - 12 / 36.
+    assert found.spread.mean == pytest.approx(-1 / 6)
+    assert found.spread.se == pytest.approx(math.sqrt((6 - 12 / 36) / 11 / 12))
+
+
+def test_the_clustered_standard_error_by_hand() -> None:
+    """Three subjects of 2, 3 and 5 items that lost 1, 0 and 2: residuals -0.4, 0.9, -0.5 around -0.3."""
+    subjects = [0, 0, 1, 1, 1, 2, 2, 2, 2, 2]
+    lost = [1, 0, 0, 0, 0, 1, 1, 0, 0, 0]
+    before = task_score([item(f"s{subject}", doc, 1.0) for doc, subject in enumerate(subjects)])
+    after = task_score([item(f"s{subjects[doc]}", doc, 1.0 - one) for doc, one in enumerate(lost)], "fp8")
+    found = compare(before, after)
+    assert found
+    by_hand = math.sqrt(0.4**2 / (1 - 0.2) + 0.9**2 / (1 - 0.3) + 0.5**2 / (1 - 0.5)) / 10
+    assert found.clustered_se == pytest.approx(by_hand)
+
+
+def test_equal_subjects_give_the_textbook_standard_error_and_degrees_of_freedom() -> None:
+    means = np.array([0.1, -0.2, 0.0, 0.3, -0.4])
+    mean, se, df = mean_of_units(means * 8, np.full(5, 8.0))
+    assert mean == pytest.approx(means.mean())
+    assert se == pytest.approx(means.std(ddof=1) / math.sqrt(5))
+    assert df == pytest.approx(4)
+
+
+def test_items_by_themselves_give_the_textbook_standard_error() -> None:
+    values = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], 300)
+    _, se, df = mean_of_units(values, np.ones(300))
+    assert se == pytest.approx(values.std(ddof=1) / math.sqrt(300))
+    assert df == pytest.approx(299)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "low", "high"),
+    [(1, 7, 21, -0.5172, -0.0260), (6, 16, 161, -0.1240, -0.0054)],
+)
+def test_the_score_interval_is_the_published_one(gained: int, lost: int, n: int, low: float, high: float) -> None:
+    """Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33, 2850: airway and consolidation examples."""
+    assert score_interval(gained, lost, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 500))
+def test_against_no_difference_the_score_test_is_mcnemars(gained: int, lost: int, same: int) -> None:
+    expected = (gained - lost) / math.sqrt(gained + lost) if gained + lost else 0.0
+    assert score_z(gained, lost, gained + lost + same, 0.0) == pytest.approx(expected)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 500), st.sampled_from([0.5, 0.95, 0.998]))
+def test_the_score_interval_ends_where_the_score_test_rejects(
+    gained: int, lost: int, same: int, confidence: float
+) -> None:
+    n = gained + lost + same
+    z = float(stdtrit(1e12, (1 + confidence) / 2))
+    low, high = score_interval(gained, lost, n, confidence)
+    assert score_z(gained, lost, n, low) == pytest.approx(z, abs=1e-3)
+    assert score_z(gained, lost, n, high) == pytest.approx(-z, abs=1e-3)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 1, 1), (1, 0, 1), (0, 0, 1), (0, 9, 9), (9, 0, 9), (4, 5, 9)])
+def test_the_score_interval_of_extreme_counts_stays_within_bounds(gained: int, lost: int, n: int) -> None:
+    low, high = score_interval(gained, lost, n)
+    assert -1 <= low <= (gained - lost) / n <= high <= 1
+    assert low < high
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_exact_binomial_test(gained: int, lost: int) -> None:
+    found = compared(*counts(130, gained, lost))
+    expected = binomtest(lost, gained + lost).pvalue if gained + lost else 1.0
+    assert found.mcnemar_p == pytest.approx(expected)
+
+
+def test_items_that_are_partly_right_are_counted_by_their_sign() -> None:
+    found = compared([0.5, 1.0, 0.25, 0.5], [1.0, 0.5, 0.5, 0.5])
+    assert (found.gained, found.lost, found.method) == (2, 1, "t")
+
+
+def test_the_method_follows_from_the_task_and_not_from_the_answers() -> None:
+    many = counts(FEWEST_FOR_SCORE, 3, 5)
+    assert compared(*many).method == "score"
+    assert compared(*many, subjects=FEWEST_CLUSTERS - 1).method == "score"
+    assert compared(*many, subjects=FEWEST_CLUSTERS).method == "clustered t"
+    assert compared(*counts(FEWEST_FOR_SCORE - 1, 3, 5)).method == "t"
+    assert compared([0.5] * 600, [0.25] * 600).method == "t"
+
+
+def test_without_a_baseline_above_zero_there_is_no_recovery() -> None:
+    assert compared([0, 0, 0], [0, 1, 0]).recovery is None
+
+
+def test_choice_kl_is_the_mean_over_items_of_the_textbook_divergence() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(-2, 1, (2, 30, 4))
+    one, two = (
+        task_score([item("s", doc, 1.0, row.tolist()) for doc, row in enumerate(side)]) for side in (before, after)
+    )
+    found = compare(one, two)
+    assert found
+    assert found.choice_kl
+    expected = [entropy(np.exp(p), np.exp(q)) for p, q in zip(before, after, strict=True)]  # sums are made 1 by scipy
+    assert found.choice_kl.value == pytest.approx(np.mean(expected))
+    half = stdtrit(29, 0.975) * np.std(expected, ddof=1) / math.sqrt(30)
+    assert found.choice_kl.high == pytest.approx(np.mean(expected) + half)
+
+
+def test_choice_kl_takes_items_with_different_numbers_of_choices() -> None:
+    before = [item("s", 0, 1.0, [-1.0, -1.0]), item("s", 1, 1.0, [-1.0, -2.0, -3.0])]
+    after = [item("s", 0, 1.0, [-1.0, -1.0]), item("s", 1, 1.0, [-1.0, -2.0, -4.0])]
+    found = compare(task_score(before), task_score(after))
+    assert found
+    assert found.choice_kl
+    expected = entropy(np.exp([-1.0, -2, -3]), np.exp([-1.0, -2, -4])) / 2
+    assert found.choice_kl.value == pytest.approx(expected)
+
+
+def test_choice_kl_leaves_out_what_has_no_number() -> None:
+    good = [item("s", doc, 1.0, [-1.0, -2.0]) for doc in range(3)]
+    bad = [*good[:2], item("s", 2, 1.0, [-1.0, -math.inf])]
+    found = compare(task_score(good), task_score(bad))
+    assert found
+    assert found.choice_kl
+    assert found.choice_kl.value == 0
+
+
+def test_generated_answers_have_no_choice_kl() -> None:
+    assert compared([1, 0], [0, 0]).choice_kl is None
+
+
+def test_a_repeat_tells_what_flips_by_chance() -> None:
+    before = [1.0, 0.0] * 300
+    again = [1 - value if index < 12 else value for index, value in enumerate(before)]
+    other = [1 - value if index % 4 == 0 else value for index, value in enumerate(before)]
+    baseline, variant = two_scores(before, other)
+    repeat = two_scores(before, again)[1].model_copy(update={"repeat": 1, "variant": baseline.variant})
+    found = compare(baseline, variant, repeat)
+    assert found
+    assert found.noise
+    assert found.noise.n == 600
+    assert found.noise.flip_rate == pytest.approx(0.02)
+    assert found.noise.excess.value == pytest.approx(0.23)
+    assert found.noise.excess.low > 0
+    like_chance = compare(baseline, repeat, repeat)
+    assert like_chance
+    assert like_chance.noise
+    assert like_chance.noise.excess.value == 0
+    floor = compare(baseline, repeat)
+    assert floor
+    assert floor.noise is None
+    assert floor.flip_rate == pytest.approx(0.02)
+
+
+def test_a_repeat_asked_in_another_way_tells_nothing() -> None:
+    baseline, variant = two_scores([1, 0], [1, 1])
+    found = compare(baseline, variant, baseline.model_copy(update={"num_fewshot": 0}))
+    assert found
+    assert found.noise is None
+
+
+# What holds of any items
+
+
+@given(any_items, some_subjects)
+@settings(deadline=None)
+def test_swapping_the_two_turns_the_signs(pairs: list[tuple[float, float]], subjects: int) -> None:
+    before, after = zip(*pairs, strict=True)
+    one, other = compared(before, after, subjects), compared(after, before, subjects)
+    assert one.delta.value == -other.delta.value
+    assert (one.delta.low, one.delta.high) == pytest.approx((-other.delta.high, -other.delta.low), abs=1e-9)
+    assert (one.gained, one.lost) == (other.lost, other.gained)
+    assert one.mcnemar_p == other.mcnemar_p
+    assert one.mde == pytest.approx(other.mde)
+
+
+@given(any_items, some_subjects)
+@settings(deadline=None)
+def test_identical_scores_show_no_difference(pairs: list[tuple[float, float]], subjects: int) -> None:
+    values = [value for value, _ in pairs]
+    found = compared(values, values, subjects)
+    assert found.delta.value == 0
+    assert found.delta.low < 0 < found.delta.high
+    assert (found.gained, found.lost, found.flip_rate, found.mcnemar_p) == (0, 0, 0, 1)
+    assert found.p_below() == 1
+    assert found.recovery is None or found.recovery.value == 1
+
+
+@given(any_items, some_subjects, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_the_order_of_the_items_does_not_matter(
+    pairs: list[tuple[float, float]], subjects: int, order: random.Random
+) -> None:
+    scores = two_scores([before for before, _ in pairs], [after for _, after in pairs], subjects)
+    one, two = (score.model_copy(update={"items": order.sample(score.items, len(pairs))}) for score in scores)
+    assert compare(*scores) == compare(one, two)
+
+
+@given(any_items, some_subjects)
+@settings(deadline=None)
+def test_intervals_hold_what_was_seen(pairs: list[tuple[float, float]], subjects: int) -> None:
+    before, after = zip(*pairs, strict=True)
+    found = compared(before, after, subjects)
+    for one in (found.delta, found.bootstrap, found.recovery):
+        if one is not None:
+            assert one.low - 1e-9 <= one.value <= one.high + 1e-9
+    assert found.delta.low >= -1
+    assert found.delta.high <= 1
+    assert found.mde > 0
+
+
+@given(any_items, some_subjects, st.sampled_from([0.0, -0.01, -0.1, 0.2]))
+@settings(deadline=None)
+def test_the_test_and_the_interval_agree(pairs: list[tuple[float, float]], subjects: int, bound: float) -> None:
+    before, after = zip(*pairs, strict=True)
+    found = compared(before, after, subjects)
+    p = found.p_below(bound)
+    _, high = found.interval(0.95)
+    if abs(high - bound) > 1e-6 and high < 1:
+        assert (p < 0.05) == (high < bound)
+
+
+@given(any_items)
+@settings(deadline=None)
+def test_items_lost_only_make_it_worse(pairs: list[tuple[float, float]]) -> None:
+    before, after = zip(*pairs, strict=True)
+    worse = [0.0] * len(after)
+    one, other = compared(before, after), compared(before, worse)
+    assert other.delta.value <= one.delta.value
+    assert other.lost >= one.lost
+
+
+@pytest.mark.parametrize("subjects", [1, 57])
+def test_the_bootstrap_agrees_with_the_interval_where_there_are_many_items(subjects: int) -> None:
+    rng = np.random.default_rng(5)
+    before = rng.integers(0, 2, 4000).astype(float)
+    after = np.where(rng.random(4000) < 0.1, 1 - before, before)
+    found = compared(before.tolist(), after.tolist(), subjects)
+    width = found.delta.high - found.delta.low
+    assert found.bootstrap.low == pytest.approx(found.delta.low, abs=0.1 * width)
+    assert found.bootstrap.high == pytest.approx(found.delta.high, abs=0.1 * width)
