@@ -10,6 +10,7 @@ from bench import mirror_build, mirror_check
 from bench.accuracy import data
 from bench.errors import AccuracyError, ConfigError, QuantbenchError
 from bench.mirror_files import MANIFEST, Mirror, all_file_problems, read
+from bench.mirror_sources import check_names
 from bench.progress import View
 from bench.spec import nearest
 
@@ -71,7 +72,7 @@ def build(tasks: Sequence[str], out: Path) -> list[str]:
         ConfigError: no such task.
         AccuracyError: the data cannot be had, or the folder cannot be used.
     """
-    names = mirror_build.check_names(tasks)
+    names = check_names(tasks)
     problems = mirror_build.build(names, out)
     if not problems:
         chosen = "" if set(names) == set(data.benchmarks()) else f" 'accuracy.tasks=[{','.join(names)}]'"

@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 from bench import mirror_check
 from bench.accuracy import data
 from bench.accuracy import tasks as accuracy_tasks
-from bench.errors import AccuracyError, ConfigError
+from bench.errors import AccuracyError
 from bench.mirror_files import MANIFEST, NLTK, PART, Dataset, Mirror, Tables, TaskData, file_problems, now, read, write
+from bench.mirror_sources import Source, repos_of, source_of
 from bench.progress import View
 from bench.toolchain import interpreter_for
 from quantize import hub
@@ -30,21 +30,7 @@ from quantize.key import Frozen
 
 DOWNLOADS = 8
 """Files fetched at once."""
-LOCAL_FORMATS = ("arrow", "csv", "json", "parquet", "text")
-"""Names in a task's yaml that stand for a kind of file, not for a data set."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Source(Frozen):
-    """A data set that is wanted."""
-
-    repo: str
-    revision: str = "main"
-    files: tuple[str, ...] | None = None
-    """Globs; None for the whole repository."""
-    not_files: tuple[str, ...] = (".gitattributes",)
-    licence: str | None = None
-    nltk: bool = False
 
 
 class Listing(Frozen):
@@ -56,83 +42,11 @@ class Listing(Frozen):
     """Bytes of each file that is wanted."""
 
 
-def source_of(repo: str) -> Source:
-    """Return what to fetch of a repository: of a known one what its task reads, at its commit; else all of it."""
-    known = data.benchmark_of_repo(repo)
-    if known is None:
-        return Source(repo=repo)
-    return Source.model_validate(known.model_dump(include=set(Source.model_fields)))
-
-
-def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Return lm-eval's names of the tasks that were typed, each once.
-
-    Raises:
-        ConfigError: none was typed, no such task, or one that needs no mirror.
-    """
-    names = tuple(dict.fromkeys(data.ALIASES.get(task, task) for task in tasks))
-    if not names:
-        raise ConfigError("--tasks names no task; try --tasks mmlu,ceval,ifeval")
-    own = [name for name in names if name in accuracy_tasks.MINI_TASKS]
-    if own:
-        raise ConfigError(f"--tasks: {own[0]} comes with quantbench and needs no mirror")
-    try:
-        accuracy_tasks.check_tasks(tuple(name for name in names if not mirror_check.benchmark_of(name)))
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("accuracy.tasks", "--tasks", 1)) from error
-    return names
-
-
-def dataset_paths(index: Mapping[str, Any], member: str | Mapping[str, Any]) -> set[str]:
-    """Return the data sets that a task, group or tag of lm-eval reads.
-
-    Args:
-        index: ``TaskManager.task_index``.
-        member: its name, or what a group's yaml says of it.
-    """
-    config: Mapping[str, Any] = {}
-    if isinstance(member, str):
-        if entry := index.get(member):
-            config = entry.cfg or {"task": sorted(entry.tags)}
-    elif "dataset_path" in member or isinstance(member.get("task"), list):
-        config = member
-    else:
-        return dataset_paths(index, member.get("task") or member["group"])
-    if "dataset_path" in config:
-        return {config["dataset_path"]}
-    members = config.get("task")
-    return {path for each in members for path in dataset_paths(index, each)} if isinstance(members, list) else set()
-
-
-def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the repositories that each task reads; lm-eval's index is asked only for tasks that are not known.
-
-    Raises:
-        ConfigError: a task reads no data set on the hub.
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    index: Mapping[str, Any] | None = None
-    for task in tasks:
-        known = mirror_check.benchmark_of(task)
-        if known:
-            found[task] = (known.repo,)
-            continue
-        if index is None:
-            from lm_eval.tasks import TaskManager
-
-            index = TaskManager().task_index
-        paths = dataset_paths(index, task)
-        if not paths or paths & set(LOCAL_FORMATS):
-            raise ConfigError(f"--tasks: {task} names no data set on the hub, so a mirror cannot hold its data")
-        found[task] = tuple(sorted(paths))
-    return found
-
-
 def build(names: Sequence[str], out: Path) -> list[str]:
     """Build a mirror for tasks, or add them to one; return what is wrong with their data, nothing if it is as known.
 
     Args:
-        names: what :func:`check_names` returns.
+        names: what :func:`bench.mirror_sources.check_names` returns.
         out: the mirror's folder, an absolute path.
 
     Raises:

@@ -85,8 +85,8 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
         AccuracyError: the process that loads the tasks died.
     """
     interpreter = interpreter_for(("lm_eval", "datasets"), "quantbench mirror")
-    with tempfile.TemporaryDirectory(prefix="quantbench-mirror-") as name, view.stage("verifying") as line:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="quantbench-mirror-") as work, view.stage("verifying") as line:
+        folder = Path(work)
         request = Request(
             jobs=tuple(_job(task) for task in tasks),
             leaves={
@@ -102,7 +102,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
             "HF_DATASETS_CACHE": str(folder / "cache"),
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         }
-        argv = [interpreter, "-m", "bench.mirror_check", name]
+        argv = [interpreter, "-m", "bench.mirror_check", work]
         with Child(argv, what="mirror", log_file=folder / "log", env=env, cwd=hub_dir) as child:
             while child.exit_code is None:
                 _show(folder / PROGRESS, line)

@@ -278,6 +278,8 @@ class TaskScore(Frozen):
     chat_template: bool
     thinking: bool | None = None
     """Whether the chat template let the model reason first; None where no template was used."""
+    max_gen_toks: int | None = None
+    """Cap on answers, tokens; None for the task's own."""
     repeat: int = 0
     """0 for the score itself; 1 for the same again in another order, to see how much differs by chance."""
     task_versions: dict[str, str]

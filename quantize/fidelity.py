@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from quantize.bf16 import multiply_in_float32
 from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech
 from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
@@ -104,6 +105,7 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
     Raises:
         CheckpointError: a weight is missing, or a logit is not a finite number.
     """
+    multiply_in_float32()
     reference, candidate = Expanded(source), Expanded(folder)
     errors: list[LayerError] = []
     with torch.inference_mode():

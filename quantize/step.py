@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.architecture import Architecture
+from quantize.bf16 import multiply_in_float32
 from quantize.errors import explain_failure
 from quantize.key import Frozen
 from quantize.methods import Made
@@ -32,6 +33,7 @@ class Step(Frozen):
 
 def make(step: Step) -> Made:
     """Write the checkpoint and return what is worth knowing of it."""
+    multiply_in_float32()
     module = importlib.import_module(f"quantize.methods.{step.method}")
     config = module.Config.model_validate(step.config)
     made: Made = module.quantize(config, step.architecture, step.source, step.target, step.samples)

@@ -143,7 +143,7 @@ def test_a_limit_leaves_the_items_that_both_have() -> None:
     assert (found.n, found.unpaired) == (5, 15)
 
 
-def test_scores_of_real_runs_compare() -> None:
+def test_scores_as_runs_leave_them_compare() -> None:
     found = compare(recorded_score("bf16", "mini-mmlu"), recorded_score("gptq-int4", "mini-mmlu"))
     assert found
     assert (found.task, found.metric, found.variant.quant, found.clusters) == ("mini-mmlu", "acc", "gptq-int4", 3)

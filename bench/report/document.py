@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
+from bench.analysis.verdict import Kind
 from bench.record import Metric, Status
 from bench.report.format import MISSING, between, share
 from bench.speed.metrics import Interval
@@ -35,6 +36,8 @@ class Cell:
     """Shown on hover: the number with all its digits."""
     status: Status | None = None
     """Drawn as a badge: before the notes."""
+    verdict: Kind | None = None
+    """Drawn as a badge on a line of its own: before the notes."""
     mark: Mark | None = None
     numeric: bool = False
     faint: bool = False
@@ -187,6 +190,15 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Verbatim:
+    """A text as it was written, every line and space of it."""
+
+    kind: ClassVar[str] = "verbatim"
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks that are folded away until asked for."""
 
@@ -195,7 +207,7 @@ class Details:
     blocks: "Sequence[Block]"
 
 
-Block = Text | Heading | Note | Bullets | Table | Figures | Terms | Code | Details
+Block = Text | Heading | Note | Bullets | Table | Figures | Terms | Code | Verbatim | Details
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from bench import __version__
 from bench.record import STATUS_MEANING, RunRecord
 from bench.report import format as fmt
 from bench.report.sections import all_sections
+from bench.report.verdicts import VERDICT_MEANING
 from bench.report.view import with_baselines
 from bench.store import write_atomic
 
@@ -22,6 +23,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["meaning"] = STATUS_MEANING
+    environment.globals["verdicts"] = VERDICT_MEANING
     return environment
 
 

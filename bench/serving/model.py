@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from bench.serving import attention
 from bench.serving.kv import RaggedCache, SequenceKV
 from bench.serving.text import Tokenizer
+from quantize.bf16 import has_bf16
 from quantize.checkpoint import own_code
 from quantize.expanded import Expanded
 
@@ -23,17 +24,6 @@ MEMORY_SHARE = 0.8
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 log = logging.getLogger(__name__)
-
-
-CPUINFO = Path("/proc/cpuinfo")
-
-
-def has_bf16(cpuinfo: Path) -> bool:
-    """Tell whether the CPU multiplies BF16 itself (AVX-512 BF16, AMX, or ARM's); true where it cannot be known.
-
-    Without it, PyTorch's BF16 product was measured at 15 GFLOP/s where that of float32 reached 115.
-    """
-    return not cpuinfo.exists() or "bf16" in cpuinfo.read_text()
 
 
 class LoadError(Exception):
@@ -65,7 +55,7 @@ class Model:
         transformers_logging.disable_progress_bar()
         self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=own_code(path))
         self.quantization: dict[str, Any] | None = _quantization(path)
-        if dtype == "auto" and self.device.type == "cpu" and not has_bf16(CPUINFO) and _fits_in_float32(path):
+        if dtype == "auto" and self.device.type == "cpu" and not has_bf16() and _fits_in_float32(path):
             log.warning("this CPU has no BF16 instructions: computing in float32, which is faster and no less exact")
             dtype = "float32"
         if self.quantization:

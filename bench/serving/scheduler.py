@@ -264,7 +264,7 @@ class Scheduler:
         return self._model.forward(pieces, [kv for _, kv in begun], keep)
 
     def _score(self, job: Job, end: int, logits: torch.Tensor) -> None:
-        """Add the log-probabilities of the prompt tokens that ``logits`` predict, the last of positions up to ``end``."""
+        """Add the log-probabilities of the prompt tokens that ``logits`` predict, which end at position ``end``."""
         following = job.prompt.tokens[max(end - len(logits), job.wanted) + 1 : end + 1]
         if following:
             job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, job.prompt)

@@ -1,0 +1,37 @@
+"""BF16 on a CPU that cannot multiply it.
+
+PyTorch's product of BF16 matrices is eight times slower than that of float32 where the CPU has no instructions for it
+(measured on an AVX2 machine, 512 rows, one thread: 205 ms against 27 ms). Multiplying in float32 and rounding once
+gives what such instructions give, which add in float32 too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
+FEW = 4
+"""Rows up to which reading the weights takes longer than multiplying."""
+
+
+def has_bf16(cpuinfo: Path = CPUINFO) -> bool:
+    """Tell whether the CPU multiplies BF16 itself (AVX-512 BF16, AMX, ARM's BF16); true where it cannot be known."""
+    return not cpuinfo.exists() or "bf16" in cpuinfo.read_text()
+
+
+def multiply_in_float32() -> None:
+    """Let every linear layer of this process multiply BF16 as float32 from now on, if this CPU is faster so."""
+    import torch
+    from torch.nn import functional
+
+    plain = functional.linear
+    if has_bf16() or hasattr(plain, "plain"):
+        return
+
+    def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+        wide = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and x[..., 0].numel() > FEW
+        if not wide:
+            return plain(x, weight, bias)
+        return plain(x.float(), weight.float(), None if bias is None else bias.float()).bfloat16()
+
+    linear.plain = plain  # type: ignore[attr-defined]
+    functional.linear = linear  # type: ignore[assignment]
