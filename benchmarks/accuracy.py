@@ -1,4 +1,15 @@
-"""Items per second and agreement: our served model beside ``lm_eval --model hf``, same checkpoint, same items."""
+"""The served model beside ``lm_eval --model hf``: items per second, and whether they agree, on the same items.
+
+Two parts on MMLU, from a local hub mirror (``QUANTBENCH_HUB``), or on our own small set where there is none:
+
+- speed: five examples before each item, some items of a few subjects; lm_eval at several batch sizes, the best counts;
+- agreement: no examples, many items, ours beside lm_eval at batch size 1 and at another one: how often it differs from
+  itself is what we may differ by.
+
+And a third: tokens per second of IFEval-like answers, one at a time and 16 together. All compute in one type, that of
+the server: BF16 where the CPU has instructions for it, else float32. ``QUANTBENCH_BENCH_ITEMS`` sets the items of a
+subject for (speed, agreement), as in ``12,36``.
+"""
 
 import json
 import os
@@ -7,66 +18,164 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from bench.record import RunRecord
+from bench.accuracy.tasks import environment
+from bench.record import RunRecord, TaskScore
+from quantize.bf16 import has_bf16
 
-TASKS = ("mini-mmlu", "mini-ceval")
+SUBJECTS = ("mmlu_abstract_algebra", "mmlu_global_facts", "mmlu_sociology")
+"""Of the speed part: short, middling and long prompts."""
+BATCHES = (1, 4, 8)
+ITEMS = (12, 18)
 PEER = """
 import json, sys, time
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from bench.accuracy.tasks import MINI_DIR
-model, tasks, batch = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-lm = HFLM(pretrained=model, dtype="bfloat16", batch_size=batch, device="cpu")
-manager = TaskManager(include_path=str(MINI_DIR))
+model, dtype, (tasks, batch, shots, limit) = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+lm = HFLM(pretrained=model, dtype=dtype, batch_size=batch, device="cpu")
 begin = time.monotonic()
-found = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, bootstrap_iters=0)
+found = simple_evaluate(
+    model=lm, tasks=tasks, task_manager=TaskManager(include_path=str(MINI_DIR)), num_fewshot=shots, limit=limit,
+    bootstrap_iters=0,
+)
 seconds = time.monotonic() - begin
-picks = {}
-for task, samples in found["samples"].items():
-    for sample in samples:
-        scores = [response[0] for response in sample["filtered_resps"]]
-        picks[f"{task}/{sample['doc_id']}"] = scores.index(max(scores))
-print(json.dumps([seconds, picks]))
+rows = {
+    f"{task}/{sample['doc_id']}": [response[0] for response in sample["filtered_resps"]]
+    for task, samples in found["samples"].items() for sample in samples
+}
+print(json.dumps([seconds, rows]))
 """
 
-
-def _peer(checkpoint: Path, batch: int) -> tuple[float, dict[str, int]]:
-    argv = [sys.executable, "-c", PEER, str(checkpoint), json.dumps(TASKS), str(batch)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    seconds, picks = json.loads(done.stdout.splitlines()[-1])
-    return seconds, picks
+Scores = dict[str, list[float]]
+"""Log-probability of each choice, by item."""
 
 
-def _ours(folder: Path) -> tuple[float, dict[str, int], Path]:
+def _pick(scores: list[float]) -> int:
+    return scores.index(max(scores))
+
+
+def _peer(checkpoint: Path, tasks: tuple[str, ...], batch: int, shots: int, limit: int) -> tuple[float, Scores]:
+    """Return what ``lm_eval --model hf`` took, loading the model left out, and its scores."""
+    hub = os.environ.get("QUANTBENCH_HUB")
+    argv = [sys.executable, "-c", PEER, str(checkpoint), _dtype(), json.dumps([tasks, batch, shots, limit])]
+    env = {**os.environ, **environment(Path(hub) if hub else None, None), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=hub)
+    if done.returncode:
+        raise RuntimeError(f"lm_eval failed: {done.stderr[-2000:]}")
+    seconds, rows = json.loads(done.stdout.splitlines()[-1])
+    return seconds, rows
+
+
+def _dtype() -> str:
+    return "bfloat16" if has_bf16() else "float32"
+
+
+def _ours(folder: Path, name: str, *overrides: str) -> RunRecord:
+    work = folder / name
+    work.mkdir()
+    command = ["+model=smollm2-135m", "workload=none", *overrides]
+    done = subprocess.run([sys.executable, "-m", "bench.run", *command], cwd=work, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"quantbench failed: {done.stderr[-2000:]}")
+    (file,) = work.glob("results/runs/*/record.json")
+    return RunRecord.model_validate_json(file.read_bytes())
+
+
+def _scores(record: RunRecord) -> Scores:
+    return {f"{item.task}/{item.doc_id}": list(item.logprobs) for score in record.scores for item in score.items}
+
+
+def _checkpoint(record: RunRecord) -> Path:
     from bench.paths import cache_dir
 
-    command = ["+model=smollm2-135m", "workload=none", f"accuracy.tasks=[{','.join(TASKS)}]"]
-    subprocess.run([sys.executable, "-m", "bench.run", *command], cwd=folder, check=True, capture_output=True)
-    (file,) = folder.glob("results/runs/*/record.json")
-    record = RunRecord.model_validate_json(file.read_bytes())
-    picks = {f"{item.task}/{item.doc_id}": int(item.answer) for score in record.scores for item in score.items}
     assert record.checkpoint is not None
-    digest = record.checkpoint.key.digest[:12]
-    return (
-        sum(score.seconds for score in record.scores),
-        picks,
-        cache_dir() / "checkpoints" / f"smollm2-135m-bf16-{digest}",
-    )
+    return cache_dir() / "checkpoints" / f"smollm2-135m-bf16-{record.checkpoint.key.digest[:12]}"
+
+
+def _difference(one: Scores, other: Scores) -> str:
+    differ = sum(_pick(one[item]) != _pick(other[item]) for item in other)
+    largest = max(abs(a - b) for item in other for a, b in zip(one[item], other[item], strict=True))
+    return f"{differ} of {len(other)} | {largest:.5f}"
+
+
+def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
+    """Measure speed with five examples and agreement without."""
+    has_hub = "QUANTBENCH_HUB" in os.environ
+    fast, many = (SUBJECTS, ("mmlu",)) if has_hub else (("mini-mmlu",), ("mini-mmlu", "mini-ceval"))
+    shots = 5 if has_hub else 0
+    lines = [f"Speed: {', '.join(fast)}, {shots} examples, {items[0]} items each; {_dtype()}", ""]
+    lines += ["| | items/s | picks that differ from batch 1 | largest difference, nats |", "|---|---|---|---|"]
+    asked = [
+        f"accuracy.limit={items[0]}",
+        "accuracy.at_least=1",
+        f"accuracy.num_fewshot={shots}",
+        "accuracy.chat_template=[]",
+    ]
+    record = _ours(folder, "speed", *_accuracy(has_hub), f"accuracy.tasks=[{','.join(fast)}]", *asked)
+    checkpoint = _checkpoint(record)
+    peers = {batch: _peer(checkpoint, fast, batch, shots, items[0]) for batch in BATCHES}
+    ours = _scores(record)
+    seconds = sum(score.seconds for score in record.scores)
+    rates = {batch: len(rows) / took for batch, (took, rows) in peers.items()}
+    best = max(rates.values())
+    lines.append(f"| quantbench, served | {len(ours) / seconds:.2f} | {_difference(ours, peers[1][1])} |")
+    for batch, (_, rows) in peers.items():
+        lines.append(f"| lm_eval --model hf, batch {batch} | {rates[batch]:.2f} | {_difference(rows, peers[1][1])} |")
+    lines += [
+        "",
+        f"{len(ours) / seconds / best:.1f} times lm_eval's best, data and prompts included on both sides.",
+        "",
+    ]
+
+    asked = [f"accuracy.limit={items[1]}", "accuracy.at_least=1", "accuracy.num_fewshot=0", "accuracy.chat_template=[]"]
+    record = _ours(folder, "agreement", *_accuracy(has_hub), f"accuracy.tasks=[{','.join(many)}]", *asked)
+    alone, together = (_peer(checkpoint, many, batch, 0, items[1])[1] for batch in (1, 4))
+    lines += [f"Agreement: {', '.join(many)}, no examples, {items[1]} items a subject; {_dtype()}", ""]
+    lines += ["| | picks that differ from batch 1 | largest difference, nats |", "|---|---|---|"]
+    lines.append(f"| quantbench, served | {_difference(_scores(record), alone)} |")
+    lines.append(f"| lm_eval --model hf, batch 4 | {_difference(together, alone)} |")
+    return lines
+
+
+def _accuracy(has_hub: bool) -> list[str]:
+    return ["accuracy=full"] if has_hub else ["accuracy=demo"]
+
+
+def _on_text(folder: Path) -> list[str]:
+    """Measure generated tokens per second, one answer at a time and 16 together."""
+    task = "ifeval" if "QUANTBENCH_HUB" in os.environ else "mini-ifeval"
+    found = {}
+    for concurrency in (1, 16):
+        record = _ours(
+            folder,
+            f"text{concurrency}",
+            *_accuracy(task == "ifeval"),
+            f"accuracy.tasks=[{task}]",
+            f"accuracy.limit={16 if concurrency == 1 else 32}",
+            "accuracy.at_least=1",
+            "accuracy.max_gen_toks=128",
+            f"accuracy.concurrency={concurrency}",
+        )
+        found[concurrency] = _rate(record.scores[0])
+    lines = [f"Generation: {task}, up to 128 tokens each", "", "| requests under way | tokens/s |", "|---|---|"]
+    lines += [f"| {concurrency} | {rate:.1f} |" for concurrency, rate in found.items()]
+    return [*lines, "", f"{found[16] / found[1]:.1f} times as many together."]
+
+
+def _rate(score: TaskScore) -> float:
+    assert score.work is not None
+    assert score.work.output_tokens is not None
+    return score.work.output_tokens / score.work.seconds
 
 
 def run() -> str:
-    """Run both and return a table."""
+    """Run all and return tables."""
     begin = time.monotonic()
+    asked: Any = os.environ.get("QUANTBENCH_BENCH_ITEMS")
+    items = tuple(map(int, asked.split(","))) if asked else ITEMS
     with tempfile.TemporaryDirectory() as folder:
-        seconds, picks, checkpoint = _ours(Path(folder))
-    rows = [("quantbench, served, concurrency 16", seconds, picks)]
-    rows += [(f"lm_eval --model hf, batch {batch}", *_peer(checkpoint, batch)) for batch in (1, 8)]
-    reference = rows[1][2]
-    lines = ["| | items/s | picks that differ from lm_eval batch 1 |", "|---|---|---|"]
-    for name, took, found in rows:
-        differ = sum(found[item] != reference[item] for item in reference)
-        lines.append(f"| {name} | {len(found) / took:.2f} | {differ} of {len(reference)} |")
-    tasks = " + ".join(TASKS)
-    return "\n".join([f"smollm2-135m, BF16, {tasks}, {time.monotonic() - begin:.0f} s in all", "", *lines])
+        lines = [*_on_choices(Path(folder), (items[0], items[1])), "", *_on_text(Path(folder))]
+    return "\n".join([*lines, "", f"smollm2-135m, {time.monotonic() - begin:.0f} s in all"])

@@ -1,7 +1,6 @@
 """Records as real runs leave them, built through the real types. The same arguments give the same record."""
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from bench.record import (
@@ -9,25 +8,20 @@ from bench.record import (
     Device,
     Environment,
     Failure,
-    ItemOutcome,
-    Metric,
     RequestTrace,
     RunRecord,
     ServerFacts,
     SpeedCell,
     Status,
-    TaskScore,
     Trial,
     Variant,
 )
 from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, FileFact, LayerError, Manifest, Speech
 from quantize.key import Key, sha256_text
+from tests.scores import EMULATED_REASON, MODEL, TASKS, score
 
-MODEL = "smollm2-135m"
 QUANTS = ("bf16", "fp8", "gptq-int8", "gptq-int4", "awq-int4")
 LENGTHS = (1, 256, 1024)
-TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
-EMULATED_REASON = "transformers computes with the weights expanded to bfloat16"
 
 BYTES = {"bf16": 269_060_552, "fp8": 163_209_872, "gptq-int8": 163_213_904, "gptq-int4": 113_490_552}
 BYTES["awq-int4"] = 114_383_216
@@ -74,12 +68,6 @@ ERROR = {"fp8": 0.036, "gptq-int8": 0.0067, "gptq-int4": 0.096, "awq-int4": 0.08
 OUTLIER = {"gptq-int4": (28, "mlp.down_proj", 0.6132)}
 """The one layer in which a variant does much worse than elsewhere."""
 SLOWDOWN = {"bf16": 1.0, "fp8": 1.62, "gptq-int8": 1.31, "gptq-int4": 1.48, "awq-int4": 1.53}
-ACCURACY = {"bf16": 0.47, "fp8": 0.46, "gptq-int8": 0.47, "gptq-int4": 0.39, "awq-int4": 0.42}
-SUBJECTS = {
-    "mini-mmlu": ("mini_mmlu_history", "mini_mmlu_physics", "mini_mmlu_law"),
-    "mini-ceval": ("mini_ceval_geography", "mini_ceval_literature"),
-    "mini-ifeval": ("mini_ifeval",),
-}
 
 
 def environment(**changes: Any) -> Environment:
@@ -272,70 +260,6 @@ def cell(
     )
 
 
-def _items(quant: str, task: str, per_subject: int, metrics: Sequence[str]) -> tuple[ItemOutcome, ...]:
-    """Items of which every variant answers about its share right, mostly the same ones."""
-    found = []
-    for subject in SUBJECTS.get(task, (task,)):
-        for doc_id in range(per_subject):
-            difficulty = random.Random(f"{subject} {doc_id}").random()
-            luck = 0.0 if quant == "bf16" else random.Random(f"{quant} {subject} {doc_id}").uniform(-0.08, 0.08)
-            right = float(difficulty + luck < ACCURACY.get(quant, 0.4))
-            generated = task == "mini-ifeval"
-            found.append(
-                ItemOutcome(
-                    task=subject,
-                    doc_id=doc_id,
-                    doc_hash=sha256_text(f"{subject} {doc_id}"),
-                    prompt_hash=sha256_text(f"{subject} {doc_id} prompt"),
-                    target="0",
-                    answer="Here is the list you asked for." if generated else str(int(1 - right)),
-                    logprobs=() if generated else (-1.2, -1.3, -2.4, -3.1),
-                    metrics=dict.fromkeys(metrics, right),
-                )
-            )
-    return tuple(found)
-
-
-def score(
-    quant: str,
-    task: str,
-    *,
-    model: str = MODEL,
-    per_subject: int = 40,
-    status: Status | None = None,
-    reasons: tuple[str, ...] | None = None,
-) -> TaskScore:
-    """Return a score whose metrics follow from its items."""
-    status = status or ("ok" if quant == "bf16" else "emulated")
-    generated = task == "mini-ifeval"
-    names = ("prompt_level_strict_acc", "inst_level_strict_acc") if generated else ("acc",)
-    measured = status in ("ok", "emulated")
-    items = _items(quant, task, per_subject, names) if measured else ()
-    mean = sum(item.metrics[names[0]] for item in items) / len(items) if items else 0.0
-    stderr = (mean * (1 - mean) / len(items)) ** 0.5 if items else 0.0
-    return TaskScore(
-        variant=Variant(model=model, quant=quant),
-        engine="transformers",
-        task=task,
-        key=sha256_text(f"{model} {quant} {task}"),
-        status=status,
-        reasons=reasons if reasons is not None else ((EMULATED_REASON,) if status == "emulated" else ()),
-        metrics=tuple(
-            Metric(name=name, value=mean, stderr=None if name.startswith("inst") else stderr) for name in names
-        )
-        if measured
-        else (),
-        n_items=len(items),
-        num_fewshot=None if generated else 5,
-        limit=None,
-        chat_template=generated,
-        task_versions={task: "1"},
-        counts={"truncated": 3 if generated else 0, "empty": 0, "over_long": 0},
-        seconds=38.2,
-        items=items,
-    )
-
-
 def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord:
     """Return a finished run; any field can be given."""
     values: dict[str, Any] = {
@@ -344,7 +268,12 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
         "variant": Variant(model=model, quant=quant),
         "key": sha256_text(f"{model} {quant}"),
         "command": (f"+model={model}", f"quant={quant}", "experiment=demo"),
-        "spec": {"seed": 0, "release": None, "heldout": {"set": "embedded", "n_samples": None, "max_seq_len": 256}},
+        "spec": {
+            "seed": 0,
+            "release": None,
+            "heldout": {"set": "embedded", "n_samples": None, "max_seq_len": 256},
+            "accuracy": {"margin": 0.01},
+        },
         "environment": environment(),
         "engine": "transformers",
         "engine_info": {"version": "quantbench 0.1.0", "dtype": "bfloat16", "max_running_requests": 16},

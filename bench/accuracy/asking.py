@@ -139,7 +139,8 @@ class Asker:
                     in_a_row += 1
                     if in_a_row >= GIVE_UP:
                         raise AccuracyError(
-                            f"{in_a_row} questions in a row were not answered, the last: {error}. {done} answers are kept"
+                            f"{in_a_row} questions in a row were not answered, the last: {error}. "
+                            f"{done} answers are kept"
                         ) from error
                     continue
                 in_a_row = 0

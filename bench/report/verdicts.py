@@ -12,7 +12,7 @@ from bench.analysis.damage import TwoByTwo, two_by_two
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import MARGIN, Kind, Verdict, judge
 from bench.record import RunRecord, TaskScore
-from bench.report.view import Run, runs, tasks
+from bench.report.view import Run, runs, score_of, tasks
 
 VERDICT_MEANING: dict[Kind, str] = {
     "worse": "The loss against BF16 is more than chance allows, and not surely inside the margin.",
@@ -27,7 +27,6 @@ class Judged:
 
     run: Run
     score: TaskScore
-    baseline: TaskScore | None
     verdict: Verdict | None
     obstacle: str
     """Why there is no verdict; empty where there is one."""
@@ -45,20 +44,44 @@ class NoiseFloor:
     """Why they are not compared; empty where they are."""
 
 
+@dataclass(frozen=True)
+class OnEngines:
+    """BF16 and a variant on two engines."""
+
+    variant: str
+    """Model and quantization."""
+    task: str
+    table: TwoByTwo | None
+    obstacle: str
+    """Why there is no table; empty where there is one."""
+
+
 def margin_of(record: RunRecord) -> float:
     """Return the loss that a run counts as none; older records do not tell theirs."""
     return float(record.spec.get("accuracy", {}).get("margin", MARGIN))
 
 
-def _baseline_of(run: Run, score: TaskScore) -> tuple[TaskScore | None, str]:
-    """Return BF16's score of the same task, and why nothing is compared with it, empty if it is."""
-    variant = run.record.variant
+def _compare(baseline: TaskScore, score: TaskScore, again: TaskScore | None = None) -> tuple[Comparison | None, str]:
+    """Return the comparison, or why there is none."""
+    found = compare(baseline, score, again)
+    return found, "" if found else obstacle(baseline, score) or ""
+
+
+def _beside_baseline(run: Run, score: TaskScore) -> tuple[Comparison | None, str]:
+    """Return a score's comparison with BF16's, or why there is none."""
+    variant, task = run.record.variant, score.task
     if run.baseline is None:
         return None, f"no BF16 run of {variant.model} on {run.record.engine} in this report"
-    before = next((one for one in run.baseline.scores if one.task == score.task and not one.repeat), None)
+    before = score_of(run.baseline, task)
     if before is None:
-        return None, f"the BF16 run has no score of {score.task}"
-    return before, obstacle(before, score) or ""
+        return None, f"the BF16 run has no score of {task}"
+    return _compare(before, score, score_of(run.baseline, task, repeat=1))
+
+
+def _is_baselines(run: Run, score: TaskScore) -> bool:
+    """Tell whether a score is BF16's own, or that one used again."""
+    before = score_of(run.baseline, score.task) if run.baseline else None
+    return before.key == score.key if before else run.baseline is None and not run.quantized
 
 
 class _Same:
@@ -85,66 +108,53 @@ def judged(records: Sequence[RunRecord]) -> tuple[Judged, ...]:
 @lru_cache(maxsize=1)
 def _judged(same: _Same) -> tuple[Judged, ...]:
     """Return what :func:`judged` does; several sections need it, and it takes seconds for large tasks."""
-    found: list[tuple[Judged, Comparison | None]] = []
+    found = []
     for run in runs(same.records):
         for task in tasks(same.records):
             score = run.score(task)
-            if score is None or (run.baseline is None and not run.quantized):
-                continue
-            before, why = _baseline_of(run, score)
-            if before is not None and before.key == score.key:
-                continue  # BF16's own answers, used again
-            again = run.baseline_repeat(task)
-            comparison = compare(before, score, again) if before is not None and not why else None
-            found.append((Judged(run, score, before, None, why), comparison))
+            if score is not None and not _is_baselines(run, score):
+                found.append((run, score, *_beside_baseline(run, score)))
     verdicts: dict[int, Verdict] = {}
-    for margin in dict.fromkeys(margin_of(one.run.record) for one, _ in found):
+    for margin in {margin_of(run.record): None for run, *_ in found}:
         chosen = {
             place: comparison
-            for place, (one, comparison) in enumerate(found)
-            if comparison is not None and margin_of(one.run.record) == margin
+            for place, (run, _, comparison, _) in enumerate(found)
+            if comparison is not None and margin_of(run.record) == margin
         }
         verdicts |= zip(chosen, judge(tuple(chosen.values()), margin), strict=True)
-    return tuple(
-        Judged(one.run, one.score, one.baseline, verdicts.get(place), one.obstacle)
-        for place, (one, _) in enumerate(found)
-    )
+    return tuple(Judged(run, score, verdicts.get(place), why) for place, (run, score, _, why) in enumerate(found))
 
 
 def noise_floors(records: Sequence[RunRecord]) -> tuple[NoiseFloor, ...]:
     """Return every score that was made a second time."""
     found = []
     for run in runs(records):
-        for score in run.record.scores:
-            before = run.score(score.task)
-            if score.repeat and before is not None:
-                why = obstacle(before, score) or ""
-                found.append(NoiseFloor(run, score, None if why else compare(before, score), why))
+        for task in tasks(records):
+            first, second = run.score(task), score_of(run.record, task, repeat=1)
+            if first is not None and second is not None:
+                found.append(NoiseFloor(run, second, *_compare(first, second)))
     return tuple(found)
 
 
-def engine_pairs(records: Sequence[RunRecord]) -> tuple[tuple[str, TwoByTwo | str], ...]:
-    """Return (the variant's label, its means on two engines or why there are none) where BF16 and variant ran on both.
-
-    One for each model, variant, task and pair of engines.
-    """
+def on_engines(records: Sequence[RunRecord]) -> tuple[OnEngines, ...]:
+    """Return every variant and task that was scored on two engines, BF16 beside it on both; each pair of engines."""
     places: dict[tuple[str, str], dict[str, Run]] = {}
     for run in runs(records):
         if run.baseline is not None and run.quantized:
-            by_engine = places.setdefault((run.record.variant.model, run.record.variant.quant), {})
-            by_engine.setdefault(run.record.engine, run)
-    found: list[tuple[str, TwoByTwo | str]] = []
-    several = len({model for model, _ in places}) > 1
+            variant = run.record.variant
+            places.setdefault((variant.model, variant.quant), {}).setdefault(run.record.engine, run)
+    found = []
     for (model, quant), by_engine in places.items():
-        for (_, one), (_, two) in combinations(sorted(by_engine.items()), 2):
+        for one, two in combinations(sorted(by_engine), 2):
             for task in tasks(records):
-                four = (one.baseline_score(task), one.score(task), two.baseline_score(task), two.score(task))
-                first, variant_1, second, variant_2 = four
-                if first is None or variant_1 is None or second is None or variant_2 is None:
-                    continue
-                label = f"{model} {quant}" if several else quant
-                others = (variant_1, second, variant_2)
-                why = next((text for other in others if (text := obstacle(first, other))), None)
-                table = two_by_two(first, variant_1, second, variant_2)
-                found.append((label, table or f"{task}: {why or 'no item that all four have'}"))
+                first, second = by_engine[one], by_engine[two]
+                scores = first.baseline_score(task), first.score(task), second.baseline_score(task), second.score(task)
+                if all(scores):
+                    found.append(_on_engines(f"{model} {quant}", task, *(score for score in scores if score)))
     return tuple(found)
+
+
+def _on_engines(variant: str, task: str, *scores: TaskScore) -> OnEngines:
+    why = next((text for other in scores[1:] if (text := obstacle(scores[0], other))), "")
+    table = None if why else two_by_two(*scores)
+    return OnEngines(variant, task, table, why if table or why else "no item that all four have")

@@ -1,10 +1,8 @@
-"""Records as the sections look at them: labelled, paired with their BF16 run, item by item. Pure functions."""
+"""Records as the sections look at them: labelled, and paired with their BF16 run. Pure functions."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
 
 from bench.record import RunRecord, SpeedCell, Status, TaskScore
 from bench.report.document import Cell, Mark
@@ -51,18 +49,26 @@ class Run:
 
     def score(self, task: str) -> TaskScore | None:
         """Return this run's score of a task, whatever its status."""
-        return next((score for score in self.record.scores if score.task == task and not score.repeat), None)
+        return score_of(self.record, task)
 
     def baseline_score(self, task: str) -> TaskScore | None:
         """Return the baseline's score of a task, if it has figures that may be printed."""
-        scores = self.baseline.scores if self.baseline else ()
-        shown = (score for score in scores if score.status in SHOWN and score.metrics and not score.repeat)
-        return next((score for score in shown if score.task == task), None)
+        score = score_of(self.baseline, task) if self.baseline else None
+        return score if score and score.status in SHOWN and score.metrics else None
+
+
+def score_of(record: RunRecord, task: str, *, repeat: int = 0) -> TaskScore | None:
+    """Return a run's score of a task, whatever its status; ``repeat=1`` for the second time in another order."""
+    return next((score for score in record.scores if score.task == task and score.repeat == repeat), None)
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:
     one_model = len({record.variant.model for record in records}) == 1
-    names = [r.variant.quant if one_model else f"{r.variant.model} {r.variant.quant}" for r in records]
+    one_engine = len({record.engine for record in records}) == 1
+    names = []
+    for record in records:
+        name = record.variant.quant if one_model else f"{record.variant.model} {record.variant.quant}"
+        names.append(name if one_engine else f"{name} on {record.engine}")
     total, seen, labels = Counter(names), Counter[str](), []
     for name in names:
         seen[name] += 1
@@ -134,37 +140,3 @@ def reasons_of(everything: Sequence[Run], results: Callable[[Run], Iterable[Spee
             for reason in result.reasons if result.status in SHOWN else ():
                 labels.setdefault(f"{result.status}: {reason}", {})[run.label] = None
     return [f"{reason} ({', '.join(names)})" for reason, names in labels.items()]
-
-
-def item_values(score: TaskScore) -> "pd.Series[float]":
-    """Return the main metric of every item, indexed by what makes it the same item in another run.
-
-    The main metric is the first that lm-eval lists. Empty if the items do not carry it.
-    """
-    metric = score.metrics[0].name.partition(",")[0] if score.metrics else ""
-    rows = [
-        (item.task, item.doc_id, item.doc_hash, item.prompt_hash, item.metrics[metric])
-        for item in score.items
-        if metric in item.metrics
-    ]
-    names = ["subject", "doc_id", "doc_hash", "prompt_hash", "value"]
-    values = pd.DataFrame(rows, columns=names).set_index(names[:-1])["value"].astype(float)
-    # lm-eval lists an item once per answer filter; the main metric belongs to the first.
-    return values[~values.index.duplicated()]
-
-
-@dataclass(frozen=True)
-class Flips:
-    """Items on which two runs differ."""
-
-    gained: int
-    lost: int
-    paired: int
-    """Items that both runs have, with the same document and the same prompt."""
-
-
-def flips(baseline: TaskScore, score: TaskScore) -> Flips:
-    """Return on how many of the items that both have ``score`` did better and worse than ``baseline``."""
-    both = pd.concat([item_values(baseline), item_values(score)], axis=1, join="inner", keys=["before", "after"])
-    change = both["after"] - both["before"]
-    return Flips(int((change > 0).sum()), int((change < 0).sum()), len(both))

@@ -14,12 +14,16 @@ from bench.record import ServerFacts
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCORES = False
+SCORES = True
 
 
 class Config(Frozen):
     script: Path
-    """What goes wrong; see :mod:`tests.scripted_server`."""
+    """What goes wrong; see the server."""
+    server: str = "tests.scripted_server"
+    """Or ``tests.answering_server``, for accuracy tasks."""
+    kernel: str = "one"
+    """A field that would change what is computed."""
     startup_timeout_s: PositiveFloat
     request_timeout_s: PositiveFloat
     first_token_timeout_s: PositiveFloat
@@ -39,7 +43,7 @@ def address(config: Config) -> str | None:
 
 
 def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
-    return [interpreter, "-m", "tests.scripted_server", str(launch.port), str(config.script)]
+    return [interpreter, "-m", config.server, str(launch.port), str(config.script)]
 
 
 def environment(config: Config, api_key: str) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""Scores of every task: drawn, in full, item flips against BF16, and by subject."""
+"""Scores of every task: drawn, with their settings and problems, what they took, and by subject."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import pandas as pd
-
-from bench.record import RunRecord, TaskScore
+from bench.analysis.paired import item_values
+from bench.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report import format as fmt
 from bench.report.document import (
     Block,
@@ -24,7 +24,8 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots import Point, Series, dots
-from bench.report.view import SHOWN, Run, flips, is_own, item_values, reasons_of, runs, tasks
+from bench.report.view import SHOWN, Run, is_own, reasons_of, runs, score_of, tasks
+from bench.report.work_table import work_table
 
 ORDER = 30
 
@@ -33,11 +34,6 @@ OWN = (
     "variant still works and how often its answers change; their scores are not comparable with those of MMLU, "
     "C-Eval or IFEval, here or elsewhere."
 )
-COUNTS = {
-    "truncated": "answers cut off at the token limit",
-    "empty": "answers without any text",
-    "over_long": "items longer than the model's context",
-}
 
 
 def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
@@ -58,105 +54,103 @@ def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
     return Figure(dots(series, name=name, description=caption, xlabel=metric_name), caption)
 
 
-def _shown_metrics(everything: Sequence[Run], task: str) -> list[str]:
-    scores = [run.score(task) for run in everything]
-    return list(dict.fromkeys(m.name for score in scores if score and score.status in SHOWN for m in score.metrics))
+def _scored(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, TaskScore]]:
+    """Return a task's scores with the first cell of their rows, second times after the first."""
+    found = []
+    for run in everything:
+        if score := run.score(task):
+            found.append((run.heading, run, score))
+        if again := score_of(run.record, task, repeat=1):
+            found.append((replace(run.heading, text=f"{run.label} again"), run, again))
+    return found
 
 
-def _change_cells(run: Run, score: TaskScore) -> list[Cell]:
-    """Return difference to BF16, recovery, and flips; dashes without a baseline."""
-    before = run.baseline_score(score.task)
-    if before is None:
-        return [number(None, fmt.points)] * 3
-    now, then = score.metrics[0].value, before.metrics[0].value
-    flipped = flips(before, score)
-    return [
-        number(now - then, fmt.points, "of 1"),
-        number(now / then if then else None, fmt.percent, "of 1"),
-        Cell(
-            f"+{flipped.gained} −{flipped.lost}",
-            (f"of {fmt.count(flipped.paired)}",),
-            f"{flipped.gained} gained, {flipped.lost} lost of {flipped.paired} paired items",
-            numeric=True,
-        )
-        if flipped.paired
-        else Cell("not paired", ("items differ",)),
-    ]
+def _problems(score: TaskScore) -> str:
+    """Return how many items need a look, e.g. ``3 truncated``; empty if none does."""
+    counts = [(problem, score.counts.get(problem, 0)) for problem in PROBLEM_MEANING]
+    return ", ".join(f"{fmt.count(count)} {problem.replace('_', '-')}" for problem, count in counts if count)
 
 
-def _row(run: Run, score: TaskScore, metrics: Sequence[str], width: int) -> list[Cell]:
-    start = [run.heading, Cell("", status=score.status)]
+def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) -> list[Cell]:
+    start = [heading, Cell("", status=score.status)]
+    problems = _problems(score)
     if score.status not in SHOWN or not score.metrics:
-        return [*start, Cell("; ".join(score.reasons) or fmt.MISSING, span=width - len(start))]
+        of = f"{problems} of {fmt.plural(score.n_items, 'item')}" if problems else ""
+        told = "; ".join(score.reasons) or fmt.MISSING
+        return [*start, Cell(told, (of,) if of else (), span=width - len(start))]
     by_name = {metric.name: metric for metric in score.metrics}
+    thinking = {None: fmt.MISSING, True: "on", False: "off"}[score.thinking]
     return [
         *start,
         *(metric_cell(by_name[name]) if name in by_name else number(None, fmt.share) for name in metrics),
-        *_change_cells(run, score),
         Cell(fmt.count(score.n_items), numeric=True),
-        Cell(" / ".join(str(score.counts.get(name, fmt.MISSING)) for name in COUNTS), numeric=True),
+        Cell(problems or ("none" if score.counts else fmt.MISSING)),
         Cell("task's own" if score.num_fewshot is None else str(score.num_fewshot), numeric=True),
         Cell("none" if score.limit is None else f"{fmt.count(score.limit)} per subject", numeric=True),
         Cell("yes" if score.chat_template else "no"),
+        Cell(thinking),
         number(score.seconds, fmt.seconds, "s"),
     ]
 
 
-def _table(everything: Sequence[Run], task: str) -> Table:
-    metrics = _shown_metrics(everything, task)
+def _table(found: Sequence[tuple[Cell, Run, TaskScore]], task: str) -> Table:
+    shown = [score for _, _, score in found if score.status in SHOWN]
+    metrics = list(dict.fromkeys(metric.name for score in shown for metric in score.metrics))
     heads = [
         Head("Variant"),
         Head("Status"),
         *(Head(name, "as lm-eval computes it, ± one standard error", numeric=True) for name in metrics),
-        Head("To BF16", "main metric minus that of the BF16 run, percentage points", numeric=True),
-        Head("Recovery", "main metric as a share of the BF16 run's", numeric=True),
-        Head("Flips", "items gained and lost against BF16", numeric=True),
         Head("Items", "items scored", numeric=True),
-        Head("Truncated / empty / over-long", "; ".join(COUNTS.values()), numeric=True),
+        Head("To look at", "items with a problem; what each means stands below"),
         Head("Few-shot", "examples before each item", numeric=True),
         Head("Limit", "items at most", numeric=True),
         Head("Chat template"),
+        Head("Thinking", "whether the chat template lets the model reason first"),
         Head("Time", "for the whole task", numeric=True),
     ]
-    rows = [_row(run, score, metrics, len(heads)) for run in everything if (score := run.score(task))]
-    versions = {v for run in everything if (score := run.score(task)) for v in score.task_versions.values()}
-    version = f", task version {' and '.join(sorted(versions))}" if versions else ""
-    return Table(f"{task}{version}: every metric, its settings and its changes against BF16", heads, [Group(rows)])
+    rows = [_row(heading, score, metrics, len(heads)) for heading, _, score in found]
+    versions = sorted({version for _, _, score in found for version in score.task_versions.values()})
+    version = f", task version {' and '.join(versions)}" if versions else ""
+    return Table(f"{task}{version}: every metric and its settings", heads, [Group(rows)])
 
 
 def _subjects(everything: Sequence[Run], task: str) -> Details | None:
     """Return the mean main metric by subject and variant; None for a task without subjects."""
-    columns, sizes = {}, {}
+    columns: dict[str, dict[str, list[float]]] = {}
     for run in everything:
         score = run.score(task)
         if score and score.status in SHOWN and score.items:
-            by_subject = item_values(score).groupby(level="subject")
-            columns[run.label], sizes[run.label] = by_subject.mean(), by_subject.size()
-    if not columns:
-        return None
-    means, items = pd.DataFrame(columns), pd.DataFrame(sizes).max(axis=1)
-    if len(means) < 2:
+            by_subject = columns.setdefault(run.label, {})
+            for key, value in item_values(score).items():
+                by_subject.setdefault(key.task, []).append(value)
+    subjects = sorted({subject for by_subject in columns.values() for subject in by_subject})
+    if len(subjects) < 2:
         return None
     heads = [Head("Subject"), Head("Items", numeric=True), *(Head(label, numeric=True) for label in columns)]
-    rows = [
-        [
-            Cell(str(subject)),
-            Cell(fmt.count(int(items[subject])), numeric=True),
-            *(number(None if pd.isna(mean) else float(mean), fmt.share) for mean in row),
-        ]
-        for subject, row in zip(means.index, means.to_numpy(), strict=True)
-    ]
+    rows = []
+    for subject in subjects:
+        values = [by_subject.get(subject, []) for by_subject in columns.values()]
+        means = [number(sum(some) / len(some) if some else None, fmt.share) for some in values]
+        rows.append([Cell(subject), Cell(fmt.count(max(map(len, values))), numeric=True), *means])
     table = Table(f"{task}: mean of the main metric by subject", heads, [Group(rows)])
     return Details(f"{fmt.plural(len(rows), 'subject')} of {task}", [table])
 
 
 def _task(everything: Sequence[Run], task: str) -> list[Block]:
     """Return everything that is said about one task."""
+    found = _scored(everything, task)
     reasons = reasons_of(everything, lambda run: [score for score in run.record.scores if score.task == task])
-    subjects = _subjects(everything, task)
-    blocks: list[Block] = [Heading(task), _table(everything, task)]
+    blocks: list[Block] = [Heading(task), _table(found, task)]
     blocks += [Bullets(reasons)] if reasons else []
-    return [*blocks, subjects] if subjects else blocks
+    told = [
+        f"{problem.replace('_', '-').capitalize()}: {meaning}."
+        for problem, meaning in PROBLEM_MEANING.items()
+        if any(score.counts.get(problem) for _, _, score in found)
+    ]
+    blocks += [Text(" ".join(told), "small")] if told else []
+    work = work_table(((heading, run.record, score) for heading, run, score in found), task)
+    subjects = _subjects(everything, task)
+    return [*blocks, *([work] if work else []), *([subjects] if subjects else [])]
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -172,7 +166,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         blocks.append(
             Text(
                 "A standard error describes one variant's score on its own. Variants answer the same items, so whether "
-                "they differ is better judged by the items that changed (flips) than by overlapping bars.",
+                "they differ is told by the items that changed (accuracy verdict), not by overlapping bars.",
                 "small",
             )
         )

@@ -104,10 +104,56 @@ MEASURES = {
         "How far a score would typically move on another sample of items of the same kind. It belongs to one score, "
         "not to a difference of two."
     ),
-    "Recovery": "Score divided by the BF16 run's score. Below chance level it means nothing.",
+    "Paired difference (change)": (
+        "Mean over items of the variant's result minus the BF16 run's on the same item, same document and same prompt. "
+        "Each item is its own control, so it is far surer than the difference of two scores with an error each."
+    ),
+    "Clustered standard error": (
+        "That of a difference if subjects, each with all its items, were drawn at random (CR2): items of a subject tend "
+        "to change together. Used from 10 subjects on, with t intervals whose degrees of freedom follow Bell and "
+        "McCaffrey; with fewer, items count as drawn at random."
+    ),
     "Flip": (
         "An item whose result differs from the BF16 run's: gained if it was wrong and is right, lost if the other way "
-        "round. Items are paired by their content and prompt. Equal scores can hide many flips."
+        "round. Equal scores can hide many flips."
+    ),
+    "McNemar's test": (
+        "Exact probability of as uneven a split of flips into gained and lost, if either were as likely. It does not "
+        "know of subjects and is not corrected, so it decides nothing here."
+    ),
+    "Holm correction": (
+        "Of many comparisons some look bad by chance. Holm's correction raises the p values so that all of a report's "
+        "together call anything worse by chance in at most 2.5 % of reports, half of the usual 5 %."
+    ),
+    "Recovery": "Variant's score divided by the BF16 run's over the same items. Below chance level it means nothing.",
+    "Choice-KL": (
+        "Mean Kullback-Leibler divergence from the BF16 run's probabilities of an item's choices to the variant's, nats, "
+        "those of each item made to sum to 1. It sees what moves without flipping. Fidelity, not accuracy."
+    ),
+    "Margin": (
+        "A loss that does not matter, set before anything is measured: accuracy.margin, one percentage point by default."
+    ),
+    "Worse": "The loss is significant after Holm's correction, and not surely smaller than the margin.",
+    "Non-inferior": (
+        "The interval that holds for all comparisons of the report at once ends above minus the margin. A real loss can "
+        "be surely smaller than the margin: it is non-inferior too, and the reason tells of it."
+    ),
+    "Inconclusive": "Neither worse nor non-inferior: too few items for what they show. It does not mean equal.",
+    "Visible loss (MDE, minimum detectable effect)": (
+        "Smallest true loss that these items would show as worse with 80 % probability, if as many answers change as "
+        "did, and as the hardest of the report's comparisons. Smaller losses are easily missed."
+    ),
+    "Noise floor": (
+        "The BF16 run against itself: asked again in another order, so that other requests are computed together. What "
+        "flips there flips by rounding and ties alone."
+    ),
+    "Interaction": (
+        "Change on one engine minus change on another. 0 if quantization costs the same on both, so that a loss comes "
+        "with the weights."
+    ),
+    "Floor of a task": (
+        "2 x weights of the linear layers x unique prompt tokens, plus their attention, over the device's peak: the "
+        "least time in which the prompts can be read where every common beginning is computed once."
     ),
 }  # fmt: skip
 

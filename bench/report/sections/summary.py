@@ -5,15 +5,19 @@ from dataclasses import replace
 
 from bench.record import RunRecord
 from bench.report import format as fmt
+from bench.report.comparison_cells import points
 from bench.report.document import Block, Cell, Group, Head, Note, Section, Table, Text, metric_cell, number
-from bench.report.view import SHOWN, Run, flips, is_own, runs, status_counts, tasks
+from bench.report.verdicts import Judged, judged
+from bench.report.view import SHOWN, Run, is_own, runs, status_counts, tasks
 
 ORDER = 10
 
-UNTESTED = (
-    "Differences in scores are described here, not yet tested: no verdict such as worse or equal is claimed. Whether a "
-    "speed differs is tested where a variant and its baseline are both ok: see where the speed-up went."
+SCORES = "Scores are the task's main metric ± one standard error. "
+VERDICTS = (
+    "Below a score stand its verdict, the change against the BF16 run of the same model in percentage points, and how "
+    "many of the items that both answered were gained (+) and lost (−); the accuracy verdict gives the reasons. "
 )
+TESTED = "Whether a speed differs is tested where a variant and its baseline are both ok: see where the speed-up went."
 EMULATED = (
     "The engine expanded the quantized weights back to 16 bits and computed with those. The rounding is real, so "
     "accuracy, fidelity and checkpoint size count, though quantized kernels round a little differently. The speed and "
@@ -29,7 +33,8 @@ def _headline(everything: Sequence[Run]) -> str:
     scores = [score.status for run in everything for score in run.record.scores]
     failures = sum(len(run.record.failures) for run in everything)
     of = models[0] if len(models) == 1 else fmt.plural(len(models), "model")
-    text = f"{fmt.plural(len(everything), 'variant')} of {of}, served by {' and '.join(engines)}: "
+    what = "variant" if len(engines) == 1 else "run"
+    text = f"{fmt.plural(len(everything), what)} of {of}, served by {' and '.join(engines)}: "
     text += f"{sum(s in SHOWN for s in cells)} of {fmt.plural(len(cells), 'speed cell')} and "
     text += f"{sum(s in SHOWN for s in scores)} of {fmt.plural(len(scores), 'task score')} gave figures"
     return f"{text}; {fmt.plural(failures, 'stage')} failed." if failures else f"{text}."
@@ -86,20 +91,19 @@ def _speed_cells(run: Run) -> list[Cell]:
     ]
 
 
-def _score_cell(run: Run, task: str) -> Cell:
+def _score_cell(run: Run, task: str, beside: Judged | None) -> Cell:
     score = run.score(task)
     if score is None:
         return number(None, fmt.share)
     if score.status not in SHOWN or not score.metrics:
         return Cell("", status=score.status)
-    metric, before = score.metrics[0], run.baseline_score(task)
-    notes = []
-    if before is not None:
-        notes.append(fmt.points(metric.value - before.metrics[0].value))
-        flipped = flips(before, score)
-        if flipped.paired:
-            notes.append(f"+{flipped.gained} −{flipped.lost} of {fmt.count(flipped.paired)}")
-    return metric_cell(metric, tuple(notes))
+    if beside is None:
+        return metric_cell(score.metrics[0])
+    if beside.verdict is None:
+        return metric_cell(score.metrics[0], ("not compared",))
+    found = beside.verdict.comparison
+    notes = (f"{points(found.delta.value)} pp", f"+{found.gained} −{found.lost} of {fmt.count(found.n)}")
+    return replace(metric_cell(score.metrics[0], notes), verdict=beside.verdict.kind)
 
 
 def _status_cell(record: RunRecord) -> Cell:
@@ -115,7 +119,8 @@ def _status_cell(record: RunRecord) -> Cell:
     return Cell("", tuple(lines))
 
 
-def _table(everything: Sequence[Run], names: Sequence[str]) -> Table:
+def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Table:
+    beside = {(one.run.record.run_id, one.score.task): one for one in found}
     heads = [
         Head("Variant", "quantization, and the model below it"),
         Head("Results", "number of speed cells and scores with each status"),
@@ -135,7 +140,7 @@ def _table(everything: Sequence[Run], names: Sequence[str]) -> Table:
             _status_cell(run.record),
             *_checkpoint_cells(run),
             *_speed_cells(run),
-            *(_score_cell(run, task) for task in names),
+            *(_score_cell(run, task, beside.get((run.record.run_id, task))) for task in names),
         ]
         for run in everything
     ]
@@ -144,7 +149,7 @@ def _table(everything: Sequence[Run], names: Sequence[str]) -> Table:
 
 def section(records: Sequence[RunRecord]) -> Section:
     """Return the summary."""
-    everything, names = runs(records), tasks(records)
+    everything, names, found = runs(records), tasks(records), judged(records)
     blocks: list[Block] = [Text(_headline(everything), "lead")]
     facts = _facts(everything)
     if facts:
@@ -152,14 +157,11 @@ def section(records: Sequence[RunRecord]) -> Section:
     measured = [counts for run in everything if run.quantized and (counts := status_counts(run.record))]
     if any(counts["emulated"] for counts in measured) and not any(counts["ok"] for counts in measured):
         blocks.append(Note("Every quantized variant ran emulated", EMULATED))
-    blocks.append(_table(everything, names))
-    explain = "Scores are the task's main metric ± one standard error; below it the difference to the BF16 run of the "
-    explain += (
-        "same model in percentage points, and how many of the items that both answered were gained (+) and lost (−). "
-    )
+    blocks.append(_table(everything, names, found))
+    explain = SCORES + VERDICTS if any(one.verdict for one in found) else SCORES
     if any(map(is_own, names)):
         explain += "Tasks named mini-… are small sets of quantbench's own and not comparable with published scores. "
     emulated = "Speed marked emulated must not be compared with anything. "
     shows_emulated = any(cell.status == "emulated" for run in everything for cell in run.record.cells)
-    blocks.append(Text(f"{explain if names else ''}{emulated if shows_emulated else ''}{UNTESTED}", "small"))
+    blocks.append(Text(f"{explain if names else ''}{emulated if shows_emulated else ''}{TESTED}", "small"))
     return Section("summary", "Summary", blocks)

@@ -1,0 +1,45 @@
+"""Cells and words of comparisons with BF16, the same in every table."""
+
+from collections.abc import Callable
+
+from bench.analysis.difference import Difference, Estimate
+from bench.report import format as fmt
+from bench.report.document import Cell
+
+FINE = 0.02
+"""Width of an interval, of 1, below which percentage points are given two decimals."""
+SMALLEST_P = 0.001
+
+
+def points(share: float, width: float = 1.0, *, signed: bool = True) -> str:
+    """Return a share in percentage points, with as many decimals as an interval of this width can carry."""
+    text = f"{100 * share:{'+' if signed else ''}.{2 if width < FINE else 1}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def delta_cell(found: Estimate) -> Cell:
+    """Return the cell of a difference in percentage points with its interval below it."""
+    width = found.high - found.low
+    low, high = points(found.low, width), points(found.high, width)
+    exact = f"{found.value!r} of 1, interval {found.low!r} to {found.high!r}"
+    return Cell(f"{points(found.value, width)} pp", (f"{low} to {high}",), exact, numeric=True)
+
+
+def estimate_cell(found: Estimate | None, show: Callable[[float], str], unit: str) -> Cell:
+    """Return the cell of an estimate with its interval below it; a dash for None."""
+    if found is None:
+        return Cell(numeric=True)
+    exact = f"{found.value!r} {unit}, interval {found.low!r} to {found.high!r}"
+    return Cell(show(found.value), (fmt.between(show(found.low), show(found.high)),), exact, numeric=True)
+
+
+def flips_cell(found: Difference) -> Cell:
+    """Return the cell of items gained and lost."""
+    notes = (f"of {fmt.count(found.n)}", f"{fmt.percent(found.flip_rate)} flip")
+    exact = f"{found.gained} gained, {found.lost} lost of {found.n} items"
+    return Cell(f"+{fmt.count(found.gained)} −{fmt.count(found.lost)}", notes, exact, numeric=True)
+
+
+def p_cell(p: float) -> Cell:
+    """Return the cell of a p value."""
+    return Cell(f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}", exact=repr(p), numeric=True)

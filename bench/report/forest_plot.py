@@ -1,0 +1,70 @@
+"""A forest plot: differences and their intervals, one below the other, beside the margin that does not matter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.axes import Axes
+
+from bench.analysis.difference import Estimate
+from bench.report import plots
+from bench.report.document import Mark
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One difference, in shares of 1."""
+
+    label: str
+    mark: Mark
+    delta: Estimate
+    """Drawn thick, with the marker."""
+    wide: Estimate | None = None
+    """A wider interval, drawn thin."""
+    words: str = ""
+    """Written beside the row."""
+    hollow: bool = False
+    """Whether it is no variant (the baseline against itself)."""
+
+
+def _draw(axes: Axes, row: int, found: ForestRow) -> None:
+    colour = plots.SERIES[found.mark.colour]
+    if found.wide is not None:
+        axes.plot([100 * found.wide.low, 100 * found.wide.high], [row, row], "-", color=colour, linewidth=0.9)
+    axes.plot([100 * found.delta.low, 100 * found.delta.high], [row, row], "-", color=colour, linewidth=2.6)
+    face = plots.PAPER if found.hollow else colour
+    axes.plot([100 * found.delta.value], [row], found.mark.marker, color=colour, markerfacecolor=face, markersize=6.5)
+    axes.annotate(
+        found.words,
+        (1, row),
+        (6, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+    )
+
+
+def forest(
+    rows: Sequence[ForestRow], *, name: str, description: str, xlabel: str, margin: float | None = None
+) -> Markup:
+    """Draw differences in percentage points from the top down.
+
+    Args:
+        rows: one or more.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: what is drawn.
+        margin: loss that does not matter, of 1; drawn as a band from there to no difference. None draws none.
+    """
+    with style.context(["default", plots.STYLE]):
+        figure, axes = plots._axes(0.75 + 0.27 * len(rows))
+        if margin is not None:
+            axes.axvspan(-100 * margin, 0, facecolor=plots.FAINT, linewidth=0)
+        axes.axvline(0, color=plots.INK, linewidth=0.8)
+        for row, found in enumerate(rows):
+            _draw(axes, row, found)
+        plots._rows(axes, [row.label for row in rows], "")
+        axes.set_xlabel(xlabel)
+        return plots._inline(figure, name, description)

@@ -1,0 +1,178 @@
+"""Worse than BF16 or not: every variant and task, drawn and in figures, and how much BF16 differs from itself."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.analysis.paired import Comparison
+from bench.record import RunRecord
+from bench.report import format as fmt
+from bench.report.comparison_cells import delta_cell, estimate_cell, flips_cell, p_cell, points
+from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
+from bench.report.forest_plot import ForestRow, forest
+from bench.report.verdicts import Judged, NoiseFloor, judged, margin_of, noise_floors
+from bench.report.view import tasks
+
+ORDER = 12
+
+HEADS = (
+    Head("Variant"),
+    Head("Verdict", "all comparisons of this report taken into account, and why"),
+    Head("Change", "score minus BF16's over the same items, percentage points; 95 % interval", numeric=True),
+    Head("Recovery", "score as a share of BF16's; 95 % interval", numeric=True),
+    Head("Flips", "items gained and lost; below it the items compared and the share that flips", numeric=True),
+    Head("McNemar p", "exact, of gained against lost, not corrected", numeric=True),
+    Head("Loss p", "of a loss, corrected for all comparisons of this report (Holm)", numeric=True),
+    Head("Choice-KL", "mean divergence over an item's choices, nats; 95 % interval", numeric=True),
+    Head("Visible loss", "smallest true loss that these items show with 80 % probability", numeric=True),
+)
+HOW = (
+    "Each variant answered the items that BF16 answered on the same engine, so what counts is the change on each item. "
+    "Worse: the loss is more than chance allows, over all comparisons of this report. Non-inferior: any loss is surely "
+    "inside the margin, which was set beforehand. Inconclusive: neither is proven, which is not the same as equal. "
+    "Recovery, McNemar's test and choice-KL describe; they decide nothing."
+)
+NO_FLOOR = (
+    "BF16 was not asked twice, so nothing here shows how many answers change by chance alone: add "
+    "accuracy.noise_floor=true to the run of BF16 to see it."
+)
+FLOOR = (
+    "Rows of BF16 again are BF16 asked the same a second time in another order: the noise floor. A variant that flips "
+    "no more items than that has changed nothing that can be seen."
+)
+
+
+def _figures_of(found: Comparison) -> list[Cell]:
+    """Return change, recovery, flips and McNemar's p."""
+    return [
+        delta_cell(found.delta),
+        estimate_cell(found.recovery, fmt.percent, "of 1"),
+        flips_cell(found),
+        p_cell(found.mcnemar_p),
+    ]
+
+
+def _unpaired(found: Comparison) -> tuple[str, ...]:
+    return (f"{fmt.plural(found.unpaired, 'item')} that only one of the two has",) if found.unpaired else ()
+
+
+def _row(one: Judged) -> list[Cell]:
+    if one.verdict is None:
+        why = Cell(f"not compared: {one.obstacle}", one.score.reasons, span=len(HEADS) - 1)
+        return [one.run.heading, why]
+    found = one.verdict.comparison
+    return [
+        one.run.heading,
+        Cell("", (one.verdict.reason, *_unpaired(found)), verdict=one.verdict.kind),
+        *_figures_of(found),
+        p_cell(one.verdict.p_worse_holm),
+        estimate_cell(found.choice_kl, fmt.significant, "nats"),
+        Cell(f"{points(one.verdict.mde, signed=False)} pp", exact=f"{one.verdict.mde!r} of 1", numeric=True),
+    ]
+
+
+def _floor_row(one: NoiseFloor) -> list[Cell]:
+    heading = replace(one.run.heading, text=f"{one.run.label} again")
+    if one.comparison is None:
+        return [heading, Cell(f"not compared: {one.obstacle}", one.score.reasons, span=len(HEADS) - 1)]
+    return [
+        heading,
+        Cell("noise floor", ("the same asked a second time, in another order", *_unpaired(one.comparison))),
+        *_figures_of(one.comparison),
+        Cell(numeric=True),
+        estimate_cell(one.comparison.choice_kl, fmt.significant, "nats"),
+        Cell(numeric=True),
+    ]
+
+
+def _figure(
+    found: Sequence[Judged], floors: Sequence[NoiseFloor], margin: float | None, task: str, name: str
+) -> Figure:
+    """Return one task's differences with their intervals."""
+    rows = [
+        ForestRow(one.run.label, one.run.mark, verdict.comparison.delta, verdict.simultaneous, verdict.kind)
+        for one in found
+        if (verdict := one.verdict)
+    ]
+    rows += [
+        ForestRow(f"{one.run.label} again", one.run.mark, one.comparison.delta, words="noise floor", hollow=True)
+        for one in floors
+        if one.comparison
+    ]
+    told = "; ".join(f"{row.label}: {100 * row.delta.value:+.1f} pp, {row.words}" for row in rows)
+    drawn = forest(
+        rows,
+        name=name,
+        description=f"{task}. {told}.",
+        xlabel="change against BF16, percentage points",
+        margin=margin,
+    )
+    return Figure(drawn, _scale(margin), title=task)
+
+
+def _scale(margin: float | None) -> str:
+    """Return what the lines of a drawing are."""
+    text = "Thick: 95 % interval. Thin: the interval that holds for all comparisons of this report at once"
+    if margin is None:
+        return f"{text}."
+    return (
+        f"{text}; where it ends to the right of the band, {points(margin, signed=False)} pp wide, it is non-inferior."
+    )
+
+
+def _lead(kinds: Counter[str], margins: Sequence[float]) -> str:
+    """Return how many verdicts there are of each kind."""
+    total = sum(kinds.values())
+    told = [f"{kinds[kind]} {kind}" for kind in ("worse", "non-inferior", "inconclusive") if kinds[kind]]
+    margin = " and ".join(f"{100 * margin:g} pp" for margin in margins)
+    return f"{fmt.plural(total, 'comparison')} with BF16, at a margin of {margin}: {', '.join(told)}."
+
+
+def _too_few(found: Sequence[Judged]) -> Note | None:
+    """Return what to do about a report in which nothing could be told."""
+    verdicts = [one.verdict for one in found if one.verdict]
+    if not verdicts or any(verdict.kind != "inconclusive" for verdict in verdicts):
+        return None
+    most = max(verdicts, key=lambda verdict: verdict.comparison.n)
+    return Note(
+        "Nothing can be told from these items",
+        f"Inconclusive does not mean equal. {most.comparison.task} has {fmt.plural(most.comparison.n, 'item')}, on "
+        f"which a loss below {points(most.mde, signed=False)} pp is easily missed. If answers change as often as here, "
+        f"about {fmt.count(most.items_needed)} items would show a loss of {100 * most.margin:g} pp.",
+    )
+
+
+def _table(found: Sequence[Judged], floors: Sequence[NoiseFloor], names: Sequence[str]) -> Table:
+    groups = []
+    for task in names:
+        rows = [_row(one) for one in found if one.score.task == task]
+        rows += [_floor_row(one) for one in floors if one.score.task == task]
+        if rows:
+            groups.append(Group(rows, task))
+    return Table("Every variant beside BF16, item by item", HEADS, groups)
+
+
+def section(records: Sequence[RunRecord]) -> Section | None:
+    """Return the verdicts; None if there is nothing to compare."""
+    found, floors, names = judged(records), noise_floors(records), tasks(records)
+    if not found and not floors:
+        return None
+    compared = [one for one in found if one.verdict]
+    margins = list(dict.fromkeys(margin_of(one.run.record) for one in compared))
+    blocks: list[Block] = []
+    if compared:
+        blocks.append(Text(_lead(Counter(one.verdict.kind for one in compared if one.verdict), margins), "lead"))
+    note = _too_few(found)
+    if note:
+        blocks.append(note)
+    figures = []
+    for index, task in enumerate(names):
+        of_task = [one for one in compared if one.score.task == task]
+        again = [one for one in floors if one.score.task == task and one.comparison]
+        if of_task or again:
+            margin = margins[0] if len(margins) == 1 else None
+            figures.append(_figure(of_task, again, margin, task, f"verdict{index}"))
+    if figures:
+        blocks.append(Figures(figures))
+    blocks += [_table(found, floors, names), Text(HOW, "small"), Text(FLOOR if floors else NO_FLOOR, "small")]
+    return Section("verdict", "Accuracy verdict", blocks)
