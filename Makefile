@@ -29,8 +29,10 @@ setup: $(BIN)/.ready
 demo: setup
 	$(BIN)/python -m bench.run $(DEMO)
 
+# Shared out over processes, but for the tests that measure time.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -12,9 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the session's checkpoint cache: a new folder, or QUANTBENCH_TEST_CACHE to keep it between sessions."""
+    """Return the session's checkpoint cache: a new folder, or QUANTBENCH_TEST_CACHE to keep it between sessions.
+
+    Processes that share the tests out share it too: whoever comes second waits for a build and takes it.
+    """
     kept = os.environ.get("QUANTBENCH_TEST_CACHE")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    own = tmp_path_factory.getbasetemp()
+    folder = Path(kept) if kept else (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Cli:

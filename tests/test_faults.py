@@ -15,6 +15,8 @@ from bench.record import RunRecord, SpeedCell, Status
 from tests.conftest import ROOT
 from tests.scripted_server import Fault, Plan
 
+pytestmark = pytest.mark.alone
+
 LENS = (4, 6, 8)
 STRUCK = 6
 """Input length of the cell that something happens to."""

@@ -26,6 +26,8 @@ from quantize.checkpoint import Checkpoint
 from tests.records import manifest
 from tests.scripted_server import Fault, Plan
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

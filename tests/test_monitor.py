@@ -21,6 +21,8 @@ from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
 from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin
 from tests.fake_nvml import Card, fake_nvml
 
+pytestmark = pytest.mark.alone
+
 MEGABYTES = 64
 FAMILY = """
 import subprocess, sys

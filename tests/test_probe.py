@@ -17,6 +17,8 @@ from bench.record import Device
 from bench.roofline import peak
 from tests.records import device
 
+pytestmark = pytest.mark.alone
+
 OWN = """
 [[device]]
 name = "Ours"

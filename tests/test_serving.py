@@ -70,6 +70,37 @@ def test_a_cached_beginning_is_counted_exactly_and_changes_nothing(server: Serve
     assert server.generate(longer, 1)["meta_info"]["cached_tokens"] == len(first) + len(output) - 1
 
 
+def test_a_beginning_that_prompts_share_is_computed_once_even_when_they_come_together(
+    server: Server, reference: Reference
+) -> None:
+    shared = prompt(20, 150)
+    asked = [[*shared, *prompt(30 + number, 10 + number)] for number in range(8)]
+    status, answers = server.post(
+        {
+            "input_ids": asked,
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "return_logprob": True,
+            "token_ids_logprob": [3, 250],
+            "logprob_start_len": -1,
+        }
+    )
+    assert status == 200
+    for ids, answer in zip(asked, answers, strict=True):
+        (told,) = answer["meta_info"]["output_token_ids_logprobs"]
+        truth = reference.logprobs(ids)[-1]
+        assert [value for value, _, _ in told] == pytest.approx([float(truth[3]), float(truth[250])], abs=1e-4)
+    assert sorted(answer["meta_info"]["cached_tokens"] for answer in answers) == [0, *[150] * 7]
+
+
+def test_short_prompts_are_computed_together_and_do_not_see_each_other(server: Server, reference: Reference) -> None:
+    asked = [prompt(50 + number, 3 + 5 * number) for number in range(7)]
+    params = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
+    status, answers = server.post({"input_ids": asked, "sampling_params": params})
+    assert status == 200
+    assert [answer["output_ids"] for answer in answers] == [reference.greedy(ids, 4) for ids in asked]
+    assert {answer["meta_info"]["cached_tokens"] for answer in answers} == {0}
+
+
 def test_scored_positions_are_never_taken_from_the_cache(server: Server) -> None:
     ids = prompt(6, 100)
     server.generate(ids, 1)

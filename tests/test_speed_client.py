@@ -19,6 +19,8 @@ from bench.speed.client import NO_CACHED_COUNT, NO_EVENT_COUNT, Client, now_ns, 
 from bench.speed.metrics import tpot_s, ttft_s
 from tests.fake_server import Running, Script, Truth, running
 
+pytestmark = pytest.mark.alone
+
 T = TypeVar("T")
 PROMPT = [11, 12, 13]
 PROTOCOLS = ("sglang", "openai")

@@ -20,6 +20,8 @@ from bench.speed.sweep import Lane, not_supported, sweep
 from bench.speed.validity import EMULATED
 from tests.fake_server import Pace, Running, Script, running
 
+pytestmark = pytest.mark.alone
+
 VOCABULARY = tuple(range(100, 5000))
 SHAPE = closed_loop(6, 4, 1)
 SHAPES = [closed_loop(n, 3, c) for n in (1, 5, 9) for c in (1, 2)]

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,23 @@ def _progress_writer(file: Path) -> Any:
     return write
 
 
-def _number(value: Any) -> float:
-    """Return one item's metric as a number; a list (one entry per instruction) as its mean."""
-    return sum(map(float, value)) / len(value) if isinstance(value, list) else float(value)
+def _number(value: Any) -> float | None:
+    """Return one item's metric as a number; a list (one entry per instruction) as its mean.
+
+    None for what becomes a figure only with the other items, such as a log-probability with a number of words.
+    """
+    parts = value if isinstance(value, list) else [value]
+    if not parts or not all(isinstance(part, Real) for part in parts):
+        return None
+    mean = sum(map(float, parts)) / len(parts)
+    return mean if math.isfinite(mean) else None
 
 
 def _outcome(task: str, sample: dict[str, Any], notes: dict[str, Note]) -> ItemOutcome:
-    first = sample["filtered_resps"][0]
-    logprobs = tuple(response[0] for response in sample["filtered_resps"]) if isinstance(first, list | tuple) else ()
+    said = sample["filtered_resps"]
+    first = said[0]
+    # Beside (log-probability, is greedy), a response may be a text, a log-probability alone or several texts.
+    logprobs = tuple(response[0] for response in said) if isinstance(first, tuple) else ()
     answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else str(first)
     told = [notes[arguments[0]] for arguments in sample["arguments"] if arguments[0] in notes]
     return ItemOutcome(
@@ -59,7 +69,7 @@ def _outcome(task: str, sample: dict[str, Any], notes: dict[str, Note]) -> ItemO
         target=str(sample["target"]),
         answer=answer,
         logprobs=logprobs,
-        metrics={name: _number(sample[name]) for name in sample["metrics"]},
+        metrics={name: number for name in sample["metrics"] if (number := _number(sample[name])) is not None},
         prompt_tokens=max((note.prompt_tokens for note in told), default=None),
         problem=next((note.problem for note in told if note.problem), None),
     )

@@ -204,7 +204,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return Sampling(
             max_new_tokens=min(room, self._max_gen_toks or settings["max_gen_toks"]),
             stop=tuple(stops) if few and not self._thinking else (),
-            temperature=settings["temperature"],
+            temperature=settings.get("temperature", 0.0),
             top_p=settings.get("top_p", 1.0),
             top_k=settings.get("top_k", -1),
         )

@@ -5,6 +5,7 @@ of itself is asked for at every place that one of those is known to have; none i
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,19 +14,22 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from bench.engines import Launch
-from bench.errors import EngineError
+from bench.errors import EngineError, SourceError
 from bench.record import ServerFacts
 from bench.speed.sweep import ordinary_vocabulary
 from bench.speed.words import read_words
 from bench.toolchain import interpreter_for
+from quantize import hub
 from quantize.architecture import Architecture
 from quantize.checkpoint import Manifest
+from quantize.folder import BESIDE, INDEX, TOKENIZERS
 from quantize.formats import Format
 from quantize.key import Frozen
 
-SCORES = False
+SCORES = True
 SECRETS = ("api_key", "admin_api_key", "launch_command", "ssl_keyfile_password")
-"""Accuracy needs the checkpoint's own tokenizer and chat template, which only its owner knows for sure."""
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""What a name on the Hugging Face hub looks like."""
 PLACES = {
     "sglang": ("/server_info", "/get_server_info", "/model_info"),
     "openai": ("/v1/models", "/version", "/props", "/api/version"),
@@ -93,10 +97,12 @@ def interpreter(config: Config, what: str) -> str | None:
     """Return None, for nothing is started.
 
     Raises:
-        ToolchainError: prompts of text need a package that is missing.
+        ToolchainError: prompts of text, or a tokenizer on the hub, need a package that is missing.
     """
     if config.prompt == "text":
         interpreter_for(("tokenizers",), what)
+    if config.tokenizer is not None and not config.tokenizer.is_dir():
+        interpreter_for(("huggingface_hub",), what)
     return None
 
 
@@ -119,6 +125,40 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
     return {}
 
 
+def tokenizer(config: Config) -> Path | None:
+    """Return the folder with the tokenizer of the served model; of one on the hub, everything but the weights.
+
+    Raises:
+        SourceError: it cannot be had.
+    """
+    if config.tokenizer is None:
+        return None
+    if config.tokenizer.is_dir():
+        return config.tokenizer.resolve()
+    from huggingface_hub import snapshot_download
+
+    repo = str(config.tokenizer)
+    try:
+        commit = hub.download(repo, "main", "tokenizer_config.json").parent.name
+        with hub.asking(repo, commit):
+            return Path(snapshot_download(repo, revision=commit, allow_patterns=list(BESIDE), ignore_patterns=[INDEX]))
+    except hub.HubError as error:
+        raise SourceError(f"engine.tokenizer={repo} is no folder here, and from the hub: {error}") from error
+
+
+def unscorable(config: Config) -> str | None:
+    """Return why accuracy tasks cannot run, with what to type; None if they can, or if only a try can tell."""
+    if config.tokenizer is None:
+        return "accuracy tasks need the served model's tokenizer: engine.tokenizer=FOLDER, or its name on the hub"
+    if config.prompt == "text":
+        return "accuracy tasks send token ids, and engine.prompt=text says that the server takes none"
+    if config.tokenizer.is_dir() and not any((config.tokenizer / name).is_file() for name in TOKENIZERS):
+        return f"engine.tokenizer: {config.tokenizer} holds none of {', '.join(TOKENIZERS)}"
+    if not config.tokenizer.is_dir() and not REPOSITORY.fullmatch(str(config.tokenizer)):
+        return f"engine.tokenizer: there is no folder {config.tokenizer}"
+    return None
+
+
 def vocabulary(config: Config, architecture: Architecture) -> tuple[int, ...]:
     """Return the ids that prompts are drawn from.
 
@@ -127,10 +167,11 @@ def vocabulary(config: Config, architecture: Architecture) -> tuple[int, ...]:
     Raises:
         SourceError: the tokenizer cannot be read.
     """
-    if config.tokenizer is None:
+    folder = tokenizer(config)
+    if folder is None:
         size = architecture.vocab_size
         return tuple(range(int(FIRST * size), int(LAST * size)))
-    file = config.tokenizer / "tokenizer.json"
+    file = folder / "tokenizer.json"
     return read_words(file).ids if config.prompt == "text" else ordinary_vocabulary(file)
 
 
@@ -142,9 +183,10 @@ def text_of(config: Config) -> Callable[[Sequence[int]], str] | None:
     Raises:
         SourceError: the tokenizer cannot be read.
     """
-    if config.prompt == "ids" or config.tokenizer is None:
+    folder = tokenizer(config) if config.prompt == "text" else None
+    if folder is None:
         return None
-    words = read_words(config.tokenizer / "tokenizer.json")
+    words = read_words(folder / "tokenizer.json")
     return lambda ids: words.text(ids[: max(1, len(ids) - config.prompt_overhead)])
 
 
@@ -204,13 +246,16 @@ def _of_sglang(config: Config, told: dict[str, Any]) -> ServerFacts:
     if not told:
         raise EngineError(f"{config.url} is no SGLang server (no /server_info); try engine.protocol=openai")
     info = {**told.get("/get_server_info", {}), **told.get("/server_info", {})}
+    running = [state.get("effective_max_running_requests_per_dp") for state in info.get("internal_states") or ()]
     return ServerFacts(
         version=info.get("version"),
         kv_capacity_tokens=info.get("max_total_num_tokens"),
-        max_context_tokens=info.get("context_length"),
+        # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
+        max_context_tokens=info.get("max_req_input_len") or info.get("context_length"),
         weights_bytes=info.get("weights_bytes"),
         kv_cache_dtype=info.get("kv_cache_dtype") or "auto",
         devices=1,
+        max_running=sum(running) if running and None not in running else info.get("max_running_requests"),
     )
 
 

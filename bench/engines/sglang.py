@@ -209,7 +209,8 @@ def facts(
         told[path] = json.loads(body)
     server = {name: value for name, value in told["/server_info"].items() if name not in ("api_key", "admin_api_key")}
     states = server.pop("internal_states", [])
-    memory = states[0].get("memory_usage", {}) if states else {}
+    state = states[0] if states else {}
+    memory = state.get("memory_usage", {})
     info = {**server, "memory_usage": memory, "model_info": told["/model_info"]}
     return info, ServerFacts(
         version=server.get("version"),
@@ -220,6 +221,7 @@ def facts(
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1 if server.get("device") == "cpu" else config.tp_size * config.pp_size,
         replicas=config.dp_size,
+        max_running=_times(state.get("effective_max_running_requests_per_dp"), config.dp_size),
     )
 
 

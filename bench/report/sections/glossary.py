@@ -109,8 +109,8 @@ MEASURES = {
         "Each item is its own control, so it is far surer than the difference of two scores with an error each."
     ),
     "Clustered standard error": (
-        "That of a difference if subjects, each with all its items, were drawn at random (CR2): items of a subject tend "
-        "to change together. Used from 10 subjects on, with t intervals whose degrees of freedom follow Bell and "
+        "That of a difference if subjects, each with all its items, were drawn at random (CR2): the items of a subject "
+        "tend to change together. Used from 10 subjects on, with t intervals whose degrees of freedom follow Bell and "
         "McCaffrey; with fewer, items count as drawn at random."
     ),
     "Flip": (
@@ -127,16 +127,17 @@ MEASURES = {
     ),
     "Recovery": "Variant's score divided by the BF16 run's over the same items. Below chance level it means nothing.",
     "Choice-KL": (
-        "Mean Kullback-Leibler divergence from the BF16 run's probabilities of an item's choices to the variant's, nats, "
-        "those of each item made to sum to 1. It sees what moves without flipping. Fidelity, not accuracy."
+        "Mean Kullback-Leibler divergence from the BF16 run's probabilities of an item's choices to the variant's, "
+        "nats, those of each item made to sum to 1. It sees what moves without flipping. Fidelity, not accuracy."
     ),
     "Margin": (
-        "A loss that does not matter, set before anything is measured: accuracy.margin, one percentage point by default."
+        "A loss that does not matter, set before anything is measured: accuracy.margin, by default one percentage "
+        "point."
     ),
     "Worse": "The loss is significant after Holm's correction, and not surely smaller than the margin.",
     "Non-inferior": (
-        "The interval that holds for all comparisons of the report at once ends above minus the margin. A real loss can "
-        "be surely smaller than the margin: it is non-inferior too, and the reason tells of it."
+        "The interval that holds for all comparisons of the report at once lies above minus the margin. A real loss "
+        "that is surely smaller than the margin is non-inferior too, and the reason tells of it."
     ),
     "Inconclusive": "Neither worse nor non-inferior: too few items for what they show. It does not mean equal.",
     "Visible loss (MDE, minimum detectable effect)": (

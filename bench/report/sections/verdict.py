@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.analysis.paired import Comparison
 from bench.record import RunRecord
 from bench.report import format as fmt
-from bench.report.comparison_cells import delta_cell, estimate_cell, flips_cell, p_cell, points
+from bench.report.comparison_cells import delta_cell, flips_cell, kl_cell, p_cell, p_text, points, recovery_cell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
 from bench.report.forest_plot import ForestRow, forest
 from bench.report.verdicts import Judged, NoiseFloor, judged, margin_of, noise_floors
@@ -21,8 +21,11 @@ HEADS = (
     Head("Change", "score minus BF16's over the same items, percentage points; 95 % interval", numeric=True),
     Head("Recovery", "score as a share of BF16's; 95 % interval", numeric=True),
     Head("Flips", "items gained and lost; below it the items compared and the share that flips", numeric=True),
-    Head("McNemar p", "exact, of gained against lost, not corrected", numeric=True),
-    Head("Loss p", "of a loss, corrected for all comparisons of this report (Holm)", numeric=True),
+    Head(
+        "McNemar p",
+        "exact, of gained against lost; below it that of a loss, corrected for all comparisons of this report (Holm)",
+        numeric=True,
+    ),
     Head("Choice-KL", "mean divergence over an item's choices, nats; 95 % interval", numeric=True),
     Head("Visible loss", "smallest true loss that these items show with 80 % probability", numeric=True),
 )
@@ -43,12 +46,11 @@ FLOOR = (
 
 
 def _figures_of(found: Comparison) -> list[Cell]:
-    """Return change, recovery, flips and McNemar's p."""
+    """Return change, recovery and flips."""
     return [
         delta_cell(found.delta),
-        estimate_cell(found.recovery, fmt.percent, "of 1"),
+        recovery_cell(found.recovery),
         flips_cell(found),
-        p_cell(found.mcnemar_p),
     ]
 
 
@@ -65,8 +67,8 @@ def _row(one: Judged) -> list[Cell]:
         one.run.heading,
         Cell("", (one.verdict.reason, *_unpaired(found)), verdict=one.verdict.kind),
         *_figures_of(found),
-        p_cell(one.verdict.p_worse_holm),
-        estimate_cell(found.choice_kl, fmt.significant, "nats"),
+        replace(p_cell(found.mcnemar_p), notes=(f"loss, Holm {p_text(one.verdict.p_worse_holm)}",)),
+        kl_cell(found.choice_kl),
         Cell(f"{points(one.verdict.mde, signed=False)} pp", exact=f"{one.verdict.mde!r} of 1", numeric=True),
     ]
 
@@ -79,8 +81,8 @@ def _floor_row(one: NoiseFloor) -> list[Cell]:
         heading,
         Cell("noise floor", ("the same asked a second time, in another order", *_unpaired(one.comparison))),
         *_figures_of(one.comparison),
-        Cell(numeric=True),
-        estimate_cell(one.comparison.choice_kl, fmt.significant, "nats"),
+        p_cell(one.comparison.mcnemar_p),
+        kl_cell(one.comparison.choice_kl),
         Cell(numeric=True),
     ]
 
@@ -107,7 +109,7 @@ def _figure(
         xlabel="change against BF16, percentage points",
         margin=margin,
     )
-    return Figure(drawn, _scale(margin), title=task)
+    return Figure(drawn, f"{task}: change of the score against BF16.", title=task)
 
 
 def _scale(margin: float | None) -> str:
@@ -116,7 +118,7 @@ def _scale(margin: float | None) -> str:
     if margin is None:
         return f"{text}."
     return (
-        f"{text}; where it ends to the right of the band, {points(margin, signed=False)} pp wide, it is non-inferior."
+        f"{text}: non-inferior where it stays to the right of the band's left edge, the margin of {100 * margin:g} pp."
     )
 
 
@@ -173,6 +175,6 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             margin = margins[0] if len(margins) == 1 else None
             figures.append(_figure(of_task, again, margin, task, f"verdict{index}"))
     if figures:
-        blocks.append(Figures(figures))
+        blocks += [Figures(figures), Text(_scale(margins[0] if len(margins) == 1 else None), "small")]
     blocks += [_table(found, floors, names), Text(HOW, "small"), Text(FLOOR if floors else NO_FLOOR, "small")]
     return Section("verdict", "Accuracy verdict", blocks)

@@ -1,0 +1,124 @@
+"""OpenAI's ``/v1/completions`` with token ids as prompt, and the fields that vLLM adds to it.
+
+Choices are asked for as one new token with ``logprob_token_ids``, so that the whole context may come from the prefix
+cache. A continuation is echoed with its log-probabilities, all but its last token, which is asked for like a choice:
+so the longest prompt still leaves room for the new token that vLLM insists on. vLLM reads no prefix cache for an echo.
+
+Other servers answer only what generates: llama.cpp refuses ``echo``, TensorRT-LLM refuses fields that it does not
+know, SGLang has no log-probabilities of given tokens but in its native API, Ollama has none, and no token ids either.
+They are told from vLLM at the first question, by what they refuse or leave out.
+Source: vllm 0.32.0, ``entrypoints/openai/completion/protocol.py`` and ``serving.py``, ``v1/sample/sampler.py``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bench.accuracy.questions import Answer, Question, Sampling, finite
+from bench.errors import AccuracyError
+
+PATH = "/v1/completions"
+MAX_STOPS: int | None = 4
+"""Of OpenAI, and of vLLM unless VLLM_MAX_STOP_STRINGS says more."""
+NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Said outright, for vLLM and SGLang else take a checkpoint's generation_config.json as their defaults."""
+ID = "token_id:"
+"""How ``return_tokens_as_token_ids`` names tokens; their texts would not tell them apart."""
+MINUS_INFINITY = -9999.0
+"""What vLLM writes for it."""
+ROUNDING = 0.01
+"""How far above 0 rounding may push a log-probability; logits lie far above."""
+INSTEAD = (
+    "log-probabilities of given tokens need vLLM's logprob_token_ids (0.32 has it); use engine.protocol=sglang for an "
+    "SGLang server, or tasks that generate text, such as accuracy.tasks=[mini-ifeval]"
+)
+
+
+def requests(question: Question, model: str) -> list[dict[str, Any]]:
+    """Return the one request that answers a question."""
+    body = {**({"model": model} if model else {}), "prompt": question.context, **NEUTRAL}
+    if question.sampling:
+        return [{**body, **_sampling(question.sampling)}]
+    body |= {"max_tokens": 1, "temperature": 0, "logprobs": 1, "return_tokens_as_token_ids": True}
+    if question.choices:
+        return [{**body, "logprob_token_ids": question.choices}]
+    return [{**body, "prompt": question.prompt[:-1], "echo": True, "logprob_token_ids": question.prompt[-1:]}]
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    body: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    if sampling.temperature > 0:
+        body |= {"top_p": sampling.top_p, "top_k": max(0, sampling.top_k), "min_p": 0.0}
+    return {**body, "stop": sampling.stop} if sampling.stop else body
+
+
+def refused(question: Question, reason: str) -> str | None:
+    """Return what a refusal says of all questions of the kind; None where it may be about this one alone.
+
+    Args:
+        question: what was asked.
+        reason: the server's words.
+    """
+    if "not JSON compliant" in reason:
+        return f"the server's log-probabilities are not finite numbers, so it cannot send them ({reason})"
+    if question.sampling is None and any(word in reason for word in ("echo", "logprob", "token_id")):
+        return f"the server tells no log-probabilities ({reason}): {INSTEAD}"
+    return None
+
+
+def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
+    """Return what the answer says."""
+    (answer,) = answers
+    if "error" in answer:
+        raise ValueError(f"an error instead of an answer: {answer['error']}")
+    (choice,) = answer["choices"]
+    usage = answer["usage"]
+    sent = len(question.prompt) - bool(question.continuation)
+    if usage["prompt_tokens"] != sent:
+        raise AccuracyError(f"the server read {usage['prompt_tokens']} tokens of a prompt that has {sent}")
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    if question.sampling:
+        text, reason = choice["text"], choice["finish_reason"]
+        if not isinstance(text, str) or reason not in ("stop", "length"):
+            raise ValueError(f"an answer that ended with '{reason}'")
+        return Answer(text=text, cut=reason == "length", cached_tokens=cached, output_tokens=usage["completion_tokens"])
+    rows = _rows(question, choice.get("logprobs"), answer.get("system_fingerprint") or "this server")
+    if question.choices:
+        (row,) = rows
+        logprobs = tuple(row[token] for token in question.choices)
+        greedy = tuple(token == _likeliest(row) for token in question.choices)
+    else:
+        pairs = list(zip(question.continuation, rows, strict=True))
+        logprobs = (sum(row[token] for token, row in pairs),)
+        greedy = (all(token == _likeliest(row) for token, row in pairs),)
+    return Answer(logprobs=logprobs, greedy=greedy, cached_tokens=cached)
+
+
+def _rows(question: Question, told: dict[str, Any] | None, who: str) -> list[dict[int, float]]:
+    """Return {token: log-probability} for each position that was asked about; every token asked about is there."""
+    if not told or not all(str(name).startswith(ID) for name in told["tokens"]):
+        raise AccuracyError(f"{who} tells no log-probabilities by token id: {INSTEAD}")
+    echoed, tops = tuple(map(_token, told["tokens"][:-1])), told["top_logprobs"]
+    if echoed != (question.prompt[:-1] if question.continuation else ()) or len(tops) != len(told["tokens"]):
+        raise AccuracyError(f"{who} scored other tokens than it was asked to: {INSTEAD}")
+    n = max(1, len(question.continuation))
+    rows = [{_token(name): _nats(logprob) for name, logprob in row.items()} for row in tops[-n:]]
+    wanted = [question.choices] if question.choices else [(token,) for token in question.continuation]
+    if not all(row.keys() >= set(tokens) for row, tokens in zip(rows, wanted, strict=True)):
+        raise AccuracyError(f"{who} leaves out tokens that it was asked about: {INSTEAD}")
+    return rows
+
+
+def _token(name: str) -> int:
+    return int(name.removeprefix(ID))
+
+
+def _nats(logprob: float | None) -> float:
+    if logprob is not None and logprob > ROUNDING:
+        raise AccuracyError(f"the server answered a log-probability of {logprob}: start it without --logprobs-mode")
+    return finite(-math.inf if logprob is not None and logprob <= MINUS_INFINITY else logprob)
+
+
+def _likeliest(row: dict[int, float]) -> int:
+    """Return the token that greedy decoding would say; of equals the one named first."""
+    return max(row, key=row.__getitem__)
