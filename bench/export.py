@@ -1,21 +1,25 @@
 """``python -m bench.export --format csv|json [--results DIR]``: one row per speed cell and per score.
 
 Columns that a row has no value for are empty (csv) or null (json). Times are seconds, memory and sizes bytes; speed
-columns are medians over trials and are empty unless the cell's status is ``ok`` or ``emulated``.
+columns are medians over trials; they and scores are empty unless the status is ``ok`` or ``emulated``.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.analysis.cost import cost
+from bench.analysis.paired import SCORED
+from bench.analysis.verdict import Verdict
 from bench.errors import QuantbenchError
 from bench.hardware import columns
 from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.report.verdicts import judged
 from bench.speed.metrics import Interval, summarize
 from bench.store import Store
 
@@ -59,6 +63,17 @@ COLUMNS = {
     "value": "its value",
     "stderr": "its standard error",
     "n_items": "items scored",
+    "repeat": "1 for BF16 asked a second time in another order, 0 otherwise",
+    "thinking": "whether the chat template let the model reason first; empty where none was used",
+    "verdict": "worse, non-inferior or inconclusive beside the BF16 run of the same session; at the main metric",
+    "delta": "score minus that of BF16 over the same items, of 1",
+    "delta_low": "lower end of its 95 % interval",
+    "delta_high": "upper end of its 95 % interval",
+    "gained": "items gained against BF16",
+    "lost": "items lost against BF16",
+    "p_loss": "p value of a loss, corrected for all comparisons of the session (Holm)",
+    "mde": "smallest true loss that is called worse with 80 % probability, of 1",
+    "margin": "loss that does not matter, of 1",
     "run_id": "folder below results/runs",
 }
 
@@ -112,21 +127,55 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
     return row
 
 
-def _score_rows(score: TaskScore) -> Iterator[dict[str, Any]]:
+def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
+    found = verdict.comparison
+    return {
+        "verdict": verdict.kind,
+        "delta": found.delta.value,
+        "delta_low": found.delta.low,
+        "delta_high": found.delta.high,
+        "gained": found.gained,
+        "lost": found.lost,
+        "p_loss": verdict.p_worse_holm,
+        "mde": verdict.mde,
+        "margin": verdict.margin,
+    }
+
+
+def _score_rows(score: TaskScore, verdict: Verdict | None) -> Iterator[dict[str, Any]]:
     common = {
         "task": score.task,
         "status": score.status,
         "reasons": " | ".join(score.reasons),
         "n_items": score.n_items,
+        "repeat": score.repeat,
+        "thinking": score.thinking,
     }
-    if not score.metrics:
+    if score.status not in SCORED or not score.metrics:
         yield common
-    for metric in score.metrics:
-        yield {**common, "metric": metric.name, "value": metric.value, "stderr": metric.stderr}
+        return
+    for place, metric in enumerate(score.metrics):
+        row = {**common, "metric": metric.name, "value": metric.value, "stderr": metric.stderr}
+        yield row | (_verdict_columns(verdict) if verdict and not place else {})
 
 
-def rows(record: RunRecord) -> Iterator[dict[str, Any]]:
-    """Yield one row per cell and per score of a record, every column present."""
+def session_rows(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one session's records; of runs that were repeated, the last one counts for verdicts."""
+    last = tuple({record.key: record for record in records}.values())
+    verdicts = {(one.run.record.run_id, one.score.task): one.verdict for one in judged(last) if one.verdict}
+    for record in records:
+        yield from rows(record, verdicts)
+
+
+def rows(
+    record: RunRecord, verdicts: Mapping[tuple[str, str], Verdict] = MappingProxyType({})
+) -> Iterator[dict[str, Any]]:
+    """Yield one row per cell and per score of a record, every column present.
+
+    Args:
+        record: one run.
+        verdicts: those of its session, by run id and task.
+    """
     common = {
         "model": record.variant.model,
         "quant": record.variant.quant,
@@ -136,7 +185,12 @@ def rows(record: RunRecord) -> Iterator[dict[str, Any]]:
     }
     cells = (*record.cells, *(record.control.cells if record.control else ()))
     measured = [_cell_row(record, cell) for cell in cells]
-    for row in [*measured, *(row for score in record.scores for row in _score_rows(score))]:
+    scored = [
+        row
+        for score in record.scores
+        for row in _score_rows(score, None if score.repeat else verdicts.get((record.run_id, score.task)))
+    ]
+    for row in [*measured, *scored]:
         whole = {**common, **row}
         yield {name: whole.get(name) for name in COLUMNS}
 
@@ -158,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {store.runs_dir} is not there; name the results folder with --results DIR\n")
         return 2
     try:
-        found = [row for record in store.records() for row in rows(record)]
+        # Session by session: what is compared is one session's, and all items of all sessions may not fit into memory.
+        sessions = list(dict.fromkeys(record.session for record in store.records()))
+        found = [row for session in sessions for row in session_rows(list(store.records(session)))]
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

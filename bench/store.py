@@ -23,8 +23,10 @@ CELLS, CONTROL = "cells", "control"
 """Folders of a run: its own cells, and those of the baseline served beside it."""
 
 
-def write_atomic(file: Path, text: str) -> None:
-    """Write ``text`` so that the file is always whole: old, new or absent, also after ``kill -9`` or a full disk.
+def write_atomic(file: Path, content: str | bytes) -> None:
+    """Write text, as UTF-8, or bytes so that the file is always whole: old, new or absent.
+
+    That holds also after ``kill -9`` or on a full disk.
 
     Raises:
         StoreError: it cannot be written.
@@ -33,8 +35,8 @@ def write_atomic(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with work.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+            with work.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
             work.replace(file)
@@ -157,7 +159,7 @@ class Store:
         file = folder.path / "answers" / f"{name}.jsonl"
         if not file.exists() and (others := list(self.runs_dir.glob(f"*/answers/{name}.jsonl"))):
             most = max(others, key=lambda other: other.stat().st_size)
-            write_atomic(file, most.read_text(encoding="utf-8", errors="replace"))
+            write_atomic(file, most.read_bytes())
         return file
 
     def done(self, session: str, key: str, environment: Environment) -> RunRecord | None:

@@ -1,4 +1,4 @@
-"""The last thing a command says: one row per variant, and the report's path."""
+"""The last thing a command says: one row per variant with its verdicts, and the report's path."""
 
 import os
 from collections import Counter
@@ -10,7 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.hardware import against, limit_of
-from bench.record import RunRecord
+from bench.record import RunRecord, TaskScore
+from bench.report.comparison_cells import points
+from bench.report.verdicts import Judged, judged
+from bench.report.view import SHOWN, score_of
 from bench.speed.metrics import summarize
 
 PLAIN_WIDTH = 200
@@ -36,6 +39,16 @@ def _decode(record: RunRecord) -> str:
     return "–"
 
 
+def _score(score: TaskScore, judged: Judged | None) -> str:
+    """Return a score, with its change against BF16 and its verdict where there is one; no figure if it is not valid."""
+    if score.status not in SHOWN or not score.metrics:
+        return score.status
+    value = f"{score.metrics[0].value:.3f}"
+    if judged is None or judged.verdict is None:
+        return value
+    return f"{value} ({points(judged.verdict.comparison.delta.value)} pp, {judged.verdict.kind})"
+
+
 def show(records: Sequence[RunRecord], report: Path) -> None:
     """Print the summary table and where the report is."""
     console = Console(highlight=False)
@@ -45,17 +58,17 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
     table = Table(title="quantbench", title_justify="left")
     for heading in ("model", "quant", "size", "bits/weight", "KL", "decode", *tasks, "status"):
         table.add_column(heading)
+    verdicts = {(one.run.record.run_id, one.score.task): one for one in judged(records)}
     for record in records:
         made = record.checkpoint
-        scores = {score.task: score for score in record.scores if not score.repeat}
         row = [escape(record.variant.model), escape(record.variant.quant)]
         row.append(f"{made.checkpoint_bytes / 1e6:,.0f} MB" if made else "–")
         row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else "–")
         row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else "–")
         row.append(_decode(record))
         for task in tasks:
-            metrics = scores[task].metrics if task in scores else ()
-            row.append(f"{metrics[0].value:.3f}" if metrics else "–")
+            score = score_of(record, task)
+            row.append(_score(score, verdicts.get((record.run_id, task))) if score else "–")
         table.add_row(*row, _states(record))
     console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)

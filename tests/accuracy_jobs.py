@@ -9,17 +9,24 @@ from typing import Any
 
 from bench.accuracy.asking import Asker, Server
 from bench.accuracy.journal import Journal
+from bench.accuracy.questions import Answer
 from bench.accuracy.tasks import MINI_DIR, TaskJob
 from bench.record import TaskScore, Variant
 
+TASKS_DIR = Path(__file__).resolve().parent / "tasks"
+"""Tasks of the tests' own, of kinds that our sets are not of."""
 LETTERS = ("A", "B", "C", "D")
 QWEN3 = (
-    "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{%- endfor %}"
-    "{%- if add_generation_prompt %}<|im_start|>assistant\n"
-    "{%- if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{%- endif %}{%- endif %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
 )
 """The part of Qwen3's chat template that turns its reasoning on and off."""
-PLAIN = "{%- for message in messages %}{{ message.role }}: {{ message.content }}\n{%- endfor %}assistant:"
+PLAIN = "{%- for message in messages %}{{- message.role + ': ' + message.content + '\\n' }}{%- endfor %}assistant:"
 """A chat template of a model that does not reason."""
 
 
@@ -66,6 +73,12 @@ def served(url: str, tokenizer: Path, journal: Path, *, concurrency: int = 4, **
 
     with asking(url, journal, concurrency) as asker:
         yield ServedLM(asker, tokenizer, **{"max_length": 4096, "thinking": False, "max_gen_toks": None, **options})
+
+
+def kept(file: Path) -> tuple[dict[str, Answer], int]:
+    """Return the answers that a journal holds, and how many of its lines cannot be read."""
+    with Journal(file) as journal:
+        return dict(journal.answers), journal.dropped
 
 
 def job(url: str, tokenizer: Path, folder: Path, task: str = "mini-mmlu", **changes: Any) -> TaskJob:

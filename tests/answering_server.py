@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class Answering:
 
     def __init__(self, wrong: Wrong | None = None) -> None:
         self.bodies: list[Body] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.under_way = self.most_under_way = 0
         self.wrong = wrong
         self.delay_s = 0.0
         self.url = ""
@@ -87,13 +89,18 @@ class Answering:
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
+        number = len(self.bodies)
+        self.headers.append(request.headers)
         self.log("asked", body)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
         await asyncio.sleep(self.delay_s)
-        found = self.wrong(len(self.bodies), body) if self.wrong else None
+        self.under_way -= 1
+        found = self.wrong(number, body) if self.wrong else None
         if isinstance(found, web.StreamResponse):
             return found
         self.log("answered", body)
-        return web.Response(text=json.dumps(found or answer(body)), content_type="application/json")
+        return web.Response(text=json.dumps(answer(body) if found is None else found), content_type="application/json")
 
     async def other(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "answering"})

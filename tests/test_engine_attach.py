@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture
 from tests import fake_server
+from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env
+from tests.hub import serve as serve_hub
 from tests.serving import Server, checkpoint
 
 __all__ = ["checkpoint"]
@@ -132,6 +136,83 @@ def test_with_a_tokenizer_ids_are_its_ordinary_ones(bpe: Path) -> None:
     assert len(ids) > 256
 
 
+def test_a_tokenizer_here_is_found_from_any_folder(bpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bpe.parent)
+    found = attach.tokenizer(config(tokenizer=bpe.name))
+    monkeypatch.chdir(tmp_path)
+    assert found == bpe
+    assert attach.tokenizer(config()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"engine\.tokenizer=FOLDER, or its name on the hub"),
+        ({"tokenizer": "no/such/folder"}, "there is no folder no/such/folder"),
+        ({"tokenizer": "."}, r"holds none of tokenizer\.json"),
+        ({"tokenizer": "bpe", "prompt": "text"}, "engine.prompt=text says that the server takes none"),
+    ],
+    ids=["none", "not there", "not one", "no ids"],
+)
+def test_what_accuracy_tasks_lack_is_told_before_anything_is_asked(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = attach.unscorable(config(**changes))
+    assert told is not None
+    assert re.search(message, told)
+    assert "\n" not in told
+
+
+def test_a_tokenizer_here_or_on_the_hub_lets_accuracy_tasks_run(bpe: Path) -> None:
+    assert attach.unscorable(config(tokenizer=bpe)) is None
+    assert attach.unscorable(config(tokenizer="Qwen/Qwen3-8B")) is None
+
+
+FETCH = """
+import json, sys, yaml
+from bench.engines import attach
+from bench.errors import SourceError
+fields = {**yaml.safe_load(open(sys.argv[1])), "url": "http://host", "tokenizer": "someone/model"}
+del fields["name"]
+try:
+    folder = attach.tokenizer(attach.Config.model_validate(fields))
+    print(json.dumps([str(folder), sorted(file.name for file in folder.iterdir())]))
+except SourceError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def fetched(env: dict[str, str], tmp_path: Path) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH, str(ROOT / "configs/engine/attach.yaml")],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(ROOT), **env),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_tokenizer_on_the_hub_is_fetched_once_and_without_weights(tmp_path: Path) -> None:
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    heavy = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "code.py")
+    repo = Repo(dict.fromkeys((*names, *heavy), b"{}"))
+    with serve_hub(Hub({"someone/model": repo})) as hub:
+        folder, files = fetched(hub.env(tmp_path / "home"), tmp_path)
+    assert Path(folder).name == COMMIT
+    assert files == sorted(names)
+    assert fetched(offline_env(tmp_path / "home"), tmp_path) == [folder, files], "the hub need not be there any more"
+
+
+def test_a_tokenizer_that_the_hub_does_not_have_is_told(tmp_path: Path) -> None:
+    with serve_hub(Hub({})) as hub:
+        told = fetched(hub.env(tmp_path / "home"), tmp_path)
+    assert told.startswith("engine.tokenizer=someone/model is no folder here, and from the hub: ")
+    assert "no repository someone/model" in told
+
+
 def test_words_come_back_as_the_tokens_they_were_drawn_as(tokenizer: Path) -> None:
     from tokenizers import Tokenizer
 
@@ -214,6 +295,16 @@ def test_what_is_wrong_is_told_in_one_line(ask: Callable[[str], tuple[int, bytes
     with pytest.raises(EngineError, match=message) as error:
         attach.facts(config(served_model="other"), ask, lambda: "")
     assert "\n" not in str(error.value)
+
+
+def test_what_sglang_computes_together_and_takes_at_most_is_read() -> None:
+    states = [{"effective_max_running_requests_per_dp": 48}] * 2
+    told = {"version": "0.5.23", "context_length": 4096, "max_req_input_len": 4090, "internal_states": states}
+    _, facts = attach.facts(config(protocol="sglang"), answers(server_info=told), lambda: "")
+    assert (facts.max_running, facts.max_context_tokens) == (96, 4090)
+    told = {"context_length": 4096, "max_running_requests": 16}
+    _, facts = attach.facts(config(protocol="sglang"), answers(server_info=told), lambda: "")
+    assert (facts.max_running, facts.max_context_tokens) == (16, 4096)
 
 
 def test_a_server_of_another_protocol_is_told() -> None:

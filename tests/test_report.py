@@ -1,8 +1,6 @@
 """The report's HTML: everything escaped, everything said, nothing shown that was not measured."""
 
-import itertools
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,68 +9,28 @@ import pytest
 from bench.record import STATUS_MEANING, Failure, RunRecord, Variant
 from bench.report import format as fmt
 from bench.report.page import render, write
-from bench.report.plots import EDGES, HEAT, HeatRow, heat_map
 from bench.report.sections import all_sections
-from bench.report.view import flips, runs
+from bench.report.view import runs
 from quantize.checkpoint import CalibrationFact, FileFact, LayerError
-from tests.conftest import ROOT
+from tests.manifests import manifest
+from tests.pages import Page, demo_html, demo_page, page, rows_in, section_rows
 from tests.records import (
-    DENSE,
-    MOE_MODEL,
     QUANTS,
     cell,
     controlled_record,
     demo_records,
     environment,
-    layer_errors,
-    manifest,
     many_records,
     moe_records,
     native_cell,
     native_record,
     native_records,
     record,
-    score,
     troubled_records,
 )
+from tests.scores import score
 
 HOSTILE = "</style></title><img src=x onerror=alert(1)>\"'`&{{7*7}}<script>alert(2)</script> url(#a) $x^2$ 量\x07"
-
-
-class Page(HTMLParser):
-    """Collects what a browser would: tags, attributes, and the text of every table row."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[str] = []
-        self.text = ""
-        self.in_row = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.in_row = True
-            self.rows.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.in_row = self.in_row and tag != "tr"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self.in_row:
-            self.rows[-1] += data
-
-    def ids(self) -> list[str | None]:
-        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
-
-    def rows_with(self, *parts: str) -> list[str]:
-        return [row for row in self.rows if all(part in row for part in parts)]
-
-
-def page(records: list[RunRecord]) -> Page:
-    return Page(render(records, title="test"))
 
 
 def hostile_record() -> RunRecord:
@@ -165,7 +123,7 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_nothing_is_loaded_from_anywhere() -> None:
-    html = render(demo_records(), title="t")
+    html = demo_html()
     assert "http://" not in html.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in html
     loads = [(tag, attrs) for tag, attrs in Page(html).tags if {"src", "href", "action", "srcset"} & set(attrs)]
@@ -175,7 +133,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
 
 
 def test_ids_are_unique_and_references_meet_them() -> None:
-    found = page(demo_records())
+    found = demo_page()
     ids = found.ids()
     assert len(ids) == len(set(ids))
     targets = [attrs["href"] for _, attrs in found.tags if (attrs.get("href") or "").startswith("#")]
@@ -188,7 +146,8 @@ def test_ids_are_unique_and_references_meet_them() -> None:
 
 
 def test_every_variant_has_its_row_in_the_summary() -> None:
-    rows = {quant: page(demo_records()).rows_with(quant)[0] for quant in QUANTS}
+    found = demo_page()
+    rows = {quant: found.rows_with(quant)[0] for quant in QUANTS}
     assert "269 MB" in rows["bf16"]
     assert "ok" in rows["bf16"]
     for quant in QUANTS[1:]:
@@ -201,12 +160,11 @@ def test_every_variant_has_its_row_in_the_summary() -> None:
 
 
 def test_emulation_is_explained_once_every_quantized_variant_is_emulated() -> None:
-    assert "Every quantized variant ran emulated" in page(demo_records()).text
+    assert "Every quantized variant ran emulated" in demo_page().text
     native = record("fp8", cells=(cell("fp8", 256, status="ok"),), scores=(score("fp8", "mini-mmlu", status="ok"),))
     mixed = page([record(), native, record("gptq-int8")]).text
     assert "Every quantized variant ran emulated" not in mixed
     assert "must not be compared" in mixed
-    assert "not yet tested" in mixed
 
 
 @pytest.mark.parametrize("status", list(STATUS_MEANING))
@@ -294,7 +252,7 @@ def test_failures_are_listed_with_their_messages() -> None:
     assert found.rows_with("AWQ needs 1.2 GB", "quantize", "awq-int4")
     assert found.rows_with("31 tokens came back", "invalid")
     assert found.rows_with("cut short", "gptq-int4")
-    assert 'id="failures"' not in render(demo_records(), title="t")
+    assert 'id="failures"' not in demo_html()
 
 
 def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
@@ -303,32 +261,9 @@ def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
     assert "python -m bench.run +model=smollm2-135m quant=fp8 'accuracy.tasks=[mini-mmlu, " in text
 
 
-def test_own_tasks_are_said_to_be_own() -> None:
-    assert "not comparable with those of MMLU" in page(demo_records()).text
-    official = record(scores=(score("bf16", "mini-mmlu").model_copy(update={"task": "mmlu"}),))
-    assert "not comparable" not in page([official]).text
-
-
 def test_sections_come_in_the_documented_order() -> None:
-    expected = "summary speed accuracy size quantization damage failures glossary environment"
+    expected = "summary verdict speed accuracy changed size quantization damage failures glossary environment"
     assert " ".join(section.id for section in all_sections(troubled_records())) == expected
-
-
-def test_flips_pair_items_by_document_and_prompt() -> None:
-    before = score("bf16", "mini-mmlu")
-    first, second, third, *rest = before.items
-    changed = [
-        first.model_copy(update={"metrics": {"acc": 1 - first.metrics["acc"]}}),
-        second.model_copy(update={"prompt_hash": "other"}),
-        third.model_copy(update={"doc_hash": "other"}),
-        *rest,
-    ]
-    found = flips(before, before.model_copy(update={"items": tuple(changed)}))
-    assert found.paired == len(before.items) - 2
-    assert found.gained + found.lost == 1
-    assert found.gained == 1 - first.metrics["acc"]
-    unpaired = flips(before, before.model_copy(update={"items": ()}))
-    assert (unpaired.gained, unpaired.lost, unpaired.paired) == (0, 0, 0)
 
 
 def test_the_baseline_is_the_bf16_run_of_the_same_model_and_engine() -> None:
@@ -366,92 +301,8 @@ def test_numbers_are_written_for_people(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-def section_rows(records: list[RunRecord], id: str, *parts: str) -> list[str]:
-    """Return the table rows of one section that hold all parts."""
-    _, _, rest = render(records, title="t").partition(f'<section id="{id}"')
-    return Page(rest.partition("</section>")[0]).rows_with(*parts)
-
-
-def test_the_worst_layers_are_named_with_their_errors() -> None:
-    (row,) = section_rows(demo_records(), "damage", "gptq-int4")
-    assert "61.3 %layer 28, down_proj" in row
-    errors = sorted((error.relative_error for error in manifest("fp8").layer_errors), reverse=True)
-    (row,) = section_rows(demo_records(), "damage", "fp8")
-    assert re.findall(r"([\d.]+) %", row)[1:] == [fmt.significant(100 * error) for error in errors[:5]]
-    (row,) = section_rows(moe_records(), "damage", "gptq-int4")
-    assert ", experts" in row
-    assert "Experts are compared as one block" in page(moe_records()).text
-    assert "Experts are compared as one block" not in page(demo_records()).text
-
-
-def test_the_damage_is_drawn_for_every_quantized_variant() -> None:
-    labels = [attrs["aria-label"] or "" for tag, attrs in page(demo_records()).tags if tag == "svg" and "role" in attrs]
-    (single,) = [label for label in labels if "Largest error: 61.3 %, layer 28, down_proj." in label]
-    assert all(f"{name.partition('.')[2]} " in single for name in DENSE)
-    assert len([label for label in labels if label.startswith("Largest error")]) == len(QUANTS) - 1
-    (by_layer,) = [label for label in labels if label.startswith("By decoder layer")]
-    assert all(quant in by_layer for quant in QUANTS[1:])
-    assert "By decoder layer" not in page([record("fp8")]).text, "there is nothing to compare"
-
-
-def test_no_damage_is_shown_where_no_layers_were_compared() -> None:
-    assert 'id="damage"' not in render([record()], title="t")
-    assert 'id="damage"' not in render([record("fp8", checkpoint=None)], title="t")
-
-
-def test_many_variants_of_a_deep_model_stay_small_and_folded() -> None:
-    html = render(many_records(), title="t")
-    assert len(html) < 750_000
-    folded = html.partition("Every layer of every variant, drawn</summary>")[2].partition("</details>")[0]
-    assert folded.count("Largest error: ") == 2 * len(many_records()), "caption and description"
-    assert "Every layer of every variant, drawn" not in render(demo_records(), title="t")
-
-
-def heat_paths(values: list[tuple[float | None, ...]]) -> dict[str, list[tuple[float, ...]]]:
-    """Return {colour: (x, y) of each corner} as a heat map of the rows draws it."""
-    rows = [HeatRow(f"row{index}", row, "") for index, row in enumerate(values)]
-    svg = heat_map(rows, name="n", description="d", xlabel="x", figure_label="f")
-    found = re.findall(r'<path d="([^"]+)" clip-path="[^"]+" style="fill: var\((--\w+)\)', svg)
-    numbers = {colour: [float(number) for number in re.findall(r"[\d.]+", path)] for path, colour in found}
-    return {colour: list(zip(flat[::2], flat[1::2], strict=True)) for colour, flat in numbers.items()}
-
-
-def test_a_heat_map_has_each_value_at_its_place() -> None:
-    found = heat_paths([(0.001, 0.001, 0.0), (0.001, None, 0.6)])
-    assert set(found) == {"--h0", "--rule", "--h13"}
-    (low, grey, high) = (found[colour] for colour in ("--h0", "--rule", "--h13"))
-    assert [x for x, _ in grey] == [x for x, _ in high], "third column"
-    assert max(y for _, y in grey) < min(y for _, y in high), "second row below the first"
-    width = max(x for x, _ in high) - min(x for x, _ in high)
-    wide, narrow = low[:5], low[5:]
-    assert max(x for x, _ in wide) - min(x for x, _ in wide) == pytest.approx(2 * width, rel=1e-3)
-    assert max(x for x, _ in narrow) - min(x for x, _ in narrow) == pytest.approx(width, rel=1e-3)
-    assert min(y for _, y in narrow) == min(y for _, y in high)
-
-
-@pytest.mark.parametrize("index", range(len(EDGES)))
-def test_a_colour_begins_at_its_edge(index: int) -> None:
-    assert set(heat_paths([(EDGES[index],)])) == {f"--h{index + 1}"}
-    assert set(heat_paths([(EDGES[index] * 0.999,)])) == {f"--h{index}"}
-
-
-def test_heat_colours_are_told_apart_by_lightness_alone() -> None:
-    def light(colour: str) -> float:
-        parts = [int(colour[begin : begin + 2], 16) / 255 for begin in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    css = (ROOT / "bench" / "report" / "templates" / "style.css").read_text()
-    found = re.findall(r"--h(\d+): (#\w{6});", css)
-    assert [int(index) for index, _ in found] == [*range(len(HEAT))] * 2
-    levels = [light(colour) for _, colour in found]
-    for ramp in (levels[: len(HEAT)][::-1], levels[len(HEAT) :]):
-        ratios = [(after + 0.05) / (before + 0.05) for before, after in itertools.pairwise(ramp)]
-        assert min(ratios) > 1.1
-
-
 def test_canary_prompts_stand_beside_their_source() -> None:
-    (row,) = section_rows(demo_records(), "quantization", "fp8", "positions")
+    (row,) = rows_in(demo_html(), "quantization", "fp8", "positions")
     assert "5.4 %source 4.3 %" in row
     assert "2.31source 2.27" in row
     assert "64.6 %of 96" in row
@@ -466,13 +317,13 @@ def test_a_checkpoint_tells_its_format_experts_and_proof() -> None:
     assert "int4, scales per 64 columns, symmetric" in row
     assert "96.5 %" in row
     assert "12.2 s1.38 GB" in row
-    assert "Experts reached" not in "".join(section_rows(demo_records(), "quantization"))
+    assert "Experts reached" not in "".join(rows_in(demo_html(), "quantization"))
     text = page(moe_records()).text
     assert "HuggingFaceH4/ultrachat_200k@" in text
     assert "Thinking in chats" in text
     assert "Chat template hash" in text
     assert "not known: a release, taken as it is" in text
-    assert "Thinking in chats" not in page(demo_records()).text, "plain text has no template"
+    assert "Thinking in chats" not in demo_page().text, "plain text has no template"
 
 
 def test_what_an_older_record_does_not_tell_is_not_made_up() -> None:
@@ -485,19 +336,8 @@ def test_what_an_older_record_does_not_tell_is_not_made_up() -> None:
     assert "none" in row
 
 
-def test_layers_that_are_missing_or_untouched_are_drawn() -> None:
-    """A release may leave layers in 16 bits, and a model may have experts in some layers only."""
-    dense = [error for error in layer_errors("fp8", 4, DENSE) if error.layer < 2]
-    untouched = LayerError(layer=3, name="self_attn.q_proj", relative_error=0.0)
-    made = manifest(
-        "fp8", MOE_MODEL, layer_errors=(*dense, untouched, LayerError(layer=3, name="mlp", relative_error=2.0))
-    )
-    (row,) = section_rows([record("fp8", MOE_MODEL, checkpoint=made)], "damage", "fp8")
-    assert "200 %layer 3, experts" in row
-
-
 def test_exact_values_are_on_hover() -> None:
-    titles = [attrs["title"] for _, attrs in page(demo_records()).tags if attrs.get("title")]
+    titles = [attrs["title"] for _, attrs in demo_page().tags if attrs.get("title")]
     assert "269060552 bytes" in titles
     assert any(str(title).startswith("median 0.") and "n = 3" in str(title) for title in titles)
 
@@ -515,7 +355,7 @@ def test_figures_stand_beside_their_physical_limit() -> None:
 
 
 def test_records_without_a_device_say_nothing_of_limits() -> None:
-    html = render(demo_records(), title="t")
+    html = demo_html()
     assert 'id="limits"' not in html
     assert 'id="waterfall"' not in html
     assert "Bound by" not in html.partition('id="glossary"')[0]

@@ -112,3 +112,32 @@ def test_a_record_of_an_older_schema_is_read_with_what_it_knows(version: int) ->
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
     with pytest.raises(ValueError, match="schema_version"):
         RunRecord.model_validate({**before, "schema_version": 99})
+
+
+def test_a_journal_begins_with_the_most_that_an_earlier_run_has(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    lines = b'["a", {}]\n["b", {}]\n'
+    for run, content in (("1", lines), ("2", lines[:10]), ("3", b"")):
+        file = tmp_path / "runs" / run / "answers" / "task-key.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content)
+    folder = store.create("4")
+    assert store.journal(folder, "task-key").read_bytes() == lines
+    other = store.journal(folder, "task-other")
+    assert other == tmp_path / "runs" / "4" / "answers" / "task-other.jsonl"
+    assert not other.exists()
+    own = store.create("2")
+    assert store.journal(own, "task-key").read_bytes() == lines[:10], "a run that goes on keeps its own"
+    for one in (folder, own):
+        one.release()
+
+
+def test_a_journal_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    # Rubbish must stay rubbish: mended, a line might count as an answer.
+    content = b'["a", {"text": "caf\xff"}]\r\n["b", {"text": "caf\xc3'
+    file = tmp_path / "runs" / "1" / "answers" / "task-key.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    folder = Store(tmp_path).create("2")
+    assert Store(tmp_path).journal(folder, "task-key").read_bytes() == content
+    folder.release()

@@ -101,7 +101,7 @@ class Asker:
         if failed:
             total = len(known) + len(waiting)
             raise AccuracyError(
-                f"{len(failed)} of {total} questions were not answered in {TRIES} tries, the first: {failed[0]}. "
+                f"{len(failed)} of {total} questions were not answered, the first: {failed[0]}. "
                 f"{total - len(failed)} answers are kept; the same command asks for the rest alone"
             )
         return [self._journal.answers[digest] for digest in digests]
@@ -190,7 +190,7 @@ class Asker:
                 raise ServerGoneError(f"nobody answers at {self._server.base_url} any more ({error})") from error
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
-        raise _FailedError(problem)
+        raise _FailedError(f"{problem} (try {tried + 1} of {TRIES})")
 
 
 async def _gather_or_cancel(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -7,6 +7,7 @@ written whole as soon as it is there. A task that fails leaves a score with stat
 import json
 import logging
 import math
+import os
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from bench.accuracy import data
 from bench.accuracy.asking import Asker, Server, ServerGoneError
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Note
-from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, TaskJob
+from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, MINI_TASKS, TaskJob
 from bench.errors import AccuracyError
 from bench.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore
 from bench.store import write_atomic
@@ -43,9 +44,10 @@ def _progress_writer(file: Path) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """Return one item's metric as a number; a list (one entry per instruction) as its mean.
+    """Return a metric as a number; a list (one entry per instruction) as its mean.
 
-    None for what becomes a figure only with the other items, such as a log-probability with a number of words.
+    None for what is no finite number: of one item, what becomes a figure only with the other items', such as a
+    log-probability with a number of words.
     """
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, Real) for part in parts):
@@ -80,10 +82,9 @@ def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
     found: list[Metric] = []
     for key, value in result.items():
         name, comma, kind = key.partition(",")
-        if comma and not name.endswith("_stderr") and isinstance(value, int | float):
-            stderr = result.get(f"{name}_stderr,{kind}")
+        if comma and not name.endswith("_stderr") and (number := _number(value)) is not None:
             label = name if kind == "none" else f"{name},{kind}"
-            found.append(Metric(name=label, value=value, stderr=stderr if isinstance(stderr, float) else None))
+            found.append(Metric(name=label, value=number, stderr=_number(result.get(f"{name}_stderr,{kind}"))))
     return tuple(found)
 
 
@@ -104,10 +105,14 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
         ServerGoneError: the server has ended; what it answered is kept.
         AccuracyError: the server failed, or answered something that cannot be scored.
     """
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluator
 
     from bench.accuracy.served_lm import ServedLM
 
+    # Other programs that lm-eval would start: pip for each task, and a bootstrap that forks this process, which has
+    # threads, once for each core.
+    evaluator.add_env_info = lambda results: None
+    os.environ["DISABLE_MULTIPROC"] = "1"
     begin = time.monotonic()
     loaded = manager.load([job.task])
     problems = data.verify_docs(job.task, loaded["tasks"]) if job.verify_data else ()
@@ -115,11 +120,14 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
         raise AccuracyError(data.refusal(job.task, problems))
     # Objects instead of names, so that the data is loaded once.
     groups = loaded["groups"]
+    if job.task not in groups and job.task not in loaded["tasks"]:
+        names = ",".join(loaded["tasks"])
+        raise AccuracyError(f"{job.task} is a tag, which has no score; name its tasks: accuracy.tasks=[{names}]")
     chosen = [groups[job.task]] if job.task in groups else list(loaded["tasks"].values())
     limit = job.limit and max(job.limit, math.ceil(job.at_least / len(loaded["tasks"])))
     with Journal(job.journal) as journal:
         if journal.dropped:
-            log.warning("%s: %d lines cut off in the middle are dropped", job.journal, journal.dropped)
+            log.warning("%s: dropped %d lines that cannot be read; asked again", job.journal, journal.dropped)
         server = Server(job.base_url, job.protocol, job.served_model, job.concurrency, job.timeout_s)
         asker = Asker(server, journal, backwards=bool(job.repeat), on_progress=_progress_writer(job.progress))
         model = ServedLM(
@@ -129,7 +137,7 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
             thinking=job.thinking,
             max_gen_toks=job.max_gen_toks,
         )
-        results = simple_evaluate(
+        results = evaluator.simple_evaluate(
             model=model,
             tasks=chosen,
             task_manager=manager,
@@ -205,6 +213,19 @@ def _explain(error: Exception, task: str) -> str:
     return f"{type(error).__name__}: {text}"
 
 
+def _manager(tasks: set[str]) -> Any:
+    """Return what loads the tasks; to read all of lm-eval's yaml files would take ten seconds."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    known = data.benchmarks()
+    theirs = Path(lm_eval.__file__).parent / "tasks"
+    folders = [MINI_DIR, *(theirs / known[task].tasks_dir for task in sorted(tasks & known.keys()))]
+    return TaskManager(
+        include_defaults=not tasks <= {*known, *MINI_TASKS}, include_path=[str(folder) for folder in folders]
+    )
+
+
 def main(argv: list[str]) -> int:
     """Run the jobs of the file named by the only argument.
 
@@ -213,10 +234,8 @@ def main(argv: list[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     end_with_parent()
-    from lm_eval.tasks import TaskManager
-
     jobs = [TaskJob.model_validate(job) for job in json.loads(Path(argv[0]).read_text())]
-    manager = TaskManager(include_path=str(MINI_DIR))
+    manager = _manager({job.task for job in jobs})
     for job in jobs:
         begin = time.monotonic()
         try:

@@ -5,8 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
 from bench.accuracy.questions import Answer
 from bench.errors import StoreError
 
@@ -33,15 +31,15 @@ class Journal:
             raise StoreError(f"cannot keep answers in {file}: {error.strerror}") from error
 
     def _read(self, lines: list[bytes]) -> None:
-        whole = 0
-        for line in lines:
+        whole = [line for line in lines if line.endswith(b"\n")]
+        self.dropped = len(lines) - len(whole)
+        for line in whole:
             try:
                 digest, answer = json.loads(line)
                 self.answers[digest] = Answer.model_validate(answer)
-            except (ValueError, TypeError, ValidationError):
+            except (ValueError, TypeError):
                 self.dropped += 1
-            whole += len(line) if line.endswith(b"\n") else 0
-        self._stream.truncate(whole)
+        self._stream.truncate(sum(map(len, whole)))
 
     def add(self, digest: str, answer: Answer) -> None:
         """Keep an answer. It is with the kernel when this returns, so that killing this process loses nothing.
@@ -52,9 +50,11 @@ class Journal:
         self.answers[digest] = answer
         line = json.dumps([digest, answer.model_dump(exclude_defaults=True)]).encode() + b"\n"
         try:
-            self._stream.write(line)
+            written = self._stream.write(line)
         except OSError as error:
             raise StoreError(f"cannot keep answers in {self.file}: {error.strerror}") from error
+        if written != len(line):
+            raise StoreError(f"cannot keep answers in {self.file}: the disk is full")
 
     def __enter__(self) -> Self:
         """Return the journal."""

@@ -71,7 +71,8 @@ def _beside_baseline(run: Run, score: TaskScore) -> tuple[Comparison | None, str
     """Return a score's comparison with BF16's, or why there is none."""
     variant, task = run.record.variant, score.task
     if run.baseline is None:
-        return None, f"no BF16 run of {variant.model} on {run.record.engine} in this report"
+        missing = f"no BF16 run of {variant.model} on {run.record.engine} in this report"
+        return None, f"{missing}; name it in the same command: -m quant=bf16,{variant.quant}"
     before = score_of(run.baseline, task)
     if before is None:
         return None, f"the BF16 run has no score of {task}"

@@ -82,8 +82,14 @@ class Answer:
 Send = Callable[[Asked], Answer]
 
 
-def sender(base_url: str, api_key: str | None = None) -> Send:
-    """Return what sends a request to a server and returns its answer, over a connection of its own."""
+def sender(base_url: str, api_key: str | None = None, *, flushes: bool = True) -> Send:
+    """Return what sends a request to a server and returns its answer, over a connection of its own.
+
+    Args:
+        base_url: where it is.
+        api_key: what it asks for.
+        flushes: whether its cache is flushed before each request.
+    """
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
 
     def once(method: str, path: str, body: Any) -> Answer:
@@ -97,7 +103,8 @@ def sender(base_url: str, api_key: str | None = None) -> Send:
                 return Answer(error.code, error.headers["Content-Type"], error.read().decode())
 
     def send(asked: Asked) -> Answer:
-        _flush(once)
+        if flushes:
+            _flush(once)
         if asked.warmed:
             once(asked.method, asked.path, asked.body)
         return once(asked.method, asked.path, asked.body)
@@ -182,9 +189,9 @@ def _short(value: Any) -> Any:
     return value
 
 
-def read_fixture(name: str) -> dict[str, Any]:
+def read_fixture(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """Return a kept request and answer."""
-    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
     return found
 
 

@@ -26,9 +26,9 @@ from bench.record import RunRecord
 from bench.toolchain import read, read_built, toolchain_interpreter
 from bench.toolchain import state as toolchain_state
 from bench.toolchain_build import build
-from tests.contract import answers, flags, hold, known, page, replay, scores
+from tests.contract import answers, flags, hold, known, page, questions, replay, scores
 from tests.contract.answers import Answer, Form
-from tests.contract.asked import INCREMENTAL, Asked, requests
+from tests.contract.asked import GREEDY, INCREMENTAL, Asked, requests
 
 TOOLCHAIN = "sglang-cpu"
 MODEL = ["model=smollm2-135m", "quant=bf16"]
@@ -142,14 +142,27 @@ def check_scores(real: RunRecord, reference: RunRecord) -> tuple[list[str], str]
 def check_facts(engine: RunningEngine) -> tuple[list[str], str]:
     """Check that what the engine says of its server is there, and that its longest request comes back whole."""
     facts = engine.facts
-    wrong = [name for name in ("version", "kv_capacity_tokens", "max_context_tokens") if getattr(facts, name) is None]
+    told = ("version", "kv_capacity_tokens", "max_context_tokens", "max_running")
+    wrong = [name for name in told if getattr(facts, name) is None]
     if wrong:
         return [f"{name} is not told" for name in wrong], ""
     n = 8
     prompt = PROMPT[:1] * (int(facts.max_context_tokens or 0) - n)
     trace = asyncio.run(replay.read(engine.base_url, prompt, n, engine.api_key))
     wrong = [f"{len(prompt)} + {n} tokens: {text}" for text in replay.wrong(trace, len(prompt), n)]
-    return wrong, f"{facts.max_context_tokens} tokens of {CONTEXT} are usable"
+    return (
+        wrong,
+        f"{facts.max_context_tokens} tokens of {CONTEXT} usable, {facts.max_running} requests together at most",
+    )
+
+
+def check_questions(engine: RunningEngine) -> tuple[list[str], str]:
+    """Check that the answers to accuracy questions of every kind agree with each other and with what it generates."""
+    send = answers.sender(engine.base_url, engine.api_key)
+    body = {"input_ids": PROMPT, "sampling_params": {"max_new_tokens": 3, **GREEDY}}
+    said = send(Asked("/generate", body)).values()[0]["output_ids"]
+    wrong = questions.disagreements(questions.asker(engine.protocol, send), PROMPT, said, scores.MOST_NATS)
+    return wrong, "choices, continuations, texts and a stop"
 
 
 def gather(engine: RunningEngine, asked: dict[str, Asked], suffix: str = "") -> dict[str, tuple[Asked, Answer]]:
@@ -232,6 +245,7 @@ def checks(contract: Contract, work: Path, *, record: bool) -> None:
         secrets.append(engine.api_key or "")
         contract.check("the longest request that it says it takes", lambda: check_facts(engine))
         contract.check("its streams, each event the whole answer", lambda: check_client(engine))
+        contract.check("accuracy questions of every kind", lambda: check_questions(engine))
         contract.check("known differences", lambda: check_known(engine))
     with running(work, "incremental", "engine.incremental_streaming=true") as engine:
         got |= gather(engine, {name: asked[name] for name in INCREMENTAL}, "_incremental")

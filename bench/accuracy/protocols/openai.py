@@ -115,7 +115,9 @@ def _token(name: str) -> int:
 
 def _nats(logprob: float | None) -> float:
     if logprob is not None and logprob > ROUNDING:
-        raise AccuracyError(f"the server answered a log-probability of {logprob}: start it without --logprobs-mode")
+        raise AccuracyError(
+            f"the server answered {logprob} as a log-probability, so it sends logits: start it without --logprobs-mode"
+        )
     return finite(-math.inf if logprob is not None and logprob <= MINUS_INFINITY else logprob)
 
 

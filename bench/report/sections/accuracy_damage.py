@@ -14,7 +14,7 @@ from bench.analysis.damage import (
 )
 from bench.record import ItemOutcome, RunRecord, TaskScore
 from bench.report import format as fmt
-from bench.report.comparison_cells import delta_cell, p_cell
+from bench.report.comparison_cells import delta_cell, nats, p_cell
 from bench.report.document import (
     Block,
     Cell,
@@ -115,7 +115,7 @@ def _choice(text: str) -> str:
 def _picked(item: ItemOutcome) -> Cell:
     """Return the cell of a picked choice with its lead over the next best."""
     best, *rest = sorted(item.logprobs, reverse=True)
-    return Cell(_choice(item.answer), (f"by {fmt.significant(best - rest[0])}",) if rest else ())
+    return Cell(_choice(item.answer), (f"by {nats(best - rest[0])}",) if rest else ())
 
 
 def _choice_table(items: Sequence[ChangedItem], title: str) -> Table:
@@ -126,7 +126,7 @@ def _choice_table(items: Sequence[ChangedItem], title: str) -> Table:
             Cell(_choice(one.baseline.target)),
             _picked(one.baseline),
             _picked(one.variant),
-            number(one.margin, fmt.significant, "nats"),
+            number(one.margin, nats, "nats"),
         ]
         for one in items
     ]

@@ -1,12 +1,13 @@
 """Does a loss come from the quantization or from the engine? BF16 and a variant on two engines."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.analysis.damage import TwoByTwo
 from bench.record import RunRecord
 from bench.report import format as fmt
 from bench.report.comparison_cells import delta_cell
-from bench.report.document import Block, Bullets, Cell, Group, Head, Section, Table, Text, number
+from bench.report.document import Block, Bullets, Cell, Group, Head, Section, Table, Text
 from bench.report.verdicts import OnEngines, on_engines
 
 ORDER = 34
@@ -33,19 +34,19 @@ def _row(one: OnEngines, table: TwoByTwo) -> list[Cell]:
     source, why = _source(table)
     cells = [Cell(one.variant, (one.task,)), Cell(source, (why,))]
     for baseline, variant, delta in zip(table.baseline_means, table.variant_means, table.deltas, strict=True):
-        cells += [number(baseline, fmt.share), number(variant, fmt.share), delta_cell(delta)]
+        cell = delta_cell(delta)
+        cells.append(replace(cell, notes=(*cell.notes, f"{fmt.share(baseline)} → {fmt.share(variant)}")))
     cells += [delta_cell(table.engine_gap), delta_cell(table.interaction), Cell(fmt.count(table.n), numeric=True)]
     return cells
 
 
 def _table(engines: tuple[str, str], rows: Sequence[list[Cell]]) -> Table:
     heads = [Head("Variant"), Head("Where a loss comes from")]
-    for engine in engines:
-        heads += [
-            Head(f"BF16 on {engine}", "mean of the main metric", numeric=True),
-            Head(f"Variant on {engine}", "mean of the main metric", numeric=True),
-            Head("Change", f"variant minus BF16 on {engine}, percentage points", numeric=True),
-        ]
+    means = "means of BF16 and of the variant"
+    heads += [
+        Head(f"On {engine}", f"variant minus BF16, percentage points; below it {means}", numeric=True)
+        for engine in engines
+    ]
     heads += [
         Head("Engine alone", f"BF16 on {engines[1]} minus BF16 on {engines[0]}, percentage points", numeric=True),
         Head("Interaction", f"change on {engines[1]} minus change on {engines[0]}, percentage points", numeric=True),

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.analysis.paired import Comparison
-from bench.record import RunRecord
+from bench.analysis.paired import SCORED, Comparison
+from bench.analysis.verdict import Verdict
+from bench.record import RunRecord, TaskScore
 from bench.report import format as fmt
 from bench.report.comparison_cells import delta_cell, flips_cell, kl_cell, p_cell, p_text, points, recovery_cell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
 from bench.report.forest_plot import ForestRow, forest
-from bench.report.verdicts import Judged, NoiseFloor, judged, margin_of, noise_floors
+from bench.report.verdicts import VERDICT_MEANING, Judged, NoiseFloor, judged, noise_floors
 from bench.report.view import tasks
 
 ORDER = 12
@@ -40,28 +41,29 @@ NO_FLOOR = (
     "accuracy.noise_floor=true to the run of BF16 to see it."
 )
 FLOOR = (
-    "Rows of BF16 again are BF16 asked the same a second time in another order: the noise floor. A variant that flips "
-    "no more items than that has changed nothing that can be seen."
+    "Rows of BF16 again are the noise floor: BF16 asked the same a second time in another order. So many items flip by "
+    "rounding and ties alone, without any quantization."
 )
 
 
 def _figures_of(found: Comparison) -> list[Cell]:
     """Return change, recovery and flips."""
-    return [
-        delta_cell(found.delta),
-        recovery_cell(found.recovery),
-        flips_cell(found),
-    ]
+    return [delta_cell(found.delta), recovery_cell(found.recovery), flips_cell(found)]
 
 
 def _unpaired(found: Comparison) -> tuple[str, ...]:
     return (f"{fmt.plural(found.unpaired, 'item')} that only one of the two has",) if found.unpaired else ()
 
 
+def _refused(score: TaskScore, obstacle: str) -> Cell:
+    """Return why a score is not compared."""
+    notes = () if score.status in SCORED else score.reasons
+    return Cell(f"not compared: {obstacle}", notes, span=len(HEADS) - 1)
+
+
 def _row(one: Judged) -> list[Cell]:
     if one.verdict is None:
-        why = Cell(f"not compared: {one.obstacle}", one.score.reasons, span=len(HEADS) - 1)
-        return [one.run.heading, why]
+        return [one.run.heading, _refused(one.score, one.obstacle)]
     found = one.verdict.comparison
     return [
         one.run.heading,
@@ -76,7 +78,7 @@ def _row(one: Judged) -> list[Cell]:
 def _floor_row(one: NoiseFloor) -> list[Cell]:
     heading = replace(one.run.heading, text=f"{one.run.label} again")
     if one.comparison is None:
-        return [heading, Cell(f"not compared: {one.obstacle}", one.score.reasons, span=len(HEADS) - 1)]
+        return [heading, _refused(one.score, one.obstacle)]
     return [
         heading,
         Cell("noise floor", ("the same asked a second time, in another order", *_unpaired(one.comparison))),
@@ -89,18 +91,20 @@ def _floor_row(one: NoiseFloor) -> list[Cell]:
 
 def _figure(
     found: Sequence[Judged], floors: Sequence[NoiseFloor], margin: float | None, task: str, name: str
-) -> Figure:
-    """Return one task's differences with their intervals."""
+) -> Figure | None:
+    """Return one task's differences with their intervals; None if nothing of it is compared."""
     rows = [
         ForestRow(one.run.label, one.run.mark, verdict.comparison.delta, verdict.simultaneous, verdict.kind)
         for one in found
-        if (verdict := one.verdict)
+        if (verdict := one.verdict) and one.score.task == task
     ]
     rows += [
         ForestRow(f"{one.run.label} again", one.run.mark, one.comparison.delta, words="noise floor", hollow=True)
         for one in floors
-        if one.comparison
+        if one.comparison and one.score.task == task
     ]
+    if not rows:
+        return None
     told = "; ".join(f"{row.label}: {100 * row.delta.value:+.1f} pp, {row.words}" for row in rows)
     drawn = forest(
         rows,
@@ -122,20 +126,16 @@ def _scale(margin: float | None) -> str:
     )
 
 
-def _lead(kinds: Counter[str], margins: Sequence[float]) -> str:
+def _lead(verdicts: Sequence[Verdict], margins: Sequence[float]) -> str:
     """Return how many verdicts there are of each kind."""
-    total = sum(kinds.values())
-    told = [f"{kinds[kind]} {kind}" for kind in ("worse", "non-inferior", "inconclusive") if kinds[kind]]
+    kinds = Counter(verdict.kind for verdict in verdicts)
+    told = [f"{kinds[kind]} {kind}" for kind in VERDICT_MEANING if kinds[kind]]
     margin = " and ".join(f"{100 * margin:g} pp" for margin in margins)
-    return f"{fmt.plural(total, 'comparison')} with BF16, at a margin of {margin}: {', '.join(told)}."
+    return f"{fmt.plural(len(verdicts), 'comparison')} with BF16, at a margin of {margin}: {', '.join(told)}."
 
 
-def _too_few(found: Sequence[Judged]) -> Note | None:
-    """Return what to do about a report in which nothing could be told."""
-    verdicts = [one.verdict for one in found if one.verdict]
-    if not verdicts or any(verdict.kind != "inconclusive" for verdict in verdicts):
-        return None
-    most = max(verdicts, key=lambda verdict: verdict.comparison.n)
+def _too_few(most: Verdict) -> Note:
+    """Return what to do where nothing could be told, even from the comparison with the most items."""
     return Note(
         "Nothing can be told from these items",
         f"Inconclusive does not mean equal. {most.comparison.task} has {fmt.plural(most.comparison.n, 'item')}, on "
@@ -159,22 +159,15 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     found, floors, names = judged(records), noise_floors(records), tasks(records)
     if not found and not floors:
         return None
-    compared = [one for one in found if one.verdict]
-    margins = list(dict.fromkeys(margin_of(one.run.record) for one in compared))
-    blocks: list[Block] = []
-    if compared:
-        blocks.append(Text(_lead(Counter(one.verdict.kind for one in compared if one.verdict), margins), "lead"))
-    note = _too_few(found)
-    if note:
-        blocks.append(note)
-    figures = []
-    for index, task in enumerate(names):
-        of_task = [one for one in compared if one.score.task == task]
-        again = [one for one in floors if one.score.task == task and one.comparison]
-        if of_task or again:
-            margin = margins[0] if len(margins) == 1 else None
-            figures.append(_figure(of_task, again, margin, task, f"verdict{index}"))
+    verdicts = [one.verdict for one in found if one.verdict]
+    margins = list(dict.fromkeys(verdict.margin for verdict in verdicts))
+    margin = margins[0] if len(margins) == 1 else None
+    blocks: list[Block] = [Text(_lead(verdicts, margins), "lead")] if verdicts else []
+    if verdicts and all(verdict.kind == "inconclusive" for verdict in verdicts):
+        blocks.append(_too_few(max(verdicts, key=lambda verdict: verdict.comparison.n)))
+    drawn = [_figure(found, floors, margin, task, f"verdict{index}") for index, task in enumerate(names)]
+    figures = [figure for figure in drawn if figure]
     if figures:
-        blocks += [Figures(figures), Text(_scale(margins[0] if len(margins) == 1 else None), "small")]
+        blocks += [Figures(figures), Text(_scale(margin), "small")]
     blocks += [_table(found, floors, names), Text(HOW, "small"), Text(FLOOR if floors else NO_FLOOR, "small")]
     return Section("verdict", "Accuracy verdict", blocks)

@@ -1,0 +1,38 @@
+"""Sections looked at as the values that they are made of."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from bench.record import RunRecord, TaskScore
+from bench.report.document import Block, Cell, Details, Section, Table
+from tests.records import record
+
+
+def scored(quant: str, *scores: TaskScore, **changes: Any) -> RunRecord:
+    return record(quant, cells=(), checkpoint=None, scores=scores, **changes)
+
+
+def blocks_of(blocks: Iterable[Block]) -> list[Block]:
+    """Return blocks and all that are folded into them."""
+    found: list[Block] = []
+    for block in blocks:
+        found.append(block)
+        found += blocks_of(block.blocks) if isinstance(block, Details) else []
+    return found
+
+
+def rows_of(section: Section | None, caption: str = "") -> list[list[Cell]]:
+    """Return the rows of the tables whose caption holds the text; each as wide as its table."""
+    assert section is not None
+    tables = [one for one in blocks_of(section.blocks) if isinstance(one, Table) and caption in one.caption]
+    assert all(sum(c.span for c in row) == len(one.heads) for one in tables for g in one.groups for row in g.rows)
+    return [list(row) for one in tables for group in one.groups for row in group.rows]
+
+
+def words(row: list[Cell]) -> str:
+    return " | ".join(" ".join(filter(None, (cell.text, cell.verdict, *cell.notes))) for cell in row)
+
+
+def text_of(section: Section | None) -> str:
+    assert section is not None
+    return " ".join(str(getattr(block, "text", "")) for block in blocks_of(section.blocks))

@@ -1,0 +1,236 @@
+"""Whole runs of accuracy tasks over a server that goes wrong: nothing is asked twice, nothing is counted wrong."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import bench.engines
+from bench.compose import compose_job
+from bench.execute import execute
+from bench.plan import plan
+from bench.record import RunRecord, TaskScore
+from tests.accuracy_jobs import job, score
+from tests.answering_server import Plan, answering, logged, starts_of
+from tests.conftest import ROOT
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
+
+ENGINE = """name: scripted
+script: ???
+server: tests.answering_server
+kernel: one
+startup_timeout_s: 100
+request_timeout_s: 60
+first_token_timeout_s: 40
+stall_timeout_s: 40
+"""
+TASKS = "accuracy.tasks=[mini-mmlu,mini-ceval]"
+TOTAL = 64 + 48
+
+
+class Runs:
+    """Runs of the same command, each over a server with a plan of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plan = folder / "plan.json"
+        configs = folder / "configs"
+        (configs / "engine").mkdir(parents=True)
+        (configs / "engine" / "scripted.yaml").write_text(ENGINE)
+        self.configs = [str(configs)]
+
+    def typed(self, *overrides: str) -> list[str]:
+        return [
+            "+model=tiny-qwen3", "engine=scripted", f"engine.script={self.plan}", "workload=none", TASKS,
+            "accuracy.concurrency=4", "accuracy.hub_dir=null", f"results_dir={self.folder / 'results'}",
+            "session=test", *overrides,
+        ]  # fmt: skip
+
+    def __call__(self, plan: Plan, *overrides: str) -> RunRecord:
+        plan.write(self.plan)
+        record = execute(compose_job(self.typed(*overrides), self.configs))
+        left = [one for one in psutil.process_iter(["cmdline"]) if str(self.plan) in (one.info["cmdline"] or ())]
+        assert left == [], "processes are left"
+        return record
+
+    def asked(self) -> list[str]:
+        """Return the questions that the last run's servers were asked."""
+        return logged(self.plan, "asked")
+
+    def answered(self) -> list[str]:
+        return logged(self.plan, "answered")
+
+    def starts(self) -> int:
+        return len(starts_of(self.plan).read_text()) if starts_of(self.plan).exists() else 0
+
+    def journal(self) -> list[Path]:
+        return sorted(self.folder.glob("results/runs/*/answers/*.jsonl"))
+
+
+@pytest.fixture
+def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
+    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
+    return Runs(tmp_path)
+
+
+def by_task(record: RunRecord) -> dict[str, TaskScore]:
+    return {found.task: found for found in record.scores}
+
+
+@pytest.fixture
+def faultless(cache: Path, tmp_path: Path) -> Callable[[RunRecord], None]:
+    """Return a check that the scores of a run are those of a server without a fault."""
+
+    def check(record: RunRecord) -> None:
+        (folder,) = (cache / "checkpoints").glob("tiny-qwen3-bf16-*[0-9a-f]/")
+        assert {found.status for found in record.scores} == {"ok"}, record.scores
+        with answering() as server:
+            for task, found in by_task(record).items():
+                expected = score(job(server.url, folder, tmp_path / "faultless", task, limit=found.limit))
+                assert (found.items, found.metrics) == (expected.items, expected.metrics)
+
+    return check
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_dies_is_started_anew_and_each_question_is_answered_once(
+    runs: Runs, faultless: Callable[[RunRecord], None]
+) -> None:
+    record = runs(Plan(die_at=[40]))
+    assert not record.failures
+    assert runs.starts() == 2
+    assert len(runs.answered()) == len(set(runs.answered())) == TOTAL
+    assert TOTAL < len(runs.asked()) <= TOTAL + 4, "no more than what was under way is asked again"
+    assert any("ended with code 9" in line and "starting anew for what is left" in line for line in record.log)
+    faultless(record)
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_dies_twice_without_an_answer_fails_the_run_and_the_next_one_asks_the_rest(
+    runs: Runs, faultless: Callable[[RunRecord], None]
+) -> None:
+    record = runs(Plan(die_at=[70, 1]))
+    assert runs.starts() == 2, "no endless loop"
+    assert [failure.stage for failure in record.failures] == ["accuracy"]
+    assert set(by_task(record)) == {"mini-mmlu"}
+    kept = len(runs.answered())
+    assert 64 < kept < 70
+    again = runs(Plan())
+    assert not again.failures
+    assert any("mini-mmlu: reused" in line for line in again.log)
+    assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - kept
+    faultless(again)
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
+    runs: Runs, faultless: Callable[[RunRecord], None]
+) -> None:
+    script = (
+        "import sys, bench.engines\nbench.engines.__path__.append(sys.argv[1])\n"
+        "from bench.compose import compose_job\nfrom bench.execute import execute\n"
+        "execute(compose_job(sys.argv[3:], [sys.argv[2]]))\n"
+    )
+    Plan(delay_s=0.05).write(runs.plan)
+    argv = [sys.executable, "-c", script, str(ROOT / "tests" / "engines"), *runs.configs, *runs.typed()]
+    run = subprocess.Popen(argv, cwd=runs.folder, env=None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 300
+    while len(runs.answered()) < 30:
+        assert run.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    evaluation = "bench.accuracy.evaluate"
+    while any(
+        evaluation in (one.info["cmdline"] or ()) and str(runs.folder) in str(one.info["cmdline"])
+        for one in psutil.process_iter(["cmdline"])
+    ):
+        time.sleep(0.05)
+    (journal,) = runs.journal()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert 30 <= len(lines) < TOTAL
+    # What a crash of the machine might leave: a line of rubbish among the others, and a last one cut in the middle.
+    journal.write_bytes(b"".join([*lines[:9], b"\x00\xff" * 9 + b"\n", *lines[10:], b'["caf\xc3']))
+    record = runs(Plan())
+    assert len(record.scores) == 2
+    assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - (len(lines) - 1)
+    assert any("which was cut short" in line for line in record.log)
+    log = (journal.parent.parent / "accuracy.log").read_text()
+    assert "dropped 2 lines that cannot be read" in log
+    faultless(record)
+
+
+@pytest.mark.timeout(600)
+def test_what_failed_is_asked_again_by_the_same_command_and_what_a_limited_run_knows_by_none(
+    runs: Runs, faultless: Callable[[RunRecord], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = runs(Plan(refuse=[5], nan=[14]), "accuracy.limit=12")
+    scores = by_task(limited)
+    assert {task: (found.status, found.metrics, found.items) for task, found in scores.items()} == {
+        "mini-mmlu": ("failed", (), ()),
+        "mini-ceval": ("failed", (), ()),
+    }
+    (refused,), (nan,) = scores["mini-mmlu"].reasons, scores["mini-ceval"].reasons
+    assert "1 of 12 questions were not answered, the first: HTTP 500" in refused
+    assert "11 answers are kept" in refused
+    assert "a log-probability of nan: its logits are not finite numbers" in nan
+    assert runs.asked().count(runs.asked()[4]) == 3, "tried three times"
+    kept = sum(file.read_bytes().count(b"\n") for file in runs.journal())
+    assert 11 <= kept < 23
+
+    again = runs(Plan(), "accuracy.limit=12")
+    assert len(runs.asked()) == len(set(runs.asked())) == 24 - kept
+    faultless(again)
+    first = set(runs.answered())
+
+    full = runs(Plan())
+    assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - 24
+    assert not first & set(runs.asked())
+    assert {found.n_items for found in full.scores} == {64, 48}
+    faultless(full)
+
+
+@pytest.mark.timeout(600)
+def test_for_the_noise_floor_bf16_is_scored_twice_the_second_time_backwards(runs: Runs) -> None:
+    overrides = [
+        "accuracy.noise_floor=true",
+        "accuracy.limit=9",
+        "accuracy.tasks=[mini-mmlu]",
+        "accuracy.concurrency=1",
+    ]
+    record = runs(Plan(), *overrides)
+    assert [found.repeat for found in sorted(record.scores, key=lambda one: one.repeat)] == [0, 1]
+    assert runs.asked()[9:] == runs.asked()[:9][::-1]
+    assert len({found.key for found in record.scores}) == 2
+    again = runs(Plan(), *overrides)
+    assert runs.starts() == 0, "nothing is left to ask"
+    assert sorted(again.scores, key=lambda one: one.repeat) == sorted(record.scores, key=lambda one: one.repeat)
+    assert sum("reused from run" in line for line in again.log) == 2
+
+
+def test_answers_are_kept_apart_by_what_they_depend_on_and_by_nothing_else(runs: Runs) -> None:
+    def keys(*overrides: str) -> list[tuple[str, str]]:
+        stages = plan(compose_job(runs.typed(*overrides), runs.configs)).tasks
+        return [(stage.answers.digest, stage.key.digest) for stage in stages]
+
+    usual = keys()
+    for same in ("accuracy.limit=3", "accuracy.at_least=9", "accuracy.num_fewshot=1", "accuracy.max_gen_toks=9",
+                 "accuracy.concurrency=9", "accuracy.max_share={empty: 1}"):  # fmt: skip
+        found = keys(same)
+        assert [answers for answers, _ in found] == [answers for answers, _ in usual], same
+        assert not {key for _, key in found} & {key for _, key in usual}, same
+    for other in ("quant=fp8", "engine.kernel=two", "model.context_length=4096"):
+        assert not {answers for answers, _ in keys(other)} & {answers for answers, _ in usual}, other
+    assert keys("engine.request_timeout_s=7") == usual
+    assert keys("accuracy.noise_floor=true")[:2] == usual
+    assert len(keys("accuracy.noise_floor=true")) == 4
+    assert len(keys("accuracy.noise_floor=true", "quant=fp8")) == 2
