@@ -17,7 +17,7 @@ from bench.process import end_orphans
 from bench.progress import View
 from bench.record import Failure, RunRecord
 from bench.spec import RunSpec
-from bench.speed_stage import Subject, measure_speed, servers, shapes_left, side_by_side
+from bench.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
 from bench.store import CELLS, RunFolder, Store, to_plain, write_atomic
 from bench.underway import FINAL, Run, utc_now
 from quantize.checkpoint import Checkpoint
@@ -152,6 +152,7 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
             left: tuple[TaskStage, ...] = tasks if ended else ()
             if tasks and not ended:
                 with run.stage("accuracy"):
+                    find_device(run, served[0][1])
                     left = measure_accuracy(run, served[0][1], tasks)
                 ended = [engine for _, engine in served if engine.ended]
             tasks = left

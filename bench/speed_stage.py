@@ -164,11 +164,11 @@ def measure_speed(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...])
     """Measure every shape on all servers, keeping each cell; return the shapes left when a server ended."""
     if not shapes:
         return ()
-    _find_device(run, served[0][1])
+    find_device(run, served[0][1])
     return run_client(_sweep(run, served, shapes))
 
 
-def _find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None:
+def find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None:
     """Find out once what the device can do at most: a CPU is measured, a server elsewhere stays unknown."""
     if engine.child is None or (run.device is not None and not again):
         return
@@ -206,7 +206,7 @@ def _above_limit(run: Run, engine: RunningEngine, cell: SpeedCell) -> str | None
     reason: str | None = None
     for again in (False, True):
         if again:
-            _find_device(run, engine, again=True)
+            find_device(run, engine, again=True)
         found = limit_of(run.so_far(), cell)
         reason = exceeds(found, cell) if found else None
         if reason is None or run.device is None or not run.device.measured:

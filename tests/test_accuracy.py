@@ -4,6 +4,7 @@
 
 import json
 import os
+import string
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,12 +143,16 @@ def test_continuations_of_any_length_score_as_with_lm_evals_own_backend(peer: An
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def test_a_greedy_continuation_is_told_as_one(peer: Any, ours: Any) -> None:
-    (said,) = peer.generate_until(requests(("Hello", {"until": [], "max_gen_toks": 4})), disable_tqdm=True)
-    pairs = [("Hello", said), ("Hello", f"{said}x"), ("Hello", said[:1])]
-    found = ours.loglikelihood(requests(*pairs))
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in peer.loglikelihood(requests(*pairs))]
-    assert found[0][1]
+def test_what_greedy_decoding_would_say_is_told_as_that(peer: Any, ours: Any) -> None:
+    def greedy(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        found = [greedy for _, greedy in ours.loglikelihood(requests(*pairs))]
+        assert found == [greedy for _, greedy in peer.loglikelihood(requests(*pairs), disable_tqdm=True)]
+        return [pair for pair, is_greedy in zip(pairs, found, strict=True) if is_greedy]
+
+    once = greedy([(context, letter) for context in string.ascii_lowercase for letter in string.printable])
+    assert 1 < len(once) <= 26
+    twice = greedy([(context, said + letter) for context, said in once for letter in string.printable])
+    assert 0 < len(twice) <= len(once)
 
 
 @pytest.mark.parametrize("max_length", [32767, 41])

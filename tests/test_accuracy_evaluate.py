@@ -200,6 +200,12 @@ def test_answers_drawn_at_random_are_drawn_as_often_as_the_task_says_and_kept(to
     assert found.items[0].metrics == {"length": pytest.approx(2 * 23)}
 
 
+def test_one_empty_answer_of_several_to_a_prompt_counts(tokenizer: Path, tmp_path: Path) -> None:
+    with answering(lambda number, body: {**answer(body), "text": ""} if number == 1 else None) as server:
+        found = score(job(server.url, tokenizer, tmp_path, "own-draws", concurrency=1), TASKS_DIR)
+    assert sum(item.problem == "empty" for item in found.items) == found.counts["empty"] == 1
+
+
 def test_whole_texts_and_choices_of_several_tokens_score_as_the_server_says(tokenizer: Path, tmp_path: Path) -> None:
     with answering() as server:
         words = score(job(server.url, tokenizer, tmp_path, "own-words"), TASKS_DIR)

@@ -77,6 +77,7 @@ class Runs:
 def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
     monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.execute.find_device", lambda run, engine: None)  # takes seconds, for speed alone
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     return Runs(tmp_path)
 
@@ -223,14 +224,14 @@ def test_answers_are_kept_apart_by_what_they_depend_on_and_by_nothing_else(runs:
         return [(stage.answers.digest, stage.key.digest) for stage in stages]
 
     usual = keys()
-    for same in ("accuracy.limit=3", "accuracy.at_least=9", "accuracy.num_fewshot=1", "accuracy.max_gen_toks=9",
+    for same in ("accuracy.limit=3", "accuracy.num_fewshot=1", "accuracy.max_gen_toks=9",
                  "accuracy.concurrency=9", "accuracy.max_share={empty: 1}"):  # fmt: skip
         found = keys(same)
         assert [answers for answers, _ in found] == [answers for answers, _ in usual], same
         assert not {key for _, key in found} & {key for _, key in usual}, same
     for other in ("quant=fp8", "engine.kernel=two", "model.context_length=4096"):
         assert not {answers for answers, _ in keys(other)} & {answers for answers, _ in usual}, other
-    assert keys("engine.request_timeout_s=7") == usual
+    assert keys("engine.request_timeout_s=7") == keys("accuracy.at_least=9") == usual, "without a limit it says nothing"
     assert keys("accuracy.noise_floor=true")[:2] == usual
     assert len(keys("accuracy.noise_floor=true")) == 4
     assert len(keys("accuracy.noise_floor=true", "quant=fp8")) == 2

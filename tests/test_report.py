@@ -262,7 +262,7 @@ def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
 
 
 def test_sections_come_in_the_documented_order() -> None:
-    expected = "summary verdict speed accuracy changed size quantization damage failures glossary environment"
+    expected = "summary verdict speed accuracy size quantization damage failures glossary environment"
     assert " ".join(section.id for section in all_sections(troubled_records())) == expected
 
 

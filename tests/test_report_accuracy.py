@@ -12,7 +12,7 @@ from bench import summary
 from bench.analysis.verdict import MARGIN
 from bench.export import session_rows
 from bench.record import PROBLEM_MEANING, RunRecord, TaskScore
-from bench.report.document import Figures
+from bench.report.document import Figures, Note, Section
 from bench.report.floor import floor_s
 from bench.report.sections import accuracy, accuracy_damage, glossary, verdict
 from bench.report.sections import summary as summary_section
@@ -28,6 +28,11 @@ def pair_of(variant: TaskScore, **changes: Any) -> list[RunRecord]:
     """Return a BF16 run and a variant's run of one task."""
     items = len(variant.items) // 3 or 40
     return [scored("bf16", score("bf16", "mini-mmlu", per_subject=items), **changes), scored("fp8", variant, **changes)]
+
+
+def titles_of(section: Section | None) -> str:
+    assert section is not None
+    return " ".join(block.title for block in section.blocks if isinstance(block, Note))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,18 @@ def test_where_nothing_can_be_told_the_report_says_how_many_items_would_do() -> 
     assert "Nothing can be told from these items" in text
     assert re.search(r"mini-mmlu has 120 items, on which a loss below [\d.]+ pp is easily missed", text)
     assert re.search(r"about [\d,]+ items would show a loss of 1 pp", text)
+
+
+def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
+    before = score("bf16", "mini-mmlu")
+    value = sum(item.metrics["acc"] for item in before.items) / len(before.items)
+    assert value > 0.35
+    assert "guessing" not in titles_of(verdict.section(pair_of(score("fp8", "mini-mmlu"))))
+    (metric,) = before.metrics
+    low = before.model_copy(update={"metrics": (metric.model_copy(update={"value": 0.26}),)})
+    section = verdict.section([scored("bf16", low), scored("fp8", score("fp8", "mini-mmlu"))])
+    assert "BF16 may be guessing" in titles_of(section)
+    assert "is right 26.0 % of the time, not surely more than by guessing (25.0 %)" in text_of(section)
 
 
 def test_each_run_is_judged_by_its_own_margin() -> None:

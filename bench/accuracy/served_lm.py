@@ -202,7 +202,8 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for place, answer in zip(places, self._asker.ask(questions), strict=True):
             context, settings = asked[place]
             texts[place], problem = self.spoken(answer.text or "", settings["until"], cut=answer.cut)
-            self.notes[context] = Note(len(ids[context]), problem)
+            other = self.notes.get(context)  # of another answer drawn to the same prompt
+            self.notes[context] = Note(len(ids[context]), problem or (other.problem if other else None))
         return texts
 
     def _sampling(self, settings: dict[str, Any], room: int) -> Sampling:

@@ -54,7 +54,7 @@ def nats(value: float) -> str:
     """Return a divergence with two significant digits, but not more than four decimals."""
     if 0 < value < SMALLEST_NATS:
         return f"< {SMALLEST_NATS}"
-    return f"{value:.2g}" if value < 1 else f"{value:.1f}"
+    return f"{value:#.2g}" if value < 1 else f"{value:.1f}"
 
 
 def kl_cell(found: Estimate | None) -> Cell:

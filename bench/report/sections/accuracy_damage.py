@@ -222,10 +222,10 @@ def _details(change: Change) -> Details:
 
 
 def _changes(records: Sequence[RunRecord]) -> list[Change]:
-    by_id = {run.record.run_id: run for run in runs(records)}
+    run_of = {id(run.record): run for run in runs(records)}
     found = []
     for one in judged(records):
-        before = by_id[one.run.baseline.run_id] if one.run.baseline else None
+        before = run_of[id(one.run.baseline)] if one.run.baseline else None
         baseline = before.score(one.score.task) if before else None
         if one.verdict and before and baseline:
             lengths = by_prompt_length(baseline, one.score) or ()

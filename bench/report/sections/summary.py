@@ -120,7 +120,7 @@ def _status_cell(record: RunRecord) -> Cell:
 
 
 def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Table:
-    beside = {(one.run.record.run_id, one.score.task): one for one in found}
+    beside = {(one.run.label, one.score.task): one for one in found}
     heads = [
         Head("Variant", "quantization, and the model below it"),
         Head("Results", "number of speed cells and scores with each status"),
@@ -140,7 +140,7 @@ def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judg
             _status_cell(run.record),
             *_checkpoint_cells(run),
             *_speed_cells(run),
-            *(_score_cell(run, task, beside.get((run.record.run_id, task))) for task in names),
+            *(_score_cell(run, task, beside.get((run.label, task))) for task in names),
         ]
         for run in everything
     ]

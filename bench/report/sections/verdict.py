@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from bench.analysis.paired import SCORED, Comparison
 from bench.analysis.verdict import Verdict
@@ -12,7 +13,7 @@ from bench.report.comparison_cells import delta_cell, flips_cell, kl_cell, p_cel
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
 from bench.report.forest_plot import ForestRow, forest
 from bench.report.verdicts import VERDICT_MEANING, Judged, NoiseFloor, judged, noise_floors
-from bench.report.view import tasks
+from bench.report.view import score_of, tasks
 
 ORDER = 12
 
@@ -144,6 +145,21 @@ def _too_few(most: Verdict) -> Note:
     )
 
 
+def _guessing(one: Judged) -> str:
+    """Return the sentence that says that BF16 may be guessing; empty if it is right more often than that."""
+    before = score_of(one.run.baseline, one.score.task) if one.run.baseline else None
+    if before is None or not before.items or not all(item.logprobs for item in before.items):
+        return ""
+    metric, chance = before.metrics[0], fmean(1 / len(item.logprobs) for item in before.items)
+    if metric.value - 2 * (metric.stderr or 0.0) > chance:
+        return ""
+    return (
+        f"On {before.task} {one.run.record.variant.model} in BF16 is right {fmt.percent(metric.value)} of the time, "
+        f"not surely more than by guessing ({fmt.percent(chance)}): what guesses has nothing to lose, "
+        "whatever the verdict."
+    )
+
+
 def _table(found: Sequence[Judged], floors: Sequence[NoiseFloor], names: Sequence[str]) -> Table:
     groups = []
     for task in names:
@@ -165,6 +181,8 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     blocks: list[Block] = [Text(_lead(verdicts, margins), "lead")] if verdicts else []
     if verdicts and all(verdict.kind == "inconclusive" for verdict in verdicts):
         blocks.append(_too_few(max(verdicts, key=lambda verdict: verdict.comparison.n)))
+    guessing = dict.fromkeys(text for one in found if one.verdict and (text := _guessing(one)))
+    blocks += [Note("BF16 may be guessing", " ".join(guessing))] if guessing else []
     drawn = [_figure(found, floors, margin, task, f"verdict{index}") for index, task in enumerate(names)]
     figures = [figure for figure in drawn if figure]
     if figures:
