@@ -85,7 +85,9 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
     known = {*HUB_DATA, *MINI_TASKS}
     for file in folder.rglob("*.yaml"):
         known.update(
-            re.findall(r"^(?:task|group|tag):\s*['\"]?([\w.+-]+)", file.read_text(errors="replace"), re.MULTILINE)
+            re.findall(
+                r"^['\"]?(?:task|group|tag)['\"]?:\s*['\"]?([\w.+-]+)", file.read_text(errors="replace"), re.MULTILINE
+            )
         )
     for task in unusual:
         if task not in known:

@@ -116,7 +116,7 @@ def _judged(same: _Same) -> tuple[Judged, ...]:
             if score is not None and not _is_baselines(run, score):
                 found.append((run, score, *_beside_baseline(run, score)))
     verdicts: dict[int, Verdict] = {}
-    for margin in {margin_of(run.record): None for run, *_ in found}:
+    for margin in dict.fromkeys(margin_of(run.record) for run, *_ in found):
         chosen = {
             place: comparison
             for place, (run, _, comparison, _) in enumerate(found)
