@@ -233,7 +233,7 @@ class ItemOutcome(Frozen):
 
 
 class Work(Frozen):
-    """What a task made the server do, this run's part and that of earlier ones which it went on with."""
+    """What a task made the server do: the tokens of all its questions; requests, tries and time of this run alone."""
 
     requests: int
     prompt_tokens: int

@@ -70,7 +70,7 @@ def test_ifeval_cannot_resolve_a_small_loss_and_says_so() -> None:
     found = judged(of_counts(IFEVAL, 30, 35))
     assert found.kind == "inconclusive"
     assert found.reason == (
-        "anything from -3.9 to 2.0 pp is possible with 95 % confidence; "
+        "anything from −3.9 to 2.0 pp is possible with 95 % confidence; "
         "with 541 items a loss below 4.1 pp is easily missed"
     )
     assert found.items_needed == pytest.approx(541 * (found.mde / MARGIN) ** 2, abs=1)

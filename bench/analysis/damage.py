@@ -81,7 +81,7 @@ class TwoByTwo(Frozen):
     def reading(self) -> str:
         """What the interaction says, in one plain sentence."""
         value, low, high = (100 * one for one in (self.interaction.value, self.interaction.low, self.interaction.high))
-        between = f"{value:+.1f} pp (95 % interval {low:+.1f} to {high:+.1f})"
+        between = f"{value:+.1f} pp (95 % interval {low:+.1f} to {high:+.1f})".replace("-", "\u2212")
         first, second = self.engines
         if low <= 0 <= high:
             return f"no difference seen in what the variant loses on {first} and on {second}: {between}"

@@ -24,7 +24,7 @@ Kind = Literal["worse", "non-inferior", "inconclusive"]
 def _pp(share: float) -> str:
     """Return a share in percentage points."""
     points = 100 * share
-    return f"{points:.1f}" if abs(points) >= 1 else f"{points:.2f}"
+    return (f"{points:.1f}" if abs(points) >= 1 else f"{points:.2f}").replace("-", "\u2212")
 
 
 class Verdict(Frozen):
@@ -85,7 +85,7 @@ class Verdict(Frozen):
             return f"lost {_pp(-delta.value)} pp ({interval}), more than chance allows{over}"
         return (
             f"anything from {_pp(reach.low)} to {_pp(reach.high)} pp is possible {sure}; "
-            f"with {self.comparison.n} items a loss below {_pp(self.mde)} pp is easily missed"
+            f"with {self.comparison.n:,} items a loss below {_pp(self.mde)} pp is easily missed"
         )
 
     def _flips(self) -> str:
