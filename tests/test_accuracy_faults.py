@@ -142,7 +142,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
     )
     Plan(delay_s=0.05).write(runs.plan)
     argv = [sys.executable, "-c", script, str(ROOT / "tests" / "engines"), *runs.configs, *runs.typed()]
-    run = subprocess.Popen(argv, cwd=runs.folder, env=None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(argv, cwd=runs.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 300
     while len(runs.answered()) < 30:
         assert run.poll() is None
