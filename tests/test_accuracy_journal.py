@@ -120,10 +120,11 @@ def test_killed_while_it_writes_the_journal_loses_nothing_that_was_added(tmp_pat
     )
     writer = subprocess.Popen([sys.executable, "-c", script, str(file)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert writer.stdout
-    while int(writer.stdout.readline()) < 100:
-        pass
+    last = 0
+    while last < 100:
+        last = int(writer.stdout.readline())
     writer.kill()
-    last = [int(line) for line in writer.stdout if line.endswith("\n")][-1]
+    last = max([last, *(int(line) for line in writer.stdout if line.endswith("\n"))])
     writer.wait()
     writer.stdout.close()
     found, dropped = kept(file)

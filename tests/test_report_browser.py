@@ -81,7 +81,7 @@ def test_page_is_quiet_and_fits(
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
     assert dark == (scheme == "dark")
     assert page.evaluate(CONTRAST) == []
-    assert page.locator("figure svg").first.bounding_box()["height"] > 100
+    assert page.locator("figure svg").first.bounding_box()["height"] > 50
     page.close()
     assert noise == []
     assert [one for one in requests if one != url and not one.startswith("data:")] == []
