@@ -1,15 +1,17 @@
 """The accuracy stage: tasks without a score, scored over the running server, each kept as soon as it is there."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 from bench.accuracy import tasks as accuracy_tasks
 from bench.errors import AccuracyError
 from bench.lifecycle import RunningEngine
-from bench.plan import TaskStage, context_of
+from bench.plan import TaskStage, context_of, is_attached
 from bench.process import Child
 from bench.record import TaskScore
+from bench.spec import plugin
 from bench.store import Store, write_atomic
 from bench.toolchain import interpreter_for
 from bench.underway import Run
@@ -28,7 +30,8 @@ def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
     for stage in run.plan.tasks:
         if stage.key.digest in have:
             continue
-        known = Store(run.spec.results_dir).score(stage.task, stage.key.digest)
+        # Another model may stand behind the same address by now.
+        known = None if is_attached(run.spec) else Store(run.spec.results_dir).score(stage.task, stage.key.digest)
         if known:
             score, run_id = known
             run.folder.add_score(score.model_copy(update={"variant": run.spec.variant}))
@@ -77,7 +80,6 @@ def _size(file: Path) -> int:
 
 
 def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.TaskJob:
-    assert run.checkpoint is not None
     spec, folder, name = run.spec.accuracy, run.folder.path, f"{stage.task}-{stage.key.digest[:16]}"
     chat = stage.task in spec.chat_template
     return accuracy_tasks.TaskJob(
@@ -89,8 +91,8 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
         base_url=engine.base_url,
         protocol=engine.protocol,
         served_model=engine.served_model,
-        checkpoint=run.checkpoint.path,
-        max_length=context_of(run.spec),
+        checkpoint=_tokenizer(run),
+        max_length=min(context_of(run.spec), engine.facts.max_context_tokens or sys.maxsize),
         num_fewshot=spec.fewshot_of(stage.task),
         limit=spec.limit,
         at_least=spec.at_least,
@@ -103,10 +105,30 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
         timeout_s=engine.request_timeout_s,
         repeat=stage.repeat,
         seed=run.spec.seed,
-        journal=Store(run.spec.results_dir).journal(run.folder, f"{stage.task}-{stage.answers.digest[:16]}"),
+        journal=_journal(run, f"{stage.task}-{stage.answers.digest[:16]}"),
         result=folder / "work" / f"{name}.json",
         progress=folder / "work" / f"{name}.progress",
     )
+
+
+def _tokenizer(run: Run) -> Path:
+    """Return the folder with the served model's tokenizer.
+
+    Raises:
+        SourceError: it cannot be had.
+    """
+    if run.checkpoint is not None:
+        return run.checkpoint.path
+    module = plugin("bench.engines", run.spec.engine.module)
+    found: Path = module.tokenizer(module.Config.model_validate(run.spec.engine.config))
+    return found
+
+
+def _journal(run: Run, name: str) -> Path:
+    """Return where answers are kept; those of an earlier run count unless somebody else may have changed the model."""
+    if is_attached(run.spec):
+        return run.folder.path / "answers" / f"{name}.jsonl"
+    return Store(run.spec.results_dir).journal(run.folder, name)
 
 
 def _concurrency(asked: int | str, engine: RunningEngine) -> int:

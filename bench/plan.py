@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
@@ -124,14 +125,22 @@ def check(spec: RunSpec) -> None:
             raise NotPossibleError(f"quant={quant.name} on engine={spec.engine.name}: {reason}")
     if spec.baseline and getattr(config, "nnodes", 1) > 1:
         raise NotPossibleError("baseline=… and engine.nnodes above 1: the two servers would need the same addresses")
-    if spec.accuracy.tasks and getattr(config, "skip_tokenizer_init", False):
-        raise NotPossibleError("engine.skip_tokenizer_init=true gives no text for accuracy tasks; add accuracy=none")
-    if spec.accuracy.tasks and not engine.SCORES:
-        raise NotPossibleError(f"engine={spec.engine.name} measures speed only; add accuracy=none")
+    if spec.accuracy.tasks and (reason := _unscorable(spec, engine, config)):
+        raise NotPossibleError(f"{reason}; add accuracy=none")
     if spec.workload.input_lens or spec.accuracy.tasks:
         engine.interpreter(config, f"engine={spec.engine.name}")
     if spec.accuracy.tasks:
         interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
+
+
+def _unscorable(spec: RunSpec, engine: ModuleType, config: Any) -> str | None:
+    """Return why accuracy tasks cannot run over an engine; None if they can, or if only a try can tell."""
+    if not engine.SCORES:
+        return f"engine={spec.engine.name} measures speed only"
+    if getattr(config, "skip_tokenizer_init", False):
+        return "engine.skip_tokenizer_init=true gives no text for accuracy tasks"
+    reason: str | None = engine.unscorable(config) if hasattr(engine, "unscorable") else None
+    return reason
 
 
 def _check_quant(spec: RunSpec, quant: PartSpec, release: dict[str, Any] | None) -> None:

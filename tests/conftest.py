@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the session's checkpoint cache: a new folder, or QUANTBENCH_TEST_CACHE to keep it between sessions.
 
-    Processes that share the tests out share it too: whoever comes second waits for a build and takes it.
+    Each of the processes that share the tests out has its own: tests look at, and kill, the servers of their cache.
     """
     kept = os.environ.get("QUANTBENCH_TEST_CACHE")
-    own = tmp_path_factory.getbasetemp()
-    folder = Path(kept) if kept else (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    if not kept:
+        return tmp_path_factory.mktemp("cache")
+    folder = Path(kept) / os.environ.get("PYTEST_XDIST_WORKER", "")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -179,7 +179,12 @@ SERVER_INFO = {
     "context_length": 40960,
     "max_req_input_len": 40954,
     "max_total_num_tokens": 375210,
-    "internal_states": [{"memory_usage": {"weight": 4.0, "kvcache": 52.1, "token_capacity": 375210}}],
+    "internal_states": [
+        {
+            "memory_usage": {"weight": 4.0, "kvcache": 52.1, "token_capacity": 375210},
+            "effective_max_running_requests_per_dp": 64,
+        }
+    ],
 }
 
 
@@ -199,12 +204,14 @@ def test_what_the_server_tells_is_kept_without_its_key() -> None:
         weights_bytes=8 * 2**30,
         kv_cache_dtype="auto",
         devices=2,
+        max_running=64,
     )
 
 
 def test_copies_of_the_model_add_capacity_and_no_devices() -> None:
     _, facts = told({}, dp_size=2)
     assert (facts.kv_capacity_tokens, facts.devices, facts.weights_bytes) == (750420, 1, 4 * 2**30)
+    assert facts.max_running == 128
 
 
 def test_on_a_cpu_the_memory_of_the_weights_is_not_known() -> None:

@@ -117,9 +117,9 @@ def test_what_cannot_be_is_told_in_one_line(overrides: list[str], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_accuracy_is_refused_where_an_engine_only_measures_speed() -> None:
+def test_accuracy_is_refused_over_a_server_whose_tokenizer_is_not_named() -> None:
     spec = compose_job([*TINY[:1], "engine=attach", "engine.url=http://h:80", "session=test"])
-    with pytest.raises(NotPossibleError, match="measures speed only; add accuracy=none"):
+    with pytest.raises(NotPossibleError, match=r"engine\.tokenizer=FOLDER.*; add accuracy=none"):
         check(spec)
 
 

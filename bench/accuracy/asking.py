@@ -165,7 +165,12 @@ class Asker:
             ServerGoneError, AccuracyError: as `ask`.
         """
         bodies = self._dialect.requests(question, self._server.model)
-        answers = [await self._post(session, body) for body in bodies]
+        try:
+            answers = [await self._post(session, body) for body in bodies]
+        except _FailedError as error:
+            if told := self._dialect.refused(question, str(error)):
+                raise AccuracyError(told) from error
+            raise
         self._requests += len(bodies)
         try:
             return self._dialect.read(question, answers)

@@ -26,8 +26,8 @@ It may hold
 - ``versions(config) -> dict[str, str]``: of what it computes with, where that is not the current interpreter's;
 - ``context(config, context_length) -> int``: longest prompt plus answer, where a field of its own changes the model's;
 - ``KEEPS_PREFIXES = False`` where there is no prefix cache that could answer for the model;
-- ``vocabulary(config, architecture)``, ``text_of(config)``, ``unproven(config)``: for servers that somebody else runs;
-  see :mod:`bench.engines.attach`.
+- ``vocabulary(config, architecture)``, ``text_of(config)``, ``unproven(config)``, ``tokenizer(config)``,
+  ``unscorable(config)``: for servers that somebody else runs; see :mod:`bench.engines.attach`.
 """
 
 from dataclasses import dataclass

@@ -36,6 +36,11 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return {**params, "stop": sampling.stop} if sampling.stop else params
 
 
+def refused(question: Question, reason: str) -> str | None:
+    """Return None: a refusal is of one question."""
+    return None
+
+
 def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
     """Return what the answer says."""
     (answer,) = answers
