@@ -18,8 +18,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.composed import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError
-from bench.spec import BASELINE, GROUPS, RunSpec, build_spec, nearest
+from bench.spec import RunSpec, nearest
 
 OPTIONAL = ("experiment",)
 """Groups of which nothing may be chosen."""

@@ -6,7 +6,7 @@ them by :mod:`bench.speed.metrics` and never stored alone.
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
@@ -25,6 +25,19 @@ STATUS_MEANING: dict[Status, str] = {
     "not_supported": "Known to be impossible before any time was spent, for example longer than the model's context.",
     "failed": "An error stopped it; the error stands beside it.",
 }
+
+
+class Yarn(Frozen):
+    """YaRN: rotary positions stretched to a longer context (Peng et al., arXiv 2309.00071)."""
+
+    factor: PositiveFloat
+    original: PositiveInt
+    """Positions that the model was trained with, tokens."""
+
+    @property
+    def length(self) -> int:
+        """The longest context, tokens."""
+        return round(self.factor * self.original)
 
 
 class Variant(Frozen):

@@ -1,49 +1,24 @@
-"""A composed config, checked and frozen. The only module that touches OmegaConf.
+"""What one run needs to know, frozen; :mod:`bench.composed` makes it from a config.
 
 A method, a model source and an engine are found by module name (``quantize.methods.NAME``, ``quantize.sources.NAME``,
-``bench.engines.NAME``); each brings its own ``Config``, which checks its fields here, before any time is spent.
+``bench.engines.NAME``).
 """
 
 import difflib
 import importlib
 import pkgutil
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from bench.cuda import has_cuda_device
 from bench.errors import ConfigError
-from bench.record import Objective, Problem, Variant
-from bench.toolchain import read, state
+from bench.record import Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
-from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen
-from quantize.sources import SourceUnavailableError
 from quantize.texts import HeldoutConfig
-
-TYPES = ("int", "str", "dict", "tuple")
-"""Words that pydantic puts into a path for the branch of a union; no fields of ours."""
-GROUPS = ("model", "quant", "engine", "kv_cache", "calibration", "workload", "accuracy", "report", "experiment")
-NAMING = re.compile(r"model\.source\.(path|repo)=")
-"""What a model is called by already."""
-KV_CACHE = ("kv_cache=",)
-CALIBRATION = ("calibration=", "calibration.")
-HELDOUT = ("calibration.heldout",)
-BASELINE = "quant@baseline"
-"""How Hydra calls the config group of ``baseline=``."""
-MADE, OFFICIAL = "made", "official"
-"""Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
-AUTO = "auto"
-AUTO_CHOICES = ("sglang", "transformers")
-"""What ``engine=auto`` chooses from: the best, and the one that runs everywhere."""
-TOP_LEVEL = (*GROUPS, "baseline", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
 def _as_tuple(value: Any) -> Any:
@@ -110,6 +85,43 @@ class AccuracySpec(Frozen):
         return self.num_fewshot.get(task) if isinstance(self.num_fewshot, dict) else self.num_fewshot
 
 
+class Rope(Frozen):
+    """The rotary positions of a model."""
+
+    theta: PositiveFloat
+    original: PositiveInt
+    """Positions that it was trained with, tokens: what YaRN stretches."""
+    longest: PositiveInt | None = None
+    """Tokens to which its makers say that YaRN can stretch it; None if they say nothing."""
+
+
+class Mode(Frozen):
+    """How a model's makers recommend to draw its tokens in one of its modes."""
+
+    temperature: Annotated[float, Field(ge=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: int
+    """-1 for all tokens."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class ContextSpec(Frozen):
+    """How long prompt and answer may be together."""
+
+    name: str
+    length: PositiveInt | None
+    """Tokens, reached by YaRN where it is more than the model's own; None for the model's own."""
+
+
+class HardwareSpec(Frozen):
+    """The machine that a plan is made for."""
+
+    name: str
+    device: str | None
+    """As its driver calls it, for ``devices.toml``; None for the machine at hand."""
+    devices_per_machine: PositiveInt | None
+
+
 class ModelSpec(Frozen):
     """A model: where its weights come from, and what can be known of it without them."""
 
@@ -119,6 +131,12 @@ class ModelSpec(Frozen):
     context_length: PositiveInt
     """Longest prompt plus answer, tokens."""
     architecture: Architecture
+    rope: Rope | None = None
+    """None where it is not known: its context cannot be stretched."""
+    modes: dict[Literal["plain", "thinking"], Mode] = Field(default_factory=dict)
+    """What its chat template can do; empty if that is not known."""
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end an answer; empty if they are not known."""
     official: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """The model's own quantized releases, by name of quantization; fields of a source."""
 
@@ -149,6 +167,8 @@ class RunSpec(Frozen):
     """Everything one run needs to know."""
 
     model: ModelSpec
+    context: ContextSpec
+    hardware: HardwareSpec
     quant: PartSpec
     release: dict[str, Any] | None
     """Where an already quantized checkpoint comes from, as fields of a source; None for one that is made here."""
@@ -167,6 +187,18 @@ class RunSpec(Frozen):
     results_dir: Path
     reports_dir: Path
     session: str
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus answer, tokens, where no field of the engine's own says otherwise."""
+        return self.context.length or self.model.context_length
+
+    @property
+    def yarn(self) -> Yarn | None:
+        """How the model's positions are stretched; None if they are not."""
+        if self.context_length <= self.model.context_length or self.model.rope is None:
+            return None
+        return Yarn(factor=self.context_length / self.model.rope.original, original=self.model.rope.original)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -188,228 +220,3 @@ def plugin(package: str, name: str) -> ModuleType:
             f"Known: {', '.join(known)}. To add one, create {package.replace('.', '/')}/{name}.py."
         )
     return importlib.import_module(f"{package}.{name}")
-
-
-def explain(error: ValidationError, where: str) -> ConfigError:
-    """Return one line for the first thing that pydantic found wrong below config node ``where``."""
-    first = error.errors()[0]
-    parts = [str(part) for part in (where, *first["loc"])]
-    path = ".".join(part for part in parts if re.fullmatch(r"[\w.]+", part) and part not in TYPES)
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"{path}: there is no such field here")
-    if first["type"] == "value_error":  # one of ours, which says all there is to say
-        return ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
-    return ConfigError(f"{path}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})")
-
-
-def _section(cfg: dict[str, Any], name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    section = cfg.get(name)
-    if not isinstance(section, dict):
-        raise ConfigError(
-            f"{name}={section}: expected one of the names in configs/{name}/; overrides: {list(overrides)}"
-        )
-    return section
-
-
-def _refuse_targets(node: Any, path: str = "") -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_":
-                raise ConfigError(f"{path}_target_: configs hold data and never name code to run; remove it")
-            _refuse_targets(value, f"{path}{key}.")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            _refuse_targets(value, f"{path}{index}.")
-
-
-def _changed(overrides: Sequence[str], *prefixes: str) -> str:
-    """Return the overrides that begin with a prefix, as ``[group_size=32]``: variants of one yaml differ by name."""
-    typed = [text.lstrip("+") for text in overrides]
-    fields = sorted(text.removeprefix(prefixes[0]) for text in typed if text.startswith(prefixes))
-    return f"[{','.join(fields)}]" if fields else ""
-
-
-def _described(model: dict[str, Any]) -> dict[str, Any]:
-    """Return a model section whose shapes stand in the checkpoint's own ``config.json``, filled in from there.
-
-    Raises:
-        ConfigError: the checkpoint cannot be read, or is of an architecture that is not known.
-    """
-    source = dict(model["source"])
-    module = plugin("quantize.sources", str(source.pop("kind", None)))
-    try:
-        name, architecture, context_length = module.describe(module.Config.model_validate(source))
-    except (SourceUnavailableError, CheckpointError) as error:
-        raise ConfigError(f"model={model['name']}: {error}") from error
-    given = {key: value for key, value in model.items() if value is not None}
-    return {"architecture": architecture.model_dump(), "context_length": context_length, **given, "name": name}
-
-
-def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | None:
-    """Return where the already quantized checkpoint lies that ``quant.source`` names; None for ``made``.
-
-    Raises:
-        ConfigError: the model has no release of its own in this quantization; names those it has.
-    """
-    if choice == MADE:
-        return None
-    if choice == OFFICIAL:
-        if quant not in model.official:
-            known = ", ".join(sorted(model.official)) or "none"
-            raise ConfigError(
-                f"quant.source=official: no release of {model.name} in {quant} is known (known: {known}); "
-                "name one with quant.source=ORGANISATION/NAME or a folder"
-            )
-        return {"kind": "hub", "quantized": True, **model.official[quant]}
-    if choice.startswith(("/", ".", "~")) or Path(choice).is_dir():
-        return {"kind": "local", "quantized": True, "path": str(Path(choice).expanduser().absolute())}
-    repo, _, revision = choice.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise ConfigError(
-            f"quant.source={choice}: expected made, official, ORGANISATION/NAME[@REVISION] or an existing folder"
-        )
-    return {"kind": "hub", "quantized": True, "repo": repo, "revision": revision or "main"}
-
-
-def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
-    """Check a composed config and freeze it.
-
-    Args:
-        cfg: the composed config, interpolations unresolved.
-        overrides: what was typed, e.g. ``["+model=smollm2-135m", "quant=fp8"]``.
-
-    Raises:
-        ConfigError: a value is missing or wrong; the message names its path.
-    """
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"missing value: {error.full_key}; for example +model=smollm2-135m") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    data: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    _refuse_targets(data)
-    for name in ("results_dir", "reports_dir"):
-        if not data.get(name):
-            raise ConfigError(f"{name}: expected a folder")
-    for name in sorted(data.keys() - set(TOP_LEVEL)):
-        raise ConfigError(f"{name}: no such field{nearest(name, TOP_LEVEL)}")
-
-    model = _model(_section(data, "model", overrides))
-    quant, release = _quant(_section(data, "quant", overrides), model)
-    engine = _engine(_section(data, "engine", overrides), overrides)
-    with _explaining("calibration.heldout"):
-        heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
-    with _explaining("workload"):
-        workload = Workload.model_validate(data["workload"])
-    with _explaining("accuracy"):
-        accuracy = AccuracySpec.model_validate(data["accuracy"])
-    with _explaining("report"):
-        report = ReportSpec.model_validate(data["report"])
-    with _explaining(""):
-        return RunSpec(
-            model=model,
-            quant=quant,
-            release=release,
-            heldout=heldout,
-            engine=engine,
-            workload=workload,
-            accuracy=accuracy,
-            report=report,
-            variant=Variant(
-                model=model.name + _changed([text for text in overrides if not NAMING.search(text)], "model."),
-                quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *_texts(quant, release)),
-            ),
-            command=tuple(
-                text.replace(f"{BASELINE}=", "baseline=") for text in overrides if not text.startswith("session=")
-            ),
-            baseline=_baseline(data["baseline"], model, overrides) if "baseline" in data else None,
-            price_per_hour=data["price_per_hour"],
-            seed=data["seed"],
-            results_dir=Path(data["results_dir"]).absolute(),
-            reports_dir=Path(data["reports_dir"]).absolute(),
-            session=str(data["session"]),
-        )
-
-
-@contextmanager
-def _explaining(where: str) -> Iterator[None]:
-    """Tell what is wrong or missing below a config node in one line."""
-    try:
-        yield
-    except ValidationError as error:
-        raise explain(error, where) from error
-    except KeyError as error:
-        raise ConfigError(f"{where}.{error.args[0]}: this field is missing") from error
-
-
-def _check_source(fields: dict[str, Any]) -> None:
-    rest = {name: value for name, value in fields.items() if name != "kind"}
-    plugin("quantize.sources", str(fields.get("kind"))).Config.model_validate(rest)
-
-
-def _model(section: dict[str, Any]) -> ModelSpec:
-    with _explaining("model.source"):
-        _check_source(section["source"])
-        if section.get("architecture", {}) is None:
-            section = _described(section)
-    with _explaining("model"):
-        return ModelSpec.model_validate(section)
-
-
-def _quant(section: dict[str, Any], model: ModelSpec) -> tuple[PartSpec, dict[str, Any] | None]:
-    fields = dict(section)
-    with _explaining("quant"):
-        name, method = fields.pop("name"), fields.pop("method")
-        release = release_of(str(fields.pop("source", MADE)), model, name)
-        config = plugin("quantize.methods", method).Config.model_validate(fields)
-    with _explaining("quant.source"):
-        if release:
-            _check_source(release)
-    return PartSpec(name=name, module=method, config=config.model_dump(mode="json")), release
-
-
-def _baseline(section: dict[str, Any], model: ModelSpec, overrides: Sequence[str]) -> Baseline:
-    quant, release = _quant(section, model)
-    name = quant.name + _changed(overrides, "baseline.", *KV_CACHE, *_texts(quant, release))
-    return Baseline(variant=Variant(model=model.name, quant=name), quant=quant, release=release)
-
-
-def _texts(quant: PartSpec, release: dict[str, Any] | None) -> tuple[str, ...]:
-    """Return the beginnings of overrides that change which text a checkpoint has seen."""
-    return CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
-
-
-def _engine(section: dict[str, Any], overrides: Sequence[str]) -> PartSpec:
-    fields = dict(section)
-    with _explaining("engine"):
-        name = fields.pop("name")
-        if name == AUTO:
-            name, fields = _automatic(fields, overrides)
-        config = plugin("bench.engines", name).Config.model_validate(fields)
-    return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
-
-
-def _automatic(section: dict[str, Any], overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
-
-    Beside the common fields, the section holds those of every engine it may choose, each under the engine's name.
-    """
-    name = resolve_engine(AUTO)
-    typed = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
-    typed |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
-    common = {field: value for field, value in section.items() if field in typed and field not in AUTO_CHOICES}
-    own = {field: value for field, value in section[name].items() if field != "name"}
-    return name, {**own, **common}
-
-
-def resolve_engine(name: str) -> str:
-    """Return the engine that ``name`` stands for on this machine: ``auto`` takes the best there is.
-
-    That is ``sglang`` where there is a CUDA device and its toolchain is built, else ``transformers``.
-    """
-    if name != AUTO:
-        return name
-    best, last = AUTO_CHOICES
-    return best if state(read(best)).python is not None and has_cuda_device() else last

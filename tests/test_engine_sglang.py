@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bench import spec as bench_spec
-from bench import toolchain
+from bench import composed, toolchain
 from bench.compose import compose_job, config_dir
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config, Rope
@@ -267,10 +266,10 @@ def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
 )
 def test_auto_takes_sglang_where_it_can_run(gpu: bool, built: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = toolchain.State(kind="built" if built else "not built", python="/python" if built else None)
-    monkeypatch.setattr(bench_spec, "has_cuda_device", lambda: gpu)
-    monkeypatch.setattr(bench_spec, "state", lambda chain: state)
-    assert bench_spec.resolve_engine("auto") == name
-    assert bench_spec.resolve_engine("vllm") == "vllm"
+    monkeypatch.setattr(composed, "has_cuda_device", lambda: gpu)
+    monkeypatch.setattr(composed, "state", lambda chain: state)
+    assert composed.resolve_engine("auto") == name
+    assert composed.resolve_engine("vllm") == "vllm"
     typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
     found = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
     assert (found.name, found.module) == (name, name)
