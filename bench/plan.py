@@ -20,7 +20,7 @@ from quantize.sources import SourceUnavailableError
 from quantize.texts import locate, set_names
 from quantize.worker import Release
 
-VERSION = {"source": 2, "quantize": 2, "run": 2}
+VERSION = {"source": 3, "quantize": 2, "run": 2}
 """Raise a stage's number when its code changes what it produces."""
 PROOF = ("torch", "transformers", "compressed_tensors")
 """Packages that the proof of a quantized checkpoint runs on."""

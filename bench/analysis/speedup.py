@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.record import RequestTrace, SpeedCell
-from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated
+from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated, per_trial
 from quantize.key import Frozen
 
 MIN_TRIALS = 3
@@ -30,16 +30,6 @@ class Speedup(Frozen):
         return "slower" if self.ratio.high < 1 else "no difference seen"
 
 
-def _per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
-    """Return the median of a figure over each trial's requests."""
-    found = []
-    for trial in cell.trials:
-        known = [value for trace in trial.requests if (value := figure(trace)) is not None]
-        if known:
-            found.append(float(np.median(known)))
-    return found
-
-
 def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> Speedup | None:
     """Return how many times as fast ``variant`` is; None unless both cells are ``ok`` and have the figure.
 
@@ -55,7 +45,7 @@ def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTr
     """
     if baseline.status != "ok" or variant.status != "ok" or is_saturated(baseline) or is_saturated(variant):
         return None
-    before, after = _per_trial(baseline, figure), _per_trial(variant, figure)
+    before, after = per_trial(baseline, figure), per_trial(variant, figure)
     if not before or not after:
         return None
     if baseline.interleaved and variant.interleaved and len(before) == len(after):

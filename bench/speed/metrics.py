@@ -249,6 +249,16 @@ def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> flo
     return float(np.median(known)) if known else None
 
 
+def per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
+    """Return the median of a figure over each trial's requests, in the order of the trials that have it."""
+    found = []
+    for trial in cell.trials:
+        known = [value for trace in trial.requests if (value := figure(trace)) is not None]
+        if known:
+            found.append(float(np.median(known)))
+    return found
+
+
 def summarize(cell: SpeedCell) -> CellSummary | None:
     """Return a cell's figures; None unless its status is ``ok`` or ``emulated``.
 

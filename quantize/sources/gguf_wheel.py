@@ -59,8 +59,10 @@ def materialize(config: Config, identity: dict[str, Any], architecture: Architec
     model = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(**where)
+    # The file says which token ends an answer; transformers reads it into the config but not into the tokenizer.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(clean.eos_token_id)
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=clean.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

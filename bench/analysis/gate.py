@@ -1,0 +1,192 @@
+"""The nightly gate: is tonight slower than the nights before? Pure functions over one series of one cell.
+
+A night is the Hodges-Lehmann estimate of ln(variant / control) over its rounds: in every round the variant and a
+pinned control cell were measured one after the other, so what made the whole night slow cancels, and one spoiled trial
+of five moves nothing (Hodges and Lehmann 1963, Annals of Mathematical Statistics 34, 598). Speeds are such that more is
+better; a latency enters as its inverse.
+
+Two alarms, both on logarithms:
+
+- *step*: tonight is more than ``z`` robust standard deviations below the median of the last accepted nights, and by at
+  least ``least_change``; a second measurement in the same night must agree, both taken together.
+- *drift*: a one-sided CUSUM from the level at the beginning of the epoch (Page 1954, Biometrika 41, 100) passes its
+  bound, and the last nights together are below that level by at least ``least_drift``.
+
+A new epoch (another machine, driver or version) begins a new level. docs/nightly.md holds the
+simulation that these figures were chosen by.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+
+from quantize.key import Frozen
+
+MAD_TO_SD = 1.4826
+"""Standard deviations of a normal distribution per median absolute deviation."""
+
+Kind = Literal["fine", "rerun", "regression", "drift", "faster", "not_enough_data"]
+
+
+class Rule(Frozen):
+    """When a night is an alarm."""
+
+    z: PositiveFloat = 3.0
+    least_change: PositiveFloat = 0.02
+    """Share of the level below which no step counts."""
+    least_drift: PositiveFloat = 0.01
+    """The same for what several nights lost little by little."""
+    window: PositiveInt = 20
+    """Accepted nights that make the level and its spread."""
+    least_nights: PositiveInt = 8
+    """With fewer of them nothing is judged."""
+    least_rounds: PositiveInt = 5
+    least_sd: PositiveFloat = 0.003
+    """The spread of nights is never taken to be less: a few nights may agree by chance."""
+    slack: PositiveFloat = 1.0
+    """Standard deviations that the CUSUM forgives each night."""
+    bound: PositiveFloat = 8.0
+    """Standard deviations at which the CUSUM is an alarm."""
+    recent: PositiveInt = 5
+    """Nights whose median says how far a drift has gone."""
+
+
+class Level(Frozen):
+    """Where a series stands, as natural logarithms."""
+
+    median: float
+    sd: float
+    nights: int
+
+
+class Judgement(Frozen):
+    """What one night says about one series."""
+
+    kind: Kind
+    change: float | None
+    """Share by which tonight is above (+) or below (−) the level; None without a level."""
+    z: float | None
+    """The same in robust standard deviations."""
+    cusum: float | None
+    """Standard deviations below the epoch's first level, added up."""
+    reason: str
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of the means of all pairs, each value with itself included.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("no values")
+    array = np.asarray(values, dtype=float)
+    first, second = np.triu_indices(len(array))
+    return float(np.median((array[first] + array[second]) / 2))
+
+
+def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
+    """Return a night's value from the speeds of its rounds, both in the order they were measured.
+
+    Raises:
+        ValueError: the rounds do not pair, or a speed is not above 0.
+    """
+    if len(variant) != len(control):
+        raise ValueError(f"{len(variant)} trials of the variant, {len(control)} of the control")
+    if min((*variant, *control), default=1) <= 0:
+        raise ValueError("a speed must be above 0")
+    return hodges_lehmann([math.log(one / other) for one, other in zip(variant, control, strict=True)])
+
+
+def level_of(accepted: Sequence[float], rule: Rule) -> Level:
+    """Return the level of the last ``rule.window`` accepted nights.
+
+    Raises:
+        ValueError: there is no night.
+    """
+    if not accepted:
+        raise ValueError("no accepted nights")
+    last = np.asarray(accepted[-rule.window :], dtype=float)
+    median = float(np.median(last))
+    return Level(
+        median=median,
+        sd=max(MAD_TO_SD * float(np.median(np.abs(last - median))), rule.least_sd),
+        nights=len(last),
+    )
+
+
+def _away(value: float, level: Level, rule: Rule) -> int:
+    """Return −1 where a value is an alarm below the level, 1 where it is as far above it, else 0."""
+    distance = value - level.median
+    far = abs(distance) / level.sd > rule.z and abs(math.expm1(distance)) >= rule.least_change
+    return int(math.copysign(1, distance)) if far else 0
+
+
+def cusum(accepted: Sequence[float], rule: Rule) -> float:
+    """Return the one-sided CUSUM after the last accepted night of an epoch, in standard deviations.
+
+    Its level and spread are those of the epoch's first ``rule.window`` nights, which are not summed themselves.
+    """
+    if len(accepted) <= rule.window:
+        return 0.0
+    start = level_of(accepted[: rule.window], rule)
+    total = 0.0
+    for value in accepted[rule.window :]:
+        total = max(0.0, total - (value - start.median) / start.sd - rule.slack)
+    return total
+
+
+def _drifted(nights: Sequence[float], rule: Rule) -> float | None:
+    """Return the share that was lost since the epoch's beginning, if it is an alarm."""
+    if cusum(nights, rule) <= rule.bound:
+        return None
+    lost = float(np.median(nights[-rule.recent :])) - level_of(nights[: rule.window], rule).median
+    return math.expm1(lost) if math.expm1(lost) <= -rule.least_drift else None
+
+
+def judge(
+    accepted: Sequence[float], tonight: float, rerun: float | None = None, *, rule: Rule | None = None
+) -> Judgement:
+    """Judge one night of one series.
+
+    Args:
+        accepted: values of the epoch's accepted nights, oldest first.
+        tonight: this night's value.
+        rerun: the value of a second measurement in the same night, once the first was an alarm.
+        rule: when a night is an alarm.
+
+    Returns:
+        ``rerun`` where a second measurement is wanted; everything else is final.
+    """
+    rule = rule or Rule()
+    if len(accepted) < rule.least_nights:
+        return Judgement(
+            kind="not_enough_data",
+            change=None,
+            z=None,
+            cusum=None,
+            reason=f"{len(accepted)} accepted nights in this epoch, at least {rule.least_nights} are needed",
+        )
+    level = level_of(accepted, rule)
+    value = tonight if rerun is None else (tonight + rerun) / 2
+    total = cusum([*accepted, value], rule)
+    change, z = math.expm1(value - level.median), (value - level.median) / level.sd
+
+    def said(kind: Kind, reason: str) -> Judgement:
+        return Judgement(kind=kind, change=change, z=z, cusum=total, reason=reason)
+
+    against = f"the median of {level.nights} nights (z {z:+.1f})"
+    first = _away(tonight, level, rule)
+    if first < 0 and rerun is None:
+        return said("rerun", f"{change:+.1%} against {against}; a second measurement has to agree")
+    if first < 0 and _away(value, level, rule) < 0:
+        return said("regression", f"{change:+.1%} against {against}, measured twice")
+    lost = _drifted([*accepted, value], rule)
+    if lost is not None:
+        return said("drift", f"{lost:+.1%} since this epoch began, little by little (CUSUM {total:.1f})")
+    if first > 0:
+        return said("faster", f"{change:+.1%} against {against}")
+    return said("fine", f"{change:+.1%} against {against}")

@@ -1,0 +1,318 @@
+"""An index over all records of a results folder: questions across runs without reading every file again.
+
+``RESULTS/index.sqlite`` holds nothing of its own: every row comes from a run's ``record.json``, and the file can be
+deleted at any time. :meth:`Index.refresh` reads what is new or has changed. It is in SQLite's WAL mode, so that one
+process can write while others read.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.errors import StoreError
+from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.speed.metrics import per_trial, summarize, tpot_s, ttft_s
+from quantize.key import Frozen, canonical_json, sha256_text
+
+NAME = "index.sqlite"
+VERSION = 1
+"""Raise it when the tables change: an older file is made anew."""
+BUSY_S = 60
+"""Longest wait for another process that writes."""
+SET_ASIDE = "set-aside"
+"""Folder below RESULTS for runs whose record cannot be read."""
+TABLES = """
+create table runs (
+  run_id text primary key, session text, model text, quant text, engine text, key text, hostname text, device text,
+  epoch text, started_at text, finished_at text, failures integer, sha256 text, bytes integer, mtime_ns integer
+);
+create table cells (
+  run_id text references runs on delete cascade, control integer, model text, quant text, engine text, status text,
+  input_len integer, output_len integer, concurrency integer, request_rate real, interleaved integer, started_at text,
+  tpot_s text, ttft_s text
+);
+create table scores (
+  run_id text references runs on delete cascade, model text, quant text, engine text, status text, task text,
+  repeat integer, thinking integer, metric text, value real, stderr real, n_items integer, started_at text
+);
+create index cells_by_series on cells (model, quant, engine, input_len, output_len, concurrency, control, started_at);
+create index cells_by_run on cells (run_id);
+create index scores_by_series on scores (model, quant, engine, task, started_at);
+create index scores_by_run on scores (run_id);
+"""
+
+
+class RunRow(Frozen):
+    """One run, as far as lists show it."""
+
+    run_id: str
+    session: str
+    model: str
+    quant: str
+    engine: str
+    hostname: str
+    device: str | None
+    epoch: str
+    started_at: str
+    finished_at: str | None
+    failures: int
+    cells: int
+    scores: int
+
+
+class SeriesKey(Frozen):
+    """What a history is about: one variant on one engine under one closed load."""
+
+    model: str
+    quant: str
+    engine: str
+    input_len: int
+    output_len: int
+    concurrency: int
+
+
+class Night(Frozen):
+    """One run's measurement of a series."""
+
+    run_id: str
+    started_at: str
+    epoch: str
+    status: str
+    tpot_s: tuple[float, ...]
+    """Median of each trial."""
+    ttft_s: tuple[float, ...]
+    control_tpot_s: tuple[float, ...]
+    """Of the baseline whose trials took turns with these; empty where there was none."""
+    control_ttft_s: tuple[float, ...]
+
+
+class Refreshed(Frozen):
+    """What a refresh did."""
+
+    read: int
+    removed: int
+    unreadable: dict[str, str]
+    """{run id: why}."""
+
+
+def epoch_of(record: RunRecord) -> str:
+    """Return what tells apart the conditions under which speeds may be compared, as 12 hexadecimal digits.
+
+    The machine, its devices and driver, the engine with its version and settings, and the packages that compute.
+    """
+    here = record.environment
+    told = {
+        "hostname": here.hostname,
+        "cpu": [here.cpu, here.cpu_cores],
+        "gpus": here.gpus,
+        "variables": here.variables,
+        "packages": {name: version for name, version in here.packages.items() if name != "quantbench"},
+        "engine": [record.engine, record.spec.get("engine"), record.server and record.server.version],
+    }
+    return sha256_text(canonical_json(told))[:12]
+
+
+class Index:
+    """The index of one results folder."""
+
+    def __init__(self, results_dir: Path) -> None:
+        """Open it, and make it where there is none.
+
+        Raises:
+            StoreError: it can be neither read nor made.
+        """
+        self._results_dir = results_dir
+        self._file = results_dir / NAME
+        try:
+            results_dir.mkdir(parents=True, exist_ok=True)
+            self._open()
+            if self._db.execute("pragma user_version").fetchone()[0] != VERSION:
+                self._make()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open {self._file}: {error}; it can be deleted, nothing is lost") from error
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
+        try:
+            self._db.execute("pragma journal_mode=wal")
+        except sqlite3.DatabaseError:  # no database at all: a torn copy, or something else under its name
+            self._db.close()
+            self._file.unlink()
+            self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
+            self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma foreign_keys=on")
+
+    def _make(self) -> None:
+        with self._writing():
+            if self._db.execute("pragma user_version").fetchone()[0] == VERSION:
+                return
+            for table in ("cells", "scores", "runs"):
+                self._db.execute(f"drop table if exists {table}")
+            for statement in filter(str.strip, TABLES.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"pragma user_version={VERSION}")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def refresh(self) -> Refreshed:
+        """Take in runs that are new or have changed, and forget those that are gone.
+
+        Raises:
+            StoreError: the index cannot be written.
+        """
+        try:
+            with self._writing():
+                return self._refresh()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write {self._file}: {error}") from error
+
+    def _refresh(self) -> Refreshed:
+        known = {row[0]: row[1:] for row in self._db.execute("select run_id, bytes, mtime_ns from runs")}
+        files = {file.parent.name: file for file in self._results_dir.glob("runs/*/record.json")}
+        read, unreadable = 0, {}
+        for run_id, file in files.items():
+            stat = file.stat()
+            if known.get(run_id) == (stat.st_size, stat.st_mtime_ns):
+                continue
+            try:
+                content = file.read_bytes()
+                record = RunRecord.model_validate_json(content)
+            except (OSError, ValidationError) as error:
+                unreadable[run_id] = str(error).splitlines()[0]
+                continue
+            self._forget(run_id)
+            self._take(run_id, record, content, stat.st_mtime_ns)
+            read += 1
+        gone = known.keys() - files.keys()
+        for run_id in gone:
+            self._forget(run_id)
+        return Refreshed(read=read, removed=len(gone), unreadable=unreadable)
+
+    def rebuild(self) -> Refreshed:
+        """Make the index anew from the records."""
+        with self._writing():
+            self._db.execute("delete from runs")
+        return self.refresh()
+
+    def _forget(self, run_id: str) -> None:
+        self._db.execute("delete from runs where run_id = ?", (run_id,))
+
+    def _take(self, run_id: str, record: RunRecord, content: bytes, mtime_ns: int) -> None:
+        variant = record.variant
+        self._insert(
+            "runs",
+            (
+                run_id, record.session, variant.model, variant.quant, record.engine, record.key,
+                record.environment.hostname, record.device.name if record.device else None, epoch_of(record),
+                record.started_at, record.finished_at, len(record.failures), hashlib.sha256(content).hexdigest(),
+                len(content), mtime_ns,
+            ),
+        )  # fmt: skip
+        for cell in record.cells:
+            self._insert("cells", (run_id, 0, *_cell(cell, record.started_at)))
+        for cell in record.control.cells if record.control else ():
+            self._insert("cells", (run_id, 1, *_cell(cell, record.started_at)))
+        for score in record.scores:
+            for row in _score(score, record.started_at):
+                self._insert("scores", (run_id, *row))
+
+    def _insert(self, table: str, values: Sequence[Any]) -> None:
+        self._db.execute(f"insert into {table} values ({', '.join('?' * len(values))})", values)
+
+    def runs(self, *, model: str | None = None, quant: str | None = None, limit: int = -1) -> list[RunRow]:
+        """Return runs, newest first."""
+        rows = self._db.execute(
+            "select run_id, session, model, quant, engine, hostname, device, epoch, started_at, finished_at, failures,"
+            " (select count(*) from cells where cells.run_id = runs.run_id and control = 0),"
+            " (select count(distinct task) from scores where scores.run_id = runs.run_id)"
+            " from runs where (?1 is null or model = ?1) and (?2 is null or quant = ?2)"
+            " order by started_at desc, run_id desc limit ?3",
+            (model, quant, limit),
+        )
+        names = tuple(RunRow.model_fields)
+        return [RunRow.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+    def series(self) -> list[SeriesKey]:
+        """Return every series of closed loops that the records hold."""
+        rows = self._db.execute(
+            "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
+            " where control = 0 and request_rate is null order by 1, 2, 3, 4, 5, 6"
+        )
+        names = tuple(SeriesKey.model_fields)
+        return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+
+    def nights(self, key: SeriesKey) -> list[Night]:
+        """Return the history of a series, oldest first."""
+        rows = self._db.execute(
+            "select c.run_id, c.started_at, r.epoch, c.status, c.tpot_s, c.ttft_s, b.tpot_s, b.ttft_s"
+            " from cells c join runs r using (run_id) left join cells b on b.run_id = c.run_id and b.control = 1"
+            " and b.interleaved = 1 and b.status = 'ok' and b.input_len = c.input_len and b.output_len = c.output_len"
+            " and b.concurrency = c.concurrency and b.request_rate is null"
+            " where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ? and c.output_len = ?"
+            " and c.concurrency = ? and c.control = 0 and c.request_rate is null order by c.started_at, c.run_id",
+            tuple(key.model_dump().values()),
+        )
+        return [
+            Night(
+                run_id=run_id,
+                started_at=started_at,
+                epoch=epoch,
+                status=status,
+                tpot_s=json.loads(tpot),
+                ttft_s=json.loads(ttft),
+                control_tpot_s=json.loads(control_tpot or "[]"),
+                control_ttft_s=json.loads(control_ttft or "[]"),
+            )
+            for run_id, started_at, epoch, status, tpot, ttft, control_tpot, control_ttft in rows
+        ]
+
+
+def _cell(cell: SpeedCell, started_at: str) -> tuple[Any, ...]:
+    told = summarize(cell) is not None
+    times = [json.dumps(per_trial(cell, figure) if told else []) for figure in (tpot_s, ttft_s)]
+    return (
+        cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,
+        cell.concurrency, cell.request_rate, int(cell.interleaved), started_at, *times,
+    )  # fmt: skip
+
+
+def _score(score: TaskScore, started_at: str) -> Iterator[tuple[Any, ...]]:
+    variant = score.variant
+    common = (variant.model, variant.quant, score.engine, score.status, score.task, score.repeat, score.thinking)
+    for metric in score.metrics:
+        yield (*common, metric.name, metric.value, metric.stderr, score.n_items, started_at)
+    if not score.metrics:
+        yield (*common, None, None, None, score.n_items, started_at)
+
+
+def set_aside(results_dir: Path, run_id: str) -> Path:
+    """Move a run whose record cannot be read out of the way and return where it is now.
+
+    Raises:
+        StoreError: it cannot be moved.
+    """
+    target = results_dir / SET_ASIDE / run_id
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (results_dir / "runs" / run_id).rename(target)
+    except OSError as error:
+        raise StoreError(f"cannot move {run_id} to {target}: {error.strerror}") from error
+    return target

@@ -1,0 +1,139 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bench.index import NAME, Index, SeriesKey, epoch_of, set_aside
+from bench.record import Control, RunRecord
+from bench.store import Store
+from tests.manifests import manifest
+from tests.records import environment, native_cell, record
+
+KEY = SeriesKey(
+    model="smollm2-135m", quant="gptq-int4", engine="transformers", input_len=256, output_len=32, concurrency=1
+)
+
+
+def keep(results: Path, one: RunRecord) -> Path:
+    folder = Store(results).create(one.run_id)
+    folder.begin(one)
+    folder.finish(one)
+    folder.release()
+    return folder.path / "record.json"
+
+
+def night(day: int, **changes: object) -> RunRecord:
+    """Return a run in which two variants took turns."""
+    cells = tuple(native_cell("gptq-int4", length, interleaved=True) for length in (1, 256))
+    control = Control(
+        variant=native_cell("bf16", 1).variant,
+        checkpoint=manifest("bf16"),
+        engine_info={},
+        server=None,
+        cells=tuple(native_cell("bf16", length, interleaved=True) for length in (1, 256)),
+    )
+    at = f"2026-11-{day:02}T02:00:00+00:00"
+    return record(
+        "gptq-int4", run_id=f"run-{day:02}", started_at=at, cells=cells, control=control, scores=(), **changes
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return Index(tmp_path)
+
+
+def test_runs_are_listed_newest_first_and_by_what_they_are(tmp_path: Path, index: Index) -> None:
+    for one in (night(3), night(5), record("bf16")):
+        keep(tmp_path, one)
+    assert index.refresh().read == 3
+    assert [row.run_id for row in index.runs()][-1] == "run-03"
+    assert [row.run_id for row in index.runs(quant="gptq-int4", limit=1)] == ["run-05"]
+    [row] = index.runs(quant="bf16")
+    assert (row.cells, row.scores) == (3, len({score.task for score in record("bf16").scores}))
+
+
+def test_only_what_is_new_or_changed_is_read(tmp_path: Path, index: Index) -> None:
+    file = keep(tmp_path, night(1))
+    assert index.refresh().read == 1
+    assert index.refresh().read == 0
+    file.write_text(night(1, failures=({"stage": "speed", "message": "x"},)).model_dump_json())
+    assert index.refresh().read == 1
+    assert [row.failures for row in index.runs()] == [1]
+    file.unlink()
+    assert index.refresh().removed == 1
+    assert (index.runs(), index.series()) == ([], [])
+
+
+def test_a_history_holds_every_trial_and_those_of_the_control(tmp_path: Path, index: Index) -> None:
+    for day in (2, 1):
+        keep(tmp_path, night(day))
+    index.refresh()
+    assert KEY in index.series()
+    first, second = index.nights(KEY)
+    assert (first.run_id, second.run_id) == ("run-01", "run-02")
+    assert first.epoch == second.epoch
+    assert len(first.tpot_s) == len(first.control_tpot_s) == len(night(1).cells[0].trials)
+    assert max(first.tpot_s) < min(first.control_tpot_s)
+
+
+def test_a_control_that_did_not_take_turns_is_none(tmp_path: Path, index: Index) -> None:
+    one = night(1)
+    assert one.control is not None
+    apart = tuple(cell.model_copy(update={"interleaved": False}) for cell in one.control.cells)
+    keep(tmp_path, one.model_copy(update={"control": one.control.model_copy(update={"cells": apart})}))
+    index.refresh()
+    [found] = index.nights(KEY)
+    assert found.control_tpot_s == ()
+
+
+def test_an_epoch_is_the_machine_the_engine_and_the_packages() -> None:
+    one = night(1)
+    assert epoch_of(one) == epoch_of(night(9))
+    other = environment(gpus=("NVIDIA H20, 97871 MiB, 575.51",))
+    assert epoch_of(one) != epoch_of(one.model_copy(update={"environment": other}))
+    assert epoch_of(one) != epoch_of(one.model_copy(update={"engine": "vllm"}))
+
+
+def test_an_index_can_be_deleted_or_spoiled_and_is_made_anew(tmp_path: Path, index: Index) -> None:
+    keep(tmp_path, night(1))
+    index.refresh()
+    index.close()
+    for file in tmp_path.glob(f"{NAME}*"):
+        file.unlink()
+    (tmp_path / NAME).write_bytes(b"this is no database" * 100)
+    anew = Index(tmp_path)
+    assert anew.refresh().read == 1
+    assert anew.rebuild().read == 1
+    assert len(anew.runs()) == 1
+
+
+def test_tables_of_another_version_are_made_anew(tmp_path: Path, index: Index) -> None:
+    keep(tmp_path, night(1))
+    index.refresh()
+    index.close()
+    with sqlite3.connect(tmp_path / NAME) as database:
+        database.execute("drop table cells")
+        database.execute("pragma user_version=0")
+    anew = Index(tmp_path)
+    assert anew.refresh().read == 1
+    assert len(anew.nights(KEY)) == 1
+
+
+def test_a_record_that_cannot_be_read_is_named_and_set_aside(tmp_path: Path, index: Index) -> None:
+    keep(tmp_path, night(1))
+    torn = keep(tmp_path, night(2))
+    torn.write_bytes(torn.read_bytes()[:999])
+    done = index.refresh()
+    assert (done.read, list(done.unreadable)) == (1, ["run-02"])
+    assert set_aside(tmp_path, "run-02") == tmp_path / "set-aside" / "run-02"
+    assert index.refresh().unreadable == {}
+
+
+def test_two_processes_may_hold_it_at_once(tmp_path: Path, index: Index) -> None:
+    other = Index(tmp_path)
+    keep(tmp_path, night(1))
+    assert index.refresh().read == 1
+    keep(tmp_path, night(2))
+    assert other.refresh().read == 1
+    assert [len(one.runs()) for one in (index, other)] == [2, 2]
