@@ -19,6 +19,10 @@ class Architecture(Frozen):
     experts: int = 0
     experts_per_token: int = 0
     moe_intermediate_size: int = 0
+    qkv_bias: bool = False
+    """Whether the projections to queries, keys and values add a bias (Qwen2)."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised, head by head (Qwen3)."""
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """Return {name: (output rows, input columns)} of each kind of linear layer that is quantized."""
@@ -44,8 +48,14 @@ class Architecture(Frozen):
         """Return the number of weights in the quantized linear layers of all decoder layers."""
         return self.layers * self.layer_parameters()
 
+    def small_parameters(self) -> int:
+        """Return the number of weights in norms and biases: never quantized, and below a thousandth of the rest."""
+        biases = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
+        norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
+        return self.layers * (biases + norms) + self.hidden_size
+
     def parameters(self) -> int:
-        """Return the number of weights of the whole model, norms and biases of a few thousand left out."""
+        """Return the number of weights of the whole model."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         routers = self.layers * self.experts * self.hidden_size
-        return self.linear_parameters() + embeddings + routers
+        return self.linear_parameters() + embeddings + routers + self.small_parameters()
