@@ -10,7 +10,9 @@ from bench.spec import nearest
 COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",
     "export": "print results as csv or json",
+    "published": "print speeds that others published, with the share of the limit",
     "toolchain": "list, build and check the environments of other quantization libraries",
+    "gate": "say whether the newest session is worse than the nights before",
     "mirror": "build and check a folder with the benchmarks' data, for machines without the hub",
 }
 

@@ -20,17 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.composed import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError
+from bench.paths import config_dir
 from bench.spec import RunSpec, nearest
 
 OPTIONAL = ("experiment",)
 """Groups of which nothing may be chosen."""
-
-
-def config_dir() -> Path:
-    """Return the absolute folder of configs: the wheel's own, else the checkout's."""
-    package = Path(__file__).resolve().parent
-    wheel = package / "configs"
-    return wheel if wheel.is_dir() else package.parent / "configs"
 
 
 def names(group: str) -> list[str]:

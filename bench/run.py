@@ -13,10 +13,11 @@ import hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.compose import config_dir, with_plus
+from bench.compose import with_plus
 from bench.composed import build_spec
 from bench.errors import QuantbenchError
 from bench.estimate import announce
+from bench.paths import config_dir
 from bench.preflight import preflight, shows_only
 from bench.progress import console
 from bench.session import Session

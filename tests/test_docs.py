@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import COMMANDS, usage
-from bench.compose import GROUPS, compose_job, config_dir, jobs, names, with_plus
+from bench.compose import GROUPS, compose_job, jobs, names, with_plus
+from bench.paths import config_dir
 from bench.export import COLUMNS
 from tests.conftest import ROOT, Cli
 from tests.test_sources import sharded

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from bench import composed, toolchain
-from bench.compose import compose_job, config_dir
+from bench.compose import compose_job
+from bench.paths import config_dir
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config, Rope
 from bench.errors import ConfigError

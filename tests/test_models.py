@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.compose import compose_job, config_dir, names
+from bench.compose import compose_job, names
+from bench.paths import config_dir
 from bench.roofline import active_parameters
 from bench.spec import ModelSpec
 from quantize.describe import describe

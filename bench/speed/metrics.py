@@ -251,12 +251,7 @@ def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> flo
 
 def per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
     """Return the median of a figure over each trial's requests, in the order of the trials that have it."""
-    found = []
-    for trial in cell.trials:
-        known = [value for trace in trial.requests if (value := figure(trace)) is not None]
-        if known:
-            found.append(float(np.median(known)))
-    return found
+    return [value for trial in cell.trials if (value := typical(trial, figure)) is not None]
 
 
 def summarize(cell: SpeedCell) -> CellSummary | None:

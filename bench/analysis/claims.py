@@ -1,0 +1,116 @@
+"""Sentences that are repeated everywhere, held against published figures. Pure functions.
+
+A claim has a range. A figure with an interval decides only if the whole interval is inside or outside of it; a
+published speed has none and decides alone. Losses of accuracy are relative, as the claims mean them: 1 - score / BF16's
+score. :mod:`bench.report.claims` holds them against a report's own figures.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from bench.published import Claim, PublishedCell, PublishedScore, cells, scores
+from quantize.key import Frozen
+
+Answer = Literal["holds", "does not hold", "cannot be told"]
+Z = 1.959963984540054
+
+
+class Finding(Frozen):
+    """What one figure says of a claim."""
+
+    claim: Claim
+    measured: bool
+    """Whether it was measured here; otherwise it was published."""
+    source: str
+    model: str
+    label: str
+    where: str
+    """The task, or engine and input length."""
+    input_len: int | None
+    value: float
+    """Relative loss, or speed-up minus 1."""
+    low: float | None
+    high: float | None
+    answer: Answer
+
+
+def answer_of(claim: Claim, value: float, low: float | None = None, high: float | None = None) -> Answer:
+    """Return whether a figure, with its interval if it has one, is in the claim's range."""
+    least = claim.above if claim.above is not None else -math.inf
+    most = claim.below if claim.below is not None else math.inf
+    low, high = (value if low is None else low), (value if high is None else high)
+    if least <= low and high <= most:
+        return "holds"
+    return "does not hold" if high < least or low > most else "cannot be told"
+
+
+def _loss_interval(score: PublishedScore) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of a relative loss as if the scores were of different items: wider than it need be."""
+    before, n = score.bf16_score, score.n_items
+    if not before or not n:
+        return None, None
+    after = score.score
+    relative = math.sqrt((1 - after) / (after * n) + (1 - before) / (before * n))
+    ratio = after / before
+    return 1 - ratio * math.exp(Z * relative), 1 - ratio * math.exp(-Z * relative)
+
+
+def _published_accuracy(claim: Claim) -> Iterator[Finding]:
+    for score in scores():
+        if score.quant not in claim.quants or not score.bf16_score:
+            continue
+        value = 1 - score.score / score.bf16_score
+        low, high = _loss_interval(score)
+        yield Finding(
+            claim=claim,
+            measured=False,
+            source=score.source,
+            model=score.model,
+            label=score.label,
+            where=score.task,
+            input_len=None,
+            value=value,
+            low=low,
+            high=high,
+            answer=answer_of(claim, value, low, high),
+        )
+
+
+def _bf16_of(cell: PublishedCell) -> PublishedCell | None:
+    """Return the BF16 cell that ran in the same place on as many devices."""
+    same = (cell.source, cell.model, cell.engine, cell.input_len, cell.devices)
+    return next(
+        (
+            one
+            for one in cells()
+            if one.quant == "bf16" and (one.source, one.model, one.engine, one.input_len, one.devices) == same
+        ),
+        None,
+    )
+
+
+def _published_speed(claim: Claim) -> Iterator[Finding]:
+    for cell in cells():
+        before = _bf16_of(cell) if cell.quant in claim.quants else None
+        if before is None:
+            continue
+        value = before.seconds / cell.seconds - 1
+        yield Finding(
+            claim=claim,
+            measured=False,
+            source=cell.source,
+            model=cell.model,
+            label=cell.label,
+            where=cell.engine,
+            input_len=cell.input_len,
+            value=value,
+            low=None,
+            high=None,
+            answer=answer_of(claim, value),
+        )
+
+
+def published_findings(claim: Claim) -> tuple[Finding, ...]:
+    """Return what published figures say of a claim."""
+    return tuple(_published_accuracy(claim) if claim.figure == "accuracy" else _published_speed(claim))

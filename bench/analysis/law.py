@@ -1,0 +1,164 @@
+"""The time of a token by a law of two parameters: an overhead, and bytes over an effective bandwidth. Pure functions.
+
+t = overhead + bytes / bandwidth, fitted to published cells at batch 1 and input 1 by weighted least squares: weights
+1/t², so that relative deviations count alike, for models from 1 to 65 GB are fitted together. Intervals are Student's t
+with n - 2 degrees of freedom, for one further cell (prediction) and not for the line (Draper and Smith, "Applied
+Regression Analysis", 3rd ed., 1.4).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from scipy.special import stdtrit
+
+from bench.published import PublishedCell, architecture_of, cells, limit_of, sources
+from quantize.key import Frozen
+
+CONFIDENCE = 0.95
+FEWEST = 4
+"""Cells below which nothing is fitted: two parameters, and two to see how far they are off."""
+PASSES = 5
+"""Times that the weights are made anew; they stand still long before."""
+SOURCE_OF = {"sglang": "qwen3-speed", "vllm": "qwen2.5-speed", "transformers": "qwen3-speed"}
+"""Which page's cells speak for an engine."""
+
+
+class Estimate(Frozen):
+    """A time in seconds and its interval."""
+
+    low: float
+    value: float
+    high: float
+
+
+class Residual(Frozen):
+    """One published cell beside the law."""
+
+    model: str
+    label: str
+    bytes_per_step: float
+    tpot_s: float
+    relative: float
+    """(published - fitted) / fitted."""
+
+
+class Law(Frozen):
+    """The fitted law, and how sure it is."""
+
+    source: str
+    device: str
+    """The device of the cells, as its driver calls it."""
+    peak_bytes_per_s: float
+    """That device's bandwidth."""
+    overhead_s: float
+    seconds_per_byte: float
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+    """Of (overhead_s, seconds_per_byte)."""
+    relative_sd: float
+    """Standard deviation of one cell, as a share of its time."""
+    residuals: tuple[Residual, ...]
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Effective bandwidth."""
+        return 1 / self.seconds_per_byte
+
+    @property
+    def standard_errors(self) -> tuple[float, float]:
+        """Of ``overhead_s`` and ``seconds_per_byte``."""
+        return math.sqrt(self.covariance[0][0]), math.sqrt(self.covariance[1][1])
+
+    def predict(self, bytes_per_step: float, *, bandwidth_bytes_per_s: float | None = None) -> Estimate:
+        """Return the time per output token with its 95 % prediction interval.
+
+        Args:
+            bytes_per_step: that one decode step reads.
+            bandwidth_bytes_per_s: of another device, taken to reach the same share of its bandwidth with the same
+                overhead. That is an assumption: nothing was published to test it by. None for the law's own device.
+        """
+        scale = self.peak_bytes_per_s / (bandwidth_bytes_per_s or self.peak_bytes_per_s)
+        x = np.array([1.0, bytes_per_step * scale])
+        value = float(x @ np.array([self.overhead_s, self.seconds_per_byte]))
+        variance = float(x @ np.array(self.covariance) @ x) + (self.relative_sd * value) ** 2
+        half = float(stdtrit(len(self.residuals) - 2, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+        return Estimate(low=max(0.0, value - half), value=value, high=value + half)
+
+
+def fit(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], tuple[tuple[float, float], ...], float]:
+    """Fit t = a + b x with weights 1/t²; return ((a, b), their covariance, relative standard deviation of a point).
+
+    Args:
+        points: (bytes, seconds), at least ``FEWEST``.
+
+    Raises:
+        ValueError: there are fewer points, or all have the same bytes.
+    """
+    if len(points) < FEWEST or len({x for x, _ in points}) < 2:
+        raise ValueError(f"{len(points)} points, at least {FEWEST} of different sizes are needed")
+    x, t = (np.array(values) for values in zip(*points, strict=True))
+    scale = x.mean()
+    fitted = t
+    for _ in range(PASSES):  # weights by the fitted times: those observed would favour cells that came out fast
+        design = np.column_stack([np.ones_like(x), x / scale]) / fitted[:, None]
+        solution, *_ = np.linalg.lstsq(design, t / fitted, rcond=None)
+        off = t / fitted - design @ solution
+        fitted = np.maximum(solution[0] + solution[1] * x / scale, t.min() / 10)
+    variance = float(off @ off) / (len(points) - 2)
+    covariance = variance * np.linalg.inv(design.T @ design) / np.outer([1, scale], [1, scale])
+    rows = tuple((float(row[0]), float(row[1])) for row in covariance)
+    return (float(solution[0]), float(solution[1] / scale)), rows, math.sqrt(variance)
+
+
+def _has_experts(model: str) -> bool:
+    shapes = architecture_of(model)
+    return shapes is not None and shapes.experts > 0
+
+
+def _usable(cell: PublishedCell, source: str, quant: str, engine: str) -> bool:
+    """Tell whether a cell belongs to a law: one device, a dense model, a prompt of one token."""
+    found = limit_of(cell)
+    return (
+        (cell.source, cell.quant, cell.engine) == (source, quant, engine)
+        and cell.tpot_s is not None
+        and cell.devices == 1
+        and found is not None
+        and not _has_experts(cell.model)
+    )
+
+
+@cache
+def law_for(quant: str, engine: str) -> Law | None:
+    """Return the law of a quantization on an engine; None where too few cells are published."""
+    source = SOURCE_OF.get(engine)
+    if source is None:
+        return None
+    used = [cell for cell in cells() if _usable(cell, source, quant, engine)]
+    limits = [limit_of(cell) for cell in used]
+    known = [(cell, found) for cell, found in zip(used, limits, strict=True) if found is not None and cell.tpot_s]
+    points = [(found.traffic.total_bytes, cell.tpot_s) for cell, found in known if cell.tpot_s]
+    try:
+        (overhead, slope), covariance, relative_sd = fit(points)
+    except ValueError:
+        return None
+    residuals = tuple(
+        Residual(
+            model=cell.model,
+            label=cell.label,
+            bytes_per_step=size,
+            tpot_s=seconds,
+            relative=seconds / (overhead + slope * size) - 1,
+        )
+        for (cell, _), (size, seconds) in zip(known, points, strict=True)
+    )
+    return Law(
+        source=source,
+        device=sources()[source].device or "",
+        peak_bytes_per_s=known[0][1].device.bandwidth_bytes_per_s,
+        overhead_s=overhead,
+        seconds_per_byte=slope,
+        covariance=(covariance[0], covariance[1]),
+        relative_sd=relative_sd,
+        residuals=residuals,
+    )

@@ -1,0 +1,172 @@
+"""Does a measurement repeat what somebody published? Pure functions.
+
+A published speed is one figure without a spread, so nobody knows how far the publisher's own next run would have been
+off. Ours counts as the same within ``TOLERANCE``: the interval of measured / published has to reach into it. On other
+hardware the figures themselves cannot be compared; their shares of the physical limit are shown instead.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from bench.analysis.speedup import MIN_TRIALS
+from bench.device import lookup
+from bench.hardware import limit_of as measured_limit
+from bench.published import PublishedCell, PublishedScore, cells, scores, share_of, sources
+from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.speed.metrics import Interval, bootstrap_median, e2e_s, per_trial
+from quantize.key import Frozen
+
+TOLERANCE = 0.05
+"""Share by which a speed may be off and still count as the same."""
+Z = 1.959963984540054
+SAME_QUANT = {"fp8": "fp8-block"}
+"""Names under which an official release may have been measured: Qwen's FP8 releases have a scale for each block."""
+
+Kind = Literal["reproduced", "faster", "slower", "higher", "lower", "not comparable", "not enough data"]
+
+
+class CellReplication(Frozen):
+    """A measured cell beside a published one."""
+
+    published: PublishedCell
+    kind: Kind
+    reason: str
+    speed_tokens_per_s: Interval | None
+    """Measured, as the page counts it."""
+    ratio: Interval | None
+    """Measured / published; None on other hardware."""
+    of_roof: float | None
+    """Least time of the whole request / measured time, 0 to 1."""
+    published_of_roof: float | None
+
+
+class ScoreReplication(Frozen):
+    """A measured score beside a published one."""
+
+    published: PublishedScore
+    kind: Kind
+    reason: str
+    score: float | None
+    difference: tuple[float, float, float] | None
+    """Measured minus published with its 95 % interval: (low, value, high), of 1."""
+
+
+def _quant(record: RunRecord) -> str:
+    """Return the published name's quantization that a run is of."""
+    name = record.variant.quant.partition("[")[0]
+    return SAME_QUANT.get(name, name) if record.spec.get("release") else name
+
+
+def _model(record: RunRecord) -> str:
+    return record.variant.model.partition("[")[0]
+
+
+def _matches(record: RunRecord, cell: SpeedCell) -> list[PublishedCell]:
+    return [
+        one
+        for one in cells()
+        if (one.model, one.quant, one.engine) == (_model(record), _quant(record), record.engine)
+        and (one.input_len, one.output_len) == (cell.input_len, cell.output_len)
+        and cell.concurrency == 1
+        and cell.request_rate is None
+    ]
+
+
+def _other_hardware(record: RunRecord, published: PublishedCell) -> str | None:
+    """Return in what the hardware differs; None if it is the same."""
+    page = sources()[published.source]
+    theirs = lookup(page.device) if page.device else None
+    ours = record.device
+    if ours is None or theirs is None:
+        return f"published on {page.hardware}; the device here is not known"
+    if ours.name != theirs.name:
+        return f"published on {page.hardware}, measured on {ours.name}"
+    devices = record.server.devices if record.server else 1
+    return f"published on {published.devices} devices, measured on {devices}" if devices != published.devices else None
+
+
+def _version(record: RunRecord, published: PublishedCell) -> str:
+    theirs = sources()[published.source].versions.get(published.engine)
+    ours = record.server.version if record.server else None
+    return f"; {published.engine} {ours}, published with {theirs}" if theirs and ours and theirs != ours else ""
+
+
+def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
+    """Hold one measured cell against a published one of the same shape."""
+    counted = published.seconds * published.speed_tokens_per_s
+    times = per_trial(cell, e2e_s) if cell.status in ("ok", "emulated") else []
+    speed = bootstrap_median(counted / time for time in times)
+    found = measured_limit(record, cell)
+    least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s if found else None
+    of_roof = least / (counted / speed.median) if least and speed else None
+    theirs = share_of(published)
+
+    def said(kind: Kind, reason: str, ratio: Interval | None = None) -> CellReplication:
+        return CellReplication(
+            published=published,
+            kind=kind,
+            reason=reason,
+            speed_tokens_per_s=speed,
+            ratio=ratio,
+            of_roof=of_roof,
+            published_of_roof=theirs.of_roof if theirs else None,
+        )
+
+    if cell.status != "ok":
+        return said("not comparable", f"the cell is {cell.status}")
+    if speed is None:
+        return said("not enough data", "no trial was measured")
+    if other := _other_hardware(record, published):
+        return said("not comparable", f"{other}: only shares of the limit can be compared")
+    by = published.speed_tokens_per_s
+    ratio = Interval(median=speed.median / by, low=speed.low / by, high=speed.high / by, n=speed.n)
+    told = f"{ratio.median:.3f} times the published speed{_version(record, published)}"
+    if speed.n < MIN_TRIALS:
+        return said("not enough data", f"{told}; {speed.n} trials, at least {MIN_TRIALS} are needed", ratio)
+    if ratio.low > 1 + TOLERANCE:
+        return said("faster", told, ratio)
+    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", told, ratio)
+
+
+def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellReplication], ...]:
+    """Return every measured cell that has a published one beside it."""
+    return tuple(
+        (record, replicate_cell(record, cell, published))
+        for record in records
+        for cell in record.cells
+        for published in _matches(record, cell)
+    )
+
+
+def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplication:
+    """Hold a measured score against a published one; both are samples, and their errors add."""
+
+    def said(kind: Kind, reason: str, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
+        value = score.metrics[0].value if score.metrics else None
+        return ScoreReplication(published=published, kind=kind, reason=reason, score=value, difference=difference)
+
+    if score.status not in ("ok", "emulated") or not score.metrics:
+        return said("not comparable", f"the score is {score.status}")
+    metric = score.metrics[0]
+    n = published.n_items
+    if metric.stderr is None or n is None:
+        return said("not comparable", "the number of items is not known")
+    value = metric.value - published.score
+    half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / n))
+    items = f"; {score.n_items} of {n} items" if score.n_items < n else ""
+    told = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points{items}; prompts and harness may differ"
+    kind: Kind = "higher" if value > half else "lower" if value < -half else "reproduced"
+    return said(kind, told, (value - half, value, value + half))
+
+
+def score_replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ScoreReplication], ...]:
+    """Return every measured score that has a published one beside it."""
+    return tuple(
+        (record, replicate_score(score, published))
+        for record in records
+        for score in record.scores
+        if not score.repeat
+        for published in scores()
+        if (published.model, published.quant, published.task) == (_model(record), _quant(record), score.task)
+    )

@@ -1,0 +1,270 @@
+"""``python -m bench.gate``: is tonight worse than the nights before? For CI: the exit code says it.
+
+The newest session of the results folder is tonight. Every speed series of it is judged against its history
+(:mod:`bench.analysis.gate`), every accuracy task item by item against the last earlier score
+(:mod:`bench.analysis.verdict`).
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.analysis.history import Figure, Mark, Measured, replay, speeds
+from bench.analysis.paired import compare
+from bench.analysis.verdict import judge
+from bench.errors import QuantbenchError, StoreError
+from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
+from bench.index import Index, Night, RunRow, SeriesKey
+from bench.record import RunRecord, TaskScore
+from bench.spec import nearest
+from bench.store import write_atomic
+from quantize.key import Frozen
+
+MARKS = "epochs.json"
+"""File of the results folder in which people's words stand."""
+HISTORY = "gate.jsonl"
+"""File of the results folder to which every judgement is appended."""
+FIGURES: tuple[Figure, ...] = ("decode", "prefill")
+
+
+class Tonight(Frozen):
+    """What is judged."""
+
+    session: str
+    runs: tuple[RunRow, ...]
+
+
+def _measured(night: Night, figure: Figure) -> Measured:
+    decode = figure == "decode"
+    return Measured(
+        run_id=night.run_id,
+        started_at=night.started_at,
+        epoch=night.epoch,
+        variant=speeds(night.tpot_s if decode else night.ttft_s),
+        control=speeds(night.control_tpot_s if decode else night.control_ttft_s),
+        problem=None if night.status == "ok" else f"the cell is {night.status}",
+    )
+
+
+def marks_of(results_dir: Path) -> list[Mark]:
+    """Return where people began new epochs.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    file = results_dir / MARKS
+    try:
+        return [Mark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
+    except (OSError, ValueError, ValidationError) as error:
+        raise StoreError(f"{file}: {str(error).splitlines()[0]}") from error
+
+
+def accept(results_dir: Path, run_id: str, reason: str) -> None:
+    """Begin a new epoch with a run: what it measured is right, and the nights before say nothing any more."""
+    mark = Mark(run_id=run_id, reason=reason, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    marks = [one for one in marks_of(results_dir) if one.run_id != run_id]
+    write_atomic(results_dir / MARKS, json.dumps([one.model_dump() for one in (*marks, mark)], indent=1))
+
+
+def tonight_of(index: Index, session: str | None) -> Tonight:
+    """Return the newest session's runs, or the given one's.
+
+    Raises:
+        StoreError: there is none.
+    """
+    rows = index.runs()
+    if not rows:
+        raise StoreError("no run has ended in this results folder; run python -m bench.run … first")
+    chosen = session or rows[0].session
+    found = tuple(row for row in rows if row.session == chosen)
+    if not found:
+        raise StoreError(f"--session {chosen}: no such session{nearest(chosen, {row.session for row in rows})}")
+    return Tonight(session=chosen, runs=found)
+
+
+def speed_lines(index: Index, tonight: Tonight, marks: Sequence[Mark]) -> list[Line]:
+    """Judge every series that tonight's runs belong to."""
+    wanted = {(row.model, row.quant, row.engine) for row in tonight.runs}
+    run_ids = {row.run_id for row in tonight.runs}
+    found = []
+    for key in index.series():
+        if (key.model, key.quant, key.engine) not in wanted:
+            continue
+        nights = index.nights(key)
+        if not any(night.run_id in run_ids for night in nights):
+            continue
+        for figure in FIGURES:
+            judged = replay((_measured(night, figure) for night in nights), marks)
+            one = next(night for night in reversed(judged) if run_ids & set(night.run_ids))
+            found.append(Line(name=f"{_name(key)} {figure}", kind=one.kind, ratio=one.ratio, reason=one.reason))
+    return found
+
+
+def _name(key: SeriesKey) -> str:
+    return f"{key.model} {key.quant} {key.engine} in{key.input_len} out{key.output_len} c{key.concurrency}"
+
+
+def _record(results_dir: Path, run_id: str) -> RunRecord:
+    file = results_dir / "runs" / run_id / "record.json"
+    try:
+        return RunRecord.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StoreError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+
+
+def _earlier(results_dir: Path, rows: Iterable[RunRow], row: RunRow, task: str) -> TaskScore | None:
+    """Return the newest score of a task that an earlier run of the same variant has."""
+    for other in rows:
+        same = (other.model, other.quant, other.engine) == (row.model, row.quant, row.engine)
+        if same and other.started_at < row.started_at and other.scores:
+            for score in _record(results_dir, other.run_id).scores:
+                if score.task == task and not score.repeat and score.status in ("ok", "emulated"):
+                    return score
+    return None
+
+
+def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Line]:
+    """Judge every task of tonight's runs item by item against the last earlier score."""
+    rows = index.runs()
+    found = []
+    for row in tonight.runs:
+        for score in _record(results_dir, row.run_id).scores if row.scores else ():
+            if score.repeat:
+                continue
+            name = f"{row.model} {row.quant} {row.engine} {score.task}"
+            before = _earlier(results_dir, rows, row, score.task)
+            found.append(_accuracy_line(name, before, score))
+    return found
+
+
+def _accuracy_line(name: str, before: TaskScore | None, score: TaskScore) -> Line:
+    if score.status not in ("ok", "emulated"):
+        return Line(name=name, kind="invalid", reason=f"{score.status}: {'; '.join(score.reasons)}")
+    if before is None:
+        return Line(name=name, kind="not_enough_data", reason="no earlier score of this task")
+    if before.key == score.key:
+        return Line(name=name, kind="fine", reason="unchanged: everything that it depends on is the same")
+    comparison = compare(before, score)
+    if comparison is None:
+        return Line(name=name, kind="not_enough_data", reason="the earlier score is of other items")
+    [verdict] = judge([comparison])
+    kind = "regression" if verdict.kind == "worse" else "fine"
+    return Line(name=name, kind=kind, reason=f"{verdict.kind}: {verdict.reason}")
+
+
+def run_lines(tonight: Tonight) -> list[Line]:
+    """Return a line for each of tonight's runs that has failures."""
+    return [
+        Line(
+            name=f"{row.model} {row.quant} {row.engine}",
+            kind="invalid",
+            reason=f"{row.failures} failures: {row.run_id}",
+        )
+        for row in tonight.runs
+        if row.failures
+    ]
+
+
+def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]:
+    """Judge a session, the newest by default.
+
+    Raises:
+        StoreError: there is no such session, or a record cannot be read.
+    """
+    index = Index(results_dir)
+    try:
+        done = index.refresh()
+        tonight = tonight_of(index, session)
+        lines = [
+            *run_lines(tonight),
+            *speed_lines(index, tonight, marks_of(results_dir)),
+            *accuracy_lines(results_dir, index, tonight),
+        ]
+    finally:
+        index.close()
+    for run_id, why in done.unreadable.items():
+        sys.stderr.write(f"warning: {run_id} cannot be read and is left out: {why}\n")
+    return tonight, lines
+
+
+def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
+    """Run once more what is an alarm; returns whether there was something to run."""
+    alarmed = {line.name for line in lines if line.kind == "rerun"}
+    again = [row for row in tonight.runs if any(name.startswith(f"{row.model} {row.quant} ") for name in alarmed)]
+    for row in again:
+        command = [sys.executable, "-m", "bench.run", *_record(results_dir, row.run_id).command, "accuracy=none"]
+        sys.stderr.write(f"measuring again: {shlex.join(command[1:])}\n")
+        subprocess.run([*command, f"results_dir={results_dir}"], check=False)
+    return bool(again)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge, print, write what CI wants, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="quantbench gate",
+        description="Say whether the newest session is worse than the nights before.",
+        epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT.items()),
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--session", help="the session to judge (default: the newest)")
+    parser.add_argument("--rerun", action="store_true", help="measure a second time what is an alarm, and judge both")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown, for a CI's page")
+    parser.add_argument("--accept", metavar="RUN", help="begin a new epoch with this run instead of judging")
+    parser.add_argument("--reason", default="", help="why, with --accept")
+    arguments = parser.parse_args(argv)
+    try:
+        return _main(arguments)
+    except QuantbenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code if error.exit_code != 1 else 3
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    results: Path = arguments.results
+    if not (results / "runs").is_dir():
+        sys.stderr.write(f"error: {results / 'runs'} is not there; name the results folder with --results DIR\n")
+        return 3
+    if arguments.accept:
+        if not arguments.reason or not (results / "runs" / arguments.accept / "record.json").exists():
+            sys.stderr.write("error: --accept RUN needs the name of a run that has ended, and --reason 'why'\n")
+            return 3
+        accept(results, arguments.accept, arguments.reason)
+        sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
+        return 0
+    tonight, lines = judged(results, arguments.session)
+    if arguments.rerun and measure_again(results, tonight, lines):
+        _, lines = judged(results, arguments.session)
+    code = exit_code(lines)
+    sys.stdout.write(lines_of(lines))
+    if arguments.junit:
+        write_atomic(arguments.junit, junit(tonight.session, lines))
+    for file, text in (
+        (arguments.summary, markdown(tonight.session, lines)),
+        (results / HISTORY, _entry(tonight, lines)),
+    ):
+        if file is not None:
+            with file.open("a") as stream:
+                stream.write(text)
+    return code
+
+
+def _entry(tonight: Tonight, lines: Sequence[Line]) -> str:
+    told = {
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "session": tonight.session,
+        "exit_code": exit_code(lines),
+        "lines": [line.model_dump() for line in lines],
+    }
+    return json.dumps(told) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""Figures that others published, as data with their source; never mixed with measured ones.
+
+``python -m bench.published qwen3-8b`` prints them with what each means: the time of a token, and the share of what the
+device allows. results/published/README.md says where they are from.
+"""
+
+import argparse
+import csv
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from bench.device import lookup
+from bench.paths import config_dir, published_dir
+from bench.record import Device
+from bench.roofline import Limit, limit, weight_bytes
+from bench.spec import nearest
+from quantize.architecture import Architecture
+from quantize.key import Frozen
+
+PLAIN_WIDTH = 160
+"""Columns of the table where no terminal says how many it has."""
+
+
+class Source(Frozen):
+    """One page of figures."""
+
+    title: str
+    page: str
+    device: str | None = None
+    """As its driver calls it."""
+    hardware: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    setting: str | None = None
+    counts: Literal["all", "generated"] | None = None
+    """Tokens that its speeds count over the time of the whole request."""
+    output_len: PositiveInt | None = None
+    traps: tuple[str, ...] = ()
+
+
+class Label(Frozen):
+    """What a published name of a quantization means."""
+
+    quant: str
+    """Our name."""
+    bits: PositiveFloat | None = None
+    """Of a quantized weight, scales included; None for 16."""
+    multiplied_in: str
+
+
+class PublishedCell(Frozen):
+    """One published speed: batch 1."""
+
+    source: str
+    model: str
+    quant: str | None
+    """Our name; None where there is none."""
+    label: str
+    """Theirs."""
+    engine: str
+    input_len: int
+    output_len: int
+    devices: int
+    memory_gb: float | None
+    speed_tokens_per_s: float
+    note: str
+
+    @property
+    def seconds(self) -> float:
+        """Time of the whole request, from the speed's own definition."""
+        counted = self.output_len + (self.input_len if sources()[self.source].counts == "all" else 0)
+        return counted / self.speed_tokens_per_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token; only at input 1, where the prompt takes next to nothing."""
+        return self.seconds / self.output_len if self.input_len == 1 else None
+
+
+class Share(Frozen):
+    """A published speed against the physical limit of its device."""
+
+    mbu: float | None
+    """Model bandwidth utilisation of decoding, 0 to 1; only at input 1."""
+    of_roof: float
+    """Least time of the whole request / its time, 0 to 1."""
+
+
+class PublishedScore(Frozen):
+    """One published accuracy."""
+
+    source: str
+    model: str
+    quant: str | None
+    label: str
+    task: str
+    score: float
+    bf16_score: float | None
+    """Of the same page; None where it prints none."""
+    n_items: int | None
+
+
+class Claim(Frozen):
+    """A sentence that is repeated everywhere."""
+
+    id: str
+    says: str
+    quants: tuple[str, ...]
+    figure: Literal["accuracy", "speed"]
+    above: float | None = None
+    below: float | None = None
+
+
+@cache
+def _toml() -> dict[str, Any]:
+    return tomllib.loads((published_dir() / "sources.toml").read_text())
+
+
+@cache
+def sources() -> dict[str, Source]:
+    """Return every page, by its short name."""
+    return {name: Source.model_validate(fields) for name, fields in _toml()["source"].items()}
+
+
+@cache
+def labels() -> dict[str, Label]:
+    """Return what published names of quantizations mean."""
+    return {name: Label.model_validate(fields) for name, fields in _toml()["label"].items()}
+
+
+@cache
+def claims() -> tuple[Claim, ...]:
+    """Return the sentences to hold figures against."""
+    return tuple(Claim.model_validate(fields) for fields in _toml()["claim"])
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table as they stand in its file."""
+    with (published_dir() / name).open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _our_name(label: str) -> str | None:
+    known = labels().get(label)
+    return known.quant if known else None
+
+
+@cache
+def cells() -> tuple[PublishedCell, ...]:
+    """Return every published speed of one request; rows without a length or a speed have none."""
+    return tuple(
+        PublishedCell(
+            source=row["source"],
+            model=row["model"],
+            quant=_our_name(row["label"]),
+            label=row["label"],
+            engine=row["engine"],
+            input_len=int(row["input_len"]),
+            output_len=sources()[row["source"]].output_len or 0,
+            devices=int(row["devices"]),
+            memory_gb=_number(row["memory_gb"]),
+            speed_tokens_per_s=float(row["speed_tokens_per_s"]),
+            note=row["note"],
+        )
+        for row in rows_of("speed.csv")
+        if row["input_len"] and row["speed_tokens_per_s"]
+    )
+
+
+@cache
+def scores() -> tuple[PublishedScore, ...]:
+    """Return every published accuracy. A page's own BF16 row stands for the BF16 score of its other rows."""
+    found = [
+        PublishedScore(
+            source=row["source"],
+            model=row["model"],
+            quant=_our_name(row["label"]),
+            label=row["label"],
+            task=row["task"],
+            score=float(row["score"]),
+            bf16_score=_number(row["bf16_score"]),
+            n_items=_toml()["n_items"].get(row["task"]),
+        )
+        for row in rows_of("accuracy.csv")
+    ]
+    plain = {(one.source, one.model, one.task): one.score for one in found if one.quant == "bf16"}
+    return tuple(
+        one.model_copy(update={"bf16_score": one.bf16_score or plain.get((one.source, one.model, one.task))})
+        for one in found
+    )
+
+
+@cache
+def architecture_of(model: str) -> Architecture | None:
+    """Return the shapes of a model from its config; None where there is no config of this name."""
+    file = config_dir() / "model" / f"{model}.yaml"
+    shapes = yaml.safe_load(file.read_text())["architecture"] if file.exists() else None
+    return Architecture.model_validate(shapes) if shapes else None
+
+
+def limit_of(cell: PublishedCell, output_len: int | None = None) -> Limit | None:
+    """Return the physical limit of a published cell; None where its model, label or device is not known."""
+    shapes, label = architecture_of(cell.model), labels().get(cell.label)
+    name = sources()[cell.source].device
+    device: Device | None = lookup(name) if name else None
+    if shapes is None or label is None or device is None:
+        return None
+    return limit(
+        shapes,
+        weight_bytes(shapes, label.bits),
+        device,
+        input_len=cell.input_len,
+        output_len=output_len or cell.output_len,
+        devices=cell.devices,
+        multiplied_in=label.multiplied_in,
+    )
+
+
+def share_of(cell: PublishedCell) -> Share | None:
+    """Return a published speed as shares of the limit; None where that is not known."""
+    found = limit_of(cell)
+    if found is None:
+        return None
+    least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s
+    mbu = found.decode.memory_s / cell.tpot_s if cell.tpot_s else None
+    return Share(mbu=mbu, of_roof=least / cell.seconds)
+
+
+def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
+    """Return the published speeds of a model as rows of plain values."""
+    found = []
+    for cell in cells():
+        if cell.model == model and engine in (None, cell.engine):
+            share = share_of(cell)
+            found.append(
+                {
+                    **cell.model_dump(),
+                    "counts": sources()[cell.source].counts,
+                    "seconds": cell.seconds,
+                    "tpot_s": cell.tpot_s,
+                    "mbu": share.mbu if share else None,
+                    "of_roof": share.of_roof if share else None,
+                }
+            )
+    return found
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    for source in dict.fromkeys(row["source"] for row in rows):
+        page = sources()[source]
+        told = f"{page.title} · {page.hardware} · published, not measured here"
+        table = Table(title=told, title_justify="left", caption=page.page, caption_justify="left")
+        for heading in ("engine", "input", "quantization", "devices", "tokens/s", "TPOT", "MBU", "of roof", "note"):
+            table.add_column(heading, justify="right" if heading not in ("engine", "quantization", "note") else "left")
+        for row in (row for row in rows if row["source"] == source):
+            tpot = "" if row["tpot_s"] is None else f"{1e3 * row['tpot_s']:.2f} ms"
+            table.add_row(
+                row["engine"], f"{row['input_len']:,}", row["label"], str(row["devices"]),
+                f"{row['speed_tokens_per_s']:.2f}", tpot, _percent(row["mbu"]), _percent(row["of_roof"]), row["note"],
+            )  # fmt: skip
+        console.print(table)
+        counted = "prompt and generated" if page.counts == "all" else "generated"
+        console.print(f"tokens/s counts {counted} tokens over the whole request", soft_wrap=True)
+        for trap in page.traps:
+            console.print(f"note: {trap}", soft_wrap=True, markup=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the published speeds of a model and return the exit code."""
+    models = sorted({cell.model for cell in cells()})
+    parser = argparse.ArgumentParser(
+        prog="quantbench published",
+        description="Print speeds that others published, with the share of the device's limit. Nothing is measured.",
+        epilog=f"models: {', '.join(models)}",
+    )
+    parser.add_argument("model", nargs="?", help="such as qwen3-8b; without one, which models there are")
+    parser.add_argument("--engine", choices=sorted({cell.engine for cell in cells()}), help="only this engine's")
+    parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="text (default), csv or json")
+    arguments = parser.parse_args(argv)
+    if arguments.model is None:
+        sys.stdout.write("\n".join(models) + "\n")
+        return 0
+    rows = table_of(arguments.model, arguments.engine)
+    if arguments.model not in models:
+        sys.stderr.write(f"error: nothing published of {arguments.model}{nearest(arguments.model, models)}\n")
+        return 2
+    if arguments.format == "json":
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    elif arguments.format == "csv":
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = PLAIN_WIDTH
+        _show(rows, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

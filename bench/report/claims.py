@@ -1,0 +1,78 @@
+"""Sentences that are repeated everywhere, held against the figures of a report. Pure functions."""
+
+from collections.abc import Iterator, Sequence
+
+from bench.analysis.claims import Finding, answer_of, published_findings
+from bench.analysis.speedup import speedup
+from bench.published import Claim, claims
+from bench.record import RunRecord
+from bench.report.verdicts import judged
+from bench.report.view import Run, runs
+from bench.speed.metrics import e2e_s
+
+
+def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
+    for cell in run.record.cells:
+        before = next(
+            (
+                one
+                for one in (run.baseline.cells if run.baseline else ())
+                if (one.input_len, one.output_len, one.concurrency, one.request_rate)
+                == (cell.input_len, cell.output_len, cell.concurrency, cell.request_rate)
+            ),
+            None,
+        )
+        found = speedup(before, cell, e2e_s) if before else None
+        if found is None or found.verdict == "not enough data":
+            continue
+        low, value, high = (edge - 1 for edge in (found.ratio.low, found.ratio.median, found.ratio.high))
+        yield Finding(
+            claim=claim,
+            measured=True,
+            source=run.record.run_id,
+            model=run.record.variant.model,
+            label=run.record.variant.quant,
+            where=run.record.engine,
+            input_len=cell.input_len,
+            value=value,
+            low=low,
+            high=high,
+            answer=answer_of(claim, value, low, high),
+        )
+
+
+def _measured_accuracy(claim: Claim, records: Sequence[RunRecord]) -> Iterator[Finding]:
+    for one in judged(records):
+        quant = one.run.record.variant.quant.partition("[")[0]
+        recovery = one.verdict.comparison.recovery if one.verdict else None
+        if quant not in claim.quants or recovery is None:
+            continue
+        low, value, high = 1 - recovery.high, 1 - recovery.value, 1 - recovery.low
+        yield Finding(
+            claim=claim,
+            measured=True,
+            source=one.run.record.run_id,
+            model=one.run.record.variant.model,
+            label=one.run.record.variant.quant,
+            where=one.score.task,
+            input_len=None,
+            value=value,
+            low=low,
+            high=high,
+            answer=answer_of(claim, value, low, high),
+        )
+
+
+def measured_findings(claim: Claim, records: Sequence[RunRecord]) -> tuple[Finding, ...]:
+    """Return what the measurements of a report say of a claim."""
+    if claim.figure == "accuracy":
+        return tuple(_measured_accuracy(claim, records))
+    wanted = [run for run in runs(records) if run.record.variant.quant.partition("[")[0] in claim.quants]
+    return tuple(finding for run in wanted for finding in _measured_speed(claim, run))
+
+
+def findings(records: Sequence[RunRecord]) -> tuple[Finding, ...]:
+    """Return everything that published and measured figures say of every claim, measured ones first."""
+    return tuple(
+        finding for claim in claims() for finding in (*measured_findings(claim, records), *published_findings(claim))
+    )

@@ -1,0 +1,87 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.analysis.gate import Rule
+from bench.analysis.history import Mark, Measured, night_of, replay
+
+QUIET = (0.001, -0.001, 0.002, -0.002)
+RULE = Rule()
+
+
+def run(day: int, change: float = 0.0, *, hour: int = 23, epoch: str = "a", problem: str | None = None) -> Measured:
+    """Return a run of the ``day``-th night with a little noise, in turns with a control."""
+    drift = math.exp(0.01 * math.sin(day))  # the whole night is faster or slower
+    pace = math.exp(QUIET[day % len(QUIET)]) * (1 + change) * drift
+    return Measured(
+        run_id=f"run-{day:03}-{hour}",
+        started_at=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
+        epoch=epoch,
+        variant=(50 * pace,) * RULE.least_rounds,
+        control=(40 * drift,) * RULE.least_rounds,
+        problem=problem,
+    )
+
+
+def test_a_run_before_midnight_and_one_after_it_are_one_night() -> None:
+    assert night_of("2026-11-26T23:10:00+00:00") == night_of("2026-11-27T03:10:00+00:00") == "2026-11-26"
+    assert night_of("2026-11-27T13:00:00+00:00") == "2026-11-27"
+
+
+def test_flat_nights_are_fine_once_there_are_enough() -> None:
+    kinds = [one.kind for one in replay(run(day) for day in range(25))]
+    assert kinds == ["not_enough_data"] * RULE.least_nights + ["fine"] * (25 - RULE.least_nights)
+
+
+def test_a_slower_night_wants_a_second_measurement_and_that_decides() -> None:
+    before = [run(day) for day in range(25)]
+    slow = run(25, -0.05)
+    assert replay([*before, slow])[-1].kind == "rerun"
+    again = slow.model_copy(update={"run_id": "again", "started_at": slow.started_at.replace("23:00", "23:30")})
+    confirmed = replay([*before, slow, again])[-1]
+    assert (confirmed.kind, confirmed.run_ids) == ("regression", (slow.run_id, "again"))
+    well = run(25).model_copy(update={"run_id": "again", "started_at": again.started_at})
+    assert replay([*before, run(25, -0.03), well])[-1].kind == "fine"
+
+
+def test_an_alarm_stays_one_until_somebody_accepts_it() -> None:
+    nights = [run(day) for day in range(25)]
+    for day in range(25, 40):
+        nights += [run(day, -0.05), run(day, -0.05, hour=22)]
+    kinds = [one.kind for one in replay(nights)]
+    assert kinds[25:] == ["regression"] * 15
+    mark = Mark(run_id=run(30, hour=22).run_id, reason="the new kernel is worth it", at="2026-02-03")
+    judged = replay(nights, [mark])
+    assert judged[30].epoch_begins == "the new kernel is worth it"
+    assert [one.kind for one in judged[30:]] == ["not_enough_data"] * 8 + ["fine"] * 2
+
+
+def test_other_conditions_begin_a_new_epoch() -> None:
+    judged = replay([*(run(day) for day in range(25)), *(run(day, -0.1, epoch="b") for day in range(25, 28))])
+    assert [one.kind for one in judged[25:]] == ["not_enough_data"] * 3
+    assert "changed" in str(judged[25].epoch_begins)
+    assert judged[26].epoch_begins is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"problem": "invalid: cached tokens"}, "cached tokens"),
+        ({"control": ()}, "baseline=bf16"),
+        ({"variant": (50.0,) * 3, "control": (40.0,) * 3}, "workload.trials=5"),
+    ],
+)
+def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(change: dict[str, object], said: str) -> None:
+    nights = [run(day) for day in range(20)]
+    spoiled = run(20).model_copy(update=change)
+    judged = replay([*nights, spoiled, run(21)])
+    assert (judged[20].kind, judged[20].value) == ("invalid", None)
+    assert said in judged[20].reason
+    assert judged[21].kind == "fine"
+
+
+@given(st.permutations(range(12)))
+def test_the_order_in_which_runs_are_given_does_not_matter(order: list[int]) -> None:
+    assert replay(run(day) for day in order) == replay(run(day) for day in range(12))
