@@ -98,6 +98,8 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
         at_least=spec.at_least,
         chat_template=chat,
         thinking=chat and spec.thinking,
+        sampling=spec.sampling_of(stage.task),
+        yarn=run.spec.yarn,
         max_gen_toks=spec.cap_of(stage.task),
         max_share=spec.max_share,
         verify_data=spec.verify_data,

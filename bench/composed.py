@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -40,12 +40,15 @@ GROUPS = (
     "model", "context", "quant", "engine", "kv_cache", "calibration", "workload", "accuracy", "hardware", "report",
     "experiment",
 )  # fmt: skip
-NAMING = re.compile(r"model\.source\.(path|repo)=")
-"""What a model is called by already."""
-CONTEXT = ("context=", "context.")
+NAMING = re.compile(r"model\.source\.(path|repo)=|context=native$")
+"""What a model is called by already, or what changes nothing."""
+MODEL_FIELDS = ("model.", "context=", "context.", "accuracy.thinking=")
+"""Beginnings of overrides that make another model of it: what it is given to read, and whether it reasons."""
 KV_CACHE = ("kv_cache=",)
 CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
+SAMPLING = ("auto", "greedy", "recommended")
+"""Names for how tokens of answers are drawn."""
 BASELINE = "quant@baseline"
 """How Hydra calls the config group of ``baseline=``."""
 MADE, OFFICIAL = "made", "official"
@@ -174,8 +177,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
     with _explaining("workload"):
         workload = Workload.model_validate(data["workload"])
-    with _explaining("accuracy"):
-        accuracy = AccuracySpec.model_validate(data["accuracy"])
+    accuracy = _accuracy(_section(data, "accuracy", overrides), model)
     with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
     with _explaining(""):
@@ -192,7 +194,9 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             report=report,
             variant=Variant(
                 model=model.name
-                + _changed([text for text in overrides if not NAMING.search(text)], "model.", *CONTEXT),
+                + _changed([text for text in overrides if not NAMING.search(text)], *MODEL_FIELDS).replace(
+                    "accuracy.", ""
+                ),
                 quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *_texts(quant, release)),
             ),
             command=tuple(
@@ -230,6 +234,32 @@ def _model(section: dict[str, Any]) -> ModelSpec:
             section = _described(section)
     with _explaining("model"):
         return ModelSpec.model_validate(section)
+
+
+def _accuracy(section: dict[str, Any], model: ModelSpec) -> AccuracySpec:
+    """Return the accuracy section, with the mode of the model and how its tokens are drawn decided.
+
+    Greedy decoding is lm-eval's own; but a model that reasons first is drawn from as its makers recommend, for greedy
+    reasoning tends to repeat itself without end.
+    """
+    asked, drawn = section.get("thinking"), section.get("sampling")
+    thinking = "plain" not in model.modes and "thinking" in model.modes if asked is None else asked
+    name: Literal["plain", "thinking"] = "thinking" if thinking is True else "plain"
+    chats = set(section.get("tasks") or ()) & set(section.get("chat_template") or ())
+    if model.modes and name not in model.modes and chats:
+        raise ConfigError(
+            f"accuracy.thinking={str(thinking).lower()}: {model.name} answers in {' and '.join(model.modes)} mode only"
+        )
+    if drawn == "recommended" and name not in model.modes:
+        raise ConfigError(f"accuracy.sampling=recommended: nothing is recommended for {model.name} in {name} mode")
+    if isinstance(drawn, str) and drawn not in SAMPLING:
+        raise ConfigError(f"accuracy.sampling={drawn}: expected {', '.join(SAMPLING)} or {{temperature: …, top_p: …}}")
+    if drawn == "greedy":
+        drawn = {"temperature": 0}
+    elif isinstance(drawn, str):
+        drawn = model.modes.get(name) if drawn == "recommended" or name == "thinking" else None
+    with _explaining("accuracy"):
+        return AccuracySpec.model_validate({**section, "thinking": thinking, "sampling": drawn})
 
 
 def _check_context(context: ContextSpec, model: ModelSpec) -> None:

@@ -58,8 +58,7 @@ RULES = (
     _Rule(
         "context too long",
         r"is greater than the derived (?:context_length|max_model_len)",
-        "set model.context_length to what the model was trained for, or stretch it with "
-        "engine.rope={factor: …, original: …}",
+        "set model.context_length to what the model was trained for, or stretch it with context=131k",
     ),
     _Rule(
         "quantization not supported",

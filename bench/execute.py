@@ -107,6 +107,7 @@ def _measure(run: Run) -> None:
                 run.spec.engine,
                 run.checkpoint,
                 context_length=context_of(run.spec),
+                yarn=run.spec.yarn,
                 what=f"server of {run.spec.variant.model} {run.spec.variant.quant}",
                 log_file=run.folder.path / "server.log",
                 on_wait=line.update,

@@ -15,7 +15,7 @@ from bench.engines import Launch
 from bench.errors import EngineError
 from bench.process import Child, Pulse
 from bench.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
-from bench.record import ServerFacts
+from bench.record import ServerFacts, Yarn
 from bench.spec import PartSpec, plugin
 from quantize.checkpoint import Checkpoint
 
@@ -138,6 +138,7 @@ def serve(
     checkpoint: Checkpoint | None,
     *,
     context_length: int,
+    yarn: Yarn | None = None,
     share: float = 1.0,
     beside: int = 0,
     what: str,
@@ -153,6 +154,7 @@ def serve(
         engine: which engine, with its checked config.
         checkpoint: what to serve; None for a server that somebody else runs.
         context_length: longest prompt plus answer, tokens.
+        yarn: how the model's positions are stretched to that.
         share: the part of the device's memory that it may plan with.
         beside: servers with the same share that run already.
         what: a name for messages, e.g. ``server of smollm2-135m fp8``.
@@ -180,7 +182,9 @@ def serve(
     child, door, started_s = _started(
         module,
         config,
-        lambda port: module.command(config, interpreter, Launch(checkpoint.path, context_length, port, share, beside)),
+        lambda port: module.command(
+            config, interpreter, Launch(checkpoint.path, context_length, port, share, beside, yarn)
+        ),
         api_key,
         what=what,
         log_file=log_file,
@@ -336,6 +340,7 @@ def join(
     checkpoint: Checkpoint,
     *,
     context_length: int,
+    yarn: Yarn | None = None,
     what: str,
     log_file: Path,
     on_wait: Callable[[], None],
@@ -348,7 +353,7 @@ def join(
     module = plugin("bench.engines", engine.module)
     config = module.Config.model_validate(engine.config)
     interpreter = module.interpreter(config, f"engine {engine.name}")
-    argv = module.command(config, interpreter, Launch(checkpoint.path, context_length, free_port()))
+    argv = module.command(config, interpreter, Launch(checkpoint.path, context_length, free_port(), yarn=yarn))
     env = module.environment(config, secrets.token_urlsafe(16))
     with Child(argv, what=what, log_file=log_file, env=env, cwd=Path.cwd()) as child:
         while child.exit_code is None:

@@ -81,8 +81,8 @@ def context_of(spec: RunSpec) -> int:
     """Return the longest prompt plus answer in tokens: the model's, or what the engine's own fields make of it."""
     engine = plugin("bench.engines", spec.engine.module)
     if not hasattr(engine, "context"):
-        return spec.model.context_length
-    longest: int = engine.context(engine.Config.model_validate(spec.engine.config), spec.model.context_length)
+        return spec.context_length
+    longest: int = engine.context(engine.Config.model_validate(spec.engine.config), spec.context_length)
     return longest
 
 
@@ -268,7 +268,9 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
 def _task_stages(spec: RunSpec, served: Key, versions: dict[str, str]) -> Iterator[TaskStage]:
     for repeat in (0, 1) if spec.accuracy.noise_floor and spec.quant.name == UNQUANTIZED else (0,):
         context = context_of(spec)
-        answers = answers_key(served, engine=spec.engine, context_length=context, versions=versions, repeat=repeat)
+        answers = answers_key(
+            served, engine=spec.engine, context_length=context, yarn=spec.yarn, versions=versions, repeat=repeat
+        )
         for task in spec.accuracy.tasks:
             key = score_key(spec.accuracy, task, answers, seed=spec.seed)
             yield TaskStage(task=task, repeat=repeat, key=key, answers=answers)
@@ -298,6 +300,7 @@ def plan(spec: RunSpec) -> Plan:
         "baseline": baseline.key.digest if baseline else None,
         "engine": spec.engine.model_dump(mode="json"),
         "context_length": context_of(spec),
+        "yarn": spec.yarn and spec.yarn.model_dump(),
         "server": server_versions,
         "workload": spec.workload.model_dump(mode="json"),
         "tasks": [stage.key.digest for stage in tasks],

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from bench.migrations import UPGRADES
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCHEMA_VERSION: Literal[4] = 4
+SCHEMA_VERSION: Literal[5] = 5
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
@@ -38,6 +39,18 @@ class Yarn(Frozen):
     def length(self) -> int:
         """The longest context, tokens."""
         return round(self.factor * self.original)
+
+
+class Mode(Frozen):
+    """How tokens are drawn."""
+
+    temperature: float = Field(ge=0, allow_inf_nan=False)
+    """0 takes the most likely token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=-1, ge=-1)
+    """-1 for all tokens."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Share of the most likely token's probability below which none is drawn."""
 
 
 class Variant(Frozen):
@@ -142,6 +155,10 @@ class SpeedCell(Frozen):
     n_requests: int
     """Requests of one trial."""
     objective: Objective | None = None
+    context_length: int | None = None
+    """Longest prompt plus answer that was served, tokens; None if it was not recorded."""
+    yarn: Yarn | None = None
+    """How the model's positions were stretched to that."""
     seed: int
     prompts: str = ""
     """Mixed into the seed of the prompts where the server cannot empty its cache, for them to be new in every run."""
@@ -293,6 +310,12 @@ class TaskScore(Frozen):
     """Whether the chat template let the model reason first; None where no template was used."""
     max_gen_toks: int | None = None
     """Cap on answers, tokens; None for the task's own."""
+    sampling: Mode | None = None
+    """How the tokens of answers were drawn; None for as the task says, which is the most likely one by default."""
+    context_length: int | None = None
+    """Longest prompt plus answer that was served, tokens; None if it was not recorded."""
+    yarn: Yarn | None = None
+    """How the model's positions were stretched to that."""
     repeat: int = 0
     """0 for the score itself; 1 for the same again in another order, to see how much differs by chance."""
     task_versions: dict[str, str]
@@ -327,41 +350,10 @@ class Environment(Frozen):
     git_dirty: bool | None
 
 
-def _from_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 1 as one of schema 2, whose manifest tells more about calibration and proof."""
-    made = record.get("checkpoint")
-    if made is None:
-        return {**record, "schema_version": 2}
-    more: dict[str, Any] = {"format": None, "experts_reached": None, "layer_errors": [], "canaries": None}
-    unknown: dict[str, Any] = {
-        "source": "not recorded",
-        "enable_thinking": None,
-        "chat_template_sha256": None,
-        "sample_sha256": [],
-    }
-    calibration = {**unknown, **made["calibration"]} if made["calibration"] else None
-    proof = {"proof_seconds": 0.0, "proof_peak_rss_bytes": 0}
-    return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **made, "calibration": calibration}}
-
-
-def _from_2(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 2 as one of schema 3, which only adds to it."""
-    return {**record, "schema_version": 3}
-
-
-def _from_3(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 3 as one of schema 4, which only adds to it."""
-    return {**record, "schema_version": 4}
-
-
-UPGRADES = {1: _from_1, 2: _from_2, 3: _from_3}
-"""By schema version: what makes the next one of a record. Records on disk stay as they are."""
-
-
 class RunRecord(Frozen):
     """One run: one variant on one engine."""
 
-    schema_version: Literal[4] = SCHEMA_VERSION
+    schema_version: Literal[5] = SCHEMA_VERSION
     run_id: str
     session: str
     """Runs of one command share a session; its report shows them together."""

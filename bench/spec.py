@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from bench.errors import ConfigError
-from bench.record import Objective, Problem, Variant, Yarn
+from bench.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 from quantize.texts import HeldoutConfig
@@ -61,6 +61,8 @@ class AccuracySpec(Frozen):
     chat_template: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
     thinking: bool
     """Whether a chat template lets the model reason first."""
+    sampling: Mode | None
+    """How the tokens of answers are drawn where the chat template is used; None for as each task says."""
     max_gen_toks: PositiveInt | None
     """Cap on answers; None for each task's own."""
     max_thinking_toks: PositiveInt
@@ -80,6 +82,10 @@ class AccuracySpec(Frozen):
         thinks = self.thinking and task in self.chat_template
         return self.max_thinking_toks if thinks else self.max_gen_toks
 
+    def sampling_of(self, task: str) -> Mode | None:
+        """Return how the tokens of answers of ``task`` are drawn; None for as the task says."""
+        return self.sampling if task in self.chat_template else None
+
     def fewshot_of(self, task: str) -> int | None:
         """Return the number of examples for ``task``; None means the task's own."""
         return self.num_fewshot.get(task) if isinstance(self.num_fewshot, dict) else self.num_fewshot
@@ -93,16 +99,6 @@ class Rope(Frozen):
     """Positions that it was trained with, tokens: what YaRN stretches."""
     longest: PositiveInt | None = None
     """Tokens to which its makers say that YaRN can stretch it; None if they say nothing."""
-
-
-class Mode(Frozen):
-    """How a model's makers recommend to draw its tokens in one of its modes."""
-
-    temperature: Annotated[float, Field(ge=0)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
-    top_k: int
-    """-1 for all tokens."""
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ContextSpec(Frozen):

@@ -12,7 +12,7 @@ from bench.hardware import exceeds, limit_of
 from bench.lifecycle import RunningEngine, serve
 from bench.plan import context_of
 from bench.record import ServerFacts, SpeedCell, Variant
-from bench.spec import plugin
+from bench.spec import RunSpec, plugin
 from bench.speed.client import Client
 from bench.speed.client import run as run_client
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
@@ -84,6 +84,8 @@ def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
                 variant=subject.variant,
                 engine=run.spec.engine.name,
                 **shape.model_dump(),
+                context_length=context_of(run.spec),
+                yarn=run.spec.yarn,
                 seed=run.spec.seed,
                 status="not_supported",
                 reasons=(reason,),
@@ -134,6 +136,7 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
                     run.spec.engine,
                     subject.checkpoint,
                     context_length=context_of(run.spec),
+                    yarn=run.spec.yarn,
                     share=1 / len(group),
                     beside=len(running),
                     what=f"server of {subject.variant.model} {subject.variant.quant}",
@@ -250,6 +253,15 @@ def _lane(
     )
 
 
+def _as_served(spec: RunSpec, cell: SpeedCell) -> SpeedCell:
+    """Return a cell with the context that it was served in."""
+    told: tuple[str, ...] = ()
+    if spec.yarn is not None:
+        told = (f"YaRN: positions stretched {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens",)
+    served = {"context_length": context_of(spec), "yarn": spec.yarn, "warnings": (*cell.warnings, *told)}
+    return cell.model_copy(update=served)
+
+
 async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     left = list(shapes)
     module = plugin("bench.engines", run.spec.engine.module)
@@ -285,7 +297,7 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
         async for one_shape in cells:
             for (subject, _), cell in zip(served, one_shape, strict=True):
                 if cell.status in FINAL or shape_of(cell) not in final_shapes(run, subject):
-                    run.folder.add_cell(cell, subject.place)
+                    run.folder.add_cell(_as_served(run.spec, cell), subject.place)
             left.remove(shape_of(one_shape[0]))
             line.update(done=len(shapes) - len(left))
             if any(engine.ended for _, engine in served):

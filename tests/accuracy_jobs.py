@@ -99,6 +99,8 @@ def job(url: str, tokenizer: Path, folder: Path, task: str = "mini-mmlu", **chan
         "at_least": 1,
         "chat_template": False,
         "thinking": False,
+        "sampling": None,
+        "yarn": None,
         "max_gen_toks": None,
         "max_share": {},
         "verify_data": True,

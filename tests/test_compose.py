@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from bench.compose import GROUPS, compose_job, jobs, names, with_plus
-from bench.paths import config_dir
 from bench.errors import ConfigError, NotPossibleError
+from bench.paths import config_dir
 from bench.plan import check
 from quantize.methods import choose_group_size
 from tests.test_sources import sharded

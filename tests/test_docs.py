@@ -7,8 +7,8 @@ import pytest
 
 from bench.cli import COMMANDS, usage
 from bench.compose import GROUPS, compose_job, jobs, names, with_plus
-from bench.paths import config_dir
 from bench.export import COLUMNS
+from bench.paths import config_dir
 from tests.conftest import ROOT, Cli
 from tests.test_sources import sharded
 

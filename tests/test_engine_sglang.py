@@ -16,24 +16,24 @@ from omegaconf import OmegaConf
 
 from bench import composed, toolchain
 from bench.compose import compose_job
-from bench.paths import config_dir
 from bench.engines import Launch, sglang
-from bench.engines.sglang import Config, Rope
+from bench.engines.sglang import Config
 from bench.errors import ConfigError
-from bench.record import ServerFacts
+from bench.paths import config_dir
+from bench.record import ServerFacts, Yarn
 from bench.toolchain_build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from tests.records import manifest
 
 LAUNCH = Launch(Path("/m"), 40960, 31000)
+STRETCHED = Launch(Path("/m"), 131072, 31000, yarn=Yarn(factor=4, original=32768))
 KEY = "a-secret-key"
 EVERYTHING: dict[str, Any] = {
     "device": "cuda",
     "dtype": "bfloat16",
     "kv_cache_dtype": "fp8_e4m3",
     "context_length": 140000,
-    "rope": Rope(factor=4, original=32768),
     "max_total_tokens": 200000,
     "max_running_requests": 64,
     "chunked_prefill_size": 8192,
@@ -82,10 +82,10 @@ print(json.dumps(parsed, default=str))
 """
 
 
-def parsed(*configs: Config) -> list[dict[str, Any]]:
+def parsed(*configs: Config, launch: Launch = LAUNCH) -> list[dict[str, Any]]:
     """Return what the real parser makes of the commands."""
     python = real_python()
-    asked = [sglang.command(one, python, LAUNCH)[3:] for one in configs]
+    asked = [sglang.command(one, python, launch)[3:] for one in configs]
     env = {**os.environ, **alone(), **toolchain.variables("sglang-cpu")}
     done = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(asked), env=env, capture_output=True, text=True, timeout=250
@@ -96,7 +96,9 @@ def parsed(*configs: Config) -> list[dict[str, Any]]:
 
 
 def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
-    published, everything, cpu = parsed(config(), config(**EVERYTHING), config(**ON_CPU))
+    published, cpu = parsed(config(), config(**ON_CPU))
+    [everything] = parsed(config(**EVERYTHING), launch=STRETCHED)
+    assert published["json_model_override_args"] == "{}"
     assert published["mem_fraction_static"] == 0.85
     assert published["context_length"] == 40960 + sglang.OWN_POSITIONS
     assert published["enable_mixed_chunk"] is True
@@ -143,7 +145,7 @@ def test_two_servers_share_the_memory() -> None:
 
 @given(st.floats(1, 64), st.integers(1024, 2**20), st.integers(1, 2**21))
 def test_a_stretched_context_is_as_long_as_what_is_asked_for(factor: float, original: int, context: int) -> None:
-    fields = sglang.stretched(Rope(factor=factor, original=original), context)
+    fields = sglang.stretched(Yarn(factor=factor, original=original), context)
     assert fields["max_position_embeddings"] >= context
     assert fields["rope_scaling"]["original_max_position_embeddings"] == original
 

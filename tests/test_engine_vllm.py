@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from bench.compose import compose_job
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
 from bench.lifecycle import RunningEngine, serve
-from bench.record import RequestTrace
+from bench.record import RequestTrace, Yarn
 from bench.spec import PartSpec, plugin
 from bench.speed.client import Client, run
 from bench.toolchain import read, state
@@ -84,7 +85,8 @@ def test_nothing_is_compiled_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_longer_context_keeps_the_models_base_frequency(tmp_path: Path) -> None:
-    overrides = json.loads(value(argv(tmp_path, rope={"factor": 4.0, "original": 32768}), "--hf-overrides"))
+    stretched = dataclasses.replace(launch(tmp_path), yarn=Yarn(factor=4, original=32768))
+    overrides = json.loads(value(vllm.command(config(), "python", stretched), "--hf-overrides"))
     assert overrides["max_position_embeddings"] == 131072
     assert overrides["rope_parameters"] == {
         "rope_type": "yarn",
@@ -226,10 +228,13 @@ def test_every_flag_is_known_to_the_real_parser(tmp_path: Path) -> None:
         "enforce_eager": True,
         "kv_cache_dtype": "fp8_e4m3",
         "max_num_batched_tokens": 2048,
-        "rope": {"factor": 2.0, "original": 1024},
         "extra_args": ["--stream-interval", "1"],
     }
-    lines = [vllm.command(config(**fields), "python", launch(tmp_path))[4:] for fields in ({}, everything)]
+    stretched = dataclasses.replace(launch(tmp_path), yarn=Yarn(factor=2, original=1024))
+    lines = [
+        vllm.command(config(**fields), "python", how)[4:]
+        for fields, how in (({}, launch(tmp_path)), (everything, stretched))
+    ]
     done = subprocess.run(
         [python, "-c", PARSE, json.dumps(lines)],
         capture_output=True,

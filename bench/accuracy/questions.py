@@ -17,10 +17,13 @@ class Sampling(Frozen):
 
     max_new_tokens: int
     stop: tuple[str, ...]
-    temperature: float
+    temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = -1
     """-1 for all tokens."""
+    min_p: float = 0.0
+    seed: int | None = None
+    """Of the draws; None where nothing is drawn."""
 
 
 class Question(Frozen):
@@ -36,6 +39,13 @@ class Question(Frozen):
     """Text is wanted."""
     nth: int = 0
     """Counts questions that are alike and whose answers are drawn at random."""
+
+    def seeded(self, seed: int) -> "Question":
+        """Return the question with a seed of its own for its draws, the same in every run; as it is if it has none."""
+        if self.sampling is None or self.sampling.temperature == 0:
+            return self
+        own = int(hashlib.sha256(f"{seed} {self.digest()}".encode()).hexdigest()[:8], 16) >> 1
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update={"seed": own})})
 
     @property
     def prompt(self) -> tuple[int, ...]:

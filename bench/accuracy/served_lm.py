@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from bench.accuracy.asking import Asker
 from bench.accuracy.questions import Note, Question, Sampling
 from bench.errors import AccuracyError
-from bench.record import Problem
+from bench.record import Mode, Problem
 from quantize.checkpoint import own_code
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]
@@ -33,7 +33,15 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """Answers lm-eval's three kinds of requests from a server."""
 
     def __init__(
-        self, asker: Asker, tokenizer: Path, *, max_length: int, thinking: bool, max_gen_toks: int | None
+        self,
+        asker: Asker,
+        tokenizer: Path,
+        *,
+        max_length: int,
+        thinking: bool,
+        max_gen_toks: int | None,
+        sampling: Mode | None = None,
+        seed: int = 0,
     ) -> None:
         """Ask through ``asker``.
 
@@ -43,6 +51,8 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             max_length: longest prompt plus answer, tokens.
             thinking: whether the chat template lets the model reason first.
             max_gen_toks: overrides the tasks' own cap on answers; None keeps it.
+            sampling: overrides how the tasks want tokens drawn; None keeps that.
+            seed: of the draws, where the server takes one.
 
         Raises:
             AccuracyError: the model is to reason and cannot.
@@ -59,6 +69,8 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._asker = asker
         self._thinking = thinking
         self._max_gen_toks = max_gen_toks
+        self._drawn_as = sampling
+        self._seed = seed
         if thinking and not self.reasons:
             raise AccuracyError(
                 f"accuracy.thinking=true: this model's chat template knows no reasoning that ends with {REASONING_END}"
@@ -196,7 +208,8 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 self.notes[context] = Note(len(ids[context]), "over_long")
                 continue
             sampling = self._sampling(settings, room)
-            questions.append(Question(context=tuple(ids[context]), sampling=sampling, nth=drawn[context]))
+            question = Question(context=tuple(ids[context]), sampling=sampling, nth=drawn[context])
+            questions.append(question.seeded(self._seed))
             drawn[context] += sampling.temperature > 0
             places.append(place)
         for place, answer in zip(places, self._asker.ask(questions), strict=True):
@@ -213,10 +226,14 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return Sampling(
             max_new_tokens=min(room, self._max_gen_toks or settings["max_gen_toks"]),
             stop=tuple(stops) if few and not self._thinking else (),
-            temperature=settings.get("temperature", 0.0),
-            top_p=settings.get("top_p", 1.0),
-            top_k=settings.get("top_k", -1),
+            **self._drawing(settings),
         )
+
+    def _drawing(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return how tokens are drawn: as the run wants it, else as the task does."""
+        if self._drawn_as is not None:
+            return self._drawn_as.model_dump()
+        return {name: settings[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in settings}
 
     def spoken(self, text: str, until: Sequence[str], *, cut: bool) -> tuple[str, Problem | None]:
         """Return what of a generated text is the answer, and what is wrong with it."""

@@ -10,7 +10,7 @@ from typing import Any
 from bench.accuracy import data
 from bench.environment import gpus
 from bench.errors import ConfigError
-from bench.record import Problem, Variant
+from bench.record import Mode, Problem, Variant, Yarn
 from bench.spec import AccuracySpec, PartSpec, nearest
 from quantize.checkpoint import hash_folder
 from quantize.key import Frozen, Key, canonical_json, sha256_text
@@ -51,6 +51,9 @@ class TaskJob(Frozen):
     """Items of the whole task below which the limit does not go."""
     chat_template: bool
     thinking: bool
+    sampling: Mode | None
+    """How the tokens of answers are drawn; None for as the task says."""
+    yarn: Yarn | None
     max_gen_toks: int | None
     max_share: dict[Problem, float]
     """Above which share of items with a problem the score is invalid."""
@@ -145,7 +148,13 @@ def _data_identity(task: str, hub_dir: Path | None) -> str:
 
 
 def answers_key(
-    checkpoint: Key, *, engine: PartSpec, context_length: int, versions: dict[str, str], repeat: int = 0
+    checkpoint: Key,
+    *,
+    engine: PartSpec,
+    context_length: int,
+    yarn: Yarn | None = None,
+    versions: dict[str, str],
+    repeat: int = 0,
 ) -> Key:
     """Return what the answer to a question depends on: the server. The answers of a limited run serve the full one."""
     names = ("torch", "transformers")
@@ -157,6 +166,7 @@ def answers_key(
             "checkpoint": checkpoint.digest,
             "engine": {"name": engine.name, "gpus": gpus(), **kernel},
             "context_length": context_length,
+            **({"yarn": yarn.model_dump()} if yarn else {}),
             "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
             **({"server": versions} if versions else {}),
             **({"repeat": repeat} if repeat else {}),
@@ -176,6 +186,7 @@ def score_key(spec: AccuracySpec, task: str, answers: Key, *, seed: int) -> Key:
             "limit": spec.limit and [spec.limit, spec.at_least],
             "chat_template": task in spec.chat_template,
             "thinking": task in spec.chat_template and spec.thinking,
+            "sampling": (how := spec.sampling_of(task)) and how.model_dump(),
             "max_gen_toks": spec.cap_of(task),
             "max_share": spec.max_share,
             "concurrency": spec.concurrency,  # batching changes rounding, and with it a pick now and then

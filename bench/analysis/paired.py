@@ -131,6 +131,8 @@ def _setting(baseline: TaskScore, variant: TaskScore) -> str | None:
         "numbers of examples": (baseline.num_fewshot, variant.num_fewshot),
         "settings of the chat template": (baseline.chat_template, variant.chat_template),
         "settings of thinking": (baseline.thinking, variant.thinking),
+        "ways of drawing tokens": (baseline.sampling, variant.sampling),
+        "contexts": (baseline.yarn, variant.yarn),
         "caps on answers": (baseline.max_gen_toks, variant.max_gen_toks),
     }
     for task in sorted(baseline.task_versions.keys() & variant.task_versions.keys()):

@@ -33,6 +33,8 @@ It may hold
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.record import Yarn
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -47,3 +49,5 @@ class Launch:
     """The part of the device's memory that it may plan with; less than 1 where another server stands beside it."""
     beside: int = 0
     """Servers with the same share that have taken theirs already."""
+    yarn: Yarn | None = None
+    """How the model's positions are stretched; None for as it is."""

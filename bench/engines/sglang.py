@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from bench import toolchain
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts
+from bench.record import ServerFacts, Yarn
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from quantize.key import Frozen
@@ -30,14 +30,6 @@ CPU_TOKENS = 16384
 """Keys and values that a server on a CPU holds, where ``max_total_tokens`` says nothing."""
 
 
-class Rope(Frozen):
-    """YaRN: rotary positions stretched to a longer context."""
-
-    factor: PositiveFloat
-    original: PositiveInt
-    """Positions that the model was trained with."""
-
-
 class Config(Frozen):
     """Fields of ``engine=sglang``; configs/engine/sglang.yaml explains them."""
 
@@ -47,7 +39,6 @@ class Config(Frozen):
     kv_cache_dtype: Literal["auto", "fp8_e4m3", "fp8_e5m2", "bf16", "nvfp4"]
     mem_fraction_static: Annotated[float, Field(gt=0, lt=1)]
     context_length: PositiveInt | None
-    rope: Rope | None
     max_total_tokens: PositiveInt | None
     max_running_requests: PositiveInt | None
     chunked_prefill_size: int | None
@@ -106,7 +97,7 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
         "--kv-cache-dtype": config.kv_cache_dtype,
         "--mem-fraction-static": f"{fraction(config, launch):.4g}",
         "--context-length": context,
-        "--json-model-override-args": json.dumps(stretched(config.rope, context)) if config.rope else None,
+        "--json-model-override-args": json.dumps(stretched(launch.yarn, context)) if launch.yarn else None,
         "--max-total-tokens": config.max_total_tokens,
         "--max-running-requests": config.max_running_requests,
         "--chunked-prefill-size": config.chunked_prefill_size,
@@ -146,18 +137,18 @@ def _parallel(config: Config) -> dict[str, Any]:
     return flags
 
 
-def stretched(rope: Rope, context_length: int) -> dict[str, Any]:
+def stretched(yarn: Yarn, context_length: int) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
     SGLang takes the longest context from ``max_position_embeddings`` alone once ``rope_scaling`` names the original
     one, so both are set (``get_context_length`` in its utils/hf_transformers/common.py).
 
     Args:
-        rope: how far to stretch what.
+        yarn: how far to stretch what.
         context_length: longest prompt plus answer, tokens; the published setting asks for more than factor × original.
     """
-    scaling = {"rope_type": "yarn", "factor": rope.factor, "original_max_position_embeddings": rope.original}
-    longest = max(context_length, int(rope.factor * rope.original))
+    scaling = {"rope_type": "yarn", "factor": yarn.factor, "original_max_position_embeddings": yarn.original}
+    longest = max(context_length, yarn.length)
     return {"rope_scaling": scaling, "max_position_embeddings": longest}
 
 
@@ -177,10 +168,8 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
 
 
 def context(config: Config, context_length: int) -> int:
-    """Return the longest prompt plus answer, tokens: the field's, or as far as YaRN stretches the model's."""
-    if config.context_length is not None:
-        return config.context_length
-    return int(config.rope.factor * config.rope.original) if config.rope else context_length
+    """Return the longest prompt plus answer, tokens: the field's, else the model's."""
+    return config.context_length or context_length
 
 
 def versions(config: Config) -> dict[str, str]:

@@ -48,6 +48,8 @@ def address(config: Config) -> str | None:
 
 def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
     """Return the command that serves a checkpoint on 127.0.0.1."""
+    yarn = launch.yarn
+    stretch = ["--yarn-factor", str(yarn.factor), "--yarn-original", str(yarn.original)] if yarn else []
     return [
         interpreter, "-m", "bench.serving",
         "--model-path", str(launch.checkpoint),
@@ -59,6 +61,7 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
         "--context-length", str(launch.context_length),
         "--max-running-requests", str(config.max_running_requests),
         "--exit-with-parent",
+        *stretch,
     ]  # fmt: skip
 
 

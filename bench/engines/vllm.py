@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from bench.cuda import has_cuda_device
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts
+from bench.record import ServerFacts, Yarn
 from bench.toolchain import pinned_versions, read, state, toolchain_interpreter
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, format_of
@@ -37,14 +37,6 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 GIB = 2**30
 
 
-class Rope(Frozen):
-    """YaRN: rotary positions stretched to a longer context."""
-
-    factor: PositiveFloat
-    original: PositiveInt
-    """Positions that the model was trained with."""
-
-
 class Config(Frozen):
     """Fields of ``engine=vllm``; configs/engine/vllm.yaml explains them."""
 
@@ -59,7 +51,6 @@ class Config(Frozen):
     max_num_seqs: PositiveInt
     max_num_batched_tokens: PositiveInt | None
     enforce_eager: bool | None
-    rope: Rope | None
     seed: int
     cpu_kv_cache_gib: PositiveInt
     cpu_cores: str
@@ -129,12 +120,12 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
     argv += [] if on_cpu else ["--gpu-memory-utilization", f"{config.gpu_memory_utilization * launch.share:.4g}"]
     if config.max_num_batched_tokens is not None:
         argv += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
-    if config.rope is not None:
-        argv += ["--hf-overrides", json.dumps(stretched(config.rope, launch.checkpoint))]
+    if launch.yarn is not None:
+        argv += ["--hf-overrides", json.dumps(stretched(launch.yarn, launch.checkpoint))]
     return [*argv, *config.extra_args]
 
 
-def stretched(rope: Rope, checkpoint: Path) -> dict[str, Any]:
+def stretched(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
     vLLM replaces ``rope_parameters`` as a whole, so the model's own base frequency goes in again.
@@ -142,12 +133,12 @@ def stretched(rope: Rope, checkpoint: Path) -> dict[str, Any]:
     model = json.loads((checkpoint / "config.json").read_text())
     theta = (model.get("rope_parameters") or {}).get("rope_theta", model.get("rope_theta"))
     return {
-        "max_position_embeddings": int(rope.factor * rope.original),
+        "max_position_embeddings": yarn.length,
         "rope_parameters": {
             "rope_type": "yarn",
             "rope_theta": theta,
-            "factor": rope.factor,
-            "original_max_position_embeddings": rope.original,
+            "factor": yarn.factor,
+            "original_max_position_embeddings": yarn.original,
         },
     }
 
@@ -172,11 +163,6 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
         # Else a CPU with AMX rounds the activations of 4-bit checkpoints to 8 bits: another variant than was asked for.
         "VLLM_CPU_INT4_W4A8": "0",
     }
-
-
-def context(config: Config, context_length: int) -> int:
-    """Return the longest prompt plus answer, tokens: as far as YaRN stretches it, else the model's."""
-    return int(config.rope.factor * config.rope.original) if config.rope else context_length
 
 
 def versions(config: Config) -> dict[str, str]:

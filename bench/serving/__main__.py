@@ -37,6 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--kv-cache-dtype", choices=("auto", "fp8_e4m3"), default="auto", help="auto: what the model computes in"
     )
     parser.add_argument("--context-length", type=int, help="longest prompt plus answer, tokens; default: the model's")
+    parser.add_argument("--yarn-factor", type=float, help="stretch the positions this many times, by YaRN")
+    parser.add_argument("--yarn-original", type=int, help="positions that the model was trained with")
     parser.add_argument("--max-running-requests", type=int, default=16)
     parser.add_argument("--max-prefill-chunk", type=int, default=1024, help="prompt tokens per forward pass")
     parser.add_argument("--cache-tokens", type=int, default=16384, help="size of the prefix cache; 0 turns it off")

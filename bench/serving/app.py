@@ -86,7 +86,11 @@ class Server:
             RequestError: it cannot generate.
         """
         args = self.args
+        if (args.yarn_factor is None) != (args.yarn_original is None):
+            raise LoadError("--yarn-factor and --yarn-original go together")
         model = await asyncio.to_thread(Model, Path(args.model_path), args.device, args.dtype, args.kv_cache_dtype)
+        if args.yarn_factor is not None:
+            model.stretch(args.yarn_factor, args.yarn_original)
         context_length = args.context_length or model.max_positions
         if context_length > model.max_positions:
             raise LoadError(f"--context-length {context_length}: the model ends at {model.max_positions} positions")

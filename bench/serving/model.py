@@ -84,6 +84,24 @@ class Model:
         self.eos_ids = _eos_ids(path, self.config, self.tokenizer)
         self.kv_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else self._model.dtype
 
+    def stretch(self, factor: float, original: int) -> None:
+        """Stretch the positions by YaRN, as transformers does it where ``config.json`` says so.
+
+        Args:
+            factor: how many times as long.
+            original: positions that the model was trained with.
+        """
+        config = self._model.config
+        config.rope_parameters = {
+            "rope_type": "yarn",
+            "rope_theta": config.rope_parameters["rope_theta"],
+            "factor": factor,
+            "original_max_position_embeddings": original,
+        }
+        self.max_positions = config.max_position_embeddings = round(factor * original)
+        decoder = self._model.get_decoder()
+        decoder.rotary_emb = type(decoder.rotary_emb)(config).to(self.device)
+
     def forward(
         self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:

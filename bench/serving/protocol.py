@@ -57,6 +57,8 @@ class SamplingParams(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1)] = -1
     """-1 (or 0) is the whole vocabulary."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the most likely token's probability below which none is drawn."""
     sampling_seed: int | None = None
     ignore_eos: bool = False
     """Go on past end-of-text tokens, and past ``stop_token_ids`` as well, as SGLang does."""

@@ -36,7 +36,7 @@ def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
 
     Args:
         logits: (vocabulary,) float32.
-        params: temperature 0 takes the most likely token; else top_k, then top_p, limit what is drawn from.
+        params: temperature 0 takes the most likely token; else top_k, top_p and min_p limit what is drawn from.
         generator: random source.
     """
     if params.temperature == 0:
@@ -46,7 +46,8 @@ def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     # The most likely token always stays, however small top_p is.
-    probabilities[1:][before[1:] >= params.top_p] = 0
+    too_rare = (before >= params.top_p) | (probabilities < params.min_p * probabilities[0])
+    probabilities[1:][too_rare[1:]] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engines import Launch, sglang
+from bench.record import Yarn
 from bench.toolchain import variables
 
 PARSE = """
@@ -26,7 +27,7 @@ print(json.dumps(found))
 """
 EVERYTHING: dict[str, Any] = {
     "dtype": "bfloat16", "kv_cache_dtype": "fp8_e4m3", "context_length": 140000,
-    "rope": {"factor": 4.0, "original": 32768}, "max_total_tokens": 200000, "max_running_requests": 64,
+    "max_total_tokens": 200000, "max_running_requests": 64,
     "chunked_prefill_size": 8192, "mixed_chunk": True, "tp_size": 2, "dp_size": 2, "pp_size": 2, "ep_size": 2,
     "nnodes": 2, "node_rank": 1, "dist_init_addr": "10.0.0.1:5000", "attention_backend": "triton",
     "deterministic": True, "random_seed": 1, "skip_tokenizer_init": True, "incremental_streaming": True,
@@ -43,7 +44,7 @@ def rejected(name: str, interpreter: str, plain: dict[str, Any]) -> tuple[list[s
         interpreter: its Python.
         plain: the engine's fields as its config has them.
     """
-    launch = Launch(Path("checkpoint"), 4096, 30000)
+    launch = Launch(Path("checkpoint"), 4096, 30000, yarn=Yarn(factor=4, original=32768))
     configs = [{**plain, "device": device, **more} for device in ("cuda", "cpu") for more in ({}, EVERYTHING)]
     commands = [
         sglang.command(sglang.Config.model_validate(config), interpreter, launch)[3:] for config in configs

@@ -48,7 +48,8 @@ def requests(question: Question, model: str) -> list[dict[str, Any]]:
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     body: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     if sampling.temperature > 0:
-        body |= {"top_p": sampling.top_p, "top_k": max(0, sampling.top_k), "min_p": 0.0}
+        body |= {"top_p": sampling.top_p, "top_k": max(0, sampling.top_k), "min_p": sampling.min_p}
+        body |= {} if sampling.seed is None else {"seed": sampling.seed}
     return {**body, "stop": sampling.stop} if sampling.stop else body
 
 

@@ -32,7 +32,8 @@ def requests(question: Question, model: str) -> list[dict[str, Any]]:
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     params: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     if sampling.temperature > 0:
-        params |= {"top_p": sampling.top_p, "top_k": sampling.top_k}
+        params |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p}
+        params |= {} if sampling.seed is None else {"sampling_seed": sampling.seed}
     return {**params, "stop": sampling.stop} if sampling.stop else params
 
 

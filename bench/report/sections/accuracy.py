@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.analysis.paired import item_values
-from bench.record import PROBLEM_MEANING, RunRecord, TaskScore
+from bench.record import PROBLEM_MEANING, Mode, RunRecord, TaskScore
 from bench.report import format as fmt
 from bench.report.document import (
     Block,
@@ -71,6 +71,16 @@ def _problems(score: TaskScore) -> str:
     return ", ".join(f"{fmt.count(count)} {problem.replace('_', '-')}" for problem, count in counts if count)
 
 
+def drawn(how: Mode) -> str:
+    """Return how tokens were drawn, in words."""
+    if how.temperature == 0:
+        return "greedy"
+    limits = {"top-p": how.top_p, "top-k": how.top_k, "min-p": how.min_p}
+    unlimited = {"top-p": 1, "top-k": -1, "min-p": 0}
+    told = [f"{name} {value:g}" for name, value in limits.items() if value != unlimited[name]]
+    return ", ".join([f"temperature {how.temperature:g}", *told])
+
+
 def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) -> list[Cell]:
     start = [heading, Cell("", status=score.status)]
     problems = _problems(score)
@@ -88,7 +98,7 @@ def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) ->
         Cell("task's own" if score.num_fewshot is None else str(score.num_fewshot), numeric=True),
         Cell("none" if score.limit is None else f"{fmt.count(score.limit)} per subject", numeric=True),
         Cell("yes" if score.chat_template else "no"),
-        Cell(thinking),
+        Cell(thinking, (drawn(score.sampling),) if score.sampling else ()),
         number(score.seconds, fmt.seconds, "s"),
     ]
 

@@ -1,0 +1,135 @@
+"""Thinking and plain answers as two modes of one model, each drawn as its makers recommend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.accuracy.protocols import openai, sglang
+from bench.accuracy.questions import Question, Sampling
+from bench.compose import compose_job
+from bench.errors import ConfigError
+from bench.record import Mode
+from bench.report.sections.accuracy import drawn
+from bench.spec import RunSpec
+from tests.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer
+from tests.answering_server import answering
+
+THINKING = Mode(temperature=0.6, top_p=0.95, top_k=20)
+PLAIN = Mode(temperature=0.7, top_p=0.8, top_k=20)
+GREEDY = Mode(temperature=0)
+HYBRID, THINKER, TALKER = "+model=qwen3-8b", "+model=qwen3-4b-thinking-2507", "+model=qwen2.5-7b-instruct"
+
+
+def spec(*overrides: str) -> RunSpec:
+    return compose_job([*overrides, "accuracy=full", "session=test"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "thinking", "sampling"),
+    [
+        ((HYBRID,), False, None),
+        ((HYBRID, "accuracy.thinking=true"), True, THINKING),
+        ((HYBRID, "accuracy.sampling=recommended"), False, PLAIN),
+        ((HYBRID, "accuracy.sampling=greedy"), False, GREEDY),
+        ((HYBRID, "accuracy.thinking=true", "accuracy.sampling=greedy"), True, GREEDY),
+        ((HYBRID, "accuracy.sampling={temperature: 1, min_p: 0.1}"), False, Mode(temperature=1, min_p=0.1)),
+        ((THINKER,), True, THINKING),
+        ((TALKER,), False, None),
+        (("+model=smollm2-135m",), False, None),
+        (("+model=smollm2-135m", "accuracy.thinking=true"), True, None),
+    ],
+)
+def test_a_mode_is_chosen_with_how_its_tokens_are_drawn(
+    overrides: tuple[str, ...], thinking: bool, sampling: Mode | None
+) -> None:
+    found = spec(*overrides).accuracy
+    assert (found.thinking, found.sampling) == (thinking, sampling)
+    assert found.sampling_of("mmlu") is None, "log-probabilities are not drawn"
+    assert found.sampling_of("ifeval") == sampling
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((TALKER, "accuracy.thinking=true"), "qwen2.5-7b-instruct answers in plain mode only"),
+        ((THINKER, "accuracy.thinking=false"), "answers in thinking mode only"),
+        (("+model=smollm2-135m", "accuracy.sampling=recommended"), "nothing is recommended for smollm2-135m"),
+        ((HYBRID, "accuracy.sampling=hot"), "expected auto, greedy, recommended or"),
+        ((HYBRID, "accuracy.sampling={temperature: -1}"), "accuracy.sampling.temperature"),
+        ((HYBRID, "accuracy.sampling={temperature: 1, heat: 1}"), "accuracy.sampling.heat: there is no such field"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told(overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        spec(*overrides)
+
+
+def test_a_mode_that_no_task_needs_is_nobodys_business() -> None:
+    found = spec(THINKER, "accuracy.thinking=false", "accuracy.tasks=[mmlu]")
+    assert found.accuracy.thinking is False
+
+
+def test_two_modes_of_one_model_are_two_rows() -> None:
+    one, other = (spec(HYBRID, f"accuracy.thinking={mode}").variant.model for mode in ("true", "false"))
+    assert (one, other) == ("qwen3-8b[thinking=true]", "qwen3-8b[thinking=false]")
+
+
+def test_a_seed_is_the_questions_own_and_the_same_in_every_run() -> None:
+    first, second = (
+        Question(context=(token,), sampling=Sampling(max_new_tokens=9, stop=(), temperature=0.6)) for token in (1, 2)
+    )
+    assert first.seeded(0) == first.seeded(0)
+    assert first.seeded(0) != first.seeded(1)
+    seeds = {question.seeded(0).sampling.seed for question in (first, second, first.model_copy(update={"nth": 1}))}
+    assert len(seeds) == 3
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    greedy = Question(context=(1,), sampling=Sampling(max_new_tokens=9, stop=(), temperature=0))
+    assert greedy.seeded(5) == greedy
+
+
+def test_each_protocol_says_how_tokens_are_drawn() -> None:
+    how = Sampling(max_new_tokens=9, stop=(), temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
+    question = Question(context=(1,), sampling=how).seeded(0)
+    assert question.sampling is not None
+    [native] = sglang.requests(question, "")
+    [standard] = openai.requests(question, "m")
+    shared = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1}
+    assert {name: native["sampling_params"][name] for name in shared} == shared
+    assert {name: standard[name] for name in shared} == shared
+    assert native["sampling_params"]["sampling_seed"] == standard["seed"] == question.sampling.seed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_draws_as_it_says_and_its_score_tells(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    tokenizer = write_tokenizer(tmp_path / "qwen3", template=QWEN3)
+    bodies: list[dict[str, Any]] = []
+    for number in (1, 2):
+        with answering() as server:
+            fields = {"chat_template": True, "thinking": True, "sampling": THINKING}
+            found = score(job(server.url, tokenizer, tmp_path / str(number), "own-answers", **fields), TASKS_DIR)
+            bodies.append({str(body["input_ids"]): body["sampling_params"] for body in server.bodies})
+    assert found.sampling == THINKING
+    assert bodies[0] == bodies[1], "the same draws in every run"
+    for params in bodies[0].values():
+        assert (params["temperature"], params["top_p"], params["top_k"]) == (0.6, 0.95, 20)
+    assert len({params["sampling_seed"] for params in bodies[0].values()}) == len(bodies[0])
+
+
+def test_a_report_says_how_tokens_were_drawn() -> None:
+    assert drawn(THINKING) == "temperature 0.6, top-p 0.95, top-k 20"
+    assert drawn(GREEDY) == "greedy"
+    assert drawn(Mode(temperature=1)) == "temperature 1"
+
+
+def test_min_p_draws_nothing_rarer() -> None:
+    torch = pytest.importorskip("torch")
+    from bench.serving.protocol import SamplingParams
+    from bench.serving.sampling import choose
+
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    generator = torch.Generator().manual_seed(0)
+    for min_p, drawn_ids in ((0.0, {0, 1, 2, 3}), (0.2, {0, 1, 2}), (0.5, {0, 1}), (1.0, {0})):
+        params = SamplingParams(temperature=1.0, min_p=min_p)
+        assert {choose(logits, params, generator) for _ in range(400)} == drawn_ids
