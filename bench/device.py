@@ -144,6 +144,23 @@ def _torch_version(interpreter: str) -> str:
     return done.stdout.strip()
 
 
+def device_kept(*, cpu: bool = False) -> Device | None:
+    """Return the device at hand without measuring anything: from the table, or what an earlier run has measured.
+
+    Args:
+        cpu: the CPU, whatever else is here.
+    """
+    names = [] if cpu else _accelerators()
+    if names:
+        return lookup(names[0]) if len(names) == 1 else None
+    wanted = f"{cpu_name()}, "
+    for file in sorted((cache_dir() / "devices").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        device = Device.model_validate_json(file.read_bytes())
+        if device.name.startswith(wanted):
+            return device
+    return None
+
+
 def _cpu(interpreter: str, threads: int, *, again: bool) -> Device:
     key = {
         "cpu": cpu_name(),

@@ -22,7 +22,7 @@ def shows_only(arguments: Sequence[str]) -> bool:
 
 
 def preflight(arguments: Sequence[str]) -> list[RunSpec]:
-    """Compose and check every job of the command.
+    """Compose and check every job of the command; one that only plans is composed, and what stands in its way planned.
 
     Raises:
         ConfigError: something in it is wrong, or cannot be combined.
@@ -42,6 +42,8 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
         raise ConfigError(f"which model? Add for example +model=smollm2-135m. Known: {', '.join(names('model'))}")
     multirun = any(flag in MULTIRUN for flag in flags)
     specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
+    if specs[0].plan:
+        return specs
     for spec in specs:
         check(spec)
         check_writable(spec.results_dir, "results_dir=…")

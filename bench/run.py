@@ -59,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         specs = preflight(arguments)
+        if specs[0].plan:
+            from bench.forecast_table import show
+
+            show(specs)
+            return 0
         with Session(specs[0].results_dir, arguments) as session:
             for line in announce(specs, resumed=session.resumed):
                 console.print(line, markup=False, soft_wrap=True)

@@ -177,6 +177,8 @@ class RunSpec(Frozen):
     command: tuple[str, ...]
     baseline: Baseline | None
     """What is served beside this one; None measures this one alone."""
+    plan: bool
+    """Whether to say what would run instead of running it."""
     price_per_hour: Rate | None
     """Dollars per hour of the whole machine."""
     seed: int
