@@ -1,22 +1,23 @@
 """Carries a plan out: reuse or build the checkpoint, serve it, measure, keep every result as soon as it is there."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
-
-import psutil
 
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
 from bench.environment import read_environment
 from bench.errors import EngineError, QuantbenchError
+from bench.lease import leased
 from bench.lifecycle import join, joins
 from bench.plan import BuildStage, TaskStage, context_of, plan
 from bench.process import end_orphans
-from bench.progress import View
+from bench.progress import Stage, View
 from bench.record import Failure, RunRecord
-from bench.spec import RunSpec
+from bench.session import attempt_of
+from bench.spec import RunSpec, plugin
 from bench.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
 from bench.store import CELLS, RunFolder, Store, to_plain, write_atomic
 from bench.underway import FINAL, Run, utc_now
@@ -73,7 +74,8 @@ def execute(spec: RunSpec) -> RunRecord:
             view.say(f"  {line}")
         made = plan(spec)
         before = Store(spec.results_dir).done(spec.session, made.key.digest, read_environment())
-        if before and datetime.fromisoformat(before.started_at).timestamp() < psutil.Process().create_time():
+        attempt_at = attempt_of(spec.results_dir, spec.session)
+        if before and attempt_at and datetime.fromisoformat(before.started_at) < datetime.fromisoformat(attempt_at):
             view.say(f"  done before this command was cut short: run {before.run_id}")
             return before
         folder, begun, resumed = _begin(spec, made.key)
@@ -146,7 +148,7 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
     """Serve a group and measure what is left to measure; a server that ends is started anew for the rest."""
     shapes = shapes_left(run, group)
     while shapes or tasks:
-        with servers(run, group) as served:
+        with devices_for(run, group), servers(run, group) as served:
             with run.stage("speed"):
                 shapes = measure_speed(run, served, shapes)
             ended = [engine for _, engine in served if engine.ended]
@@ -165,6 +167,29 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
                 )
             for engine in ended:
                 run.note(f"{engine.gone()}; starting anew for what is left")
+
+
+@contextmanager
+def devices_for(run: Run, group: Sequence[Subject]) -> Iterator[None]:
+    """Hold what a group's servers compute on for the duration of a ``with`` block; wait while others hold it."""
+    module = plugin("bench.engines", run.spec.engine.module)
+    config = module.Config.model_validate(run.spec.engine.config)
+    if module.address(config) is not None:
+        yield
+        return
+    count = module.room(config)[0] if hasattr(module, "room") else 1
+    line: Stage | None = None
+
+    def wait() -> None:
+        nonlocal line
+        line = line or waiting.enter_context(run.view.stage("waiting for a device that another run holds"))
+        line.update()
+
+    with ExitStack() as waiting, leased(count, on_cpu=getattr(config, "device", "") == "cpu", on_wait=wait) as held:
+        waiting.close()
+        if held:
+            run.note(f"on device {', '.join(held)}")
+        yield
 
 
 def _checkpoint(run: Run, stage: BuildStage | None, source: Checkpoint | None, what: str) -> Checkpoint:

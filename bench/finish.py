@@ -22,8 +22,11 @@ def finish(specs: Sequence[RunSpec], session: Session) -> int:
     """Write the report, show the summary, and return 1 if anything failed, was invalid or is missing, else 0."""
     store = Store(specs[0].results_dir)
     records = list(store.records(session.name))
-    if session.resumed:  # what was repeated, because it had failed or the machine had changed, counts once
-        records = list({record.key: record for record in records}.values())
+    if session.resumed or session.attempts > 1:
+        # What was repeated, because it had failed, its worker had died or the machine had changed, counts once.
+        whole = sorted(records, key=lambda record: (record.finished_at is not None, record.started_at))
+        once = {record.key: record for record in whole}.values()
+        records = sorted(once, key=lambda record: record.started_at)
     if records:
         name = records[0].run_id if len(specs) == 1 else session.name
         show(records, publish(records, specs[0].reports_dir, name))

@@ -1,5 +1,6 @@
 """Judge a whole command before it starts: every job of a sweep is composed and checked."""
 
+import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,43 @@ from bench.compose import compose_job, jobs, names, split
 from bench.errors import ConfigError
 from bench.paths import cache_dir
 from bench.plan import check
-from bench.spec import RunSpec
+from bench.spec import RunSpec, nearest
 
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("-cd", "--config-dir")
+LAUNCHER = "hydra/launcher="
+LAUNCHERS = {
+    "basic": None,
+    "joblib": "hydra_joblib_launcher",
+    "ray": "hydra_ray_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "submitit_slurm": "hydra_submitit_launcher",
+}
+"""Launchers by Hydra's name, and the module of the package that brings each."""
 SHOWING = ("-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info", "-c", "--cfg")
 """Flags with which Hydra only shows something: nothing is checked and nothing runs."""
+
+
+def launches_elsewhere(arguments: Sequence[str]) -> bool:
+    """Tell whether jobs run in processes that a launcher starts."""
+    return any(text.startswith(LAUNCHER) and text != f"{LAUNCHER}basic" for text in arguments)
+
+
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Check that the launcher, if one is named, is known and installed.
+
+    Raises:
+        ConfigError: it is not; names what to install or the nearest.
+    """
+    for text in overrides:
+        if not text.startswith(LAUNCHER):
+            continue
+        name = text.removeprefix(LAUNCHER)
+        if name not in LAUNCHERS:
+            raise ConfigError(f"{text}: no such launcher{nearest(name, LAUNCHERS)} Known: {', '.join(LAUNCHERS)}")
+        package = LAUNCHERS[name]
+        if package and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+            raise ConfigError(f"{text} needs its package: pip install 'quantbench[cluster]'")
 
 
 def shows_only(arguments: Sequence[str]) -> bool:
@@ -40,6 +72,7 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
             raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
     if not any(text.lstrip("+").startswith("model=") for text in overrides):
         raise ConfigError(f"which model? Add for example +model=smollm2-135m. Known: {', '.join(names('model'))}")
+    check_launcher(overrides)
     multirun = any(flag in MULTIRUN for flag in flags)
     specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
     if specs[0].plan:

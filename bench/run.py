@@ -10,40 +10,21 @@ from collections.abc import Sequence
 from types import FrameType
 
 import hydra
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from bench.compose import with_plus
-from bench.composed import build_spec
 from bench.errors import QuantbenchError
 from bench.estimate import announce
+from bench.job import job, tell
 from bench.paths import config_dir
-from bench.preflight import preflight, shows_only
+from bench.preflight import launches_elsewhere, preflight, shows_only
 from bench.progress import console
 from bench.session import Session
+from bench.spec import RunSpec
+from bench.store import unfinished
 
 EXIT_INTERRUPTED = 130
-
-
-def job(cfg: DictConfig) -> None:
-    """Run one job; whatever happens to it is in its record, or told where no record could be written."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from bench.execute import execute
-    from bench.finish import publish
-
-    try:
-        spec = build_spec(cfg, list(HydraConfig.get().overrides.task))
-        record = execute(spec)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            publish((record,), spec.reports_dir, record.run_id)
-    except QuantbenchError as error:  # one job's error must not end the sweep
-        tell(error)
-
-
-def tell(error: QuantbenchError) -> None:
-    """Print an error as one line."""
-    console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+ATTEMPTS = 3
+"""Times that a command is run where its workers die."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -67,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Session(specs[0].results_dir, arguments) as session:
             for line in announce(specs, resumed=session.resumed):
                 console.print(line, markup=False, soft_wrap=True)
-            _hydra([*arguments, f"session={session.name}"])
+            _launch(arguments, specs, session)
         from bench.finish import finish
 
         return finish(specs, session)
@@ -77,6 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; what was measured is kept, and the same command goes on from there", style="yellow")
         return EXIT_INTERRUPTED
+
+
+def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: Session) -> None:
+    """Run the jobs; those that a worker took with it when it died are run again.
+
+    Raises:
+        ConfigError: the launcher cannot be used.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        lost = "a worker ended"
+        try:
+            _hydra([*arguments, f"session={session.name}"])
+        except Exception as error:
+            if not launches_elsewhere(arguments):
+                raise
+            lost = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        commands = [spec.command for spec in specs]
+        left = [specs[place] for place in unfinished(specs[0].results_dir, session.name, commands)]
+        if not left or not launches_elsewhere(arguments) or attempt == ATTEMPTS:
+            return
+        names = ", ".join(f"{spec.variant.model} {spec.variant.quant}" for spec in left)
+        console.print(f"not done: {names} ({lost}); running again, attempt {attempt + 1} of {ATTEMPTS}", markup=False)
+        session.begin_attempt()
 
 
 def _hydra(arguments: Sequence[str]) -> None:

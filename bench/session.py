@@ -19,6 +19,8 @@ class _Begun(Frozen):
 
     name: str
     command: tuple[str, ...]
+    attempt_at: str = ""
+    """When this attempt began, UTC, ISO 8601: what ended before counts as done."""
 
 
 class Session:
@@ -35,9 +37,18 @@ class Session:
         self.resumed = found is not None
         self.name = found or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._file = self._folder / f"{self.name}.json"
-        write_atomic(self._file, _Begun(name=self.name, command=tuple(command)).model_dump_json())
+        self.command = tuple(command)
+        self.attempts = 0
+        self.begin_attempt()
         self._lock: IO[str] = self._file.with_suffix(".lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def begin_attempt(self) -> None:
+        """Begin to run the command, once more perhaps: what has ended by now is not run again."""
+        self.attempts += 1
+        self.attempt_at = datetime.now(UTC).isoformat()
+        begun = _Begun(name=self.name, command=self.command, attempt_at=self.attempt_at)
+        write_atomic(self._file, begun.model_dump_json())
 
     def _cut_short(self, command: tuple[str, ...]) -> str | None:
         """Return the newest session of the same command that no process holds."""
@@ -63,3 +74,11 @@ class Session:
             self._file.unlink(missing_ok=True)
             self._file.with_suffix(".lock").unlink(missing_ok=True)
         self._lock.close()
+
+
+def attempt_of(results_dir: Path, session: str) -> str | None:
+    """Return when the present attempt of a session began, UTC, ISO 8601; None if nobody holds such a session."""
+    try:
+        return _Begun.model_validate_json((results_dir / "sessions" / f"{session}.json").read_bytes()).attempt_at
+    except (OSError, ValidationError):
+        return None

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -163,9 +163,9 @@ class Store:
         return file
 
     def done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
-        """Return the session's newest run with this key, in this environment, that has ended with all it was to do."""
+        """Return the session's newest run with this key, on a machine like this, that has ended with all it was for."""
         found = [record for record in self.records(session) if record.key == key and is_complete(record)]
-        return next((record for record in reversed(found) if record.environment == environment), None)
+        return next((record for record in reversed(found) if _alike(record.environment, environment)), None)
 
     def records(self, session: str | None = None) -> Iterator[RunRecord]:
         """Yield every run, or every run of a session, oldest first: ended or with what they have so far.
@@ -191,6 +191,17 @@ class Store:
             with contextlib.suppress(StoreError):
                 found.append(_read(RunRecord, file))
         return found
+
+
+def unfinished(results_dir: Path, session: str, commands: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the places of those commands of a session's runs that no run has ended."""
+    ended = [record.command for record in Store(results_dir).records(session) if record.finished_at is not None]
+    return [place for place, command in enumerate(commands) if command not in ended]
+
+
+def _alike(one: Environment, other: Environment) -> bool:
+    """Tell whether two environments are the same but for the machine's name: those of a cluster's like machines are."""
+    return one.model_copy(update={"hostname": ""}) == other.model_copy(update={"hostname": ""})
 
 
 def is_complete(record: RunRecord) -> bool:
