@@ -31,7 +31,7 @@ demo: setup
 
 # Shared out over processes, but for the tests that measure time.
 test: setup
-	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4
 	$(BIN)/python -m pytest -m alone
 
 check: setup

@@ -115,7 +115,13 @@ class Answering:
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        self.stop = runner.cleanup
+        self._runner = runner
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def stop(self) -> None:
+        """Stop listening; whoever asks again waits for the same end."""
+        self._stopping = self._stopping or asyncio.ensure_future(self._runner.cleanup())
+        await asyncio.shield(self._stopping)
 
 
 def error(status: int, text: str = "no memory") -> web.Response:

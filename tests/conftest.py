@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,19 @@ class Cli:
 @pytest.fixture
 def cli(cache: Path, tmp_path: Path) -> Cli:
     return Cli(cache, tmp_path)
+
+
+TOGETHER = {"test_run.py", "test_model.py"}
+"""Files that want the same checkpoints built: one process takes them all."""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out by file, but some files to the same process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist's types are not complete
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "together" if Path(file).name in TOGETHER else file
+
+    return Scheduling(config, log)
