@@ -1,0 +1,207 @@
+"""More than one process: the same records as one after the other, also where a worker dies."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench import lease
+from bench.errors import ConfigError
+from bench.preflight import check_launcher, launches_elsewhere
+from bench.record import RunRecord
+from bench.session import Session, attempt_of
+from bench.store import Store, unfinished
+from tests.conftest import Cli
+from tests.records import environment, record
+
+SWEEP = (
+    "-m", "+model=tiny-qwen3", "workload.input_lens=[8]", "workload.output_len=4", "workload.trials=1",
+    "workload.concurrency=1", "accuracy.tasks=[mini-mmlu]", "accuracy.limit=2", "accuracy.at_least=2",
+)  # fmt: skip
+QUANTS = ("bf16", "fp8", "rtn-int8")
+
+
+def has(package: str) -> bool:
+    return importlib.util.find_spec("hydra_plugins") is not None and (
+        importlib.util.find_spec(f"hydra_plugins.{package}") is not None
+    )
+
+
+def records(results: Path) -> list[RunRecord]:
+    files = sorted(results.glob("runs/*/record.json"))
+    return [RunRecord.model_validate_json(file.read_bytes()) for file in files]
+
+
+def what(results: Path) -> dict[str, Any]:
+    """Return what must be the same however the jobs were run, by variant."""
+    return {
+        one.variant.quant: (
+            one.key,
+            [(cell.input_len, cell.status, len(cell.trials)) for cell in one.cells],
+            [
+                (score.task, score.status, score.metrics, [item.logprobs for item in score.items])
+                for score in one.scores
+            ],
+            one.failures,
+        )
+        for one in records(results)
+    }
+
+
+@pytest.fixture(scope="module")
+def serial(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("serial")
+    done = Cli(cache, folder)(*SWEEP, f"quant={','.join(QUANTS)}", timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder, what(folder / "results")
+
+
+def workers(parent: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for process in parent.children(recursive=True):
+        try:
+            if "ray::" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not has("hydra_ray_launcher"), reason="pip install 'quantbench[cluster]'")
+def test_a_ray_run_leaves_the_records_of_a_serial_one_also_where_a_worker_is_killed(
+    cli: Cli, serial: tuple[Path, dict[str, Any]]
+) -> None:
+    argv = cli.argv(*SWEEP, f"quant={','.join(QUANTS)}", "hydra/launcher=ray")
+    run = subprocess.Popen(
+        argv, cwd=cli.folder, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    own = psutil.Process(run.pid)
+    deadline = time.monotonic() + 240
+    while not list(cli.folder.glob("results/runs/*/run.json")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3)
+    busy = [worker for worker in workers(own) if "_run_job" in " ".join(worker.cmdline())]
+    assert busy, "a worker of Ray's is running a job"
+    busy[0].kill()
+    said, _ = run.communicate(timeout=400)
+    assert run.returncode == 0, said
+    assert what(cli.folder / "results") == serial[1]
+    assert len(records(cli.folder / "results")) == len(QUANTS), "nothing twice"
+
+
+@pytest.mark.model
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("launcher", "package", "more"),
+    [
+        ("joblib", "hydra_joblib_launcher", ("hydra.launcher.n_jobs=2",)),
+        ("submitit_local", "hydra_submitit_launcher", ("hydra.launcher.timeout_min=10",)),
+    ],
+)
+def test_other_launchers_leave_the_same_records(
+    cli: Cli, serial: tuple[Path, dict[str, Any]], launcher: str, package: str, more: tuple[str, ...]
+) -> None:
+    if not has(package):
+        pytest.skip("pip install 'quantbench[cluster]'")
+    done = cli(*SWEEP, "quant=bf16,fp8", f"hydra/launcher={launcher}", *more, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert what(cli.folder / "results") == {quant: serial[1][quant] for quant in ("bf16", "fp8")}
+    assert "Traceback" not in done.stderr
+
+
+def test_a_launcher_that_is_not_there_is_told_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'ray'"):
+        check_launcher(["hydra/launcher=rey"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"hydra/launcher=ray needs its package: pip install 'quantbench\[cluster\]'"):
+        check_launcher(["hydra/launcher=ray"])
+    check_launcher(["hydra/launcher=basic", "quant=fp8"])
+    assert launches_elsewhere(["-m", "hydra/launcher=joblib"])
+    assert not launches_elsewhere(["-m", "hydra/launcher=basic"])
+
+
+HOLD = """
+import sys, time
+from bench.lease import leased
+with leased(1, on_cpu=True, on_wait=lambda: None):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_run_at_a_time_computes_on_a_cpu_and_a_dead_one_lets_go(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    env = {**cli.env, "QUANTBENCH_CACHE": str(tmp_path)}
+    other = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=env)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    waited = []
+
+    def wait() -> None:
+        waited.append(time.monotonic())
+        other.kill()
+
+    with lease.leased(1, on_cpu=True, on_wait=wait) as held:
+        assert held == ()
+    assert waited
+    other.wait()
+    other.stdout.close()
+
+
+def test_runs_share_devices_out_and_hand_their_own_to_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(lease, "visible", lambda: ["2", "5", "7"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    with lease.leased(1, on_cpu=False, on_wait=pytest.fail) as first:
+        assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == (("2",), "2")
+        with lease.leased(2, on_cpu=False, on_wait=pytest.fail) as second:
+            assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == (("5", "7"), "5,7")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5,7"
+    with lease.leased(8, on_cpu=False, on_wait=pytest.fail) as everything:
+        assert everything == ("2", "5", "7"), "more than there are: all of them"
+
+
+def test_what_a_session_has_not_ended_is_known(tmp_path: Path) -> None:
+    with Session(tmp_path, ["-m", "x"]) as session:
+        store = Store(tmp_path)
+        for number, ended in ((1, "2026-11-26T03:00:00+00:00"), (2, None)):
+            one = record(
+                "bf16", run_id=f"run-{number}", session=session.name, command=(f"quant={number}",), finished_at=ended
+            )
+            folder = store.create(one.run_id)
+            folder.begin(one)
+            if ended:
+                folder.finish(one)
+            folder.release()
+        assert unfinished(tmp_path, session.name, [("quant=1",), ("quant=2",), ("quant=3",)]) == [1, 2]
+        first = attempt_of(tmp_path, session.name)
+        session.begin_attempt()
+        assert first is not None
+        assert (attempt_of(tmp_path, session.name) or "") > first
+    assert attempt_of(tmp_path, session.name) is None
+
+
+def test_what_another_machine_of_the_cluster_has_done_is_done(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one = record("bf16", session="s", cells=(), scores=(), environment=environment(hostname="node-1"))
+    folder = store.create(one.run_id)
+    folder.begin(one)
+    folder.finish(one)
+    folder.release()
+    assert store.done("s", one.key, environment(hostname="node-2")) is not None
+    assert store.done("s", one.key, environment(hostname="node-2", cpu_cores=64)) is None
