@@ -88,3 +88,15 @@ def test_every_subcommand_is_in_the_usage_and_has_help(cli: Cli) -> None:
         assert done.returncode == 0, done.stderr
     told = cli("export", "--help", module="bench.cli").stdout
     assert [column for column in COLUMNS if column not in told] == []
+
+
+def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    blocks = re.compile(r"^```\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    assert blocks.findall(chinese) == blocks.findall(README)
+    for group in GROUPS:
+        row = re.search(rf"^\| `{group}` \|(.+)$", chinese, re.MULTILINE)
+        assert row, f"{group} is not in the table of README.zh-CN.md"
+        assert [name for name in names(group) if f"`{name}`" not in row[1]] == []
+    for link in re.findall(r"\]\(([^)#:]+)\)", chinese):
+        assert (ROOT / link).exists(), link

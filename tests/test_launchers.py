@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +17,10 @@ import pytest
 from bench import lease
 from bench.errors import ConfigError
 from bench.preflight import check_launcher, launches_elsewhere
-from bench.record import RunRecord
+from bench.record import RunRecord, TaskScore
 from bench.session import Session, attempt_of
 from bench.store import Store, unfinished
-from tests.conftest import Cli
+from tests.conftest import ROOT, Cli
 from tests.records import environment, record
 
 SWEEP = (
@@ -36,6 +39,10 @@ def has(package: str) -> bool:
 def records(results: Path) -> list[RunRecord]:
     files = sorted(results.glob("runs/*/record.json"))
     return [RunRecord.model_validate_json(file.read_bytes()) for file in files]
+
+
+def answers(score: TaskScore) -> list[tuple[float, ...]]:
+    return [item.logprobs for item in score.items]
 
 
 def what(results: Path) -> dict[str, Any]:
@@ -205,3 +212,35 @@ def test_what_another_machine_of_the_cluster_has_done_is_done(tmp_path: Path) ->
     folder.release()
     assert store.done("s", one.key, environment(hostname="node-2")) is not None
     assert store.done("s", one.key, environment(hostname="node-2", cpu_cores=64)) is None
+
+
+EXAMPLE = ROOT / "examples" / "slurm-235b.sbatch"
+
+
+def test_the_example_for_slurm_is_a_script_whose_plan_fits(cli: Cli, tmp_path: Path) -> None:
+    assert subprocess.run(["bash", "-n", str(EXAMPLE)], check=False).returncode == 0
+    text = EXAMPLE.read_text()
+    [command] = re.findall(r"python -m bench.run (.+?)\n'", text, re.DOTALL)
+    known = {'"$SLURM_NODEID"': "0", '"$0:5000"': "node-0:5000", '"results-$SLURM_NODEID"': "results"}
+    for shell, value in known.items():
+        command = command.replace(shell, value)
+    words = shlex.split(command.replace("\\\n", " "))
+    done = cli(*words, "hardware=h100", "plan=true")
+    assert done.returncode == 0, done.stderr
+    assert "16 devices (tp 8, pp 2)" in done.stdout
+    assert "does not" not in done.stdout
+    nodes = re.search(r"#SBATCH --nodes=(\d+)", text)
+    gpus = re.search(r"#SBATCH --gpus-per-node=(\d+)", text)
+    assert nodes is not None
+    assert gpus is not None
+    assert int(nodes[1]) * int(gpus[1]) == 16
+
+
+def test_slurm_itself_reads_the_example() -> None:
+    """``sbatch --test-only`` needs a cluster; without one Slurm still reads the script's own lines, or refuses them."""
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        pytest.skip("no sbatch here")
+    done = subprocess.run([sbatch, "--test-only", str(EXAMPLE)], capture_output=True, text=True, check=False)
+    assert "unrecognized" not in done.stderr
+    assert "Invalid" not in done.stderr
