@@ -1,0 +1,164 @@
+"""The gate as CI calls it: exit codes, files, and what it says."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.gate import HISTORY, accept, main
+from bench.gate_output import KIND_CODE, Line, exit_code, junit, markdown
+from bench.record import Control, RunRecord, SpeedCell, Variant
+from bench.store import Store
+from tests.manifests import manifest
+from tests.records import native_cell, record
+
+ROUNDS = 5
+HOSTILE = "<img onerror=1>|\n</script>"
+
+
+def noisy(cell: SpeedCell, paces: list[float]) -> SpeedCell:
+    """Return a cell whose trials each take ``pace`` times as long."""
+    trial = cell.trials[0]
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "requests": tuple(
+                    one.model_copy(update={"event_ns": tuple(round(at * pace) for at in one.event_ns)})
+                    for one in trial.requests
+                )
+            }
+        )
+        for pace in paces
+    )
+    return cell.model_copy(update={"trials": trials, "interleaved": True})
+
+
+def night(day: int, change: float = 0.0, *, hour: int = 23) -> RunRecord:
+    """Return a run of a variant in turns with its baseline; the whole night is a little fast or slow."""
+    rng = np.random.default_rng(100 * day + hour)
+    whole = float(np.exp(rng.normal(0, 0.012)))
+    paces = [[whole * float(np.exp(rng.normal(0, 0.004))) for _ in range(ROUNDS)] for _ in range(2)]
+    own = noisy(native_cell("gptq-int4", 256), [pace * (1 + change) for pace in paces[0]])
+    other = noisy(native_cell("bf16", 256), paces[1])
+    control = Control(
+        variant=Variant(model=own.variant.model, quant="bf16"),
+        checkpoint=manifest("bf16"),
+        engine_info={},
+        server=None,
+        cells=(other,),
+    )
+    at = f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour}:00:00+00:00"
+    return record(
+        "gptq-int4", run_id=f"run-{day:03}-{hour}", session=f"session-{day:03}-{hour}", started_at=at,
+        cells=(own,), control=control, scores=(),
+    )  # fmt: skip
+
+
+def keep(results: Path, one: RunRecord) -> None:
+    folder = Store(results).create(one.run_id)
+    folder.begin(one)
+    folder.finish(one)
+    folder.release()
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("nights")
+    for day in range(25):
+        keep(results, night(day))
+    return results
+
+
+def judged(results: Path, *more: str) -> int:
+    return main(["--results", str(results), *more])
+
+
+def test_twenty_five_quiet_nights_are_fine(month: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judged(month) == 0
+    said = capsys.readouterr().out
+    assert "fine: 2 fine" in said
+    assert "gptq-int4 transformers in256 out32 c1 decode" in said
+    assert json.loads((month / HISTORY).read_text().splitlines()[-1])["exit_code"] == 0
+
+
+def test_a_slow_down_of_five_percent_is_a_regression_until_somebody_accepts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in range(25):
+        keep(tmp_path, night(day))
+    keep(tmp_path, night(25, 0.05, hour=22))
+    assert judged(tmp_path) == 1
+    assert "a second measurement has to agree" in capsys.readouterr().out
+    keep(tmp_path, night(25, 0.05))
+    xml, page = tmp_path / "gate.xml", tmp_path / "summary.md"
+    assert judged(tmp_path, "--junit", str(xml), "--summary", str(page)) == 1
+    assert "measured twice" in capsys.readouterr().out
+    suite = ET.parse(xml).getroot()
+    assert (suite.get("failures"), suite.get("tests")) == ("2", "2")
+    assert "a regression" in page.read_text()
+    assert judged(tmp_path, "--accept", "run-025-22", "--reason", "a safer kernel") == 0
+    assert judged(tmp_path) == 2, "a new epoch has too few nights"
+
+
+def test_the_first_nights_are_too_few(tmp_path: Path) -> None:
+    keep(tmp_path, night(0))
+    assert judged(tmp_path) == 2
+
+
+def test_a_run_with_failures_or_an_invalid_cell_is_invalid(tmp_path: Path) -> None:
+    for day in range(10):
+        keep(tmp_path, night(day))
+    broken = night(10)
+    cells = tuple(cell.model_copy(update={"status": "invalid", "reasons": ("x",)}) for cell in broken.cells)
+    failure = {"stage": "serve", "message": "it died"}
+    keep(tmp_path, RunRecord.model_validate({**broken.model_dump(), "cells": cells, "failures": (failure,)}))
+    assert judged(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--results", "/no/such"], "name the results folder with --results DIR"),
+        (["--accept", "nobody", "--reason", "x"], "needs the name of a run that has ended"),
+        (["--session", "session-024-22"], "did you mean 'session-02"),
+    ],
+)
+def test_wrong_calls_get_one_line(
+    month: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([*arguments, *(() if "--results" in arguments else ("--results", str(month)))]) == 3
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_an_empty_folder_has_nothing_to_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    assert judged(tmp_path) == 3
+    assert "no run has ended" in capsys.readouterr().err
+
+
+def test_a_mark_is_kept_once_for_each_run(tmp_path: Path) -> None:
+    accept(tmp_path, "a", "first")
+    accept(tmp_path, "a", "second")
+    assert [mark["reason"] for mark in json.loads((tmp_path / "epochs.json").read_text())] == ["second"]
+
+
+@given(st.lists(st.sampled_from(sorted(KIND_CODE)), max_size=6))
+def test_a_regression_comes_before_an_invalid_run_and_that_before_too_little_data(kinds: list[str]) -> None:
+    code = exit_code([Line(name="x", kind=kind, reason="") for kind in kinds])
+    codes = {KIND_CODE[kind] for kind in kinds}
+    assert code == (1 if 1 in codes else 3 if 3 in codes else 2 if 2 in codes or not codes else 0)
+
+
+def test_hostile_names_stay_text() -> None:
+    lines = [Line(name=HOSTILE, kind="regression", reason=HOSTILE, ratio=1.0)]
+    case = ET.fromstring(junit(HOSTILE, lines))[0]
+    assert case.get("name", "").startswith("<img onerror=1>|")
+    page = markdown("x", lines)
+    assert "<img" not in page
+    assert len([row for row in page.splitlines() if row.startswith("| ")]) == 2
