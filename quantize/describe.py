@@ -54,7 +54,8 @@ def describe(config: dict[str, Any]) -> tuple[Architecture, int]:
         head_dim=hidden_size // heads if complete["head_dim"] is None else _field(complete, "head_dim"),
         vocab_size=_field(complete, "vocab_size"),
         tied_embeddings=bool(complete.get("tie_word_embeddings", False)),
-        qkv_bias=family == "qwen2" or bool(complete.get("attention_bias", False)),
+        # Llama and Qwen3 then add a bias to the output projection too: too few weights to have a field.
+        qkv_bias=family == "qwen2" or (family != "mistral" and bool(complete.get("attention_bias", False))),
         qk_norm=family in ("qwen3", "qwen3_moe"),
         **(_experts(complete) if family == "qwen3_moe" else {}),
     )

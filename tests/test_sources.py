@@ -128,6 +128,14 @@ def test_fields_that_may_be_left_out_stand_for_what_transformers_takes() -> None
     assert architecture.parameters() == count(config)
 
 
+@pytest.mark.parametrize(("family", "not_counted"), [("mistral", 0), ("qwen2", 0), ("llama", 28 * 1024)])
+def test_attention_bias_counts_where_transformers_adds_one_but_for_the_output_projection(
+    family: str, not_counted: int
+) -> None:
+    config = qwen3("Qwen3-0.6B") | {"model_type": family, "attention_bias": True, "head_dim": 64}
+    assert count(config) - describe(config)[0].parameters() == not_counted
+
+
 WRONG_CONFIGS: dict[str, dict[str, Any]] = {
     "model type 'gpt2'; described are llama, mistral, qwen2, qwen3, qwen3_moe": {"model_type": "gpt2"},
     "model type 'None'": {"model_type": None},
