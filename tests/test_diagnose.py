@@ -48,7 +48,7 @@ CASES = [
     (SGLANG, "missing kernel", "ImportError: /env/sgl_kernel/sm90/common_ops.abi3.so: undefined symbol: "
      "_ZN3c104cuda29c10_cuda_check_implementationEiPKcS2_ib", "quantbench toolchain check"),
     (SGLANG, "context too long", "ValueError: Warning: User-specified context_length (140000) is greater than the derived "
-     "context_length (40960). This may lead to incorrect model outputs or CUDA errors.", "engine.rope="),
+     "context_length (40960). This may lead to incorrect model outputs or CUDA errors.", "context=131k"),
     (SGLANG, "quantization not supported", "ValueError: Unknown quantization method: abc. Must be one of ['fp8', 'awq'].",
      "quant="),
     (SGLANG, "quantization not supported", "ValueError: torch.bfloat16 is not supported for quantization method awq. "
@@ -72,7 +72,7 @@ CASES = [
      "memory utilization (0.9, 71.27 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
      "another program"),
     (VLLM, "context too long", "pydantic_core._pydantic_core.ValidationError: Value error, User-specified max_model_len "
-     "(140000) is greater than the derived max_model_len (max_position_embeddings=40960", "engine.rope="),
+     "(140000) is greater than the derived max_model_len (max_position_embeddings=40960", "context=131k"),
     (PLAIN, "port taken", "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 30000): address "
      "already in use", "another program has the port"),
     (PLAIN, "missing files", "huggingface_hub.errors.GatedRepoError: 401 Client Error. Cannot access gated repo for url "

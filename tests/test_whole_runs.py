@@ -124,11 +124,10 @@ def test_accuracy_is_refused_over_a_server_whose_tokenizer_is_not_named() -> Non
 
 
 def test_the_context_is_what_the_engine_makes_of_it() -> None:
-    rope = "engine.rope={factor: 4, original: 32768}"
     assert context_of(composed("model=qwen3-8b")) == 40960
-    assert context_of(composed("model=qwen3-8b", "engine=sglang", rope)) == 131072
-    assert context_of(composed("model=qwen3-8b", "engine=sglang", rope, "engine.context_length=140000")) == 140000
-    assert context_of(composed("model=qwen3-8b", "engine=vllm", rope)) == 131072
+    assert context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k")) == 131072
+    assert context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k", "engine.context_length=140000")) == 140000
+    assert context_of(composed("model=qwen3-8b", "engine=vllm", "context=131k")) == 131072
 
 
 def test_another_version_of_a_server_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
