@@ -126,7 +126,10 @@ def test_accuracy_is_refused_over_a_server_whose_tokenizer_is_not_named() -> Non
 def test_the_context_is_what_the_engine_makes_of_it() -> None:
     assert context_of(composed("model=qwen3-8b")) == 40960
     assert context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k")) == 131072
-    assert context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k", "engine.context_length=140000")) == 140000
+    assert (
+        context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k", "engine.context_length=140000"))
+        == 140000
+    )
     assert context_of(composed("model=qwen3-8b", "engine=vllm", "context=131k")) == 131072
 
 
