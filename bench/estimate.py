@@ -1,12 +1,13 @@
 """What a command is about to do and how long it may take, told before it starts.
 
 Times come from this results folder's own earlier runs: the same variant, engine, workload and accuracy on the same
-machine. Where there is none, none is made up.
+machine. Where there is none, none is made up; the least time is the physical limit's, where the device is known.
 """
 
 from collections.abc import Sequence
 
-from bench.plan import shapes_of
+from bench.forecast import Forecast
+from bench.forecast_table import devices, duration, forecast_of
 from bench.record import RunRecord
 from bench.spec import RunSpec
 from bench.store import Store
@@ -37,8 +38,19 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
     return max(found, default=None)
 
 
+def _at_best(one: Forecast) -> str:
+    """Return the least time of the cells on the device at hand, with ``; `` behind it; nothing if it is not known.
+
+    Of the cells alone: they are measured anew in every run, checkpoints and scores may be there already.
+    """
+    if one.device is None or one.cells_best_s is None:
+        return ""
+    several = f"{devices(one)}, each " if one.fit and one.fit.devices > 1 else ""
+    return f"cells at least {duration(one.cells_best_s)} on {several}{one.device.name}; "
+
+
 def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
-    """Return one line for each run of a command, and one for all of them together where every time is known.
+    """Return what each run of a command does, and how long all of them together take where every time is known.
 
     Args:
         specs: the runs.
@@ -48,14 +60,15 @@ def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
     lines = ["going on with this command, which was cut short"] if resumed else []
     known: list[float] = []
     for spec in specs:
-        cells = len(shapes_of(spec.workload))
+        one = forecast_of(spec)
         seconds = seconds_before(spec, earlier)
         known += [seconds] if seconds is not None else []
         time = f"up to {seconds / 60:.1f} min, as before" if seconds is not None else "no earlier run to estimate from"
         lines.append(
-            f"{spec.variant.model} {spec.variant.quant}: {cells} cells of {spec.workload.trials} trials, "
-            f"{len(spec.accuracy.tasks)} tasks; {time}"
+            f"{spec.variant.model} {spec.variant.quant}: {len(one.cells)} cells of {spec.workload.trials} trials, "
+            f"{len(spec.accuracy.tasks)} tasks; {_at_best(one)}{time}"
         )
+        lines += [f"  {remark}" for remark in (one.fit.remarks if one.fit else ())]
     if len(specs) > 1 and len(known) == len(specs):
         lines.append(f"in all up to {sum(known) / 60:.1f} min")
     return lines

@@ -4,49 +4,36 @@
 (:mod:`bench.analysis.law`) where there is one for the quantization and engine, with its 95 % interval.
 """
 
-import math
-from typing import Any
-
-from bench.accuracy.data import benchmarks
-from bench.analysis.law import Estimate, law_for
-from bench.plan import context_of, shapes_of
+from bench.analysis.law import Estimate
+from bench.forecast_cells import CellForecast, cell_of
+from bench.forecast_fit import Fit, Served, elsewhere, fit, served, sizes
+from bench.forecast_tasks import TaskForecast, linear_flops, task_of
+from bench.plan import shapes_of
 from bench.record import Device
-from bench.roofline import KV_BITS, Limit, active_parameters, bits_per_weight, limit, weight_bytes
-from bench.spec import PartSpec, RunSpec, plugin
-from bench.speed.shapes import Shape
-from bench.spread import Spread, fewest, refusal, spread
+from bench.roofline import active_parameters, peak
+from bench.spec import RunSpec
 from quantize.estimate import Needs, estimate
-from quantize.formats import Format
 from quantize.key import Frozen
 
-MMLU_TOKENS = 98
-"""Prompt tokens of a five-shot MMLU item that no other item shares (SmolLM2's tokenizer, docs/accuracy.md)."""
-LAW_OF = {"fp8": "fp8-block", "fp8-static": "fp8-block", "gptq-int4": "awq-int4", "awq-int4-sym": "awq-int4"}
-"""Quantizations without a law of their own, and the one that reads as many bytes by like kernels."""
-SIZES = ("tp_size", "tensor_parallel_size")
-PIPELINES = ("pp_size", "pipeline_parallel_size")
+WINDOWS = 100
+"""Held-out windows where all of a text is taken, as :mod:`bench.build` assumes."""
 
 
-class CellForecast(Frozen):
-    """One speed cell."""
+class Build(Frozen):
+    """What getting and quantizing the weights takes."""
 
-    shape: Shape
-    limit: Limit | None
-    likely_tpot_s: Estimate | None
+    download_bytes: float | None
+    """From the hub; None where nothing comes from there. A release is proven against its source, so both come."""
+    disk_bytes: float
+    """Of source and result together, where neither is there yet; a source in a local folder is linked."""
+    method: str
+    """With its backend, where it has a choice."""
+    release: bool
+    """Whether the weights come quantized, and are only proven here."""
+    needs: Needs
+    calibration_tokens: int | None
     best_s: float | None
-    """Time of all trials at the limit, warm-up included."""
-    likely_s: float | None
-    reason: str | None
-    """Why it cannot run."""
-
-
-class TaskForecast(Frozen):
-    """One accuracy task."""
-
-    task: str
-    items: int | None
-    best_s: float | None
-    """Least time of its prompts; None where their length is not known."""
+    """Least time of the calibration: one pass of its tokens through the model. None without one."""
 
 
 class Forecast(Frozen):
@@ -61,210 +48,116 @@ class Forecast(Frozen):
     bits: float | None
     """Of a quantized weight, scales included; None if nothing is quantized."""
     checkpoint_bytes: float
-    download_bytes: float | None
-    """From the hub; None where nothing is."""
-    build: Needs | None
-    """What quantizing needs; None where nothing is made here."""
-    calibration: str | None
-    spread: Spread | None
-    """The fewest devices, or those that were asked for."""
-    asked: bool
-    """Whether the engine's own fields say how it is spread."""
+    build: Build | None
+    """None where a server that somebody else runs is measured."""
+    fit: Fit | None
+    """None where the device is not known."""
+    trials: int
     cells: tuple[CellForecast, ...]
     tasks: tuple[TaskForecast, ...]
+    baseline: "Forecast | None"
+    """What is served beside it."""
     remarks: tuple[str, ...]
 
     @property
-    def best_s(self) -> float | None:
-        """Least time of everything that is served; None where nothing of it is known."""
-        times = [*(cell.best_s for cell in self.cells), *(task.best_s for task in self.tasks)]
-        known = [time for time in times if time is not None]
-        return sum(known) if known else None
+    def able(self) -> tuple[CellForecast, ...]:
+        """The cells that can run."""
+        return tuple(cell for cell in self.cells if cell.reason is None)
 
     @property
-    def likely_s(self) -> float | None:
-        """Likely time of the speed cells; None unless it is known for all that can run."""
-        able = [cell for cell in self.cells if cell.reason is None]
-        known = [cell.likely_s for cell in able if cell.likely_s is not None]
-        return sum(known) if known and len(known) == len(able) else None
+    def cells_best_s(self) -> float | None:
+        """Least time of the speed cells that can run; None where nothing of it is known."""
+        return _sum([cell.best_s for cell in self.able])
+
+    @property
+    def cells_likely_s(self) -> Estimate | None:
+        """Likely time of the speed cells that can run; None unless it is known for all of them.
+
+        The law is off by the same for all of them, so the ends of the intervals are summed.
+        """
+        known = [cell.likely_s for cell in self.able if cell.likely_s is not None]
+        if not known or len(known) < len(self.able):
+            return None
+        low, value, high = (sum(getattr(one, end) for one in known) for end in ("low", "value", "high"))
+        return Estimate(low=low, value=value, high=high)
+
+    @property
+    def best_s(self) -> float | None:
+        """Least time of all that is known: calibration, cells and tasks, those of the baseline included."""
+        own = [self.build.best_s if self.build else None, self.cells_best_s, *(task.best_s for task in self.tasks)]
+        return _sum([*own, self.baseline.best_s if self.baseline else None])
 
 
-def _format(quant: PartSpec, spec: RunSpec) -> Format | None:
-    method = plugin("quantize.methods", quant.module)
-    form: Format | None = method.expected(method.Config.model_validate(quant.config), spec.model.architecture).format
-    return form
+def _sum(times: list[float | None]) -> float | None:
+    known = [time for time in times if time is not None]
+    return sum(known) if known else None
 
 
-def _multiplied_in(form: Format | None) -> str:
-    inputs = form.activations if form else None
-    return "bf16" if inputs is None else f"{'fp' if inputs.type == 'float' else 'int'}{inputs.num_bits}"
-
-
-def _field(spec: RunSpec, names: tuple[str, ...]) -> int:
-    return next((int(spec.engine.config[name]) for name in names if name in spec.engine.config), 1)
-
-
-def _budget(spec: RunSpec, device: Device) -> float:
-    """Return the bytes of one device that a server may plan with."""
-    engine = plugin("bench.engines", spec.engine.module)
-    config = engine.Config.model_validate(spec.engine.config)
-    share = engine.room(config)[1] if hasattr(engine, "room") else 0.9
-    return float(device.memory_bytes * share)
-
-
-def kv_tokens_of(spec: RunSpec) -> int:
-    """Return the tokens whose keys and values the largest cell holds at once; at least one whole context."""
-    length = context_of(spec)
-    able = [shape for shape in shapes_of(spec.workload) if shape.input_len + shape.output_len <= length]
-    closed = [(shape.input_len + shape.output_len) * shape.concurrency for shape in able if shape.request_rate is None]
-    opened = [shape.input_len + shape.output_len for shape in able if shape.request_rate is not None]
-    return max([*closed, *opened], default=min(length, 4096))
-
-
-def _spread(
-    spec: RunSpec, form: Format | None, device: Device, checkpoint_bytes: float, remarks: list[str]
-) -> tuple[Spread | None, bool]:
-    architecture = spec.model.architecture
-    tp, pp = _field(spec, SIZES), _field(spec, PIPELINES)
-    kv_dtype = str(spec.engine.config.get("kv_cache_dtype", "auto"))
-    sizes: dict[str, Any] = {
-        "weights_bytes": checkpoint_bytes,
-        "kv_tokens": kv_tokens_of(spec),
-        "kv_cache_dtype": kv_dtype if kv_dtype in KV_BITS else "auto",
-        "budget_bytes": _budget(spec, device),
-    }
-    per_machine = spec.hardware.devices_per_machine or 1
-    least, why = fewest(architecture, form, **sizes, per_machine=per_machine)
-    if tp * pp == 1:
-        remarks.extend(why)
-        if least is None:
-            remarks.append(f"does not fit on {per_machine * 16} devices")
-        elif least.devices > 1:
-            remarks.append(f"type {typed(spec, least)}")
-        return least, False
-    whole = _field(spec, ("ep_size",)) > 1 or bool(spec.engine.config.get("enable_expert_parallel"))
-    asked = spread(architecture, form, **sizes, tp=tp, pp=pp, whole_experts=whole)
-    reason = refusal(architecture, form, tp, whole_experts=whole)
-    if reason:
-        remarks.append(f"tp {tp}: {reason}")
-    if reason or not asked.fits:
-        more = f"; type {typed(spec, least)}" if least else ""
-        remarks.append(f"as asked, on {asked.devices} devices, it does not run{more}")
-    return asked, True
-
-
-def typed(spec: RunSpec, found: Spread) -> str:
-    """Return the overrides that spread a server so."""
-    vllm = spec.engine.name == "vllm"
-    words = [f"engine.{'tensor_parallel_size' if vllm else 'tp_size'}={found.tp}"]
-    if found.pp > 1:
-        words.append(f"engine.{'pipeline_parallel_size' if vllm else 'pp_size'}={found.pp}")
-        words += [] if vllm else [f"engine.nnodes={found.pp}"]
-    if found.ep > 1:
-        words.append("engine.enable_expert_parallel=true" if vllm else f"engine.ep_size={found.ep}")
-    return " ".join(words)
-
-
-def _cell(spec: RunSpec, shape: Shape, device: Device | None, form: Format | None, devices: int) -> CellForecast:
-    length, tokens = context_of(spec), shape.input_len + shape.output_len
-    if tokens > length:
-        longer = "; type context=131k" if tokens <= 131072 and spec.model.rope else ""
-        reason = f"{tokens:,} tokens are more than the context of {length:,}{longer}"
-        return CellForecast(shape=shape, limit=None, likely_tpot_s=None, best_s=None, likely_s=None, reason=reason)
-    if device is None:
-        return CellForecast(shape=shape, limit=None, likely_tpot_s=None, best_s=None, likely_s=None, reason=None)
-    architecture = spec.model.architecture
-    emulated = spec.engine.name == "transformers" and form is not None
-    bits = bits_per_weight(form, architecture) if form and not emulated else None
-    kv_dtype = str(spec.engine.config.get("kv_cache_dtype", "auto"))
-    closed = shape.request_rate is None
-    found = limit(
+def _build(spec: RunSpec, model: Served, device: Device | None) -> Build | None:
+    if elsewhere(spec):
+        return None
+    architecture, config, release = spec.model.architecture, spec.quant.config, spec.release
+    made, source = sum(sizes(architecture, model.stored_bits)), 2.0 * architecture.parameters()
+    needs = estimate(
         architecture,
-        weight_bytes(architecture, bits),
-        device,
-        input_len=shape.input_len,
-        output_len=shape.output_len,
-        concurrency=shape.concurrency if closed else 1,
-        sent_together=closed and shape.n_requests == shape.concurrency,
-        devices=devices,
-        kv_cache_dtype=kv_dtype if kv_dtype in KV_BITS else "auto",
-        multiplied_in="bf16" if emulated else _multiplied_in(form),
+        spec.quant.module,
+        {} if release else config,
+        heldout=(spec.heldout.n_samples or WINDOWS, spec.heldout.max_seq_len),
+        bits=model.form.bits if model.form else None,
     )
-    name = spec.quant.name
-    law = law_for(LAW_OF.get(name, name), spec.engine.name)
-    likely = (
-        law.predict(found.traffic.total_bytes, bandwidth_bytes_per_s=found.bandwidth_bytes_per_s)
-        if law and devices == shape.concurrency == 1 and closed and not device.measured and not architecture.experts
-        else None
-    )
-    times = spec.workload.trials + 1
-    rounds = math.ceil(shape.n_requests / shape.concurrency)
-
-    def all_trials(tpot_s: float) -> float:
-        if shape.request_rate is not None:
-            return times * shape.n_requests / shape.request_rate
-        return times * rounds * (found.roof_ttft_s + (shape.output_len - 1) * tpot_s)
-
-    return CellForecast(
-        shape=shape,
-        limit=found,
-        likely_tpot_s=likely,
-        best_s=all_trials(found.roof_tpot_s),
-        likely_s=all_trials(likely.value) if likely else None,
-        reason=None,
+    text = None if release else config.get("calibration")
+    tokens = text["n_samples"] * text["max_seq_len"] if text else None
+    downloads = [
+        *([source] if spec.model.source["kind"] == "hub" else []),
+        *([made] if release and release["kind"] == "hub" else []),
+    ]
+    linked = spec.model.source["kind"] == "local"
+    backend = config.get("backend")
+    return Build(
+        download_bytes=sum(downloads) if downloads else None,
+        disk_bytes=(0.0 if linked else source) + (made if model.form else 0.0),
+        method=spec.quant.module + (f" by {backend}" if backend and not release else ""),
+        release=release is not None,
+        needs=needs,
+        calibration_tokens=tokens,
+        best_s=tokens * linear_flops(architecture) / peak(device, "bf16") if tokens and device else None,
     )
 
 
-def _task(spec: RunSpec, task: str, device: Device | None, devices: int) -> TaskForecast:
-    known = benchmarks().get(task)
-    items = known.items if known else None
-    if known and spec.accuracy.limit:
-        per_leaf = max(spec.accuracy.limit, math.ceil(spec.accuracy.at_least / len(known.leaves)))
-        items = sum(min(per_leaf, leaf.items) for leaf in known.leaves.values())
-    if items is None or device is None or task != "mmlu" or spec.accuracy.fewshot_of(task) != 5:
-        return TaskForecast(task=task, items=items, best_s=None)
-    flops = 2.0 * MMLU_TOKENS * items * active_parameters(spec.model.architecture)
-    return TaskForecast(task=task, items=items, best_s=flops / device.flops_per_s.get("bf16", math.inf) / devices)
-
-
-def _remarks(spec: RunSpec, form: Format | None, device: Device | None) -> list[str]:
+def _remarks(spec: RunSpec, model: Served, device: Device | None) -> list[str]:
     found = []
     if spec.yarn is not None:
         found.append(f"YaRN stretches the positions {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens")
         longest = spec.model.rope.longest if spec.model.rope else None
         if longest and spec.yarn.length > longest:
-            found.append(f"its makers say that YaRN takes it to {longest:,} tokens only")
-    kind = _multiplied_in(form)
-    if device and kind != "bf16" and kind not in device.flops_per_s:
-        found.append(f"{device.name} does not multiply {kind}: only the smaller weights are a gain")
-    if spec.engine.name == "transformers" and form is not None:
+            found.append(f"its makers say it can be taken to {longest:,} tokens only")
+    if device and model.multiplied_in not in ("bf16", *device.flops_per_s):
+        found.append(
+            f"{device.name} does not multiply {model.multiplied_in}: it computes in BF16, and only the smaller weights "
+            "are a gain"
+        )
+    if model.emulated:
         found.append("engine=transformers computes with weights expanded to 16 bits: accuracy counts, speed does not")
     return found
 
 
-def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = ()) -> Forecast:
+def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (), *, per_machine: int = 1) -> Forecast:
     """Return what a run will take.
 
     Args:
         spec: the run.
         device: one of the devices that it is planned for; None if that is not known.
         problems: why it cannot run on this machine as it is.
+        per_machine: devices of one machine.
     """
-    architecture = spec.model.architecture
-    form = _format(spec.quant, spec)
-    bits = bits_per_weight(form, architecture) if form else None
-    linear = architecture.linear_parameters()
-    size = 2.0 * (architecture.parameters() - linear) + linear * (bits or 16) / 8
-    remarks = _remarks(spec, form, device)
-    found: Spread | None = None
-    asked = False
-    if device is not None:
-        found, asked = _spread(spec, form, device, size, remarks)
-    devices = found.devices if found else 1
-    made = spec.release is None
-    hub = (spec.release or spec.model.source).get("kind") == "hub"
-    heldout = (spec.heldout.n_samples or 33, spec.heldout.max_seq_len)
-    calibration = spec.quant.config.get("calibration") if made else None
+    architecture, model = spec.model.architecture, served(spec)
+    found = fit(spec, model, device, per_machine=per_machine) if device else None
+    baseline = None
+    if spec.baseline:
+        other = {name: getattr(spec.baseline, name) for name in ("variant", "quant", "release")}
+        tasks = spec.accuracy.model_copy(update={"tasks": ()})  # only the run's own variant is scored
+        beside = spec.model_copy(update={**other, "accuracy": tasks, "baseline": None})
+        baseline = forecast(beside, device, per_machine=per_machine)
     return Forecast(
         model=spec.variant.model,
         quant=spec.variant.quant,
@@ -272,20 +165,13 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
         device=device,
         total_parameters=architecture.parameters(),
         active_parameters=active_parameters(architecture),
-        bits=bits,
-        checkpoint_bytes=size,
-        download_bytes=(2.0 * architecture.parameters() if made else size) if hub else None,
-        build=(
-            estimate(
-                architecture, spec.quant.module, spec.quant.config, heldout=heldout, bits=form.bits if form else None
-            )
-            if made
-            else None
-        ),
-        calibration=f"{calibration['n_samples']} × {calibration['max_seq_len']} tokens" if calibration else None,
-        spread=found,
-        asked=asked,
-        cells=tuple(_cell(spec, shape, device, form, devices) for shape in shapes_of(spec.workload)),
-        tasks=tuple(_task(spec, task, device, devices) for task in spec.accuracy.tasks),
-        remarks=(*remarks, *problems),
+        bits=model.stored_bits,
+        checkpoint_bytes=sum(sizes(architecture, model.stored_bits)),
+        build=_build(spec, model, device),
+        fit=found,
+        trials=spec.workload.trials,
+        cells=tuple(cell_of(spec, shape, model, device, found) for shape in shapes_of(spec.workload)),
+        tasks=tuple(task_of(spec, task, model, device, found) for task in spec.accuracy.tasks),
+        baseline=baseline,
+        remarks=(*_remarks(spec, model, device), *(found.remarks if found else ()), *problems),
     )

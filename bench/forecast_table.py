@@ -1,33 +1,56 @@
-"""``plan=true``: what a command would do, printed; see :mod:`bench.forecast`."""
+"""``plan=true``: what a command would do, printed; see :mod:`bench.forecast`. ``plan=json`` prints the same as data."""
 
+import contextlib
+import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from bench.device import device_kept, lookup
+from bench.devices import Devices
 from bench.errors import QuantbenchError
-from bench.forecast import CellForecast, Forecast, forecast
+from bench.forecast import Build, Forecast, forecast
+from bench.forecast_cells import CellForecast
+from bench.forecast_fit import Fit, elsewhere
 from bench.plan import check
 from bench.record import Device
 from bench.spec import RunSpec
 from quantize.estimate import in_words
 
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 120
 """Columns of a table where no terminal says how many it has."""
+NOTHING = "–"
+FOOT = (
+    "At best: the device's limit, nothing lost anywhere. Likely: a law fitted to published cells of dense models on "
+    "one device, with its 95 % interval; prompts at their limit. Nothing was run."
+)
 
 
-def _device(spec: RunSpec) -> tuple[Device | None, str | None]:
-    """Return the device that a plan is made for, and why it is not known."""
+def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
+    """Return (the device that a plan is made for, how many of it a machine has, why it is not known)."""
+    if elsewhere(spec):
+        return None, 1, "the device of a server that somebody else runs is not known"
     if spec.hardware.device is not None:
         found = lookup(spec.hardware.device)
-        return found, None if found else f"'{spec.hardware.device}' is not in the table of devices"
-    found = device_kept(cpu=spec.hardware.name == "cpu" or spec.engine.config.get("device") == "cpu")
-    return (
-        found,
-        None if found else "the limit here is measured by a first run; hardware=h100 plans for another machine",
-    )
+        why = None if found else f"'{spec.hardware.device}' is not in the table of devices"
+        return found, spec.hardware.devices_per_machine or 1, why
+    cpu = spec.hardware.name == "cpu" or spec.engine.config.get("device") == "cpu"
+    found = device_kept(cpu=cpu)
+    why = None if found else "what this machine can do is measured by a first run; hardware=h100 plans for another"
+    return found, 1 if cpu else _devices_here(), why
+
+
+def _devices_here() -> int:
+    devices = Devices.here()
+    if devices is None:
+        return 1
+    with contextlib.closing(devices):
+        return len(devices.names)
 
 
 def _problems(spec: RunSpec) -> tuple[str, ...]:
@@ -39,127 +62,247 @@ def _problems(spec: RunSpec) -> tuple[str, ...]:
     return ()
 
 
-def forecasts(specs: Sequence[RunSpec]) -> list[Forecast]:
-    """Return the forecast of every run of a command."""
-    found = []
-    for spec in specs:
-        device, why = _device(spec)
-        problems = (*([why] if why else []), *_problems(spec))
-        found.append(forecast(spec, device, problems))
-    return found
+def forecast_of(spec: RunSpec) -> Forecast:
+    """Return the forecast of one run, for the machine that it names."""
+    device, per_machine, why = _device(spec)
+    return forecast(spec, device, (*([why] if why else []), *_problems(spec)), per_machine=per_machine)
 
 
 def duration(seconds: float | None) -> str:
     """Return a time for people."""
     if seconds is None:
-        return "–"
+        return NOTHING
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
 
 
+def _words(size: float) -> str:
+    return in_words(round(size))
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def devices(one: Forecast) -> str:
+    """Return on how many devices a server is spread and how, e.g. ``4 devices (tp 4)``."""
+    if one.fit is None:
+        return NOTHING
+    return f"{one.fit.devices} device{'s' if one.fit.devices > 1 else ''}{_split(one.fit)}"
+
+
+def _split(found: Fit) -> str:
+    spread = found.spread
+    sizes = {"tp": spread.tp, "pp": spread.pp, "ep": spread.ep, "copies": found.copies}
+    split = ", ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+    return f" ({split})" if split else ""
+
+
+def trouble(one: Forecast) -> str | None:
+    """Return what is wrong with how a server is spread, in a few words; None if nothing is."""
+    if one.fit is None or one.fit.works:
+        return None
+    if one.fit.refused:
+        return "cannot be split so"
+    return "not all cells fit" if one.able and one.fit.loads else "does not fit"
+
+
+def _held(one: Forecast) -> str:
+    """Return what each device holds."""
+    return _words(one.fit.spread.weights_bytes + one.fit.spread.kv_bytes) if one.fit else NOTHING
+
+
+def _fastest(one: Forecast) -> CellForecast | None:
+    return next((cell for cell in one.able if cell.decode), None)
+
+
+def _speed(cell: CellForecast | None) -> str:
+    if cell is None or cell.decode is None:
+        return NOTHING
+    return f"{1 / cell.decode.seconds:,.{0 if cell.decode.seconds < 0.1 else 1}f}"
+
+
 def answer(one: Forecast) -> str:
-    """Return how many devices, how long and how fast at best, in one line."""
-    where = f" on {one.device.name}" if one.device else ""
+    """Return how many devices, how fast at best and how long, in one line."""
     parts = []
-    if one.spread is not None and one.device is not None:
-        found = one.spread
-        split = [f"tp {found.tp}", *([f"pp {found.pp}"] if found.pp > 1 else []), *(["ep"] if found.ep > 1 else [])]
-        more = f" ({', '.join(split)})" if found.devices > 1 else ""
-        held = f"{in_words(int(found.weights_bytes))} of weights and {in_words(int(found.kv_bytes))} of keys and values"
-        state = "" if found.fits else ", which does not fit"
-        plural = "s" if found.devices > 1 else ""
-        parts.append(
-            f"{found.devices} device{plural}{more}, each with {held} of {in_words(int(found.budget_bytes))}{state}"
-        )
-    elif one.device is not None:
-        parts.append("does not fit")
-    first = next((cell for cell in one.cells if cell.limit), None)
-    if first is not None and first.limit is not None and (one.spread is None or one.spread.fits):
-        parts.append(f"at best {first.limit.roof_tokens_per_s:.0f} tokens/s each at input {first.shape.input_len:,}")
-    if one.spread is not None and one.spread.fits and one.best_s is not None:
-        likely = f", likely {duration(one.likely_s)} for its cells" if one.likely_s is not None else ""
-        parts.append(f"serving takes at least {duration(one.best_s)}{likely}")
-    return f"{one.model} {one.quant}{where}, engine {one.engine}: {'; '.join(parts) or 'no limit known'}"
+    if one.fit is not None and one.device is not None:
+        each = " each" if one.fit.devices > 1 else ""
+        wrong = f": {trouble(one)}" if trouble(one) else ""
+        parts.append(f"{devices(one)}, {_held(one)} of {_words(one.device.memory_bytes)}{each}{wrong}")
+    cell = _fastest(one)
+    if cell is not None:
+        parts.append(f"at best {_speed(cell)} tokens/s at input {cell.shape.input_len:,}")
+    if one.cells_best_s is not None:
+        parts.append(f"its cells take at least {duration(one.cells_best_s)}{_likely_time(one)}")
+    where = f" on {one.device.name}" if one.device else ""
+    return f"{one.model} {one.quant}{where}: {'; '.join(parts) or 'no limit known'}"
+
+
+def _likely_time(one: Forecast) -> str:
+    likely = one.cells_likely_s
+    if likely is None:
+        return ""
+    return f", likely {duration(likely.value)} ({duration(likely.low)} to {duration(likely.high)})"
+
+
+def _likely_speed(cell: CellForecast) -> str:
+    found = cell.likely_tpot_s
+    if found is None or cell.decode is None:
+        return NOTHING
+    fastest_s = max(found.low, cell.decode.seconds)
+    return f"{1 / found.value:,.0f} ({1 / found.high:,.0f} to {1 / fastest_s:,.0f})"
+
+
+def _quantize(build: Build) -> str:
+    text = f", {build.calibration_tokens:,} tokens of calibration" if build.calibration_tokens else ""
+    done = "proving the release" if build.release else f"{build.method}{text}"
+    return f"{done}; {_words(build.needs.memory)} of memory ({build.needs.why})"
 
 
 def _stages(one: Forecast) -> Table:
-    table = Table(title="stages", title_justify="left", show_header=False)
-    table.add_column("stage")
-    table.add_column("what")
+    table = _table("stages")
+    for name in ("stage", "what", "at least"):
+        table.add_column(name, justify="right" if name == "at least" else "left")
     few = one.active_parameters < one.total_parameters
     experts = f", {one.active_parameters / 1e9:.2f} B of them for each token" if few else ""
-    table.add_row("model", f"{one.total_parameters / 1e9:.3f} B weights{experts}")
     bits = f"{one.bits:.2f} bits a quantized weight" if one.bits else "16 bits a weight"
-    table.add_row("checkpoint", f"{in_words(int(one.checkpoint_bytes))}, {bits}")
-    hub = one.download_bytes
-    download = "nothing from the hub" if hub is None else f"{in_words(int(hub))} from the hub"
-    table.add_row("download", download)
+    size = f"{one.total_parameters / 1e9:.3f} B weights{experts}; {_words(one.checkpoint_bytes)}, {bits}"
+    table.add_row("checkpoint", size, NOTHING)
     if one.build is not None:
-        made = f", calibrated on {one.calibration}" if one.calibration else ""
-        table.add_row(
-            "quantize",
-            f"{in_words(one.build.memory)} of memory ({one.build.why}){made}; {in_words(one.build.disk)} of new disk",
-        )
+        hub = one.build.download_bytes
+        download = f"{_words(hub)} from the hub" if hub is not None else "nothing from the hub"
+        table.add_row("source", f"{download}; {_words(one.build.disk_bytes)} of disk with the result", NOTHING)
+        if one.bits:
+            table.add_row("quantize", _quantize(one.build), duration(one.build.best_s))
+    if one.fit is not None:
+        spread = one.fit.spread
+        held = f"{_words(spread.weights_bytes)} of weights, {_words(spread.kv_bytes)} of keys and values"
+        room = f"{_words(spread.budget_bytes)} that a server may take"
+        each = "on each, " if one.fit.devices > 1 else ""
+        table.add_row("serve", f"{one.engine} on {devices(one)}: {held} {each}of {room}", NOTHING)
+    else:
+        table.add_row("serve", f"{one.engine}, on a device that is not known", NOTHING)
+    if one.cells:
+        skipped = f", {len(one.cells) - len(one.able)} not supported" if len(one.able) < len(one.cells) else ""
+        cells = f"{len(one.cells)} cells of {one.trials} trials and a warm-up{skipped}{_likely_time(one)}"
+        table.add_row("cells", cells, duration(one.cells_best_s))
     for task in one.tasks:
         items = f"{task.items:,} items" if task.items else "items not known beforehand"
-        least = f"; at least {duration(task.best_s)}" if task.best_s is not None else ""
-        table.add_row(f"task {task.task}", f"{items}{least}")
+        tokens = f", about {round(task.prompt_tokens, -3):,} prompt tokens" if task.prompt_tokens else ""
+        table.add_row(task.task, f"{items}{tokens}", duration(task.best_s))
+    if one.baseline is not None:
+        table.add_row("baseline", f"{one.baseline.quant}, served beside it", duration(one.baseline.best_s))
+    table.add_row("all", "as far as it is known", duration(one.best_s))
     return table
-
-
-def _likely(cell: CellForecast) -> str:
-    found = cell.likely_tpot_s
-    if found is None:
-        return "–"
-    return f"{1 / found.value:.0f} ({1 / found.high:.0f} to {1 / max(found.low, 1e-9):.0f})"
 
 
 COLUMNS: dict[str, Callable[[CellForecast], str]] = {
     "input": lambda cell: f"{cell.shape.input_len:,}",
     "output": lambda cell: f"{cell.shape.output_len:,}",
     "load": lambda cell: cell.shape.load,
-    "at best TTFT": lambda cell: duration(cell.limit.roof_ttft_s) if cell.limit else "–",
-    "at best tokens/s": lambda cell: f"{cell.limit.roof_tokens_per_s:,.1f}" if cell.limit else "–",
-    "bound by": lambda cell: cell.limit.decode.by if cell.limit else "–",
-    "likely tokens/s": _likely,
-    "time, at best": lambda cell: duration(cell.best_s),
-    "not supported": lambda cell: cell.reason or "",
+    "KV cache": lambda cell: _words(cell.kv_bytes),
+    "TTFT": lambda cell: duration(cell.prefill.seconds) if cell.prefill else NOTHING,
+    "tokens/s each": _speed,
+    "bound by": lambda cell: cell.decode.by if cell.decode else NOTHING,
+    "likely": _likely_speed,
+    "takes": lambda cell: duration(cell.best_s),
 }
 """The table of cells: {heading: text of a cell}."""
+IN_TITLE = {"output": "{} tokens out", "load": "{}"}
+"""Columns that stand in the title where all cells have the same."""
 
 
 def _cells(one: Forecast) -> Table:
-    table = Table(title="cells", title_justify="left")
-    shown = [name for name, text in COLUMNS.items() if any(text(cell) not in ("", "–") for cell in one.cells)]
+    """Return the table of the cells that can run."""
+    columns = {name: [text(cell) for cell in one.able] for name, text in COLUMNS.items()}
+    same = [name for name in IN_TITLE if len(set(columns[name])) == 1]
+    words = ", ".join([f"cells of {one.quant} at best", *(IN_TITLE[name].format(columns[name][0]) for name in same)])
+    table = _table(words)
+    shown = [name for name, texts in columns.items() if name not in same and set(texts) != {NOTHING}]
     for name in shown:
-        table.add_column(name, justify="left" if name in ("load", "bound by", "not supported") else "right")
-    for cell in one.cells:
-        table.add_row(*(COLUMNS[name](cell) for name in shown))
+        table.add_column(name, justify="left" if name in ("load", "bound by") else "right")
+    for row in zip(*(columns[name] for name in shown), strict=True):
+        table.add_row(*row)
     return table
 
 
+def _rows(found: Sequence[Forecast]) -> Table:
+    """Return the table of a sweep: a row for each run."""
+    where = dict.fromkeys(
+        f"{one.device.name} ({_words(one.device.memory_bytes)})" if one.device else "a device not known"
+        for one in found
+    )
+    lengths = {f"{cell.shape.input_len:,}" for one in found if (cell := _fastest(one))}
+    table = _table(f"at best on {', '.join(where)}" + (f", tokens/s at input {', '.join(lengths)}" if lengths else ""))
+    for name in ("model", "quant", "size", "devices", "on each", "tokens/s", "cells", "likely"):
+        left, names = name in ("model", "quant", "devices", "on each"), name in ("model", "quant")
+        table.add_column(name, justify="left" if left else "right", no_wrap=names, overflow="fold")
+    for one in found:
+        likely, wrong = one.cells_likely_s, trouble(one)
+        table.add_row(
+            one.model,
+            one.quant,
+            _words(one.checkpoint_bytes),
+            f"{one.fit.devices}{_split(one.fit)}" if one.fit else NOTHING,
+            _held(one) + (f": {wrong}" if wrong else ""),
+            _speed(_fastest(one)),
+            duration(one.cells_best_s),
+            duration(likely.value if likely else None),
+        )
+    return table
+
+
+def _cannot(one: Forecast) -> Iterator[str]:
+    """Yield the cells that cannot run, with the reason."""
+    reasons = dict.fromkeys(cell.reason for cell in one.cells if cell.reason)
+    for reason in reasons:
+        cells = [f"{cell.shape.input_len:,} ({cell.shape.load})" for cell in one.cells if cell.reason == reason]
+        yield f"not supported, input {', '.join(cells)}: {reason}"
+
+
+def _notes(found: Sequence[Forecast]) -> list[str]:
+    """Return every remark once, with the runs that it is of where it is not of all."""
+    of: dict[str, list[str]] = {}
+    for one in found:
+        for remark in (*one.remarks, *_cannot(one)):
+            runs = of.setdefault(remark, [])
+            runs += [] if f"{one.model} {one.quant}" in runs else [f"{one.model} {one.quant}"]
+    return [
+        f"note: {remark}" if len(runs) == len(found) else f"note ({', '.join(runs)}): {remark}"
+        for remark, runs in of.items()
+    ]
+
+
+def plain(found: Sequence[Forecast]) -> list[dict[str, Any]]:
+    """Return forecasts as plain data; seconds, bytes and tokens."""
+    return [
+        {**one.model_dump(mode="json"), "devices": one.fit.devices if one.fit else None, "trouble": trouble(one),
+         "best_s": one.best_s, "cells_likely_s": likely.model_dump() if (likely := one.cells_likely_s) else None}
+        for one in found
+    ]  # fmt: skip
+
+
 def show(specs: Sequence[RunSpec]) -> None:
-    """Print the plan of a command: one line for each run, then its stages and cells where it is one run."""
+    """Print the plan of a command: of one run its answer, stages and cells, of a sweep a row for each run."""
+    found = [forecast_of(spec) for spec in specs]
+    if specs[0].plan == "json":
+        sys.stdout.write(json.dumps(plain(found), indent=1) + "\n")
+        return
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PLAIN_WIDTH
-    found = forecasts(specs)
-    for one in found:
-        console.print(answer(one), markup=False, soft_wrap=True)
-        if len(found) > 1:
-            for remark in one.remarks:
-                console.print(f"  {remark}", markup=False, soft_wrap=True)
     if len(found) == 1:
-        console.print(_stages(found[0]))
-        if found[0].cells:
-            console.print(_cells(found[0]))
-        for remark in found[0].remarks:
-            console.print(f"note: {remark}", markup=False, soft_wrap=True)
-    console.print(
-        "At best: the device's limit, nothing lost anywhere. Likely: a law fitted to published cells of dense models "
-        "on one device, with its 95 % interval. Nothing was run.",
-        markup=False,
-        soft_wrap=True,
-    )
+        found = [one for one in (found[0], found[0].baseline) if one is not None]
+        console.print(answer(found[0]) + "\n", markup=False, soft_wrap=True)
+        tables = [_stages(found[0]), *(_cells(one) for one in found if one.able)]
+    else:
+        tables = [_rows(found)]
+    for table in tables:
+        console.print(table)
+        console.print()
+    for line in (*_notes(found), FOOT):
+        console.print(line, markup=False, soft_wrap=True)

@@ -98,7 +98,7 @@ class Rope(Frozen):
     original: PositiveInt
     """Positions that it was trained with, tokens: what YaRN stretches."""
     longest: PositiveInt | None = None
-    """Tokens to which its makers say that YaRN can stretch it; None if they say nothing."""
+    """Tokens to which its makers say it can be stretched, by YaRN or otherwise; None if they say nothing."""
 
 
 class ContextSpec(Frozen):
@@ -177,8 +177,8 @@ class RunSpec(Frozen):
     command: tuple[str, ...]
     baseline: Baseline | None
     """What is served beside this one; None measures this one alone."""
-    plan: bool
-    """Whether to say what would run instead of running it."""
+    plan: Literal[False, True, "json"]
+    """Whether to say what would run instead of running it, in words or as JSON."""
     price_per_hour: Rate | None
     """Dollars per hour of the whole machine."""
     seed: int

@@ -5,9 +5,9 @@ A layer can be split in ``tp`` only if its heads can, and if no split cuts throu
 SGLang and vLLM refuse to load. Experts can be dealt out whole instead (expert parallelism, ep).
 """
 
+import math
 from collections.abc import Iterator
 
-from bench.roofline import kv_bytes_per_token
 from quantize.architecture import Architecture
 from quantize.formats import Format
 from quantize.key import Frozen
@@ -15,20 +15,34 @@ from quantize.key import Frozen
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 """Layers whose output features are split; the others' input features are."""
 MLP = ("gate_proj", "up_proj", "down_proj")
-MOST_MACHINES = 16
+
+
+class Load(Frozen):
+    """What is to be held, all devices together, and what one device has room for. Bytes."""
+
+    layers_bytes: float
+    """Weights of the decoder layers."""
+    rest_bytes: float
+    """Embeddings and output head; norms with them."""
+    kv_bytes_per_token: float
+    """Keys and values of one token in all layers."""
+    kv_tokens: int
+    """Tokens whose keys and values are held at once."""
+    budget_bytes: float
+    """What a server may take of one device."""
 
 
 class Spread(Frozen):
-    """One way to spread a model."""
+    """One way to spread a model. Bytes are those of the device that holds most."""
 
     tp: int
     pp: int
     ep: int
     """1 where experts, if there are any, are split like other layers."""
     weights_bytes: float
-    """Of one device."""
     kv_bytes: float
-    """Of one device, for all tokens that are held at once."""
+    """For all tokens that are held at once."""
+    kv_bytes_per_token: float
     budget_bytes: float
     """What a server may take of one device."""
 
@@ -41,6 +55,11 @@ class Spread(Frozen):
     def fits(self) -> bool:
         """Whether weights, keys and values are within the budget."""
         return self.weights_bytes + self.kv_bytes <= self.budget_bytes
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens whose keys and values find room beside the weights."""
+        return max(0, int((self.budget_bytes - self.weights_bytes) / self.kv_bytes_per_token))
 
 
 def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_experts: bool = False) -> str | None:
@@ -73,77 +92,55 @@ def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_e
     return None
 
 
-def spread(
-    architecture: Architecture,
-    form: Format | None,
-    *,
-    weights_bytes: float,
-    kv_tokens: int,
-    kv_cache_dtype: str,
-    budget_bytes: float,
-    tp: int,
-    pp: int = 1,
-    whole_experts: bool = False,
-) -> Spread:
-    """Return what each device holds; keys and values are copied where there are more devices than their heads."""
-    kv = kv_tokens * kv_bytes_per_token(architecture, kv_cache_dtype) / pp / min(tp, architecture.kv_heads)
+def spread(architecture: Architecture, load: Load, tp: int, pp: int = 1, *, whole_experts: bool = False) -> Spread:
+    """Return what the fullest device holds; keys and values are copied where there are more devices than their heads.
+
+    Machines take whole layers in turn, so one may have a layer more than another; the first also holds the input
+    embeddings and the last the head.
+    """
+    layers = math.ceil(architecture.layers / pp) / architecture.layers
+    rest = load.rest_bytes if pp == 1 or architecture.tied_embeddings else load.rest_bytes / 2
+    per_token = load.kv_bytes_per_token * layers / min(tp, architecture.kv_heads)
     return Spread(
         tp=tp,
         pp=pp,
         ep=tp if whole_experts else 1,
-        weights_bytes=weights_bytes / (tp * pp),
-        kv_bytes=kv,
-        budget_bytes=budget_bytes,
+        weights_bytes=(load.layers_bytes * layers + rest) / tp,
+        kv_bytes=load.kv_tokens * per_token,
+        kv_bytes_per_token=per_token,
+        budget_bytes=load.budget_bytes,
     )
 
 
-def _sizes(per_machine: int) -> Iterator[tuple[int, int]]:
+def _sizes(per_machine: int, machines: int) -> Iterator[tuple[int, int]]:
     tp = 1
     while tp <= per_machine:
         yield tp, 1
         tp *= 2
-    for machines in range(2, MOST_MACHINES + 1):
-        yield tp // 2, machines
+    for pp in range(2, machines + 1):
+        yield tp // 2, pp
 
 
 def fewest(
-    architecture: Architecture,
-    form: Format | None,
-    *,
-    weights_bytes: float,
-    kv_tokens: int,
-    kv_cache_dtype: str,
-    budget_bytes: float,
-    per_machine: int,
+    architecture: Architecture, form: Format | None, load: Load, *, per_machine: int, machines: int
 ) -> tuple[Spread | None, tuple[str, ...]]:
-    """Return the spread over the fewest devices that fits, and why smaller or simpler ones do not.
+    """Return the spread over the fewest devices that fits, and why smaller or simpler ones are refused.
 
     Args:
         architecture: the model's shapes.
         form: how quantized layers are stored; None if nothing is quantized.
-        weights_bytes: of the whole checkpoint.
-        kv_tokens: tokens whose keys and values are held at once.
-        kv_cache_dtype: a key of :data:`bench.roofline.KV_BITS`.
-        budget_bytes: what a server may take of one device.
+        load: what is to be held.
         per_machine: devices of one machine.
+        machines: the most that may be taken.
     """
-    why: list[str] = []
-    for tp, pp in _sizes(per_machine):
+    why: dict[str, None] = {}
+    for tp, pp in _sizes(per_machine, machines):
         for whole in (False, True) if architecture.experts and tp > 1 else (False,):
+            found = spread(architecture, load, tp, pp, whole_experts=whole)
+            if not found.fits:
+                continue
             reason = refusal(architecture, form, tp, whole_experts=whole)
-            found = spread(
-                architecture,
-                form,
-                weights_bytes=weights_bytes,
-                kv_tokens=kv_tokens,
-                kv_cache_dtype=kv_cache_dtype,
-                budget_bytes=budget_bytes,
-                tp=tp,
-                pp=pp,
-                whole_experts=whole,
-            )
-            if reason is not None:
-                why.append(f"tp {tp}{', whole experts' if whole else ''}: {reason}")
-            elif found.fits:
-                return found, tuple(dict.fromkeys(why))
-    return None, tuple(dict.fromkeys(why))
+            if reason is None:
+                return found, tuple(why)
+            why[f"tp {tp}{', whole experts' if whole else ''}: {reason}"] = None
+    return None, tuple(why)

@@ -1,27 +1,34 @@
 """Plans: what a run will take, on any machine, from arithmetic alone."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.accuracy.tasks import MINI_DIR
 from bench.compose import compose_job, names
 from bench.device import lookup
 from bench.errors import ConfigError
+from bench.estimate import announce
 from bench.forecast import Forecast, forecast
-from bench.forecast_table import answer, duration, forecasts
+from bench.forecast_fit import format_of, served, sizes
+from bench.forecast_table import answer, duration, forecast_of, trouble
+from bench.forecast_tasks import assumed
 from bench.published import architecture_of
 from bench.record import Device
 from bench.roofline import bits_per_weight
-from bench.spec import RunSpec, plugin
-from bench.spread import fewest, refusal, spread
-from quantize.formats import Format
-from tests.conftest import Cli
+from bench.spec import RunSpec
+from bench.spread import Load, fewest, refusal, spread
+from tests.conftest import ROOT, Cli
 
 GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")
-QUANTS = ("bf16", "fp8", "fp8-block", "gptq-int8", "gptq-int4", "awq-int4")
+CORE = ("bf16", "fp8", "fp8-block", "int8-w8a8", "gptq-int8", "gptq-int4", "awq-int4")
+PAGE = (ROOT / "docs" / "planning.md").read_text()
 
 
 def spec(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) -> RunSpec:
@@ -40,54 +47,64 @@ DEVICES = {hardware: device(hardware) for hardware in GPUS}
 
 
 def planned(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) -> Forecast:
-    return forecast(spec(model, quant, hardware, *more), DEVICES[hardware])
+    return forecast(spec(model, quant, hardware, *more), DEVICES[hardware], per_machine=8)
 
 
-def form_of(quant: str, model: str = "qwen3-8b") -> Format | None:
-    found = spec(model, quant)
-    method = plugin("quantize.methods", found.quant.module)
-    form: Format | None = method.expected(
-        method.Config.model_validate(found.quant.config), found.model.architecture
-    ).format
-    return form
+def spread_of(one: Forecast) -> tuple[int, int, int]:
+    assert one.fit is not None
+    return one.fit.spread.tp, one.fit.spread.pp, one.fit.spread.ep
 
 
-@pytest.mark.parametrize(("quant", "step_gb"), [("bf16", 15.14), ("fp8-block", 8.19), ("awq-int4", 4.85)])
-def test_a_step_of_qwen3_8b_on_h20_reads_what_was_computed_by_hand(quant: str, step_gb: float) -> None:
-    found = planned("qwen3-8b", quant, "h20", "workload=qwen", "context=131k")
-    limit = found.cells[0].limit
-    assert limit is not None
-    assert (limit.traffic.linear_bytes + limit.traffic.rest_bytes) / 1e9 == pytest.approx(step_gb, abs=0.01)
-    assert limit.roof_tokens_per_s == pytest.approx(4e12 / limit.traffic.total_bytes)
+@pytest.mark.parametrize(
+    ("quant", "step_gb", "roof"), [("bf16", 15.14, 264), ("fp8-block", 8.19, 488), ("awq-int4", 4.85, 822)]
+)
+def test_a_step_of_qwen3_8b_on_h20_reads_what_was_computed_by_hand(quant: str, step_gb: float, roof: float) -> None:
+    # As good as no answer: then a step reads the weights alone.
+    found = planned("qwen3-8b", quant, "h20", "workload.input_lens=1", "workload.output_len=2")
+    decode = found.cells[0].decode
+    assert decode is not None
+    assert decode.bytes / 1e9 == pytest.approx(step_gb, abs=0.01)
+    assert 1 / decode.seconds == pytest.approx(roof, rel=0.005)
     assert found.engine == "sglang"
-    assert found.spread is not None
-    assert found.spread.devices == 1
+    assert spread_of(found) == (1, 1, 1)
 
 
 def test_235b_in_fp8_takes_four_h100_and_says_how_to_ask_for_them() -> None:
     found = planned("qwen3-235b-a22b", "fp8")
-    assert found.spread is not None
-    assert (found.spread.tp, found.spread.pp) == (4, 1)
-    assert found.spread.weights_bytes == pytest.approx(59e9, rel=0.02)
-    assert "type engine.tp_size=4" in found.remarks
-    text = answer(found)
-    assert "4 devices (tp 4)" in text
-    assert "tokens/s each at input 1" in text
+    assert spread_of(found) == (4, 1, 1)
+    assert found.fit is not None
+    assert found.fit.spread.weights_bytes == pytest.approx(59e9, rel=0.02)
+    assert "type engine=sglang engine.tp_size=4" in found.remarks
+    assert re.search(r"4 devices \(tp 4\), 59\.\d GB of 80\.0 GB each; at best \d+ tokens/s at input 1;", answer(found))
     assert (found.total_parameters, found.active_parameters) == (235_093_634_560, 22_190_763_520)
 
 
+def test_what_a_plan_says_to_type_works() -> None:
+    found = planned("qwen3-235b-a22b", "fp8-block", "l40s")
+    (advice,) = (remark.removeprefix("type ") for remark in found.remarks if remark.startswith("type "))
+    again = planned("qwen3-235b-a22b", "fp8-block", "l40s", *advice.split())
+    assert spread_of(again) == spread_of(found) == (8, 1, 8)
+    assert trouble(again) is None
+    assert not any(remark.startswith("type ") for remark in again.remarks)
+
+
 def test_blocks_that_share_a_scale_are_not_cut() -> None:
-    shapes = spec("qwen3-235b-a22b").model.architecture
-    blocks = form_of("fp8-block", "qwen3-235b-a22b")
+    one = spec("qwen3-235b-a22b", "fp8-block")
+    shapes, blocks = one.model.architecture, format_of(one)
     reason = refusal(shapes, blocks, 8)
     assert reason == "gate_proj: 1536 / 8 = 192 cuts through blocks of 128 that share a scale"
     assert refusal(shapes, blocks, 4) is None
     assert refusal(shapes, blocks, 8, whole_experts=True) is None
     assert refusal(shapes, None, 8) is None
-    found = planned("qwen3-235b-a22b", "fp8-block", "l40s")
-    assert found.spread is not None
-    assert (found.spread.tp, found.spread.ep) == (8, 8)
-    assert any("engine.ep_size=8" in remark for remark in found.remarks)
+    assert refusal(shapes, format_of(spec("qwen3-235b-a22b", "fp8")), 8) is None, "a scale per channel is not cut"
+    assert "down_proj" in str(refusal(shapes, format_of(spec("qwen3-235b-a22b", "gptq-int4")), 8))
+
+
+def test_an_official_release_that_goes_by_two_names_is_judged_by_its_blocks() -> None:
+    found = planned("qwen3-235b-a22b", "fp8", "h100", "quant.source=official", "engine=sglang", "engine.tp_size=8")
+    assert trouble(found) == "cannot be split so"
+    assert "tp 8, as asked: gate_proj: 1536 / 8 = 192 cuts through blocks" in "".join(found.remarks)
+    assert not found.able
 
 
 @pytest.mark.parametrize(
@@ -98,32 +115,62 @@ def test_heads_are_split_evenly_and_keys_copied_where_there_are_too_few(tp: int,
     assert (said is None and reason is None) or (said is not None and said in str(reason))
 
 
-def test_several_machines_take_layers_in_turn() -> None:
+def test_several_machines_take_layers_in_turn_which_makes_no_token_faster() -> None:
     found = planned("qwen3-235b-a22b", "bf16", "rtx4090")
-    assert found.spread is not None
-    assert found.spread.tp == 8
-    assert found.spread.pp > 1
-    assert found.spread.fits
-    assert any(f"engine.nnodes={found.spread.pp}" in remark for remark in found.remarks)
+    tp, pp, _ = spread_of(found)
+    assert (tp, pp) == (8, 3)
+    assert trouble(found) is None
+    assert any(f"engine.nnodes={pp} engine.dist_init_addr=HOST:PORT" in remark for remark in found.remarks)
+    decode = found.cells[0].decode
+    assert decode is not None
+    assert decode.memory_s == pytest.approx(decode.bytes / 1.008e12 / tp)
 
 
 def test_what_was_asked_for_is_judged_and_corrected() -> None:
-    found = planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", "engine.tp_size=2")
-    assert found.asked
-    assert found.spread is not None
-    assert not found.spread.fits
-    assert any("does not run; type engine.tp_size=4" in remark for remark in found.remarks)
-    right = planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", "engine.tp_size=4")
-    assert not any("does not run" in remark for remark in right.remarks)
+    for tp in (1, 2):
+        found = planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", f"engine.tp_size={tp}")
+        assert spread_of(found)[0] == tp
+        assert trouble(found) == "does not fit"
+        assert found.cells[0].reason == "the weights do not fit"
+        (remark,) = (one for one in found.remarks if one.startswith(f"tp {tp}, as asked"))
+        assert "GB of weights" in remark
+        assert remark.endswith("; type engine.tp_size=4")
+    assert trouble(planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", "engine.tp_size=4")) is None
+
+
+def test_vllm_is_asked_for_devices_by_its_own_names() -> None:
+    found = planned("qwen3-235b-a22b", "fp8", "h100", "engine=vllm")
+    assert "type engine.tensor_parallel_size=4" in found.remarks
 
 
 def test_two_machines_of_eight_serve_235b_in_bf16() -> None:
     more = ("engine=sglang", "engine.tp_size=8", "engine.pp_size=2", "engine.nnodes=2", "engine.dist_init_addr=n1:5000")
     found = planned("qwen3-235b-a22b", "bf16", "h100", *more)
-    assert found.spread is not None
-    assert found.spread.devices == 16
-    assert found.spread.fits
-    assert not any("does not run" in remark for remark in found.remarks)
+    assert found.fit is not None
+    assert found.fit.devices == 16
+    assert trouble(found) is None
+
+
+def test_an_engine_of_one_device_says_which_ones_spread_a_model() -> None:
+    found = planned("qwen3-235b-a22b", "bf16", "h100", "engine=transformers")
+    assert spread_of(found) == (1, 1, 1)
+    assert trouble(found) == "does not fit"
+    assert any("engine=transformers takes one device; engine=sglang" in remark for remark in found.remarks)
+
+
+def test_weights_that_an_engine_expands_take_the_room_of_16_bits() -> None:
+    found = planned("qwen3-8b", "gptq-int4", "h100", "engine=transformers")
+    assert found.fit is not None
+    assert found.fit.spread.weights_bytes == pytest.approx(16.4e9, rel=0.01)
+    assert found.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
+
+
+def test_a_cell_that_finds_no_room_is_not_supported_and_the_others_are() -> None:
+    more = ("engine=sglang", "engine.tp_size=1", "workload=load", "workload.concurrency=[1,1024]", "accuracy=none")
+    found = planned("qwen3-32b", "bf16", "h100", *more)
+    assert trouble(found) == "not all cells fit"
+    assert [cell.reason is None for cell in found.cells] == [True, False]
+    assert "655,360 tokens at once, and" in str(found.cells[1].reason)
 
 
 def test_a_cell_beyond_the_context_is_not_supported_and_says_what_to_type() -> None:
@@ -135,54 +182,87 @@ def test_a_cell_beyond_the_context_is_not_supported_and_says_what_to_type() -> N
     assert not any(cell.reason for cell in longer.cells)
     assert "YaRN stretches the positions 4 times, to 131,072 tokens" in longer.remarks
     far = planned("qwen3-8b", "bf16", "h100", "context=1m")
-    assert any("its makers say that YaRN takes it to 131,072 tokens only" in remark for remark in far.remarks)
+    assert any("its makers say it can be taken to 131,072 tokens only" in remark for remark in far.remarks)
 
 
 def test_what_is_likely_comes_from_published_cells_with_its_interval() -> None:
     found = planned("qwen3-8b", "bf16", "h20", "workload=qwen", "context=131k")
     first = found.cells[0]
     assert first.likely_tpot_s is not None
-    assert first.limit is not None
+    assert first.decode is not None
     assert first.likely_tpot_s.low < 12.24e-3 < first.likely_tpot_s.high
-    assert first.limit.roof_tpot_s < first.likely_tpot_s.low
-    assert found.likely_s is not None
-    assert found.best_s is not None
-    assert found.likely_s > found.best_s
-    assert planned("qwen3-30b-a3b", "bf16", "h20").likely_s is None, "the law is of dense models"
+    assert first.decode.seconds < first.likely_tpot_s.low
+    likely, best = found.cells_likely_s, found.cells_best_s
+    assert likely is not None
+    assert best is not None
+    assert best < likely.low < likely.value < likely.high
+    assert planned("qwen3-30b-a3b", "bf16", "h20").cells_likely_s is None, "the law is of dense models"
 
 
 def test_fp8_on_a_device_without_fp8_units_is_told() -> None:
-    assert any("does not multiply fp8" in remark for remark in planned("qwen3-8b", "fp8", "a100").remarks)
+    assert any("only the smaller weights are a gain" in remark for remark in planned("qwen3-8b", "fp8", "a100").remarks)
     assert not any("does not multiply" in remark for remark in planned("qwen3-8b", "fp8", "h100").remarks)
 
 
 def test_sizes_to_be_downloaded_and_built_are_told() -> None:
     made = planned("qwen3-8b", "gptq-int4")
-    assert made.download_bytes == pytest.approx(16.4e9, rel=0.01)
-    assert made.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
     assert made.build is not None
-    assert made.calibration is not None
+    assert made.build.download_bytes == pytest.approx(16.4e9, rel=0.01)
+    assert made.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
+    assert made.build.disk_bytes == pytest.approx(22.5e9, rel=0.05)
+    assert made.build.calibration_tokens == 128 * 512
+    assert made.build.best_s == pytest.approx(2 * 6.946e9 * 128 * 512 / 989.5e12, rel=0.001)
     official = planned("qwen3-8b", "fp8", "h100", "quant.source=official")
-    assert official.build is None
-    assert official.download_bytes == official.checkpoint_bytes
-    assert planned("tiny-qwen3").download_bytes is None
+    assert official.build is not None
+    assert official.build.release
+    assert official.build.download_bytes == pytest.approx(16.4e9 + official.checkpoint_bytes, rel=0.01), (
+        "a release is proven against its source"
+    )
+    tiny = planned("tiny-qwen3").build
+    assert tiny is not None
+    assert tiny.download_bytes is None
+
+
+def test_a_server_that_somebody_else_runs_has_no_limit_and_builds_nothing() -> None:
+    found = forecast_of(spec("qwen3-8b", "bf16", "h100", "engine=attach", "engine.url=http://127.0.0.1:8000"))
+    assert found.device is None
+    assert found.build is None
+    assert any("somebody else runs" in remark for remark in found.remarks)
+
+
+def test_a_baseline_is_served_too() -> None:
+    alone = planned("qwen3-8b", "fp8", "h100", "accuracy=none")
+    both = planned("qwen3-8b", "fp8", "h100", "accuracy=none", "quant@baseline=bf16")
+    plain = planned("qwen3-8b", "bf16", "h100", "accuracy=none")
+    assert alone.best_s is not None
+    assert plain.best_s is not None
+    assert both.best_s == pytest.approx(alone.best_s + plain.best_s)
 
 
 def test_items_of_limited_tasks_are_counted() -> None:
     full = planned("qwen3-8b", "bf16", "h100", "accuracy=full")
     assert {task.task: task.items for task in full.tasks} == {"mmlu": 14042, "ceval-valid": 1346, "ifeval": 541}
     assert full.tasks[0].best_s is not None
+    assert full.tasks[0].prompt_tokens == pytest.approx(1.4e6, rel=0.01)
     some = planned("qwen3-8b", "bf16", "h100", "accuracy=full", "accuracy.limit=20")
     assert {task.task: task.items for task in some.tasks} == {"mmlu": 1140, "ceval-valid": 1008, "ifeval": 100}
 
 
-SHAPES = {name: architecture_of(name) for name in names("model") if name.startswith("qwen3")}
-FORMS = {quant: form_of(quant) for quant in QUANTS}
+def test_items_of_our_own_tasks_are_as_many_as_their_files_hold() -> None:
+    for task, file in {"mini-mmlu": "mmlu_test", "mini-ceval": "ceval_val", "mini-ifeval": "ifeval_test"}.items():
+        lines = (MINI_DIR / f"{file}.jsonl").read_text().splitlines()
+        assert assumed()[task].items == len([line for line in lines if line])
+    assert [task.items for task in planned("qwen3-8b").tasks] == [64, 48, 32]
+
+
+SHAPES = {name: architecture_of(name) for name in names("model") if name.startswith("qwen")}
+PARTS = {quant: spec("qwen3-8b", quant) for quant in CORE}
+FORMS = {quant: format_of(part) for quant, part in PARTS.items()}
 
 
 @given(
     model=st.sampled_from(sorted(SHAPES)),
-    quant=st.sampled_from(QUANTS),
+    quant=st.sampled_from(CORE),
     kv_tokens=st.integers(1, 2**20),
     memory=st.floats(8e9, 2e11),
 )
@@ -191,36 +271,76 @@ def test_the_fewest_devices_hold_everything_and_fewer_do_not(
     model: str, quant: str, kv_tokens: int, memory: float
 ) -> None:
     shapes, form = SHAPES[model], FORMS[quant]
-    weights = 2.0 * (shapes.parameters() - shapes.linear_parameters())
-    weights += shapes.linear_parameters() * (bits_per_weight(form, shapes) if form else 16) / 8
-    given_sizes = {
-        "weights_bytes": weights, "kv_tokens": kv_tokens, "kv_cache_dtype": "auto", "budget_bytes": memory,
-    }  # fmt: skip
-    found, _ = fewest(shapes, form, **given_sizes, per_machine=8)
+    assert shapes is not None
+    layers, rest = sizes(shapes, bits_per_weight(form, shapes) if form else None)
+    load = Load(
+        layers_bytes=layers,
+        rest_bytes=rest,
+        kv_bytes_per_token=4.0 * shapes.layers * shapes.kv_heads * shapes.head_dim,
+        kv_tokens=kv_tokens,
+        budget_bytes=memory,
+    )
+    found, _ = fewest(shapes, form, load, per_machine=8, machines=16)
     if found is None:
         return
     assert found.fits
-    assert found.devices * found.weights_bytes == pytest.approx(weights)
+    assert refusal(shapes, form, found.tp, whole_experts=found.ep > 1) is None
+    assert found.devices * found.weights_bytes >= 0.999999 * (layers + rest)
+    assert found.devices * found.kv_bytes >= 0.999999 * kv_tokens * load.kv_bytes_per_token
     for tp in (1, 2, 4, 8):
         if tp < found.tp or (tp == found.tp and found.pp > 1):
-            smaller = spread(shapes, form, **given_sizes, tp=tp)
-            assert not smaller.fits or refusal(shapes, form, tp) is not None
+            assert not spread(shapes, load, tp).fits or refusal(shapes, form, tp) is not None
+
+
+PLANNED = {
+    (model, quant, tp): spec(model, quant, "h100", "engine=sglang", f"engine.tp_size={tp}", "accuracy=none")
+    for model in ("qwen3-8b", "qwen3-30b-a3b")
+    for quant in ("bf16", "fp8", "awq-int4")
+    for tp in (1, 2)
+}
+
+
+@given(
+    model=st.sampled_from(("qwen3-8b", "qwen3-30b-a3b")),
+    quant=st.sampled_from(("bf16", "fp8", "awq-int4")),
+    first=st.integers(1, 19000),
+    further=st.integers(1, 19000),
+)
+@settings(deadline=None)
+def test_a_longer_input_is_never_faster_and_more_devices_never_slower(
+    model: str, quant: str, first: int, further: int
+) -> None:
+    def cells(tp: int) -> list[tuple[float, float]]:
+        one = PLANNED[model, quant, tp]
+        workload = one.workload.model_copy(update={"input_lens": (first, first + further)})
+        found = forecast(one.model_copy(update={"workload": workload}), DEVICES["h100"])
+        return [(cell.decode.seconds, cell.prefill.seconds) for cell in found.able if cell.decode and cell.prefill]
+
+    (short, long), doubled = cells(1), cells(2)
+    assert all(a <= b for a, b in zip(short, long, strict=True))
+    assert all(b <= a for few, many in zip((short, long), doubled, strict=True) for a, b in zip(few, many, strict=True))
 
 
 @pytest.mark.parametrize("model", [name for name in names("model") if name not in ("hub", "local")])
-def test_every_model_plans_offline_on_every_device(model: str) -> None:
-    for quant in ("bf16", "fp8-block"):
-        one = spec(model, quant)
+def test_every_model_plans_offline_in_every_core_quantization_on_every_device(model: str) -> None:
+    plain = spec(model)
+    for quant, part in PARTS.items():
+        variant = plain.variant.model_copy(update={"quant": quant})
+        one = plain.model_copy(update={"quant": part.quant, "variant": variant})
         for found in DEVICES.values():
-            told = answer(forecast(one, found))
-            assert told.startswith(f"{model} {quant} on {found.name}")
+            told = forecast(one, found, per_machine=8)
+            assert answer(told).startswith(f"{model} {quant} on {found.name}: ")
+            assert told.fit is not None
 
 
 @pytest.mark.parametrize("hardware", [*GPUS, "cpu", "auto"])
-def test_every_hardware_plans(hardware: str) -> None:
-    [found] = forecasts([spec("qwen3-8b", "gptq-int4", hardware)])
+def test_every_hardware_plans(hardware: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))  # where no CPU was measured yet
+    found = forecast_of(spec("qwen3-8b", "gptq-int4", hardware))
     assert (found.device is None) <= (hardware in ("cpu", "auto"))
     assert answer(found).startswith("qwen3-8b gptq-int4")
+    if found.device is None:
+        assert any("measured by a first run" in remark for remark in found.remarks)
 
 
 def test_a_plan_imports_no_torch_and_asks_nobody(cli: Cli) -> None:
@@ -237,13 +357,38 @@ def test_a_plan_imports_no_torch_and_asks_nobody(cli: Cli) -> None:
     assert not (cli.folder / "results" / "runs").exists()
 
 
-def test_a_sweep_is_planned_with_a_line_for_each_run(cli: Cli) -> None:
+def test_a_sweep_is_planned_with_a_row_for_each_run_and_each_note_once(cli: Cli) -> None:
     done = cli("-m", "+model=qwen3-8b,qwen3-32b", "quant=bf16,fp8", "hardware=rtx4090", "plan=true")
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if line.startswith("qwen3-")]
-    assert [line.split()[:2] for line in lines] == [
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("qwen3-")]
+    assert [row[:2] for row in rows] == [
         ["qwen3-8b", "bf16"], ["qwen3-8b", "fp8"], ["qwen3-32b", "bf16"], ["qwen3-32b", "fp8"],
     ]  # fmt: skip
+    assert "note (qwen3-32b bf16): type engine=sglang engine.tp_size=4" in done.stdout
+    assert done.stdout.count("toolchain build sglang") == 1
+
+
+def test_what_does_not_fit_is_no_error(cli: Cli) -> None:
+    done = cli("+model=qwen3-235b-a22b", "hardware=h100", "engine=transformers", "plan=true")
+    assert done.returncode == 0, done.stderr
+    assert ": does not fit" in done.stdout.splitlines()[0]
+
+
+def test_a_plan_is_had_as_data(cli: Cli) -> None:
+    done = cli("-m", "+model=qwen3-235b-a22b", "quant=bf16,fp8", "hardware=h100", "plan=json")
+    assert done.returncode == 0, done.stderr
+    assert [(one["quant"], one["devices"], one["trouble"]) for one in json.loads(done.stdout)] == [
+        ("bf16", 8, None),
+        ("fp8", 4, None),
+    ]
+
+
+def test_a_narrow_terminal_shows_every_figure_whole(cli: Cli) -> None:
+    more = ("hardware=h20", "workload=qwen", "context=131k", "accuracy=none", "plan=true")
+    done = cli("+model=qwen3-8b", "quant=fp8", *more, COLUMNS="80")
+    rows = [line for line in done.stdout.splitlines() if re.match(r" *129,024 ", line)]
+    assert len(rows) == 1
+    assert "…" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -251,7 +396,7 @@ def test_a_sweep_is_planned_with_a_line_for_each_run(cli: Cli) -> None:
     [
         (("hardware=h1000", "plan=true"), "did you mean 'h100'?"),
         (("hardware=h100",), "a run measures the machine it runs on; add plan=true to plan"),
-        (("plan=maybe",), "plan: input should be a valid boolean"),
+        (("plan=maybe",), "plan: input should be False, True or 'json'"),
     ],
 )
 def test_wrong_plans_are_told_in_one_line(overrides: tuple[str, ...], said: str) -> None:
@@ -265,3 +410,38 @@ def test_wrong_plans_are_told_in_one_line(overrides: tuple[str, ...], said: str)
 )
 def test_durations_are_for_people(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    measured = DEVICES["h20"].model_copy(update={"name": "some CPU", "measured": True})
+    monkeypatch.setattr("bench.forecast_table.device_kept", lambda *, cpu: measured)
+    told = [
+        announce([compose_job([f"+model={model}", "engine=transformers", f"results_dir={tmp_path}"])], resumed=False)
+        for model in ("qwen3-8b", "qwen3-235b-a22b")
+    ]
+    ((first,), (second, reason)) = told
+    assert re.fullmatch(
+        r"qwen3-8b bf16: 3 cells of 3 trials, 3 tasks; cells at least \d+\.\d s on some CPU; no earlier run to .+",
+        first,
+    )
+    assert "at least" not in second
+    assert "are more than the" in reason
+
+
+def test_a_blocks_format_is_that_of_what_is_served() -> None:
+    assert served(spec("qwen3-8b", "fp8")).multiplied_in == "fp8"
+    assert served(spec("qwen3-8b", "awq-int4")).multiplied_in == "bf16"
+    assert served(spec("qwen3-8b", "fp8", "h100", "engine=transformers")).multiplied_in == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"), re.findall(r"```\n(python -m bench\.run [^\n]+)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
+)
+def test_the_docs_show_what_a_plan_prints(line: str, shown: str, cli: Cli) -> None:
+    done = cli(*line.split()[3:], COLUMNS="120")
+    assert done.returncode == 0, done.stderr
+    here = [text.rstrip() for text in done.stdout.splitlines() if "not here as it is" not in text]
+    assert here == [text.rstrip() for text in shown.splitlines()]

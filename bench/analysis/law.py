@@ -118,13 +118,12 @@ def _has_experts(model: str) -> bool:
 
 def _usable(cell: PublishedCell, source: str, quant: str, engine: str) -> bool:
     """Tell whether a cell belongs to a law: one device, a dense model, a prompt of one token."""
-    found = limit_of(cell)
     return (
         (cell.source, cell.quant, cell.engine) == (source, quant, engine)
         and cell.tpot_s is not None
         and cell.devices == 1
-        and found is not None
         and not _has_experts(cell.model)
+        and limit_of(cell) is not None
     )
 
 

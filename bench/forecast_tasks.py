@@ -1,0 +1,81 @@
+"""What accuracy tasks will ask, and the least time of it. No data is read."""
+
+import functools
+import math
+import tomllib
+from pathlib import Path
+
+from pydantic import PositiveInt
+
+from bench.accuracy.data import Benchmark, benchmarks
+from bench.forecast_fit import Fit, Served
+from bench.plan import UNQUANTIZED
+from bench.record import Device
+from bench.roofline import peak
+from bench.spec import AccuracySpec, RunSpec
+from quantize.architecture import Architecture
+from quantize.key import Frozen
+
+FILE = Path(__file__).resolve().parent / "data" / "tasks.toml"
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+class Assumed(Frozen):
+    """What is taken to be true of a task; ``tasks.toml`` explains the fields."""
+
+    items: PositiveInt | None = None
+    examples: int = 0
+    tokens: PositiveInt | None = None
+    own_tokens: PositiveInt | None = None
+    source: str | None = None
+
+
+class TaskForecast(Frozen):
+    """One accuracy task."""
+
+    task: str
+    items: int | None
+    """None where that is not known beforehand."""
+    prompt_tokens: int | None
+    """Tokens that must be computed, common beginnings once; None where their length is not known."""
+    best_s: float | None
+    """Least time of these."""
+
+
+@functools.cache
+def assumed() -> dict[str, Assumed]:
+    """Return what is taken to be true of each task."""
+    return {name: Assumed.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
+
+
+def linear_flops(architecture: Architecture) -> float:
+    """Return the multiplications and additions of one token in the linear layers of all decoder layers."""
+    times = architecture.experts_per_token if architecture.experts else 1
+    shapes = architecture.linear_shapes().items()
+    weights = sum(rows * columns * (times if name in MLP else 1) for name, (rows, columns) in shapes)
+    return 2.0 * architecture.layers * weights
+
+
+def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | None:
+    if known is None:
+        own = assumed()[task].items if task in assumed() else None
+        return own if own is None or accuracy.limit is None else min(own, max(accuracy.limit, accuracy.at_least))
+    if accuracy.limit is None:
+        return known.items
+    per_leaf = max(accuracy.limit, math.ceil(accuracy.at_least / len(known.leaves)))
+    return sum(min(per_leaf, leaf.items) for leaf in known.leaves.values())
+
+
+def task_of(spec: RunSpec, task: str, model: Served, device: Device | None, found: Fit | None) -> TaskForecast:
+    """Return what is known of one task beforehand."""
+    known, lengths = benchmarks().get(task), assumed().get(task)
+    items = _items(spec.accuracy, task, known)
+    tokens = None
+    examples = spec.accuracy.fewshot_of(task)
+    if known and items and lengths and lengths.tokens and lengths.own_tokens and examples == lengths.examples:
+        tokens = items * lengths.own_tokens + len(known.leaves) * (lengths.tokens - lengths.own_tokens)
+        tokens *= 2 if spec.accuracy.noise_floor and spec.quant.name == UNQUANTIZED else 1
+    best = None
+    if tokens is not None and device is not None and found is not None and found.loads:
+        best = tokens * linear_flops(spec.model.architecture) / peak(device, model.multiplied_in) / found.devices
+    return TaskForecast(task=task, items=items, prompt_tokens=tokens, best_s=best)
