@@ -35,22 +35,28 @@ class Source(Frozen):
 
     title: str
     page: str
+    date: str | None = None
+    """Of the measurement, where it is told."""
     device: str | None = None
     """As its driver calls it."""
     hardware: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     setting: str | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Of an engine, by name; cells without one ran at the page's default."""
+    thinking: bool | None = None
+    """Whether the models reasoned first; None where that is not told."""
+    fewshot: dict[str, int] = Field(default_factory=dict)
+    """Examples before each question, by task; only where they are told."""
     counts: Literal["all", "generated"] | None = None
     """Tokens that its speeds count over the time of the whole request."""
     output_len: PositiveInt | None = None
     traps: tuple[str, ...] = ()
 
 
-class Label(Frozen):
-    """What a published name of a quantization means."""
+class Stored(Frozen):
+    """How the releases of a quantization store their weights."""
 
-    quant: str
-    """Our name."""
     bits: PositiveFloat | None = None
     """Of a quantized weight, scales included; None for 16."""
     multiplied_in: str
@@ -61,8 +67,8 @@ class PublishedCell(Frozen):
 
     source: str
     model: str
-    quant: str | None
-    """Our name; None where there is none."""
+    quant: str
+    """Our name."""
     label: str
     """Theirs."""
     engine: str
@@ -71,7 +77,16 @@ class PublishedCell(Frozen):
     devices: int
     memory_gb: float | None
     speed_tokens_per_s: float
+    setting: str
+    """The engine's, by name; empty for the page's default."""
+    doubt: str
+    """Why the figure is not to be believed as it stands; empty where it is. Doubted ones enter no law."""
     note: str
+
+    @property
+    def remarks(self) -> str:
+        """Everything to be said of it."""
+        return "; ".join(text for text in (self.setting, self.doubt and f"doubtful: {self.doubt}", self.note) if text)
 
     @property
     def seconds(self) -> float:
@@ -100,8 +115,12 @@ class PublishedScore(Frozen):
     source: str
     model: str
     quant: str | None
+    """Our name; None where there is none."""
     label: str
+    """Theirs."""
     task: str
+    metric: str
+    """lm-eval's name."""
     score: float
     bf16_score: float | None
     """Of the same page; None where it prints none."""
@@ -120,26 +139,26 @@ class Claim(Frozen):
 
 
 @cache
-def _toml() -> dict[str, Any]:
-    return tomllib.loads((published_dir() / "sources.toml").read_text())
+def _toml(name: str) -> dict[str, Any]:
+    return tomllib.loads((published_dir() / name).read_text())
 
 
 @cache
 def sources() -> dict[str, Source]:
     """Return every page, by its short name."""
-    return {name: Source.model_validate(fields) for name, fields in _toml()["source"].items()}
+    return {name: Source.model_validate(fields) for name, fields in _toml("sources.toml")["source"].items()}
 
 
 @cache
-def labels() -> dict[str, Label]:
-    """Return what published names of quantizations mean."""
-    return {name: Label.model_validate(fields) for name, fields in _toml()["label"].items()}
+def formats() -> dict[str, Stored]:
+    """Return how timed quantizations are stored, by our name."""
+    return {name: Stored.model_validate(fields) for name, fields in _toml("sources.toml")["format"].items()}
 
 
 @cache
 def claims() -> tuple[Claim, ...]:
     """Return the sentences to hold figures against."""
-    return tuple(Claim.model_validate(fields) for fields in _toml()["claim"])
+    return tuple(Claim.model_validate(fields) for fields in _toml("claims.toml")["claim"])
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
@@ -152,19 +171,17 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _our_name(label: str) -> str | None:
-    known = labels().get(label)
-    return known.quant if known else None
-
-
 @cache
 def cells() -> tuple[PublishedCell, ...]:
-    """Return every published speed of one request; rows without a length or a speed have none."""
-    return tuple(
+    """Return every published speed of one request, once where a page prints it twice.
+
+    Rows without a length or without a speed have none.
+    """
+    found = (
         PublishedCell(
             source=row["source"],
             model=row["model"],
-            quant=_our_name(row["label"]),
+            quant=row["quant"],
             label=row["label"],
             engine=row["engine"],
             input_len=int(row["input_len"]),
@@ -172,11 +189,14 @@ def cells() -> tuple[PublishedCell, ...]:
             devices=int(row["devices"]),
             memory_gb=_number(row["memory_gb"]),
             speed_tokens_per_s=float(row["speed_tokens_per_s"]),
+            setting=row["setting"],
+            doubt=row["doubt"],
             note=row["note"],
         )
         for row in rows_of("speed.csv")
         if row["input_len"] and row["speed_tokens_per_s"]
     )
+    return tuple(dict.fromkeys(found))
 
 
 @cache
@@ -186,12 +206,13 @@ def scores() -> tuple[PublishedScore, ...]:
         PublishedScore(
             source=row["source"],
             model=row["model"],
-            quant=_our_name(row["label"]),
+            quant=row["quant"] or None,
             label=row["label"],
             task=row["task"],
+            metric=row["metric"],
             score=float(row["score"]),
             bf16_score=_number(row["bf16_score"]),
-            n_items=_toml()["n_items"].get(row["task"]),
+            n_items=_toml("sources.toml")["n_items"].get(row["task"]),
         )
         for row in rows_of("accuracy.csv")
     ]
@@ -210,21 +231,21 @@ def architecture_of(model: str) -> Architecture | None:
     return Architecture.model_validate(shapes) if shapes else None
 
 
-def limit_of(cell: PublishedCell, output_len: int | None = None) -> Limit | None:
-    """Return the physical limit of a published cell; None where its model, label or device is not known."""
-    shapes, label = architecture_of(cell.model), labels().get(cell.label)
+def limit_of(cell: PublishedCell) -> Limit | None:
+    """Return the physical limit of a published cell; None where its model or device is not known."""
+    shapes, stored = architecture_of(cell.model), formats()[cell.quant]
     name = sources()[cell.source].device
     device: Device | None = lookup(name) if name else None
-    if shapes is None or label is None or device is None:
+    if shapes is None or device is None:
         return None
     return limit(
         shapes,
-        weight_bytes(shapes, label.bits),
+        weight_bytes(shapes, stored.bits),
         device,
         input_len=cell.input_len,
-        output_len=output_len or cell.output_len,
+        output_len=cell.output_len,
         devices=cell.devices,
-        multiplied_in=label.multiplied_in,
+        multiplied_in=stored.multiplied_in,
     )
 
 
@@ -247,6 +268,7 @@ def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
             found.append(
                 {
                     **cell.model_dump(),
+                    "remarks": cell.remarks,
                     "counts": sources()[cell.source].counts,
                     "seconds": cell.seconds,
                     "tpot_s": cell.tpot_s,
@@ -272,13 +294,15 @@ def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
             tpot = "" if row["tpot_s"] is None else f"{1e3 * row['tpot_s']:.2f} ms"
             table.add_row(
                 row["engine"], f"{row['input_len']:,}", row["label"], str(row["devices"]),
-                f"{row['speed_tokens_per_s']:.2f}", tpot, _percent(row["mbu"]), _percent(row["of_roof"]), row["note"],
+                f"{row['speed_tokens_per_s']:.2f}", tpot, _percent(row["mbu"]), _percent(row["of_roof"]),
+                row["remarks"],
             )  # fmt: skip
         console.print(table)
         counted = "prompt and generated" if page.counts == "all" else "generated"
         console.print(f"tokens/s counts {counted} tokens over the whole request", soft_wrap=True)
-        for trap in page.traps:
-            console.print(f"note: {trap}", soft_wrap=True, markup=False)
+        used = dict.fromkeys(row["setting"] for row in rows if row["source"] == source and row["setting"])
+        for text in (*(f"{name}: {page.settings[name]}" for name in used), *page.traps):
+            console.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -296,14 +320,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.model is None:
         sys.stdout.write("\n".join(models) + "\n")
         return 0
-    rows = table_of(arguments.model, arguments.engine)
     if arguments.model not in models:
         sys.stderr.write(f"error: nothing published of {arguments.model}{nearest(arguments.model, models)}\n")
+        return 2
+    rows = table_of(arguments.model, arguments.engine)
+    if not rows:
+        known = ", ".join(dict.fromkeys(cell.engine for cell in cells() if cell.model == arguments.model))
+        sys.stderr.write(f"error: nothing published of {arguments.model} on {arguments.engine}; there is: {known}\n")
         return 2
     if arguments.format == "json":
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     elif arguments.format == "csv":
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import published
 from bench.cli import COMMANDS, usage
 from bench.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.export import COLUMNS
@@ -100,3 +101,14 @@ def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
         assert [name for name in names(group) if f"`{name}`" not in row[1]] == []
     for link in re.findall(r"\]\(([^)#:]+)\)", chinese):
         assert (ROOT / link).exists(), link
+
+
+def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert published.main(["qwen3-8b", "--engine", "sglang"]) == 0
+    printed = [re.split(r"\s*│\s*", line.strip("│ ")) for line in capsys.readouterr().out.splitlines() if "│" in line]
+    shown = re.findall(
+        r"^\| (BF16|FP8|AWQ-INT4) \| (\S+) \| (\S+ ms) \| (\S+ %) \|$", DOCS["published.md"], re.MULTILINE
+    )
+    assert len(shown) == 3
+    for label, speed, tpot, mbu in shown:
+        assert any({label, "1", speed, tpot, mbu} <= set(row) for row in printed), label

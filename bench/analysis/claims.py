@@ -26,10 +26,12 @@ class Finding(Frozen):
     model: str
     label: str
     where: str
-    """The task, or engine and input length."""
+    """The task, or the engine and its load."""
     input_len: int | None
     value: float
     """Relative loss, or speed-up minus 1."""
+    points: float | None
+    """Loss as a difference of scores, of 1; None for speeds."""
     low: float | None
     high: float | None
     answer: Answer
@@ -71,6 +73,7 @@ def _published_accuracy(claim: Claim) -> Iterator[Finding]:
             where=score.task,
             input_len=None,
             value=value,
+            points=score.bf16_score - score.score,
             low=low,
             high=high,
             answer=answer_of(claim, value, low, high),
@@ -78,21 +81,17 @@ def _published_accuracy(claim: Claim) -> Iterator[Finding]:
 
 
 def _bf16_of(cell: PublishedCell) -> PublishedCell | None:
-    """Return the BF16 cell that ran in the same place on as many devices."""
-    same = (cell.source, cell.model, cell.engine, cell.input_len, cell.devices)
-    return next(
-        (
-            one
-            for one in cells()
-            if one.quant == "bf16" and (one.source, one.model, one.engine, one.input_len, one.devices) == same
-        ),
-        None,
-    )
+    """Return the BF16 cell that ran in the same place, at the same setting, on as many devices."""
+
+    def place(one: PublishedCell) -> tuple[str, str, str, int, int, str]:
+        return one.source, one.model, one.engine, one.input_len, one.devices, one.setting
+
+    return next((one for one in cells() if one.quant == "bf16" and place(one) == place(cell)), None)
 
 
 def _published_speed(claim: Claim) -> Iterator[Finding]:
     for cell in cells():
-        before = _bf16_of(cell) if cell.quant in claim.quants else None
+        before = _bf16_of(cell) if cell.quant in claim.quants and not cell.doubt else None
         if before is None:
             continue
         value = before.seconds / cell.seconds - 1
@@ -105,6 +104,7 @@ def _published_speed(claim: Claim) -> Iterator[Finding]:
             where=cell.engine,
             input_len=cell.input_len,
             value=value,
+            points=None,
             low=None,
             high=None,
             answer=answer_of(claim, value),

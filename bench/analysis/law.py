@@ -1,9 +1,9 @@
 """The time of a token by a law of two parameters: an overhead, and bytes over an effective bandwidth. Pure functions.
 
 t = overhead + bytes / bandwidth, fitted to published cells at batch 1 and input 1 by weighted least squares: weights
-1/t², so that relative deviations count alike, for models from 1 to 65 GB are fitted together. Intervals are Student's t
-with n - 2 degrees of freedom, for one further cell (prediction) and not for the line (Draper and Smith, "Applied
-Regression Analysis", 3rd ed., 1.4).
+1/t², so that relative deviations count alike, for models from 1 to 65 GB are fitted together. Cells at another setting
+than their page's default, or doubted, are left out. Intervals are Student's t with n - 2 degrees of freedom, for one
+further cell (prediction) and not for the line (Draper and Smith, "Applied Regression Analysis", 3rd ed., 1.4).
 """
 
 import math
@@ -117,13 +117,14 @@ def _has_experts(model: str) -> bool:
 
 
 def _usable(cell: PublishedCell, source: str, quant: str, engine: str) -> bool:
-    """Tell whether a cell belongs to a law: one device, a dense model, a prompt of one token."""
+    """Tell whether a cell belongs to a law: one device, a dense model, a prompt of one token, nothing unusual."""
     return (
         (cell.source, cell.quant, cell.engine) == (source, quant, engine)
-        and cell.tpot_s is not None
+        and cell.input_len == 1
         and cell.devices == 1
+        and not cell.setting
+        and not cell.doubt
         and not _has_experts(cell.model)
-        and limit_of(cell) is not None
     )
 
 
@@ -133,28 +134,29 @@ def law_for(quant: str, engine: str) -> Law | None:
     source = SOURCE_OF.get(engine)
     if source is None:
         return None
-    used = [cell for cell in cells() if _usable(cell, source, quant, engine)]
-    limits = [limit_of(cell) for cell in used]
-    known = [(cell, found) for cell, found in zip(used, limits, strict=True) if found is not None and cell.tpot_s]
-    points = [(found.traffic.total_bytes, cell.tpot_s) for cell, found in known if cell.tpot_s]
+    used = [
+        (cell, found, cell.tpot_s)
+        for cell in cells()
+        if _usable(cell, source, quant, engine) and cell.tpot_s and (found := limit_of(cell))
+    ]
     try:
-        (overhead, slope), covariance, relative_sd = fit(points)
+        (overhead, slope), covariance, relative_sd = fit([(found.traffic.total_bytes, tpot) for _, found, tpot in used])
     except ValueError:
         return None
     residuals = tuple(
         Residual(
             model=cell.model,
             label=cell.label,
-            bytes_per_step=size,
-            tpot_s=seconds,
-            relative=seconds / (overhead + slope * size) - 1,
+            bytes_per_step=found.traffic.total_bytes,
+            tpot_s=tpot,
+            relative=tpot / (overhead + slope * found.traffic.total_bytes) - 1,
         )
-        for (cell, _), (size, seconds) in zip(known, points, strict=True)
+        for cell, found, tpot in used
     )
     return Law(
         source=source,
         device=sources()[source].device or "",
-        peak_bytes_per_s=known[0][1].device.bandwidth_bytes_per_s,
+        peak_bytes_per_s=used[0][1].device.bandwidth_bytes_per_s,
         overhead_s=overhead,
         seconds_per_byte=slope,
         covariance=(covariance[0], covariance[1]),

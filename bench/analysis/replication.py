@@ -20,8 +20,6 @@ from quantize.key import Frozen
 TOLERANCE = 0.05
 """Share by which a speed may be off and still count as the same."""
 Z = 1.959963984540054
-SAME_QUANT = {"fp8": "fp8-block"}
-"""Names under which an official release may have been measured: Qwen's FP8 releases have a scale for each block."""
 
 Kind = Literal["reproduced", "faster", "slower", "higher", "lower", "not comparable", "not enough data"]
 
@@ -53,9 +51,10 @@ class ScoreReplication(Frozen):
 
 
 def _quant(record: RunRecord) -> str:
-    """Return the published name's quantization that a run is of."""
+    """Return the name of a run's quantization; FP8 with a scale for each block is ``fp8-block``, whoever made it."""
     name = record.variant.quant.partition("[")[0]
-    return SAME_QUANT.get(name, name) if record.spec.get("release") else name
+    stored = (record.checkpoint.quantization_config if record.checkpoint else None) or {}
+    return "fp8-block" if name == "fp8" and stored.get("weight_block_size") else name
 
 
 def _model(record: RunRecord) -> str:
@@ -86,10 +85,17 @@ def _other_hardware(record: RunRecord, published: PublishedCell) -> str | None:
     return f"published on {published.devices} devices, measured on {devices}" if devices != published.devices else None
 
 
-def _version(record: RunRecord, published: PublishedCell) -> str:
-    theirs = sources()[published.source].versions.get(published.engine)
+def _differences(record: RunRecord, published: PublishedCell) -> str:
+    """Return what else may explain a difference: versions, an unusual setting, a doubt about the published figure."""
+    page = sources()[published.source]
+    theirs = page.versions.get(published.engine)
     ours = record.server.version if record.server else None
-    return f"; {published.engine} {ours}, published with {theirs}" if theirs and ours and theirs != ours else ""
+    told = [f"{published.engine} {ours}, published with {theirs}"] if theirs and ours and theirs != ours else []
+    if published.setting:
+        told.append(f"published at {page.settings[published.setting]}")
+    if published.doubt:
+        told.append(f"the published figure is doubtful: {published.doubt}")
+    return "".join(f"; {text}" for text in told)
 
 
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
@@ -121,7 +127,7 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
         return said("not comparable", f"{other}: only shares of the limit can be compared")
     by = published.speed_tokens_per_s
     ratio = Interval(median=speed.median / by, low=speed.low / by, high=speed.high / by, n=speed.n)
-    told = f"{ratio.median:.3f} times the published speed{_version(record, published)}"
+    told = f"{ratio.median:.3f} times the published speed{_differences(record, published)}"
     if speed.n < MIN_TRIALS:
         return said("not enough data", f"{told}; {speed.n} trials, at least {MIN_TRIALS} are needed", ratio)
     if ratio.low > 1 + TOLERANCE:
@@ -139,23 +145,41 @@ def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellRep
     )
 
 
+def _asked_otherwise(score: TaskScore, published: PublishedScore) -> str | None:
+    """Return in what way other questions were asked than the page's, as far as it tells; None for none."""
+    page = sources()[published.source]
+    shots = page.fewshot.get(published.task)
+    if score.n_items != published.n_items:
+        return f"{score.n_items:,} of {published.n_items or 0:,} items were asked"
+    if None not in (page.thinking, score.thinking) and page.thinking != score.thinking:
+        return f"{'thinking' if score.thinking else 'not thinking'}, which was published the other way"
+    if None not in (shots, score.num_fewshot) and shots != score.num_fewshot:
+        return f"published with {shots} examples before each question, measured with {score.num_fewshot}"
+    return None
+
+
 def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplication:
-    """Hold a measured score against a published one; both are samples, and their errors add."""
+    """Hold a measured score against a published one.
+
+    Their errors are added as if they were of different items, which they are not: the interval is wider than it need
+    be. The pages do not tell their prompts in full, so a difference may come from there.
+    """
+    shown = score.metrics if score.status in ("ok", "emulated") else ()
+    metric = next((one for one in shown if one.name.partition(",")[0] == published.metric), None)
 
     def said(kind: Kind, reason: str, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
-        value = score.metrics[0].value if score.metrics else None
+        value = metric.value if metric else None
         return ScoreReplication(published=published, kind=kind, reason=reason, score=value, difference=difference)
 
-    if score.status not in ("ok", "emulated") or not score.metrics:
+    if not shown:
         return said("not comparable", f"the score is {score.status}")
-    metric = score.metrics[0]
-    n = published.n_items
-    if metric.stderr is None or n is None:
-        return said("not comparable", "the number of items is not known")
+    if metric is None or metric.stderr is None or published.n_items is None:
+        return said("not comparable", f"{published.metric} and its number of items are not known on both sides")
+    if reason := _asked_otherwise(score, published):
+        return said("not comparable", reason)
     value = metric.value - published.score
-    half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / n))
-    items = f"; {score.n_items} of {n} items" if score.n_items < n else ""
-    told = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points{items}; prompts and harness may differ"
+    half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / published.n_items))
+    told = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points; prompts and harness may differ"
     kind: Kind = "higher" if value > half else "lower" if value < -half else "reproduced"
     return said(kind, told, (value - half, value, value + half))
 

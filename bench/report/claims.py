@@ -5,10 +5,17 @@ from collections.abc import Iterator, Sequence
 from bench.analysis.claims import Finding, answer_of, published_findings
 from bench.analysis.speedup import speedup
 from bench.published import Claim, claims
-from bench.record import RunRecord
+from bench.record import RunRecord, SpeedCell
 from bench.report.verdicts import judged
 from bench.report.view import Run, runs
 from bench.speed.metrics import e2e_s
+
+
+def _place(engine: str, cell: SpeedCell) -> str:
+    """Return the engine, and the load where it is more than one request at a time."""
+    if cell.request_rate is not None:
+        return f"{engine}, {cell.request_rate:g} requests/s"
+    return engine if cell.concurrency == 1 else f"{engine}, {cell.concurrency} at once"
 
 
 def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
@@ -32,9 +39,10 @@ def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
             source=run.record.run_id,
             model=run.record.variant.model,
             label=run.record.variant.quant,
-            where=run.record.engine,
+            where=_place(run.record.engine, cell),
             input_len=cell.input_len,
             value=value,
+            points=None,
             low=low,
             high=high,
             answer=answer_of(claim, value, low, high),
@@ -44,10 +52,10 @@ def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
 def _measured_accuracy(claim: Claim, records: Sequence[RunRecord]) -> Iterator[Finding]:
     for one in judged(records):
         quant = one.run.record.variant.quant.partition("[")[0]
-        recovery = one.verdict.comparison.recovery if one.verdict else None
-        if quant not in claim.quants or recovery is None:
+        found = one.verdict.comparison if one.verdict else None
+        if quant not in claim.quants or found is None or found.recovery is None:
             continue
-        low, value, high = 1 - recovery.high, 1 - recovery.value, 1 - recovery.low
+        low, value, high = 1 - found.recovery.high, 1 - found.recovery.value, 1 - found.recovery.low
         yield Finding(
             claim=claim,
             measured=True,
@@ -57,6 +65,7 @@ def _measured_accuracy(claim: Claim, records: Sequence[RunRecord]) -> Iterator[F
             where=one.score.task,
             input_len=None,
             value=value,
+            points=-found.delta.value,
             low=low,
             high=high,
             answer=answer_of(claim, value, low, high),

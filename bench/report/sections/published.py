@@ -46,8 +46,8 @@ def _replicated(label: str, one: CellReplication) -> list[Cell]:
         interval(one.speed_tokens_per_s, fmt.two_decimals, "tokens/s"),
         number(published.speed_tokens_per_s, fmt.two_decimals, "tokens/s", notes=("published",), faint=True),
         ratio,
-        number(one.of_roof, fmt.share),
-        number(one.published_of_roof, fmt.share, notes=("published",), faint=True),
+        number(one.of_roof, fmt.percent),
+        number(one.published_of_roof, fmt.percent, notes=("published",), faint=True),
     ]
 
 
@@ -65,15 +65,15 @@ def _published_row(cell: PublishedCell) -> list[Cell]:
     share = share_of(cell)
     tpot = cell.tpot_s
     return [
-        Cell(cell.label, (cell.quant,) if cell.quant else ()),
+        Cell(cell.label, (cell.quant,)),
         Cell(cell.engine),
         _count(cell.input_len),
         _count(cell.devices),
         number(cell.speed_tokens_per_s, fmt.two_decimals, "tokens/s"),
         Cell(f"{1e3 * tpot:.2f} ms", numeric=True) if tpot else Cell(numeric=True),
-        number(share.mbu if share else None, fmt.share),
-        number(share.of_roof if share else None, fmt.share),
-        Cell(cell.note) if cell.note else Cell(),
+        number(share.mbu if share else None, fmt.percent),
+        number(share.of_roof if share else None, fmt.percent),
+        Cell(cell.remarks) if cell.remarks else Cell(),
     ]
 
 

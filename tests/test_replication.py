@@ -1,0 +1,179 @@
+"""Does a measurement repeat what was published: only what is alike is compared, and only with enough data."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.analysis.replication import (
+    TOLERANCE,
+    replicate_cell,
+    replicate_score,
+    replications,
+    score_replications,
+)
+from bench.published import PublishedScore
+from bench.record import Metric, RunRecord, TaskScore, Variant
+from tests.manifests import manifest
+from tests.records import device, native_cell, record, server
+from tests.scores import score
+from tests.test_published import published, shapes
+
+
+def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: Any) -> RunRecord:
+    """Return a run of Qwen3-8B on an H20 at input 1 with ``speed`` tokens per second as Qwen counts them."""
+    one = native_cell("bf16", 1, output_len=2048)
+    factor = (2049 / speed) / (one.trials[0].requests[0].event_ns[-1] / 1e9)
+    waves = tuple(
+        trial.model_copy(
+            update={
+                "requests": tuple(
+                    trace.model_copy(update={"event_ns": tuple(round(at * factor) for at in trace.event_ns)})
+                    for trace in trial.requests
+                )
+            }
+        )
+        for trial in one.trials[:1] * trials
+    )
+    variant = Variant(model="qwen3-8b", quant=quant)
+    cell = one.model_copy(update={"trials": waves, "variant": variant, "engine": "sglang"})
+    values: dict[str, Any] = {
+        "engine": "sglang",
+        "cells": (cell,),
+        "scores": (),
+        "device": device(
+            name="NVIDIA H20 96GB", bandwidth_bytes_per_s=4e12, bandwidth_by_size=(), flops_per_s={"bf16": 148e12}
+        ),
+        "server": server(version="0.5.23"),
+        "spec": {"model": {"title": "Qwen3-8B", "architecture": shapes("qwen3-8b").model_dump()}},
+    }
+    return record(quant, "qwen3-8b", **(values | changes))
+
+
+H100 = device(name="NVIDIA H100 SXM", bandwidth_bytes_per_s=3.35e12, bandwidth_by_size=(), flops_per_s={"bf16": 989e12})
+
+
+@pytest.mark.parametrize(
+    ("run", "kind", "said"),
+    [
+        (measured(81.73), "reproduced", "sglang 0.5.23, published with 0.4.6.post1"),
+        (measured(85), "reproduced", "1.040 times"),
+        (measured(95), "faster", ""),
+        (measured(70), "slower", ""),
+        (measured(95, trials=2), "not enough data", "at least 3"),
+        (measured(190, device=H100), "not comparable", "published on H20 96GB, measured on NVIDIA H100 SXM"),
+        (measured(95, device=None), "not comparable", "the device here is not known"),
+        (measured(95, server=server(devices=2)), "not comparable", "published on 1 devices, measured on 2"),
+    ],
+)
+def test_a_measured_cell_is_held_against_the_published_one(run: RunRecord, kind: str, said: str) -> None:
+    [(_, found)] = replications([run])
+    assert found.kind == kind
+    assert said in found.reason
+    assert found.published.speed_tokens_per_s == 81.73
+    assert (found.ratio is None) == (kind == "not comparable")
+    assert found.published_of_roof == pytest.approx(0.312, abs=0.001)
+
+
+def test_on_other_hardware_both_shares_of_the_roof_are_shown() -> None:
+    [(_, found)] = replications([measured(81.73, device=H100)])
+    assert found.published_of_roof == pytest.approx(0.312, abs=0.001)
+    assert found.of_roof == pytest.approx(0.312 * 4.0 / 3.35, abs=0.002), "less bandwidth, so a larger share of it"
+
+
+@given(st.floats(0.5, 2))
+@settings(deadline=None, max_examples=20)
+def test_the_tolerance_decides_where_trials_agree(times: float) -> None:
+    [(_, found)] = replications([measured(81.73 * times)])
+    assert found.ratio is not None
+    assert found.ratio.median == pytest.approx(times, rel=1e-6)
+    if abs(times - 1) < TOLERANCE - 1e-6:
+        assert found.kind == "reproduced"
+    elif abs(times - 1) > TOLERANCE + 1e-6:
+        assert found.kind == ("faster" if times > 1 else "slower")
+
+
+def test_an_emulated_cell_repeats_nothing() -> None:
+    run = measured(81.73)
+    one = run.cells[0].model_copy(update={"status": "emulated"})
+    assert replicate_cell(run, one, published("qwen3-8b", "BF16", "sglang", 1)).kind == "not comparable"
+
+
+@pytest.mark.parametrize("changes", [{"concurrency": 8}, {"output_len": 1024}, {"input_len": 2}, {"request_rate": 1.0}])
+def test_only_the_published_shape_is_compared(changes: dict[str, Any]) -> None:
+    run = measured(81.73)
+    assert not replications([run.model_copy(update={"cells": (run.cells[0].model_copy(update=changes),)})])
+
+
+def test_fp8_is_held_against_qwens_release_where_its_scales_are_of_blocks() -> None:
+    blocks = manifest("fp8", "qwen3-8b", quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    [(_, found)] = replications([measured(150, quant="fp8", checkpoint=blocks)])
+    assert (found.published.label, found.kind) == ("FP8", "reproduced")
+    assert not replications([measured(150, quant="fp8")]), "ours has a scale for each row"
+    assert replications([measured(150, quant="fp8-block")])
+
+
+def test_doubts_and_settings_of_the_published_cell_are_told() -> None:
+    run = measured(81.73)
+    cell = published("qwen3-8b", "BF16", "sglang", 1)
+    told = replicate_cell(run, run.cells[0], cell.model_copy(update={"doubt": "too good"})).reason
+    assert "the published figure is doubtful: too good" in told
+    eager = cell.model_copy(update={"source": "qwen2-speed", "setting": "Setting 2"})
+    assert "published on A100 80GB" in replicate_cell(run, run.cells[0], eager).reason
+
+
+def theirs(**changes: Any) -> PublishedScore:
+    """Return a published MMLU of Qwen2-7B in BF16."""
+    values: dict[str, Any] = {
+        "source": "qwen2-quantization", "model": "qwen2-7b-instruct", "quant": "bf16", "label": "BF16", "task": "mmlu",
+        "metric": "acc", "score": 0.705, "bf16_score": None, "n_items": 14042,
+    }  # fmt: skip
+    return PublishedScore.model_validate(values | changes)
+
+
+def ours(value: float = 0.705, **changes: Any) -> TaskScore:
+    """Return a score of the whole MMLU."""
+    one = score("bf16", "mini-mmlu", model="qwen2-7b-instruct")
+    values: dict[str, Any] = {
+        "task": "mmlu", "n_items": 14042, "num_fewshot": 5, "metrics": (Metric(name="acc", value=value, stderr=0.0038),)
+    }  # fmt: skip
+    return one.model_copy(update=values | changes)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(0.705, "reproduced"), (0.713, "reproduced"), (0.73, "higher"), (0.68, "lower")]
+)
+def test_a_score_is_held_against_the_published_one(value: float, kind: str) -> None:
+    found = replicate_score(ours(value), theirs())
+    assert found.kind == kind
+    assert found.difference is not None
+    low, middle, high = found.difference
+    assert middle == pytest.approx(value - 0.705)
+    assert high - low == pytest.approx(2 * 1.96 * (0.0038**2 + 0.705 * 0.295 / 14042) ** 0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("score_changes", "page_changes", "said"),
+    [
+        ({"n_items": 1140}, {}, "1,140 of 14,042 items were asked"),
+        ({"status": "invalid"}, {}, "the score is invalid"),
+        ({}, {"n_items": None}, "not known on both sides"),
+        ({}, {"metric": "exact_match"}, "exact_match and its number of items are not known"),
+        ({"num_fewshot": 5}, {"source": "auto-round-fp8-block"}, "published with 0 examples before each question"),
+        ({"thinking": True}, {"source": "silybench"}, "thinking, which was published the other way"),
+    ],
+)
+def test_scores_of_other_questions_are_not_compared(
+    score_changes: dict[str, Any], page_changes: dict[str, Any], said: str
+) -> None:
+    found = replicate_score(ours(**score_changes), theirs(**page_changes))
+    assert found.kind == "not comparable"
+    assert said in found.reason
+    assert found.difference is None
+
+
+def test_every_published_score_of_the_variant_is_found() -> None:
+    run = record("bf16", "qwen2-7b-instruct", cells=(), scores=(ours(), ours(repeat=1)))
+    [(_, found)] = score_replications([run])
+    assert (found.published.source, found.published.score, found.kind) == ("qwen2-quantization", 0.705, "reproduced")
