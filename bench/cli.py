@@ -9,7 +9,8 @@ from bench.spec import nearest
 
 COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",
-    "export": "print results as csv or json",
+    "results": "list, show, check, remove and export what a results folder holds",
+    "export": "results as csv, json, parquet, or into MLflow",
     "published": "print speeds that others published, with the share of the limit",
     "toolchain": "list, build and check the environments of other quantization libraries",
     "gate": "say whether the newest session is worse than the nights before",

@@ -1,4 +1,4 @@
-"""``python -m bench.export --format csv|json [--results DIR]``: one row per speed cell and per score.
+"""``python -m bench.export --format csv|json|parquet|mlflow [--results DIR]``: one row per speed cell and per score.
 
 Columns that a row has no value for are empty (csv) or null (json). Times are seconds, memory and sizes bytes; speed
 columns are medians over trials; they and scores are empty unless the status is ``ok`` or ``emulated``.
@@ -6,6 +6,7 @@ columns are medians over trials; they and scores are empty unless the status is 
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import Any
 from bench.analysis.cost import cost
 from bench.analysis.paired import SCORED
 from bench.analysis.verdict import Verdict
-from bench.errors import QuantbenchError
+from bench.errors import QuantbenchError, ToolchainError
 from bench.hardware import columns
 from bench.record import RunRecord, SpeedCell, TaskScore
 from bench.report.verdicts import judged
 from bench.speed.metrics import Interval, summarize
-from bench.store import Store
+from bench.store import Store, write_atomic
 
 COLUMNS = {
     "model": "name of the model's config",
@@ -79,6 +80,9 @@ COLUMNS = {
     "margin": "loss that does not matter, of 1",
     "run_id": "folder below results/runs",
 }
+
+
+FORMATS = ("csv", "json", "parquet", "mlflow")
 
 
 def _middle(interval: Interval | None) -> float | None:
@@ -212,28 +216,66 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=f"columns:\n{columns}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--format", choices=("csv", "json"), default="csv", help="csv (default) or json")
+    parser.add_argument("--format", choices=FORMATS, default="csv", help="csv (default), json, parquet or mlflow")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument(
+        "--out", help="file to write instead of the terminal; with mlflow the address of its tracking server"
+    )
     arguments = parser.parse_args(argv)
     store = Store(arguments.results)
     if not store.runs_dir.is_dir():
         sys.stderr.write(f"error: {store.runs_dir} is not there; name the results folder with --results DIR\n")
         return 2
+    if arguments.format == "parquet" and arguments.out is None:
+        sys.stderr.write("error: parquet is no text; say where it goes: --out FILE\n")
+        return 2
     try:
-        # Session by session: what is compared is one session's, and all items of all sessions may not fit into memory.
-        sessions = list(dict.fromkeys(record.session for record in store.records()))
-        found = [row for session in sessions for row in session_rows(list(store.records(session)))]
+        _write(store, arguments.format, arguments.out)
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    if arguments.format == "json":
-        json.dump(found, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+    return 0
+
+
+def _sessions(store: Store) -> Iterator[list[RunRecord]]:
+    """Yield session by session: what is compared is one session's, and all items of all may not fit into memory."""
+    for session in dict.fromkeys(record.session for record in store.records()):
+        yield list(store.records(session))
+
+
+def _write(store: Store, form: str, out: str | None) -> None:
+    if form == "mlflow":
+        from bench.export_mlflow import log
+
+        sys.stdout.write(f"{log(_sessions(store), session_rows, out)} runs in MLflow\n")
+        return
+    found = [row for session in _sessions(store) for row in session_rows(session)]
+    if form == "parquet":
+        content = _parquet(found)
+    elif form == "json":
+        content = (json.dumps(found, indent=1) + "\n").encode()
     else:
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(COLUMNS))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(COLUMNS))
         writer.writeheader()
         writer.writerows(found)
-    return 0
+        content = text.getvalue().encode()
+    if out is None:
+        sys.stdout.write(content.decode())
+    else:
+        write_atomic(Path(out), content)
+
+
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise ToolchainError("parquet is written by pyarrow, which is not installed: pip install pyarrow") from None
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 if __name__ == "__main__":

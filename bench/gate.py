@@ -14,21 +14,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from bench.analysis.history import Figure, Mark, Measured, replay, speeds
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
-from bench.index import Index, Night, RunRow, SeriesKey
+from bench.index import MARKS, Index, Night, RunRow, SeriesKey, marks_of
 from bench.record import RunRecord, TaskScore
+from bench.select import read_record
 from bench.spec import nearest
 from bench.store import write_atomic
 from quantize.key import Frozen
 
-MARKS = "epochs.json"
-"""File of the results folder in which people's words stand."""
 HISTORY = "gate.jsonl"
 """File of the results folder to which every judgement is appended."""
 FIGURES: tuple[Figure, ...] = ("decode", "prefill")
@@ -51,19 +48,6 @@ def _measured(night: Night, figure: Figure) -> Measured:
         control=speeds(night.control_tpot_s if decode else night.control_ttft_s),
         problem=None if night.status == "ok" else f"the cell is {night.status}",
     )
-
-
-def marks_of(results_dir: Path) -> list[Mark]:
-    """Return where people began new epochs.
-
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    file = results_dir / MARKS
-    try:
-        return [Mark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
-    except (OSError, ValueError, ValidationError) as error:
-        raise StoreError(f"{file}: {str(error).splitlines()[0]}") from error
 
 
 def accept(results_dir: Path, run_id: str, reason: str) -> None:
@@ -112,11 +96,7 @@ def _name(key: SeriesKey) -> str:
 
 
 def _record(results_dir: Path, run_id: str) -> RunRecord:
-    file = results_dir / "runs" / run_id / "record.json"
-    try:
-        return RunRecord.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StoreError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    return read_record(results_dir / "runs" / run_id / "record.json")
 
 
 def _earlier(results_dir: Path, rows: Iterable[RunRow], row: RunRow, task: str) -> TaskScore | None:

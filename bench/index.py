@@ -7,6 +7,7 @@ process can write while others read.
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.analysis.history import Mark
 from bench.errors import StoreError
 from bench.record import RunRecord, SpeedCell, TaskScore
 from bench.speed.metrics import per_trial, summarize, tpot_s, ttft_s
+from bench.store import sums_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
@@ -25,6 +28,8 @@ VERSION = 1
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
+MARKS = "epochs.json"
+"""File of the results folder in which people's words stand."""
 SET_ASIDE = "set-aside"
 """Folder below RESULTS for runs whose record cannot be read."""
 TABLES = """
@@ -194,12 +199,16 @@ class Index:
                 continue
             try:
                 content = file.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                if sums_of(file.parent).get(file.name, digest) != digest:
+                    unreadable[run_id] = f"{file.name} has changed since the run ended"
+                    continue
                 record = RunRecord.model_validate_json(content)
-            except (OSError, ValidationError) as error:
+            except (OSError, ValidationError, StoreError) as error:
                 unreadable[run_id] = str(error).splitlines()[0]
                 continue
             self._forget(run_id)
-            self._take(run_id, record, content, stat.st_mtime_ns)
+            self._take(run_id, record, digest, stat)
             read += 1
         gone = known.keys() - files.keys()
         for run_id in gone:
@@ -215,15 +224,15 @@ class Index:
     def _forget(self, run_id: str) -> None:
         self._db.execute("delete from runs where run_id = ?", (run_id,))
 
-    def _take(self, run_id: str, record: RunRecord, content: bytes, mtime_ns: int) -> None:
+    def _take(self, run_id: str, record: RunRecord, digest: str, stat: os.stat_result) -> None:
         variant = record.variant
         self._insert(
             "runs",
             (
                 run_id, record.session, variant.model, variant.quant, record.engine, record.key,
                 record.environment.hostname, record.device.name if record.device else None, epoch_of(record),
-                record.started_at, record.finished_at, len(record.failures), hashlib.sha256(content).hexdigest(),
-                len(content), mtime_ns,
+                record.started_at, record.finished_at, len(record.failures), digest,
+                stat.st_size, stat.st_mtime_ns,
             ),
         )  # fmt: skip
         for cell in record.cells:
@@ -316,3 +325,16 @@ def set_aside(results_dir: Path, run_id: str) -> Path:
     except OSError as error:
         raise StoreError(f"cannot move {run_id} to {target}: {error.strerror}") from error
     return target
+
+
+def marks_of(results_dir: Path) -> list[Mark]:
+    """Return where people began new epochs.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    file = results_dir / MARKS
+    try:
+        return [Mark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
+    except (OSError, ValueError, ValidationError) as error:
+        raise StoreError(f"{file}: {str(error).splitlines()[0]}") from error

@@ -23,11 +23,9 @@ from bench.paths import config_dir, published_dir
 from bench.record import Device
 from bench.roofline import Limit, limit, weight_bytes
 from bench.spec import nearest
+from bench.terminal import console
 from quantize.architecture import Architecture
 from quantize.key import Frozen
-
-PLAIN_WIDTH = 160
-"""Columns of the table where no terminal says how many it has."""
 
 
 class Source(Frozen):
@@ -283,7 +281,7 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
     for source in dict.fromkeys(row["source"] for row in rows):
         page = sources()[source]
         told = f"{page.title} · {page.hardware} · published, not measured here"
@@ -297,12 +295,12 @@ def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
                 f"{row['speed_tokens_per_s']:.2f}", tpot, _percent(row["mbu"]), _percent(row["of_roof"]),
                 row["remarks"],
             )  # fmt: skip
-        console.print(table)
+        out.print(table)
         counted = "prompt and generated" if page.counts == "all" else "generated"
-        console.print(f"tokens/s counts {counted} tokens over the whole request", soft_wrap=True)
+        out.print(f"tokens/s counts {counted} tokens over the whole request", soft_wrap=True)
         used = dict.fromkeys(row["setting"] for row in rows if row["source"] == source and row["setting"])
         for text in (*(f"{name}: {page.settings[name]}" for name in used), *page.traps):
-            console.print(f"note: {text}", soft_wrap=True, markup=False)
+            out.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -335,10 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = PLAIN_WIDTH
-        _show(rows, console)
+        _show(rows, console())
     return 0
 
 

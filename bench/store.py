@@ -1,12 +1,14 @@
 """Records on disk: written whole or not at all, one file for each thing that was measured, as soon as it was.
 
 ``RESULTS/runs/RUN_ID/`` holds ``run.json`` (what was begun), ``cells/*.json``, ``control/*.json`` (cells of a baseline
-served beside), ``scores/*.json`` and, when the run has ended, ``record.json`` with everything in it. A run without
+served beside), ``scores/*.json`` and, when the run has ended, ``record.json`` with everything in it and ``SHA256SUMS``
+over all of them, as ``sha256sum --check`` reads it: nothing of an ended run is written again. A run without
 ``record.json`` was cut short and can be gone on with.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,8 @@ from bench.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, Task
 T = TypeVar("T", bound=BaseModel)
 CELLS, CONTROL = "cells", "control"
 """Folders of a run: its own cells, and those of the baseline served beside it."""
+SUMS = "SHA256SUMS"
+"""File of an ended run."""
 
 
 def write_atomic(file: Path, content: str | bytes) -> None:
@@ -103,12 +107,51 @@ class RunFolder:
         return tuple(_read(TaskScore, file) for file in sorted((self.path / "scores").glob("*.json")))
 
     def finish(self, record: RunRecord) -> None:
-        """Write the whole record: the run has ended."""
+        """Write the whole record and the sums of everything that the run has kept: it has ended."""
         write_atomic(self.path / "record.json", record.model_dump_json(indent=1))
+        files = sorted(file for file in self.path.rglob("*.json") if not file.name.startswith("."))
+        write_atomic(
+            self.path / SUMS, "".join(f"{_sha256(file)}  {file.relative_to(self.path).as_posix()}\n" for file in files)
+        )
 
     def release(self) -> None:
         """Let other processes take the folder."""
         self._lock.close()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """Return {file: sha256} of an ended run; nothing of one that was cut short or is of an older version.
+
+    Raises:
+        StoreError: the sums cannot be read.
+    """
+    file = folder / SUMS
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {file}: {error}") from error
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def damaged(folder: Path) -> list[str]:
+    """Return which files of a run are not as they were when it ended.
+
+    Raises:
+        StoreError: the sums cannot be read.
+    """
+    wrong = []
+    for name, digest in sums_of(folder).items():
+        file = folder / name
+        if not file.is_file():
+            wrong.append(f"{name} is missing")
+        elif _sha256(file) != digest:
+            wrong.append(f"{name} has changed")
+    return wrong
 
 
 def _cells(folder: Path) -> tuple[SpeedCell, ...]:
@@ -209,6 +252,15 @@ def is_complete(record: RunRecord) -> bool:
     control = record.control.cells if record.control else ()
     states = {cell.status for cell in (*record.cells, *control)} | {score.status for score in record.scores}
     return record.finished_at is not None and not record.failures and not states & {"failed", "invalid"}
+
+
+def read_begun(folder: Path) -> RunRecord:
+    """Return what a run began with.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    return _read(RunRecord, folder / "run.json")
 
 
 def partial(folder: Path, begun: RunRecord) -> RunRecord:

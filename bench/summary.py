@@ -1,11 +1,9 @@
 """The last thing a command says: one row per variant with its verdicts, and the report's path."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,9 +13,7 @@ from bench.report.comparison_cells import points
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of
 from bench.speed.metrics import summarize
-
-PLAIN_WIDTH = 200
-"""Columns of the table where no terminal says how many it has."""
+from bench.terminal import console
 
 
 def _states(record: RunRecord) -> str:
@@ -51,9 +47,7 @@ def _score(score: TaskScore, judged: Judged | None) -> str:
 
 def show(records: Sequence[RunRecord], report: Path) -> None:
     """Print the summary table and where the report is."""
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
+    out = console()
     tasks = sorted({score.task for record in records for score in record.scores})
     table = Table(title="quantbench", title_justify="left")
     for heading in ("model", "quant", "size", "bits/weight", "KL", "decode", *tasks, "status"):
@@ -70,5 +64,5 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
             score = score_of(record, task)
             row.append(_score(score, verdicts.get((record.run_id, task))) if score else "–")
         table.add_row(*row, _states(record))
-    console.print(table)
-    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    out.print(table)
+    out.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -242,5 +242,7 @@ def test_slurm_itself_reads_the_example() -> None:
     if sbatch is None:
         pytest.skip("no sbatch here")
     done = subprocess.run([sbatch, "--test-only", str(EXAMPLE)], capture_output=True, text=True, check=False)
+    if "generic resource" in done.stderr or "configuration is not available" in done.stderr:
+        pytest.skip(f"this cluster has no such nodes: {done.stderr.strip()}")
     assert "unrecognized" not in done.stderr
     assert "Invalid" not in done.stderr

@@ -1,0 +1,100 @@
+"""Runs into MLflow, one for each of ours. MLflow is not installed with quantbench."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from bench.errors import ToolchainError
+from bench.record import RunRecord
+
+EXPERIMENT = "quantbench"
+PLACE = ("input_len", "output_len", "concurrency", "request_rate")
+TAG = "quantbench.run_id"
+
+
+def metrics_of(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Return a run's numbers under names that tell their place: ``in1024-out32-c1/tpot_s``, ``mmlu/acc``."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if row["baseline"] or row["status"] not in ("ok", "emulated"):
+            continue
+        if row["task"] is None:
+            load = f"c{row['concurrency']}" if row["request_rate"] is None else f"r{row['request_rate']:g}"
+            place = f"in{row['input_len']}-out{row['output_len']}-{load}"
+            numbers = {
+                name: value
+                for name, value in row.items()
+                if isinstance(value, int | float) and not isinstance(value, bool) and name not in PLACE
+            }
+        elif row["metric"] is not None and not row["repeat"]:
+            place, numbers = row["task"], {row["metric"].partition(",")[0]: row["value"]}
+        else:
+            continue
+        found |= {re.sub(r"[^\w\-./ ]", "_", f"{place}/{name}"): float(value) for name, value in numbers.items()}
+    return found
+
+
+def log(
+    sessions: Iterable[Sequence[RunRecord]],
+    rows_of: Callable[[Sequence[RunRecord]], Iterator[dict[str, Any]]],
+    address: str | None,
+) -> int:
+    """Log every run that MLflow does not have yet and return how many.
+
+    Args:
+        sessions: records, session by session.
+        rows_of: makes the rows of one session.
+        address: MLflow's tracking server; None for what MLFLOW_TRACKING_URI says.
+
+    Raises:
+        ToolchainError: MLflow is not installed or refuses.
+    """
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise ToolchainError("MLflow is not installed here: pip install mlflow-skinny, or mlflow") from None
+    try:
+        if address is not None:
+            mlflow.set_tracking_uri(address)
+        client = mlflow.MlflowClient()
+        known = client.get_experiment_by_name(EXPERIMENT)
+        experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
+        number = 0
+        for records in sessions:
+            rows = list(rows_of(records))
+            for record in records:
+                if client.search_runs([experiment], f"tags.`{TAG}` = '{record.run_id}'", max_results=1):
+                    continue
+                own = [row for row in rows if row["run_id"] == record.run_id]
+                _log(client, experiment, record, metrics_of(own))
+                number += 1
+    except MlflowException as error:
+        raise ToolchainError(f"MLflow refuses: {str(error).splitlines()[0]}") from error
+    return number
+
+
+def _milliseconds(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _log(client: Any, experiment: str, record: RunRecord, metrics: dict[str, float]) -> None:
+    begun = _milliseconds(record.started_at)
+    tags = {TAG: record.run_id, "session": record.session, "mlflow.runName": record.run_id}
+    run_id = client.create_run(experiment, start_time=begun, tags=tags).info.run_id
+    params = {
+        "model": record.variant.model,
+        "quant": record.variant.quant,
+        "engine": record.engine,
+        "device": record.device.name if record.device else "not known",
+        "hostname": record.environment.hostname,
+        "command": " ".join(record.command)[:6000],
+        "key": record.key,
+    }
+    for name, value in params.items():
+        client.log_param(run_id, name, value)
+    for name, number in metrics.items():
+        client.log_metric(run_id, name, number, timestamp=begun)
+    ended = record.finished_at and _milliseconds(record.finished_at)
+    client.set_terminated(run_id, "FAILED" if record.failures else "FINISHED", end_time=ended or begun)
