@@ -10,6 +10,8 @@ from bench.spec import nearest
 COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",
     "results": "list, show, check, remove and export what a results folder holds",
+    "compare": "say what changed from one run, session or variant to another",
+    "decide": "say which variant to use under constraints, and why not the others",
     "export": "results as csv, json, parquet, or into MLflow",
     "published": "print speeds that others published, with the share of the limit",
     "toolchain": "list, build and check the environments of other quantization libraries",

@@ -25,6 +25,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _plain_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tables be as wide as where there is no terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 class Cli:
     """Runs the program as a person would: in a process of its own, in a folder of its own."""
 

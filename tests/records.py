@@ -1,6 +1,7 @@
 """Records as real runs leave them, built through the real types. The same arguments give the same record."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 from bench.record import (
@@ -16,6 +17,7 @@ from bench.record import (
     Trial,
     Variant,
 )
+from bench.store import Store
 from quantize.checkpoint import CalibrationFact
 from quantize.key import Key, sha256_text
 from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest
@@ -132,6 +134,19 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
         "finished_at": "2026-11-24T02:06:31+00:00",
     }
     return RunRecord.model_validate(values | changes)
+
+
+def keep(results: Path, one: RunRecord) -> Path:
+    """Store a run as one that has ended and return its folder."""
+    folder = Store(results).create(one.run_id)
+    folder.begin(one)
+    for cell_ in one.cells:
+        folder.add_cell(cell_)
+    for score_ in one.scores:
+        folder.add_score(score_)
+    folder.finish(one)
+    folder.release()
+    return folder.path
 
 
 def demo_records() -> list[RunRecord]:

@@ -1,6 +1,6 @@
 """How many times as fast a variant's cell is as the baseline's, with an interval. Pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -51,16 +51,20 @@ def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTr
     if baseline.interleaved and variant.interleaved and len(before) == len(after):
         ratios = bootstrap_median(one / other for one, other in zip(before, after, strict=True))
         return Speedup(ratio=ratios, paired=True) if ratios else None
+    return Speedup(ratio=ratio_of_medians(before, after), paired=False)
+
+
+def ratio_of_medians(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """Return the ratio of two medians with its bootstrap interval, both resampled independently of each other."""
     rng = np.random.default_rng(0)
     medians = [
         np.median(rng.choice(np.array(times), size=(RESAMPLES, len(times))), axis=1) for times in (before, after)
     ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(medians[0] / medians[1], (tail, 1 - tail), method="inverted_cdf")
-    ratio = Interval(
+    return Interval(
         median=float(np.median(before) / np.median(after)),
         low=float(low),
         high=float(high),
         n=min(len(before), len(after)),
     )
-    return Speedup(ratio=ratio, paired=False)

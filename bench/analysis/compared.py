@@ -1,0 +1,208 @@
+"""One set of runs beside another: every speed cell and every task that both have. Pure functions.
+
+Speeds say something only under like conditions, so what differs between the two is part of the answer. Where both were
+measured beside a baseline whose trials took turns with theirs, that baseline tells how fast the machine was, and the
+ratio that counts is that of the two shares of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from bench.analysis.paired import compare as compare_scores
+from bench.analysis.paired import obstacle
+from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
+from bench.analysis.verdict import MARGIN, Verdict, judge
+from bench.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
+from bench.speed.metrics import Interval, per_trial, tpot_s, ttft_s
+from bench.speed.shapes import Shape, shape_of
+from quantize.key import Frozen, canonical_json
+
+Figure = Literal["TTFT", "TPOT"]
+FIGURES: dict[Figure, Callable[[RequestTrace], float | None]] = {"TTFT": ttft_s, "TPOT": tpot_s}
+
+
+class Unlike(Frozen):
+    """A condition in which two runs differ."""
+
+    what: str
+    one: str
+    other: str
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.what}: {self.one} / {self.other}"
+
+
+class CellPair(Frozen):
+    """A shape that both runs measured."""
+
+    variants: tuple[Variant, Variant]
+    shape: Shape
+    figure: Figure
+    seconds: tuple[float | None, float | None]
+    """Medians over trials; None where there is no valid figure."""
+    ratio: Interval | None
+    """First's time / second's: above 1 the second is faster."""
+    kind: Literal["faster", "slower", "no difference seen", "not enough data", "not compared"]
+    reason: str
+    controlled: bool = False
+    """Whether both speeds were taken as shares of a baseline that took turns with them."""
+
+
+class ScorePair(Frozen):
+    """A task that both runs have."""
+
+    variants: tuple[Variant, Variant]
+    task: str
+    values: tuple[float | None, float | None]
+    verdict: Verdict | None
+    reason: str
+
+
+class Compared(Frozen):
+    """Everything that two sets of runs have in common."""
+
+    unlike: tuple[Unlike, ...]
+    """In what the conditions differ that speeds depend on; empty where they are alike."""
+    cells: tuple[CellPair, ...]
+    scores: tuple[ScorePair, ...]
+
+
+def _conditions(record: RunRecord) -> dict[str, str]:
+    here = record.environment
+    packages = {f"package {name}": version for name, version in here.packages.items() if name != "quantbench"}
+    return {
+        "machine": here.hostname,
+        "CPU": f"{here.cpu}, {here.cpu_cores} cores",
+        "GPUs": ", ".join(here.gpus) or "none",
+        "engine": f"{record.engine} {record.server.version or '' if record.server else ''}".strip(),
+        "engine's settings": canonical_json(record.spec.get("engine", {})),
+        "context": canonical_json(record.spec.get("context", {})),
+        **{f"variable {name}": value for name, value in here.variables.items()},
+        **packages,
+    }
+
+
+def unlike(one: RunRecord, other: RunRecord) -> tuple[Unlike, ...]:
+    """Return what differs between the conditions of two runs, except for what is measured."""
+    first, second = _conditions(one), _conditions(other)
+    names = dict.fromkeys((*first, *second))
+    return tuple(
+        Unlike(what=name, one=first.get(name, "none"), other=second.get(name, "none"))
+        for name in names
+        if first.get(name) != second.get(name)
+    )
+
+
+def _control_cell(record: RunRecord, cell: SpeedCell) -> SpeedCell | None:
+    """Return the baseline's cell whose trials took turns with a cell's."""
+    if record.control is None or not cell.interleaved:
+        return None
+    found = (one for one in record.control.cells if shape_of(one) == shape_of(cell) and one.interleaved)
+    return next((one for one in found if one.status == "ok"), None)
+
+
+def _shares(record: RunRecord, cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float] | None:
+    """Return each trial's time as a multiple of the baseline's beside it."""
+    control = _control_cell(record, cell)
+    own, beside = per_trial(cell, figure), per_trial(control, figure) if control else []
+    if not own or len(own) != len(beside):
+        return None
+    return [time / other for time, other in zip(own, beside, strict=True)]
+
+
+def _cell_pairs(one: RunRecord, other: RunRecord) -> Iterator[CellPair]:
+    seconds = {shape_of(cell): cell for cell in other.cells}
+    for cell in one.cells:
+        beside = seconds.get(shape_of(cell))
+        if beside is None:
+            continue
+        for name, figure in FIGURES.items():
+            yield _cell_pair((one, cell), (other, beside), name, figure)
+
+
+def _cell_pair(
+    one: tuple[RunRecord, SpeedCell],
+    other: tuple[RunRecord, SpeedCell],
+    name: Figure,
+    figure: Callable[[RequestTrace], float | None],
+) -> CellPair:
+    cell, beside = one[1], other[1]
+    times = [per_trial(each, figure) if each.status in ("ok", "emulated") else [] for each in (cell, beside)]
+    medians = tuple(float(np.median(each)) if each else None for each in times)
+    shares = _shares(*one, figure), _shares(*other, figure)
+    controlled = None not in shares and cell.status == beside.status == "ok"
+    if controlled and shares[0] and shares[1]:
+        found: Speedup | None = Speedup(ratio=ratio_of_medians(shares[0], shares[1]), paired=False)
+    else:
+        # Turns with a baseline of its own pair no trial of the one run with a trial of the other.
+        alone = [each.model_copy(update={"interleaved": False}) for each in (cell, beside)]
+        found = speedup(alone[0], alone[1], figure)
+    if found is None:
+        bad = next((each.status for each in (cell, beside) if each.status != "ok"), None)
+        reason = f"a cell is {bad}" if bad else f"no {name} in both, or more came than a server could take"
+    elif found.ratio.n < MIN_TRIALS:
+        reason = f"{found.ratio.n} trials, at least {MIN_TRIALS} are needed"
+    else:
+        reason = "each as a share of its baseline's, which took turns with it" if controlled else "medians of trials"
+    return CellPair.model_validate(
+        {
+            "variants": (cell.variant, beside.variant),
+            "shape": shape_of(cell),
+            "figure": name,
+            "seconds": medians,
+            "ratio": found.ratio if found else None,
+            "kind": found.verdict if found else "not compared",
+            "reason": reason,
+            "controlled": controlled,
+        }
+    )
+
+
+def _value(score: TaskScore) -> float | None:
+    return score.metrics[0].value if score.metrics and score.status in ("ok", "emulated") else None
+
+
+def _score_pairs(pairs: Sequence[tuple[RunRecord, RunRecord]], margin: float) -> Iterator[ScorePair]:
+    found = []
+    for one, other in pairs:
+        again = {score.task: score for score in other.scores if not score.repeat}
+        for score in one.scores:
+            if not score.repeat and (beside := again.get(score.task)) is not None:
+                found.append((score, beside, compare_scores(score, beside)))
+    verdicts = iter(judge([comparison for *_, comparison in found if comparison], margin))
+    for score, beside, comparison in found:
+        verdict = next(verdicts) if comparison else None
+        yield ScorePair(
+            variants=(score.variant, beside.variant),
+            task=score.task,
+            values=(_value(score), _value(beside)),
+            verdict=verdict,
+            reason=verdict.reason if verdict else obstacle(score, beside) or "no common items",
+        )
+
+
+def paired_runs(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
+    """Return which runs belong together: the same variants, or, where each side has one run, these two."""
+    if len(one) == len(other) == 1:
+        return [(one[0], other[0])]
+    newest = {record.variant: record for record in other}
+    return [(record, newest[record.variant]) for record in one if record.variant in newest]
+
+
+def compared(one: Sequence[RunRecord], other: Sequence[RunRecord], margin: float = MARGIN) -> Compared:
+    """Compare two sets of runs; scores are judged all together.
+
+    Args:
+        one: what is compared with.
+        other: of the same variants, or a single run beside a single one.
+        margin: loss of accuracy that does not matter.
+    """
+    pairs = paired_runs(one, other)
+    return Compared(
+        unlike=tuple(dict.fromkeys(what for first, second in pairs for what in unlike(first, second))),
+        cells=tuple(pair for first, second in pairs for pair in _cell_pairs(first, second)),
+        scores=tuple(_score_pairs(pairs, margin)),
+    )

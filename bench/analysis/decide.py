@@ -1,0 +1,286 @@
+"""Which variant is worth using, under what somebody needs. Pure functions.
+
+A need is kept where the whole interval of the figure keeps it; where only its middle does, the variant is called
+unsure and is recommended only if nothing surely keeps every need. What was not measured, or only emulated, keeps no
+need of speed or memory.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from bench.errors import ConfigError
+from bench.record import RunRecord, SpeedCell
+from bench.speed.metrics import CellSummary, Interval, summarize
+from quantize.key import Frozen
+
+Relation = Literal["<=", ">="]
+FIGURES: dict[str, tuple[str, str]] = {
+    "ttft": ("ttft_s", "s"),
+    "tpot": ("tpot_s", "s"),
+    "decode": ("decode_tokens_per_s", "tokens/s"),
+    "prefill": ("prefill_tokens_per_s", "tokens/s"),
+    "throughput": ("output_tokens_per_s", "tokens/s"),
+}
+"""{word: (field of a cell's summary, unit)}."""
+UNITS = {
+    "s": {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6},
+    "tokens/s": {"": 1.0, "tok/s": 1.0, "tokens/s": 1.0},
+    "bytes": {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "mib": 2.0**20, "gib": 2.0**30},
+    "of 1": {"": 1.0, "%": 0.01, "pp": 0.01},
+}
+NEAR = 0.1
+"""Share by which a measured input length may be off from the one that was named: 30k is 30,720 too."""
+EXAMPLES = "memory<=24GB, size<=10GB, ttft@30k<=2s, tpot@1k<=50ms, decode@30k>=20, mmlu>=0.6, accuracy_margin=1pp"
+
+
+class Need(Frozen):
+    """One constraint."""
+
+    text: str
+    """As it was typed."""
+    subject: str
+    """One of ``FIGURES``, ``memory``, ``size``, ``accuracy_margin``, or an accuracy task."""
+    input_len: int | None
+    concurrency: int | None
+    relation: Relation
+    bound: float
+    """Seconds, tokens per second, bytes, or of 1."""
+
+
+class Held(Frozen):
+    """One variant held to one need."""
+
+    need: Need
+    answer: Literal["kept", "unsure", "broken", "not known"]
+    reason: str
+
+
+class Candidate(Frozen):
+    """One run and what it is worth."""
+
+    run_id: str
+    label: str
+    held: tuple[Held, ...]
+    goal: Interval | None
+    """The figure that is to be as good as possible."""
+    accuracy: Interval | None
+    """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself."""
+
+    @property
+    def standing(self) -> Literal["kept", "unsure", "broken"]:
+        """Whether it keeps every need."""
+        answers = {one.answer for one in self.held}
+        if answers & {"broken", "not known"}:
+            return "broken"
+        return "unsure" if "unsure" in answers else "kept"
+
+    @property
+    def why_not(self) -> tuple[str, ...]:
+        """Return what stands against it."""
+        return tuple(f"{one.need.text}: {one.reason}" for one in self.held if one.answer != "kept")
+
+
+class Decision(Frozen):
+    """The recommended variant, those after it, and those that fell."""
+
+    goal: str
+    """In words."""
+    subject: str
+    """What the goal is about, as constraints name it."""
+    lower_is_better: bool
+    ranked: tuple[Candidate, ...]
+    """Those that may be used, best first; those that surely keep every need before the others."""
+    fallen: tuple[Candidate, ...]
+    front: tuple[str, ...]
+    """Run ids of those that no other beats in both goal and accuracy."""
+
+    @property
+    def recommended(self) -> Candidate | None:
+        """The best; None where nothing keeps every need."""
+        return self.ranked[0] if self.ranked else None
+
+
+def tokens(text: str) -> int:
+    """Return a number of tokens such as ``30k`` or ``1024``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)([kK]?)", text)
+    if not found or not int(found[1]):
+        raise ValueError(text)
+    return int(found[1]) * (1000 if found[2] else 1)
+
+
+def parse(text: str, tasks: Sequence[str]) -> Need:
+    """Return the need that somebody typed.
+
+    Args:
+        text: e.g. ``ttft@30k<=2s``; ``@30k/8`` is at a concurrency of 8.
+        tasks: known accuracy tasks.
+
+    Raises:
+        ConfigError: it cannot be understood.
+    """
+    hint = f"write {EXAMPLES}"
+    match = re.fullmatch(r"([\w\-]+)(?:@(\d+[kK]?)(?:/(\d+))?)?\s*(<=|>=|<|>|=)\s*([\d.]+)\s*([\w%/]*)", text.strip())
+    if not match:
+        raise ConfigError(f"'{text}' is no constraint; {hint}")
+    subject, length, concurrency, relation, number, unit = match.groups()
+    kind = _kind(subject, tasks)
+    if kind is None:
+        known = ", ".join((*FIGURES, "memory", "size", "accuracy_margin", *tasks))
+        raise ConfigError(f"'{text}': nothing is called '{subject}'; known: {known}")
+    scale = UNITS[kind].get(unit.lower())
+    if scale is None:
+        units = ", ".join(name for name in UNITS[kind] if name)
+        raise ConfigError(f"'{text}': '{unit}' is no unit of {subject}; known: {units or 'none'}")
+    try:
+        bound = float(number) * scale
+        at = tokens(length) if length else None
+    except ValueError:
+        raise ConfigError(f"'{text}': that is no number; {hint}") from None
+    if subject in FIGURES and at is None:
+        raise ConfigError(f"'{text}': say at which input length: {subject}@30k{relation}{number}{unit}")
+    if at is not None and subject not in FIGURES:
+        raise ConfigError(f"'{text}': {subject} has no input length; {hint}")
+    wanted = "<=" if subject == "accuracy_margin" or relation in ("<", "<=") else ">="
+    if relation == "=" and subject != "accuracy_margin":
+        raise ConfigError(f"'{text}': write <= or >=; {hint}")
+    return Need.model_validate(
+        {
+            "text": text,
+            "subject": subject,
+            "input_len": at,
+            "concurrency": int(concurrency) if concurrency else None,
+            "relation": wanted,
+            "bound": bound,
+        }
+    )
+
+
+def _kind(subject: str, tasks: Sequence[str]) -> str | None:
+    if subject in FIGURES:
+        return FIGURES[subject][1]
+    if subject in ("memory", "size"):
+        return "bytes"
+    return "of 1" if subject == "accuracy_margin" or subject in tasks else None
+
+
+def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> SpeedCell | None:
+    """Return the closed loop whose input length is nearest to one that was named, if it is near enough."""
+    found = [
+        cell
+        for cell in record.cells
+        if cell.request_rate is None
+        and abs(cell.input_len - input_len) <= NEAR * input_len
+        and (concurrency is None or cell.concurrency == concurrency)
+    ]
+    return min(found, key=lambda cell: (abs(cell.input_len - input_len), cell.concurrency), default=None)
+
+
+def figure_of(record: RunRecord, need: Need) -> Interval | str:
+    """Return the figure that a need of speed, memory or size is about, or why there is none."""
+    if need.subject == "size":
+        made = record.checkpoint
+        return _exact(made.checkpoint_bytes) if made else "there is no checkpoint"
+    if need.subject == "memory":
+        return _memory(record)
+    if need.subject not in FIGURES:
+        return _score(record, need.subject)
+    cell = cell_near(record, need.input_len or 0, need.concurrency)
+    if cell is None:
+        measured = ", ".join(f"{length:,}" for length in sorted({cell.input_len for cell in record.cells}))
+        return f"not measured there; measured: {measured or 'nothing'}"
+    if cell.status != "ok":
+        return f"the cell is {cell.status.replace('_', ' ')}"
+    found: Interval | None = getattr(summarize(cell), FIGURES[need.subject][0], None)
+    return found or "that figure is not defined there"
+
+
+def _exact(value: float) -> Interval:
+    return Interval(median=value, low=value, high=value, n=1)
+
+
+def _memory(record: RunRecord) -> Interval | str:
+    """Return the highest memory of the server while it measured what is not emulated."""
+    found = [cell for cell in record.cells if cell.status == "ok"]
+    peaks = [summary.peak_memory_bytes for cell in found if (summary := summarize(cell)) and summary.peak_memory_bytes]
+    if peaks:
+        return _exact(max(peaks))
+    states = sorted({cell.status.replace("_", " ") for cell in record.cells})
+    return f"its cells are {' and '.join(states)}" if states else "no speed was measured"
+
+
+def _score(record: RunRecord, task: str) -> Interval | str:
+    score = next((one for one in record.scores if one.task == task and not one.repeat), None)
+    if score is None or score.status not in ("ok", "emulated") or not score.metrics:
+        return f"the score is {score.status}" if score else "not scored"
+    main = score.metrics[0]
+    half = 1.96 * (main.stderr or 0.0)
+    return Interval(median=main.value, low=main.value - half, high=main.value + half, n=score.n_items)
+
+
+def hold(figure: Interval | str, need: Need, show: Callable[[float], str]) -> Held:
+    """Hold a figure to a need."""
+    if isinstance(figure, str):
+        return Held(need=need, answer="not known", reason=figure)
+    sign = 1 if need.relation == "<=" else -1
+    worst = figure.high if sign == 1 else figure.low
+    told = f"{show(figure.median)}"
+    if figure.low != figure.high:
+        told += f" ({show(figure.low)} – {show(figure.high)})"
+    if sign * worst <= sign * need.bound:
+        return Held(need=need, answer="kept", reason=told)
+    within = sign * figure.median <= sign * need.bound
+    return Held(need=need, answer="unsure" if within else "broken", reason=told)
+
+
+def front(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
+    """Return the names of points that no other point beats: at least as high in both, higher in one."""
+    return tuple(name for name, x, y in points if not any(a >= x and b >= y and (a, b) != (x, y) for _, a, b in points))
+
+
+def decide(goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is_better: bool) -> Decision:
+    """Rank the candidates.
+
+    Args:
+        goal: what ``Candidate.goal`` is, in words.
+        subject: the same as constraints name it.
+        candidates: every variant, held to every need.
+        lower_is_better: whether a lower goal is the better one.
+    """
+    sign = -1 if lower_is_better else 1
+
+    def order(one: Candidate) -> tuple[bool, float, float, str]:
+        worth = sign * one.goal.median if one.goal else -math.inf
+        return (one.standing == "unsure", -worth, -(one.accuracy.median if one.accuracy else -1.0), one.label)
+
+    placed = [
+        (one.run_id, sign * one.goal.median, one.accuracy.median) for one in candidates if one.goal and one.accuracy
+    ]
+    return Decision(
+        goal=goal,
+        subject=subject,
+        lower_is_better=lower_is_better,
+        ranked=tuple(sorted((one for one in candidates if one.standing != "broken"), key=order)),
+        fallen=tuple(one for one in candidates if one.standing == "broken"),
+        front=front(placed),
+    )
+
+
+def longest_common(records: Sequence[RunRecord]) -> tuple[int, int] | None:
+    """Return (input length, concurrency) of the longest closed loop that every run has measured as ``ok``."""
+    shapes = [
+        {(cell.input_len, cell.concurrency) for cell in record.cells if cell.status == "ok" and _decodes(cell)}
+        for record in records
+    ]
+    common = set.intersection(*shapes) if shapes else set()
+    return max(common, key=lambda shape: (shape[0], -shape[1]), default=None)
+
+
+def _decodes(cell: SpeedCell) -> bool:
+    summary: CellSummary | None = summarize(cell)
+    return cell.request_rate is None and summary is not None and summary.decode_tokens_per_s is not None

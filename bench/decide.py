@@ -1,0 +1,110 @@
+"""``python -m bench.decide "memory<=24GB" "ttft@30k<=2s" accuracy_margin=1pp``: which variant to use, why not others.
+
+The variants are those of one session, the newest by default, or the runs that ``--of`` names.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.analysis.decide import EXAMPLES, Candidate, Decision
+from bench.errors import ConfigError, QuantbenchError
+from bench.record import RunRecord
+from bench.report import format as fmt
+from bench.report.comparison_cells import points
+from bench.report.decision import SHOW, decision
+from bench.report.view import with_baselines
+from bench.select import FORMS, open_index, records_named
+from bench.terminal import console, table
+
+NOTHING = 1
+"""Exit code where no variant keeps every constraint."""
+
+
+def _records(arguments: argparse.Namespace) -> list[RunRecord]:
+    """Return the runs to choose from.
+
+    Raises:
+        ConfigError: there are none, or they are of several models.
+    """
+    names = list(arguments.of)
+    if not names:
+        index = open_index(arguments.results)
+        try:
+            newest = index.runs(limit=1)
+        finally:
+            index.close()
+        if not newest:
+            raise ConfigError(f"no run has ended in {arguments.results}; run python -m bench.run … first")
+        names = [newest[0].session]
+    found = {record.run_id: record for name in names for record in records_named(arguments.results, name)}
+    models = sorted({record.variant.model for record in found.values()})
+    if len(models) > 1:
+        raise ConfigError(f"these are runs of {len(models)} models ({', '.join(models)}): name those of one with --of")
+    return with_baselines(list(found.values()))
+
+
+def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
+    show = SHOW.get(found.subject, fmt.share)
+    goal = "not known" if one.goal is None else show(one.goal.median)
+    if one.goal and one.goal.low != one.goal.high:
+        goal += f" ({show(one.goal.low)} – {show(one.goal.high)})"
+    accuracy = "not known"
+    if one.accuracy:
+        change = one.accuracy
+        accuracy = f"{points(change.median)} pp ({points(change.low)} to {points(change.high)})"
+    place = {"kept": "keeps everything", "unsure": "may keep everything", "broken": "falls"}[one.standing]
+    told = "; ".join(one.why_not) or "; ".join(f"{held.need.text}: {held.reason}" for held in one.held)
+    return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)
+
+
+def _show(found: Decision) -> None:
+    out = console()
+    best = found.recommended
+    if best is None:
+        out.print("No variant keeps every constraint.", markup=False)
+    else:
+        sure = "" if best.standing == "kept" else ", though not surely within every constraint"
+        out.print(f"Use {best.label}: {found.goal}{sure}.", markup=False, soft_wrap=True)
+    heads = ("variant", "", "goal", "accuracy", "front", "why")
+    rows = [_row(found, one) for one in (*found.ranked, *found.fallen)]
+    out.print(
+        table(
+            f"goal: {found.goal}",
+            heads,
+            rows,
+            caption="front: no other variant is at least as good in goal and accuracy, and better in one. "
+            "accuracy: mean change against BF16 over the tasks",
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the decision and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="quantbench decide",
+        description="Say which variant to use under constraints, which come after it, and why the others fall.",
+        epilog=f"constraints: {EXAMPLES}. Exit codes: 0; {NOTHING} no variant keeps every constraint; 2 a wrong name.",
+    )
+    parser.add_argument("constraints", nargs="*", metavar="CONSTRAINT", help="quote it: < and > are the shell's")
+    parser.add_argument("--goal", help="a figure such as decode@30k, throughput@1k/16 or size (default: decode speed)")
+    parser.add_argument("--of", action="append", default=[], metavar="NAME", help=f"{FORMS}; may be repeated")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
+    arguments = parser.parse_args(argv)
+    try:
+        found = decision(_records(arguments), arguments.constraints, arguments.goal)
+    except QuantbenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    if arguments.format == "json":
+        sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+    else:
+        _show(found)
+    return 0 if found.recommended else NOTHING
+
+
+if __name__ == "__main__":
+    sys.exit(main())

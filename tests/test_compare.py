@@ -1,0 +1,200 @@
+"""``quantbench compare``: what is compared, what is refused, and the arithmetic of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.analysis.compared import compared, unlike
+from bench.analysis.speedup import ratio_of_medians
+from bench.compare import REFUSED, main, published_named
+from bench.errors import ConfigError
+from bench.record import RunRecord, SpeedCell
+from tests.records import LENGTHS, controlled_record, environment, keep, native_cell, native_record, native_records
+
+
+def paced(cell: SpeedCell, pace: float) -> SpeedCell:
+    """Return a cell in which everything takes ``pace`` times as long."""
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "requests": tuple(
+                    one.model_copy(
+                        update={
+                            "event_ns": tuple(round(at * pace) for at in one.event_ns),
+                            "end_ns": round(one.end_ns * pace),
+                        }
+                    )
+                    for one in trial.requests
+                )
+            }
+        )
+        for trial in cell.trials
+    )
+    return cell.model_copy(update={"trials": trials})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for one in native_records():
+        keep(tmp_path, one)
+    return tmp_path
+
+
+def call(results: Path, *words: str) -> int:
+    return main([*words, "--results", str(results)])
+
+
+def test_known_ratios_are_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(results, "bf16", "gptq-int4", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["cells"]) == 2 * len(LENGTHS)
+    for pair in found["cells"]:
+        assert pair["ratio"]["low"] <= 1.6 <= pair["ratio"]["high"]
+        assert pair["kind"] == "faster"
+    assert {pair["task"] for pair in found["scores"]} == {score.task for score in native_record().scores}
+    assert all(pair["verdict"] for pair in found["scores"])
+
+
+def test_people_see_names_figures_and_verdicts(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(results, "bf16", "smollm2-135m/fp8") == 0
+    text = capsys.readouterr().out
+    assert "bf16 → fp8" in text
+    assert "faster" in text
+    assert "mini-mmlu" in text
+    assert "Conditions differ" not in text
+
+
+def test_a_run_beside_itself_differs_in_nothing(results: Path) -> None:
+    one = native_record("fp8")
+    found = compared([one], [one])
+    assert not found.unlike
+    assert all(pair.ratio and pair.ratio.median == 1 and pair.kind == "no difference seen" for pair in found.cells)
+    assert all(
+        pair.verdict and pair.verdict.comparison.gained == pair.verdict.comparison.lost == 0 for pair in found.scores
+    )
+
+
+def test_unlike_conditions_are_said_and_speeds_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = native_record("fp8", run_id="other", environment=environment(hostname="bench-02", cpu_cores=4))
+    file = results / "other.json"
+    file.write_text(other.model_dump_json())
+    assert call(results, "fp8", str(file)) == REFUSED
+    told = capsys.readouterr()
+    assert "machine: bench-01 / bench-02" in told.out
+    assert "speed: above 1" not in told.out
+    assert "accuracy: B beside A" in told.out
+    assert "--anyway" in told.err
+    assert call(results, "fp8", str(file), "--anyway") == 0
+    told = capsys.readouterr()
+    assert "speed: above 1" in told.out
+    assert "CPU: AMD EPYC 9R14, 2 cores / AMD EPYC 9R14, 4 cores" in told.out
+
+
+def test_our_own_version_is_no_condition() -> None:
+    packages = environment().packages | {"quantbench": "9.9"}
+    assert not unlike(native_record(), native_record(environment=environment(packages=packages)))
+    packages |= {"torch": "3.0"}
+    [what] = unlike(native_record(), native_record(environment=environment(packages=packages)))
+    assert str(what) == "package torch: 2.13.0 / 3.0"
+
+
+def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
+    """The second night's machine is 30 % slower: the variant's share of its baseline is the same."""
+    first = controlled_record("fp8")
+    slow = [tuple(paced(cell, 1.3) for cell in cells) for cells in (first.cells, first.control.cells)]  # type: ignore[union-attr]
+    control = first.control and first.control.model_copy(update={"cells": slow[1]})
+    second = first.model_copy(update={"cells": slow[0], "control": control})
+    for pair in compared([first], [second]).cells:
+        assert pair.controlled
+        assert pair.ratio
+        assert pair.ratio.median == pytest.approx(1, abs=1e-6)
+        assert pair.seconds[1] == pytest.approx(1.3 * (pair.seconds[0] or 0), rel=1e-6)
+    alone = [one.model_copy(update={"control": None}) for one in (first, second)]
+    for pair in compared([alone[0]], [alone[1]]).cells:
+        assert not pair.controlled
+        assert pair.kind == "slower"
+
+
+def test_emulated_cells_are_not_compared() -> None:
+    emulated = native_record("fp8", cells=(native_cell("fp8", 256, status="emulated"),))
+    for pair in compared([native_record()], [emulated]).cells:
+        assert pair.kind == "not compared"
+        assert pair.reason == "a cell is emulated"
+
+
+def test_sessions_pair_by_variant(results: Path) -> None:
+    one = native_records()
+    other = [record.model_copy(update={"run_id": f"b-{record.run_id}"}) for record in one[1:]]
+    found = compared(one, other)
+    assert {pair.variants for pair in found.cells} == {(record.variant, record.variant) for record in other}
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=3, max_size=9), st.floats(0.2, 5))
+def test_the_ratio_scales_with_its_numerator(times: list[float], factor: float) -> None:
+    ratio = ratio_of_medians([factor * time for time in times], times)
+    assert ratio.median == pytest.approx(factor)
+    assert ratio.low <= ratio.median * (1 + 1e-9)
+    assert ratio.high >= ratio.median * (1 - 1e-9)
+
+
+def test_two_published_variants_are_compared_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "published:qwen3-8b/bf16@sglang", "published:qwen3-8b/fp8-block@sglang") == 0
+    text = capsys.readouterr().out
+    assert "published, not measured here" in text
+    assert "1.838" in text
+
+
+def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {"input_len": 1, "output_len": 2048}
+    cells = tuple(
+        one.model_copy(update=changes | {"engine": "sglang"}) for one in [native_cell("bf16", 1, output_len=2048)]
+    )
+    variant = native_record().variant.model_copy(update={"model": "qwen3-8b"})
+    keep(results, native_record(run_id="qwen", variant=variant, engine="sglang", cells=cells, scores=()))
+    assert call(results, "published:qwen3-8b", "qwen3-8b/bf16") == 0
+    text = capsys.readouterr().out
+    assert "81.73" in text
+    assert "not comparable" in text
+    assert "only shares of the" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("fp9", "bf16"), "did you mean 'fp8'?"),
+        (("bf16", "published:qwen3-9b"), "did you mean 'qwen3-8b'?"),
+        (("published:qwen3-8b/int3", "bf16"), "no quantization 'int3'"),
+        (("published:qwen3-8b@tgi", "bf16"), "no engine 'tgi'"),
+        (("bf16", "fp8", "--margin", "-1"), "between 0 and 100"),
+    ],
+)
+def test_wrong_names_get_one_line(
+    results: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(results, *words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_published_names_are_models_or_sources() -> None:
+    assert {cell.model for cell in published_named("qwen3-speed")} >= {"qwen3-8b", "qwen3-0.6b"}
+    with pytest.raises(ConfigError):
+        published_named("")
+
+
+def test_a_broken_file_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = results / "torn.json"
+    file.write_text('{"schema_version": 5}')
+    assert call(results, "bf16", str(file)) == 1
+    assert f"{file} is not a record of a run" in capsys.readouterr().err
+
+
+def test_runs_of_nothing_in_common_say_so(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare: RunRecord = native_record(run_id="bare", cells=(), scores=())
+    keep(results, bare)
+    assert call(results, "fp8", "bare") == 0
+    assert "no speed cell and no task in common" in capsys.readouterr().out
