@@ -10,13 +10,14 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.analysis.history import Figure, Mark, Measured, replay, speeds
+from bench.analysis.history import Figure, Judged, Mark, Measured, replay, speeds
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
+from bench.change_points import change_points
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.index import MARKS, Index, Night, RunRow, SeriesKey, marks_of
@@ -73,21 +74,28 @@ def tonight_of(index: Index, session: str | None) -> Tonight:
     return Tonight(session=chosen, runs=found)
 
 
-def speed_lines(index: Index, tonight: Tonight, marks: Sequence[Mark]) -> list[Line]:
-    """Judge every series that tonight's runs belong to."""
+def histories(index: Index, tonight: Tonight, marks: Sequence[Mark]) -> dict[str, tuple[Judged, ...]]:
+    """Return every series that tonight's runs belong to, judged night by night, by name."""
     wanted = {(row.model, row.quant, row.engine) for row in tonight.runs}
     run_ids = {row.run_id for row in tonight.runs}
-    found = []
+    found = {}
     for key in index.series():
         if (key.model, key.quant, key.engine) not in wanted:
             continue
         nights = index.nights(key)
-        if not any(night.run_id in run_ids for night in nights):
-            continue
-        for figure in FIGURES:
-            judged = replay((_measured(night, figure) for night in nights), marks)
-            one = next(night for night in reversed(judged) if run_ids & set(night.run_ids))
-            found.append(Line(name=f"{_name(key)} {figure}", kind=one.kind, ratio=one.ratio, reason=one.reason))
+        if any(night.run_id in run_ids for night in nights):
+            for figure in FIGURES:
+                found[f"{_name(key)} {figure}"] = replay((_measured(night, figure) for night in nights), marks)
+    return found
+
+
+def speed_lines(judged: Mapping[str, Sequence[Judged]], tonight: Tonight) -> list[Line]:
+    """Return what tonight says in every series."""
+    run_ids = {row.run_id for row in tonight.runs}
+    found = []
+    for name, nights in judged.items():
+        one = next(night for night in reversed(nights) if run_ids & set(night.run_ids))
+        found.append(Line(name=name, kind=one.kind, ratio=one.ratio, reason=one.reason))
     return found
 
 
@@ -152,8 +160,8 @@ def run_lines(tonight: Tonight) -> list[Line]:
     ]
 
 
-def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]:
-    """Judge a session, the newest by default.
+def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line], dict[str, tuple[Judged, ...]]]:
+    """Judge a session, the newest by default; the histories of its series come with it.
 
     Raises:
         StoreError: there is no such session, or a record cannot be read.
@@ -162,16 +170,17 @@ def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]
     try:
         done = index.refresh()
         tonight = tonight_of(index, session)
+        series = histories(index, tonight, marks_of(results_dir))
         lines = [
             *run_lines(tonight),
-            *speed_lines(index, tonight, marks_of(results_dir)),
+            *speed_lines(series, tonight),
             *accuracy_lines(results_dir, index, tonight),
         ]
     finally:
         index.close()
     for run_id, why in done.unreadable.items():
         sys.stderr.write(f"warning: {run_id} cannot be read and is left out: {why}\n")
-    return tonight, lines
+    return tonight, lines, series
 
 
 def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
@@ -197,6 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rerun", action="store_true", help="measure a second time what is an alarm, and judge both")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown, for a CI's page")
+    parser.add_argument(
+        "--change-points", action="store_true", help="add where in its history a series changed (toolchain otava)"
+    )
     parser.add_argument("--accept", metavar="RUN", help="begin a new epoch with this run instead of judging")
     parser.add_argument("--reason", default="", help="why, with --accept")
     arguments = parser.parse_args(argv)
@@ -219,11 +231,16 @@ def _main(arguments: argparse.Namespace) -> int:
         accept(results, arguments.accept, arguments.reason)
         sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
         return 0
-    tonight, lines = judged(results, arguments.session)
+    tonight, lines, series = judged(results, arguments.session)
     if arguments.rerun and measure_again(results, tonight, lines):
-        _, lines = judged(results, arguments.session)
+        _, lines, series = judged(results, arguments.session)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
+    if arguments.change_points:
+        for point in change_points(series):
+            sys.stdout.write(
+                f"change point: {point.series}, night of {point.night}: {point.change:+.1%} (p {point.p:.2g})\n"
+            )
     if arguments.junit:
         write_atomic(arguments.junit, junit(tonight.session, lines))
     for file, text in (

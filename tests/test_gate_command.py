@@ -1,6 +1,7 @@
 """The gate as CI calls it: exit codes, files, and what it says."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -13,6 +14,7 @@ from bench.gate import HISTORY, accept, main
 from bench.gate_output import KIND_CODE, Line, exit_code, junit, markdown
 from bench.record import Control, RunRecord, SpeedCell, Variant
 from bench.store import Store
+from bench.toolchain import read, state
 from tests.manifests import manifest
 from tests.records import native_cell, record
 
@@ -162,3 +164,27 @@ def test_hostile_names_stay_text() -> None:
     page = markdown("x", lines)
     assert "<img" not in page
     assert len([row for row in page.splitlines() if row.startswith("| ")]) == 2
+
+
+def test_change_points_come_from_otava_where_its_toolchain_is_built(
+    month: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve nights after a 5 % slow-down that somebody accepted: the gate is content, Otava names the night."""
+    if state(read("otava")).python is None:
+        pytest.skip("toolchain otava is not built: quantbench toolchain build otava")
+    results = tmp_path / "results"
+    shutil.copytree(month, results)
+    for day in range(25, 37):
+        keep(results, night(day, 0.05))
+    accept(results, "run-025-23", "a new kernel, slower and right")
+    assert judged(results, "--change-points") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("change point")]
+    assert any("decode, night of 2026-01-26: -4." in line or "night of 2026-01-26: -5." in line for line in told), told
+
+
+def test_without_the_toolchain_change_points_say_what_to_build(
+    month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
+    assert judged(month, "--change-points") == 3
+    assert "quantbench toolchain build otava" in capsys.readouterr().err

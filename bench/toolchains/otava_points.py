@@ -1,0 +1,21 @@
+"""Runs inside the toolchain otava: {series: values} to {series: [[index, change in percent, p value]]}, as JSON."""
+
+import json
+import sys
+
+from otava.series import AnalysisOptions, Metric, Series
+
+
+def main() -> None:
+    """Read standard input, write standard output."""
+    found = {}
+    for name, values in json.load(sys.stdin).items():
+        series = Series(name, None, list(range(len(values))), {"speed": Metric()}, {"speed": values}, {})
+        points = series.analyze(AnalysisOptions()).change_points["speed"]
+        found[name] = [
+            [int(point.index), float(point.forward_change_percent()), float(point.pvalue())] for point in points
+        ]
+    json.dump(found, sys.stdout)
+
+
+main()
