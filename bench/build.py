@@ -14,6 +14,7 @@ from bench.process import Child
 from bench.progress import Stage
 from bench.spec import RunSpec, plugin
 from bench.store import write_atomic
+from bench.threads import waiting
 from quantize.checkpoint import (
     MANIFEST_NAME,
     Checkpoint,
@@ -149,7 +150,7 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
         check_room(needs, stage.target.parent, what)
     write_atomic(job_file, job.model_dump_json(indent=1))
     argv = [sys.executable, "-m", "quantize.worker", str(job_file)]
-    with Child(argv, what=what, log_file=log_file, env={}, cwd=Path.cwd()) as child:
+    with Child(argv, what=what, log_file=log_file, env=waiting(), cwd=Path.cwd()) as child:
         while child.exit_code is None:
             line.update(detail=_position(child))
             time.sleep(POLL_SECONDS)

@@ -17,7 +17,10 @@ PACKAGES = (
     "torch", "transformers", "compressed-tensors", "llmcompressor", "lm-eval", "datasets", "aiohttp", "hydra-core",
     "tokenizers", "numpy",
 )  # fmt: skip
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
+VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)  # fmt: skip
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:

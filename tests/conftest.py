@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Several processes share the cores: threads that wait by spinning keep the others from working, which costs torch's
+# small steps a factor of ten and more.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,16 @@
+"""How torch's threads wait for each other in the processes that quantbench starts for itself on a CPU."""
+
+import os
+
+SPIN = "5000"
+"""Turns, about 5 microseconds. docs/decisions/0017-waiting-threads.md holds the figures."""
+CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def waiting() -> dict[str, str]:
+    """Return the environment variables that let threads give their core away soon; nothing where somebody chose.
+
+    GNU's OpenMP lets a thread that waits spin for milliseconds. Where anything else runs on the same cores, that thread
+    keeps the one it waits for from working, and a small step takes ten times as long or more.
+    """
+    return {} if any(name in os.environ for name in CHOICES) else {"GOMP_SPINCOUNT": SPIN}
