@@ -16,6 +16,7 @@ COMMANDS = {
     "published": "print speeds that others published, with the share of the limit",
     "toolchain": "list, build and check the environments of other quantization libraries",
     "gate": "say whether the newest session is worse than the nights before",
+    "site": "pages over all runs, with the history of every variant",
     "mirror": "build and check a folder with the benchmarks' data, for machines without the hub",
 }
 

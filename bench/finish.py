@@ -1,8 +1,13 @@
 """How a command ends: its reports, its summary, its exit code."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.analysis.history import Judged
+from bench.errors import StoreError
+from bench.index import Index, marks_of
+from bench.nights import histories
 from bench.record import RunRecord
 from bench.report.page import write
 from bench.session import Session
@@ -11,11 +16,32 @@ from bench.store import Store, is_complete
 from bench.summary import show
 
 
-def publish(records: Sequence[RunRecord], reports_dir: Path, name: str) -> Path:
+def title_of(records: Sequence[RunRecord]) -> str:
+    """Return a report's heading."""
+    models = sorted({str(record.spec.get("model", {}).get("title", record.variant.model)) for record in records})
+    return f"quantbench · {models[0] if len(models) == 1 else f'{len(models)} models'}"
+
+
+def nights_of(results_dir: Path, session: str) -> Mapping[str, tuple[Judged, ...]]:
+    """Return the histories of the series that a session's ended runs belong to; none where they cannot be had."""
+    try:
+        index = Index(results_dir)
+        try:
+            index.refresh()
+            rows = [row for row in index.runs() if row.session == session]
+            return histories(index, rows, marks_of(results_dir))
+        finally:
+            index.close()
+    except StoreError as error:
+        sys.stderr.write(f"warning: the report has no history: {error}\n")
+        return {}
+
+
+def publish(records: Sequence[RunRecord], spec: RunSpec, session: str, name: str) -> Path:
     """Write one report over all records and return its path."""
-    models = sorted({str(record.spec["model"]["title"]) for record in records})
-    subject = models[0] if len(models) == 1 else f"{len(models)} models"
-    return write(records, reports_dir / f"{name}.html", title=f"quantbench · {subject}")
+    path = spec.reports_dir / f"{name}.html"
+    nights = nights_of(spec.results_dir, session)
+    return write(records, path, title=title_of(records), lang=spec.report.lang, histories=nights)
 
 
 def finish(specs: Sequence[RunSpec], session: Session) -> int:
@@ -29,6 +55,6 @@ def finish(specs: Sequence[RunSpec], session: Session) -> int:
         records = sorted(once, key=lambda record: record.started_at)
     if records:
         name = records[0].run_id if len(specs) == 1 else session.name
-        show(records, publish(records, specs[0].reports_dir, name))
+        show(records, publish(records, specs[0], session.name, name))
     missing = not records or (len(records) < len(specs) and not session.resumed)
     return 1 if missing or not all(map(is_complete, records)) else 0

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.analysis.history import Figure, Judged, Mark, Measured, replay, speeds
+from bench.analysis.history import Judged, Mark
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
 from bench.change_points import change_points
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
-from bench.index import MARKS, Index, Night, RunRow, SeriesKey, marks_of
+from bench.index import MARKS, Index, RunRow, marks_of
+from bench.nights import histories
 from bench.record import RunRecord, TaskScore
 from bench.select import read_record
 from bench.spec import nearest
@@ -29,7 +30,6 @@ from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"
 """File of the results folder to which every judgement is appended."""
-FIGURES: tuple[Figure, ...] = ("decode", "prefill")
 
 
 class Tonight(Frozen):
@@ -37,18 +37,6 @@ class Tonight(Frozen):
 
     session: str
     runs: tuple[RunRow, ...]
-
-
-def _measured(night: Night, figure: Figure) -> Measured:
-    decode = figure == "decode"
-    return Measured(
-        run_id=night.run_id,
-        started_at=night.started_at,
-        epoch=night.epoch,
-        variant=speeds(night.tpot_s if decode else night.ttft_s),
-        control=speeds(night.control_tpot_s if decode else night.control_ttft_s),
-        problem=None if night.status == "ok" else f"the cell is {night.status}",
-    )
 
 
 def accept(results_dir: Path, run_id: str, reason: str) -> None:
@@ -74,21 +62,6 @@ def tonight_of(index: Index, session: str | None) -> Tonight:
     return Tonight(session=chosen, runs=found)
 
 
-def histories(index: Index, tonight: Tonight, marks: Sequence[Mark]) -> dict[str, tuple[Judged, ...]]:
-    """Return every series that tonight's runs belong to, judged night by night, by name."""
-    wanted = {(row.model, row.quant, row.engine) for row in tonight.runs}
-    run_ids = {row.run_id for row in tonight.runs}
-    found = {}
-    for key in index.series():
-        if (key.model, key.quant, key.engine) not in wanted:
-            continue
-        nights = index.nights(key)
-        if any(night.run_id in run_ids for night in nights):
-            for figure in FIGURES:
-                found[f"{_name(key)} {figure}"] = replay((_measured(night, figure) for night in nights), marks)
-    return found
-
-
 def speed_lines(judged: Mapping[str, Sequence[Judged]], tonight: Tonight) -> list[Line]:
     """Return what tonight says in every series."""
     run_ids = {row.run_id for row in tonight.runs}
@@ -97,10 +70,6 @@ def speed_lines(judged: Mapping[str, Sequence[Judged]], tonight: Tonight) -> lis
         one = next(night for night in reversed(nights) if run_ids & set(night.run_ids))
         found.append(Line(name=name, kind=one.kind, ratio=one.ratio, reason=one.reason))
     return found
-
-
-def _name(key: SeriesKey) -> str:
-    return f"{key.model} {key.quant} {key.engine} in{key.input_len} out{key.output_len} c{key.concurrency}"
 
 
 def _record(results_dir: Path, run_id: str) -> RunRecord:
@@ -170,7 +139,7 @@ def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line],
     try:
         done = index.refresh()
         tonight = tonight_of(index, session)
-        series = histories(index, tonight, marks_of(results_dir))
+        series = histories(index, tonight.runs, marks_of(results_dir))
         lines = [
             *run_lines(tonight),
             *speed_lines(series, tonight),

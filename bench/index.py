@@ -16,15 +16,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.analysis.history import Mark
+from bench.analysis.history import Figure, Mark, Measured, value_of
 from bench.errors import StoreError
 from bench.record import RunRecord, SpeedCell, TaskScore
-from bench.speed.metrics import per_trial, summarize, tpot_s, ttft_s
+from bench.speed.metrics import per_trial, tpot_s, ttft_s
+from bench.speed.shapes import shape_of
 from bench.store import sums_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
-VERSION = 1
+VERSION = 2
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
@@ -40,7 +41,7 @@ create table runs (
 create table cells (
   run_id text references runs on delete cascade, control integer, model text, quant text, engine text, status text,
   input_len integer, output_len integer, concurrency integer, request_rate real, interleaved integer, started_at text,
-  tpot_s text, ttft_s text
+  decode real, decode_problem text, prefill real, prefill_problem text
 );
 create table scores (
   run_id text references runs on delete cascade, model text, quant text, engine text, status text, task text,
@@ -80,21 +81,6 @@ class SeriesKey(Frozen):
     input_len: int
     output_len: int
     concurrency: int
-
-
-class Night(Frozen):
-    """One run's measurement of a series."""
-
-    run_id: str
-    started_at: str
-    epoch: str
-    status: str
-    tpot_s: tuple[float, ...]
-    """Median of each trial."""
-    ttft_s: tuple[float, ...]
-    control_tpot_s: tuple[float, ...]
-    """Of the baseline whose trials took turns with these; empty where there was none."""
-    control_ttft_s: tuple[float, ...]
 
 
 class Refreshed(Frozen):
@@ -235,10 +221,11 @@ class Index:
                 stat.st_size, stat.st_mtime_ns,
             ),
         )  # fmt: skip
+        beside = {shape_of(cell): cell for cell in (record.control.cells if record.control else ()) if cell.interleaved}
         for cell in record.cells:
-            self._insert("cells", (run_id, 0, *_cell(cell, record.started_at)))
+            self._insert("cells", (run_id, 0, *_cell(cell, beside.get(shape_of(cell)), record.started_at)))
         for cell in record.control.cells if record.control else ():
-            self._insert("cells", (run_id, 1, *_cell(cell, record.started_at)))
+            self._insert("cells", (run_id, 1, *_cell(cell, None, record.started_at)))
         for score in record.scores:
             for row in _score(score, record.started_at):
                 self._insert("scores", (run_id, *row))
@@ -259,6 +246,10 @@ class Index:
         names = tuple(RunRow.model_fields)
         return [RunRow.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return {run id: sha256 of its record}."""
+        return dict(self._db.execute("select run_id, sha256 from runs"))
+
     def series(self) -> list[SeriesKey]:
         """Return every series of closed loops that the records hold."""
         rows = self._db.execute(
@@ -268,38 +259,29 @@ class Index:
         names = tuple(SeriesKey.model_fields)
         return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
-    def nights(self, key: SeriesKey) -> list[Night]:
+    def nights(self, key: SeriesKey, figure: Figure) -> list[Measured]:
         """Return the history of a series, oldest first."""
         rows = self._db.execute(
-            "select c.run_id, c.started_at, r.epoch, c.status, c.tpot_s, c.ttft_s, b.tpot_s, b.ttft_s"
-            " from cells c join runs r using (run_id) left join cells b on b.run_id = c.run_id and b.control = 1"
-            " and b.interleaved = 1 and b.status = 'ok' and b.input_len = c.input_len and b.output_len = c.output_len"
-            " and b.concurrency = c.concurrency and b.request_rate is null"
-            " where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ? and c.output_len = ?"
-            " and c.concurrency = ? and c.control = 0 and c.request_rate is null order by c.started_at, c.run_id",
+            f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
+            " join runs r using (run_id) where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ?"
+            " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate is null"
+            " order by c.started_at, c.run_id",
             tuple(key.model_dump().values()),
         )
-        return [
-            Night(
-                run_id=run_id,
-                started_at=started_at,
-                epoch=epoch,
-                status=status,
-                tpot_s=json.loads(tpot),
-                ttft_s=json.loads(ttft),
-                control_tpot_s=json.loads(control_tpot or "[]"),
-                control_ttft_s=json.loads(control_ttft or "[]"),
-            )
-            for run_id, started_at, epoch, status, tpot, ttft, control_tpot, control_ttft in rows
-        ]
+        names = tuple(Measured.model_fields)
+        return [Measured.model_construct(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def _cell(cell: SpeedCell, started_at: str) -> tuple[Any, ...]:
-    told = summarize(cell) is not None
-    times = [json.dumps(per_trial(cell, figure) if told else []) for figure in (tpot_s, ttft_s)]
+def _cell(cell: SpeedCell, control: SpeedCell | None, started_at: str) -> tuple[Any, ...]:
+    told: list[float | str | None] = []
+    for figure in (tpot_s, ttft_s):
+        own = per_trial(cell, figure) if cell.status == "ok" else []
+        beside = per_trial(control, figure) if control and control.status == "ok" else []
+        value = value_of(own, beside, cell.status)
+        told += [None, value] if isinstance(value, str) else [value, None]
     return (
         cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,
-        cell.concurrency, cell.request_rate, int(cell.interleaved), started_at, *times,
+        cell.concurrency, cell.request_rate, int(cell.interleaved), started_at, *told,
     )  # fmt: skip
 
 

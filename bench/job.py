@@ -23,6 +23,6 @@ def job(cfg: DictConfig) -> None:
         spec = build_spec(cfg, list(HydraConfig.get().overrides.task))
         record = execute(spec)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            publish((record,), spec.reports_dir, record.run_id)
+            publish((record,), spec, record.session, record.run_id)
     except QuantbenchError as error:  # one job's error must not end the sweep
         tell(error)

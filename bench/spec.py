@@ -157,6 +157,7 @@ class ReportSpec(Frozen):
     """How the report is written."""
 
     name: str
+    lang: Literal["en", "zh"] = "en"
 
 
 class RunSpec(Frozen):

@@ -1,16 +1,22 @@
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.gate import Rule, cusum, hodges_lehmann, judge, level_of, night_value
+from bench.analysis.gate import Judgement, Rule, Track, hodges_lehmann, level_of, night_value
+from bench.analysis.gate import judge as judge_track
 
 NIGHT_SD, TRIAL_SD = 0.012, 0.009
 """Spread of whole nights and of single trials, as shares: what a shared machine shows."""
 RULE = Rule()
 speeds = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=9)
+
+
+def judge(accepted: Sequence[float], tonight: float, rerun: float | None = None) -> Judgement:
+    return judge_track(Track(Rule(), accepted), tonight, rerun)
 
 
 def nights(rng: np.random.Generator, n: int, change: float = 0.0, rounds: int = 5, spoiled: float = 0.0) -> list[float]:
@@ -91,8 +97,8 @@ def test_the_level_looks_back_no_further_than_its_window() -> None:
 
 def test_the_sum_forgets_what_recovered() -> None:
     flat = [0.0] * RULE.window
-    assert cusum([*flat, *[-0.01] * 10], RULE) > 0
-    assert cusum([*flat, *[-0.01] * 10, *[0.02] * 10], RULE) == 0
+    assert Track(RULE, [*flat, *[-0.01] * 10]).total > 0
+    assert Track(RULE, [*flat, *[-0.01] * 10, *[0.02] * 10]).total == 0
 
 
 def test_a_step_of_three_percent_is_seen_in_its_first_night_and_flat_series_stay_quiet() -> None:

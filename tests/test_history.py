@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.gate import Rule
-from bench.analysis.history import Mark, Measured, night_of, replay
+from bench.analysis.history import Mark, Measured, night_of, replay, value_of
 
 QUIET = (0.001, -0.001, 0.002, -0.002)
 RULE = Rule()
@@ -19,8 +19,7 @@ def run(day: int, change: float = 0.0, *, hour: int = 23, epoch: str = "a", prob
         run_id=f"run-{day:03}-{hour}",
         started_at=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
         epoch=epoch,
-        variant=(50 * pace,) * RULE.least_rounds,
-        control=(40 * drift,) * RULE.least_rounds,
+        value=None if problem else math.log(50 * pace / (40 * drift)),
         problem=problem,
     )
 
@@ -66,16 +65,20 @@ def test_other_conditions_begin_a_new_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("variant", "control", "status", "said"),
     [
-        ({"problem": "invalid: cached tokens"}, "cached tokens"),
-        ({"control": ()}, "baseline=bf16"),
-        ({"variant": (50.0,) * 3, "control": (40.0,) * 3}, "workload.trials=5"),
+        ((0.02,) * 5, (0.03,) * 5, "invalid", "the cell is invalid"),
+        ((0.02,) * 5, (), "ok", "baseline=bf16"),
+        ((0.02,) * 3, (0.03,) * 3, "ok", "workload.trials=5"),
     ],
 )
-def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(change: dict[str, object], said: str) -> None:
+def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(
+    variant: tuple[float, ...], control: tuple[float, ...], status: str, said: str
+) -> None:
     nights = [run(day) for day in range(20)]
-    spoiled = run(20).model_copy(update=change)
+    problem = value_of(variant, control, status)
+    assert isinstance(problem, str)
+    spoiled = run(20).model_copy(update={"value": None, "problem": problem})
     judged = replay([*nights, spoiled, run(21)])
     assert (judged[20].kind, judged[20].value) == ("invalid", None)
     assert said in judged[20].reason

@@ -1,10 +1,11 @@
+import math
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from bench.index import NAME, Index, SeriesKey, epoch_of, set_aside
-from bench.record import Control, RunRecord
+from bench.record import Control, RunRecord, SpeedCell
 from bench.store import Store
 from tests.manifests import manifest
 from tests.records import environment, native_cell, record
@@ -65,26 +66,47 @@ def test_only_what_is_new_or_changed_is_read(tmp_path: Path, index: Index) -> No
     assert (index.runs(), index.series()) == ([], [])
 
 
-def test_a_history_holds_every_trial_and_those_of_the_control(tmp_path: Path, index: Index) -> None:
+def rounds(cells: tuple[SpeedCell, ...], number: int = 5) -> tuple[SpeedCell, ...]:
+    """Return cells with so many trials."""
+    return tuple(cell.model_copy(update={"trials": (cell.trials * number)[:number]}) for cell in cells)
+
+
+def night_of_rounds(day: int) -> RunRecord:
+    one = night(day)
+    assert one.control is not None
+    control = one.control.model_copy(update={"cells": rounds(one.control.cells)})
+    return one.model_copy(update={"cells": rounds(one.cells), "control": control})
+
+
+def test_a_history_holds_each_nights_ratio_to_its_control(tmp_path: Path, index: Index) -> None:
     for day in (2, 1):
-        keep(tmp_path, night(day))
+        keep(tmp_path, night_of_rounds(day))
     index.refresh()
     assert KEY in index.series()
-    first, second = index.nights(KEY)
+    first, second = index.nights(KEY, "decode")
     assert (first.run_id, second.run_id) == ("run-01", "run-02")
     assert first.epoch == second.epoch
-    assert len(first.tpot_s) == len(first.control_tpot_s) == len(night(1).cells[0].trials)
-    assert max(first.tpot_s) < min(first.control_tpot_s)
+    assert first.value == pytest.approx(math.log(1.6), abs=0.01)
+    [prefill, _] = index.nights(KEY, "prefill")
+    assert prefill.value == pytest.approx(math.log(1.6), abs=0.01)
+
+
+def test_too_few_rounds_are_said(tmp_path: Path, index: Index) -> None:
+    keep(tmp_path, night(1))
+    index.refresh()
+    [found] = index.nights(KEY, "decode")
+    assert found.value is None
+    assert found.problem == "3 rounds, at least 5 are needed (workload.trials=5)"
 
 
 def test_a_control_that_did_not_take_turns_is_none(tmp_path: Path, index: Index) -> None:
-    one = night(1)
+    one = night_of_rounds(1)
     assert one.control is not None
     apart = tuple(cell.model_copy(update={"interleaved": False}) for cell in one.control.cells)
     keep(tmp_path, one.model_copy(update={"control": one.control.model_copy(update={"cells": apart})}))
     index.refresh()
-    [found] = index.nights(KEY)
-    assert found.control_tpot_s == ()
+    [found] = index.nights(KEY, "decode")
+    assert "baseline=bf16" in str(found.problem)
 
 
 def test_an_epoch_is_the_machine_the_engine_and_the_packages() -> None:
@@ -117,7 +139,7 @@ def test_tables_of_another_version_are_made_anew(tmp_path: Path, index: Index) -
         database.execute("pragma user_version=0")
     anew = Index(tmp_path)
     assert anew.refresh().read == 1
-    assert len(anew.nights(KEY)) == 1
+    assert len(anew.nights(KEY, "decode")) == 1
 
 
 def test_a_record_that_cannot_be_read_is_named_and_set_aside(tmp_path: Path, index: Index) -> None:

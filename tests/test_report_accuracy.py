@@ -61,7 +61,7 @@ def test_the_margin_is_a_band_and_every_row_says_its_verdict_in_words(demo: list
     [figures] = [block for block in section.blocks if isinstance(block, Figures)]
     assert [figure.title for figure in figures.items] == list(TASKS)
     for figure in figures.items:
-        assert "fill: var(--rule)" in figure.svg
+        assert 'fill="var(--rule)"' in figure.svg
         assert figure.svg.count(">inconclusive</text>") == len(QUANTS) - 1
         assert "gptq-int4: " in str(figure.svg).partition("aria-label=")[2].partition(">")[0]
 

@@ -90,7 +90,7 @@ def test_page_is_quiet_and_fits(
 def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(color_scheme="dark")
     page.goto(write(demo_records(), tmp_path / "report.html", title="quantbench").as_uri())
-    colours = """() => [...document.querySelectorAll("#damage .scale path[style*='--h']")]
+    colours = """() => [...document.querySelectorAll("#damage .scale path[fill*='--h']")]
         .map(path => getComputedStyle(path).fill)"""
     dark = page.evaluate(colours)
     page.emulate_media(media="print")

@@ -101,6 +101,11 @@ def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
     return hodges_lehmann([math.log(one / other) for one, other in zip(variant, control, strict=True)])
 
 
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
 def level_of(accepted: Sequence[float], rule: Rule) -> Level:
     """Return the level of the last ``rule.window`` accepted nights.
 
@@ -109,13 +114,53 @@ def level_of(accepted: Sequence[float], rule: Rule) -> Level:
     """
     if not accepted:
         raise ValueError("no accepted nights")
-    last = np.asarray(accepted[-rule.window :], dtype=float)
-    median = float(np.median(last))
-    return Level(
-        median=median,
-        sd=max(MAD_TO_SD * float(np.median(np.abs(last - median))), rule.least_sd),
-        nights=len(last),
-    )
+    last = accepted[-rule.window :]
+    median = _median(sorted(last))
+    spread = MAD_TO_SD * _median(sorted(abs(value - median) for value in last))
+    return Level.model_construct(median=median, sd=max(spread, rule.least_sd), nights=len(last))
+
+
+class Track:
+    """The accepted nights of one epoch, and what a judgement needs of them, kept up to date night by night.
+
+    The CUSUM is one-sided; its level and spread are those of the epoch's first ``rule.window`` nights, which are not
+    summed themselves.
+    """
+
+    def __init__(self, rule: Rule, accepted: Sequence[float] = ()) -> None:
+        """Begin an epoch, with the nights it already has."""
+        self.rule = rule
+        self.nights = 0
+        self.tail: list[float] = []
+        """The last accepted nights, no more than judgements need."""
+        self.start: Level | None = None
+        """Once the epoch has ``rule.window`` nights."""
+        self.total = 0.0
+        """The CUSUM after the last of them, in standard deviations."""
+        for value in accepted:
+            self.accept(value)
+
+    def accept(self, value: float) -> None:
+        """Take a night in."""
+        self.total = self.total_with(value)
+        self.nights += 1
+        self.tail = [*self.tail, value][-max(self.rule.window, self.rule.recent) :]
+        if self.nights == self.rule.window:
+            self.start = level_of(self.tail, self.rule)
+
+    def total_with(self, value: float) -> float:
+        """Return what the CUSUM would be with one night more."""
+        if self.start is None:
+            return 0.0
+        return max(0.0, self.total - (value - self.start.median) / self.start.sd - self.rule.slack)
+
+    def lost_with(self, value: float) -> float | None:
+        """Return the share that would be lost since the epoch began, if that were an alarm."""
+        if self.start is None or self.total_with(value) <= self.rule.bound:
+            return None
+        recent = [*self.tail, value][-self.rule.recent :]
+        lost = math.expm1(_median(sorted(recent)) - self.start.median)
+        return lost if lost <= -self.rule.least_drift else None
 
 
 def _away(value: float, level: Level, rule: Rule) -> int:
@@ -125,54 +170,29 @@ def _away(value: float, level: Level, rule: Rule) -> int:
     return int(math.copysign(1, distance)) if far else 0
 
 
-def cusum(accepted: Sequence[float], rule: Rule) -> float:
-    """Return the one-sided CUSUM after the last accepted night of an epoch, in standard deviations.
-
-    Its level and spread are those of the epoch's first ``rule.window`` nights, which are not summed themselves.
-    """
-    if len(accepted) <= rule.window:
-        return 0.0
-    start = level_of(accepted[: rule.window], rule)
-    total = 0.0
-    for value in accepted[rule.window :]:
-        total = max(0.0, total - (value - start.median) / start.sd - rule.slack)
-    return total
-
-
-def _drifted(nights: Sequence[float], rule: Rule) -> float | None:
-    """Return the share that was lost since the epoch's beginning, if it is an alarm."""
-    if cusum(nights, rule) <= rule.bound:
-        return None
-    lost = float(np.median(nights[-rule.recent :])) - level_of(nights[: rule.window], rule).median
-    return math.expm1(lost) if math.expm1(lost) <= -rule.least_drift else None
-
-
-def judge(
-    accepted: Sequence[float], tonight: float, rerun: float | None = None, *, rule: Rule | None = None
-) -> Judgement:
+def judge(track: Track, tonight: float, rerun: float | None = None) -> Judgement:
     """Judge one night of one series.
 
     Args:
-        accepted: values of the epoch's accepted nights, oldest first.
+        track: the epoch so far.
         tonight: this night's value.
         rerun: the value of a second measurement in the same night, once the first was an alarm.
-        rule: when a night is an alarm.
 
     Returns:
         ``rerun`` where a second measurement is wanted; everything else is final.
     """
-    rule = rule or Rule()
-    if len(accepted) < rule.least_nights:
+    rule = track.rule
+    if track.nights < rule.least_nights:
         return Judgement(
             kind="not_enough_data",
             change=None,
             z=None,
             cusum=None,
-            reason=f"{len(accepted)} accepted nights in this epoch, at least {rule.least_nights} are needed",
+            reason=f"{track.nights} accepted nights in this epoch, at least {rule.least_nights} are needed",
         )
-    level = level_of(accepted, rule)
+    level = level_of(track.tail, rule)
     value = tonight if rerun is None else (tonight + rerun) / 2
-    total = cusum([*accepted, value], rule)
+    total = track.total_with(value)
     change, z = math.expm1(value - level.median), (value - level.median) / level.sd
 
     def said(kind: Kind, reason: str) -> Judgement:
@@ -184,7 +204,7 @@ def judge(
         return said("rerun", f"{change:+.1%} against {against}; a second measurement has to agree")
     if first < 0 and _away(value, level, rule) < 0:
         return said("regression", f"{change:+.1%} against {against}, measured twice")
-    lost = _drifted([*accepted, value], rule)
+    lost = track.lost_with(value)
     if lost is not None:
         return said("drift", f"{lost:+.1%} since this epoch began, little by little (CUSUM {total:.1f})")
     if first > 0:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from bench.analysis.gate import Judgement, Kind, Rule, judge, night_value
+from bench.analysis.gate import Judgement, Kind, Rule, Track, judge, night_value
 from quantize.key import Frozen
 
 NIGHT_BEGINS_H = 12
@@ -28,12 +28,10 @@ class Measured(Frozen):
     """UTC, ISO 8601."""
     epoch: str
     """What the conditions were; see :func:`bench.index.epoch_of`."""
-    variant: tuple[float, ...]
-    """Speed of each round."""
-    control: tuple[float, ...]
-    """The same of the control."""
+    value: float | None
+    """ln(variant's speed / control's), over the rounds; None where there is nothing to judge."""
     problem: str | None = None
-    """Why there is nothing to judge."""
+    """Why there is none."""
 
 
 class Mark(Frozen):
@@ -76,17 +74,22 @@ def _by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
     return list(nights.values())
 
 
-def _value(run: Measured, rule: Rule) -> float | str:
-    """Return a run's value, or why it has none."""
-    if run.problem:
-        return run.problem
-    if len(run.control) != len(run.variant):
+def value_of(variant: Sequence[float], control: Sequence[float], status: str = "ok") -> float | str:
+    """Return a run's value, or why it has none.
+
+    Args:
+        variant: time of each round.
+        control: the same of the control.
+        status: of the variant's cell.
+    """
+    if status != "ok":
+        return f"the cell is {status}"
+    if len(control) != len(variant):
         return "no control took turns with it: a night's speed means nothing alone (baseline=bf16)"
-    if len(run.variant) < rule.least_rounds:
-        return (
-            f"{len(run.variant)} rounds, at least {rule.least_rounds} are needed (workload.trials={rule.least_rounds})"
-        )
-    return night_value(run.variant, run.control)
+    least = Rule().least_rounds
+    if len(variant) < least:
+        return f"{len(variant)} rounds, at least {least} are needed (workload.trials={least})"
+    return night_value(speeds(variant), speeds(control))
 
 
 def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> tuple[Judged, ...]:
@@ -100,7 +103,7 @@ def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule |
     rule = rule or Rule()
     marked = {mark.run_id: mark.reason for mark in marks}
     found: list[Judged] = []
-    accepted: list[float] = []
+    track = Track(rule)
     epoch: str | None = None
     for night in _by_night(runs):
         begins = next((marked[run.run_id] for run in night if run.run_id in marked), None)
@@ -108,17 +111,16 @@ def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule |
             begins = "the first night" if epoch is None else "the machine, engine or packages changed"
         epoch = night[0].epoch
         if begins is not None:
-            accepted = []
-        one = _judge(night, accepted, begins, rule)
+            track = Track(rule)
+        one = _judge(night, track, begins)
         found.append(one)
         if one.value is not None and one.kind not in ALARMS:
-            accepted.append(one.value)
+            track.accept(one.value)
     return tuple(found)
 
 
-def _judge(night: Sequence[Measured], accepted: Sequence[float], begins: str | None, rule: Rule) -> Judged:
-    values = [_value(run, rule) for run in night]
-    numbers = [value for value in values if not isinstance(value, str)]
+def _judge(night: Sequence[Measured], track: Track, begins: str | None) -> Judged:
+    numbers = [run.value for run in night if run.value is not None]
 
     def said(kind: Kind | Literal["invalid"], reason: str, judgement: Judgement | None, value: float | None) -> Judged:
         return Judged(
@@ -132,9 +134,9 @@ def _judge(night: Sequence[Measured], accepted: Sequence[float], begins: str | N
         )
 
     if not numbers:
-        return said("invalid", str(values[-1]), None, None)
+        return said("invalid", night[-1].problem or "nothing was measured", None, None)
     again = sum(numbers[1:]) / len(numbers[1:]) if len(numbers) > 1 else None
-    judgement = judge(accepted, numbers[0], again, rule=rule)
+    judgement = judge(track, numbers[0], again)
     value = numbers[0] if again is None else (numbers[0] + again) / 2
     return said(judgement.kind, judgement.reason, judgement, value)
 

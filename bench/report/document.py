@@ -44,6 +44,12 @@ class Cell:
     """Whether it must not be taken for a figure of the variant."""
     span: int = 1
     """Columns that it takes."""
+    anchor: str = ""
+    """Id by which a link can point at it."""
+    link: str = ""
+    """Where its text leads: an id of this page after ``#``, or a file beside it."""
+    shade: str = ""
+    """How it is coloured: ``u0`` (much slower) to ``u6`` (much faster), or ``void`` where there is no figure."""
 
 
 def number(
@@ -199,6 +205,25 @@ class Verbatim:
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file that lies in the page itself."""
+
+    name: str
+    text: str
+    """What it is."""
+    href: str
+    """A ``data:`` address."""
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """Files to take along."""
+
+    kind: ClassVar[str] = "downloads"
+    items: Sequence[Download]
+
+
+@dataclass(frozen=True)
 class Details:
     """Blocks that are folded away until asked for."""
 
@@ -207,7 +232,7 @@ class Details:
     blocks: "Sequence[Block]"
 
 
-Block = Text | Heading | Note | Bullets | Table | Figures | Terms | Code | Verbatim | Details
+Block = Text | Heading | Note | Bullets | Table | Figures | Terms | Code | Verbatim | Downloads | Details
 
 
 @dataclass(frozen=True)

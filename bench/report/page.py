@@ -1,63 +1,113 @@
-"""Assembles the page: ``write(records, path, title=…)``. One file, nothing loaded from anywhere, no script."""
+"""Assembles the page: ``write(records, path, title=…)``. One file; nothing is loaded from anywhere.
 
-from collections.abc import Sequence
+Its only script sorts and filters tables; without it the page is whole. Nothing but that script and the page's own style
+sheet may run or apply: their hashes stand in its policy.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from bench import __version__
+from bench.analysis.history import Judged
 from bench.record import STATUS_MEANING, RunRecord
 from bench.report import format as fmt
+from bench.report.history import history_section
+from bench.report.lang import in_drawing, translator
 from bench.report.sections import all_sections
 from bench.report.verdicts import VERDICT_MEANING
 from bench.report.view import with_baselines
 from bench.store import write_atomic
 
 
-def _environment() -> Environment:
-    environment = Environment(
+@cache
+def _asset(name: str) -> tuple[Markup, str]:
+    """Return a file of the templates as it stands in the page, and its hash as a policy names it."""
+    text = (Path(__file__).resolve().parent / "templates" / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"sha256-{digest}"
+
+
+def environment(lang: str) -> Environment:
+    """Return what draws templates in a language."""
+    translate = translator(lang)
+    made = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["meaning"] = STATUS_MEANING
-    environment.globals["verdicts"] = VERDICT_MEANING
-    return environment
+    made.globals["meaning"] = STATUS_MEANING
+    made.globals["verdicts"] = VERDICT_MEANING
+    made.globals["lang"] = {"zh": "zh-Hans"}.get(lang, lang)
+    made.globals["version"] = __version__
+    for name in ("style.css", "script.js"):
+        made.globals[name.partition(".")[0]], made.globals[f"{name.partition('.')[0]}_hash"] = _asset(name)
+    made.filters["tr"] = translate
+    made.filters["trsvg"] = lambda svg: in_drawing(svg, translate)
+    return made
 
 
-def render(records: Sequence[RunRecord], *, title: str) -> str:
+def render(
+    records: Sequence[RunRecord],
+    *,
+    title: str,
+    lang: str = "en",
+    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+) -> str:
     """Return the page for one run or a set of runs; the same records give the same text.
 
     Args:
         records: one or more, in the order in which they shall be shown; runs of one model are brought together, and a
             baseline that was served beside a variant has rows of its own.
         title: heading of the page.
+        lang: one of :data:`bench.report.lang.LANGUAGES`.
+        histories: {name of a series of these runs: its nights, oldest first}.
 
     Raises:
         ValueError: there are no records.
     """
     if not records:
         raise ValueError("a report needs at least one record")
-    records = with_baselines(records)
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        title=title,
-        sections=all_sections(records),
-        sessions=list(dict.fromkeys(record.session for record in records)),
-        begun=fmt.moment(min(record.started_at for record in records)),
-        number=len(records),
-        version=__version__,
+    shown = with_baselines(records)
+    sections = all_sections(shown)
+    told = history_section(histories)
+    if told:
+        place = next((at for at, one in enumerate(sections) if one.id == "failures"), len(sections))
+        sections.insert(place, told)
+    return (
+        environment(lang)
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            sections=sections,
+            sessions=list(dict.fromkeys(record.session for record in records)),
+            begun=fmt.moment(min(record.started_at for record in records)),
+            number=len(shown),
+        )
     )
 
 
-def write(records: Sequence[RunRecord], path: Path, *, title: str) -> Path:
-    """Write the page to ``path``, whole or not at all, and return the path.
+def write(
+    records: Sequence[RunRecord],
+    path: Path,
+    *,
+    title: str,
+    lang: str = "en",
+    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+) -> Path:
+    """Write the page to ``path``, whole or not at all, and return the path; see :func:`render`.
 
     Raises:
         ValueError: there are no records.
         StoreError: the file cannot be written.
     """
-    write_atomic(path, render(records, title=title))
+    write_atomic(path, render(records, title=title, lang=lang, histories=histories))
     return path

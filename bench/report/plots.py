@@ -8,7 +8,7 @@ import bisect
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -116,6 +116,16 @@ def _ticks(show: Callable[[float], str]) -> FuncFormatter:
     return FuncFormatter(lambda value, _: re.sub(r"\.0+(?!\d)|(\.\d*[1-9])0+(?!\d)", r"\1", show(value)))
 
 
+def _declarations(style_of: str) -> Iterator[tuple[str, str]]:
+    """Yield the properties of a style attribute; of a font only its size, for the page has its own."""
+    for declaration in filter(str.strip, style_of.split(";")):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        if name == "font":
+            yield "font-size", value.split(" ")[0]
+        elif name != "font-family":
+            yield name, value
+
+
 def _inline(figure: Figure, name: str, description: str) -> Markup:
     """Return the figure as an ``<svg>`` element that can share a page with others.
 
@@ -143,8 +153,10 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
             elif attribute == "clip-path":
                 element.set(attribute, value.replace("url(#", f"url(#{name}-"))
             elif attribute == "style":
-                plain = re.sub(r"font-family: [^;]*;? ?", "", value)
-                element.set(attribute, re.sub(r"#0[123][0-9a-f]{4}", lambda found: STAND_INS[found[0]], plain))
+                # As attributes: the page allows no style that does not stand in its own style sheet.
+                del element.attrib[attribute]
+                for name_, told in _declarations(value):
+                    element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda found: STAND_INS[found[0]], told))
     del root.attrib["width"], root.attrib["height"]
     root.set("role", "img")
     root.set("aria-label", description)

@@ -1,5 +1,6 @@
 """Records as the sections look at them: labelled, and paired with their BF16 run. Pure functions."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,13 @@ def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
             }
             found.append(record.model_copy(update=baseline))
     return found
+
+
+def cell_anchor(run: Run, cell: SpeedCell) -> str:
+    """Return the id of a cell's row on the page."""
+    load = f"c{cell.concurrency}" if cell.request_rate is None else f"r{cell.request_rate:g}"
+    parts = (run.label, f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}")
+    return "cell-" + "-".join(re.sub(r"[^\w.]+", "-", part) for part in parts)
 
 
 def tasks(records: Sequence[RunRecord]) -> list[str]:

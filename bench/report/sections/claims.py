@@ -10,7 +10,7 @@ from bench.report import format as fmt
 from bench.report.claims import findings
 from bench.report.document import Block, Cell, Details, Group, Head, Section, Table, Text
 
-ORDER = 37
+ORDER = 57
 
 LEAD = (
     "Each sentence against each figure that there is of the models in this report. A figure with an interval decides "

@@ -27,7 +27,7 @@ from bench.report.plots import HeatRow, heat_map, heat_scale
 from bench.report.view import Run, runs
 from quantize.checkpoint import LayerError
 
-ORDER = 55
+ORDER = 54
 
 OPEN = 4
 """Up to so many variants, the layers of each are shown at once; of more they are folded away."""

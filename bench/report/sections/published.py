@@ -15,7 +15,7 @@ from bench.report import format as fmt
 from bench.report.document import Block, Bullets, Cell, Details, Group, Head, Section, Table, Text, interval, number
 from bench.report.view import runs
 
-ORDER = 36
+ORDER = 56
 
 LEAD = (
     "Figures from the pages named here: published, not measured here. A measured cell of the same model, quantization, "

@@ -25,7 +25,7 @@ from bench.report.document import (
 from bench.report.view import Run, runs
 from quantize.checkpoint import CalibrationFact, Canaries, Manifest
 
-ORDER = 50
+ORDER = 52
 
 LEAD = (
     "How the checkpoints are stored, what they were calibrated on, and how near their predictions are to the source's."

@@ -21,7 +21,7 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots import Point, Series, by_length
-from bench.report.view import SHOWN, Run, reasons_of, runs
+from bench.report.view import SHOWN, Run, cell_anchor, reasons_of, runs
 from bench.roofline import Limit
 from bench.speed.metrics import CellSummary, Interval, summarize
 from bench.speed.shapes import Shape, shape_of
@@ -126,7 +126,7 @@ def _limit_cells(limit: Limit | None, share: Share | None) -> list[Cell]:
 
 def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     marks = (MARK,) if any(warning.startswith(CLIENT_BOUND) for warning in cell.warnings) else ()
-    start = [run.heading, Cell("", marks, status=cell.status)]
+    start = [replace(run.heading, anchor=cell_anchor(run, cell)), Cell("", marks, status=cell.status)]
     summary = summarize(cell)
     if summary is None:
         return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(heads) - len(start))]

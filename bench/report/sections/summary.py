@@ -10,7 +10,7 @@ from bench.report.document import Block, Cell, Group, Head, Note, Section, Table
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, Run, is_own, runs, status_counts, tasks
 
-ORDER = 10
+ORDER = 8
 
 SCORES = "Scores are the task's main metric ± one standard error. "
 VERDICTS = (

@@ -15,7 +15,7 @@ from bench.report.forest_plot import ForestRow, forest
 from bench.report.verdicts import VERDICT_MEANING, Judged, NoiseFloor, judged, noise_floors
 from bench.report.view import score_of, tasks
 
-ORDER = 12
+ORDER = 16
 
 HEADS = (
     Head("Variant"),

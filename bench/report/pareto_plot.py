@@ -1,0 +1,71 @@
+"""What a variant is good at against what it loses, with both intervals."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib import style
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from bench.report.document import Mark
+from bench.report.plots import INK, SERIES, STYLE, _axes, _inline, _short, _ticks
+from bench.speed.metrics import Interval
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One variant."""
+
+    label: str
+    mark: Mark
+    x: Interval
+    y: Interval
+    """Change of accuracy, of 1."""
+    front: bool
+
+
+def pareto(
+    placed: Sequence[Placed], *, name: str, description: str, xlabel: str, show: Callable[[float], str]
+) -> Markup:
+    """Draw variants by goal and accuracy.
+
+    Args:
+        placed: one or more.
+        name: prefix of the drawing's ids.
+        description: for readers who cannot see it.
+        xlabel: the goal.
+        show: formats it.
+    """
+    with style.context(["default", STYLE]):
+        figure, axes = _axes(3.0)
+        for one in placed:
+            colour, at = SERIES[one.mark.colour], (one.x.median, 100 * one.y.median)
+            axes.errorbar(
+                *at,
+                xerr=[[one.x.median - one.x.low], [one.x.high - one.x.median]],
+                yerr=[[100 * (one.y.median - one.y.low)], [100 * (one.y.high - one.y.median)]],
+                color=colour,
+                marker=one.mark.marker,
+                elinewidth=1,
+                capsize=2,
+            )
+            if one.front:
+                axes.plot(
+                    one.x.median,
+                    100 * one.y.median,
+                    "o",
+                    markersize=12,
+                    markerfacecolor="none",
+                    color=INK,
+                    linewidth=0.8,
+                )
+            axes.annotate(
+                _short(one.label), (one.x.median, 100 * one.y.median), (8, 6), textcoords="offset points", fontsize=8
+            )
+        axes.margins(x=0.15, y=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(_ticks(show))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("accuracy, pp against BF16")
+        return _inline(figure, name, description)

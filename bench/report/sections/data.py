@@ -1,0 +1,118 @@
+"""Everything as data to take along, and the command that measures each cell again."""
+
+import base64
+import csv
+import gzip
+import io
+import shlex
+from collections.abc import Sequence
+
+from bench.record import RunRecord, SpeedCell
+from bench.report import format as fmt
+from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
+from bench.report.view import BESIDE, Run, cell_anchor, runs
+from bench.speed.metrics import summarize
+from bench.speed.shapes import shape_of
+
+ORDER = 75
+
+LARGEST = 1_500_000
+"""Bytes of raw observations, compressed, that a page carries at most; without them it still holds every figure."""
+CELLS = (
+    "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate", "n_requests",
+    "status", "n_trials", "figure", "unit", "median", "low", "high",
+)  # fmt: skip
+FIGURES = {
+    "ttft_s": "s", "tpot_s": "s", "decode_tokens_per_s": "tokens/s", "prefill_tokens_per_s": "tokens/s", "e2e_s": "s",
+    "output_tokens_per_s": "tokens/s", "qwen_speed_tokens_per_s": "tokens/s",
+}  # fmt: skip
+SCORES = ("run_id", "model", "quant", "engine", "task", "repeat", "status", "metric", "value", "stderr", "n_items")
+
+
+def _csv(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def _speed(records: Sequence[RunRecord]) -> bytes:
+    rows: list[list[object]] = []
+    for record in records:
+        for cell in record.cells:
+            start: list[object] = [record.run_id, record.variant.model, record.variant.quant, record.engine]
+            start += [getattr(cell, name) for name in CELLS[4:10]]
+            summary = summarize(cell)
+            figures = [(name, unit, getattr(summary, name, None)) for name, unit in FIGURES.items()]
+            known = [(name, unit, found) for name, unit, found in figures if found is not None]
+            rows += [[*start, found.n, name, unit, found.median, found.low, found.high] for name, unit, found in known]
+            if not known:
+                rows.append([*start, len(cell.trials), None, None, None, None, None])
+    return _csv(CELLS, rows)
+
+
+def _accuracy(records: Sequence[RunRecord]) -> bytes:
+    rows = []
+    for record in records:
+        for score in record.scores:
+            start = [record.run_id, record.variant.model, record.variant.quant, record.engine, score.task, score.repeat]
+            for metric in score.metrics or (None,):
+                told = (metric.name, metric.value, metric.stderr) if metric else (None, None, None)
+                rows.append([*start, score.status, *told, score.n_items])
+    return _csv(SCORES, rows)
+
+
+def _href(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _downloads(records: Sequence[RunRecord]) -> list[Block]:
+    own = [record for record in records if not record.run_id.endswith(BESIDE)]
+    items = []
+    if any(record.cells for record in records):
+        items.append(Download("speed.csv", "every figure with its interval", _href("text/csv", _speed(records))))
+    if any(record.scores for record in records):
+        items.append(Download("accuracy.csv", "every metric of every task", _href("text/csv", _accuracy(records))))
+    lines = "".join(f"{record.model_dump_json()}\n" for record in own).encode()
+    packed = gzip.compress(lines, compresslevel=6, mtime=0)
+    blocks: list[Block] = []
+    if len(packed) <= LARGEST:
+        what = "the whole records, one a line: every token's arrival and every item's answer"
+        items.append(Download("records.jsonl.gz", what, _href("application/gzip", packed)))
+    else:
+        size = fmt.size(len(packed))
+        blocks.append(Text(f"The raw records take {size} and are not in this page; they lie in results/runs.", "small"))
+    return [Downloads(items), *blocks]
+
+
+def cell_command(record: RunRecord, cell: SpeedCell) -> str:
+    """Return what measures one cell again, and nothing else."""
+    words = [*record.command, f"workload.input_lens=[{cell.input_len}]", f"workload.output_len={cell.output_len}"]
+    if cell.request_rate is None:
+        words += [f"workload.concurrency=[{cell.concurrency}]", "workload.request_rates=[]"]
+    else:
+        words += [f"workload.request_rates=[{cell.request_rate:g}]", "workload.concurrency=[]"]
+    return shlex.join(["python", "-m", "bench.run", *words, "accuracy=none"])
+
+
+def _commands(everything: Sequence[Run]) -> Details:
+    rows = []
+    for run in everything:
+        for cell in run.record.cells:
+            shape = shape_of(cell)
+            where = f"{fmt.count(cell.input_len)} in, {fmt.count(cell.output_len)} out, {shape.load}"
+            link = f"#{cell_anchor(run, cell)}"
+            told = "measured beside another run: see that run's command" if run.record.run_id.endswith(BESIDE) else ""
+            rows.append([run.heading, Cell(where, link=link), Cell(told or cell_command(run.record, cell))])
+    heads = (Head("Variant"), Head("Cell"), Head("Command"))
+    return Details("The command that measures each cell again", [Table("Commands", heads, [Group(rows)])])
+
+
+def section(records: Sequence[RunRecord]) -> Section:
+    """Return the section."""
+    everything = runs(records)
+    blocks = _downloads(records)
+    if any(run.record.cells for run in everything):
+        blocks.append(_commands(everything))
+    return Section("data", "Data and commands", blocks)

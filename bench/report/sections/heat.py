@@ -1,0 +1,102 @@
+"""How many times as fast as BF16, by input length: a coloured table for each load, words where there is no figure."""
+
+from collections.abc import Sequence
+
+from bench.analysis.speedup import Speedup, speedup
+from bench.record import RunRecord, SpeedCell
+from bench.report import format as fmt
+from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
+from bench.report.view import Run, runs
+from bench.speed.metrics import tpot_s, ttft_s
+from bench.speed.shapes import shape_of
+
+ORDER = 18
+
+EDGES = (0.8, 0.95, 0.99, 1.01, 1.05, 1.4)
+"""Where one shade ends and the next begins."""
+HOW = (
+    "BF16's time / the variant's time on the same engine: above 1 the variant is faster, which is blue; below 1 it is "
+    "slower, which is orange. Below a ratio stand its 95 % interval and, where that holds 1, that no difference is "
+    "seen. Hatched grey: no figure that could be compared, and why."
+)
+FIGURES = (("decoding, by TPOT", tpot_s), ("prefill, by TTFT", ttft_s))
+
+
+def shade(ratio: float) -> str:
+    """Return the shade of a ratio."""
+    return f"u{sum(ratio >= edge for edge in EDGES)}"
+
+
+def _void(text: str) -> Cell:
+    return Cell(text, numeric=True, shade="void")
+
+
+def _cell(found: Speedup | None, cell: SpeedCell | None, before: SpeedCell | None) -> Cell:
+    if cell is None:
+        return _void("not measured")
+    if cell.status != "ok":
+        return _void(cell.status.replace("_", " "))
+    if before is None or before.status != "ok":
+        return _void(f"BF16 {before.status.replace('_', ' ')}" if before else "no BF16")
+    if found is None:
+        return _void("no figure")
+    if found.verdict == "not enough data":
+        return Cell(f"{found.ratio.median:.2f}", (found.verdict,), repr(found.ratio.median), numeric=True, shade="void")
+    middle = found.ratio.median
+    notes = [fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}")]
+    if found.verdict == "no difference seen":
+        notes.append(found.verdict)
+    return Cell(f"{middle:.2f}", tuple(notes), repr(middle), numeric=True, shade=shade(middle))
+
+
+def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> list[Table]:
+    output_len, concurrency = load
+    closed = {
+        run.label: {
+            cell.input_len: cell
+            for cell in run.record.cells
+            if cell.request_rate is None and (cell.output_len, cell.concurrency) == load
+        }
+        for run in everything
+    }
+    lengths = sorted({length for cells in closed.values() for length in cells})
+    tables = []
+    for words, figure in FIGURES:
+        if output_len < 2 and figure is tpot_s:
+            continue
+        rows = []
+        for run in everything:
+            if not run.quantized or not closed[run.label]:
+                continue
+            baseline = {shape_of(cell): cell for cell in run.baseline.cells} if run.baseline else {}
+            row = [run.heading]
+            for length in lengths:
+                cell = closed[run.label].get(length)
+                before = baseline.get(shape_of(cell)) if cell else None
+                row.append(_cell(speedup(before, cell, figure) if cell and before else None, cell, before))
+            rows.append(row)
+        heads = [
+            Head("Variant"),
+            *(Head(f"{fmt.count(length)} in", "prompt tokens", numeric=True) for length in lengths),
+        ]
+        at = f", {fmt.plural(output_len, 'token')} out, {concurrency} at once" if several else ""
+        if rows:
+            tables.append(Table(f"Times as fast as BF16: {words}{at}", heads, [Group(rows)]))
+    return tables
+
+
+def section(records: Sequence[RunRecord]) -> Section | None:
+    """Return the section; None where no quantized run has a closed loop beside one of BF16."""
+    everything = runs(records)
+    loads = sorted(
+        {
+            (cell.output_len, cell.concurrency)
+            for run in everything
+            for cell in run.record.cells
+            if cell.request_rate is None and run.quantized and run.baseline
+        }
+    )
+    blocks: list[Block] = [table for load in loads for table in _tables(everything, load, several=len(loads) > 1)]
+    if not blocks:
+        return None
+    return Section("speedup", "Times as fast as BF16", [*blocks, Text(HOW, "small")])

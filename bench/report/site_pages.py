@@ -1,0 +1,148 @@
+"""The pages of a site: the index over all runs, and one for each variant with its nights."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.analysis.history import ALARMS, Judged
+from bench.index import RunRow
+from bench.report import format as fmt
+from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
+from bench.report.history import history_section
+from bench.report.page import environment
+from bench.store import write_atomic
+
+SESSIONS = (
+    Head("Session"),
+    Head("Begun", "UTC"),
+    Head("Model"),
+    Head("Variants"),
+    Head("Engine"),
+    Head("Device"),
+    Head("Cells", "speed cells", numeric=True),
+    Head("Scores", "accuracy tasks", numeric=True),
+    Head("Failures", numeric=True),
+)
+VARIANTS = (
+    Head("Variant"),
+    Head("Engine"),
+    Head("Series", "shapes and figures with a history", numeric=True),
+    Head("Nights", numeric=True),
+    Head("Alarms", "series whose last night is an alarm", numeric=True),
+    Head("Last night"),
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Runs of one command."""
+
+    name: str
+    runs: tuple[RunRow, ...]
+    """Oldest first."""
+    file: str
+    """Of its report."""
+    has_page: bool = False
+
+    def with_page(self, out: Path) -> "Session":
+        """Return the same, knowing whether its report is there."""
+        return replace(self, has_page=(out / self.file).exists())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant on an engine, and what its page says."""
+
+    model: str
+    quant: str
+    engine: str
+    file: str
+    series: int = 0
+    nights: int = 0
+    alarms: int = 0
+    last: str = ""
+
+    @classmethod
+    def of(cls, key: tuple[str, str, str]) -> "Variant":
+        """Return a variant of which nothing is known yet."""
+        name = re.sub(r"[^\w.]+", "-", "-".join(key)).strip("-")
+        return cls(*key, file=f"variant-{name}.html")
+
+
+def _write(path: Path, title: str, byline: str, sections: Sequence[Section], lang: str) -> None:
+    template = environment(lang).get_template("site.html.j2")
+    write_atomic(path, template.render(title=title, byline=byline, sections=sections))
+
+
+def variant_page(out: Path, key: tuple[str, str, str], nights: Mapping[str, Sequence[Judged]], lang: str) -> Variant:
+    """Write a variant's page and return what the index shows of it."""
+    judged = {name: own for name, own in nights.items() if own}
+    found = replace(
+        Variant.of(key),
+        series=len(judged),
+        nights=max((len(own) for own in judged.values()), default=0),
+        alarms=sum(own[-1].kind in ALARMS for own in judged.values()),
+        last=max((own[-1].night for own in judged.values()), default=""),
+    )
+    told = history_section(judged)
+    empty = Section("history", "Night by night", [Text("One night so far: there is nothing to hold it against.")])
+    byline = f"{found.engine}; {fmt.plural(found.series, 'series', 'series')}, {fmt.plural(found.nights, 'night')}."
+    _write(out / found.file, f"{found.model} {found.quant}", byline, [told or empty], lang)
+    return found
+
+
+def _session_row(one: Session) -> list[Cell]:
+    def names(field: str) -> str:
+        return ", ".join(dict.fromkeys(str(getattr(row, field) or fmt.MISSING) for row in one.runs))
+
+    return [
+        Cell(one.name, link=one.file if one.has_page else ""),
+        Cell(fmt.moment(one.runs[0].started_at)),
+        Cell(names("model")),
+        Cell(names("quant")),
+        Cell(names("engine")),
+        Cell(names("device")),
+        Cell(fmt.count(sum(row.cells for row in one.runs)), numeric=True),
+        Cell(fmt.count(sum(row.scores for row in one.runs)), numeric=True),
+        Cell(fmt.count(sum(row.failures for row in one.runs)), numeric=True),
+    ]
+
+
+def _variant_row(one: Variant) -> list[Cell]:
+    return [
+        Cell(f"{one.model} {one.quant}", link=one.file),
+        Cell(one.engine),
+        Cell(fmt.count(one.series), numeric=True),
+        Cell(fmt.count(one.nights), numeric=True),
+        Cell(fmt.count(one.alarms), numeric=True),
+        Cell(one.last),
+    ]
+
+
+def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[Variant], lang: str) -> None:
+    """Write the first page.
+
+    Args:
+        out: folder of the site.
+        sessions: newest first.
+        variants: in any order; those with alarms are shown first.
+        lang: language of the page.
+    """
+    alarmed = sorted(variants, key=lambda one: (-one.alarms, one.model, one.quant, one.engine))
+    alarms = sum(one.alarms for one in variants)
+    lead = f"{fmt.plural(alarms, 'alarm')} in the last nights." if alarms else "No alarm in the last nights."
+    blocks: list[Block] = [
+        Text(lead, "lead"),
+        Table("Every variant", VARIANTS, [Group([_variant_row(one) for one in alarmed])]),
+    ]
+    listed: list[Block] = [Table("Sessions, newest first", SESSIONS, [Group([_session_row(one) for one in sessions])])]
+    sections = [Section("variants", "Variants", blocks), Section("sessions", "Sessions", listed)]
+    runs = sum(len(one.runs) for one in sessions)
+    _write(
+        out / "index.html",
+        "quantbench",
+        f"{fmt.plural(runs, 'run')} in {fmt.plural(len(sessions), 'session')}.",
+        sections,
+        lang,
+    )

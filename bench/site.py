@@ -1,0 +1,151 @@
+"""``python -m bench.site build``: a folder of pages over everything that was measured, to be put on any web server.
+
+``index.html`` lists sessions, what the gate says of the newest one, and every variant; each variant has a page with its
+nights; the newest sessions have their reports. A page is made anew only where what it shows has changed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from bench import __version__
+from bench.analysis.history import Judged
+from bench.errors import QuantbenchError
+from bench.finish import title_of
+from bench.index import Index, RunRow, marks_of
+from bench.nights import histories
+from bench.progress import console
+from bench.report.lang import LANGUAGES
+from bench.report.page import write
+from bench.report.site_pages import Session, Variant, variant_page, write_index
+from bench.select import open_index, read_record
+from bench.store import write_atomic
+from quantize.key import canonical_json, sha256_text
+
+MADE = "made.json"
+"""File of the site: what each page was made from."""
+VariantKey = tuple[str, str, str]
+
+
+def _digest(*parts: object) -> str:
+    return sha256_text(canonical_json([__version__, *parts]))
+
+
+def _sessions(rows: Iterable[RunRow]) -> list[Session]:
+    """Return sessions, newest first."""
+    found: dict[str, list[RunRow]] = {}
+    for row in rows:
+        found.setdefault(row.session, []).append(row)
+    return [Session(name, tuple(reversed(own)), f"session-{name}.html") for name, own in found.items()]
+
+
+def _nights(results_dir: Path, key: VariantKey) -> dict[str, tuple[Judged, ...]]:
+    index = Index(results_dir)
+    try:
+        model, quant, engine = key
+        rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
+        return histories(index, rows, marks_of(results_dir))
+    finally:
+        index.close()
+
+
+def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
+    """Write a variant's page and return its row of the index."""
+    return variant_page(out, key, _nights(results_dir, key), lang)
+
+
+def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> None:
+    records = [read_record(results_dir / "runs" / row.run_id / "record.json") for row in session.runs]
+    write(records, out / session.file, title=title_of(records), lang=lang)
+
+
+def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int, int]:
+    """Write the site and return (pages made, pages that were still right).
+
+    Args:
+        results_dir: results folder.
+        out: folder of the site; made if need be.
+        reports: sessions, the newest, whose reports are made; older ones keep the report they have.
+        lang: language of the pages.
+
+    Raises:
+        ConfigError: there are no results.
+        StoreError: a record cannot be read, or a page cannot be written.
+    """
+    index = open_index(results_dir)
+    try:
+        rows, keys = index.runs(), sorted({(key.model, key.quant, key.engine) for key in index.series()})
+        prints = index.fingerprints()
+    finally:
+        index.close()
+    file = out / MADE
+    before: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    sessions = _sessions(rows)
+    marks = [mark.model_dump() for mark in marks_of(results_dir)]
+    wanted = {
+        session.file: _digest(lang, [prints[row.run_id] for row in session.runs]) for session in sessions[:reports]
+    }
+    of_variant: dict[VariantKey, list[str]] = {key: [] for key in keys}
+    for row in rows:
+        if (row.model, row.quant, row.engine) in of_variant:
+            of_variant[row.model, row.quant, row.engine].append(prints[row.run_id])
+    variants = [Variant.of(key) for key in keys]
+    wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
+    stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
+    known = {row["file"]: Variant(**row) for row in json.loads(before.get("variants", "[]"))}
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        jobs = {
+            one.file: pool.submit(_make_variant, results_dir, out, key, lang)
+            for one, key in zip(variants, keys, strict=True)
+            if one.file in stale or one.file not in known
+        }
+        made = [
+            pool.submit(_make_report, results_dir, out, session, lang)
+            for session in sessions[:reports]
+            if session.file in stale
+        ]
+        waiting: list[Future[Any]] = [*jobs.values(), *made]
+        for job in track(waiting, "pages", console=console, transient=True):
+            job.result()
+    variants = [jobs[one.file].result() if one.file in jobs else known[one.file] for one in variants]
+    write_index(out, [session.with_page(out) for session in sessions], variants, lang)
+    told = {**before, **wanted, "variants": json.dumps([one.__dict__ for one in variants])}
+    write_atomic(file, json.dumps(told, indent=1))
+    return len(jobs) + len(made) + 1, len(wanted) - len(jobs) - len(made)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build the site and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="quantbench site", description="Make a folder of pages over all runs, with the history of every variant."
+    )
+    parser.add_argument("action", choices=("build",), help="the only thing there is to do")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--out", type=Path, default=Path("site"), help="folder of the pages (default: site)")
+    parser.add_argument(
+        "--reports",
+        type=int,
+        default=10,
+        metavar="N",
+        help="reports of the newest N sessions (default: %(default)s)",
+    )
+    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the pages (default: en)")
+    arguments = parser.parse_args(argv)
+    try:
+        made, kept = build(arguments.results, arguments.out, reports=max(arguments.reports, 0), lang=arguments.lang)
+    except QuantbenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    sys.stdout.write(f"{made} pages made, {kept} still right: {arguments.out / 'index.html'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The site: every run is listed, every variant has its nights, and only what changed is made again."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.gate import accept
+from bench.site import main
+from tests.pages import Page
+from tests.records import QUANTS, keep, native_record, record
+from tests.test_gate_command import night
+
+SLOW = 0.07
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    for day in range(12):
+        keep(folder, night(day, SLOW if day == 11 else 0.0))
+    for quant in QUANTS[:2]:
+        keep(folder, native_record(quant, started_at="2026-06-01T00:00:00+00:00"))
+    return folder
+
+
+def build(results: Path, *more: str) -> int:
+    return main(["build", "--results", str(results), "--out", str(results.parent / "site"), *more])
+
+
+def test_the_index_lists_sessions_and_variants_and_leads_to_their_pages(results: Path) -> None:
+    assert build(results, "--reports", "3") == 0
+    site = results.parent / "site"
+    index = Page((site / "index.html").read_text())
+    assert len(index.rows_with("session-")) == 12
+    assert index.rows_with("20261124T020000-4242", "bf16, fp8", "vllm")
+    assert "2 alarms in the last nights." in index.text
+    links = {attrs["href"] for tag, attrs in index.tags if tag == "a" and not str(attrs["href"]).startswith("#")}
+    assert {file.name for file in site.glob("*.html")} == {str(link) for link in links} | {"index.html"}
+    assert sum(str(link).startswith("session-") for link in links) == 3
+
+
+def test_a_variants_page_shows_its_nights_with_the_alarm_first(results: Path) -> None:
+    assert build(results, "--reports", "0") == 0
+    text = (results.parent / "site" / "variant-smollm2-135m-gptq-int4-transformers.html").read_text()
+    page = Page(text)
+    assert page.rows_with("in256", "decode", "rerun", "a second measurement has to agree")
+    assert "<svg" in text
+    assert "2026-01-01: the first night" in page.text
+
+
+def test_only_what_changed_is_made_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = results.parent / "site"
+    assert build(results) == 0
+    first = {file.name: file.stat().st_mtime_ns for file in site.glob("*.html")}
+    capsys.readouterr()
+    assert build(results) == 0
+    assert "1 pages made" in capsys.readouterr().out
+    keep(results, night(12))
+    assert build(results) == 0
+    again = {file.name: file.stat().st_mtime_ns for file in site.glob("*.html")}
+    changed = {name for name in again if first.get(name) != again[name]}
+    assert changed == {"index.html", "session-session-012-23.html", "variant-smollm2-135m-gptq-int4-transformers.html"}
+    accept(results, "run-011-23", "a new kernel")
+    assert build(results) == 0
+    page = (site / "variant-smollm2-135m-gptq-int4-transformers.html").read_text()
+    assert "a new kernel" in page
+
+
+def test_the_same_results_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["build", "--results", str(results), "--out", str(tmp_path / name), "--reports", "2"]) == 0
+    for file in (tmp_path / "one").glob("*"):
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_without_results_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--results", str(tmp_path), "--out", str(tmp_path / "site")]) == 2
+    assert "--results DIR" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+
+
+def test_variants_of_one_night_have_a_page_too(tmp_path: Path) -> None:
+    keep(tmp_path / "results", record())
+    assert build(tmp_path / "results") == 0
+    pages = [file.read_text() for file in (tmp_path / "site").glob("variant-*.html")]
+    assert len(pages) == 1
+    assert "One night so far" in pages[0]
