@@ -11,7 +11,7 @@ DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
 help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
 	@echo "make test    run the tests"
-	@echo "make check   formatting, lint, types, layering"
+	@echo "make check   formatting, lint, types, layering, workflows"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
 	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
 	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
@@ -39,6 +39,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup
 	$(BIN)/ruff format .

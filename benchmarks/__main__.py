@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.environment import read_environment
 
-NAMES = ("client", "accuracy", "overhead", "quantize")
+NAMES = ("client", "accuracy", "overhead", "quantize", "size")
 LAST = Path(__file__).resolve().parent / "last"
 DOCS = LAST.parent.parent / "docs"
 

@@ -1,9 +1,11 @@
 """The docs say what is there, and all that is there is in the docs."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench import published
 from bench.cli import COMMANDS, usage
@@ -112,3 +114,21 @@ def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pyte
     assert len(shown) == 3
     for label, speed, tpot, mbu in shown:
         assert any({label, "1", speed, tpot, mbu} <= set(row) for row in printed), label
+
+
+def test_the_nightly_workflows_commands_compose() -> None:
+    """Steps of the workflow as a shell would see them, with the variables' defaults."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    known = {"$MODEL": "qwen3-8b", "$QUANTS": "fp8,gptq-int4", "$HOME": "/home/x", "$PWD": "/tmp"}
+    found = 0
+    for job in workflow["jobs"].values():
+        for step in job["steps"]:
+            for name, value in known.items():
+                step["run"] = step.get("run", "").replace(name, value)
+            words = shlex.split(step["run"])
+            if "bench.run" in words:
+                arguments = words[words.index("bench.run") + 1 :]
+                for one in jobs(with_plus([word for word in arguments if word != "-m"]), multirun="-m" in arguments):
+                    assert compose_job([*one, "session=test"])
+                    found += 1
+    assert found == 3

@@ -8,6 +8,7 @@ the conditions changed, or where a person said so (`Mark`).
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 from bench.analysis.gate import Judgement, Kind, Rule, Track, judge, night_value
@@ -62,6 +63,7 @@ class Judged(Frozen):
         return None if self.value is None else math.exp(self.value)
 
 
+@lru_cache(maxsize=100_000)
 def night_of(started_at: str) -> str:
     """Return the date on whose evening the night of a run began."""
     return str((datetime.fromisoformat(started_at) - timedelta(hours=NIGHT_BEGINS_H)).date())

@@ -174,15 +174,23 @@ def _axes(height: float) -> tuple[Figure, Axes]:
 def _draw(axes: Axes, series: Series, *, along_x: bool, line: bool) -> None:
     """Draw one series: positions along x with a line through them, or along y without one."""
     colour = SERIES[series.mark.colour]
-    for point in series.points:
-        spread = [[point.value - point.low], [point.high - point.value]]
+    for hollow in (False, True):
+        points = [point for point in series.points if point.hollow == hollow]
+        if not points:
+            continue
+        at, values = [point.at for point in points], [point.value for point in points]
+        spread = [[point.value - point.low for point in points], [point.high - point.value for point in points]]
         place: dict[str, Any] = (
-            {"x": point.at, "y": point.value, "yerr": spread}
-            if along_x
-            else {"x": point.value, "y": point.at, "xerr": spread}
+            {"x": at, "y": values, "yerr": spread} if along_x else {"x": values, "y": at, "xerr": spread}
         )
-        face = "none" if point.hollow else colour
-        axes.errorbar(**place, color=colour, marker=series.mark.marker, markerfacecolor=face, elinewidth=1, capsize=2)
+        axes.errorbar(
+            **place,
+            fmt=series.mark.marker,
+            color=colour,
+            markerfacecolor="none" if hollow else colour,
+            elinewidth=1,
+            capsize=2,
+        )
     if line:
         dashes = "--" if any(point.hollow for point in series.points) else "-"
         axes.plot([p.at for p in series.points], [p.value for p in series.points], dashes, color=colour, linewidth=1.2)

@@ -7,6 +7,7 @@ Latencies count from just before a request was sent (t0). In an open loop they c
 be earlier: a request that the client could not send in time has waited all the same.
 """
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -254,12 +255,25 @@ def per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -
     return [value for trial in cell.trials if (value := typical(trial, figure)) is not None]
 
 
+_summaries: dict[int, tuple[weakref.ref[SpeedCell], CellSummary | None]] = {}
+"""By the identity of the cell, for as long as that lives: comparing its thousands of times would take longer."""
+
+
 def summarize(cell: SpeedCell) -> CellSummary | None:
-    """Return a cell's figures; None unless its status is ``ok`` or ``emulated``.
+    """Return a cell's figures; None unless its status is ``ok`` or ``emulated``. Computed once for each cell.
 
     With several requests at once, a trial counts with the median over its requests; only rates are of all of them
     together.
     """
+    place = id(cell)
+    known = _summaries.get(place)
+    if known is None or known[0]() is not cell:
+        known = (weakref.ref(cell, lambda _: _summaries.pop(place, None)), _summarize(cell))
+        _summaries[place] = known
+    return known[1]
+
+
+def _summarize(cell: SpeedCell) -> CellSummary | None:
     if cell.status not in ("ok", "emulated"):
         return None
     steady = () if is_saturated(cell) else cell.trials

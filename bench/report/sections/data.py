@@ -16,7 +16,7 @@ from bench.speed.shapes import shape_of
 
 ORDER = 75
 
-LARGEST = 1_500_000
+LARGEST = 700_000
 """Bytes of raw observations, compressed, that a page carries at most; without them it still holds every figure."""
 CELLS = (
     "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate", "n_requests",

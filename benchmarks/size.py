@@ -1,0 +1,177 @@
+"""A year of nights, 365 x 100 variants x 30 cells, and what people wait for: a series, the gate, the site, a report.
+
+Nights before the last are rows of the index as a refresh leaves them, beside files that a refresh recognises and does
+not read; the last night is read from whole records. The same at a half and a quarter of the nights shows how it grows.
+"""
+
+import io
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from bench import gate, site
+from bench.index import Index, SeriesKey, epoch_of
+from bench.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
+from bench.report.page import render
+from bench.store import Store
+
+NIGHTS, VARIANTS, ROUNDS = 365, 100, 5
+LENGTHS = (1, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 14336)
+CONCURRENCY = (1, 4, 16)
+MODEL = "qwen3-8b"
+FIRST = datetime(2026, 1, 1, 23, tzinfo=UTC)
+
+
+def trace(ttft_s: float, tpot_s: float, input_len: int) -> RequestTrace:
+    """Return a request of three tokens."""
+    events = tuple(round(1e9 * (ttft_s + step * tpot_s)) for step in range(3))
+    return RequestTrace(
+        start_ns=0, event_ns=events, event_tokens=(1, 1, 1), end_ns=events[-1], prompt_tokens=input_len,
+        completion_tokens=3, cached_tokens=0, finish_reason="length", error=None,
+    )  # fmt: skip
+
+
+def cells(quant: str, pace: float, rng: np.random.Generator) -> tuple[SpeedCell, ...]:
+    """Return 30 cells of five rounds."""
+    found = []
+    for length in LENGTHS:
+        for concurrency in CONCURRENCY:
+            noise = np.exp(rng.normal(0, 0.009, ROUNDS)) * pace
+            trials = tuple(
+                Trial(
+                    requests=(trace(0.02 * one + length * 1e-5, 0.01 * one, length),) * concurrency,
+                    started_at=FIRST.isoformat(),
+                    peak_memory_bytes=10**10,
+                )
+                for one in noise
+            )
+            found.append(
+                SpeedCell(
+                    variant=Variant(model=MODEL, quant=quant), engine="sglang", input_len=length, output_len=3,
+                    concurrency=concurrency, n_requests=concurrency, seed=0, status="ok", reasons=(), interleaved=True,
+                    trials=trials,
+                )
+            )  # fmt: skip
+    return tuple(found)
+
+
+def record(template: RunRecord, quant: str, night: int, rng: np.random.Generator) -> RunRecord:
+    """Return one run of the last night."""
+    assert template.control is not None
+    whole = float(np.exp(rng.normal(0, 0.012)))
+    at = (FIRST + timedelta(days=night)).isoformat()
+    control: Control = template.control.model_copy(update={"cells": cells("bf16", whole, rng)})
+    return template.model_copy(
+        update={
+            "run_id": f"n{night:03}-{quant}", "session": f"session-{night:03}", "started_at": at, "finished_at": at,
+            "variant": Variant(model=MODEL, quant=quant), "cells": cells(quant, whole * 0.7, rng), "control": control,
+            "key": quant, "scores": (), "engine": "sglang",
+        }
+    )  # fmt: skip
+
+
+def fill(results: Path, template: RunRecord, nights: int) -> None:
+    """Make a results folder: rows of all nights but the last, whole records of the last."""
+    Index(results).close()
+    rng = np.random.default_rng(0)
+    with sqlite3.connect(results / "index.sqlite") as database:
+        for night in range(nights - 1):
+            at = (FIRST + timedelta(days=night)).isoformat()
+            for place in range(VARIANTS):
+                run_id = f"n{night:03}-v{place:03}"
+                folder = results / "runs" / run_id
+                folder.mkdir(parents=True)
+                (folder / "record.json").touch()
+                mtime = (folder / "record.json").stat().st_mtime_ns
+                row = (
+                    run_id, f"session-{night:03}", MODEL, f"v{place:03}", "sglang", "", "gpu-1", "H100",
+                    epoch_of(template), at, at, 0, run_id, 0, mtime,
+                )  # fmt: skip
+                database.execute(f"insert into runs values ({','.join('?' * len(row))})", row)
+                values = rng.normal(0.35, 0.006, (len(LENGTHS) * len(CONCURRENCY), 2))
+                shapes = ((length, load) for length in LENGTHS for load in CONCURRENCY)
+                rows = [
+                    (
+                        run_id, 0, MODEL, f"v{place:03}", "sglang", "ok", length, 3, load, None, 1, at, decode, None,
+                        prefill, None,
+                    )
+                    for (length, load), (decode, prefill) in zip(shapes, values.tolist(), strict=True)
+                ]  # fmt: skip
+                database.executemany(f"insert into cells values ({','.join('?' * len(rows[0]))})", rows)
+    store = Store(results)
+    for place in range(VARIANTS):
+        one = record(template, f"v{place:03}", nights - 1, rng)
+        folder = store.create(one.run_id)
+        folder.begin(one)
+        folder.finish(one)
+        folder.release()
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    begin = time.perf_counter()
+    act()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what is printed away from the table."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
+
+
+def measure(folder: Path, template: RunRecord, nights: int) -> dict[str, float]:
+    """Return what each thing takes over so many nights."""
+    results = folder / f"results-{nights}"
+    fill(results, template, nights)
+    found: dict[str, float] = {}
+    index = Index(results)
+    found["a night's 100 records into the index"] = seconds(index.refresh)
+    key = SeriesKey(model=MODEL, quant=f"v{VARIANTS // 2:03}", engine="sglang", input_len=1024, output_len=3, concurrency=4)
+    found["one series from the index"] = min(seconds(lambda: index.nights(key, "decode")) for _ in range(5))
+    assert len(index.nights(key, "decode")) == nights
+    index.close()
+    with quiet():
+        found["gate over all 3,000 series"] = seconds(lambda: gate.main(["--results", str(results)]))
+        out = folder / f"site-{nights}"
+        build = ["build", "--results", str(results), "--out", str(out), "--reports", "0"]
+        found["site, every page new"] = seconds(lambda: site.main(build))
+        found["site, nothing new"] = seconds(lambda: site.main(build))
+    found["bytes of the site"] = sum(file.stat().st_size for file in out.iterdir())
+    return found
+
+
+def shown(name: str, value: float) -> str:
+    """Return a figure for people."""
+    if "bytes" in name:
+        return f"{value / 1e6:.1f} MB"
+    return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def run() -> str:
+    """Run and return the table."""
+    from tests.records import controlled_record, native_records
+
+    html = render(native_records(), title="t")
+    report_s = seconds(lambda: render(native_records(), title="t"))
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [NIGHTS // 4, NIGHTS // 2, NIGHTS]
+        columns = [measure(Path(folder), controlled_record(), nights) for nights in sizes]
+    shapes = len(LENGTHS) * len(CONCURRENCY)
+    lines = [
+        f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the site.",
+        "",
+        "| | " + " | ".join(f"{nights} nights" for nights in sizes) + " |",
+        "|---|" + "---:|" * len(sizes),
+    ]
+    lines += [f"| {name} | " + " | ".join(shown(name, one[name]) for one in columns) + " |" for name in columns[0]]
+    lines += ["", f"Report of one set of five runs: {report_s:.1f} s, {len(html.encode()) / 1e6:.2f} MB."]
+    return "\n".join(lines)
