@@ -16,6 +16,8 @@ from markupsafe import Markup, escape
 FOLDER = Path(__file__).resolve().parent / "lang"
 LANGUAGES = ("en", *sorted(file.stem for file in FOLDER.glob("*.toml")))
 
+LONGEST = 500
+"""Characters of a text that is held against patterns: nothing of ours is longer, and a long one could take forever."""
 Translate = Callable[[str], str]
 
 
@@ -31,7 +33,7 @@ class _Catalogue:
         data = tomllib.loads((FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))
         self._texts: dict[str, str] = data["text"]
         self._patterns = [
-            (re.compile("(.+?)".join(map(re.escape, pattern.split("{}")))), told)
+            (re.compile("([^;]+?)".join(map(re.escape, pattern.split("{}")))), told)
             for pattern, told in data["pattern"].items()
         ]
         self._join: str = data.get("join", " ")
@@ -40,6 +42,8 @@ class _Catalogue:
         """Return a text, if all of it is known."""
         if not text or text in self._texts:
             return self._texts.get(text, text)
+        if len(text) > LONGEST:
+            return None
         for pattern, told in self._patterns:
             if found := pattern.fullmatch(text):
                 return str(told.format(*map(self, found.groups())))
