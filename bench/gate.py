@@ -10,7 +10,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from bench.change_points import change_points
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.index import MARKS, Index, RunRow, marks_of
-from bench.nights import histories
+from bench.nights import histories, last_nights
 from bench.record import RunRecord, TaskScore
 from bench.select import read_record
 from bench.spec import nearest
@@ -62,14 +62,24 @@ def tonight_of(index: Index, session: str | None) -> Tonight:
     return Tonight(session=chosen, runs=found)
 
 
-def speed_lines(judged: Mapping[str, Sequence[Judged]], tonight: Tonight) -> list[Line]:
-    """Return what tonight says in every series."""
-    run_ids = {row.run_id for row in tonight.runs}
-    found = []
-    for name, nights in judged.items():
-        one = next(night for night in reversed(nights) if run_ids & set(night.run_ids))
-        found.append(Line(name=name, kind=one.kind, ratio=one.ratio, reason=one.reason))
-    return found
+def speed_lines(index: Index, tonight: Tonight, marks: Sequence[Mark], *, newest: bool) -> list[Line]:
+    """Return what tonight says in every series that its runs belong to.
+
+    Args:
+        index: of the results folder.
+        tonight: what is judged.
+        marks: where people began new epochs.
+        newest: whether tonight is the newest session; otherwise the nights after it are left out of account.
+    """
+    if newest:
+        judged = last_nights(index, tonight.runs, marks)
+    else:
+        run_ids = {row.run_id for row in tonight.runs}
+        judged = {
+            name: next(night for night in reversed(nights) if run_ids & set(night.run_ids))
+            for name, nights in histories(index, tonight.runs, marks).items()
+        }
+    return [Line(name=name, kind=one.kind, ratio=one.ratio, reason=one.reason) for name, one in judged.items()]
 
 
 def _record(results_dir: Path, run_id: str) -> RunRecord:
@@ -129,8 +139,8 @@ def run_lines(tonight: Tonight) -> list[Line]:
     ]
 
 
-def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line], dict[str, tuple[Judged, ...]]]:
-    """Judge a session, the newest by default; the histories of its series come with it.
+def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]:
+    """Judge a session, the newest by default.
 
     Raises:
         StoreError: there is no such session, or a record cannot be read.
@@ -139,17 +149,24 @@ def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line],
     try:
         done = index.refresh()
         tonight = tonight_of(index, session)
-        series = histories(index, tonight.runs, marks_of(results_dir))
         lines = [
             *run_lines(tonight),
-            *speed_lines(series, tonight),
+            *speed_lines(index, tonight, marks_of(results_dir), newest=session is None),
             *accuracy_lines(results_dir, index, tonight),
         ]
     finally:
         index.close()
     for run_id, why in done.unreadable.items():
         sys.stderr.write(f"warning: {run_id} cannot be read and is left out: {why}\n")
-    return tonight, lines, series
+    return tonight, lines
+
+
+def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[Judged, ...]]:
+    index = Index(results_dir)
+    try:
+        return histories(index, tonight.runs, marks_of(results_dir))
+    finally:
+        index.close()
 
 
 def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
@@ -200,13 +217,13 @@ def _main(arguments: argparse.Namespace) -> int:
         accept(results, arguments.accept, arguments.reason)
         sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
         return 0
-    tonight, lines, series = judged(results, arguments.session)
+    tonight, lines = judged(results, arguments.session)
     if arguments.rerun and measure_again(results, tonight, lines):
-        _, lines, series = judged(results, arguments.session)
+        _, lines = judged(results, arguments.session)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
     if arguments.change_points:
-        for point in change_points(series):
+        for point in change_points(_histories(results, tonight)):
             sys.stdout.write(
                 f"change point: {point.series}, night of {point.night}: {point.change:+.1%} (p {point.p:.2g})\n"
             )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bench.store import sums_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
-VERSION = 2
+VERSION = 3
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
@@ -46,6 +46,11 @@ create table cells (
 create table scores (
   run_id text references runs on delete cascade, model text, quant text, engine text, status text, task text,
   repeat integer, thinking integer, metric text, value real, stderr real, n_items integer, started_at text
+);
+create table courses (
+  model text, quant text, engine text, input_len integer, output_len integer, concurrency integer, figure text,
+  signature text, through text, runs integer, state text,
+  primary key (model, quant, engine, input_len, output_len, concurrency, figure)
 );
 create index cells_by_series on cells (model, quant, engine, input_len, output_len, concurrency, control, started_at);
 create index cells_by_run on cells (run_id);
@@ -143,7 +148,7 @@ class Index:
         with self._writing():
             if self._db.execute("pragma user_version").fetchone()[0] == VERSION:
                 return
-            for table in ("cells", "scores", "runs"):
+            for table in ("cells", "scores", "courses", "runs"):
                 self._db.execute(f"drop table if exists {table}")
             for statement in filter(str.strip, TABLES.split(";")):
                 self._db.execute(statement)
@@ -259,17 +264,51 @@ class Index:
         names = tuple(SeriesKey.model_fields)
         return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
-    def nights(self, key: SeriesKey, figure: Figure) -> list[Measured]:
-        """Return the history of a series, oldest first."""
+    def nights(self, key: SeriesKey, figure: Figure, *, after: str = "") -> list[Measured]:
+        """Return the history of a series, oldest first; only what began after a moment, where one is given."""
         rows = self._db.execute(
             f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
             " join runs r using (run_id) where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ?"
             " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate is null"
-            " order by c.started_at, c.run_id",
-            tuple(key.model_dump().values()),
+            " and c.started_at > ? order by c.started_at, c.run_id",
+            (*_values(key), after),
         )
         names = tuple(Measured.model_fields)
         return [Measured.model_construct(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def courses(self, signature: str) -> dict[tuple[SeriesKey, str], tuple[str, str]]:
+        """Return {(series, figure): (through, state)} of what was kept under a signature and still holds.
+
+        It holds as long as the series has as many runs up to that moment as it had.
+        """
+        fields = ", ".join(SeriesKey.model_fields)
+        same = " and ".join(f"c.{name} = k.{name}" for name in SeriesKey.model_fields)
+        rows = self._db.execute(
+            f"select {fields}, figure, through, state from courses k where signature = ? and runs = (select count(*)"
+            f" from cells c where {same} and c.control = 0 and c.request_rate is null and c.started_at <= k.through)",
+            (signature,),
+        )
+        return {(_key(row), row[-3]): (row[-2], row[-1]) for row in rows}
+
+    def keep_courses(self, signature: str, found: Iterable[tuple[SeriesKey, str, str, str]]) -> None:
+        """Keep (series, figure, through, state) for the next time."""
+        same = " and ".join(f"{name} = ?" for name in SeriesKey.model_fields)
+        with self._writing():
+            for key, figure, through, state in found:
+                values = _values(key)
+                self._db.execute(
+                    f"insert or replace into courses values ({', '.join('?' * len(values))}, ?, ?, ?, (select count(*)"
+                    f" from cells where {same} and control = 0 and request_rate is null and started_at <= ?), ?)",
+                    (*values, figure, signature, through, *values, through, state),
+                )
+
+
+def _values(key: SeriesKey) -> tuple[Any, ...]:
+    return (key.model, key.quant, key.engine, key.input_len, key.output_len, key.concurrency)
+
+
+def _key(row: Sequence[Any]) -> SeriesKey:
+    return SeriesKey.model_construct(**dict(zip(SeriesKey.model_fields, row, strict=False)))
 
 
 def _cell(cell: SpeedCell, control: SpeedCell | None, started_at: str) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.environment import read_environment
 
-NAMES = ("client", "accuracy", "overhead", "quantize", "size")
+NAMES = ("client", "accuracy", "overhead", "quantize", "size", "nights")
 LAST = Path(__file__).resolve().parent / "last"
 DOCS = LAST.parent.parent / "docs"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.gate import Rule
-from bench.analysis.history import Mark, Measured, night_of, replay, value_of
+from bench.analysis.history import Course, Mark, Measured, by_night, night_of, replay, value_of
 
 QUIET = (0.001, -0.001, 0.002, -0.002)
 RULE = Rule()
@@ -88,3 +88,21 @@ def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(
 @given(st.permutations(range(12)))
 def test_the_order_in_which_runs_are_given_does_not_matter(order: list[int]) -> None:
     assert replay(run(day) for day in order) == replay(run(day) for day in range(12))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.0, 0.001, -0.002, -0.05, 0.04]), min_size=2, max_size=60),
+    st.integers(1, 59),
+    st.booleans(),
+)
+def test_a_course_that_is_kept_and_gone_on_with_says_the_same(changes: list[float], cut: int, other: bool) -> None:
+    nights = by_night(run(day, change, epoch="b" if other and day > 30 else "a") for day, change in enumerate(changes))
+    whole = Course()
+    expected = [whole.step(night) for night in nights]
+    first = Course()
+    for night in nights[:cut]:
+        first.step(night)
+    second = Course()
+    second.go_on(first.state())
+    assert [second.step(night) for night in nights[cut:]] == expected[cut:]
+    assert second.state() == whole.state()

@@ -18,7 +18,7 @@ simulation that these figures were chosen by.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
@@ -147,6 +147,19 @@ class Track:
         self.tail = [*self.tail, value][-max(self.rule.window, self.rule.recent) :]
         if self.nights == self.rule.window:
             self.start = level_of(self.tail, self.rule)
+
+    def state(self) -> list[Any]:
+        """Return everything it holds as plain values."""
+        start = self.start and [self.start.median, self.start.sd, self.start.nights]
+        return [self.nights, self.tail, self.total, start]
+
+    @classmethod
+    def restored(cls, rule: Rule, state: Sequence[Any]) -> "Track":
+        """Return the track whose state it was."""
+        made = cls(rule)
+        made.nights, made.tail, made.total, start = state
+        made.start = Level(median=start[0], sd=start[1], nights=start[2]) if start else None
+        return made
 
     def total_with(self, value: float) -> float:
         """Return what the CUSUM would be with one night more."""

@@ -5,6 +5,7 @@ accepted, and so becomes part of the level, unless it was an alarm or could not 
 the conditions changed, or where a person said so (`Mark`).
 """
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -69,7 +70,8 @@ def night_of(started_at: str) -> str:
     return str((datetime.fromisoformat(started_at) - timedelta(hours=NIGHT_BEGINS_H)).date())
 
 
-def _by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
+def by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
+    """Return the runs of each night, nights and runs oldest first."""
     nights: dict[tuple[str, str], list[Measured]] = {}
     for run in sorted(runs, key=lambda one: one.started_at):
         nights.setdefault((night_of(run.started_at), run.epoch), []).append(run)
@@ -94,6 +96,44 @@ def value_of(variant: Sequence[float], control: Sequence[float], status: str = "
     return night_value(speeds(variant), speeds(control))
 
 
+class Course:
+    """A series on its way through the nights; what it has seen is kept in a few figures (:meth:`state`)."""
+
+    def __init__(self, marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> None:
+        """Begin before the first night.
+
+        Args:
+            marks: where a person began a new epoch.
+            rule: when a night is an alarm.
+        """
+        self._marked = {mark.run_id: mark.reason for mark in marks}
+        self._rule = rule or Rule()
+        self._track = Track(self._rule)
+        self._epoch: str | None = None
+
+    def step(self, night: Sequence[Measured]) -> Judged:
+        """Judge the next night and take it in."""
+        begins = next((self._marked[run.run_id] for run in night if run.run_id in self._marked), None)
+        if begins is None and night[0].epoch != self._epoch:
+            begins = "the first night" if self._epoch is None else "the machine, engine or packages changed"
+        self._epoch = night[0].epoch
+        if begins is not None:
+            self._track = Track(self._rule)
+        one = _judge(night, self._track, begins)
+        if one.value is not None and one.kind not in ALARMS:
+            self._track.accept(one.value)
+        return one
+
+    def state(self) -> str:
+        """Return what to go on from, as JSON."""
+        return json.dumps([self._epoch, self._track.state()])
+
+    def go_on(self, state: str) -> None:
+        """Go on from a state, under the same marks and rule."""
+        self._epoch, track = json.loads(state)
+        self._track = Track.restored(self._rule, track)
+
+
 def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> tuple[Judged, ...]:
     """Judge every night of a series in its turn, oldest first.
 
@@ -102,23 +142,8 @@ def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule |
         marks: where a person began a new epoch.
         rule: when a night is an alarm.
     """
-    rule = rule or Rule()
-    marked = {mark.run_id: mark.reason for mark in marks}
-    found: list[Judged] = []
-    track = Track(rule)
-    epoch: str | None = None
-    for night in _by_night(runs):
-        begins = next((marked[run.run_id] for run in night if run.run_id in marked), None)
-        if begins is None and night[0].epoch != epoch:
-            begins = "the first night" if epoch is None else "the machine, engine or packages changed"
-        epoch = night[0].epoch
-        if begins is not None:
-            track = Track(rule)
-        one = _judge(night, track, begins)
-        found.append(one)
-        if one.value is not None and one.kind not in ALARMS:
-            track.accept(one.value)
-    return tuple(found)
+    course = Course(marks, rule=rule)
+    return tuple(course.step(night) for night in by_night(runs))
 
 
 def _judge(night: Sequence[Measured], track: Track, begins: str | None) -> Judged:

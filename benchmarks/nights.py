@@ -1,0 +1,103 @@
+"""The gate on nights made of real trials: 25 of them, the last as measured or 5 % slower.
+
+One real run serves the demo model twice, side by side, and lets their trials take turns; each night gets five of its
+rounds, in the order they were measured. Nothing is drawn at random. Nights of one session share its hour of weather,
+which real nights do not.
+"""
+
+import subprocess
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from bench import gate
+from bench.gate_output import EXIT
+from bench.record import RunRecord, SpeedCell
+from bench.store import Store
+
+NIGHTS, ROUNDS = 25, 5
+SLOWER = 0.05
+RUN = (
+    "+model=smollm2-135m", "quant=bf16", "baseline=bf16", "accuracy=none", "workload=demo",
+    "workload.input_lens=[64]", "workload.output_len=12", f"workload.trials={NIGHTS * ROUNDS}",
+)  # fmt: skip
+
+
+def slowed(cell: SpeedCell, factor: float) -> SpeedCell:
+    """Return a cell in which every event comes ``factor`` times as late."""
+    trials = tuple(
+        trial.model_copy(
+            update={
+                "requests": tuple(
+                    one.model_copy(
+                        update={
+                            "event_ns": tuple(round(at * factor) for at in one.event_ns),
+                            "end_ns": round(one.end_ns * factor),
+                        }
+                    )
+                    for one in trial.requests
+                )
+            }
+        )
+        for trial in cell.trials
+    )
+    return cell.model_copy(update={"trials": trials})
+
+
+def nights(record: RunRecord, slower: float) -> list[RunRecord]:
+    """Return a record for each night, the last one slower."""
+    assert record.control is not None
+    found = []
+    for night in range(NIGHTS):
+        part = slice(night * ROUNDS, (night + 1) * ROUNDS)
+        factor = 1 + slower if night == NIGHTS - 1 else 1.0
+        own, beside = (
+            tuple(cell.model_copy(update={"trials": cell.trials[part]}) for cell in cells)
+            for cells in (record.cells, record.control.cells)
+        )
+        at = f"2026-10-{night + 1:02}T23:00:00+00:00"
+        changes = {
+            "run_id": f"night-{night:02}", "session": f"night-{night:02}", "started_at": at, "finished_at": at,
+            "cells": tuple(slowed(cell, factor) for cell in own),
+            "control": record.control.model_copy(update={"cells": beside}),
+        }  # fmt: skip
+        found.append(record.model_copy(update=changes))
+    return found
+
+
+def judge(folder: Path, records: list[RunRecord], *, twice: bool) -> tuple[int, str]:
+    """Store the nights, the last one a second time if wanted, and return the gate's exit code and what it says."""
+    store = Store(folder)
+    again = records[-1].model_copy(update={"run_id": "night-again", "started_at": "2026-10-25T23:30:00+00:00"})
+    for record in [*records, again] if twice else records:
+        kept = store.create(record.run_id)
+        kept.begin(record)
+        kept.finish(record)
+        kept.release()
+    said = StringIO()
+    with redirect_stdout(said):
+        code = gate.main(["--results", str(folder), "--session", records[-1].session])
+    return code, said.getvalue()
+
+
+def measure(folder: Path) -> RunRecord:
+    """Return the real run."""
+    command = [sys.executable, "-m", "bench.run", *RUN, f"results_dir={folder}", f"reports_dir={folder}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    [file] = folder.glob("runs/*/record.json")
+    return RunRecord.model_validate_json(file.read_bytes())
+
+
+def run() -> str:
+    """Run and return the table."""
+    lines = ["| the last night | gate's exit code | it says |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as name:
+        record = measure(Path(name) / "real")
+        for what, slower in (("as measured", 0.0), (f"{SLOWER:.0%} slower", SLOWER)):
+            code, said = judge(Path(name) / what.replace(" ", "-"), nights(record, slower), twice=slower > 0)
+            told = next(line for line in said.splitlines() if " decode " in line)
+            lines.append(f"| {what} | {code}, {EXIT[code]} | {' '.join(told.split())} |")
+    head = f"{NIGHTS} nights of {ROUNDS} rounds each, {NIGHTS * ROUNDS} real trials on each side: `{' '.join(RUN)}`"
+    return "\n".join([head, "", *lines])

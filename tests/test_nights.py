@@ -1,0 +1,37 @@
+"""Series judged night by night: what is kept in the index changes no judgement."""
+
+from pathlib import Path
+
+from bench.analysis.history import Mark
+from bench.index import Index
+from bench.nights import histories, last_nights
+from tests.records import keep
+from tests.test_gate_command import night
+
+
+def test_what_is_kept_says_what_the_whole_history_says(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    for day in range(14):
+        keep(tmp_path, night(day, 0.06 if day in (10, 12) else 0.0))
+        index.refresh()
+        newest = index.runs(limit=1)
+        whole = {name: own[-1] for name, own in histories(index, newest, ()).items()}
+        assert last_nights(index, newest, ()) == whole
+        assert last_nights(index, newest, ()) == whole
+    assert {one.kind for one in whole.values()} == {"fine"}
+
+
+def test_a_word_of_a_person_or_a_run_that_is_gone_makes_it_anew(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    for day in range(12):
+        keep(tmp_path, night(day))
+    index.refresh()
+    newest = index.runs(limit=1)
+    last_nights(index, newest, ())
+    marks = [Mark(run_id="run-009-23", reason="right", at="2026-01-10")]
+    assert {one.kind for one in last_nights(index, newest, marks).values()} == {"not_enough_data"}
+    for file in (tmp_path / "runs" / "run-003-23").glob("*.json"):
+        file.unlink()
+    index.refresh()
+    whole = {name: own[-1] for name, own in histories(index, newest, ()).items()}
+    assert last_nights(index, newest, ()) == whole
