@@ -1,0 +1,109 @@
+"""What to use, how many times as fast, and how to measure a cell again: the report's first and last words."""
+
+import json
+
+import pytest
+
+from bench.compose import compose_job, jobs, with_plus
+from bench.record import RunRecord
+from bench.report.document import Table
+from bench.report.page import render
+from bench.report.sections import data, decision, heat
+from bench.report.sections.heat import EDGES, shade
+from tests.blocks import blocks_of
+from tests.pages import Page, rows_in, section_rows
+from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records
+
+
+def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
+    html = render(native_records(), title="t")
+    assert "Nothing but bf16 surely stays within the margin; it cannot be told yet of gptq-int4" in html
+    assert len(rows_in(html, "decision", "cannot be told yet")) == 4
+    [best] = rows_in(html, "decision", "recommended")
+    assert best.split()[0] == "bf16"
+
+
+def test_a_variant_that_surely_loses_nothing_is_recommended() -> None:
+    """The same answers as BF16's: with many items that is non-inferior."""
+    base = native_record()
+    many = [
+        score.model_copy(
+            update={
+                "items": tuple(
+                    item.model_copy(update={"doc_id": item.doc_id + 1000 * copy, "doc_hash": f"{item.doc_hash}{copy}"})
+                    for copy in range(40)
+                    for item in score.items
+                )
+            }
+        )
+        for score in base.scores
+    ]
+    fast = native_record(
+        "fp8",
+        scores=tuple(
+            one.model_copy(update={"variant": native_record("fp8").variant, "key": f"fp8 {one.task}"}) for one in many
+        ),
+    )
+    html = render([base.model_copy(update={"scores": tuple(many)}), fast], title="t")
+    assert "Use fp8: highest decode speed at 1,024 input tokens" in html
+    assert rows_in(html, "decision", "fp8", "recommended", "non-inferior")
+
+
+def test_one_variant_alone_is_no_choice() -> None:
+    assert decision.section([record()]) is None
+
+
+@pytest.mark.parametrize("place", range(len(EDGES)))
+def test_a_shade_begins_at_its_edge(place: int) -> None:
+    assert shade(EDGES[place]) == f"u{place + 1}"
+    assert shade(EDGES[place] - 1e-9) == f"u{place}"
+
+
+def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
+    html = render(native_records(), title="t")
+    [decoding, prefill] = rows_in(html, "speedup", "gptq-int4")
+    assert decoding.count("1.60") == 3
+    assert "1.58–1.62" in decoding
+    assert 'class="n u6"' in html
+    emulated = section_rows(demo_records(), "speedup", "fp8")
+    assert [row.split() for row in emulated] == [["fp8", *["emulated"] * 3]] * 2
+    assert 'class="n void"' in render(demo_records(), title="t")
+    [row, _] = section_rows(troubled_records(), "speedup", "fp8")
+    assert row.split("\n")[1:-1] == ["fp8", "emulated", "invalid", "failed", "not supported"]
+
+
+def test_lengths_that_bf16_has_not_are_no_ratio() -> None:
+    lonely = native_record("fp8", cells=(native_cell("fp8", 1), native_cell("fp8", 4096)))
+    section = heat.section([native_record(), lonely])
+    assert section is not None
+    table = next(block for block in blocks_of(section.blocks) if isinstance(block, Table))
+    [row] = table.groups[0].rows
+    assert [cell.text for cell in row[1:]] == ["1.40", "not measured", "not measured", "no BF16"]
+
+
+def test_the_command_of_each_cell_composes_to_that_cell() -> None:
+    real = native_record(command=("+model=smollm2-135m", "quant=fp8", "experiment=demo", "accuracy.limit=3"))
+    for cell in real.cells:
+        words = data.cell_command(real, cell).split()[3:]
+        [job] = jobs(with_plus([word.strip("'") for word in words]), multirun=False)
+        spec = compose_job([*job, "session=test"])
+        assert [spec.workload.input_lens, spec.workload.output_len] == [(cell.input_len,), cell.output_len]
+        assert spec.workload.concurrency == (cell.concurrency,)
+        assert not spec.accuracy.tasks
+
+
+def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "LARGEST", 1000)
+    page = Page(render(demo_records(), title="t"))
+    names = [attrs["download"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
+    assert names == ["speed.csv", "accuracy.csv"]
+    assert "and are not in this page" in page.text
+
+
+def test_downloads_hold_what_the_page_shows() -> None:
+    section = data.section(demo_records())
+    text = json.dumps(
+        [getattr(item, "href", "")[:30] for block in section.blocks for item in getattr(block, "items", ())]
+    )
+    assert text.count("data:") == 3
+    assert RunRecord.model_validate_json(demo_records()[0].model_dump_json()) == demo_records()[0]
