@@ -273,8 +273,7 @@ class Index:
             " and c.started_at > ? order by c.started_at, c.run_id",
             (*_values(key), after),
         )
-        names = tuple(Measured.model_fields)
-        return [Measured.model_construct(**dict(zip(names, row, strict=True))) for row in rows]
+        return [Measured(*row) for row in rows]
 
     def courses(self, signature: str) -> dict[tuple[SeriesKey, str], tuple[str, str]]:
         """Return {(series, figure): (through, state)} of what was kept under a signature and still holds.

@@ -81,6 +81,7 @@ def fill(results: Path, template: RunRecord, nights: int) -> None:
     """Make a results folder: rows of all nights but the last, whole records of the last."""
     Index(results).close()
     rng = np.random.default_rng(0)
+    epoch = epoch_of(record(template, "v000", nights - 1, np.random.default_rng(1)))
     with sqlite3.connect(results / "index.sqlite") as database:
         for night in range(nights - 1):
             at = (FIRST + timedelta(days=night)).isoformat()
@@ -92,7 +93,7 @@ def fill(results: Path, template: RunRecord, nights: int) -> None:
                 mtime = (folder / "record.json").stat().st_mtime_ns
                 row = (
                     run_id, f"session-{night:03}", MODEL, f"v{place:03}", "sglang", "", "gpu-1", "H100",
-                    epoch_of(template), at, at, 0, run_id, 0, mtime,
+                    epoch, at, at, 0, run_id, 0, mtime,
                 )  # fmt: skip
                 database.execute(f"insert into runs values ({','.join('?' * len(row))})", row)
                 values = rng.normal(0.35, 0.006, (len(LENGTHS) * len(CONCURRENCY), 2))

@@ -38,10 +38,10 @@ def test_a_slower_night_wants_a_second_measurement_and_that_decides() -> None:
     before = [run(day) for day in range(25)]
     slow = run(25, -0.05)
     assert replay([*before, slow])[-1].kind == "rerun"
-    again = slow.model_copy(update={"run_id": "again", "started_at": slow.started_at.replace("23:00", "23:30")})
+    again = slow._replace(run_id="again", started_at=slow.started_at.replace("23:00", "23:30"))
     confirmed = replay([*before, slow, again])[-1]
     assert (confirmed.kind, confirmed.run_ids) == ("regression", (slow.run_id, "again"))
-    well = run(25).model_copy(update={"run_id": "again", "started_at": again.started_at})
+    well = run(25)._replace(run_id="again", started_at=again.started_at)
     assert replay([*before, run(25, -0.03), well])[-1].kind == "fine"
 
 
@@ -78,7 +78,7 @@ def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(
     nights = [run(day) for day in range(20)]
     problem = value_of(variant, control, status)
     assert isinstance(problem, str)
-    spoiled = run(20).model_copy(update={"value": None, "problem": problem})
+    spoiled = run(20)._replace(value=None, problem=problem)
     judged = replay([*nights, spoiled, run(21)])
     assert (judged[20].kind, judged[20].value) == ("invalid", None)
     assert said in judged[20].reason

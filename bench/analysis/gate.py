@@ -18,7 +18,7 @@ simulation that these figures were chosen by.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
@@ -54,7 +54,7 @@ class Rule(Frozen):
     """Nights whose median says how far a drift has gone."""
 
 
-class Level(Frozen):
+class Level(NamedTuple):
     """Where a series stands, as natural logarithms."""
 
     median: float
@@ -62,7 +62,7 @@ class Level(Frozen):
     nights: int
 
 
-class Judgement(Frozen):
+class Judgement(NamedTuple):
     """What one night says about one series."""
 
     kind: Kind
@@ -116,8 +116,8 @@ def level_of(accepted: Sequence[float], rule: Rule) -> Level:
         raise ValueError("no accepted nights")
     last = accepted[-rule.window :]
     median = _median(sorted(last))
-    spread = MAD_TO_SD * _median(sorted(abs(value - median) for value in last))
-    return Level.model_construct(median=median, sd=max(spread, rule.least_sd), nights=len(last))
+    spread = MAD_TO_SD * _median(sorted([abs(value - median) for value in last]))
+    return Level(median=median, sd=max(spread, rule.least_sd), nights=len(last))
 
 
 class Track:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.analysis.gate import Judgement, Kind, Rule, Track, judge, night_value
 from quantize.key import Frozen
@@ -22,7 +22,7 @@ ALARMS: tuple[str, ...] = ("rerun", "regression", "drift")
 Figure = Literal["decode", "prefill"]
 
 
-class Measured(Frozen):
+class Measured(NamedTuple):
     """One run's measurement of a series."""
 
     run_id: str
@@ -44,7 +44,7 @@ class Mark(Frozen):
     at: str
 
 
-class Judged(Frozen):
+class Judged(NamedTuple):
     """A night and what it said."""
 
     night: str
