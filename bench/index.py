@@ -255,12 +255,22 @@ class Index:
         """Return {run id: sha256 of its record}."""
         return dict(self._db.execute("select run_id, sha256 from runs"))
 
-    def series(self) -> list[SeriesKey]:
-        """Return every series of closed loops that the records hold."""
-        rows = self._db.execute(
-            "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
-            " where control = 0 and request_rate is null order by 1, 2, 3, 4, 5, 6"
-        )
+    def variants(self) -> list[tuple[str, str, str]]:
+        """Return (model, quant, engine) of every run."""
+        return self._db.execute("select distinct model, quant, engine from runs order by 1, 2, 3").fetchall()
+
+    def series(self, of: Iterable[tuple[str, str, str]] | None = None) -> list[SeriesKey]:
+        """Return every series of closed loops that the records hold; only of some variants, where they are given."""
+        rows = [
+            row
+            for variant in sorted(set(self.variants() if of is None else of))
+            for row in self._db.execute(
+                "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
+                " where model = ? and quant = ? and engine = ? and control = 0 and request_rate is null"
+                " order by 1, 2, 3, 4, 5, 6",
+                variant,
+            )
+        ]
         names = tuple(SeriesKey.model_fields)
         return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 

@@ -25,9 +25,7 @@ def last_nights(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> 
     signature = sha256_text(canonical_json([Rule().model_dump(), [mark.model_dump() for mark in marks]]))
     kept = index.courses(signature)
     found, moved = {}, []
-    for key in index.series():
-        if (key.model, key.quant, key.engine) not in wanted:
-            continue
+    for key in index.series(wanted):
         for figure in FIGURES:
             through, state = kept.get((key, figure), ("", ""))
             nights = by_night(index.nights(key, figure, after=through))
@@ -50,9 +48,7 @@ def histories(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> di
     rows = list(runs)
     wanted, run_ids = {(row.model, row.quant, row.engine) for row in rows}, {row.run_id for row in rows}
     found = {}
-    for key in index.series():
-        if (key.model, key.quant, key.engine) not in wanted:
-            continue
+    for key in index.series(wanted):
         for figure in FIGURES:
             nights = index.nights(key, figure)
             if any(night.run_id in run_ids for night in nights):

@@ -263,7 +263,7 @@ def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
 
 def test_sections_come_in_the_documented_order() -> None:
     expected = (
-        "decision summary verdict speedup speed accuracy size quantization damage failures glossary data environment"
+        "decision summary verdict speedup speed accuracy size quantization damage failures environment glossary data"
     )
     assert " ".join(section.id for section in all_sections(troubled_records())) == expected
 

@@ -8,7 +8,7 @@ from bench.report import format as fmt
 from bench.report.document import Block, Cell, Code, Details, Group, Head, Heading, Section, Table, Term, Terms
 from bench.report.view import Run, runs
 
-ORDER = 80
+ORDER = 65
 
 RUNS = (
     Head("Variant"),

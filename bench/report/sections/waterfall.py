@@ -14,7 +14,7 @@ from bench.report.waterfall_plot import waterfall_plot
 from bench.speed.metrics import e2e_s, summarize, tpot_s
 from bench.speed.shapes import Shape, shape_of
 
-ORDER = 24
+ORDER = 48
 
 
 @dataclass(frozen=True)
