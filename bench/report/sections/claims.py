@@ -55,7 +55,8 @@ def _table(says: str, found: Sequence[Finding]) -> Table:
 
 def _summary(found: Sequence[Finding]) -> str:
     told = Counter(one.answer for one in found)
-    return ", ".join(f"{answer} {told[answer]} times" for answer in ("holds", "does not hold", "cannot be told"))
+    figures = {answer: fmt.plural(told[answer], "figure") for answer in ("holds", "does not hold", "cannot be told")}
+    return ", ".join(f"{answer} for {number}" for answer, number in figures.items())
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
