@@ -20,7 +20,7 @@ from bench.record import RunRecord, SpeedCell
 from bench.store import Store
 
 NIGHTS, ROUNDS = 25, 40
-REAL = 125
+REAL = 60
 """Rounds that are measured."""
 SLOWER = 0.05
 RUN = (

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from tests.fake_server import Connection, Script, Server
+from tests.fake_server import Connection, Pace, Script, Server
 
 HELPERS = {
     "deaf": "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
@@ -70,6 +70,8 @@ class Scripted(Server):
 
     def __init__(self, plan: Plan, mute: bool) -> None:
         super().__init__()
+        # A token every two milliseconds: as fast as Python writes them is faster than a device's memory allows.
+        self.pace = Pace(first_s=(0.002, 0.002), gap_s=(0.002, 0.002))
         self.faults = plan.faults
         self.mute = mute
         self.seen: dict[str, int] = {}

@@ -19,7 +19,7 @@ from bench.export import COLUMNS
 from bench.record import RunRecord
 from tests.conftest import ROOT, Cli
 
-SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=4", "workload.trials=2", "accuracy=none"]
+SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
 
 
 def records(folder: Path) -> list[RunRecord]:
@@ -68,7 +68,7 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
                     4,
                     0,
                 )
-                assert sum(request.event_tokens) == 4
+                assert sum(request.event_tokens) == 16
         assert "131072" in record.cells[2].reasons[0]
         assert record.checkpoint is not None
         assert record.engine_info["version"]
