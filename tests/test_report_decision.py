@@ -61,7 +61,7 @@ def test_a_shade_begins_at_its_edge(place: int) -> None:
 
 def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
     html = render(native_records(), title="t")
-    [decoding, prefill] = rows_in(html, "speedup", "gptq-int4")
+    [decoding, _] = rows_in(html, "speedup", "gptq-int4")
     assert decoding.count("1.60") == 3
     assert "1.58–1.62" in decoding
     assert 'class="n u6"' in html
