@@ -65,7 +65,7 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
                 (request,) = trial.requests
                 assert (request.prompt_tokens, request.completion_tokens, request.cached_tokens) == (
                     cell.input_len,
-                    4,
+                    16,
                     0,
                 )
                 assert sum(request.event_tokens) == 16
