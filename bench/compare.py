@@ -132,7 +132,8 @@ def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRec
     ]  # fmt: skip
     heads = ("variant", "input", "published", "measured", "measured / published", "of roof", "of roof here", "", "why")
     out = console()
-    out.print(table("speed, tokens/s as the page counts them", heads, measured, numeric=heads[1:7]))
+    if measured:
+        out.print(table("speed, tokens/s as the page counts them", heads, measured, numeric=heads[1:7]))
     pages = {cell.source for cell in published}
     models = {cell.model for cell in published}
     scored = [
@@ -166,6 +167,9 @@ def _both_published(one: Sequence[PublishedCell], other: Sequence[PublishedCell]
                         "; ".join(dict.fromkeys(filter(None, (cell.remarks, beside.remarks)))),
                     )
                 )  # fmt: skip
+    if not rows:
+        console().print("A and B have no engine, length and number of devices of one source in common", markup=False)
+        return 0
     heads = ("A", "B", "engine", "input", "A tokens/s", "B tokens/s", "B / A", "note")
     console().print(
         table(

@@ -81,7 +81,7 @@ def _milliseconds(moment: str) -> int:
 
 def _log(client: Any, experiment: str, record: RunRecord, metrics: dict[str, float]) -> None:
     begun = _milliseconds(record.started_at)
-    tags = {TAG: record.run_id, "session": record.session, "mlflow.runName": record.run_id}
+    tags = {"session": record.session, "mlflow.runName": record.run_id}
     run_id = client.create_run(experiment, start_time=begun, tags=tags).info.run_id
     params = {
         "model": record.variant.model,
@@ -96,5 +96,6 @@ def _log(client: Any, experiment: str, record: RunRecord, metrics: dict[str, flo
         client.log_param(run_id, name, value)
     for name, number in metrics.items():
         client.log_metric(run_id, name, number, timestamp=begun)
+    client.set_tag(run_id, TAG, record.run_id)  # last: a run that was cut short is logged again
     ended = record.finished_at and _milliseconds(record.finished_at)
     client.set_terminated(run_id, "FAILED" if record.failures else "FINISHED", end_time=ended or begun)

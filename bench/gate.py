@@ -10,9 +10,10 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from bench.analysis.history import Judged, Mark
 from bench.analysis.paired import compare
@@ -25,7 +26,7 @@ from bench.nights import histories, last_nights
 from bench.record import RunRecord, TaskScore
 from bench.select import read_record
 from bench.spec import nearest
-from bench.store import write_atomic
+from bench.store import append, write_atomic
 from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"
@@ -139,8 +140,26 @@ def run_lines(tonight: Tonight) -> list[Line]:
     ]
 
 
-def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]:
+def lost_lines(results_dir: Path, tonight: Tonight, unreadable: Mapping[str, str]) -> list[Line]:
+    """Return a line for each run that began after tonight's and left nothing to judge."""
+    newest = max(row.run_id for row in tonight.runs)
+    unended = [file.parent.name for file in results_dir.glob("runs/*/run.json")]
+    found = {
+        run_id: "it has not ended: cut short, or still going on"
+        for run_id in sorted(unended)
+        if run_id > newest and not (results_dir / "runs" / run_id / "record.json").exists()
+    }
+    found |= {run_id: f"it cannot be read: {why}" for run_id, why in unreadable.items() if run_id > newest}
+    return [Line(name=run_id, kind="invalid", reason=why) for run_id, why in found.items()]
+
+
+def judged(results_dir: Path, session: str | None, *, newest: bool) -> tuple[Tonight, list[Line]]:
     """Judge a session, the newest by default.
+
+    Args:
+        results_dir: results folder.
+        session: None for the newest.
+        newest: whether it is the newest, but for second measurements of the same night.
 
     Raises:
         StoreError: there is no such session, or a record cannot be read.
@@ -151,7 +170,8 @@ def judged(results_dir: Path, session: str | None) -> tuple[Tonight, list[Line]]
         tonight = tonight_of(index, session)
         lines = [
             *run_lines(tonight),
-            *speed_lines(index, tonight, marks_of(results_dir), newest=session is None),
+            *(lost_lines(results_dir, tonight, done.unreadable) if session is None else ()),
+            *speed_lines(index, tonight, marks_of(results_dir), newest=newest),
             *accuracy_lines(results_dir, index, tonight),
         ]
     finally:
@@ -180,9 +200,18 @@ def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) ->
     return bool(again)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors do not look like too little data."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with the code of an invalid run."""
+        self.print_usage(sys.stderr)
+        self.exit(3, f"{self.prog}: error: {message}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Judge, print, write what CI wants, and return the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="quantbench gate",
         description="Say whether the newest session is worse than the nights before.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT.items()),
@@ -202,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(arguments)
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")
-        return error.exit_code if error.exit_code != 1 else 3
+        return 3
 
 
 def _main(arguments: argparse.Namespace) -> int:
@@ -217,9 +246,11 @@ def _main(arguments: argparse.Namespace) -> int:
         accept(results, arguments.accept, arguments.reason)
         sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
         return 0
-    tonight, lines = judged(results, arguments.session)
+    newest = arguments.session is None
+    tonight, lines = judged(results, arguments.session, newest=newest)
     if arguments.rerun and measure_again(results, tonight, lines):
-        _, lines = judged(results, arguments.session)
+        # The second measurement is a session of its own; what is judged is still the first, with both in its night.
+        tonight, lines = judged(results, tonight.session, newest=newest)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
     if arguments.change_points:
@@ -234,8 +265,7 @@ def _main(arguments: argparse.Namespace) -> int:
         (results / HISTORY, _entry(tonight, lines)),
     ):
         if file is not None:
-            with file.open("a") as stream:
-                stream.write(text)
+            append(file, text)
     return code
 
 

@@ -142,6 +142,7 @@ class Index:
             self._file.unlink()
             self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=normal")
         self._db.execute("pragma foreign_keys=on")
 
     def _make(self) -> None:
@@ -156,39 +157,44 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        self._db.execute("begin immediate")
+        with self._told():
+            self._db.execute("begin immediate")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._db.execute("rollback")
-            raise
-        self._db.execute("commit")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._file}: {error}; it can be deleted, nothing is lost") from error
+
+    def _ask(self, question: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._told():
+            return self._db.execute(question, values).fetchall()
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
 
     def refresh(self) -> Refreshed:
-        """Take in runs that are new or have changed, and forget those that are gone.
+        """Take in runs that are new or have changed, each as soon as it is read, and forget those that are gone.
 
         Raises:
             StoreError: the index cannot be written.
         """
-        try:
-            with self._writing():
-                return self._refresh()
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot write {self._file}: {error}") from error
-
-    def _refresh(self) -> Refreshed:
-        known = {row[0]: row[1:] for row in self._db.execute("select run_id, bytes, mtime_ns from runs")}
+        known = {row[0]: row[1:] for row in self._ask("select run_id, bytes, mtime_ns from runs")}
         files = {file.parent.name: file for file in self._results_dir.glob("runs/*/record.json")}
         read, unreadable = 0, {}
         for run_id, file in files.items():
-            stat = file.stat()
-            if known.get(run_id) == (stat.st_size, stat.st_mtime_ns):
-                continue
             try:
+                stat = file.stat()
+                if known.get(run_id) == (stat.st_size, stat.st_mtime_ns):
+                    continue
                 content = file.read_bytes()
                 digest = hashlib.sha256(content).hexdigest()
                 if sums_of(file.parent).get(file.name, digest) != digest:
@@ -198,12 +204,15 @@ class Index:
             except (OSError, ValidationError, StoreError) as error:
                 unreadable[run_id] = str(error).splitlines()[0]
                 continue
-            self._forget(run_id)
-            self._take(run_id, record, digest, stat)
+            with self._writing():
+                self._forget(run_id)
+                self._take(run_id, record, digest, stat)
             read += 1
         gone = known.keys() - files.keys()
-        for run_id in gone:
-            self._forget(run_id)
+        if gone:
+            with self._writing():
+                for run_id in gone:
+                    self._forget(run_id)
         return Refreshed(read=read, removed=len(gone), unreadable=unreadable)
 
     def rebuild(self) -> Refreshed:
@@ -240,7 +249,7 @@ class Index:
 
     def runs(self, *, model: str | None = None, quant: str | None = None, limit: int = -1) -> list[RunRow]:
         """Return runs, newest first."""
-        rows = self._db.execute(
+        rows = self._ask(
             "select run_id, session, model, quant, engine, hostname, device, epoch, started_at, finished_at, failures,"
             " (select count(*) from cells where cells.run_id = runs.run_id and control = 0),"
             " (select count(distinct task) from scores where scores.run_id = runs.run_id)"
@@ -253,18 +262,18 @@ class Index:
 
     def fingerprints(self) -> dict[str, str]:
         """Return {run id: sha256 of its record}."""
-        return dict(self._db.execute("select run_id, sha256 from runs"))
+        return dict(self._ask("select run_id, sha256 from runs"))
 
     def variants(self) -> list[tuple[str, str, str]]:
         """Return (model, quant, engine) of every run."""
-        return self._db.execute("select distinct model, quant, engine from runs order by 1, 2, 3").fetchall()
+        return self._ask("select distinct model, quant, engine from runs order by 1, 2, 3")
 
     def series(self, of: Iterable[tuple[str, str, str]] | None = None) -> list[SeriesKey]:
         """Return every series of closed loops that the records hold; only of some variants, where they are given."""
         rows = [
             row
             for variant in sorted(set(self.variants() if of is None else of))
-            for row in self._db.execute(
+            for row in self._ask(
                 "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
                 " where model = ? and quant = ? and engine = ? and control = 0 and request_rate is null"
                 " order by 1, 2, 3, 4, 5, 6",
@@ -276,7 +285,7 @@ class Index:
 
     def nights(self, key: SeriesKey, figure: Figure, *, after: str = "") -> list[Measured]:
         """Return the history of a series, oldest first; only what began after a moment, where one is given."""
-        rows = self._db.execute(
+        rows = self._ask(
             f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
             " join runs r using (run_id) where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ?"
             " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate is null"
@@ -292,7 +301,7 @@ class Index:
         """
         fields = ", ".join(SeriesKey.model_fields)
         same = " and ".join(f"c.{name} = k.{name}" for name in SeriesKey.model_fields)
-        rows = self._db.execute(
+        rows = self._ask(
             f"select {fields}, figure, through, state from courses k where signature = ? and runs = (select count(*)"
             f" from cells c where {same} and c.control = 0 and c.request_rate is null and c.started_at <= k.through)",
             (signature,),

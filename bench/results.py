@@ -5,7 +5,6 @@ them, and makes the index anew. ``prune`` only says what it would remove until `
 """
 
 import argparse
-import fcntl
 import shutil
 import sys
 from collections import Counter
@@ -23,7 +22,7 @@ from bench.record import RunRecord, SpeedCell
 from bench.report import format as fmt
 from bench.select import open_index, records_named
 from bench.speed.metrics import summarize
-from bench.store import damaged, partial, read_begun, sums_of
+from bench.store import damaged, is_held, partial, read_begun, sums_of
 from bench.terminal import console, table
 
 
@@ -128,7 +127,8 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     results: Path = arguments.results
     index = open_index(results)
     try:
-        faults = {folder.name: why for folder in sorted((results / "runs").iterdir()) if (why := _fault(folder))}
+        folders = [one for one in sorted((results / "runs").iterdir()) if one.is_dir() and not is_held(one)]
+        faults = {folder.name: why for folder in folders if (why := _fault(folder))}
         for run_id, why in faults.items():
             sys.stderr.write(f"warning: {run_id}: {why}; now at {set_aside(results, run_id)}\n")
         done = index.rebuild()
@@ -136,19 +136,6 @@ def _rebuild(arguments: argparse.Namespace) -> int:
         index.close()
     sys.stdout.write(f"{fmt.plural(done.read, 'ended run')} in the index, {len(faults)} set aside\n")
     return 1 if faults else 0
-
-
-def _is_held(folder: Path) -> bool:
-    """Tell whether a run is still going on."""
-    lock = folder / ".lock"
-    if not lock.exists():
-        return False
-    with lock.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def outdated(
@@ -177,7 +164,7 @@ def outdated(
 
 def _unfinished(runs_dir: Path) -> list[str]:
     folders = (folder for folder in sorted(runs_dir.iterdir()) if (folder / "run.json").exists())
-    return [folder.name for folder in folders if not (folder / "record.json").exists() and not _is_held(folder)]
+    return [folder.name for folder in folders if not (folder / "record.json").exists() and not is_held(folder)]
 
 
 def _prune(arguments: argparse.Namespace) -> int:
@@ -199,6 +186,8 @@ def _prune(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         sys.stdout.write(f"{fmt.plural(len(names), 'run')} would be removed; add --yes to remove them\n")
         return 0
+    for rest in results.glob(".removed-*"):  # of a removal that was killed
+        shutil.rmtree(rest, ignore_errors=True)
     for name in names:
         _remove(results, name)
     index = Index(results)

@@ -24,7 +24,7 @@ from bench.nights import histories
 from bench.progress import console
 from bench.report.lang import LANGUAGES
 from bench.report.page import write
-from bench.report.site_pages import Session, Variant, variant_page, write_index
+from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
 from bench.select import open_index, read_record
 from bench.store import write_atomic
 from quantize.key import canonical_json, sha256_text
@@ -43,7 +43,7 @@ def _sessions(rows: Iterable[RunRow]) -> list[Session]:
     found: dict[str, list[RunRow]] = {}
     for row in rows:
         found.setdefault(row.session, []).append(row)
-    return [Session(name, tuple(reversed(own)), f"session-{name}.html") for name, own in found.items()]
+    return [Session(name, tuple(reversed(own)), page_name("session", name)) for name, own in found.items()]
 
 
 def _nights(results_dir: Path, key: VariantKey) -> dict[str, tuple[Judged, ...]]:
@@ -54,6 +54,16 @@ def _nights(results_dir: Path, key: VariantKey) -> dict[str, tuple[Judged, ...]]
         return histories(index, rows, marks_of(results_dir))
     finally:
         index.close()
+
+
+def _made(file: Path) -> dict[str, str]:
+    """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
+    try:
+        found: dict[str, str] = json.loads(file.read_text())
+        [Variant(**row) for row in json.loads(found["variants"])]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return found
 
 
 def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
@@ -86,7 +96,7 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
     finally:
         index.close()
     file = out / MADE
-    before: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    before = _made(file)
     sessions = _sessions(rows)
     marks = [mark.model_dump() for mark in marks_of(results_dir)]
     wanted = {

@@ -50,6 +50,33 @@ def write_atomic(file: Path, content: str | bytes) -> None:
         raise StoreError(f"cannot write {file}: {error.strerror}") from error
 
 
+def append(file: Path, text: str) -> None:
+    """Write text at the end of a file.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error.strerror}") from error
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether a run is still going on."""
+    lock = folder / ".lock"
+    if not lock.exists():
+        return False
+    with lock.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _read(kind: type[T], file: Path) -> T:
     try:
         return kind.model_validate_json(file.read_bytes())

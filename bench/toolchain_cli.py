@@ -1,20 +1,14 @@
 """``quantbench toolchain list | build NAME | check NAME``: the environments of the libraries that quantize."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from bench import toolchain, toolchain_build
 from bench.errors import QuantbenchError
 from bench.spec import nearest
+from bench.terminal import console, table
 
-PLAIN_WIDTH = 160
-"""Columns of the table where no terminal says how many it has."""
 ACTIONS = {
     "list": "show every toolchain: whether it is built, how large it is, what it is for",
     "build": "build NAME's environment, once; tells sizes first",
@@ -39,20 +33,16 @@ def parser() -> argparse.ArgumentParser:
 
 def show() -> None:
     """Print the table of all toolchains."""
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
-    table = Table(title="toolchains", title_justify="left")
-    for heading in ("name", "state", "size", "what for"):
-        table.add_column(heading)
+    rows = []
     for name in toolchain.names():
         chain = toolchain.read(name)
         found = toolchain.state(chain)
         built = toolchain.read_built(Path(found.python).parent.parent) if found.python else None
         size = built.disk_bytes if built else chain.disk_bytes
-        table.add_row(escape(name), found.kind, f"{size / 1e9:.1f} GB", escape(chain.what_for))
-    console.print(table)
-    console.print(
+        rows.append((name, found.kind, f"{size / 1e9:.1f} GB", chain.what_for))
+    out = console()
+    out.print(table("toolchains", ("name", "state", "size", "what for"), rows))
+    out.print(
         "Sizes of what is not built are those with torch's CPU build; of sglang and vllm, which need CUDA, estimates.",
         soft_wrap=True,
     )

@@ -19,9 +19,10 @@ from bench.analysis.gate import Rule, Track
 from bench.analysis.gate import judge as judge_night
 from bench.analysis.history import ALARMS, value_of
 from bench.gate_output import EXIT
-from bench.record import RunRecord, SpeedCell
+from bench.record import RunRecord
 from bench.speed.metrics import per_trial, tpot_s
 from bench.store import Store
+from tests.records import paced
 
 NIGHTS, ROUNDS = 25, 100
 REAL = 60
@@ -33,27 +34,6 @@ RUN = (
     "+model=smollm2-135m", "quant=bf16", "baseline=bf16", "accuracy=none", "workload=demo",
     "workload.input_lens=[64]", "workload.output_len=32", f"workload.trials={REAL}",
 )  # fmt: skip
-
-
-def slowed(cell: SpeedCell, factor: float) -> SpeedCell:
-    """Return a cell in which every event comes ``factor`` times as late."""
-    trials = tuple(
-        trial.model_copy(
-            update={
-                "requests": tuple(
-                    one.model_copy(
-                        update={
-                            "event_ns": tuple(round(at * factor) for at in one.event_ns),
-                            "end_ns": round(one.end_ns * factor),
-                        }
-                    )
-                    for one in trial.requests
-                )
-            }
-        )
-        for trial in cell.trials
-    )
-    return cell.model_copy(update={"trials": trials})
 
 
 def nights(record: RunRecord, slower: float) -> list[RunRecord]:
@@ -70,7 +50,7 @@ def nights(record: RunRecord, slower: float) -> list[RunRecord]:
         at = f"2026-10-{min(night + 1, NIGHTS):02}T23:{30 if night == NIGHTS else 0:02}:00+00:00"
         changes = {
             "run_id": f"night-{night:02}", "session": f"night-{night:02}", "started_at": at, "finished_at": at,
-            "cells": tuple(slowed(cell, factor) for cell in own),
+            "cells": tuple(paced(cell, factor) for cell in own),
             "control": record.control.model_copy(update={"cells": beside}),
         }  # fmt: skip
         found.append(record.model_copy(update=changes))

@@ -190,28 +190,37 @@ def server(**changes: Any) -> ServerFacts:
     return ServerFacts.model_validate(values | changes)
 
 
-def native_cell(quant: str, input_len: int, **changes: Any) -> SpeedCell:
-    """Return an ok cell of kernels that compute with quantized weights; fields of a cell can be given."""
-    made = cell("bf16", input_len, output_len=changes.pop("output_len", 32), concurrency=changes.pop("concurrency", 1))
-    pace = NATIVE[quant]
-    trials = tuple(
+def paced(cell: SpeedCell, *paces: float) -> SpeedCell:
+    """Return a cell in which everything takes ``pace`` times as long.
+
+    With one pace all its trials do; with several there is a trial for each, all made of the first.
+    """
+    trials = cell.trials if len(paces) == 1 else cell.trials[:1] * len(paces)
+    factors = paces * len(trials) if len(paces) == 1 else paces
+    slower = (
         trial.model_copy(
             update={
                 "requests": tuple(
                     one.model_copy(
                         update={
-                            "event_ns": tuple(round(at * pace) for at in one.event_ns),
-                            "end_ns": round(one.end_ns * pace),
+                            "event_ns": tuple(round(at * factor) for at in one.event_ns),
+                            "end_ns": round(one.end_ns * factor),
                         }
                     )
                     for one in trial.requests
                 )
             }
         )
-        for trial in made.trials
+        for trial, factor in zip(trials, factors, strict=True)
     )
+    return cell.model_copy(update={"trials": tuple(slower)})
+
+
+def native_cell(quant: str, input_len: int, **changes: Any) -> SpeedCell:
+    """Return an ok cell of kernels that compute with quantized weights; fields of a cell can be given."""
+    made = cell("bf16", input_len, output_len=changes.pop("output_len", 32), concurrency=changes.pop("concurrency", 1))
     variant = Variant(model=MODEL, quant=quant)
-    return made.model_copy(update={"variant": variant, "trials": trials, **changes})
+    return paced(made, NATIVE[quant]).model_copy(update={"variant": variant, **changes})
 
 
 def native_record(quant: str = "bf16", **changes: Any) -> RunRecord:

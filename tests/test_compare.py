@@ -11,29 +11,17 @@ from bench.analysis.compared import compared, unlike
 from bench.analysis.speedup import ratio_of_medians
 from bench.compare import REFUSED, main, published_named
 from bench.errors import ConfigError
-from bench.record import RunRecord, SpeedCell
-from tests.records import LENGTHS, controlled_record, environment, keep, native_cell, native_record, native_records
-
-
-def paced(cell: SpeedCell, pace: float) -> SpeedCell:
-    """Return a cell in which everything takes ``pace`` times as long."""
-    trials = tuple(
-        trial.model_copy(
-            update={
-                "requests": tuple(
-                    one.model_copy(
-                        update={
-                            "event_ns": tuple(round(at * pace) for at in one.event_ns),
-                            "end_ns": round(one.end_ns * pace),
-                        }
-                    )
-                    for one in trial.requests
-                )
-            }
-        )
-        for trial in cell.trials
-    )
-    return cell.model_copy(update={"trials": trials})
+from bench.record import RunRecord
+from tests.records import (
+    LENGTHS,
+    controlled_record,
+    environment,
+    keep,
+    native_cell,
+    native_record,
+    native_records,
+    paced,
+)
 
 
 @pytest.fixture

@@ -12,31 +12,19 @@ from hypothesis import strategies as st
 
 from bench.gate import HISTORY, accept, main
 from bench.gate_output import KIND_CODE, Line, exit_code, junit, markdown
-from bench.record import Control, RunRecord, SpeedCell, Variant
+from bench.record import Control, Failure, RunRecord, SpeedCell, Variant
 from bench.store import Store
 from bench.toolchain import read, state
 from tests.manifests import manifest
-from tests.records import native_cell, record
+from tests.records import keep, native_cell, paced, record
 
 ROUNDS = 5
 HOSTILE = "<img onerror=1>|\n</script>"
 
 
 def noisy(cell: SpeedCell, paces: list[float]) -> SpeedCell:
-    """Return a cell whose trials each take ``pace`` times as long."""
-    trial = cell.trials[0]
-    trials = tuple(
-        trial.model_copy(
-            update={
-                "requests": tuple(
-                    one.model_copy(update={"event_ns": tuple(round(at * pace) for at in one.event_ns)})
-                    for one in trial.requests
-                )
-            }
-        )
-        for pace in paces
-    )
-    return cell.model_copy(update={"trials": trials, "interleaved": True})
+    """Return a cell whose trials each take ``pace`` times as long, in turns with others."""
+    return paced(cell, *paces).model_copy(update={"interleaved": True})
 
 
 def night(day: int, change: float = 0.0, *, hour: int = 23) -> RunRecord:
@@ -58,13 +46,6 @@ def night(day: int, change: float = 0.0, *, hour: int = 23) -> RunRecord:
         "gptq-int4", run_id=f"run-{day:03}-{hour}", session=f"session-{day:03}-{hour}", started_at=at,
         cells=(own,), control=control, scores=(),
     )  # fmt: skip
-
-
-def keep(results: Path, one: RunRecord) -> None:
-    folder = Store(results).create(one.run_id)
-    folder.begin(one)
-    folder.finish(one)
-    folder.release()
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +169,60 @@ def test_without_the_toolchain_change_points_say_what_to_build(
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     assert judged(month, "--change-points") == 3
     assert "quantbench toolchain build otava" in capsys.readouterr().err
+
+
+def test_what_is_measured_again_leaves_everything_else_of_the_night_judged(
+    month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two variants, one an alarm and one with a failure: the second measurement of the first hides nothing."""
+    results = tmp_path / "results"
+    shutil.copytree(month, results)
+    slow = night(25, 0.06)
+    other = record("fp8", run_id="run-025-a", session=slow.session, started_at=slow.started_at, cells=(), scores=(),
+                   failures=(Failure(stage="speed", message="out of memory"),))  # fmt: skip
+    for one in (slow, other):
+        keep(results, one)
+    asked = []
+
+    def again(command: list[str], *, check: bool) -> None:
+        asked.append(command)
+        later = {"run_id": "run-025-z", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
+        keep(results, night(25, 0.06, hour=22).model_copy(update=later))
+
+    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    assert judged(results, "--rerun") == 1
+    said = capsys.readouterr().out
+    assert "measured twice" in said
+    assert "1 failures: run-025-a" in said
+    [command] = asked
+    assert command[2:] == ["bench.run", *slow.command, "accuracy=none", f"results_dir={results}"]
+
+
+def test_a_run_that_did_not_end_is_no_quiet_night(month: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(month, results)
+    folder = Store(results).create("run-025-23")
+    folder.begin(night(25))
+    folder.release()
+    assert judged(results) == 3
+    folder.path.rename(results / "elsewhere")
+    keep(results, night(25))
+    (results / "runs" / "run-025-23" / "record.json").write_text("{")
+    assert judged(results) == 3
+
+
+@pytest.mark.parametrize("words", [("--junitt", "x"), ("--session", "nothing")])
+def test_a_wrong_command_does_not_look_like_too_little_data(month: Path, words: tuple[str, ...]) -> None:
+    try:
+        code = judged(month, *words)
+    except SystemExit as left:
+        code = left.code  # type: ignore[assignment]
+    assert code == 3
+
+
+def test_a_summary_that_cannot_be_written_is_no_regression(
+    month: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert judged(month, "--summary", str(tmp_path / "file" / "summary.md")) == 3
+    assert "cannot write" in capsys.readouterr().err

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import StoreError
 from bench.index import NAME, Index, SeriesKey, epoch_of, set_aside
 from bench.record import Control, RunRecord, SpeedCell
-from bench.store import Store
 from tests.manifests import manifest
 from tests.records import environment, native_cell, record
+from tests.records import keep as keep_run
 
 KEY = SeriesKey(
     model="smollm2-135m", quant="gptq-int4", engine="transformers", input_len=256, output_len=32, concurrency=1
@@ -16,11 +17,7 @@ KEY = SeriesKey(
 
 
 def keep(results: Path, one: RunRecord) -> Path:
-    folder = Store(results).create(one.run_id)
-    folder.begin(one)
-    folder.finish(one)
-    folder.release()
-    return folder.path / "record.json"
+    return keep_run(results, one) / "record.json"
 
 
 def night(day: int, **changes: object) -> RunRecord:
@@ -159,3 +156,18 @@ def test_two_processes_may_hold_it_at_once(tmp_path: Path, index: Index) -> None
     keep(tmp_path, night(2))
     assert other.refresh().read == 1
     assert [len(one.runs()) for one in (index, other)] == [2, 2]
+
+
+def test_an_index_spoiled_in_its_middle_is_one_clear_line(tmp_path: Path, index: Index) -> None:
+    for day in range(1, 20):
+        keep(tmp_path, night(day))
+    index.refresh()
+    index.close()
+    file = tmp_path / NAME
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    for rest in tmp_path.glob(f"{NAME}-*"):
+        rest.unlink()
+    with pytest.raises(StoreError, match="can be deleted, nothing is lost"):
+        Index(tmp_path).refresh()

@@ -198,3 +198,17 @@ def test_runs_go_into_mlflow_once(
     [score] = [one for one in record("bf16").scores if one.task == "mini-mmlu" and not one.repeat]
     assert found["mini-mmlu/acc"] == score.metrics[0].value
     assert found["in1024-out32-c1/tpot_s"] > 0
+
+
+def test_rebuild_leaves_a_run_that_is_only_beginning(results: Path) -> None:
+    folder = Store(results).create("20261126T000000-beginning")
+    (results / "runs" / "a file").touch()
+    assert call(results, "rebuild") == 0
+    assert folder.path.exists()
+    folder.release()
+
+
+def test_what_a_killed_removal_left_goes_with_the_next(results: Path) -> None:
+    (results / ".removed-old").mkdir()
+    assert call(results, "prune", "--keep", "9", "--yes") == 0
+    assert not (results / ".removed-old").exists()

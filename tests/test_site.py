@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.gate import accept
+from bench.report.site_pages import page_name
 from bench.site import main
 from tests.pages import Page
 from tests.records import QUANTS, keep, native_record, record
@@ -85,3 +86,23 @@ def test_variants_of_one_night_have_a_page_too(tmp_path: Path) -> None:
     pages = [file.read_text() for file in (tmp_path / "site").glob("variant-*.html")]
     assert len(pages) == 1
     assert "One night so far" in pages[0]
+
+
+def test_a_list_of_pages_that_cannot_be_read_makes_all_anew(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(results, "--reports", "1") == 0
+    (results.parent / "site" / "made.json").write_text('{"variants": "[{')
+    capsys.readouterr()
+    assert build(results, "--reports", "1") == 0
+    assert ", 0 still right" in capsys.readouterr().out
+
+
+def test_names_lead_to_no_other_folder_and_no_two_to_one_page(tmp_path: Path) -> None:
+    names = ("../../evil", "..-..-evil", "fp8[x=1]", "fp8-x-1-", "a/b", "a b", "plain-name", "")
+    files = [page_name("session", name) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(file == Path(file).name for file in files)
+    assert page_name("session", "plain-name") == "session-plain-name.html"
+    results = tmp_path / "deep" / "results"
+    keep(results, record(session="../../evil"))
+    assert main(["build", "--results", str(results), "--out", str(tmp_path / "deep" / "site")]) == 0
+    assert [file.name for file in tmp_path.glob("*")] == ["deep"]

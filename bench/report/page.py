@@ -34,6 +34,7 @@ def _asset(name: str) -> tuple[Markup, str]:
     return Markup(text), f"sha256-{digest}"
 
 
+@cache
 def environment(lang: str) -> Environment:
     """Return what draws templates in a language."""
     translate = translator(lang)

@@ -12,6 +12,7 @@ from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.history import history_section
 from bench.report.page import environment
 from bench.store import write_atomic
+from quantize.key import sha256_text
 
 SESSIONS = (
     Head("Session"),
@@ -32,6 +33,12 @@ VARIANTS = (
     Head("Alarms", "series whose last night is an alarm", numeric=True),
     Head("Last night"),
 )
+
+
+def page_name(kind: str, name: str) -> str:
+    """Return a file's name for a page: what is no plain name gets a digest, so that no two share one."""
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return f"{kind}-{plain if plain == name else f'{plain}-{sha256_text(name)[:8]}'}.html"
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,7 @@ class Variant:
     @classmethod
     def of(cls, key: tuple[str, str, str]) -> "Variant":
         """Return a variant of which nothing is known yet."""
-        name = re.sub(r"[^\w.]+", "-", "-".join(key)).strip("-")
-        return cls(*key, file=f"variant-{name}.html")
+        return cls(*key, file=page_name("variant", "-".join(key)))
 
 
 def _write(path: Path, title: str, byline: str, sections: Sequence[Section], lang: str) -> None:
