@@ -7,10 +7,12 @@ nights; the newest sessions have their reports. A page is made anew only where w
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from signal import SIG_IGN, SIGINT
 from typing import Any
 
 from rich.progress import track
@@ -110,7 +112,8 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
     wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
     stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
     known = {row["file"]: Variant(**row) for row in json.loads(before.get("variants", "[]"))}
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+    # Only this process hears Ctrl-C: the others end their page and take no other.
+    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=(SIGINT, SIG_IGN)) as pool:
         jobs = {
             one.file: pool.submit(_make_variant, results_dir, out, key, lang)
             for one, key in zip(variants, keys, strict=True)
@@ -122,8 +125,12 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
             if session.file in stale
         ]
         waiting: list[Future[Any]] = [*jobs.values(), *made]
-        for job in track(waiting, "pages", console=console, transient=True):
-            job.result()
+        try:
+            for job in track(waiting, "pages", console=console, transient=True):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     variants = [jobs[one.file].result() if one.file in jobs else known[one.file] for one in variants]
     write_index(out, [session.with_page(out) for session in sessions], variants, lang)
     told = {**before, **wanted, "variants": json.dumps([one.__dict__ for one in variants])}
@@ -153,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     sys.stdout.write(f"{made} pages made, {kept} still right: {arguments.out / 'index.html'}\n")
     return 0
 
