@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.report.document import Mark
-from bench.report.plots import INK, SERIES, STYLE, _axes, _inline, _short, _ticks
+from bench.report.plots import INK, SERIES, STYLE, _axes, _inline, _ticks
 from bench.speed.metrics import Interval
 
 
@@ -17,6 +17,7 @@ class Placed:
     """One variant."""
 
     label: str
+    """Stands in the legend beside the drawing, for points may lie upon each other."""
     mark: Mark
     x: Interval
     y: Interval
@@ -50,18 +51,7 @@ def pareto(
                 capsize=2,
             )
             if one.front:
-                axes.plot(
-                    one.x.median,
-                    100 * one.y.median,
-                    "o",
-                    markersize=12,
-                    markerfacecolor="none",
-                    color=INK,
-                    linewidth=0.8,
-                )
-            axes.annotate(
-                _short(one.label), (one.x.median, 100 * one.y.median), (8, 6), textcoords="offset points", fontsize=8
-            )
+                axes.plot(*at, "o", markersize=12, markerfacecolor="none", color=INK, linewidth=0.8)
         axes.margins(x=0.15, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_ticks(show))
