@@ -1,4 +1,4 @@
-"""How torch's threads wait for each other in the processes that quantbench starts for itself on a CPU."""
+"""How torch's threads wait and where its memory lies in the processes that quantbench starts for itself on a CPU."""
 
 import os
 
@@ -14,3 +14,11 @@ def waiting() -> dict[str, str]:
     keeps the one it waits for from working, and a small step takes ten times as long or more.
     """
     return {} if any(name in os.environ for name in CHOICES) else {"GOMP_SPINCOUNT": SPIN}
+
+
+def memory() -> dict[str, str]:
+    """Return the environment variables that let the GNU C library ask for huge pages; nothing where somebody chose.
+
+    Linux gives them where ``/sys/kernel/mm/transparent_hugepage/enabled`` says ``madvise``, its usual setting.
+    """
+    return {} if "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

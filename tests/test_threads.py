@@ -3,7 +3,7 @@
 import pytest
 
 from bench.engines import transformers
-from bench.threads import CHOICES, waiting
+from bench.threads import CHOICES, memory, waiting
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -15,3 +15,11 @@ def test_what_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch, choice: str)
     monkeypatch.setenv(choice, "passive")
     assert waiting() == {}
     assert "GOMP_SPINCOUNT" not in transformers.environment(None, "")
+
+
+def test_huge_pages_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert memory().items() <= transformers.environment(None, "").items()
+    assert memory() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert memory() == {}

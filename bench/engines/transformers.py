@@ -9,7 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts
-from bench.threads import waiting
+from bench.threads import memory, waiting
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
@@ -68,7 +68,7 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
 
 def environment(config: Config, api_key: str) -> dict[str, str]:
     """Return the server's own variables: it never asks a hub, knows of no keys, and shares its cores."""
-    return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **waiting()}
+    return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **waiting(), **memory()}
 
 
 def facts(
