@@ -63,13 +63,22 @@ def cli(cache: Path, tmp_path: Path) -> Cli:
     return Cli(cache, tmp_path)
 
 
+FIRST = ("test_variants.py", "test_model.py", "test_run.py", "test_accuracy.py", "test_builds.py", "test_launchers.py")
+"""Files that take minutes: begun first, so that no process is left alone with one at the end."""
 TOGETHER = {"test_run.py", "test_model.py"}
 """Files that want the same checkpoints built: one process takes them all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hand tests out by file, but some files to the same process."""
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # else files with many tests would come first
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist's types are not complete
         def _split_scope(self, nodeid: str) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.serving import Reference, checkpoint, prompt, reference, write_checkpoint
 
@@ -33,6 +35,45 @@ def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family:
     torch.testing.assert_close(found.log_softmax(-1), truth, atol=1e-4, rtol=0)
 
 
+def test_many_tokens_in_a_pass_a_core_are_what_one_pass_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from bench.serving import model as serving
+    from bench.serving.kv import SequenceKV
+
+    write_checkpoint(tmp_path)
+    model = serving.Model(tmp_path, "cpu", "float32")
+    ids = [prompt(seed, n) for seed, n in enumerate((300, 20, 210, 90, 2))]
+    keep = [1, 3, 1, 2, 1]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(serving, "PASS_TOKENS", 10**9)
+        whole = model.forward(ids, [SequenceKV(reserve=1) for _ in ids], keep)
+        monkeypatch.setattr(serving, "PASS_TOKENS", 100)
+        split = [SequenceKV(reserve=1) for _ in ids]
+        parts = model.forward(ids, split, keep)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert [kv.length for kv in split] == [len(tokens) for tokens in ids]
+    assert [len(rows) for rows in parts] == keep
+    for found, truth in zip(parts, whole, strict=True):
+        torch.testing.assert_close(found, truth, atol=1e-4, rtol=0)
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=40), st.integers(1, 64))
+def test_shares_hold_every_sequence_once_and_enough_tokens_each(lengths: list[int], most: int) -> None:
+    from bench.serving.model import PASS_TOKENS, even
+
+    shares = even(lengths, most)
+    assert [n for share in shares for n in lengths[share]] == lengths
+    assert 1 <= len(shares) <= most
+    assert len(shares) == 1 or sum(lengths) >= PASS_TOKENS * len(shares)
+
+
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -44,7 +85,7 @@ def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.Monkey
     truth = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
     for scores in (1, 7 * 4 * 100, 2**20):
         monkeypatch.setattr(attention, "SCORES_PER_BLOCK", scores)
-        torch.testing.assert_close(attention.causal(query, key, value, 0.3), truth)
+        torch.testing.assert_close(attention.causal(query, key, value, 0.3, {}), truth)
 
 
 def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:

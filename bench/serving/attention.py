@@ -16,6 +16,8 @@ from bench.serving.kv import Rows
 NAME = "quantbench"
 SCORES_PER_BLOCK = 2**25
 """Most attention scores (heads x queries x keys) of one masked block: 128 MiB in float32."""
+Shape = tuple[int, int]
+"""(queries, positions)."""
 UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
@@ -55,10 +57,13 @@ def _attend(
     if needed:
         raise NotImplementedError(f"this model's attention uses {', '.join(needed)}, which engine=transformers lacks")
     pieces = zip(query.split(keys.new, dim=2), keys.views, values.views, strict=True)
-    return torch.cat([causal(piece, key, value, scaling) for piece, key, value in pieces], dim=2).transpose(1, 2), None
+    outputs = [causal(piece, key, value, scaling, keys.masks) for piece, key, value in pieces]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+def causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, masks: dict[Shape, torch.Tensor]
+) -> torch.Tensor:
     """Return causal attention of the last positions of one sequence over all of it.
 
     Args:
@@ -66,6 +71,7 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling:
         key: (1, kv_heads, positions, head_dim); ``heads`` is a multiple of ``kv_heads``.
         value: as ``key``.
         scaling: factor on the scores.
+        masks: those of earlier layers of the same pass, to be used again; new ones are added.
 
     Returns:
         (1, heads, queries, head_dim).
@@ -77,6 +83,15 @@ def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling:
         return scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=queries > 1, enable_gqa=grouped)
     past = positions - queries
     rows = max(1, SCORES_PER_BLOCK // (heads * positions))
+    if rows >= queries:
+        # The heads of one group as further queries: their keys are then read once, and not copied for each.
+        groups = heads // key.shape[1]
+        shape = (queries, positions)
+        if shape not in masks:
+            mask = query.new_full(shape, float("-inf")).triu_(past + 1)
+            masks[shape] = mask.repeat(groups, 1)
+        folded = query.reshape(1, key.shape[1], groups * queries, -1)
+        return scaled_dot_product_attention(folded, key, value, masks[shape], scale=scaling).view(query.shape)
     # One buffer of the same size in every call: masks that grow with the sequence fragment the heap by gigabytes.
     buffer = query.new_empty(max(positions, SCORES_PER_BLOCK // heads))
     blocks = []

@@ -92,6 +92,8 @@ class Rows:
     """Of each sequence, how many positions at its end are new."""
     views: tuple[torch.Tensor, ...]
     """Of each sequence, all positions so far: (1, kv_heads, positions, head_dim)."""
+    masks: dict[tuple[int, int], torch.Tensor]
+    """What the layers of one pass have in common; see :func:`bench.serving.attention.causal`."""
 
 
 class RaggedCache:
@@ -105,9 +107,11 @@ class RaggedCache:
         self._sequences = sequences
         self._new = list(new)
         self._store = store
+        self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[Rows, Rows]:
         """Append one layer's new positions, (1, kv_heads, new positions of all, head_dim), and return each's own."""
         pieces = zip(self._sequences, keys[0].split(self._new, dim=1), values[0].split(self._new, dim=1), strict=True)
         views = [sequence.append(layer, key, value, self._store) for sequence, key, value in pieces]
-        return Rows(self._new, tuple(key for key, _ in views)), Rows(self._new, tuple(value for _, value in views))
+        keys_so_far, values_so_far = zip(*views, strict=True)
+        return Rows(self._new, keys_so_far, self._masks), Rows(self._new, values_so_far, self._masks)

@@ -3,7 +3,10 @@
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,8 @@ from quantize.expanded import Expanded
 
 MEMORY_SHARE = 0.8
 """Part of the memory that is free after loading that keys and values may take; the rest is for activations."""
+PASS_TOKENS = 256
+"""Fewest new tokens of one of several passes: each pass reads all weights."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 log = logging.getLogger(__name__)
@@ -105,7 +110,7 @@ class Model:
     def forward(
         self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:
-        """Continue sequences by their next tokens, all in one pass without padding.
+        """Continue sequences by their next tokens, without padding; many tokens on a CPU in one pass a core.
 
         Args:
             tokens: for each sequence, its new tokens, one or more.
@@ -115,6 +120,30 @@ class Model:
         Returns:
             For each sequence, logits (keep, vocabulary) in float32.
         """
+        threads = torch.get_num_threads()
+        shares = even([len(piece) for piece in tokens], threads if self.device.type == "cpu" else 1)
+        passes = [(tokens[share], sequences[share], keep[share]) for share in shares]
+        if len(passes) == 1:
+            found = [self._forward(*passes[0])]
+        else:
+            # Threads that share one product wait for each other after each; those with sequences of their own do not.
+            with _threads(threads // len(passes)), ThreadPoolExecutor(len(passes)) as pool:
+                found = list(pool.map(lambda one: self._alone(threads // len(passes), *one), passes))
+        for sequence, piece in zip(sequences, tokens, strict=True):
+            sequence.advance(len(piece))
+        return tuple(rows for part in found for rows in part)
+
+    def _alone(
+        self, threads: int, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
+    ) -> tuple[torch.Tensor, ...]:
+        """As `_forward`, with so many threads of its own."""
+        torch.set_num_threads(threads)
+        return self._forward(tokens, sequences, keep)
+
+    def _forward(
+        self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
+    ) -> tuple[torch.Tensor, ...]:
+        """As `forward`, in one pass, the sequences' lengths left to the caller."""
         new = [len(piece) for piece in tokens]
         positions = [torch.arange(kv.length, kv.length + n) for kv, n in zip(sequences, new, strict=True)]
         ends = itertools.accumulate(new)
@@ -131,8 +160,6 @@ class Model:
                 .logits[0]
                 .float()
             )
-        for sequence, n in zip(sequences, new, strict=True):
-            sequence.advance(n)
         rows: tuple[torch.Tensor, ...] = logits.split(list(keep))
         return rows
 
@@ -150,6 +177,25 @@ class Model:
         else:
             free = psutil.virtual_memory().available
         return int(free * MEMORY_SHARE) // per_token
+
+
+def even(lengths: Sequence[int], most: int) -> list[slice]:
+    """Return at most ``most`` runs of sequences with about as many tokens each, `PASS_TOKENS` or more on average."""
+    parts = max(1, min(most, len(lengths), sum(lengths) // PASS_TOKENS))
+    ends = list(itertools.accumulate(lengths))
+    cuts = [0, *(bisect_left(ends, ends[-1] * part / parts) + 1 for part in range(1, parts)), len(lengths)]
+    return [slice(begin, end) for begin, end in itertools.pairwise(cuts) if begin < end]
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Let torch compute with ``n`` threads meanwhile: OpenMP counts by thread, MKL by process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fits_in_float32(path: Path) -> bool:
