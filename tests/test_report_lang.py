@@ -9,6 +9,7 @@ import pytest
 from bench.report import lang
 from bench.report.lang import LANGUAGES, translator
 from bench.report.page import render, write
+from bench.report.sections.glossary import MEASURES
 from tests.pages import Page
 from tests.records import demo_records, native_records, troubled_records
 
@@ -43,8 +44,10 @@ def test_figures_names_and_structure_are_the_same_in_both_languages() -> None:
 
 def test_what_is_not_known_stays_as_it_is() -> None:
     translate = translator("zh")
-    reason = "the server ended with exit code -9 (out of memory?)"
+    reason = "CUDA error: an illegal memory access was encountered"
     assert translate(reason) == reason
+    between = "From here to there."
+    assert translate(between) == between
     assert translate("") == ""
     assert translate("x" * 100_000) == "x" * 100_000
     assert translator("en")(reason) == reason
@@ -54,12 +57,26 @@ def test_patterns_translate_what_they_hold() -> None:
     translate = translator("zh")
     assert translate("Goal: smallest checkpoint, at a margin of 1 pp") == "目标：最小的检查点，界限 1 个百分点"
     assert translate("7 × not supported") == "7 × 不支持"
+    assert translate("−12.6 to +1.9") == "−12.6 到 +1.9"
+
+
+def test_the_longest_known_run_of_sentences_is_taken() -> None:
+    translate = translator("zh")
+    known = MEASURES["Choice-KL"]
+    assert translate(f"Who knows. {known}") == f"Who knows.{translate(known)}"
+
+
+def test_the_whole_glossary_is_translated() -> None:
+    translate = translator("zh")
+    assert [
+        text for pair in MEASURES.items() for text in pair if re.search("[a-z]{4,} [a-z]{2,}", translate(text))
+    ] == []
 
 
 @pytest.mark.parametrize("pattern", CATALOGUE["pattern"])
 def test_a_pattern_loses_none_of_its_parts(pattern: str) -> None:
     told = CATALOGUE["pattern"][pattern]
-    parts = [str(index) for index in range(pattern.count("{}"))]
+    parts = [str(index) for index in range(pattern.count("{}") + pattern.count("{n}"))]
     filled = told.format(*(f"<{part}>" for part in parts))
     assert sorted(re.findall(r"<(\d+)>", filled)) == sorted(parts)
 

@@ -1,8 +1,9 @@
 """The page in another language: every text is looked up as it is drawn. English texts are their own keys.
 
 ``bench/report/lang/LANG.toml`` holds whole texts and sentences under ``[text]``, and under ``[pattern]`` those with
-``{}`` in place of a figure or name; what stands there is looked up in its turn. A text that is not found whole is
-looked up sentence by sentence. What is not found at all stays English: names, and messages of engines and libraries.
+``{}`` in place of a figure or name, ``{n}`` in place of a figure; what stands there is looked up in its turn. A text
+that is not found whole is looked up in runs of sentences, the longest first. What is not found at all stays English:
+names, and messages of engines and libraries.
 """
 
 import re
@@ -18,6 +19,7 @@ LANGUAGES = ("en", *sorted(file.stem for file in FOLDER.glob("*.toml")))
 
 LONGEST = 500
 """Characters of a text that is held against patterns: nothing of ours is longer, and a long one could take forever."""
+GAPS = {"{}": "((?:[^.:;]|[.:](?! ))+?)", "{n}": r"(\S*\d\S*(?: \S{1,5})?)"}
 Translate = Callable[[str], str]
 
 
@@ -33,7 +35,7 @@ class _Catalogue:
         data = tomllib.loads((FOLDER / f"{lang}.toml").read_text(encoding="utf-8"))
         self._texts: dict[str, str] = data["text"]
         self._patterns = [
-            (re.compile("([^;]+?)".join(map(re.escape, pattern.split("{}")))), told)
+            (re.compile("".join(GAPS.get(part) or re.escape(part) for part in re.split(r"(\{n?\})", pattern))), told)
             for pattern, told in data["pattern"].items()
         ]
         self._join: str = data.get("join", " ")
@@ -56,12 +58,13 @@ class _Catalogue:
         sentences = re.split(r"(?<=[.:;]) ", text)
         if len(sentences) == 1:
             return text
-        told = [self.whole(sentence) for sentence in sentences]
-        if not any(told):
-            return text
-        return self._join.join(
-            one if one is not None else sentence for one, sentence in zip(told, sentences, strict=True)
-        )
+        told: list[str] = []
+        begin = 0
+        while begin < len(sentences):
+            runs = ((end, self.whole(" ".join(sentences[begin:end]))) for end in range(len(sentences), begin, -1))
+            begin, known = next((run for run in runs if run[1] is not None), (begin + 1, sentences[begin]))
+            told.append(str(known))
+        return text if told == sentences else self._join.join(told)
 
 
 @cache
