@@ -87,6 +87,9 @@ class Model:
         self.vocab_size: int = self._model.get_input_embeddings().num_embeddings
         self.max_positions: int = self.config.max_position_embeddings
         self.eos_ids = _eos_ids(path, self.config, self.tokenizer)
+        # Passes at the same time must not change the model: code of its own might, and these positions do.
+        rope = (getattr(self.config, "rope_parameters", None) or {}).get("rope_type")
+        self._passes = self.device.type == "cpu" and not own_code(path) and rope not in ("dynamic", "longrope")
         self.kv_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else self._model.dtype
 
     def stretch(self, factor: float, original: int) -> None:
@@ -121,7 +124,7 @@ class Model:
             For each sequence, logits (keep, vocabulary) in float32.
         """
         threads = torch.get_num_threads()
-        shares = even([len(piece) for piece in tokens], threads if self.device.type == "cpu" else 1)
+        shares = even([len(piece) for piece in tokens], threads if self._passes else 1)
         passes = [(tokens[share], sequences[share], keep[share]) for share in shares]
         if len(passes) == 1:
             found = [self._forward(*passes[0])]
