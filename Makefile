@@ -6,11 +6,12 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints/cpu-py311.tx
 CORE := bf16,fp8,gptq-int8,gptq-int4,awq-int4
 DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
 
-.PHONY: help setup demo test check format bench contract-sglang clean
+.PHONY: help setup demo test test-all check format bench contract-sglang clean
 
 help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
 	@echo "make test    run the tests"
+	@echo "make test-all  also every variant of every kind of model, and one larger than the allowed memory"
 	@echo "make check   formatting, lint, types, layering, workflows"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
 	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
@@ -33,6 +34,9 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4
 	$(BIN)/python -m pytest -m alone
+
+test-all: export QUANTBENCH_TEST_ALL = 1
+test-all: test
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Shared fixtures: one cache of checkpoints for all tests of a session, so that each is built once."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Several processes share the cores: threads that wait by spinning keep the others from working, which costs torch's
 # small steps a factor of ten and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+EVERY = os.environ.get("QUANTBENCH_TEST_ALL") == "1"
+"""Whether what is much like another test and takes minutes is wanted too: `make test-all`."""
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import RunRecord
-from tests.conftest import ROOT, Cli
+from tests.conftest import EVERY, ROOT, Cli
 from tests.test_run import records, wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -211,8 +211,8 @@ LIMIT_BYTES = 3_300_000_000
 def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_within_it(
     own: Cli, tmp_path: Path
 ) -> None:
-    if os.environ.get("QUANTBENCH_TEST_ALL") != "1":
-        pytest.skip("takes four minutes and 12 GB of disk: QUANTBENCH_TEST_ALL=1")
+    if not EVERY:
+        pytest.skip("takes four minutes and 12 GB of disk: make test-all")
     source = source_of(own)
     subprocess.run([sys.executable, "-c", BIG, str(source), str(tmp_path / "big"), "29"], check=True)
     run = own.argv(

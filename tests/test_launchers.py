@@ -20,7 +20,7 @@ from bench.preflight import check_launcher, launches_elsewhere
 from bench.record import RunRecord, TaskScore
 from bench.session import Session, attempt_of
 from bench.store import Store, unfinished
-from tests.conftest import ROOT, Cli
+from tests.conftest import EVERY, ROOT, Cli
 from tests.records import environment, record
 
 SWEEP = (
@@ -120,6 +120,8 @@ def test_other_launchers_leave_the_same_records(
 ) -> None:
     if not has(package):
         pytest.skip("pip install 'quantbench[cluster]'")
+    if launcher == "joblib" and not EVERY:
+        pytest.skip("takes a minute, like submitit_local: make test-all")
     done = cli(*SWEEP, "quant=bf16,fp8", f"hydra/launcher={launcher}", *more, timeout=500)
     assert done.returncode == 0, done.stderr
     assert what(cli.folder / "results") == {quant: serial[1][quant] for quant in ("bf16", "fp8")}
