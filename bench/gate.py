@@ -249,8 +249,9 @@ def _main(arguments: argparse.Namespace) -> int:
     newest = arguments.session is None
     tonight, lines = judged(results, arguments.session, newest=newest)
     if arguments.rerun and measure_again(results, tonight, lines):
-        # The second measurement is a session of its own; what is judged is still the first, with both in its night.
-        tonight, lines = judged(results, tonight.session, newest=newest)
+        # The second measurement is a session of its own; what is judged is still the first. Where both are not of one
+        # night, as when the hour between is the one that parts two, the first one's alarm stands.
+        tonight, lines = judged(results, tonight.session, newest=False)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
     if arguments.change_points:

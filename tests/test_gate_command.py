@@ -198,6 +198,21 @@ def test_what_is_measured_again_leaves_everything_else_of_the_night_judged(
     assert command[2:] == ["bench.run", *slow.command, "accuracy=none", f"results_dir={results}"]
 
 
+def test_an_alarm_stands_where_the_second_measurement_falls_into_the_next_night(
+    month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(month, results)
+    keep(results, night(25, 0.06))
+
+    def again(command: list[str], *, check: bool) -> None:
+        keep(results, night(26, 0.06).model_copy(update={"session": "again"}))
+
+    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    assert judged(results, "--rerun") == 1
+    assert "a second measurement has to agree" in capsys.readouterr().out
+
+
 def test_a_run_that_did_not_end_is_no_quiet_night(month: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(month, results)
