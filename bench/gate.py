@@ -153,13 +153,14 @@ def lost_lines(results_dir: Path, tonight: Tonight, unreadable: Mapping[str, str
     return [Line(name=run_id, kind="invalid", reason=why) for run_id, why in found.items()]
 
 
-def judged(results_dir: Path, session: str | None, *, newest: bool) -> tuple[Tonight, list[Line]]:
+def judged(results_dir: Path, session: str | None, *, newest: bool, again: bool = False) -> tuple[Tonight, list[Line]]:
     """Judge a session, the newest by default.
 
     Args:
         results_dir: results folder.
         session: None for the newest.
-        newest: whether it is the newest, but for second measurements of the same night.
+        newest: whether it is the newest, but for a second measurement.
+        again: whether there is a second measurement, a session of its own.
 
     Raises:
         StoreError: there is no such session, or a record cannot be read.
@@ -170,8 +171,8 @@ def judged(results_dir: Path, session: str | None, *, newest: bool) -> tuple[Ton
         tonight = tonight_of(index, session)
         lines = [
             *run_lines(tonight),
-            *(lost_lines(results_dir, tonight, done.unreadable) if session is None else ()),
-            *speed_lines(index, tonight, marks_of(results_dir), newest=newest),
+            *(lost_lines(results_dir, tonight, done.unreadable) if newest else ()),
+            *speed_lines(index, tonight, marks_of(results_dir), newest=newest and not again),
             *accuracy_lines(results_dir, index, tonight),
         ]
     finally:
@@ -249,9 +250,9 @@ def _main(arguments: argparse.Namespace) -> int:
     newest = arguments.session is None
     tonight, lines = judged(results, arguments.session, newest=newest)
     if arguments.rerun and measure_again(results, tonight, lines):
-        # The second measurement is a session of its own; what is judged is still the first. Where both are not of one
-        # night, as when the hour between is the one that parts two, the first one's alarm stands.
-        tonight, lines = judged(results, tonight.session, newest=False)
+        # What is judged is still the first. Where both are not of one night, as when the hour between is the one that
+        # parts two, the first one's alarm stands.
+        tonight, lines = judged(results, tonight.session, newest=newest, again=True)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
     if arguments.change_points:

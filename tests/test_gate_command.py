@@ -213,6 +213,25 @@ def test_an_alarm_stands_where_the_second_measurement_falls_into_the_next_night(
     assert "a second measurement has to agree" in capsys.readouterr().out
 
 
+def test_a_second_measurement_does_not_hide_a_run_that_did_not_end(
+    month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(month, results)
+    slow = night(25, 0.06)
+    keep(results, slow)
+    folder = Store(results).create("run-025-99")
+    folder.begin(night(25))
+    folder.release()
+
+    def again(command: list[str], *, check: bool) -> None:
+        later = {"run_id": "run-026", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
+        keep(results, night(25, -0.06).model_copy(update=later))  # the mean of both is fine
+
+    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    assert judged(results, "--rerun") == 3
+
+
 def test_a_run_that_did_not_end_is_no_quiet_night(month: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(month, results)

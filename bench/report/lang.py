@@ -19,6 +19,8 @@ LANGUAGES = ("en", *sorted(file.stem for file in FOLDER.glob("*.toml")))
 
 LONGEST = 500
 """Characters of a text that is held against patterns: nothing of ours is longer, and a long one could take forever."""
+MOST = 8
+"""Sentences that are looked up together; a text of more than ``MOST * LONGEST`` characters stays English."""
 GAPS = {"{}": "((?:[^.:;]|[.:](?! ))+?)", "{n}": r"(\S*\d\S*(?: \S{1,5})?)"}
 Translate = Callable[[str], str]
 
@@ -56,12 +58,13 @@ class _Catalogue:
         if found is not None:
             return found
         sentences = re.split(r"(?<=[.:;]) ", text)
-        if len(sentences) == 1:
+        if len(sentences) == 1 or len(text) > MOST * LONGEST:
             return text
         told: list[str] = []
         begin = 0
         while begin < len(sentences):
-            runs = ((end, self.whole(" ".join(sentences[begin:end]))) for end in range(len(sentences), begin, -1))
+            last = min(len(sentences), begin + MOST)
+            runs = ((end, self.whole(" ".join(sentences[begin:end]))) for end in range(last, begin, -1))
             begin, known = next((run for run in runs if run[1] is not None), (begin + 1, sentences[begin]))
             told.append(str(known))
         return text if told == sentences else self._join.join(told)
