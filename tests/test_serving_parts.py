@@ -69,9 +69,11 @@ def test_shares_hold_every_sequence_once_and_enough_tokens_each(lengths: list[in
     from bench.serving.model import PASS_TOKENS, even
 
     shares = even(lengths, most)
-    assert [n for share in shares for n in lengths[share]] == lengths
+    assert sorted(place for share in shares for place in share) == list(range(len(lengths)))
     assert 1 <= len(shares) <= most
     assert len(shares) == 1 or sum(lengths) >= PASS_TOKENS * len(shares)
+    loads = [sum(lengths[place] for place in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths)
 
 
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--yarn-factor", type=float, help="stretch the positions this many times, by YaRN")
     parser.add_argument("--yarn-original", type=int, help="positions that the model was trained with")
     parser.add_argument("--max-running-requests", type=int, default=16)
-    parser.add_argument("--max-prefill-chunk", type=int, default=1024, help="prompt tokens per forward pass")
+    parser.add_argument("--max-prefill-chunk", type=int, default=4096, help="prompt tokens per forward pass")
     parser.add_argument("--cache-tokens", type=int, default=16384, help="size of the prefix cache; 0 turns it off")
     parser.add_argument("--served-model-name", help="default: the model path")
     parser.add_argument("--exit-with-parent", action="store_true", help="exit when standard input is closed")

@@ -50,7 +50,8 @@ class SequenceKV:
         if layer == len(self._buffers):
             self._buffers.append(_allocate(keys, max(end, self._reserve), store))
         elif self._buffers[layer].shape[2] < end:
-            self._buffers[layer] = self._copy(layer, self.length, end + max(MIN_GROWTH, end // 4))
+            room = self._reserve if end <= self._reserve else end + max(MIN_GROWTH, end // 4)
+            self._buffers[layer] = self._copy(layer, room)
         buffer = self._buffers[layer]
         limit = torch.finfo(store).max
         for kept, new in zip(buffer, (keys, values), strict=True):
@@ -62,20 +63,23 @@ class SequenceKV:
         self.length += new
 
     def prefix(self, length: int, reserve: int) -> Self:
-        """Return a copy of the first ``length`` positions with room for ``reserve``."""
-        copy = type(self)(reserve)
-        copy.length = length
-        copy._buffers = [self._copy(layer, length, max(length, reserve)) for layer in range(len(self._buffers))]
-        return copy
+        """Return the first ``length`` positions as a sequence that will have room for ``reserve``.
+
+        Each layer is copied when it is first appended to: by then in the pass that computes it, and just before use.
+        """
+        begun = type(self)(reserve)
+        begun.length = length
+        begun._buffers = [buffer[:, :, :length] for buffer in self._buffers]
+        return begun
 
     def allocated_bytes(self) -> int:
         """Return the memory of all buffers."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def _copy(self, layer: int, length: int, capacity: int) -> torch.Tensor:
+    def _copy(self, layer: int, capacity: int) -> torch.Tensor:
         buffer = self._buffers[layer]
         copy = _allocate(buffer[0], capacity, buffer.dtype)
-        copy[:, :, :length] = buffer[:, :, :length]
+        copy[:, :, : self.length] = buffer[:, :, : self.length]
         return copy
 
 

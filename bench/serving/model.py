@@ -3,9 +3,8 @@
 import itertools
 import json
 import logging
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -90,6 +89,8 @@ class Model:
         # Passes at the same time must not change the model: code of its own might, and these positions do.
         rope = (getattr(self.config, "rope_parameters", None) or {}).get("rope_type")
         self._passes = self.device.type == "cpu" and not own_code(path) and rope not in ("dynamic", "longrope")
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())
+        """Computes passes; threads that live on keep what the libraries hold for each."""
         self.kv_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else self._model.dtype
 
     def stretch(self, factor: float, original: int) -> None:
@@ -125,16 +126,20 @@ class Model:
         """
         threads = torch.get_num_threads()
         shares = even([len(piece) for piece in tokens], threads if self._passes else 1)
-        passes = [(tokens[share], sequences[share], keep[share]) for share in shares]
-        if len(passes) == 1:
-            found = [self._forward(*passes[0])]
+        if len(shares) == 1:
+            found = self._forward(tokens, sequences, keep)
         else:
             # Threads that share one product wait for each other after each; those with sequences of their own do not.
-            with _threads(threads // len(passes)), ThreadPoolExecutor(len(passes)) as pool:
-                found = list(pool.map(lambda one: self._alone(threads // len(passes), *one), passes))
+            each = threads // len(shares)
+            parts = [[[some[place] for place in share] for some in (tokens, sequences, keep)] for share in shares]
+            with _threads(each):
+                passes = [self._pool.submit(self._alone, each, *part) for part in parts]
+                wait(passes)
+            rows = dict(zip(itertools.chain(*shares), itertools.chain(*(one.result() for one in passes)), strict=True))
+            found = tuple(rows[place] for place in range(len(tokens)))
         for sequence, piece in zip(sequences, tokens, strict=True):
             sequence.advance(len(piece))
-        return tuple(rows for part in found for rows in part)
+        return found
 
     def _alone(
         self, threads: int, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
@@ -182,12 +187,20 @@ class Model:
         return int(free * MEMORY_SHARE) // per_token
 
 
-def even(lengths: Sequence[int], most: int) -> list[slice]:
-    """Return at most ``most`` runs of sequences with about as many tokens each, `PASS_TOKENS` or more on average."""
+def even(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Share sequences out to passes with about as many new tokens each: the longest first, each to the emptiest.
+
+    Returns:
+        The places in ``lengths`` of each pass; at most ``most`` passes, with `PASS_TOKENS` or more on average.
+    """
     parts = max(1, min(most, len(lengths), sum(lengths) // PASS_TOKENS))
-    ends = list(itertools.accumulate(lengths))
-    cuts = [0, *(bisect_left(ends, ends[-1] * part / parts) + 1 for part in range(1, parts)), len(lengths)]
-    return [slice(begin, end) for begin, end in itertools.pairwise(cuts) if begin < end]
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    loads = [0] * parts
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        emptiest = loads.index(min(loads))
+        loads[emptiest] += lengths[place]
+        shares[emptiest].append(place)
+    return shares
 
 
 @contextmanager
