@@ -172,8 +172,9 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     with _explaining("hardware"):
         hardware = HardwareSpec.model_validate(_section(data, "hardware", overrides))
     quant, release = _quant(_section(data, "quant", overrides), model)
-    engine = _engine(_section(data, "engine", overrides), overrides, gpu=hardware.device is not None)
-    if hardware.name != "auto" and not data.get("plan"):
+    gpu = None if hardware.name == AUTO else hardware.device is not None
+    engine = _engine(_section(data, "engine", overrides), overrides, gpu=gpu)
+    if hardware.name != AUTO and not data.get("plan"):
         raise ConfigError(f"hardware={hardware.name}: a run measures the machine it runs on; add plan=true to plan")
     with _explaining("calibration.heldout"):
         heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
@@ -300,7 +301,7 @@ def _texts(quant: PartSpec, release: dict[str, Any] | None) -> tuple[str, ...]:
     return CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
 
 
-def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool) -> PartSpec:
+def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> PartSpec:
     fields = dict(section)
     with _explaining("engine"):
         name = fields.pop("name")
@@ -310,13 +311,14 @@ def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool) -> 
     return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
 
 
-def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool) -> tuple[str, dict[str, Any]]:
+def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> tuple[str, dict[str, Any]]:
     """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
 
     Beside the common fields, the section holds those of every engine it may choose, each under the engine's name. Where
-    it is planned for a machine with a ``gpu``, that decides, and not what is here.
+    it is planned for another machine, with a ``gpu`` or without, that decides, and not what is here.
     """
-    name = AUTO_CHOICES[0] if gpu else resolve_engine(AUTO)
+    best, last = AUTO_CHOICES
+    name = resolve_engine(AUTO) if gpu is None else best if gpu else last
     typed = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
     typed |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
     common = {field: value for field, value in section.items() if field in typed and field not in AUTO_CHOICES}

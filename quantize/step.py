@@ -14,6 +14,7 @@ from typing import Any
 from quantize.architecture import Architecture
 from quantize.bf16 import multiply_in_float32
 from quantize.errors import explain_failure
+from quantize.imports import without_sklearn
 from quantize.key import Frozen
 from quantize.methods import Made
 from quantize.parent import end_with_parent
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> int:
     """Carry out the step file named by the only argument and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file = Path(argv[0])
+    without_sklearn()
     end_with_parent()
     step = Step.model_validate_json(file.read_bytes())
     try:

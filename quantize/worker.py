@@ -41,6 +41,7 @@ from quantize.checkpoint import (
     weight_files,
 )
 from quantize.errors import explain_failure
+from quantize.imports import without_sklearn
 from quantize.key import Frozen, Key
 from quantize.methods import Expected, Made
 from quantize.parent import end_with_parent
@@ -343,6 +344,7 @@ def main(argv: list[str]) -> int:
     """Run the job file named by the only argument and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    without_sklearn()
     job_file = Path(argv[0])
     end_with_parent()
     try:

@@ -1,7 +1,9 @@
 """Reports read back as a browser would read them."""
 
-from functools import cache
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 from bench.record import RunRecord
 from bench.report.page import render
@@ -40,14 +42,32 @@ class Page(HTMLParser):
         return [row for row in self.rows if all(part in row for part in parts)]
 
 
-def page(records: list[RunRecord]) -> Page:
-    return Page(render(records, title="test"))
+_rendered: dict[str, str] = {}
 
 
-@cache
+def rendered(records: Sequence[RunRecord], **options: Any) -> str:
+    """Return the report on the records, drawn once a process for all tests that look at the same one."""
+    options = {"title": "quantbench", **options}
+    key = "\n".join([repr(sorted(options.items())), *(record.model_dump_json() for record in records)])
+    if key not in _rendered:
+        _rendered[key] = render(records, **options)
+    return _rendered[key]
+
+
+def written(records: Sequence[RunRecord], folder: Path, **options: Any) -> Path:
+    """Write that report into a folder."""
+    path = folder / "report.html"
+    path.write_text(rendered(records, **options))
+    return path
+
+
+def page(records: Sequence[RunRecord]) -> Page:
+    return Page(rendered(records))
+
+
 def demo_html() -> str:
     """Return the report that ``make demo`` ends with; many tests look at it."""
-    return render(demo_records(), title="t")
+    return rendered(demo_records())
 
 
 def demo_page() -> Page:
@@ -62,4 +82,4 @@ def rows_in(html: str, id: str, *parts: str) -> list[str]:
 
 def section_rows(records: list[RunRecord], id: str, *parts: str) -> list[str]:
     """Return the table rows of one section of a report on the records that hold all parts."""
-    return rows_in(render(records, title="t"), id, *parts)
+    return rows_in(rendered(records), id, *parts)

@@ -27,7 +27,7 @@ SWEEP = (
     "-m", "+model=tiny-qwen3", "workload.input_lens=[8]", "workload.output_len=4", "workload.trials=1",
     "workload.concurrency=1", "accuracy.tasks=[mini-mmlu]", "accuracy.limit=2", "accuracy.at_least=2",
 )  # fmt: skip
-QUANTS = ("bf16", "fp8", "rtn-int8")
+QUANTS = ("bf16", "fp8", "int8-w8a8", "rtn-int4", "rtn-int8") if EVERY else ("bf16", "rtn-int8")
 
 
 def has(package: str) -> bool:

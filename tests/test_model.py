@@ -12,13 +12,13 @@ from bench.lifecycle import serve
 from bench.record import RunRecord
 from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint, read_manifest
-from tests.conftest import Cli
+from tests.conftest import EVERY, Cli
 
 pytestmark = pytest.mark.model
 FEW = ["calibration.heldout.n_samples=4"]
 SHORT = ["experiment=demo", "workload=none", "accuracy=none"]
-QUANTS = ["bf16", "fp8", "rtn-int4"]
-"""One of each kind; the others are built of small models, and all of them by make demo."""
+QUANTS = ["bf16", "fp8", *(["rtn-int4"] if EVERY else [])]
+"""The others are built of small models, and all of the core by make demo."""
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def variants(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.timeout(900)
-def test_eight_bits_are_far_closer_to_the_source_than_four(variants: dict[str, RunRecord]) -> None:
-    kl = {quant: variants[quant].checkpoint.fidelity.kl for quant in QUANTS if quant != "bf16"}
-    assert kl["fp8"] < 0.06
-    assert 2 * kl["fp8"] < kl["rtn-int4"]
-    agreement = {quant: variants[quant].checkpoint.fidelity.top1_agreement for quant in kl}
-    assert agreement["fp8"] > agreement["rtn-int4"]
+def test_eight_bits_are_close_to_the_source_and_far_closer_than_four(variants: dict[str, RunRecord]) -> None:
+    fidelity = {quant: variants[quant].checkpoint.fidelity for quant in QUANTS if quant != "bf16"}
+    assert fidelity["fp8"].kl < 0.06
+    if EVERY:
+        assert 2 * fidelity["fp8"].kl < fidelity["rtn-int4"].kl
+        assert fidelity["fp8"].top1_agreement > fidelity["rtn-int4"].top1_agreement
 
 
 @pytest.mark.timeout(900)
@@ -50,11 +50,11 @@ def test_every_checkpoint_is_what_its_scheme_says(variants: dict[str, RunRecord]
     assert made["fp8"].tensors_by_dtype["F8_E4M3"] == 210
     bits = {quant: made[quant].bits_per_quantized_weight for quant in QUANTS if quant != "bf16"}
     assert 8 < bits["fp8"] < 8.1
-    assert 4.25 <= bits["rtn-int4"] < 4.26
     for quant in QUANTS:
         assert "not the original BF16 release" in made[quant].provenance
-    assert made["rtn-int4"].notes
-    assert any("group size 64 instead of group size 128" in note for note in made["rtn-int4"].notes)
+    if EVERY:
+        assert 4.25 <= bits["rtn-int4"] < 4.26
+        assert any("group size 64 instead of group size 128" in note for note in made["rtn-int4"].notes)
 
 
 @pytest.mark.timeout(900)

@@ -13,7 +13,7 @@ from bench.report.sections import all_sections
 from bench.report.view import runs
 from quantize.checkpoint import CalibrationFact, FileFact, LayerError
 from tests.manifests import manifest
-from tests.pages import Page, demo_html, demo_page, page, rows_in, section_rows
+from tests.pages import Page, demo_html, demo_page, page, rendered, rows_in, section_rows
 from tests.records import (
     QUANTS,
     cell,
@@ -364,10 +364,10 @@ def test_records_without_a_device_say_nothing_of_limits() -> None:
 
 
 def test_a_roof_is_drawn_for_every_variant() -> None:
-    html = render(native_records(), title="t")
+    html = rendered(native_records())
     drawing = html.partition('<section id="limits"')[2].partition("</figure>")[0]
     assert drawing.count("stroke-dasharray") >= len(QUANTS)
-    assert render(native_records(), title="t") == html
+    assert render(native_records(), title="quantbench") == html
 
 
 def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:

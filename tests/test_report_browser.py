@@ -7,9 +7,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from bench.record import RunRecord
-from bench.report.page import write
 from bench.report.plots import HEAT
 from tests.browser import MARKS, chromium
+from tests.conftest import EVERY
+from tests.pages import written
 from tests.records import demo_records, many_records, moe_records, native_records, troubled_records
 
 pytestmark = MARKS
@@ -44,8 +45,10 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [(1200, "light"), (390, "dark"), *([(1200, "dark"), (390, "light")] if EVERY else [])],
+)
 @pytest.mark.parametrize(
     "records",
     [demo_records(), troubled_records(), [*moe_records(), *many_records()], native_records()],
@@ -54,7 +57,7 @@ def browser() -> Iterator[Browser]:
 def test_page_is_quiet_and_fits(
     browser: Browser, tmp_path: Path, records: list[RunRecord], width: int, scheme: str
 ) -> None:
-    url = write(records, tmp_path / "report.html", title="quantbench").as_uri()
+    url = written(records, tmp_path).as_uri()
     noise: list[str] = []
     requests: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -75,7 +78,7 @@ def test_page_is_quiet_and_fits(
 
 def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_path: Path) -> None:
     page = browser.new_page(color_scheme="dark")
-    page.goto(write(demo_records(), tmp_path / "report.html", title="quantbench").as_uri())
+    page.goto(written(demo_records(), tmp_path).as_uri())
     colours = """() => [...document.querySelectorAll("#damage .scale path[fill*='--h']")]
         .map(path => getComputedStyle(path).fill)"""
     dark = page.evaluate(colours)
@@ -88,7 +91,7 @@ def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_pa
 
 
 def test_a_script_would_not_run(browser: Browser, tmp_path: Path) -> None:
-    path = write(demo_records(), tmp_path / "report.html", title="quantbench")
+    path = written(demo_records(), tmp_path)
     path.write_text(path.read_text().replace("</main>", "<script>document.title = 'ran'</script></main>"))
     page = browser.new_page()
     page.goto(path.as_uri())

@@ -7,16 +7,15 @@ import pytest
 from bench.compose import compose_job, jobs, with_plus
 from bench.record import RunRecord
 from bench.report.document import Table
-from bench.report.page import render
 from bench.report.sections import data, decision, heat
 from bench.report.sections.heat import EDGES, shade
 from tests.blocks import blocks_of
-from tests.pages import Page, rows_in, section_rows
+from tests.pages import demo_html, demo_page, rendered, rows_in, section_rows
 from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records
 
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
-    html = render(native_records(), title="t")
+    html = rendered(native_records())
     assert "Nothing but bf16 surely stays within the margin; it cannot be told yet of gptq-int4" in html
     assert len(rows_in(html, "decision", "cannot be told yet")) == 4
     [best] = rows_in(html, "decision", "recommended")
@@ -44,7 +43,7 @@ def test_a_variant_that_surely_loses_nothing_is_recommended() -> None:
             one.model_copy(update={"variant": native_record("fp8").variant, "key": f"fp8 {one.task}"}) for one in many
         ),
     )
-    html = render([base.model_copy(update={"scores": tuple(many)}), fast], title="t")
+    html = rendered([base.model_copy(update={"scores": tuple(many)}), fast])
     assert "Use fp8: highest decode speed at 1,024 input tokens" in html
     assert rows_in(html, "decision", "fp8", "recommended", "non-inferior")
 
@@ -60,14 +59,14 @@ def test_a_shade_begins_at_its_edge(place: int) -> None:
 
 
 def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
-    html = render(native_records(), title="t")
+    html = rendered(native_records())
     [decoding, _] = rows_in(html, "speedup", "gptq-int4")
     assert decoding.count("1.60") == 3
     assert "1.58–1.62" in decoding
     assert 'class="n u6"' in html
     emulated = section_rows(demo_records(), "speedup", "fp8")
     assert [row.split() for row in emulated] == [["fp8", *["emulated"] * 3]] * 2
-    assert 'class="n void"' in render(demo_records(), title="t")
+    assert 'class="n void"' in demo_html()
     [row, _] = section_rows(troubled_records(), "speedup", "fp8")
     assert row.split("\n")[1:-1] == ["fp8", "emulated", "invalid", "failed", "not supported"]
 
@@ -94,7 +93,7 @@ def test_the_command_of_each_cell_composes_to_that_cell() -> None:
 
 def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "LARGEST", 1000)
-    page = Page(render(demo_records(), title="t"))
+    page = demo_page()
     names = [attrs["download"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
     assert names == ["speed.csv", "accuracy.csv"]
     assert "and are not in this page" in page.text

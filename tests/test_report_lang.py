@@ -8,9 +8,9 @@ import pytest
 
 from bench.report import lang
 from bench.report.lang import LANGUAGES, translator
-from bench.report.page import render, write
+from bench.report.page import write
 from bench.report.sections.glossary import MEASURES
-from tests.pages import Page
+from tests.pages import Page, rendered
 from tests.records import demo_records, native_records, troubled_records
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -18,7 +18,7 @@ CATALOGUE = tomllib.loads((Path(lang.__file__).parent / "lang" / "zh.toml").read
 
 
 def test_titles_headings_and_notes_are_translated() -> None:
-    html = render(native_records(), title="quantbench · 测试", lang="zh")
+    html = rendered(native_records(), lang="zh")
     assert '<html lang="zh-Hans">' in html
     page = Page(html)
     translate = translator("zh")
@@ -35,7 +35,7 @@ def test_titles_headings_and_notes_are_translated() -> None:
 
 
 def test_figures_names_and_structure_are_the_same_in_both_languages() -> None:
-    english, chinese = (Page(render(demo_records(), title="t", lang=one)) for one in LANGUAGES)
+    english, chinese = (Page(rendered(demo_records(), lang=one)) for one in LANGUAGES)
     assert [tag for tag, _ in english.tags] == [tag for tag, _ in chinese.tags]
     assert english.ids() == chinese.ids()
     figures = re.compile(r"\d+\.\d{2,}")

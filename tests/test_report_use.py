@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page
 
 from bench.analysis.history import replay
 from bench.record import RunRecord
-from bench.report.page import write
 from tests.browser import MARKS, chromium
+from tests.pages import written
 from tests.records import QUANTS, demo_records, native_records, troubled_records
 from tests.test_history import run as night
 from tests.test_report import HOSTILE, hostile_record
@@ -39,7 +39,7 @@ def nights() -> dict[str, Any]:
 
 def opened(browser: Browser, folder: Path, records: list[RunRecord], **context: Any) -> Page:
     page = browser.new_page(**context)
-    page.goto(write(records, folder / "report.html", title="quantbench", histories=nights()).as_uri())
+    page.goto(written(records, folder, histories=nights()).as_uri())
     return page
 
 
@@ -150,7 +150,7 @@ def test_hostile_text_stays_text(browser: Browser, tmp_path: Path, attack: str) 
     requests: list[str] = []
     page = browser.new_page(viewport={"width": 1000, "height": 800})
     page.on("request", lambda request: requests.append(request.url))
-    path = write([record, *demo_records()], tmp_path / "report.html", title="quantbench")
+    path = written([record, *demo_records()], tmp_path)
     page.goto(path.as_uri())
     assert page.title() == "quantbench"
     assert page.locator("img, body script[src], iframe").count() == 0

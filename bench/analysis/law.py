@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from scipy.special import stdtrit
 
 from bench.published import PublishedCell, architecture_of, cells, limit_of, sources
 from quantize.key import Frozen
@@ -82,6 +81,8 @@ class Law(Frozen):
         x = np.array([1.0, bytes_per_step * scale])
         value = float(x @ np.array([self.overhead_s, self.seconds_per_byte]))
         variance = float(x @ np.array(self.covariance) @ x) + (self.relative_sd * value) ** 2
+        from scipy.special import stdtrit  # takes longer to import than most commands take
+
         half = float(stdtrit(len(self.residuals) - 2, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
         return Estimate(low=max(0.0, value - half), value=value, high=value + half)
 

@@ -134,6 +134,8 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
         name: prefix of all ids, different for every drawing of a page.
         description: for readers who cannot see it.
     """
+    _lay_out(figure)
+    figure.set_layout_engine(None)  # else it would be drawn once more, unseen, to be laid out again
     target = io.StringIO()
     with warnings.catch_warnings():
         # The browser draws the text; matplotlib only measures it, and need not have a font for it.
@@ -161,6 +163,13 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     root.set("role", "img")
     root.set("aria-label", description)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _lay_out(figure: Figure) -> None:
+    """Give the axes what the labels leave."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
@@ -341,7 +350,7 @@ def heat_map(
         else:
             axes.xaxis.set_major_locator(MaxNLocator(min(10, max(1, width - 1)), integer=True))
         # Labels take what they need: what is left of the figure must be as high as the rows.
-        figure.draw_without_rendering()
+        _lay_out(figure)
         labels_height = figure.get_figheight() * (1 - axes.get_position().height)
         figure.set_figheight(labels_height + ROW_HEIGHT * len(rows))
         return _inline(figure, name, description)

@@ -10,6 +10,8 @@ import threading
 
 from aiohttp import web
 
+from quantize.imports import without_sklearn
+
 CLEANUP_SECONDS = 0.2
 """How long open answers may take to end once the server is told to stop."""
 
@@ -98,6 +100,7 @@ def main() -> None:
     """Run the server; never returns."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    without_sklearn()
     asyncio.run(_serve_and_exit(parse_args()))
 
 

@@ -131,9 +131,17 @@ class Model:
         else:
             # Threads that share one product wait for each other after each; those with sequences of their own do not.
             each = threads // len(shares)
-            parts = [[[some[place] for place in share] for some in (tokens, sequences, keep)] for share in shares]
             with _threads(each):
-                passes = [self._pool.submit(self._alone, each, *part) for part in parts]
+                passes = [
+                    self._pool.submit(
+                        self._alone,
+                        each,
+                        [tokens[place] for place in share],
+                        [sequences[place] for place in share],
+                        [keep[place] for place in share],
+                    )
+                    for share in shares
+                ]
                 wait(passes)
             rows = dict(zip(itertools.chain(*shares), itertools.chain(*(one.result() for one in passes)), strict=True))
             found = tuple(rows[place] for place in range(len(tokens)))

@@ -39,6 +39,8 @@ SPEED = [
     "workload.trials=2",
 ]  # fmt: skip
 SCORING = ["accuracy=demo", "accuracy.limit=16", "accuracy.max_gen_toks=24"]
+STRETCHED = ["context=131k", "workload=none", "accuracy=demo", "accuracy.tasks=[mini-mmlu]", "accuracy.limit=16"]
+"""Sixteen times as long as the model was made for: answers to short prompts change too."""
 N_CELLS, TASKS = 6, ("mini-mmlu", "mini-ceval", "mini-ifeval")
 CONTEXT = 1024
 """Of the servers whose answers are recorded, tokens: one more must not take minutes on a CPU."""
@@ -139,6 +141,22 @@ def check_scores(real: RunRecord, reference: RunRecord) -> tuple[list[str], str]
     return [text for one in found for text in one.wrong()], "; ".join(seen)
 
 
+def check_stretched(real: RunRecord, reference: RunRecord, plain: RunRecord) -> tuple[list[str], str]:
+    """Check that both servers stretch positions alike, and that it shows: ``plain`` is the reference without YaRN."""
+    (one,), (two,) = real.scores, reference.scores
+    alike = scores.likeness(one, two)
+    apart = scores.likeness(two, next(score for score in plain.scores if score.task == two.task))
+    wrong = alike.wrong()
+    if one.yarn is None or one.yarn != two.yarn:
+        wrong.append(f"YaRN is {one.yarn} there and {two.yarn} here")
+    if apart.mean_nats < 3 * scores.MEAN_NATS:
+        wrong.append(f"without YaRN the log-probabilities are only {apart.mean_nats:.3f} nats off: nothing is shown")
+    return wrong, (
+        f"{alike.n_items} items, log-probabilities off by {alike.mean_nats:.3f} nats on average and "
+        f"{alike.most_nats:.3f} at most; without YaRN by {apart.mean_nats:.3f} on average"
+    )
+
+
 def check_facts(engine: RunningEngine) -> tuple[list[str], str]:
     """Check that what the engine says of its server is there, and that its longest request comes back whole."""
     facts = engine.facts
@@ -235,6 +253,12 @@ def checks(contract: Contract, work: Path, *, record: bool) -> None:
             check_scores(runs["real"], run("reference", [*REFERENCE, "workload=none", *SCORING]))
             if "real" in runs
             else (["there are none to compare: the sweep left no record"], "")
+        ),
+    )
+    contract.check(
+        "positions stretched by YaRN",
+        lambda: check_stretched(
+            run("real-yarn", [*REAL, *STRETCHED]), run("reference-yarn", [*REFERENCE, *STRETCHED]), runs["reference"]
         ),
     )
     got: dict[str, tuple[Asked, Answer]] = {}
