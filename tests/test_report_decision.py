@@ -7,10 +7,11 @@ import pytest
 from bench.compose import compose_job, jobs, with_plus
 from bench.record import RunRecord
 from bench.report.document import Table
+from bench.report.page import render
 from bench.report.sections import data, decision, heat
 from bench.report.sections.heat import EDGES, shade
 from tests.blocks import blocks_of
-from tests.pages import demo_html, demo_page, rendered, rows_in, section_rows
+from tests.pages import Page, demo_html, rendered, rows_in, section_rows
 from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records
 
 
@@ -93,7 +94,7 @@ def test_the_command_of_each_cell_composes_to_that_cell() -> None:
 
 def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "LARGEST", 1000)
-    page = demo_page()
+    page = Page(render(demo_records(), title="t"))
     names = [attrs["download"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
     assert names == ["speed.csv", "accuracy.csv"]
     assert "and are not in this page" in page.text

@@ -170,6 +170,13 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     keys, values = hit.append(0, torch.full((1, 1, 2), 9.0), torch.full((1, 1, 2), -9.0), torch.float32)
     assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
     assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
+    hit.advance(1)
+    held = hit.allocated_bytes()
+    hit.append(0, torch.full((1, 4, 2), 8.0), torch.full((1, 4, 2), -8.0), torch.float32)
+    assert hit.allocated_bytes() == held == 8 * 2 * 2 * 4, "there is room for 8 positions"
+    untouched = cache.longest(np.array([1, 2, 3, 4]), limit=4, reserve=8)
+    keys, _ = untouched.append(0, torch.full((1, 1, 2), 7.0), torch.full((1, 1, 2), -7.0), torch.float32)
+    assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, 7]
     cache.insert([9] * 4, filled(4))
     kept = [cache.longest(np.array(tokens), 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)]
     assert kept == [4, 0, 4]
