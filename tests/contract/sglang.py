@@ -41,6 +41,8 @@ SPEED = [
 SCORING = ["accuracy=demo", "accuracy.limit=16", "accuracy.max_gen_toks=24"]
 STRETCHED = ["context=131k", "workload=none", "accuracy=demo", "accuracy.tasks=[mini-mmlu]", "accuracy.limit=16"]
 """Sixteen times as long as the model was made for: answers to short prompts change too."""
+APART = 4
+"""How many times as far off the log-probabilities without YaRN must be as those of the other server."""
 N_CELLS, TASKS = 6, ("mini-mmlu", "mini-ceval", "mini-ifeval")
 CONTEXT = 1024
 """Of the servers whose answers are recorded, tokens: one more must not take minutes on a CPU."""
@@ -146,11 +148,12 @@ def check_stretched(real: RunRecord, reference: RunRecord, plain: RunRecord) -> 
     (one,), (two,) = real.scores, reference.scores
     alike = scores.likeness(one, two)
     apart = scores.likeness(two, next(score for score in plain.scores if score.task == two.task))
-    wrong = alike.wrong()
+    wrong = [f"{alike.n_unexplained} picks differ by more than rounding"] if alike.n_unexplained else []
     if one.yarn is None or one.yarn != two.yarn:
         wrong.append(f"YaRN is {one.yarn} there and {two.yarn} here")
-    if apart.mean_nats < 3 * scores.MEAN_NATS:
-        wrong.append(f"without YaRN the log-probabilities are only {apart.mean_nats:.3f} nats off: nothing is shown")
+    # Stretched, attention is sharper, and with it what BF16 rounds off: what counts is how much less that is.
+    if APART * alike.mean_nats > apart.mean_nats:
+        wrong.append(f"{alike.mean_nats:.3f} nats off on average, and without YaRN only {apart.mean_nats:.3f}")
     return wrong, (
         f"{alike.n_items} items, log-probabilities off by {alike.mean_nats:.3f} nats on average and "
         f"{alike.most_nats:.3f} at most; without YaRN by {apart.mean_nats:.3f} on average"
