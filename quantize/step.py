@@ -45,10 +45,10 @@ def main(argv: list[str]) -> int:
     """Carry out the step file named by the only argument and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file = Path(argv[0])
-    without_sklearn()
     end_with_parent()
     step = Step.model_validate_json(file.read_bytes())
     try:
+        without_sklearn()
         made = make(step)
         file.with_suffix(".made").write_text(made.model_dump_json())
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log

@@ -344,10 +344,10 @@ def main(argv: list[str]) -> int:
     """Run the job file named by the only argument and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    without_sklearn()
     job_file = Path(argv[0])
     end_with_parent()
     try:
+        without_sklearn()
         build(Job.model_validate_json(job_file.read_bytes()))
     except StepFailedError as error:
         message = str(error)

@@ -100,8 +100,9 @@ def main() -> None:
     """Run the server; never returns."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ["HF_HUB_OFFLINE"] = "1"
+    args = parse_args()
     without_sklearn()
-    asyncio.run(_serve_and_exit(parse_args()))
+    asyncio.run(_serve_and_exit(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""What a process that computes with a model leaves out stays there for others."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+CODE = """
+import sys
+from quantize.imports import without_sklearn
+without_sklearn()
+from transformers import AutoModelForCausalLM
+from transformers.generation import candidate_generator
+print("sklearn" in sys.modules)
+import sklearn
+print("sklearn" in sys.modules)
+"""
+
+
+def test_transformers_leaves_sklearn_out_and_own_code_may_still_import_it() -> None:
+    pytest.importorskip("sklearn")
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "True"]
