@@ -148,24 +148,17 @@ def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule |
 
 def _judge(night: Sequence[Measured], track: Track, begins: str | None) -> Judged:
     numbers = [run.value for run in night if run.value is not None]
-
-    def said(kind: Kind | Literal["invalid"], reason: str, judgement: Judgement | None, value: float | None) -> Judged:
-        return Judged(
-            night=night_of(night[0].started_at),
-            run_ids=tuple(run.run_id for run in night),
-            value=value,
-            kind=kind,
-            judgement=judgement,
-            reason=reason,
-            epoch_begins=begins,
-        )
-
-    if not numbers:
-        return said("invalid", night[-1].problem or "nothing was measured", None, None)
     again = sum(numbers[1:]) / len(numbers[1:]) if len(numbers) > 1 else None
-    judgement = judge(track, numbers[0], again)
-    value = numbers[0] if again is None else (numbers[0] + again) / 2
-    return said(judgement.kind, judgement.reason, judgement, value)
+    judgement = judge(track, numbers[0], again) if numbers else None
+    return Judged(
+        night=night_of(night[0].started_at),
+        run_ids=tuple(run.run_id for run in night),
+        value=None if not numbers else numbers[0] if again is None else (numbers[0] + again) / 2,
+        kind=judgement.kind if judgement else "invalid",
+        judgement=judgement,
+        reason=judgement.reason if judgement else night[-1].problem or "nothing was measured",
+        epoch_begins=begins,
+    )
 
 
 def speeds(times: Sequence[float]) -> tuple[float, ...]:

@@ -65,6 +65,8 @@ STYLE = {
 }
 WIDTH = 5.2
 """Inches, drawn at 72 units per inch."""
+PAD = 3 / 72
+"""Inches between labels and the figure's edge."""
 ROW_HEIGHT = 0.19
 """Inches, of a heat map's row."""
 LABEL_CHARS = 26
@@ -126,16 +128,16 @@ def _declarations(style_of: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _inline(figure: Figure, name: str, description: str) -> Markup:
+def _inline(figure: Figure, name: str, description: str, height: float | None = None) -> Markup:
     """Return the figure as an ``<svg>`` element that can share a page with others.
 
     Args:
         figure: what was drawn.
         name: prefix of all ids, different for every drawing of a page.
         description: for readers who cannot see it.
+        height: as for `_lay_out`.
     """
-    _lay_out(figure)
-    figure.set_layout_engine(None)  # else it would be drawn once more, unseen, to be laid out again
+    _lay_out(figure, height)
     target = io.StringIO()
     with warnings.catch_warnings():
         # The browser draws the text; matplotlib only measures it, and need not have a font for it.
@@ -165,15 +167,27 @@ def _inline(figure: Figure, name: str, description: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _lay_out(figure: Figure) -> None:
-    """Give the axes what the labels leave."""
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.execute(figure)
+def _lay_out(figure: Figure, height: float | None = None) -> None:
+    """Give the axes what their labels leave of the figure, as matplotlib's own layouts do, but measure labels once.
+
+    Args:
+        figure: with one pair of axes.
+        height: inches of the axes, by which the figure grows or shrinks; None keeps the figure as high as it is.
+    """
+    (axes,) = figure.axes
+    outer = axes.get_tightbbox(for_layout_only=True)
+    assert outer is not None
+    inner, inch = axes.bbox, figure.dpi
+    left, right = PAD + (inner.x0 - outer.x0) / inch, PAD + (outer.x1 - inner.x1) / inch
+    below, above = PAD + (inner.y0 - outer.y0) / inch, PAD + (outer.y1 - inner.y1) / inch
+    if height is not None:
+        figure.set_figheight(below + height + above)
+    whole = figure.get_figheight()
+    axes.set_position((left / WIDTH, below / whole, 1 - (left + right) / WIDTH, 1 - (below + above) / whole))
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height))
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
@@ -349,11 +363,7 @@ def heat_map(
             axes.set_xticks(range(width), labels, rotation=40, ha="right", rotation_mode="anchor")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(min(10, max(1, width - 1)), integer=True))
-        # Labels take what they need: what is left of the figure must be as high as the rows.
-        _lay_out(figure)
-        labels_height = figure.get_figheight() * (1 - axes.get_position().height)
-        figure.set_figheight(labels_height + ROW_HEIGHT * len(rows))
-        return _inline(figure, name, description)
+        return _inline(figure, name, description, ROW_HEIGHT * len(rows))
 
 
 def heat_scale(*, name: str) -> Markup:
