@@ -22,7 +22,7 @@ from bench.change_points import change_points
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.index import MARKS, Index, RunRow, marks_of
-from bench.nights import histories, last_nights
+from bench.nights import histories, standings
 from bench.record import RunRecord, TaskScore
 from bench.select import read_record
 from bench.spec import nearest
@@ -73,7 +73,7 @@ def speed_lines(index: Index, tonight: Tonight, marks: Sequence[Mark], *, newest
         newest: whether tonight is the newest session; otherwise the nights after it are left out of account.
     """
     if newest:
-        judged = last_nights(index, tonight.runs, marks)
+        judged = {name: one.last for name, one in standings(index, tonight.runs, marks).items()}
     else:
         run_ids = {row.run_id for row in tonight.runs}
         judged = {

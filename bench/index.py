@@ -25,7 +25,7 @@ from bench.store import sums_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
-VERSION = 3
+VERSION = 4
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
@@ -143,6 +143,7 @@ class Index:
             self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=normal")
+        self._db.execute("pragma mmap_size=1073741824")  # a series lies scattered over many pages
         self._db.execute("pragma foreign_keys=on")
 
     def _make(self) -> None:
@@ -294,18 +295,25 @@ class Index:
         )
         return [Measured(*row) for row in rows]
 
-    def courses(self, signature: str) -> dict[tuple[SeriesKey, str], tuple[str, str]]:
-        """Return {(series, figure): (through, state)} of what was kept under a signature and still holds.
+    def courses(
+        self, signature: str, of: Iterable[tuple[str, str, str]]
+    ) -> dict[tuple[SeriesKey, str], tuple[str, str]]:
+        """Return {(series, figure): (through, state)} of what was kept of variants under a signature and still holds.
 
         It holds as long as the series has as many runs up to that moment as it had.
         """
         fields = ", ".join(SeriesKey.model_fields)
         same = " and ".join(f"c.{name} = k.{name}" for name in SeriesKey.model_fields)
-        rows = self._ask(
-            f"select {fields}, figure, through, state from courses k where signature = ? and runs = (select count(*)"
-            f" from cells c where {same} and c.control = 0 and c.request_rate is null and c.started_at <= k.through)",
-            (signature,),
-        )
+        rows = [
+            row
+            for variant in of
+            for row in self._ask(
+                f"select {fields}, figure, through, state from courses k where model = ? and quant = ? and engine = ?"
+                f" and signature = ? and runs = (select count(*) from cells c where {same} and c.control = 0"
+                " and c.request_rate is null and c.started_at <= k.through)",
+                (*variant, signature),
+            )
+        ]
         return {(_key(row), row[-3]): (row[-2], row[-1]) for row in rows}
 
     def keep_courses(self, signature: str, found: Iterable[tuple[SeriesKey, str, str, str]]) -> None:

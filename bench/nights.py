@@ -1,9 +1,9 @@
 """Every series that some runs belong to, judged night by night."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from bench.analysis.gate import Rule
-from bench.analysis.history import Course, Figure, Judged, Mark, by_night, replay
+from bench.analysis.history import Course, Figure, Judged, Mark, Standing, by_night, replay
 from bench.index import Index, RunRow, SeriesKey
 from quantize.key import canonical_json, sha256_text
 
@@ -15,15 +15,14 @@ def name_of(key: SeriesKey, figure: Figure) -> str:
     return f"{key.model} {key.quant} {key.engine} in{key.input_len} out{key.output_len} c{key.concurrency} {figure}"
 
 
-def last_nights(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> dict[str, Judged]:
-    """Return {name: its last night} of every series that has one of the runs in that night.
+def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> dict[str, Standing]:
+    """Return {name: where it stands} of every series that has one of the runs in its last night.
 
     Where each series stood before its last night is kept in the index: the next time only what is new is judged.
     """
-    rows = list(runs)
-    wanted, run_ids = {(row.model, row.quant, row.engine) for row in rows}, {row.run_id for row in rows}
+    wanted, run_ids = _of(runs)
     signature = sha256_text(canonical_json([Rule().model_dump(), [mark.model_dump() for mark in marks]]))
-    kept = index.courses(signature)
+    kept = index.courses(signature, wanted)
     found, moved = {}, []
     for key in index.series(wanted):
         for figure in FIGURES:
@@ -38,19 +37,37 @@ def last_nights(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> 
                 course.step(night)
             if len(nights) > 1:
                 moved.append((key, figure, nights[-2][-1].started_at, course.state()))
-            found[name_of(key, figure)] = course.step(nights[-1])
-    index.keep_courses(signature, moved)
+            found[name_of(key, figure)] = course.standing(course.step(nights[-1]))
+    if moved:
+        index.keep_courses(signature, moved)
     return found
 
 
-def histories(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> dict[str, tuple[Judged, ...]]:
-    """Return {name: nights, oldest first} of every series that has one of the runs."""
-    rows = list(runs)
-    wanted, run_ids = {(row.model, row.quant, row.engine) for row in rows}, {row.run_id for row in rows}
+def histories(
+    index: Index, runs: Iterable[RunRow], marks: Sequence[Mark], names: Container[str] | None = None
+) -> dict[str, tuple[Judged, ...]]:
+    """Return {name: nights, oldest first} of every series that has one of the runs.
+
+    Args:
+        index: of the results folder.
+        runs: the series' runs, or some of them.
+        marks: where people began new epochs.
+        names: only these series, if given.
+    """
+    wanted, run_ids = _of(runs)
     found = {}
     for key in index.series(wanted):
         for figure in FIGURES:
+            name = name_of(key, figure)
+            if names is not None and name not in names:
+                continue
             nights = index.nights(key, figure)
             if any(night.run_id in run_ids for night in nights):
-                found[name_of(key, figure)] = replay(nights, marks)
+                found[name] = replay(nights, marks)
     return found
+
+
+def _of(runs: Iterable[RunRow]) -> tuple[set[tuple[str, str, str]], set[str]]:
+    """Return the variants and the ids of runs."""
+    rows = list(runs)
+    return {(row.model, row.quant, row.engine) for row in rows}, {row.run_id for row in rows}

@@ -18,12 +18,12 @@ from typing import Any
 from rich.progress import track
 
 from bench import __version__
-from bench.analysis.history import Judged
 from bench.errors import QuantbenchError
 from bench.finish import title_of
 from bench.index import Index, RunRow, marks_of
-from bench.nights import histories
+from bench.nights import histories, standings
 from bench.progress import console
+from bench.report.history import drawn
 from bench.report.lang import LANGUAGES
 from bench.report.page import write
 from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
@@ -48,16 +48,6 @@ def _sessions(rows: Iterable[RunRow]) -> list[Session]:
     return [Session(name, tuple(reversed(own)), page_name("session", name)) for name, own in found.items()]
 
 
-def _nights(results_dir: Path, key: VariantKey) -> dict[str, tuple[Judged, ...]]:
-    index = Index(results_dir)
-    try:
-        model, quant, engine = key
-        rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
-        return histories(index, rows, marks_of(results_dir))
-    finally:
-        index.close()
-
-
 def _made(file: Path) -> dict[str, str]:
     """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
     try:
@@ -70,7 +60,16 @@ def _made(file: Path) -> dict[str, str]:
 
 def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
     """Write a variant's page and return its row of the index."""
-    return variant_page(out, key, _nights(results_dir, key), lang)
+    model, quant, engine = key
+    marks = marks_of(results_dir)
+    index = Index(results_dir)
+    try:
+        rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
+        stands = standings(index, rows, marks)
+        nights = histories(index, rows, marks, drawn(stands))
+    finally:
+        index.close()
+    return variant_page(out, key, stands, nights, lang)
 
 
 def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.analysis.history import Mark
+from bench.analysis.history import Mark, standing_of
 from bench.index import Index
-from bench.nights import histories, last_nights
+from bench.nights import histories, standings
 from tests.records import keep
 from tests.test_gate_command import night
 
@@ -15,10 +15,10 @@ def test_what_is_kept_says_what_the_whole_history_says(tmp_path: Path) -> None:
         keep(tmp_path, night(day, 0.06 if day in (10, 12) else 0.0))
         index.refresh()
         newest = index.runs(limit=1)
-        whole = {name: own[-1] for name, own in histories(index, newest, ()).items()}
-        assert last_nights(index, newest, ()) == whole
-        assert last_nights(index, newest, ()) == whole
-    assert {one.kind for one in whole.values()} == {"fine"}
+        whole = {name: standing_of(own) for name, own in histories(index, newest, ()).items()}
+        assert standings(index, newest, ()) == whole
+        assert standings(index, newest, ()) == whole
+    assert {one.last.kind for one in whole.values()} == {"fine"}
 
 
 def test_a_word_of_a_person_or_a_run_that_is_gone_makes_it_anew(tmp_path: Path) -> None:
@@ -27,11 +27,11 @@ def test_a_word_of_a_person_or_a_run_that_is_gone_makes_it_anew(tmp_path: Path) 
         keep(tmp_path, night(day))
     index.refresh()
     newest = index.runs(limit=1)
-    last_nights(index, newest, ())
+    standings(index, newest, ())
     marks = [Mark(run_id="run-009-23", reason="right", at="2026-01-10")]
-    assert {one.kind for one in last_nights(index, newest, marks).values()} == {"not_enough_data"}
+    assert {one.last.kind for one in standings(index, newest, marks).values()} == {"not_enough_data"}
     for file in (tmp_path / "runs" / "run-003-23").glob("*.json"):
         file.unlink()
     index.refresh()
-    whole = {name: own[-1] for name, own in histories(index, newest, ()).items()}
-    assert last_nights(index, newest, ()) == whole
+    whole = {name: standing_of(own) for name, own in histories(index, newest, ()).items()}
+    assert standings(index, newest, ()) == whole

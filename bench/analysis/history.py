@@ -63,6 +63,34 @@ class Judged(NamedTuple):
         """Variant's speed / control's speed."""
         return None if self.value is None else math.exp(self.value)
 
+    @property
+    def is_accepted(self) -> bool:
+        """Whether it became part of the level."""
+        return self.value is not None and self.kind not in ALARMS
+
+
+class Standing(NamedTuple):
+    """A series after its last night, in a few figures."""
+
+    last: Judged
+    nights: int
+    measured: int
+    """Nights that have a value."""
+    accepted: int
+    epochs: tuple[tuple[str, str], ...]
+    """(night, why) of each that began an epoch."""
+
+
+def standing_of(nights: Sequence[Judged]) -> Standing:
+    """Return where a series stands whose nights, one or more, are all there."""
+    return Standing(
+        last=nights[-1],
+        nights=len(nights),
+        measured=sum(night.value is not None for night in nights),
+        accepted=sum(night.is_accepted for night in nights),
+        epochs=tuple((night.night, night.epoch_begins) for night in nights if night.epoch_begins is not None),
+    )
+
 
 @lru_cache(maxsize=100_000)
 def night_of(started_at: str) -> str:
@@ -110,6 +138,8 @@ class Course:
         self._rule = rule or Rule()
         self._track = Track(self._rule)
         self._epoch: str | None = None
+        self._nights = self._measured = self._accepted = 0
+        self._epochs: list[tuple[str, str]] = []
 
     def step(self, night: Sequence[Measured]) -> Judged:
         """Judge the next night and take it in."""
@@ -120,18 +150,30 @@ class Course:
         if begins is not None:
             self._track = Track(self._rule)
         one = _judge(night, self._track, begins)
-        if one.value is not None and one.kind not in ALARMS:
+        if one.value is not None and one.is_accepted:
             self._track.accept(one.value)
+        self._nights += 1
+        self._measured += one.value is not None
+        self._accepted += one.is_accepted
+        if begins is not None:
+            self._epochs.append((one.night, begins))
         return one
+
+    def standing(self, last: Judged) -> Standing:
+        """Return where the series stands after the night that :meth:`step` judged last."""
+        return Standing(last, self._nights, self._measured, self._accepted, tuple(self._epochs))
 
     def state(self) -> str:
         """Return what to go on from, as JSON."""
-        return json.dumps([self._epoch, self._track.state()])
+        counts = [self._nights, self._measured, self._accepted]
+        return json.dumps([self._epoch, self._track.state(), counts, self._epochs])
 
     def go_on(self, state: str) -> None:
         """Go on from a state, under the same marks and rule."""
-        self._epoch, track = json.loads(state)
+        self._epoch, track, counts, epochs = json.loads(state)
         self._track = Track.restored(self._rule, track)
+        self._nights, self._measured, self._accepted = counts
+        self._epochs = [(night, why) for night, why in epochs]
 
 
 def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> tuple[Judged, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from bench.analysis.history import ALARMS, Judged
+from bench.analysis.history import ALARMS, Judged, Standing
 from bench.report import format as fmt
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
 from bench.report.history_plot import timeline
@@ -25,59 +25,56 @@ DRAWN = 6
 """Series that are drawn; all of them stand in the table."""
 
 
-def _order(item: tuple[str, Sequence[Judged]]) -> tuple[bool, str]:
-    return (item[1][-1].kind not in ALARMS, item[0])
+def _ordered(standings: Mapping[str, Standing]) -> list[tuple[str, Standing]]:
+    """Return series by name, those whose last night is an alarm first."""
+    return sorted(standings.items(), key=lambda item: (item[1].last.kind not in ALARMS, item[0]))
 
 
-def history_row(name: str, nights: Sequence[Judged]) -> list[Cell]:
+def history_row(name: str, one: Standing) -> list[Cell]:
     """Return a series' row."""
-    last = nights[-1]
-    accepted = sum(night.value is not None and night.kind not in ALARMS for night in nights)
-    epochs = sum(night.epoch_begins is not None for night in nights)
+    last = one.last
     ratio = Cell(f"{last.ratio:.3f}", exact=f"{last.ratio!r}", numeric=True) if last.ratio else Cell(numeric=True)
     return [
         Cell(name),
         Cell(last.night),
         Cell(last.kind.replace("_", " ")),
         ratio,
-        Cell(fmt.count(len(nights)), (f"{accepted} accepted",), f"{len(nights)}", numeric=True),
-        Cell(fmt.count(epochs), numeric=True),
+        Cell(fmt.count(one.nights), (f"{one.accepted} accepted",), f"{one.nights}", numeric=True),
+        Cell(fmt.count(len(one.epochs)), numeric=True),
         Cell(last.reason),
     ]
 
 
-def epochs_of(histories: Mapping[str, Sequence[Judged]]) -> list[str]:
+def epochs_of(standings: Mapping[str, Standing]) -> list[str]:
     """Return when epochs began and why, each once."""
-    found = {
-        (night.night, night.epoch_begins): None
-        for nights in histories.values()
-        for night in nights
-        if night.epoch_begins is not None
-    }
-    return [f"{night}: {why}" for night, why in sorted(found)]
+    return [f"{night}: {why}" for night, why in sorted({epoch for one in standings.values() for epoch in one.epochs})]
 
 
-def drawings(histories: Mapping[str, Sequence[Judged]], prefix: str) -> Figures | None:
-    """Return the first series drawn, alarms first; None where nothing has two nights."""
-    figures: list[Figure] = []
-    for name, nights in sorted(histories.items(), key=_order):
-        if len(figures) < DRAWN and sum(night.ratio is not None for night in nights) > 1:
-            caption = f"{name}: {nights[-1].kind.replace('_', ' ')}, {nights[-1].reason}"
-            drawn = timeline(nights, name=f"{prefix}{len(figures)}", description=caption)
-            figures.append(Figure(drawn, nights[-1].reason, title=name))
-    return Figures(figures) if figures else None
+def drawn(standings: Mapping[str, Standing]) -> list[str]:
+    """Return the names of the series that are drawn, alarms first."""
+    return [name for name, one in _ordered(standings) if one.measured > 1][:DRAWN]
 
 
-def history_section(histories: Mapping[str, Sequence[Judged]]) -> Section | None:
-    """Return the section; None where no series has two nights."""
-    if all(len(nights) < 2 for nights in histories.values()):
+def _drawing(place: int, name: str, nights: Sequence[Judged]) -> Figure:
+    last = nights[-1]
+    caption = f"{name}: {last.kind.replace('_', ' ')}, {last.reason}"
+    return Figure(timeline(nights, name=f"night{place}", description=caption), last.reason, title=name)
+
+
+def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequence[Judged]]) -> Section | None:
+    """Return the section; None where no series has two nights.
+
+    Args:
+        standings: of every series.
+        nights: of the series in :func:`drawn`.
+    """
+    if all(one.nights < 2 for one in standings.values()):
         return None
-    ordered = sorted(histories.items(), key=_order)
-    drawn = drawings(histories, "night")
-    blocks: list[Block] = [drawn] if drawn else []
+    figures = [_drawing(place, name, nights[name]) for place, name in enumerate(drawn(standings))]
+    blocks: list[Block] = [Figures(figures)] if figures else []
     blocks += [
         Text(HOW, "small"),
-        Table("Every series through its nights", HEADS, [Group([history_row(*item) for item in ordered])]),
-        Details("Epochs", [Bullets(epochs_of(histories))]),
+        Table("Every series through its nights", HEADS, [Group([history_row(*item) for item in _ordered(standings)])]),
+        Details("Epochs", [Bullets(epochs_of(standings))]),
     ]
     return Section("history", "Night by night", blocks)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench import __version__
-from bench.analysis.history import Judged
+from bench.analysis.history import Judged, standing_of
 from bench.record import STATUS_MEANING, RunRecord
 from bench.report import format as fmt
 from bench.report.history import history_section
@@ -79,7 +79,7 @@ def render(
         raise ValueError("a report needs at least one record")
     shown = with_baselines(records)
     sections = all_sections(shown)
-    told = history_section(histories)
+    told = history_section({name: standing_of(nights) for name, nights in histories.items()}, histories)
     if told:
         place = next((at for at, one in enumerate(sections) if one.id == "failures"), len(sections))
         sections.insert(place, told)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.analysis.history import ALARMS, Judged
+from bench.analysis.history import ALARMS, Judged, Standing
 from bench.index import RunRow
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
@@ -81,17 +81,30 @@ def _write(path: Path, title: str, byline: str, sections: Sequence[Section], lan
     write_atomic(path, template.render(title=title, byline=byline, sections=sections))
 
 
-def variant_page(out: Path, key: tuple[str, str, str], nights: Mapping[str, Sequence[Judged]], lang: str) -> Variant:
-    """Write a variant's page and return what the index shows of it."""
-    judged = {name: own for name, own in nights.items() if own}
+def variant_page(
+    out: Path,
+    key: tuple[str, str, str],
+    standings: Mapping[str, Standing],
+    nights: Mapping[str, Sequence[Judged]],
+    lang: str,
+) -> Variant:
+    """Write a variant's page and return what the index shows of it.
+
+    Args:
+        out: folder of the site.
+        key: model, quantization, engine.
+        standings: of its series.
+        nights: of those that are drawn.
+        lang: language of the page.
+    """
     found = replace(
         Variant.of(key),
-        series=len(judged),
-        nights=max((len(own) for own in judged.values()), default=0),
-        alarms=sum(own[-1].kind in ALARMS for own in judged.values()),
-        last=max((own[-1].night for own in judged.values()), default=""),
+        series=len(standings),
+        nights=max((one.nights for one in standings.values()), default=0),
+        alarms=sum(one.last.kind in ALARMS for one in standings.values()),
+        last=max((one.last.night for one in standings.values()), default=""),
     )
-    told = history_section(judged)
+    told = history_section(standings, nights)
     empty = Section("history", "Night by night", [Text("One night so far: there is nothing to hold it against.")])
     byline = f"{found.engine}; {fmt.plural(found.series, 'series', 'series')}, {fmt.plural(found.nights, 'night')}."
     _write(out / found.file, f"{found.model} {found.quant}", byline, [told or empty], lang)
