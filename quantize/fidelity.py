@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -194,9 +195,13 @@ def _speak(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tupl
     whole = model.whole()
     ids = torch.tensor(prompts, device=model.device)
     entropies: list[float] = []
+    past: Any = None
     with torch.inference_mode():
         for _ in range(CANARY_NEW_TOKENS):
-            found = whole(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            fed = ids if past is None else ids[:, -1:]
+            told = whole(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1)
+            past = told.past_key_values
+            found = told.logits[:, -1].float().log_softmax(-1)
             entropies += (-(found.exp() * found).sum(-1)).tolist()
             ids = torch.cat([ids, found.argmax(-1, keepdim=True)], dim=1)
     new = tuple(tuple(row) for row in ids[:, len(prompts[0]) :].tolist())

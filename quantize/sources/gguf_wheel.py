@@ -4,6 +4,7 @@ The package is only a container: its dependencies are not needed, so it is insta
 """
 
 import importlib.metadata
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,22 @@ def identity(config: Config) -> dict[str, Any]:
 
 def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
     """Write the BF16 checkpoint to ``target`` and return its provenance."""
+    import gguf
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    # transformers reads the whole file anew for each of what follows, and makes the map of names for every module.
+    gguf.GGUFReader = lru_cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = lru_cache(gguf.get_tensor_name_map)
     file = _file(config)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
     clean = AutoConfig.from_pretrained(**where)
     clean.dtype = torch.bfloat16
-    model = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(**where)
     # The file says which token ends an answer; transformers reads it into the config but not into the tokenizer.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(clean.eos_token_id)
