@@ -180,10 +180,14 @@ def _lay_out(figure: Figure, height: float | None = None) -> None:
     inner, inch = axes.bbox, figure.dpi
     left, right = PAD + (inner.x0 - outer.x0) / inch, PAD + (outer.x1 - inner.x1) / inch
     below, above = PAD + (inner.y0 - outer.y0) / inch, PAD + (outer.y1 - inner.y1) / inch
+    under, beside = inner.y0 - axes.xaxis.label.get_position()[1], inner.x0 - axes.yaxis.label.get_position()[0]
     if height is not None:
         figure.set_figheight(below + height + above)
     whole = figure.get_figheight()
     axes.set_position((left / WIDTH, below / whole, 1 - (left + right) / WIDTH, 1 - (below + above) / whole))
+    # Else all labels would be measured once more, to place the axes' names below and beside them.
+    axes.xaxis.set_label_coords(0.5, -under / axes.bbox.height)
+    axes.yaxis.set_label_coords(-beside / axes.bbox.width, 0.5)
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
