@@ -172,7 +172,8 @@ def run() -> str:
         columns = [measure(Path(folder), controlled_record(), nights) for nights in sizes]
     shapes = len(LENGTHS) * len(CONCURRENCY)
     lines = [
-        f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the site.",
+        f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the site, "
+        "which is made after the gate's looks and goes on from what they kept.",
         "",
         "| | " + " | ".join(f"{nights} nights" for nights in sizes) + " |",
         "|---|" + "---:|" * len(sizes),
