@@ -143,7 +143,7 @@ class Index:
             self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=normal")
-        self._db.execute("pragma mmap_size=1073741824")  # a series lies scattered over many pages
+        self._db.execute("pragma cache_size=-65536")  # KiB; a series lies scattered over many pages
         self._db.execute("pragma foreign_keys=on")
 
     def _make(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from quantize.bf16 import multiply_in_float32
-from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech
+from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech, own_code
 from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
 from quantize.memory import available_memory
@@ -196,11 +196,13 @@ def _speak(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tupl
     ids = torch.tensor(prompts, device=model.device)
     entropies: list[float] = []
     past: Any = None
+    # A checkpoint's own code may be older than transformers' caches.
+    use_cache = not own_code(folder)
     with torch.inference_mode():
         for _ in range(CANARY_NEW_TOKENS):
             fed = ids if past is None else ids[:, -1:]
-            told = whole(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = told.past_key_values
+            told = whole(input_ids=fed, past_key_values=past, use_cache=use_cache, logits_to_keep=1)
+            past = getattr(told, "past_key_values", None) if use_cache else None
             found = told.logits[:, -1].float().log_softmax(-1)
             entropies += (-(found.exp() * found).sum(-1)).tolist()
             ids = torch.cat([ids, found.argmax(-1, keepdim=True)], dim=1)
