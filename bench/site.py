@@ -11,8 +11,10 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT
+from threading import Thread
 from typing import Any
 
 from rich.progress import track
@@ -56,6 +58,19 @@ def _made(file: Path) -> dict[str, str]:
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     return found
+
+
+def _prepare() -> None:
+    """Leave Ctrl-C to the process that began this one, and end with it, however that ends."""
+    signal.signal(SIGINT, SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
@@ -111,8 +126,7 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
     wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
     stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
     known = {row["file"]: Variant(**row) for row in json.loads(before.get("variants", "[]"))}
-    # Only this process hears Ctrl-C: the others end their page and take no other.
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=(SIGINT, SIG_IGN)) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_prepare) as pool:
         jobs = {
             one.file: pool.submit(_make_variant, results_dir, out, key, lang)
             for one, key in zip(variants, keys, strict=True)

@@ -1,5 +1,8 @@
 """The site: every run is listed, every variant has its nights, and only what changed is made again."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from bench.gate import accept
 from bench.report.site_pages import page_name
 from bench.site import main
+from tests.conftest import ROOT
 from tests.pages import Page
 from tests.records import QUANTS, keep, native_record, record
 from tests.test_gate_command import night
@@ -106,3 +110,20 @@ def test_names_lead_to_no_other_folder_and_no_two_to_one_page(tmp_path: Path) ->
     keep(results, record(session="../../evil"))
     assert main(["build", "--results", str(results), "--out", str(tmp_path / "deep" / "site")]) == 0
     assert [file.name for file in tmp_path.glob("*")] == ["deep"]
+
+
+def test_killed_it_leaves_no_process_behind() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from bench.site import _prepare\n"
+        "pool = ProcessPoolExecutor(2, initializer=_prepare)\n"
+        "jobs = [pool.submit(os.getpid), pool.submit(time.sleep, 60)]\n"
+        "pids = [jobs[0].result(), *pool._processes]\n"
+        "print(*pids, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # The workers hold this pipe too: its end is theirs.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert len(done.stdout.split()) == 3
