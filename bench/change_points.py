@@ -4,6 +4,7 @@ The gate asks whether tonight is worse than the nights before; this asks, with a
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench.analysis.history import Judged
 from bench.errors import ToolchainError
 from bench.toolchain import toolchain_interpreter
 from quantize.key import Frozen
+from quantize.search_path import search_path
 
 SCRIPT = Path(__file__).resolve().parent / "toolchains" / "otava_points.py"
 LEAST_NIGHTS = 4
@@ -48,6 +50,7 @@ def change_points(histories: Mapping[str, Sequence[Judged]]) -> tuple[ChangePoin
     try:
         done = subprocess.run(
             [python, str(SCRIPT)],
+            env={**os.environ, **search_path(python)},
             input=json.dumps(asked),
             capture_output=True,
             text=True,

@@ -20,6 +20,7 @@ from bench.paths import cache_dir
 from bench.record import Device
 from bench.store import write_atomic
 from quantize.key import Frozen, canonical_json, sha256_text
+from quantize.search_path import search_path
 
 TABLE = Path(__file__).resolve().parent / "data" / "devices.toml"
 PROBE = Path(__file__).resolve().parent / "probe.py"
@@ -102,7 +103,7 @@ def probe(interpreter: str, threads: int) -> Device:
     """
     # -P: the script's own folder holds modules named like others', e.g. build and profile.
     argv = [interpreter, "-P", str(PROBE), "--threads", str(threads)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    env = {**os.environ, **search_path(interpreter), "OMP_NUM_THREADS": str(threads)}
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, env=env)
     except subprocess.TimeoutExpired:

@@ -22,6 +22,7 @@ import psutil
 from bench.diagnose import last_words, lines_of, why
 from bench.errors import StoreError
 from bench.paths import cache_dir
+from quantize.search_path import search_path
 
 TERM_SECONDS = 10.0
 """How long a session may take to end after SIGTERM before it is killed."""
@@ -132,7 +133,8 @@ class Child:
             argv: the command.
             what: a name for people, e.g. ``server of smollm2-135m fp8``.
             log_file: created, or continued.
-            env: added to this process's environment.
+            env: added to this process's environment, in which the folder of a virtual environment's interpreter comes
+                first on ``PATH``.
             cwd: working directory of the child.
 
         Raises:
@@ -154,7 +156,12 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env},
+            env={
+                **os.environ,
+                **search_path(argv[0]),
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                **env,
+            },
             cwd=cwd,
             start_new_session=True,
         )

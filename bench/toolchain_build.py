@@ -22,6 +22,7 @@ from bench.process import Child
 from bench.progress import Stage, View
 from bench.store import write_atomic
 from bench.toolchain import Built, Toolchain
+from quantize.search_path import search_path
 
 POLL_SECONDS = 0.25
 CHECK_SECONDS = 600
@@ -180,7 +181,7 @@ def last_words(log: Path) -> str:
 def _ask(python: str, code: str, variables: Mapping[str, str]) -> str:
     done = subprocess.run(
         [python, "-c", code],
-        env={**os.environ, **alone(), **variables},
+        env={**os.environ, **search_path(python), **alone(), **variables},
         capture_output=True,
         text=True,
         timeout=CHECK_SECONDS,

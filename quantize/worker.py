@@ -46,6 +46,7 @@ from quantize.key import Frozen, Key
 from quantize.methods import Expected, Made
 from quantize.parent import end_with_parent
 from quantize.reader import Reader
+from quantize.search_path import search_path
 from quantize.step import Step
 from quantize.texts import HeldoutConfig
 
@@ -146,17 +147,17 @@ def _run_step(job: Job, samples: list[list[int]], work: Path, lock: int) -> Made
     made, failed = job.beside("made"), job.beside("error")
     failed.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as only:
-        environment = dict(os.environ)
+        environment = {**os.environ, **search_path(job.interpreter)}
         if job.interpreter != sys.executable:
             (Path(only) / "quantize").symlink_to(Path(__file__).resolve().parent)
             environment["PYTHONPATH"] = only
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [job.interpreter, "-m", "quantize.step", str(file)],
             stdin=subprocess.PIPE,
             env=environment,
             pass_fds=(lock,),
-        )
-        code = child.wait()
+        ) as child:
+            code = child.wait()
     file.unlink()
     if code != 0 or not made.exists():
         said = failed.read_text() if failed.exists() else ""
