@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from bench.cuda import has_cuda_device
-from bench.errors import ConfigError
+from bench.errors import ConfigError, ToolchainError
 from bench.record import Variant
 from bench.spec import (
     AccuracySpec,
@@ -29,7 +29,6 @@ from bench.spec import (
     nearest,
     plugin,
 )
-from bench.toolchain import read, state
 from quantize.checkpoint import CheckpointError
 from quantize.sources import SourceUnavailableError
 from quantize.texts import HeldoutConfig
@@ -55,7 +54,7 @@ MADE, OFFICIAL = "made", "official"
 """Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
 AUTO = "auto"
 AUTO_CHOICES = ("sglang", "transformers")
-"""What ``engine=auto`` chooses from: the best, and the one that runs everywhere."""
+"""What ``engine=auto`` chooses from: the one for CUDA devices, and the one that runs everywhere."""
 TOP_LEVEL = (*GROUPS, "baseline", "plan", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
@@ -173,7 +172,8 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         hardware = HardwareSpec.model_validate(_section(data, "hardware", overrides))
     quant, release = _quant(_section(data, "quant", overrides), model)
     gpu = None if hardware.name == AUTO else hardware.device is not None
-    engine = _engine(_section(data, "engine", overrides), overrides, gpu=gpu)
+    engine_section = _section(data, "engine", overrides)
+    engine = _engine(engine_section, overrides, gpu=gpu)
     if hardware.name != AUTO and not data.get("plan"):
         raise ConfigError(f"hardware={hardware.name}: a run measures the machine it runs on; add plan=true to plan")
     with _explaining("calibration.heldout"):
@@ -181,6 +181,8 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     with _explaining("workload"):
         workload = Workload.model_validate(data["workload"])
     accuracy = _accuracy(_section(data, "accuracy", overrides), model)
+    if engine_section["name"] == AUTO and not data["plan"] and (workload.input_lens or accuracy.tasks):
+        _check_automatic(engine)
     with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
     with _explaining(""):
@@ -327,11 +329,31 @@ def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool |
 
 
 def resolve_engine(name: str) -> str:
-    """Return the engine that ``name`` stands for on this machine: ``auto`` takes the best there is.
+    """Return the engine that ``name`` stands for on this machine.
 
-    That is ``sglang`` where there is a CUDA device and its toolchain is built, else ``transformers``.
+    ``auto`` is ``sglang`` where there is a CUDA device, else ``transformers``. What is built does not decide: the same
+    command would measure one engine before a toolchain is built and another one after.
     """
     if name != AUTO:
         return name
     best, last = AUTO_CHOICES
-    return best if state(read(best)).python is not None and has_cuda_device() else last
+    return best if has_cuda_device() else last
+
+
+def _check_automatic(engine: PartSpec) -> None:
+    """Check that the engine that ``auto`` has chosen for a CUDA device can be started.
+
+    Raises:
+        ConfigError: its toolchain is not built; names the command, its size, and the alternative.
+    """
+    best, last = AUTO_CHOICES
+    if engine.name != best:
+        return
+    module = plugin("bench.engines", engine.module)
+    try:
+        module.interpreter(module.Config.model_validate(engine.config), "engine=auto on a CUDA device")
+    except ToolchainError as error:
+        raise ConfigError(
+            f"{error}; engine={last} measures with the reference server instead, which expands quantized weights to "
+            "16 bits"
+        ) from error

@@ -24,6 +24,7 @@ from bench.record import ServerFacts, Yarn
 from bench.toolchain_build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
+from tests.conftest import Cli
 from tests.records import manifest
 
 LAUNCH = Launch(Path("/m"), 40960, 31000)
@@ -264,13 +265,24 @@ def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
     assert "'api_key': '…'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("gpu", "built", "name"), [(True, True, "sglang"), (True, False, "transformers"), (False, True, "transformers")]
-)
-def test_auto_takes_sglang_where_it_can_run(gpu: bool, built: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = toolchain.State(kind="built" if built else "not built", python="/python" if built else None)
+@pytest.fixture
+def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let nvidia-smi list a GPU, and no toolchain be built; return PATH."""
+    stand_in = tmp_path / "bin" / "nvidia-smi"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)'\n")
+    stand_in.chmod(0o755)
+    path = f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
+    return path
+
+
+@pytest.mark.parametrize(("gpu", "name"), [(True, "sglang"), (False, "transformers")])
+def test_auto_takes_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = toolchain.State(kind="built", python="/python")
     monkeypatch.setattr(composed, "has_cuda_device", lambda: gpu)
-    monkeypatch.setattr(composed, "state", lambda chain: state)
+    monkeypatch.setattr(toolchain, "state", lambda chain: state)
     assert composed.resolve_engine("auto") == name
     assert composed.resolve_engine("vllm") == "vllm"
     typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
@@ -282,3 +294,48 @@ def test_auto_takes_sglang_where_it_can_run(gpu: bool, built: bool, name: str, m
         assert found.config["tp_size"] == 2
         assert found.config["mem_fraction_static"] == 0.85
         assert found.config["startup_timeout_s"] == 1800
+
+
+def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cli: Cli, tmp_path: Path) -> None:
+    env = {"PATH": with_gpu, "QUANTBENCH_CACHE": str(tmp_path / "cache")}
+    done = cli("+model=tiny-qwen3", "quant=fp8", **env)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "engine=auto on a CUDA device needs the toolchain sglang, which is not built" in line
+    assert "quantbench toolchain build sglang (10.0 GB on disk)" in line
+    assert "engine=transformers" in line
+    assert not (cli.folder / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (["engine=transformers"], "transformers"),
+        (["experiment=demo"], "transformers"),
+        (["workload=none", "accuracy=none"], "sglang"),
+        (["plan=true"], "sglang"),
+        (["hardware=cpu", "plan=true"], "transformers"),
+        (["hardware=h100", "plan=true"], "sglang"),
+    ],
+)
+def test_what_serves_nothing_or_names_its_engine_needs_no_toolchain_of_auto(
+    typed: list[str], name: str, with_gpu: str
+) -> None:
+    assert compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine.name == name
+
+
+def test_a_plan_for_a_gpu_without_the_toolchain_says_that_it_is_missing(
+    with_gpu: str, cli: Cli, tmp_path: Path
+) -> None:
+    env = {"PATH": with_gpu, "QUANTBENCH_CACHE": str(tmp_path / "cache")}
+    done = cli("+model=tiny-qwen3", "plan=true", **env)
+    assert done.returncode == 0, done.stderr
+    assert "quantbench toolchain build sglang" in done.stdout
+
+
+def test_a_gpu_that_does_not_answer_is_none(with_gpu: str, tmp_path: Path) -> None:
+    assert composed.has_cuda_device()
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert not composed.has_cuda_device()
+    assert compose_job(["+model=tiny-qwen3", "session=t"]).engine.name == "transformers"
