@@ -65,7 +65,10 @@ def _working_bytes(architecture: Architecture, method: str, tokens: int) -> int:
 
 
 def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
-    """Return the memory that the proof takes: ends and one decoder layer of both checkpoints, and hidden states."""
+    """Return the memory that the proof takes on the device that computes it.
+
+    It holds the ends and one decoder layer of both checkpoints, and hidden states.
+    """
     windows, length = heldout
     ends = 2 * 2 * architecture.vocab_size * architecture.hidden_size * (1 if architecture.tied_embeddings else 2)
     # One expert or projection at a time is expanded in float32 before it is kept in 16 bits.

@@ -16,9 +16,9 @@ from torch import nn
 
 from quantize.bf16 import multiply_in_float32
 from quantize.checkpoint import Canaries, CheckpointError, Fidelity, LayerError, Speech, own_code
+from quantize.device import FreeMemory, fits_whole, free_memory
 from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
-from quantize.memory import available_memory
 
 BATCH_TOKENS = 2048
 """Held-out tokens that are run at once."""
@@ -27,8 +27,6 @@ PROBE_TOKENS = 256
 CANARIES = 4
 CANARY_PROMPT_TOKENS = 16
 CANARY_NEW_TOKENS = 24
-RESIDENT_SHARE = 0.5
-"""Share of the free memory that a model may take to be run whole, which canary prompts need."""
 MAX_LOSS = 700.0
 """Nats per token beyond which a perplexity is no number; the ceiling refuses such a checkpoint anyway."""
 RESCALED = ("v_proj", "up_proj")
@@ -100,14 +98,52 @@ def _batches(windows: Sequence[Sequence[int]], device: torch.device) -> list[tor
     return [torch.tensor(windows[begin : begin + at_once], device=device) for begin in range(0, len(windows), at_once)]
 
 
-def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_id: str) -> "Measured":
-    """Compare two checkpoints on windows of held-out token ids; ``text_id`` names the text.
+def measure(
+    source: Path,
+    folder: Path,
+    windows: Sequence[Sequence[int]],
+    text_id: str,
+    *,
+    device: torch.device,
+    free: FreeMemory = free_memory,
+) -> "Measured":
+    """Compare two checkpoints on windows of held-out token ids.
+
+    Args:
+        source: the 16-bit checkpoint.
+        folder: the quantized one.
+        windows: token ids, all windows of one length.
+        text_id: the name of their text.
+        device: what it is computed on; it must have room for one decoder layer of each.
+        free: how much of a device's memory is free.
 
     Raises:
         CheckpointError: a weight is missing, or a logit is not a finite number.
     """
     multiply_in_float32()
-    reference, candidate = Expanded(source), Expanded(folder)
+    totals, errors = _compare(Expanded(source, device=device), Expanded(folder, device=device), windows)
+    positions = sum(map(len, windows))
+    predicted = positions - len(windows)
+    fidelity = Fidelity(
+        text_id=text_id,
+        text_sha256=sha256_text(canonical_json(windows)),
+        n_tokens=positions,
+        kl=max(0.0, totals["kl"] / positions),
+        top1_agreement=totals["same"] / positions,
+        perplexity=math.exp(min(MAX_LOSS, totals["loss"] / predicted)),
+        source_perplexity=math.exp(min(MAX_LOSS, totals["source_loss"] / predicted)),
+    )
+    prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
+    return Measured(fidelity, errors, canaries(source, folder, prompts, device=device, free=free))
+
+
+def _compare(
+    reference: Expanded, candidate: Expanded, windows: Sequence[Sequence[int]]
+) -> tuple[dict[str, float], tuple[LayerError, ...]]:
+    """Run two checkpoints layer by layer; return (sums over all positions, errors of layers).
+
+    Nothing of either is in memory any more when it returns.
+    """
     errors: list[LayerError] = []
     with torch.inference_mode():
         embed, norm, head = reference.ends()
@@ -134,26 +170,14 @@ def measure(source: Path, folder: Path, windows: Sequence[Sequence[int]], text_i
             totals["same"] += float((p.argmax(-1) == q.argmax(-1)).sum())
             totals["source_loss"] -= float(p[:, :-1].gather(2, following).sum())
             totals["loss"] -= float(q[:, :-1].gather(2, following).sum())
-    positions = sum(map(len, windows))
-    predicted = positions - len(windows)
-    fidelity = Fidelity(
-        text_id=text_id,
-        text_sha256=sha256_text(canonical_json(windows)),
-        n_tokens=positions,
-        kl=max(0.0, totals["kl"] / positions),
-        top1_agreement=totals["same"] / positions,
-        perplexity=math.exp(min(MAX_LOSS, totals["loss"] / predicted)),
-        source_perplexity=math.exp(min(MAX_LOSS, totals["source_loss"] / predicted)),
-    )
-    prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
-    return Measured(fidelity, tuple(errors), canaries(source, folder, prompts))
+    return totals, tuple(errors)
 
 
 class Measured:
     """What :func:`measure` found."""
 
     def __init__(self, fidelity: Fidelity, layer_errors: tuple[LayerError, ...], canaries: Canaries | None) -> None:
-        """Hold the three parts; ``canaries`` is None where the model does not fit into memory."""
+        """Hold the three parts; ``canaries`` is None where the whole model does not fit on the device."""
         self.fidelity = fidelity
         self.layer_errors = layer_errors
         self.canaries = canaries
@@ -190,8 +214,10 @@ def degenerate(source: Speech, found: Speech) -> str | None:
     return None
 
 
-def _speak(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
-    model = Expanded(folder)
+def _speak(
+    folder: Path, prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
+    model = Expanded(folder, device=device)
     whole = model.whole()
     ids = torch.tensor(prompts, device=model.device)
     entropies: list[float] = []
@@ -210,12 +236,20 @@ def _speak(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[Speech, tupl
     return speech(new, entropies), new
 
 
-def canaries(source: Path, folder: Path, prompts: Sequence[Sequence[int]]) -> Canaries | None:
-    """Let both checkpoints continue the prompts greedily, one after the other; None where one does not fit whole."""
-    expanded_bytes = sum(parameter.numel() * 2 for parameter in Expanded(source).model.parameters())
-    if not prompts or expanded_bytes > RESIDENT_SHARE * available_memory():
+def canaries(
+    source: Path, folder: Path, prompts: Sequence[Sequence[int]], *, device: torch.device, free: FreeMemory
+) -> Canaries | None:
+    """Let both checkpoints continue the prompts greedily, one after the other.
+
+    Each is run whole, for which every layer is read once. None where a whole one does not fit on the device.
+    """
+    expanded_bytes = sum(parameter.numel() * 2 for parameter in Expanded(source, device=device).model.parameters())
+    if not prompts or not fits_whole(expanded_bytes, device, free):
         return None
-    (before, old), (after, new) = _speak(source, prompts), _speak(folder, prompts)
+    try:
+        (before, old), (after, new) = _speak(source, prompts, device), _speak(folder, prompts, device)
+    except torch.OutOfMemoryError:  # another process took the GPU's memory meanwhile
+        return None
     return Canaries(
         prompts=len(prompts),
         new_tokens=CANARY_NEW_TOKENS,

@@ -41,6 +41,7 @@ from quantize.checkpoint import (
     weight_files,
 )
 from quantize.errors import explain_failure
+from quantize.estimate import proof_memory
 from quantize.imports import without_sklearn
 from quantize.key import Frozen, Key
 from quantize.methods import Expected, Made
@@ -241,15 +242,25 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
     }
     if expected.format is None:
         return {**facts, "fidelity": None, "layer_errors": (), "canaries": None}
+    from quantize.device import default_gpu, proof_device
     from quantize.fidelity import degenerate, measure
 
     log.info("proving: predictions beside those of the source")
     windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
+    gpu = default_gpu()
+    device = proof_device(proof_memory(job.architecture, (len(windows), len(windows[0]))), gpu)
     try:
-        found = measure(job.source, work, windows, job.heldout.set)
+        found = measure(job.source, work, windows, job.heldout.set, device=device)
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
+    notes = []
+    if gpu is not None and device != gpu:
+        notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit into the GPU's memory")
+    if found.canaries is None:
+        memory = "memory" if device.type == "cpu" else "the GPU's memory"
+        notes.append(f"canary prompts were not run: the whole model does not fit into {memory}")
     facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
+    facts["notes"] = tuple(notes)
     if found.fidelity.kl > expected.max_kl:
         raise RefusedError(
             f"KL to the source is {found.fidelity.kl:.3g} nats per token, above the ceiling of {expected.max_kl:g}; "
@@ -277,10 +288,8 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
         made, calibration, cost = _make(job, work, lock)
         begin = time.monotonic()
         facts |= _prove(job, work)
-        notes = made.notes
-        if facts["fidelity"] and facts["canaries"] is None:
-            notes = (*notes, "canary prompts were not run: the whole model does not fit into memory")
-        facts |= {"calibration": calibration, "experts_reached": made.experts_reached, "notes": notes}
+        facts |= {"calibration": calibration, "experts_reached": made.experts_reached}
+        facts["notes"] = (*made.notes, *facts["notes"])
         facts["provenance"] = read_manifest(job.source).provenance
     return Manifest(
         key=job.key,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import RunRecord
+from quantize.checkpoint import Manifest
 from tests.conftest import EVERY, ROOT, Cli
 from tests.test_run import records, wait_until
 
@@ -121,32 +122,43 @@ def small_disk(place: Path, size: str) -> Path:
     return place
 
 
+def write_job(cli: Cli, folder: Path, target: Path) -> Path:
+    """Write what the worker is asked: tiny-qwen3 rounded to 8 bits."""
+    source = source_of(cli)
+    manifest = json.loads((source / "quantbench_manifest.json").read_bytes())
+    job = {
+        "stage": "quantize", "module": "rtn", "identity": {}, "release": None, "key": manifest["key"],
+        "config": {
+            "ignore": ["lm_head"], "max_kl": 9, "bits": 8, "symmetric": True, "group_size": None,
+            "group_size_fallback": [],
+        },
+        "architecture": {
+            "layers": 2, "hidden_size": 128, "intermediate_size": 384, "heads": 2, "kv_heads": 1, "head_dim": 128,
+            "vocab_size": 2048, "tied_embeddings": True,
+        },
+        "seed": 0, "heldout": {"set": "embedded", "n_samples": 1, "max_seq_len": 64},
+        "interpreter": sys.executable, "source": str(source), "target": str(target), "libraries": {},
+    }  # fmt: skip
+    file = folder / "job.json"
+    file.write_text(json.dumps(job))
+    return file
+
+
+def work(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a worker, which ends when its standard input does."""
+    parents_end, own_end = os.pipe()
+    argv = [sys.executable, *arguments]
+    done = subprocess.run(argv, cwd=ROOT, env=env, stdin=parents_end, capture_output=True, text=True)
+    os.close(own_end)
+    os.close(parents_end)
+    return done
+
+
 def test_a_full_disk_gets_one_line_and_publishes_nothing(own: Cli, tmp_path: Path) -> None:
     place = small_disk(tmp_path / "small", "700k")
     try:
-        source = source_of(own)
-        manifest = json.loads((source / "quantbench_manifest.json").read_bytes())
-        job = {
-            "stage": "quantize", "module": "rtn", "identity": {}, "release": None, "key": manifest["key"],
-            "config": {
-                "ignore": ["lm_head"], "max_kl": 9, "bits": 8, "symmetric": True, "group_size": None,
-                "group_size_fallback": [],
-            },
-            "architecture": {
-                "layers": 2, "hidden_size": 128, "intermediate_size": 384, "heads": 2, "kv_heads": 1, "head_dim": 128,
-                "vocab_size": 2048, "tied_embeddings": True,
-            },
-            "seed": 0, "heldout": {"set": "embedded", "n_samples": 1, "max_seq_len": 64},
-            "interpreter": sys.executable, "source": str(source), "target": str(place / "target"), "libraries": {},
-        }  # fmt: skip
-        file = tmp_path / "job.json"
-        file.write_text(json.dumps(job))
-        env = {**own.env, "TMPDIR": str(tmp_path)}
-        argv = [sys.executable, "-m", "quantize.worker", str(file)]
-        parents_end, own_end = os.pipe()  # the worker ends when its standard input does
-        done = subprocess.run(argv, cwd=ROOT, env=env, stdin=parents_end, capture_output=True, text=True)
-        os.close(own_end)
-        os.close(parents_end)
+        file = write_job(own, tmp_path, place / "target")
+        done = work(["-m", "quantize.worker", str(file)], {**own.env, "TMPDIR": str(tmp_path)})
         assert done.returncode == 1, done.stderr
         assert file.with_suffix(".error").read_text().startswith("the disk is full")
         assert not (place / "target").exists()
@@ -232,6 +244,25 @@ def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_wit
     assert made.proof_peak_rss_bytes < LIMIT_BYTES
     assert made.fidelity.kl < 0.05
     assert "canary prompts were not run: the whole model does not fit into memory" in made.notes
+
+
+SMALL_GPU = """
+import sys, torch
+torch.cuda.is_available = lambda: True
+torch.cuda.mem_get_info = lambda device=None: (1_000_000, 80_000_000_000)
+from quantize import worker
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
+def test_a_gpu_without_room_leaves_the_proof_to_the_cpu(own: Cli, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    done = work(["-c", SMALL_GPU, str(write_job(own, tmp_path, target))], own.env)
+    assert done.returncode == 0, done.stderr
+    made = Manifest.model_validate_json((target / "quantbench_manifest.json").read_bytes())
+    assert made.fidelity is not None
+    assert made.canaries is not None
+    assert any(note.startswith("the proof ran on the CPU: a decoder layer of each") for note in made.notes)
 
 
 OWN = """
