@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
+from bench.engine_info import EngineInfo
 from bench.environment import read_environment
 from bench.errors import EngineError, QuantbenchError
 from bench.lease import leased
@@ -51,7 +52,7 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         key=key.digest,
         environment=environment,
         engine=spec.engine.name,
-        engine_info={},
+        engine_info=EngineInfo(),
         checkpoint=None,
         started_at=utc_now(),
         finished_at=None,

@@ -41,7 +41,7 @@ def _in_float32(record: RunRecord, cell: SpeedCell) -> bool:
     control = record.control if cell.variant != record.variant else None
     info = control.engine_info if control else record.engine_info
     told = record.spec.get("engine", {}).get("config", {}).get("dtype")
-    return "float32" in (told, info.get("dtype"))
+    return "float32" in (told, info.dtype)
 
 
 def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:

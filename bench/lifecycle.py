@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.process import Child, Pulse
@@ -57,8 +58,8 @@ class RunningEngine:
     api_key: str | None
     protocol: str
     """A module of :mod:`bench.speed.protocols`."""
-    info: dict[str, Any]
-    """What the server says of itself, as it says it."""
+    info: EngineInfo
+    """What the server says of itself."""
     facts: ServerFacts
     emulates: bool
     child: Child | None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from bench.engine_info import KeptInfo
 from bench.migrations import UPGRADES
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
@@ -227,7 +228,7 @@ class Control(Frozen):
 
     variant: Variant
     checkpoint: Manifest
-    engine_info: dict[str, Any]
+    engine_info: KeptInfo
     server: ServerFacts | None
     cells: tuple[SpeedCell, ...]
 
@@ -364,8 +365,8 @@ class RunRecord(Frozen):
     spec: dict[str, Any]
     environment: Environment
     engine: str
-    engine_info: dict[str, Any]
-    """Version and resolved arguments as the server told them."""
+    engine_info: KeptInfo
+    """Version and resolved arguments as the server reported them."""
     server: ServerFacts | None = None
     device: Device | None = None
     """The physical limit; None where the device is not known."""

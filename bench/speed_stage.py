@@ -157,9 +157,9 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
 def _learn(run: Run, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
     """Keep what a server tells of itself, on disk too: a run that goes on needs it for the cells it has."""
     if subject.place == CELLS:
-        run.engine_info, run.server = dict(engine.info), facts
+        run.engine_info, run.server = engine.info, facts
     else:
-        run.baseline_info, run.baseline_server = dict(engine.info), facts
+        run.baseline_info, run.baseline_server = engine.info, facts
     run.remember()
 
 
@@ -197,7 +197,7 @@ def _expanded(run: Run, subject: Subject, engine: RunningEngine) -> bool:
 
 
 def _on_cpu(engine: RunningEngine) -> bool:
-    return engine.info.get("device") == "cpu"
+    return engine.info.device == "cpu"
 
 
 def _unknown() -> None:

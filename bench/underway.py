@@ -4,8 +4,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
+from bench.engine_info import EngineInfo
 from bench.errors import QuantbenchError
 from bench.plan import Plan
 from bench.progress import View
@@ -36,9 +36,9 @@ class Run:
         # A run that goes on knows what its kept cells were measured on.
         control = begun.control
         self.device: Device | None = begun.device
-        self.engine_info: dict[str, Any] = begun.engine_info
+        self.engine_info: EngineInfo = begun.engine_info
         self.server: ServerFacts | None = begun.server
-        self.baseline_info: dict[str, Any] = control.engine_info if control else {}
+        self.baseline_info: EngineInfo = control.engine_info if control else EngineInfo()
         self.baseline_server: ServerFacts | None = control.server if control else None
 
     def note(self, text: str) -> None:

@@ -111,6 +111,8 @@ class Server:
     """The scripts to come and the truth so far."""
 
     def __init__(self) -> None:
+        self.info: dict[str, Any] = {"version": "fake", "internal_states": [{}]}
+        """Answer of ``/server_info``."""
         self.forget([], 0, None)
 
     def forget(self, scripts: list[Script], busy_flushes: int, pace: Pace | None) -> None:
@@ -141,6 +143,9 @@ class Server:
                 pace = Pace(**asked["pace"]) if asked["pace"] else None
                 self.forget([Script(**script) for script in asked["scripts"]], asked["busy_flushes"], pace)
                 return 200, ""
+            case "/describe":
+                self.info = json.loads(body)
+                return 200, ""
             case "/truth":
                 truth = [asdict(one) for one in self.truth]
                 return 200, {"requests": truth, "flushes": self.flushes, "headers": self.headers, "bodies": self.bodies}
@@ -157,7 +162,7 @@ class Server:
             case "/model_info" | "/get_model_info":
                 return 200, {"model_path": MODEL, "tokenizer_path": MODEL, "is_generation": True}
             case "/server_info" | "/get_server_info":
-                return 200, {"version": "fake", "internal_states": [{}]}
+                return 200, self.info
         return 404, {"error": {"message": f"no {path} here"}}
 
 
@@ -336,6 +341,10 @@ class Running:
         """Forget everything and do this with the next requests."""
         body = {"scripts": [asdict(script) for script in scripts], "busy_flushes": busy_flushes}
         self._ask("/script", {**body, "pace": asdict(pace) if pace else None})
+
+    def describe(self, info: dict[str, Any]) -> None:
+        """Answer ``/server_info`` with ``info`` from now on."""
+        self._ask("/describe", info)
 
     def seen(self) -> dict[str, Any]:
         """Return what happened since the last load."""

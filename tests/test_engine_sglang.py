@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from bench import composed, toolchain
 from bench.compose import compose_job
+from bench.engine_info import EngineInfo
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config
 from bench.errors import ConfigError
@@ -191,15 +192,15 @@ SERVER_INFO = {
 }
 
 
-def told(changes: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], ServerFacts]:
+def told(changes: dict[str, Any], **fields: Any) -> tuple[EngineInfo, ServerFacts]:
     answers = {"/server_info": {**SERVER_INFO, **changes}, "/model_info": {"model_type": "qwen3"}}
     return sglang.facts(config(**fields), lambda path: (200, json.dumps(answers[path]).encode()), lambda: "")
 
 
 def test_what_the_server_tells_is_kept_without_its_key() -> None:
     info, facts = told({}, tp_size=2)
-    assert KEY not in json.dumps(info)
-    assert info["model_info"] == {"model_type": "qwen3"}
+    assert KEY not in info.model_dump_json()
+    assert info.model_type == "qwen3"
     assert facts == ServerFacts(
         version="0.5.23",
         kv_capacity_tokens=375210,

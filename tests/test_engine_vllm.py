@@ -131,9 +131,10 @@ def recorded(path: str) -> tuple[int, bytes]:
 
 def test_what_the_server_tells_is_read_from_its_answers() -> None:
     info, facts = vllm.facts(config(), recorded, lambda: "")
-    assert facts.version == info["version"] == "0.32.0"
+    assert facts.version == info.version == "0.32.0"
     assert facts.max_context_tokens == 8192
-    assert facts.kv_capacity_tokens == 46592 == int(info["cache"]["num_gpu_blocks"]) * int(info["cache"]["block_size"])
+    cache = info.reported()["cache"]
+    assert facts.kv_capacity_tokens == 46592 == int(cache["num_gpu_blocks"]) * int(cache["block_size"])
     assert facts.weights_bytes is None
     assert facts.devices == 1
     assert facts.max_running == 256

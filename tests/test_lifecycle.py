@@ -194,7 +194,7 @@ def test_a_foreign_server_on_the_port_is_never_taken_for_ours(
     monkeypatch.setattr(lifecycle, "free_port", lambda: next(ports))
     with place.serve(Plan()) as engine:
         assert not engine.base_url.endswith(f":{foreign}")
-        assert engine.info["version"] == "fake"
+        assert engine.info.version == "fake"
     assert len(place.notes) == 1
     assert f"port {foreign} was taken" in place.notes[0]
 

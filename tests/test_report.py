@@ -59,7 +59,7 @@ def hostile_record() -> RunRecord:
             git_commit=HOSTILE,
         ),
         engine=HOSTILE,
-        engine_info={HOSTILE: HOSTILE},
+        engine_info={"version": HOSTILE, "architectures": [HOSTILE]},
         checkpoint=facts.model_copy(
             update={
                 "files": {HOSTILE: FileFact(sha256=HOSTILE, bytes=1)},

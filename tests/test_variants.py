@@ -167,7 +167,7 @@ def test_keys_and_values_may_be_kept_in_fp8(dense: dict[str, RunRecord], cli: Cl
     assert done.returncode == 0, done.stderr
     record = newest(cli)
     assert record.variant.quant == "bf16[kv_cache=fp8]"
-    assert record.engine_info["kv_cache_dtype"] == "fp8_e4m3"
+    assert record.engine_info.kv_cache_dtype == "fp8_e4m3"
     assert [cell.status for cell in record.cells] == ["emulated"]
 
 

@@ -11,8 +11,9 @@ Each module holds
 - ``address(config) -> str | None``: of a server that somebody else runs; None for one that is started here;
 - ``command(config, interpreter, launch) -> list[str]``: what starts it; see `Launch`;
 - ``environment(config, api_key) -> dict[str, str]``: variables for the server; the key never stands on a command line;
-- ``facts(config, ask, log) -> tuple[dict, ServerFacts]``: what the server that is ready tells of itself; ``ask(path)``
-  returns (HTTP status, body) of a GET, ``log()`` returns what it has printed so far;
+- ``facts(config, ask, log) -> tuple[EngineInfo, ServerFacts]``: what the server that is ready reports of itself;
+  ``ask(path)`` returns (HTTP status, body) of a GET, ``log()`` returns what it has printed so far. A field that a
+  record shall keep needs a place in :mod:`bench.engine_info`;
 - ``refuses(config, form) -> str | None``: why a checkpoint of this format cannot run on it, known before any time is
   spent; None if it can, or if only a try can tell;
 - ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError, SourceError
 from bench.record import ServerFacts
@@ -27,7 +28,6 @@ from quantize.formats import Format
 from quantize.key import Frozen
 
 SCORES = True
-SECRETS = ("api_key", "admin_api_key", "launch_command", "ssl_keyfile_password")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """What a name on the Hugging Face hub looks like."""
 PLACES = {
@@ -61,6 +61,10 @@ class Config(Frozen):
     def _is_url(cls, value: Any) -> str:
         if not isinstance(value, str) or not value.startswith(("http://", "https://")):
             raise ValueError("name the server, for example engine.url=http://127.0.0.1:8000")
+        if any(mark in value for mark in "@?#"):
+            raise ValueError(
+                "an address with a password or a query would be in every record; use engine.api_key_env=VARIABLE"
+            )
         try:
             parts = urlsplit(value)
             wrong = not parts.hostname or parts.port == 0
@@ -68,8 +72,6 @@ class Config(Frozen):
             wrong = True
         if wrong:
             raise ValueError(f"'{value}' is no address; one looks like http://127.0.0.1:8000")
-        if "@" in parts.netloc:
-            raise ValueError("a password in the address would stand in the report; use engine.api_key_env=VARIABLE")
         return value.rstrip("/").removesuffix("/v1")
 
     @model_validator(mode="after")
@@ -204,8 +206,8 @@ def unproven(config: Config) -> tuple[str, ...]:
 
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[dict[str, Any], ServerFacts]:
-    """Return what the server tells of itself, if anything.
+) -> tuple[EngineInfo, ServerFacts]:
+    """Return what the server reports of itself, if anything.
 
     Raises:
         EngineError: nothing answers there, or it does not serve the model that was named.
@@ -218,19 +220,8 @@ def facts(
         raise EngineError(
             f"{config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
         )
-    told = {
-        place: _without_secrets(found)
-        for place, (status, body) in answers.items()
-        if status == 200 and (found := _object(body))
-    }
-    if config.protocol == "sglang":
-        return told, _of_sglang(config, told)
-    return told, _of_openai(config, told)
-
-
-def _without_secrets(told: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer without what must stand in no record: SGLang tells its keys, and the command it began with."""
-    return {name: value for name, value in told.items() if name not in SECRETS}
+    told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
+    return _of_sglang(config, told) if config.protocol == "sglang" else _of_openai(config, told)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
@@ -242,24 +233,28 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _of_sglang(config: Config, told: dict[str, Any]) -> ServerFacts:
+def _of_sglang(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
     if not told:
         raise EngineError(f"{config.url} is no SGLang server (no /server_info); try engine.protocol=openai")
-    info = {**told.get("/get_server_info", {}), **told.get("/server_info", {})}
-    running = [state.get("effective_max_running_requests_per_dp") for state in info.get("internal_states") or ()]
-    return ServerFacts(
-        version=info.get("version"),
-        kv_capacity_tokens=info.get("max_total_num_tokens"),
+    server = {**told.get("/get_server_info", {}), **told.get("/server_info", {})}
+    info = EngineInfo.of({**told.get("/model_info", {}), **server})
+    states = server.get("internal_states")
+    copies = [EngineInfo.of(state) for state in states if isinstance(state, dict)] if isinstance(states, list) else []
+    running = [copy.effective_max_running_requests_per_dp for copy in copies]
+    known = [most for most in running if most is not None]
+    return info, ServerFacts(
+        version=info.version,
+        kv_capacity_tokens=info.max_total_num_tokens,
         # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
-        max_context_tokens=info.get("max_req_input_len") or info.get("context_length"),
-        weights_bytes=info.get("weights_bytes"),
-        kv_cache_dtype=info.get("kv_cache_dtype") or "auto",
+        max_context_tokens=info.max_req_input_len or info.context_length,
+        weights_bytes=info.weights_bytes,
+        kv_cache_dtype=info.kv_cache_dtype or "auto",
         devices=1,
-        max_running=sum(running) if running and None not in running else info.get("max_running_requests"),
+        max_running=sum(known) if known and len(known) == len(running) else info.max_running_requests,
     )
 
 
-def _of_openai(config: Config, told: dict[str, Any]) -> ServerFacts:
+def _of_openai(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
     models = {str(model.get("id")): model for model in told.get("/v1/models", {}).get("data") or ()}
     if models and config.served_model not in models:
         named = f"has no model '{config.served_model}'" if config.served_model else "wants the model named"
@@ -270,14 +265,17 @@ def _of_openai(config: Config, told: dict[str, Any]) -> ServerFacts:
         props.get("build_info"),
         told.get("/api/version", {}).get("version"),
     )
-    lengths = (
-        models.get(config.served_model, {}).get("max_model_len"),
-        props.get("default_generation_settings", {}).get("n_ctx"),
-    )
-    return ServerFacts(
-        version=next((str(version) for version in versions if version), None),
+    described = {
+        "version": next((str(version) for version in versions if version), None),
+        "model": models.get(config.served_model),
+        "model_path": props.get("model_path"),
+        "context_length": props.get("default_generation_settings", {}).get("n_ctx"),
+    }
+    info = EngineInfo.of(described)
+    return info, ServerFacts(
+        version=info.version,
         kv_capacity_tokens=None,
-        max_context_tokens=next((length for length in lengths if length), None),
+        max_context_tokens=(info.model and info.model.max_model_len) or info.context_length,
         weights_bytes=None,
         kv_cache_dtype="auto",
         devices=1,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bench import toolchain
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts, Yarn
@@ -184,7 +185,7 @@ def room(config: Config) -> tuple[int, float]:
 
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[dict[str, Any], ServerFacts]:
+) -> tuple[EngineInfo, ServerFacts]:
     """Return what the server tells of itself.
 
     Raises:
@@ -196,11 +197,11 @@ def facts(
         if status != 200:
             raise EngineError(f"the server does not answer {path} (HTTP {status})")
         told[path] = json.loads(body)
-    server = {name: value for name, value in told["/server_info"].items() if name not in ("api_key", "admin_api_key")}
-    states = server.pop("internal_states", [])
-    state = states[0] if states else {}
+    server = told["/server_info"]
+    states = server.get("internal_states") or [{}]
+    state = states[0]
     memory = state.get("memory_usage", {})
-    info = {**server, "memory_usage": memory, "model_info": told["/model_info"]}
+    info = EngineInfo.of({**told["/model_info"], **state, **server})
     return info, ServerFacts(
         version=server.get("version"),
         kv_capacity_tokens=_times(server.get("max_total_num_tokens"), config.dp_size),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts
@@ -73,7 +74,7 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
 
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[dict[str, Any], ServerFacts]:
+) -> tuple[EngineInfo, ServerFacts]:
     """Return what the server tells of itself.
 
     Raises:
@@ -83,7 +84,7 @@ def facts(
     if status != 200:
         raise EngineError(f"the server does not answer /server_info (HTTP {status})")
     info: dict[str, Any] = json.loads(body)
-    return info, ServerFacts(
+    return EngineInfo.of(info), ServerFacts(
         version=info["version"],
         kv_capacity_tokens=info["max_total_num_tokens"],
         max_context_tokens=info["context_length"],

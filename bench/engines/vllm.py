@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from bench.cuda import has_cuda_device
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts, Yarn
@@ -186,7 +187,7 @@ def threads(config: Config) -> int | None:
 
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[dict[str, Any], ServerFacts]:
+) -> tuple[EngineInfo, ServerFacts]:
     """Return what the server tells of itself.
 
     Raises:
@@ -202,20 +203,21 @@ def facts(
     model: dict[str, Any] = json.loads(told["/v1/models"])["data"][0]
     caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(told["/metrics"].decode())]
     said = log()
+    device = device_of(config)
     info = {
         "version": version,
-        "device": device_of(config),
+        "device": device,
         "model": model,
         "cache": caches[0] if caches else {},
         "kernels": kernels(said),
     }
-    return info, ServerFacts(
+    return EngineInfo.of(info), ServerFacts(
         version=version,
         kv_capacity_tokens=kv_capacity(caches),
         max_context_tokens=model["max_model_len"],
         weights_bytes=weights_bytes(said, config.tensor_parallel_size * config.pipeline_parallel_size),
         kv_cache_dtype=config.kv_cache_dtype,
-        devices=1 if info["device"] == "cpu" else config.tensor_parallel_size * config.pipeline_parallel_size,
+        devices=1 if device == "cpu" else config.tensor_parallel_size * config.pipeline_parallel_size,
         replicas=config.data_parallel_size,
         # It tells nowhere; the flag holds for each replica.
         max_running=config.max_num_seqs * config.data_parallel_size,

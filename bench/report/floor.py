@@ -26,7 +26,7 @@ def _kind(record: RunRecord, score: TaskScore) -> str:
     told = record.spec.get("engine", {}).get("config", {}).get("dtype")
     if config is not None and score.status != "emulated":
         return multiplied_in(config)
-    return "fp32" if "float32" in (told, record.engine_info.get("dtype")) else "bf16"
+    return "fp32" if "float32" in (told, record.engine_info.dtype) else "bf16"
 
 
 def floor_s(record: RunRecord, score: TaskScore) -> float | None:

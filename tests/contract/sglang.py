@@ -123,7 +123,7 @@ def check_run(record: RunRecord) -> tuple[list[str], str]:
     wrong += [f"{one.task}: {one.status}: {'; '.join(one.reasons)}" for one in record.scores if one.status != "ok"]
     if len(record.cells) != N_CELLS or {one.task for one in record.scores} != set(TASKS):
         wrong.append(f"{len(record.cells)} cells and {len(record.scores)} tasks, asked for {N_CELLS} and {len(TASKS)}")
-    if record.engine_info.get("api_key"):
+    if "api_key" in record.engine_info.reported():
         wrong.append("the record holds the API key")
     trials = sum(len(cell.trials) for cell in record.cells)
     return wrong, f"{len(record.cells)} cells of {trials} trials, {len(record.scores)} tasks, all ok"

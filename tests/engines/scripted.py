@@ -4,10 +4,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import PositiveFloat
 
+from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.record import ServerFacts
@@ -52,11 +52,11 @@ def environment(config: Config, api_key: str) -> dict[str, str]:
 
 def facts(
     config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[dict[str, Any], ServerFacts]:
+) -> tuple[EngineInfo, ServerFacts]:
     status, body = ask("/server_info")
     if status != 200:
         raise EngineError(f"the server does not answer /server_info (HTTP {status})")
-    return json.loads(body), ServerFacts(
+    return EngineInfo.of(json.loads(body)), ServerFacts(
         version="scripted",
         kv_capacity_tokens=None,
         max_context_tokens=None,
