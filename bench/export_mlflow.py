@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from bench.direct import bypass_proxies
 from bench.errors import ToolchainError
 from bench.record import RunRecord
 
@@ -55,6 +56,7 @@ def log(
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise ToolchainError("MLflow is not installed here: pip install mlflow-skinny, or mlflow") from None
+    bypass_proxies()
     try:
         if address is not None:
             mlflow.set_tracking_uri(address)

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from bench import mirror_build, mirror_check
 from bench.accuracy import data
+from bench.direct import bypass_proxies
 from bench.errors import AccuracyError, ConfigError, QuantbenchError
 from bench.mirror_files import MANIFEST, Mirror, all_file_problems, read
 from bench.mirror_sources import check_names
@@ -128,6 +129,7 @@ def check(hub_dir: Path) -> list[str]:
 
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
+    bypass_proxies()
     try:
         if argv and not argv[0].startswith("-") and argv[0] not in ACTIONS:
             raise ConfigError(f"no action '{argv[0]}'{nearest(argv[0], ACTIONS)} Known: {', '.join(ACTIONS)}")

@@ -20,6 +20,7 @@ from typing import Any, Self
 import psutil
 
 from bench.diagnose import last_words, lines_of, why
+from bench.direct import loopback_variables
 from bench.errors import StoreError
 from bench.paths import cache_dir
 from quantize.search_path import search_path
@@ -159,6 +160,7 @@ class Child:
             env={
                 **os.environ,
                 **search_path(argv[0]),
+                **loopback_variables(os.environ),
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
                 **env,
             },

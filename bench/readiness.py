@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.diagnose import diagnose
+from bench.direct import open_direct
 from bench.errors import EngineError
 from bench.process import Child, Pulse
 
@@ -33,6 +34,10 @@ def free_port() -> int:
         return port
 
 
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())[:200]
+
+
 @dataclass(frozen=True)
 class Door:
     """Where a server answers, and the key to it."""
@@ -46,16 +51,21 @@ class Door:
         return urlsplit(self.base_url).port
 
     def ask(self, path: str, timeout_s: float = 30.0, body: Any = None) -> tuple[int, bytes]:
-        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if nobody answers in time."""
+        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if nobody answers in time.
+
+        A redirect is not followed, for the key is meant for this server alone: its body says where it leads.
+        """
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         try:
             request = urllib.request.Request(f"{self.base_url}{path}", data, headers)
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            with open_direct(request, timeout_s) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
+            if 300 <= error.code < 400:
+                return error.code, f"redirects to {_printable(error.headers.get('Location', 'nowhere'))}".encode()
             return error.code, error.read()
         except (urllib.error.URLError, http.client.HTTPException, OSError):
             return 0, b""

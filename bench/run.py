@@ -12,6 +12,7 @@ from types import FrameType
 import hydra
 
 from bench.compose import with_plus
+from bench.direct import bypass_proxies
 from bench.errors import QuantbenchError
 from bench.estimate import announce
 from bench.job import job, tell
@@ -34,6 +35,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = with_plus(sys.argv[1:] if argv is None else argv)
+    bypass_proxies()
     if shows_only(arguments):
         _hydra(arguments)
         return 0

@@ -184,7 +184,8 @@ class Asker:
                 self._retried += 1
                 await asyncio.sleep(PAUSE_S * 2 ** (tried - 1))
             try:
-                async with session.post(self._server.base_url + self._dialect.PATH, json=body) as response:
+                url = self._server.base_url + self._dialect.PATH
+                async with session.post(url, json=body, allow_redirects=False) as response:
                     if response.status == 200:
                         answer: dict[str, Any] = await response.json()
                         return answer

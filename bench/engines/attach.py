@@ -220,6 +220,9 @@ def facts(
         raise EngineError(
             f"{config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
         )
+    if all(300 <= status < 400 for status in statuses):
+        where = next(iter(answers.values()))[1].decode()
+        raise EngineError(f"{config.url} {where}, which is not followed: set engine.url to the server's own address")
     told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
     return _of_sglang(config, told) if config.protocol == "sglang" else _of_openai(config, told)
 

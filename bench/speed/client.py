@@ -254,7 +254,7 @@ class Client:
             EngineError: no answer.
         """
         try:
-            async with self._session.request(method, f"{self.base_url}{path}") as answer:
+            async with self._session.request(method, f"{self.base_url}{path}", allow_redirects=False) as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError:
             raise EngineError(f"{self.base_url}{path} gave no answer in {CONTROL_TIMEOUT_S:g} s") from None
