@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench.analysis.compared import CellPair, Compared, ScorePair, compared
 from bench.analysis.replication import replications, score_replications
-from bench.analysis.verdict import MARGIN
 from bench.errors import ConfigError, QuantbenchError
+from bench.margin import MARGIN
 from bench.published import PublishedCell, cells, sources
 from bench.record import RunRecord
 from bench.report import format as fmt

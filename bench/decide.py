@@ -20,7 +20,7 @@ from bench.select import FORMS, open_index, records_named
 from bench.terminal import console, table
 
 NOTHING = 1
-"""Exit code where no variant keeps every constraint."""
+"""Exit code where no variant is recommended."""
 
 
 def _records(arguments: argparse.Namespace) -> list[RunRecord]:
@@ -60,14 +60,22 @@ def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
     return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)
 
 
+def _lead(found: Decision) -> str:
+    if not found.ranked:
+        return "No variant keeps every constraint."
+    best = found.ranked[0]
+    if found.margin is None:
+        return f"No variant is recommended: no accuracy was measured. {best.label} has the {found.goal}."
+    if best.standing == "kept":
+        return f"Use {best.label}: of the variants that keep every constraint, it has the {found.goal}."
+    return f"Use {best.label}: {found.goal}, though one or more constraints are undecided."
+
+
 def _show(found: Decision) -> None:
     out = console()
-    best = found.recommended
-    if best is None:
-        out.print("No variant keeps every constraint.", markup=False)
-    else:
-        sure = "" if best.standing == "kept" else ", though not surely within every constraint"
-        out.print(f"Use {best.label}: {found.goal}{sure}.", markup=False, soft_wrap=True)
+    out.print(_lead(found), markup=False, soft_wrap=True)
+    if found.margin:
+        out.print(f"Accuracy margin: {found.margin.words}.", markup=False, soft_wrap=True)
     heads = ("variant", "", "goal", "accuracy", "front", "why")
     rows = [_row(found, one) for one in (*found.ranked, *found.fallen)]
     out.print(
@@ -86,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="quantbench decide",
         description="Say which variant to use under constraints, which come after it, and why the others fall.",
-        epilog=f"constraints: {EXAMPLES}. Exit codes: 0; {NOTHING} no variant keeps every constraint; 2 a wrong name.",
+        epilog=f"constraints: {EXAMPLES}. Without accuracy_margin, the margin that the runs declare applies. "
+        f"Exit codes: 0; {NOTHING} no variant keeps every constraint, or no accuracy was measured; 2 a wrong name.",
     )
     parser.add_argument("constraints", nargs="*", metavar="CONSTRAINT", help="quote it: < and > are the shell's")
     parser.add_argument("--goal", help="a figure such as decode@30k, throughput@1k/16 or size (default: decode speed)")

@@ -1,6 +1,7 @@
 """Records as real runs leave them, built through the real types. The same arguments give the same record."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,13 @@ def native_record(quant: str = "bf16", **changes: Any) -> RunRecord:
 def native_records() -> list[RunRecord]:
     """Return every core variant on an engine with quantized kernels."""
     return [native_record(quant) for quant in QUANTS]
+
+
+def unharmed(quant: str, margin: float = 0.01, tasks: Sequence[str] = ("mini-mmlu",), **changes: Any) -> RunRecord:
+    """Return a native run that answers as BF16 does, on items enough to show it, and declares a margin."""
+    scores = tuple(score(quant, task, damage=0.0, per_subject=500, status="ok") for task in tasks)
+    spec = {**native_record(quant, scores=()).spec, "accuracy": {"margin": margin}}
+    return native_record(quant, **{"scores": scores, "spec": spec, **changes})
 
 
 def controlled_record(quant: str = "fp8", **changes: Any) -> RunRecord:

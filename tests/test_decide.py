@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.record import RunRecord
 from bench.report.decision import decision
 from bench.speed.metrics import Interval
-from tests.records import QUANTS, controlled_record, demo_records, keep, native_record, native_records
+from tests.records import QUANTS, controlled_record, demo_records, keep, native_record, native_records, unharmed
 
 TASKS = ("mini-mmlu", "mmlu")
 
@@ -89,8 +89,8 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
         assert (name in chosen) == (not beaten)
 
 
-def test_without_constraints_the_fastest_is_recommended() -> None:
-    found = decision(native_records())
+def test_without_constraints_the_fastest_that_loses_no_accuracy_is_recommended() -> None:
+    found = decision([unharmed(quant) for quant in QUANTS])
     assert found.goal == "highest decode speed at 1,024 input tokens, 1 at once"
     assert found.recommended
     assert found.recommended.label == "gptq-int4"
@@ -98,11 +98,74 @@ def test_without_constraints_the_fastest_is_recommended() -> None:
     assert "gptq-int4" in {one.label for one in found.ranked if one.run_id in found.front}
 
 
+def test_without_a_margin_among_the_constraints_that_of_the_runs_applies(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(results) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(
+        "Use bf16: of the variants that keep every constraint, it has the highest decode speed at 1,024"
+    )
+    assert "\nAccuracy margin: 1 pp, as the runs declare.\n" in text
+    assert call(results, "accuracy_margin=40pp") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Use gptq-int4: of the variants that keep every constraint, it has the highest decode speed")
+    assert "\nAccuracy margin: 40 pp, as given (the runs declare 1 pp).\n" in text
+
+
+def test_the_margin_is_that_of_the_runs_and_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quant in ("bf16", "gptq-int4"):
+        keep(tmp_path, unharmed(quant, margin=0.0001))
+    assert call(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Use bf16:")
+    assert "Accuracy margin: 0.01 pp, as the runs declare." in text
+
+
+def test_of_different_margins_the_strictest_applies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quant, margin in (("bf16", 0.01), ("fp8", 0.02), ("gptq-int4", 0.0001)):
+        keep(tmp_path, unharmed(quant, margin))
+    assert call(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Use bf16:")
+    assert "Accuracy margin: 0.01 pp, the strictest of those that the runs declare (0.01 pp, 2 pp)." in text
+    assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ranked"][0]["label"] == "gptq-int4"
+    assert found["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
+
+
+def test_records_without_a_margin_are_judged_by_the_default() -> None:
+    older = [unharmed(quant, spec={}) for quant in ("bf16", "fp8")]
+    found = decision(older)
+    assert found.margin
+    assert found.margin.words == "1 pp, the default (the runs declare none)"
+    mixed = decision([*older, unharmed("gptq-int4", margin=0.05)])
+    assert mixed.margin
+    assert mixed.margin.words == "1 pp, the strictest of those that the runs declare (1 pp, 5 pp)"
+
+
+def test_without_accuracy_nothing_is_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quant in ("bf16", "gptq-int4"):
+        keep(tmp_path, native_record(quant, scores=()))
+    assert call(tmp_path, "decode@1k>=1") == NOTHING
+    text = capsys.readouterr().out
+    assert text.startswith(
+        "No variant is recommended: no accuracy was measured. gptq-int4 has the highest decode speed"
+    )
+    assert "Accuracy margin" not in text
+
+
+def test_one_margin_is_given_at_most(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(results, "accuracy_margin=2pp", "accuracy_margin=1pp") == 2
+    assert "accuracy_margin=2pp and accuracy_margin=1pp: give one accuracy margin" in capsys.readouterr().err
+
+
 def test_emulated_speeds_decide_nothing() -> None:
     found = decision(demo_records(), ["decode@1k>=1"])
     assert found.goal == "smallest checkpoint"
     assert [one.label for one in found.ranked] == ["bf16"]
-    assert all(one.why_not == ("decode@1k>=1: the cell is emulated",) for one in found.fallen)
+    assert all(one.why_not[0] == "decode@1k>=1: the cell is emulated" for one in found.fallen)
 
 
 def test_a_loss_of_accuracy_makes_a_variant_fall() -> None:
@@ -125,7 +188,8 @@ def test_what_was_not_measured_is_not_known() -> None:
 def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "--goal", "size", "--format", "json") == 0
     found = json.loads(capsys.readouterr().out)
-    sizes = [one["goal"]["median"] for one in found["ranked"]]
+    assert found["ranked"][0]["label"] == "bf16"  # the only one that is proven within the margin
+    sizes = [one["goal"]["median"] for one in found["ranked"][1:]]
     assert sizes == sorted(sizes)
     assert found["lower_is_better"]
 
@@ -133,7 +197,7 @@ def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "size<=200MB") == 0
     text = capsys.readouterr().out
-    assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, 1 at once.")
+    assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, 1 at once, though one or")
     assert "falls" in text
     assert "size<=200MB: 269 MB" in text
     assert call(results, "size<=1MB") == NOTHING
@@ -143,7 +207,9 @@ def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsy
 def test_a_baseline_served_beside_can_be_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, controlled_record("fp8"))
     assert call(tmp_path, "--goal", "tpot@256", "--format", "json") == 0
-    assert [one["label"] for one in json.loads(capsys.readouterr().out)["ranked"]] == ["fp8", "bf16"]
+    found = json.loads(capsys.readouterr().out)
+    assert [one["label"] for one in found["ranked"]] == ["bf16"]
+    assert found["fallen"][0]["held"][0]["reason"] == "no task is compared with BF16"
 
 
 @pytest.mark.parametrize(

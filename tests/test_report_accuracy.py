@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bench import summary
-from bench.analysis.verdict import MARGIN
 from bench.export import session_rows
+from bench.margin import MARGIN
 from bench.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report.document import Figures, Note, Section
 from bench.report.floor import floor_s

@@ -12,7 +12,7 @@ from bench.report.sections import data, decision, heat
 from bench.report.sections.heat import EDGES, shade
 from tests.blocks import blocks_of
 from tests.pages import Page, demo_html, rendered, rows_in, section_rows
-from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records
+from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records, unharmed
 
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
@@ -47,6 +47,20 @@ def test_a_variant_that_surely_loses_nothing_is_recommended() -> None:
     html = rendered([base.model_copy(update={"scores": tuple(many)}), fast])
     assert "Use fp8: highest decode speed at 1,024 input tokens" in html
     assert rows_in(html, "decision", "fp8", "recommended", "non-inferior")
+
+
+def test_without_accuracy_no_variant_is_recommended() -> None:
+    html = rendered([native_record(quant, scores=()) for quant in ("bf16", "gptq-int4")])
+    assert "No accuracy was measured, so no variant is recommended." in html
+    assert rows_in(html, "decision", "recommended") == []
+    assert len(rows_in(html, "decision", "not known", "no accuracy was measured")) == 2
+
+
+def test_of_different_margins_the_strictest_applies_and_the_report_says_so() -> None:
+    html = rendered([unharmed("bf16"), unharmed("fp8", margin=0.02), unharmed("gptq-int4", margin=0.0001)])
+    assert "The runs declare different accuracy margins (0.01 pp, 2 pp); the strictest applies here." in html
+    assert "at a margin of 0.01 pp" in html
+    assert rows_in(html, "decision", "fp8", "cannot be told yet")
 
 
 def test_one_variant_alone_is_no_choice() -> None:

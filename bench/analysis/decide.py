@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bench.errors import ConfigError
+from bench.margin import Margin
 from bench.record import RunRecord, SpeedCell
 from bench.speed.metrics import CellSummary, Interval, summarize
 from quantize.key import Frozen
@@ -90,6 +91,8 @@ class Decision(Frozen):
     subject: str
     """What the goal is about, as constraints name it."""
     lower_is_better: bool
+    margin: Margin | None
+    """The margin by which accuracy was judged; None where no run has a score and no margin was given."""
     ranked: tuple[Candidate, ...]
     """Those that may be used, best first; those that surely keep every need before the others."""
     fallen: tuple[Candidate, ...]
@@ -98,8 +101,8 @@ class Decision(Frozen):
 
     @property
     def recommended(self) -> Candidate | None:
-        """The best; None where nothing keeps every need."""
-        return self.ranked[0] if self.ranked else None
+        """The best; None where nothing keeps every need, or where accuracy was not judged."""
+        return self.ranked[0] if self.ranked and self.margin else None
 
 
 def tokens(text: str) -> int:
@@ -243,7 +246,9 @@ def front(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
     return tuple(name for name, x, y in points if not any(a >= x and b >= y and (a, b) != (x, y) for _, a, b in points))
 
 
-def decide(goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is_better: bool) -> Decision:
+def decide(
+    goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is_better: bool, margin: Margin | None
+) -> Decision:
     """Rank the candidates.
 
     Args:
@@ -251,6 +256,7 @@ def decide(goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is
         subject: the same as constraints name it.
         candidates: every variant, held to every need.
         lower_is_better: whether a lower goal is the better one.
+        margin: by which accuracy was judged; None where it was not.
     """
     sign = -1 if lower_is_better else 1
 
@@ -265,6 +271,7 @@ def decide(goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is
         goal=goal,
         subject=subject,
         lower_is_better=lower_is_better,
+        margin=margin,
         ranked=tuple(sorted((one for one in candidates if one.standing != "broken"), key=order)),
         fallen=tuple(one for one in candidates if one.standing == "broken"),
         front=front(placed),

@@ -13,10 +13,8 @@ import numpy as np
 
 from bench.analysis.difference import ALPHA, Array, Estimate
 from bench.analysis.paired import Comparison
+from bench.margin import MARGIN
 from quantize.key import Frozen
-
-MARGIN = 0.01
-"""Loss of accuracy that does not matter, set before anything was measured: one percentage point."""
 
 Kind = Literal["worse", "non-inferior", "inconclusive"]
 

@@ -15,8 +15,9 @@ from bench.analysis.decide import (
     longest_common,
     parse,
 )
-from bench.analysis.verdict import MARGIN, Verdict, judge
+from bench.analysis.verdict import Verdict, judge
 from bench.errors import ConfigError
+from bench.margin import Margin, applied
 from bench.record import RunRecord
 from bench.report import format as fmt
 from bench.report.verdicts import judged
@@ -61,6 +62,34 @@ def _held_accuracy(need: Need, run: Run, verdicts: Sequence[Verdict]) -> Held:
     return Held.model_validate({"need": need, "answer": answer, "reason": told})
 
 
+def _margin(records: Sequence[RunRecord], needs: Sequence[Need]) -> Margin | None:
+    """Return the margin that applies to runs that are judged together; None without scores and without one given.
+
+    Raises:
+        ConfigError: several are given.
+    """
+    given = [need for need in needs if need.subject == "accuracy_margin"]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(need.text for need in given)}: give one accuracy margin")
+    scored = [record for record in records if record.scores]
+    if not given and not scored:
+        return None
+    compared = {one.run.record.run_id: one.run.record for one in judged(records)}
+    return applied(list(compared.values()) or scored, given[0].bound if given else None)
+
+
+def _need_of(margin: Margin) -> Need:
+    """Return the need that follows from a margin that the runs declare."""
+    return Need(
+        text=f"accuracy_margin={100 * margin.value:g}pp",
+        subject="accuracy_margin",
+        input_len=None,
+        concurrency=None,
+        relation="<=",
+        bound=margin.value,
+    )
+
+
 def _goal(everything: Sequence[Run], text: str | None, tasks: Sequence[str]) -> Need:
     """Return what is to be as good as possible, as a need whose bound counts for nothing."""
     if text is None:
@@ -88,7 +117,7 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
 
     Args:
         records: of one model.
-        constraints: as they were typed.
+        constraints: as they were typed; without ``accuracy_margin`` among them the margin of the runs is a need too.
         goal: a figure such as ``decode@30k``; None for decode speed at the longest input length that all have measured,
             or for the smallest checkpoint where there is none.
 
@@ -99,9 +128,12 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
     tasks = tuple(dict.fromkeys(score.task for record in records for score in record.scores))
     needs = [parse(text, tasks) for text in constraints]
     wanted = _goal([run for run in everything if not run.record.run_id.endswith(BESIDE)], goal, tasks)
-    margin = next((need.bound for need in needs if need.subject == "accuracy_margin"), MARGIN)
+    margin = _margin(records, needs)
+    if margin and margin.origin != "given":
+        needs.append(_need_of(margin))
     found = [(one.run.record.run_id, one.verdict.comparison) for one in judged(records) if one.verdict]
-    again = list(zip((run_id for run_id, _ in found), judge([each for _, each in found], margin), strict=True))
+    verdicts_now = judge([each for _, each in found], margin.value) if margin else ()
+    again = list(zip((run_id for run_id, _ in found), verdicts_now, strict=True))
     candidates = []
     for run in everything:
         verdicts = [verdict for run_id, verdict in again if run_id == run.record.run_id]
@@ -122,4 +154,4 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
                 accuracy=_change(verdicts) if run.quantized else none,
             )
         )
-    return decide(words(wanted), wanted.subject, candidates, lower_is_better=wanted.subject in LOWER)
+    return decide(words(wanted), wanted.subject, candidates, lower_is_better=wanted.subject in LOWER, margin=margin)

@@ -10,7 +10,8 @@ from itertools import combinations
 
 from bench.analysis.damage import TwoByTwo, two_by_two
 from bench.analysis.paired import Comparison, compare, obstacle
-from bench.analysis.verdict import MARGIN, Kind, Verdict, judge
+from bench.analysis.verdict import Kind, Verdict, judge
+from bench.margin import applied
 from bench.record import RunRecord, TaskScore
 from bench.report.view import Run, runs, score_of, tasks
 
@@ -57,8 +58,8 @@ class OnEngines:
 
 
 def margin_of(record: RunRecord) -> float:
-    """Return the loss that a run counts as none; older records do not tell theirs."""
-    return float(record.spec.get("accuracy", {}).get("margin", MARGIN))
+    """Return the margin by which a run is judged on its own, of 1."""
+    return applied([record]).value
 
 
 def _compare(baseline: TaskScore, score: TaskScore, again: TaskScore | None = None) -> tuple[Comparison | None, str]:

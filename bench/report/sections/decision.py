@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from bench.analysis.decide import Candidate, Decision
-from bench.analysis.verdict import MARGIN
+from bench.margin import in_points
 from bench.record import RunRecord
 from bench.report import format as fmt
 from bench.report.comparison_cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Heading, Section, Table, Text
 from bench.report.pareto_plot import Placed, pareto
-from bench.report.verdicts import margin_of
 from bench.report.view import Run, runs
 
 ORDER = 5
@@ -54,7 +53,7 @@ def _row(found: Decision, one: Candidate, run: Run) -> list[Cell]:
     why = "; ".join(held.reason for held in one.held) or "no accuracy was measured"
     return [
         run.heading,
-        Cell("recommended" if best else PLACES[one.standing]),
+        Cell("recommended" if best else PLACES[one.standing] if found.margin else "not known"),
         _goal_cell(found, one),
         _accuracy_cell(one, run),
         Cell("yes" if one.run_id in found.front else "no"),
@@ -86,6 +85,8 @@ def _drawing(found: Decision, by_id: dict[str, Run], name: str) -> Figure | None
 
 
 def _lead(found: Decision, by_id: dict[str, Run]) -> str:
+    if found.margin is None:
+        return "No accuracy was measured, so no variant is recommended."
     best = found.recommended
     if best is None:
         return "No variant can be recommended from what was measured."
@@ -98,15 +99,18 @@ def _lead(found: Decision, by_id: dict[str, Run]) -> str:
 
 
 def _of_model(everything: Sequence[Run], records: Sequence[RunRecord], name: str) -> list[Block]:
-    margin = margin_of(records[0]) if records else MARGIN
-    scored = any(record.scores for record in records)
-    found = decision(records, [f"accuracy_margin={100 * margin:g}pp"] if scored else [])
+    found = decision(records)
     by_id = {run.record.run_id: run for run in everything}
     rows = [_row(found, one, by_id[one.run_id]) for one in (*found.ranked, *found.fallen)]
-    blocks: list[Block] = [Text(_lead(found, by_id), "lead")] if scored else []
+    blocks: list[Block] = [Text(_lead(found, by_id), "lead")]
+    if found.margin and len(found.margin.declared) > 1:
+        every = ", ".join(map(in_points, found.margin.declared))
+        blocks.append(
+            Text(f"The runs declare different accuracy margins ({every}); the strictest applies here.", "small")
+        )
     drawn = _drawing(found, by_id, name)
     blocks += [Figures([drawn], legend=[(run.mark, run.label) for run in everything])] if drawn else []
-    margin_words = f", at a margin of {100 * margin:g} pp" if scored else ""
+    margin_words = f", at a margin of {in_points(found.margin.value)}" if found.margin else ""
     blocks.append(Table(f"Goal: {found.goal}{margin_words}", HEADS, [Group(rows)]))
     return blocks
 
