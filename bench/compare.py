@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.analysis.compared import CellPair, Compared, ScorePair, compared
 from bench.analysis.replication import replications, score_replications
 from bench.errors import ConfigError, QuantbenchError
-from bench.margin import MARGIN
+from bench.margin import MARGIN, in_points, parse_margin
 from bench.published import PublishedCell, cells, sources
 from bench.record import RunRecord
 from bench.report import format as fmt
@@ -96,7 +96,7 @@ def _score_row(pair: ScorePair) -> tuple[str, ...]:
     return (_names(pair), pair.task, *values, change, f"+{found.gained} −{found.lost}", pair.verdict.kind, pair.reason)
 
 
-def _show(found: Compared, *, speeds: bool) -> None:
+def _show(found: Compared, margin: float, *, speeds: bool) -> None:
     out = console()
     if found.unlike:
         out.print("Conditions differ:", markup=False)
@@ -111,7 +111,8 @@ def _show(found: Compared, *, speeds: bool) -> None:
     if found.scores:
         heads = ("variant", "task", "A", "B", "change", "items", "verdict", "why")
         rows = map(_score_row, found.scores)
-        out.print(table("accuracy: B beside A, item by item", heads, rows, numeric=("A", "B")))
+        title = f"accuracy: B beside A, item by item, at a margin of {in_points(margin)}"
+        out.print(table(title, heads, rows, numeric=("A", "B")))
     if not found.cells and not found.scores:
         out.print("A and B have no speed cell and no task in common", markup=False)
 
@@ -184,6 +185,7 @@ def _both_published(one: Sequence[PublishedCell], other: Sequence[PublishedCell]
 
 
 def _main(arguments: argparse.Namespace) -> int:
+    margin = _margin(arguments.margin)
     sides = (arguments.a, arguments.b)
     published = [
         published_named(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else None for name in sides
@@ -193,13 +195,13 @@ def _main(arguments: argparse.Namespace) -> int:
         return _both_published(published[0], published[1])
     if pages := published[0] or published[1]:
         return _with_published(pages, records[0] or records[1])
-    found = compared(records[0], records[1], arguments.margin / 100)
+    found = compared(records[0], records[1], margin)
     speeds = arguments.anyway or not found.unlike
     if arguments.format == "json":
         plain = found.model_dump(mode="json")
         sys.stdout.write(json.dumps(plain if speeds else plain | {"cells": None}, indent=1) + "\n")
     else:
-        _show(found, speeds=speeds)
+        _show(found, margin, speeds=speeds)
     if found.cells and not speeds:
         sys.stderr.write(
             f"error: speeds are not compared: {len(found.unlike)} conditions differ, first {found.unlike[0]}; "
@@ -207,6 +209,13 @@ def _main(arguments: argparse.Namespace) -> int:
         )
         return REFUSED
     return 0
+
+
+def _margin(text: str) -> float:
+    try:
+        return parse_margin(text, "--margin ")
+    except ValueError as error:
+        raise ConfigError(f"--margin {error}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -223,16 +232,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--anyway", action="store_true", help="compare speeds of unlike conditions too")
     parser.add_argument(
         "--margin",
-        type=float,
-        default=100 * MARGIN,
-        metavar="PP",
-        help="loss that does not matter (default: %(default)g)",
+        default=f"{100 * MARGIN:g}pp",
+        help="loss of accuracy that does not matter, such as 1pp or 0.01 (default: %(default)s)",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
     try:
-        if not 0 < arguments.margin < 100:
-            raise ConfigError(f"--margin {arguments.margin:g}: percentage points between 0 and 100")
         return _main(arguments)
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,9 +1,10 @@
-"""The accuracy margin, the loss of accuracy that does not matter, and which one applies. Pure functions.
+"""The accuracy margin, the loss of accuracy that does not matter: how it is written and which one applies. Pure.
 
 A margin means something only if it was set before the measurement, so a run declares its own (``accuracy.margin``) and
 that one applies unless another is given.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,9 @@ from quantize.key import Frozen
 
 MARGIN = 0.01
 """Default, of 1: one percentage point."""
+LARGEST = 0.5
+"""Largest margin that can be set, of 1: a larger one would let nearly any loss pass."""
+FORM = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)\s*(pp|%)?", re.IGNORECASE)
 
 
 class Margin(Frozen):
@@ -34,6 +38,32 @@ class Margin(Frozen):
         if len(self.declared) > 1:
             return f"{in_points(self.value)}, the strictest of those that the runs declare ({every})"
         return f"{in_points(self.value)}, as the runs declare"
+
+
+def parse_margin(text: str, setting: str) -> float:
+    """Return a margin, of 1.
+
+    Args:
+        text: percentage points with their unit, such as ``1pp`` or ``1%``, or a share of 1, such as ``0.01``.
+        setting: what is written before the value where it is set, such as ``accuracy_margin=``; for the advice.
+
+    Raises:
+        ValueError: it is no margin, or one that nearly any loss would pass. The message says what to write.
+    """
+    match = FORM.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text} is no margin; write {setting}1pp (or 0.01)")
+    number, unit = float(match[1]), match[2]
+    if unit is None and number >= 1:
+        meant = number if number <= 100 * LARGEST else 1
+        raise ValueError(f"{text} would accept any loss; write {setting}{meant:g}pp (or {meant / 100:g})")
+    margin = number / 100 if unit else number
+    if not 0 < margin <= LARGEST:
+        raise ValueError(
+            f"{text} is out of range: a margin is more than 0 and at most {in_points(LARGEST)}; "
+            f"write {setting}1pp (or 0.01)"
+        )
+    return margin
 
 
 def in_points(margin: float) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from bench.errors import ConfigError
+from bench.margin import LARGEST, parse_margin
 from bench.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
 from quantize.key import Frozen
@@ -23,6 +24,13 @@ from quantize.texts import HeldoutConfig
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float | str) else value
+
+
+def _as_share(value: Any) -> Any:
+    """Return a margin such as ``1pp`` or ``0.01`` as a share; what is neither text nor number is left to its type."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    return parse_margin(str(value), "accuracy.margin=")
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -69,7 +77,7 @@ class AccuracySpec(Frozen):
     """The same where the model reasons first, its reasoning included."""
     max_share: dict[Problem, Annotated[float, Field(ge=0, le=1)]]
     """Share of items with a problem above which a score is invalid."""
-    margin: Annotated[float, Field(gt=0, lt=1)]
+    margin: Annotated[float, Field(gt=0, le=LARGEST), BeforeValidator(_as_share)]
     """Loss, of 1, up to which a variant counts as no worse."""
     noise_floor: bool
     """Whether BF16 is scored twice, to see how much differs by chance."""

@@ -156,7 +156,13 @@ def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytes
         (("bf16", "published:qwen3-9b"), "did you mean 'qwen3-8b'?"),
         (("published:qwen3-8b/int3", "bf16"), "no quantization 'int3'"),
         (("published:qwen3-8b@tgi", "bf16"), "no engine 'tgi'"),
-        (("bf16", "fp8", "--margin", "-1"), "between 0 and 100"),
+        (("bf16", "fp8", "--margin", "-1"), "--margin -1 is no margin; write --margin 1pp (or 0.01)"),
+        (("bf16", "fp8", "--margin", "1"), "--margin 1 would accept any loss; write --margin 1pp (or 0.01)"),
+        (("bf16", "fp8", "--margin", "100"), "--margin 100 would accept any loss; write --margin 1pp (or 0.01)"),
+        (
+            ("bf16", "fp8", "--margin", "60pp"),
+            "--margin 60pp is out of range: a margin is more than 0",
+        ),
     ],
 )
 def test_wrong_names_get_one_line(
@@ -166,6 +172,17 @@ def test_wrong_names_get_one_line(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["2pp", "2%", "0.02"])
+def test_a_margin_is_given_in_points_or_as_a_share(
+    results: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(results, "bf16", "fp8", "--margin", text, "--format", "json") == 0
+    margins = {one["verdict"]["margin"] for one in json.loads(capsys.readouterr().out)["scores"]}
+    assert margins == {0.02}
+    call(results, "bf16", "fp8", "--margin", text)
+    assert "item by item, at a margin of 2 pp" in capsys.readouterr().out
 
 
 def test_published_names_are_models_or_sources() -> None:

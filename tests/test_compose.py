@@ -136,6 +136,12 @@ WRONG = {
     "workload.input_lens=[0]": "workload.input_lens.0: input should be greater than 0",
     "engine.dtype=float99": "engine.dtype: input should be 'auto'",
     "accuracy.limit=-1": "accuracy.limit: input should be greater than 0",
+    "accuracy.margin=1": "accuracy.margin: 1 would accept any loss; write accuracy.margin=1pp (or 0.01)",
+    "accuracy.margin=2.0": "accuracy.margin: 2.0 would accept any loss; write accuracy.margin=2pp (or 0.02)",
+    "accuracy.margin=0.99": "accuracy.margin: 0.99 is out of range: a margin is more than 0 and at most 50 pp",
+    "accuracy.margin=80pp": "accuracy.margin: 80pp is out of range",
+    "accuracy.margin=some": "accuracy.margin: some is no margin; write accuracy.margin=1pp (or 0.01)",
+    "accuracy.margin=true": "accuracy.margin: input should be less than or equal to 0.5",
     "quant.method=gtpq": "no module 'gtpq' in quantize.methods; did you mean 'gptq'",
     "+quant._target_=os.system": "never name code to run",
     "workload.trials.foo=1": "workload.trials.foo",
@@ -153,6 +159,12 @@ def test_a_wrong_word_gets_one_clear_line(override: str) -> None:
     message = str(caught.value)
     assert WRONG[override] in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["2pp", "2%", "0.02", "2e-2"])
+def test_a_margin_is_set_in_points_or_as_a_share(text: str) -> None:
+    spec = compose_job([*BASE, f"accuracy.margin={text}", "session=test"])
+    assert spec.accuracy.margin == pytest.approx(0.02)
 
 
 IMPOSSIBLE = {

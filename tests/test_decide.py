@@ -38,6 +38,8 @@ def call(results: Path, *words: str) -> int:
         ("tpot@1024/16<50ms", "tpot", 1024, 0.05),
         ("decode@30K>=20", "decode", 30_000, 20.0),
         ("accuracy_margin=1pp", "accuracy_margin", None, 0.01),
+        ("accuracy_margin=0.5%", "accuracy_margin", None, 0.005),
+        ("accuracy_margin=0.02", "accuracy_margin", None, 0.02),
         ("mini-mmlu>=60%", "mini-mmlu", None, 0.6),
         ("size<=500MB", "size", None, 5e8),
     ],
@@ -218,6 +220,12 @@ def test_a_baseline_served_beside_can_be_recommended(tmp_path: Path, capsys: pyt
         (("memory",), "is no constraint"),
         (("--goal", "beauty"), "goal 'beauty' is not known"),
         (("--of", "fp9"), "did you mean 'fp8'?"),
+        (("accuracy_margin=1",), "accuracy_margin=1 would accept any loss; write accuracy_margin=1pp (or 0.01)"),
+        (("accuracy_margin=5",), "accuracy_margin=5 would accept any loss; write accuracy_margin=5pp (or 0.05)"),
+        (("accuracy_margin=100",), "accuracy_margin=100 would accept any loss; write accuracy_margin=1pp (or 0.01)"),
+        (("accuracy_margin=0.7",), "accuracy_margin=0.7 is out of range: a margin is more than 0 and at most 50 pp"),
+        (("accuracy_margin=99pp",), "accuracy_margin=99pp is out of range"),
+        (("accuracy_margin=0pp",), "accuracy_margin=0pp is out of range"),
     ],
 )
 def test_wrong_words_get_one_line(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bench.errors import ConfigError
-from bench.margin import Margin
+from bench.margin import Margin, parse_margin
 from bench.record import RunRecord, SpeedCell
 from bench.speed.metrics import CellSummary, Interval, summarize
 from quantize.key import Frozen
@@ -145,6 +145,11 @@ def parse(text: str, tasks: Sequence[str]) -> Need:
         at = tokens(length) if length else None
     except ValueError:
         raise ConfigError(f"'{text}': that is no number; {hint}") from None
+    if subject == "accuracy_margin":
+        try:
+            bound = parse_margin(f"{number}{unit}", f"{subject}=")
+        except ValueError as error:
+            raise ConfigError(f"{subject}{relation}{error}") from None
     if subject in FIGURES and at is None:
         raise ConfigError(f"'{text}': say at which input length: {subject}@30k{relation}{number}{unit}")
     if at is not None and subject not in FIGURES:
