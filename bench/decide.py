@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.analysis.decide import EXAMPLES, Candidate, Decision
+from bench.analysis.decide import EXAMPLES, Answer, Candidate, Decision
 from bench.errors import ConfigError, QuantbenchError
 from bench.record import RunRecord
 from bench.report import format as fmt
@@ -19,6 +19,12 @@ from bench.report.view import with_baselines
 from bench.select import FORMS, open_index, records_named
 from bench.terminal import console, table
 
+PLACES: dict[Answer, str] = {
+    "kept": "keeps everything",
+    "unsure": "may keep everything",
+    "not known": "not known",
+    "broken": "fails",
+}
 NOTHING = 1
 """Exit code where no variant is recommended."""
 
@@ -51,11 +57,11 @@ def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
     goal = "not known" if one.goal is None else show(one.goal.median)
     if one.goal and one.goal.low != one.goal.high:
         goal += f" ({show(one.goal.low)} – {show(one.goal.high)})"
-    accuracy = "not known"
+    accuracy = "not complete" if one.gaps else "not known"
     if one.accuracy:
         change = one.accuracy
         accuracy = f"{points(change.median)} pp ({points(change.low)} to {points(change.high)})"
-    place = {"kept": "keeps everything", "unsure": "may keep everything", "broken": "falls"}[one.standing]
+    place = PLACES[one.standing]
     told = "; ".join(one.why_not) or "; ".join(f"{held.need.text}: {held.reason}" for held in one.held)
     return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)
 
@@ -84,7 +90,7 @@ def _show(found: Decision) -> None:
             heads,
             rows,
             caption="front: no other variant is at least as good in goal and accuracy, and better in one. "
-            "accuracy: mean change against BF16 over the tasks",
+            "accuracy: mean change against BF16 over all tasks; not complete where one has no verdict",
         )
     )
 
@@ -93,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the decision and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="quantbench decide",
-        description="Say which variant to use under constraints, which come after it, and why the others fall.",
+        description="Say which variant to use under constraints, which come after it, and why not the others.",
         epilog=f"constraints: {EXAMPLES}. Without accuracy_margin, the margin that the runs declare applies. "
         f"Exit codes: 0; {NOTHING} no variant keeps every constraint, or no accuracy was measured; 2 a wrong name.",
     )

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench.record import (
     ServerFacts,
     SpeedCell,
     Status,
+    TaskScore,
     Trial,
     Variant,
 )
@@ -241,11 +243,22 @@ def native_records() -> list[RunRecord]:
     return [native_record(quant) for quant in QUANTS]
 
 
+@cache
+def _unharmed_score(quant: str, task: str) -> TaskScore:
+    return score(quant, task, damage=0.0, per_subject=500, status="ok")
+
+
 def unharmed(quant: str, margin: float = 0.01, tasks: Sequence[str] = ("mini-mmlu",), **changes: Any) -> RunRecord:
     """Return a native run that answers as BF16 does, on items enough to show it, and declares a margin."""
-    scores = tuple(score(quant, task, damage=0.0, per_subject=500, status="ok") for task in tasks)
+    scores = tuple(_unharmed_score(quant, task) for task in tasks)
     spec = {**native_record(quant, scores=()).spec, "accuracy": {"margin": margin}}
     return native_record(quant, **{"scores": scores, "spec": spec, **changes})
+
+
+def with_score(one: RunRecord, task: str, **changes: Any) -> RunRecord:
+    """Return a run whose score of one task has other fields."""
+    scores = (each.model_copy(update=changes) if each.task == task else each for each in one.scores)
+    return one.model_copy(update={"scores": tuple(scores)})
 
 
 def controlled_record(quant: str = "fp8", **changes: Any) -> RunRecord:

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from bench.analysis.decide import UNITS, front, hold, parse
 from bench.decide import NOTHING, main
 from bench.errors import ConfigError
-from bench.record import RunRecord
+from bench.record import Failure, RunRecord
 from bench.report.decision import decision
 from bench.speed.metrics import Interval
-from tests.records import QUANTS, controlled_record, demo_records, keep, native_record, native_records, unharmed
+from tests.records import (
+    QUANTS,
+    controlled_record,
+    demo_records,
+    keep,
+    native_record,
+    native_records,
+    unharmed,
+    with_score,
+)
 
 TASKS = ("mini-mmlu", "mmlu")
 
@@ -158,6 +167,86 @@ def test_without_accuracy_nothing_is_recommended(tmp_path: Path, capsys: pytest.
     assert "Accuracy margin" not in text
 
 
+BOTH = ("mini-mmlu", "mini-ceval")
+EMPTY = "270 of 541 answers without any text"
+Case = tuple[dict[str, RunRecord], str, str]
+TROUBLES: dict[str, Case] = {
+    "invalid": (
+        {"gptq-int4": with_score(unharmed("gptq-int4", tasks=BOTH), "mini-ceval", status="invalid", reasons=(EMPTY,))},
+        "fails",
+        f"mini-mmlu non-inferior; mini-ceval: invalid ({EMPTY})",
+    ),
+    "failed": (
+        {"gptq-int4": with_score(unharmed("gptq-int4", tasks=BOTH), "mini-ceval", status="failed", reasons=("NaN",))},
+        "fails",
+        "mini-mmlu non-inferior; mini-ceval: failed (NaN)",
+    ),
+    "missing": ({"gptq-int4": unharmed("gptq-int4")}, "not known", "mini-mmlu non-inferior; mini-ceval: not measured"),
+    "nothing measured": (
+        {"gptq-int4": unharmed("gptq-int4", scores=(), failures=(Failure(stage="serve", message="no memory"),))},
+        "not known",
+        "mini-mmlu: not measured (serve failed); mini-ceval: not measured (serve failed)",
+    ),
+    "invalid for BF16": (
+        {"bf16": with_score(unharmed("bf16", tasks=BOTH), "mini-ceval", status="invalid", reasons=(EMPTY,))},
+        "not known",
+        f"mini-mmlu non-inferior; mini-ceval: BF16 invalid ({EMPTY})",
+    ),
+    "invalid for both": (
+        {
+            quant: with_score(unharmed(quant, tasks=BOTH), "mini-ceval", status="invalid", reasons=(EMPTY,))
+            for quant in ("bf16", "gptq-int4")
+        },
+        "not known",
+        f"mini-mmlu non-inferior; mini-ceval: BF16 invalid ({EMPTY})",
+    ),
+    "missing for BF16": (
+        {"bf16": unharmed("bf16")},
+        "not known",
+        "mini-mmlu non-inferior; mini-ceval: BF16 not measured",
+    ),
+    "asked otherwise": (
+        {"gptq-int4": with_score(unharmed("gptq-int4", tasks=BOTH), "mini-ceval", num_fewshot=3)},
+        "not known",
+        "mini-mmlu non-inferior; mini-ceval: different numbers of examples: 5 and 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TROUBLES)
+def test_a_task_without_a_verdict_is_never_dropped(
+    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, place, reason = TROUBLES[case]
+    for quant in ("bf16", "gptq-int4"):
+        keep(tmp_path, records.get(quant) or unharmed(quant, tasks=BOTH))
+    assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["label"] for one in found["ranked"]] == ["bf16"]
+    [fallen] = found["fallen"]
+    assert fallen["held"][0]["reason"] == reason
+    assert fallen["accuracy"] is None
+    assert fallen["run_id"] not in found["front"]
+    assert call(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Use bf16:")
+    [row] = [line for line in text.splitlines() if "gptq-int4" in line]
+    assert place in row
+    assert "not complete" in row
+    assert call(tmp_path, "size<=200MB") == NOTHING
+    assert capsys.readouterr().out.startswith("No variant keeps every constraint.")
+
+
+def test_a_task_that_is_invalid_for_bf16_is_named_in_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quant in ("bf16", "gptq-int4"):
+        keep(tmp_path, TROUBLES["invalid for BF16"][0].get(quant) or unharmed(quant, tasks=BOTH))
+    assert call(tmp_path, "--format", "json") == 0
+    [baseline] = json.loads(capsys.readouterr().out)["ranked"]
+    assert baseline["held"][0]["reason"] == f"it is the baseline; mini-ceval: invalid ({EMPTY})"
+
+
 def test_one_margin_is_given_at_most(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "accuracy_margin=2pp", "accuracy_margin=1pp") == 2
     assert "accuracy_margin=2pp and accuracy_margin=1pp: give one accuracy margin" in capsys.readouterr().err
@@ -200,7 +289,7 @@ def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsy
     assert call(results, "size<=200MB") == 0
     text = capsys.readouterr().out
     assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, 1 at once, though one or")
-    assert "falls" in text
+    assert "fails" in text
     assert "size<=200MB: 269 MB" in text
     assert call(results, "size<=1MB") == NOTHING
     assert "No variant keeps every constraint." in capsys.readouterr().out

@@ -12,7 +12,16 @@ from bench.report.sections import data, decision, heat
 from bench.report.sections.heat import EDGES, shade
 from tests.blocks import blocks_of
 from tests.pages import Page, demo_html, rendered, rows_in, section_rows
-from tests.records import demo_records, native_cell, native_record, native_records, record, troubled_records, unharmed
+from tests.records import (
+    demo_records,
+    native_cell,
+    native_record,
+    native_records,
+    record,
+    troubled_records,
+    unharmed,
+    with_score,
+)
 
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
@@ -54,6 +63,18 @@ def test_without_accuracy_no_variant_is_recommended() -> None:
     assert "No accuracy was measured, so no variant is recommended." in html
     assert rows_in(html, "decision", "recommended") == []
     assert len(rows_in(html, "decision", "not known", "no accuracy was measured")) == 2
+
+
+def test_a_task_without_a_verdict_rules_a_variant_out_or_leaves_it_not_known() -> None:
+    both = ("mini-mmlu", "mini-ceval")
+    reason = "270 of 541 answers without any text"
+    looping = with_score(unharmed("gptq-int4", tasks=both), "mini-ceval", status="invalid", reasons=(reason,))
+    html = rendered([unharmed("bf16", tasks=both), unharmed("fp8"), looping])
+    assert "Nothing but bf16 surely stays within the margin; it cannot be told yet of fp8." in html
+    assert rows_in(html, "decision", "fp8", "not known", "not complete", "mini-ceval: not measured")
+    assert rows_in(html, "decision", "gptq-int4", "not recommended", "not complete", f"mini-ceval: invalid ({reason})")
+    chinese = rendered([unharmed("bf16", tasks=both), unharmed("fp8"), looping], lang="zh")
+    assert rows_in(chinese, "decision", "fp8", "未知", "不完整", "mini-ceval：未测量")
 
 
 def test_of_different_margins_the_strictest_applies_and_the_report_says_so() -> None:

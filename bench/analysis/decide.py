@@ -17,6 +17,7 @@ from bench.speed.metrics import CellSummary, Interval, summarize
 from quantize.key import Frozen
 
 Relation = Literal["<=", ">="]
+Answer = Literal["kept", "unsure", "broken", "not known"]
 FIGURES: dict[str, tuple[str, str]] = {
     "ttft": ("ttft_s", "s"),
     "tpot": ("tpot_s", "s"),
@@ -54,7 +55,7 @@ class Held(Frozen):
     """One variant held to one need."""
 
     need: Need
-    answer: Literal["kept", "unsure", "broken", "not known"]
+    answer: Answer
     reason: str
 
 
@@ -67,15 +68,14 @@ class Candidate(Frozen):
     goal: Interval | None
     """The figure that is to be as good as possible."""
     accuracy: Interval | None
-    """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself."""
+    """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself. None where a task is missing from it."""
+    gaps: tuple[str, ...]
+    """The tasks without a verdict, each with the reason."""
 
     @property
-    def standing(self) -> Literal["kept", "unsure", "broken"]:
-        """Whether it keeps every need."""
-        answers = {one.answer for one in self.held}
-        if answers & {"broken", "not known"}:
-            return "broken"
-        return "unsure" if "unsure" in answers else "kept"
+    def standing(self) -> Answer:
+        """Whether it keeps every need: the worst answer."""
+        return worst([one.answer for one in self.held])
 
     @property
     def why_not(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Candidate(Frozen):
 
 
 class Decision(Frozen):
-    """The recommended variant, those after it, and those that fell."""
+    """The recommended variant, those after it, and those that cannot be recommended."""
 
     goal: str
     """In words."""
@@ -96,6 +96,7 @@ class Decision(Frozen):
     ranked: tuple[Candidate, ...]
     """Those that may be used, best first; those that surely keep every need before the others."""
     fallen: tuple[Candidate, ...]
+    """Those of which a need is not known, then those that break one."""
     front: tuple[str, ...]
     """Run ids of those that no other beats in both goal and accuracy."""
 
@@ -103,6 +104,12 @@ class Decision(Frozen):
     def recommended(self) -> Candidate | None:
         """The best; None where nothing keeps every need, or where accuracy was not judged."""
         return self.ranked[0] if self.ranked and self.margin else None
+
+
+def worst(answers: Sequence[Answer]) -> Answer:
+    """Return the answer to several questions at once; ``kept`` if there are none."""
+    order: tuple[Answer, ...] = ("broken", "not known", "unsure")
+    return next((answer for answer in order if answer in answers), "kept")
 
 
 def tokens(text: str) -> int:
@@ -277,8 +284,8 @@ def decide(
         subject=subject,
         lower_is_better=lower_is_better,
         margin=margin,
-        ranked=tuple(sorted((one for one in candidates if one.standing != "broken"), key=order)),
-        fallen=tuple(one for one in candidates if one.standing == "broken"),
+        ranked=tuple(sorted((one for one in candidates if one.standing in ("kept", "unsure")), key=order)),
+        fallen=tuple(one for answer in ("not known", "broken") for one in candidates if one.standing == answer),
         front=front(placed),
     )
 

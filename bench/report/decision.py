@@ -1,10 +1,12 @@
 """Which of a report's variants is worth using: its runs held to needs. Pure functions."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.analysis.decide import (
     FIGURES,
+    Answer,
     Candidate,
     Decision,
     Held,
@@ -14,14 +16,16 @@ from bench.analysis.decide import (
     hold,
     longest_common,
     parse,
+    worst,
 )
-from bench.analysis.verdict import Verdict, judge
+from bench.analysis.paired import obstacle
+from bench.analysis.verdict import Kind, Verdict, judge
 from bench.errors import ConfigError
 from bench.margin import Margin, applied
-from bench.record import RunRecord
+from bench.record import RunRecord, TaskScore
 from bench.report import format as fmt
 from bench.report.verdicts import judged
-from bench.report.view import BESIDE, Run, runs
+from bench.report.view import BESIDE, SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval
 
 SHOW: dict[str, Callable[[float], str]] = {
@@ -35,6 +39,17 @@ SHOW: dict[str, Callable[[float], str]] = {
 }
 LOWER = ("ttft", "tpot", "memory", "size")
 """Figures of which the lower is the better."""
+ANSWERS: dict[Kind, Answer] = {"non-inferior": "kept", "inconclusive": "unsure", "worse": "broken"}
+
+
+@dataclass(frozen=True)
+class OnTask:
+    """What is known of a variant's accuracy on one task."""
+
+    verdict: Verdict | None
+    answer: Answer
+    reason: str
+    """The task, and its verdict or why there is none."""
 
 
 def _change(verdicts: Sequence[Verdict]) -> Interval | None:
@@ -50,16 +65,47 @@ def _change(verdicts: Sequence[Verdict]) -> Interval | None:
     return Interval(median=middle, low=middle - low, high=middle + high, n=len(deltas))
 
 
-def _held_accuracy(need: Need, run: Run, verdicts: Sequence[Verdict]) -> Held:
-    """Hold a variant's verdicts, made anew with the margin that was asked for."""
+def _state(score: TaskScore) -> str:
+    why = f" ({', '.join(score.reasons)})" if score.reasons else ""
+    return f"{score.status.replace('_', ' ')}{why}"
+
+
+def _on_task(run: Run, task: str, verdict: Verdict | None) -> OnTask:
+    """Return what is known of a variant's accuracy on one task: a task without a verdict never counts as kept."""
+    before, after = score_of(run.baseline, task) if run.baseline else None, run.score(task)
+    if verdict:
+        return OnTask(verdict, ANSWERS[verdict.kind], f"{task} {verdict.kind}")
+    if after is None:
+        stages = " and ".join(dict.fromkeys(failure.stage for failure in run.record.failures))
+        return OnTask(None, "not known", f"{task}: not measured" + (f" ({stages} failed)" if stages else ""))
+    if before is None:
+        return OnTask(None, "not known", f"{task}: BF16 not measured")
+    if before.status not in SHOWN:
+        return OnTask(None, "not known", f"{task}: BF16 {_state(before)}")
+    if after.status not in SHOWN:
+        return OnTask(None, "broken", f"{task}: {_state(after)}")
+    return OnTask(None, "not known", f"{task}: {obstacle(before, after) or 'not compared'}")
+
+
+def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnTask]:
+    """Return what is known of a variant's accuracy on every task that its baseline or itself has.
+
+    Empty for BF16, and where BF16 has no task at all.
+    """
+    if not run.quantized or run.baseline is None or not run.baseline.scores:
+        return []
+    names = tasks([run.baseline, run.record])
+    return [_on_task(run, task, verdicts.get((run.record.run_id, task))) for task in names]
+
+
+def _held_accuracy(need: Need, run: Run, found: Sequence[OnTask]) -> Held:
+    """Hold a variant to an accuracy margin."""
     if not run.quantized:
-        return Held(need=need, answer="kept", reason="it is the baseline")
-    if not verdicts:
+        broken = [f"{score.task}: {_state(score)}" for score in run.record.scores if score.status not in SHOWN]
+        return Held(need=need, answer="kept", reason="; ".join(["it is the baseline", *broken]))
+    if not found:
         return Held(need=need, answer="not known", reason="no task is compared with BF16")
-    kinds = {verdict.kind for verdict in verdicts}
-    told = "; ".join(f"{verdict.comparison.task} {verdict.kind}" for verdict in verdicts)
-    answer = "broken" if "worse" in kinds else "unsure" if "inconclusive" in kinds else "kept"
-    return Held.model_validate({"need": need, "answer": answer, "reason": told})
+    return Held(need=need, answer=worst([one.answer for one in found]), reason="; ".join(one.reason for one in found))
 
 
 def _margin(records: Sequence[RunRecord], needs: Sequence[Need]) -> Margin | None:
@@ -125,20 +171,22 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
         ConfigError: a constraint cannot be understood.
     """
     everything = runs(records)
-    tasks = tuple(dict.fromkeys(score.task for record in records for score in record.scores))
-    needs = [parse(text, tasks) for text in constraints]
-    wanted = _goal([run for run in everything if not run.record.run_id.endswith(BESIDE)], goal, tasks)
+    known = tasks(records)
+    needs = [parse(text, known) for text in constraints]
+    wanted = _goal([run for run in everything if not run.record.run_id.endswith(BESIDE)], goal, known)
     margin = _margin(records, needs)
     if margin and margin.origin != "given":
         needs.append(_need_of(margin))
-    found = [(one.run.record.run_id, one.verdict.comparison) for one in judged(records) if one.verdict]
-    verdicts_now = judge([each for _, each in found], margin.value) if margin else ()
-    again = list(zip((run_id for run_id, _ in found), verdicts_now, strict=True))
+    found = {(one.run.record.run_id, one.score.task): one.verdict.comparison for one in judged(records) if one.verdict}
+    again = judge(list(found.values()), margin.value) if margin else ()
+    verdicts = dict(zip(found, again, strict=True))
     candidates = []
     for run in everything:
-        verdicts = [verdict for run_id, verdict in again if run_id == run.record.run_id]
+        on_tasks = _on_tasks(run, verdicts)
+        gaps = tuple(one.reason for one in on_tasks if one.verdict is None)
+        change = None if gaps else _change([one.verdict for one in on_tasks if one.verdict])
         held = tuple(
-            _held_accuracy(need, run, verdicts)
+            _held_accuracy(need, run, on_tasks)
             if need.subject == "accuracy_margin"
             else hold(figure_of(run.record, need), need, SHOW.get(need.subject, fmt.share))
             for need in needs
@@ -151,7 +199,8 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
                 label=run.label,
                 held=held,
                 goal=None if isinstance(figure, str) else figure,
-                accuracy=_change(verdicts) if run.quantized else none,
+                accuracy=change if run.quantized else none,
+                gaps=gaps,
             )
         )
     return decide(words(wanted), wanted.subject, candidates, lower_is_better=wanted.subject in LOWER, margin=margin)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.analysis.decide import Candidate, Decision
+from bench.analysis.decide import Answer, Candidate, Decision
 from bench.margin import in_points
 from bench.record import RunRecord
 from bench.report import format as fmt
@@ -24,9 +24,15 @@ HEADS = (
 )
 HOW = (
     "A variant is recommended if it surely loses no more accuracy than the margin on any task; among those, the one "
-    "that is best at the goal. Other needs, such as memory<=24GB or ttft@30k<=2s, are put with quantbench decide."
+    "that is best at the goal. A failed or invalid task rules a variant out; a task that was not measured leaves it "
+    "not known. Other needs, such as memory<=24GB or ttft@30k<=2s, are put with quantbench decide."
 )
-PLACES = {"kept": "may be used", "unsure": "cannot be told yet", "broken": "not recommended"}
+PLACES: dict[Answer, str] = {
+    "kept": "may be used",
+    "unsure": "cannot be told yet",
+    "not known": "not known",
+    "broken": "not recommended",
+}
 
 
 def _goal_cell(found: Decision, one: Candidate) -> Cell:
@@ -41,7 +47,7 @@ def _accuracy_cell(one: Candidate, run: Run) -> Cell:
     if not run.quantized:
         return Cell("baseline", numeric=True)
     if one.accuracy is None:
-        return Cell("not known", numeric=True)
+        return Cell("not complete" if one.gaps else "not known", one.gaps, numeric=True)
     change = one.accuracy
     width = change.high - change.low
     low, high = points(change.low, width), points(change.high, width)
@@ -90,7 +96,7 @@ def _lead(found: Decision, by_id: dict[str, Run]) -> str:
     best = found.recommended
     if best is None:
         return "No variant can be recommended from what was measured."
-    unsure = [one.label for one in found.ranked if one.standing == "unsure"]
+    unsure = [one.label for one in (*found.ranked, *found.fallen) if one.standing in ("unsure", "not known")]
     if unsure and not by_id[best.run_id].quantized:
         return f"Nothing but {best.label} surely stays within the margin; it cannot be told yet of {', '.join(unsure)}."
     if best.standing == "kept":
