@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 from bench.backends import backend_interpreter
+from bench.console import Stage
 from bench.errors import QuantizeError
 from bench.paths import cache_dir
 from bench.plan import BuildStage
 from bench.process import Child
-from bench.progress import Stage
 from bench.spec import RunSpec, plugin
 from bench.store import write_atomic
 from bench.threads import waiting

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import format as fmt
 from bench.analysis.decide import EXAMPLES, Answer, Candidate, Decision
 from bench.errors import ConfigError, QuantbenchError
 from bench.record import RunRecord
-from bench.report import format as fmt
 from bench.report.comparison_cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.view import with_baselines

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
+from bench.console import Stage, View
 from bench.engine_info import EngineInfo
 from bench.environment import read_environment
 from bench.errors import EngineError, QuantbenchError
@@ -15,7 +16,6 @@ from bench.lease import leased
 from bench.lifecycle import join, joins
 from bench.plan import BuildStage, TaskStage, context_of, plan
 from bench.process import end_orphans
-from bench.progress import Stage, View
 from bench.record import Failure, RunRecord
 from bench.session import attempt_of
 from bench.spec import RunSpec, plugin

@@ -5,8 +5,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bench.composed import build_spec
+from bench.console import console
 from bench.errors import QuantbenchError
-from bench.progress import console
 
 
 def tell(error: QuantbenchError) -> None:

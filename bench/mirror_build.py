@@ -19,10 +19,10 @@ from pathlib import Path
 from bench import mirror_check
 from bench.accuracy import data
 from bench.accuracy import tasks as accuracy_tasks
+from bench.console import View
 from bench.errors import AccuracyError
 from bench.mirror_files import MANIFEST, NLTK, PART, Dataset, Mirror, Tables, TaskData, file_problems, now, read, write
 from bench.mirror_sources import Source, repos_of, source_of
-from bench.progress import View
 from bench.toolchain import interpreter_for
 from quantize import hub
 from quantize.checkpoint import hash_file, hash_folder

@@ -15,9 +15,9 @@ from typing import Any
 from bench.accuracy import data
 from bench.accuracy.data import Benchmark, Leaf
 from bench.accuracy.tasks import environment
+from bench.console import Stage, View
 from bench.errors import AccuracyError
 from bench.process import Child
-from bench.progress import Stage, View
 from bench.store import write_atomic
 from bench.toolchain import interpreter_for
 from quantize.key import Frozen

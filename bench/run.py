@@ -12,13 +12,13 @@ from types import FrameType
 import hydra
 
 from bench.compose import with_plus
+from bench.console import console
 from bench.direct import bypass_proxies
 from bench.errors import QuantbenchError
 from bench.estimate import announce
 from bench.job import job, tell
 from bench.paths import config_dir
 from bench.preflight import launches_elsewhere, preflight, shows_only
-from bench.progress import console
 from bench.session import Session
 from bench.spec import RunSpec
 from bench.store import unfinished

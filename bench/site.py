@@ -20,11 +20,11 @@ from typing import Any
 from rich.progress import track
 
 from bench import __version__
+from bench.console import console
 from bench.errors import QuantbenchError
 from bench.finish import title_of
 from bench.index import Index, RunRow, marks_of
 from bench.nights import histories, standings
-from bench.progress import console
 from bench.report.history import drawn
 from bench.report.lang import LANGUAGES
 from bench.report.page import write

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import toolchain
+from bench.console import Stage, View
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
 from bench.process import Child
-from bench.progress import Stage, View
 from bench.store import write_atomic
 from bench.toolchain import Built, Toolchain
 from quantize.search_path import search_path

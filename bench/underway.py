@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from bench.console import View
 from bench.engine_info import EngineInfo
 from bench.errors import QuantbenchError
 from bench.plan import Plan
-from bench.progress import View
 from bench.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
 from bench.spec import RunSpec
 from bench.store import CONTROL, RunFolder

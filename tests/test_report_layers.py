@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bench.report import format as fmt
+from bench import format as fmt
 from bench.report.page import render
 from bench.report.plots import EDGES, HEAT, HeatRow, heat_map
 from quantize.checkpoint import LayerError

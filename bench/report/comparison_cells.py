@@ -1,7 +1,7 @@
 """Cells and words of comparisons with BF16, the same in every table."""
 
+from bench import format as fmt
 from bench.analysis.difference import Difference, Estimate
-from bench.report import format as fmt
 from bench.report.document import Cell
 
 FINE = 0.02

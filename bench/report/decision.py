@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench import format as fmt
 from bench.analysis.decide import (
     FIGURES,
     Answer,
@@ -23,7 +24,6 @@ from bench.analysis.verdict import Kind, Verdict, judge
 from bench.errors import ConfigError
 from bench.margin import Margin, applied
 from bench.record import RunRecord, TaskScore
-from bench.report import format as fmt
 from bench.report.verdicts import judged
 from bench.report.view import BESIDE, SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval

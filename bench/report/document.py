@@ -10,8 +10,8 @@ from typing import ClassVar
 from markupsafe import Markup
 
 from bench.analysis.verdict import Kind
+from bench.format import MISSING, between, share
 from bench.record import Metric, Status
-from bench.report.format import MISSING, between, share
 from bench.speed.metrics import Interval
 
 

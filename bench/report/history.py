@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench import format as fmt
 from bench.analysis.history import ALARMS, Judged, Standing
-from bench.report import format as fmt
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
 from bench.report.history_plot import timeline
 

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.ticker import MaxNLocator
 
-from bench.report import format as fmt
+from bench import format as fmt
 from bench.report.document import Mark
 from bench.report.plots import SERIES, STYLE, _axes, _inline, _ticks
 

@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench import __version__
+from bench import format as fmt
 from bench.analysis.history import Judged, standing_of
 from bench.record import STATUS_MEANING, RunRecord
-from bench.report import format as fmt
 from bench.report.history import history_section
 from bench.report.lang import in_drawing, translator
 from bench.report.sections import all_sections

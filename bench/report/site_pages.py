@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench import format as fmt
 from bench.analysis.history import ALARMS, Judged, Standing
 from bench.index import RunRow
-from bench.report import format as fmt
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.history import history_section
 from bench.report.page import environment

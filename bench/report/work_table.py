@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from bench import format as fmt
 from bench.record import RunRecord, TaskScore, Work
-from bench.report import format as fmt
 from bench.report.document import Cell, Group, Head, Table, number
 from bench.report.floor import floor_s
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bench import format as fmt
 from bench.analysis.paired import item_values
 from bench.record import PROBLEM_MEANING, Mode, RunRecord, TaskScore
-from bench.report import format as fmt
 from bench.report.document import (
     Block,
     Bullets,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench import format as fmt
 from bench.analysis.damage import (
     ChangedItem,
     LengthBin,
@@ -13,7 +14,6 @@ from bench.analysis.damage import (
     subject_note,
 )
 from bench.record import ItemOutcome, RunRecord, TaskScore
-from bench.report import format as fmt
 from bench.report.comparison_cells import delta_cell, nats, p_cell
 from bench.report.document import (
     Block,

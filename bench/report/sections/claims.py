@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from bench import format as fmt
 from bench.analysis.claims import Finding
 from bench.published import claims, sources
 from bench.record import RunRecord
-from bench.report import format as fmt
 from bench.report.claims import findings
 from bench.report.document import Block, Cell, Details, Group, Head, Section, Table, Text
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from bench import format as fmt
 from bench.record import RunRecord, Status
-from bench.report import format as fmt
 from bench.report.document import Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 

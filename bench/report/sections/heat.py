@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from bench import format as fmt
 from bench.analysis.speedup import Speedup, speedup
 from bench.record import RunRecord, SpeedCell
-from bench.report import format as fmt
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 from bench.speed.metrics import tpot_s, ttft_s

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench import format as fmt
 from bench.hardware import Share, against, limit_of
 from bench.record import Device, RunRecord, SpeedCell
-from bench.report import format as fmt
 from bench.report.document import (
     Block,
     Cell,

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from bench import format as fmt
 from bench.analysis.cost import Cost, cost
 from bench.record import DeviceState, RunRecord, SpeedCell, Trial
-from bench.report import format as fmt
 from bench.report.document import (
     Block,
     Cell,

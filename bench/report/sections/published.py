@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bench import format as fmt
 from bench.analysis.replication import (
     TOLERANCE,
     CellReplication,
@@ -11,7 +12,6 @@ from bench.analysis.replication import (
 )
 from bench.published import PublishedCell, cells, scores, share_of, sources
 from bench.record import RunRecord
-from bench.report import format as fmt
 from bench.report.document import Block, Bullets, Cell, Details, Group, Head, Section, Table, Text, interval, number
 from bench.report.view import runs
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench import format as fmt
 from bench.record import RunRecord
-from bench.report import format as fmt
 from bench.report.document import (
     Block,
     Bullets,

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from bench import format as fmt
 from bench.record import RunRecord
-from bench.report import format as fmt
 from bench.report.document import Cell, Figure, Figures, Group, Head, Section, Table, Text, number
 from bench.report.plots import Point, Series, bars
 from bench.report.view import Run, runs
