@@ -10,9 +10,9 @@ from bench.errors import AccuracyError
 from bench.lifecycle import RunningEngine
 from bench.plan import TaskStage, context_of, is_attached
 from bench.process import Child
-from bench.record import TaskScore
+from bench.records.record import TaskScore
+from bench.records.store import Store, write_atomic
 from bench.spec import plugin
-from bench.store import Store, write_atomic
 from bench.toolchain import interpreter_for
 from bench.underway import Run
 

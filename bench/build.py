@@ -12,8 +12,8 @@ from bench.errors import QuantizeError
 from bench.paths import cache_dir
 from bench.plan import BuildStage
 from bench.process import Child
+from bench.records.store import write_atomic
 from bench.spec import RunSpec, plugin
-from bench.store import write_atomic
 from bench.threads import waiting
 from quantize.checkpoint import (
     MANIFEST_NAME,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from bench.cuda import has_cuda_device
 from bench.errors import ConfigError, ToolchainError
-from bench.record import Variant
+from bench.records.record import Variant
 from bench.spec import (
     AccuracySpec,
     Baseline,

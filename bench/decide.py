@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import format as fmt
 from bench.analysis.decide import EXAMPLES, Answer, Candidate, Decision
 from bench.errors import ConfigError, QuantbenchError
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.view import with_baselines

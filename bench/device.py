@@ -17,8 +17,8 @@ from bench.devices import Devices
 from bench.environment import cpu_name
 from bench.errors import ConfigError, EngineError
 from bench.paths import cache_dir
-from bench.record import Device
-from bench.store import write_atomic
+from bench.records.record import Device
+from bench.records.store import write_atomic
 from quantize.key import Frozen, canonical_json, sha256_text
 from quantize.search_path import search_path
 

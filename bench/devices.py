@@ -14,7 +14,7 @@ from typing import Any, Self
 import pynvml
 
 from bench.errors import EngineError
-from bench.record import DeviceState
+from bench.records.record import DeviceState
 
 MILLI = 1e-3
 """NVML gives power in milliwatts and energy in millijoules."""

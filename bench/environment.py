@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from bench import __version__
-from bench.record import Environment
+from bench.records.record import Environment
 
 PACKAGES = (
     "torch", "transformers", "compressed-tensors", "llmcompressor", "lm-eval", "datasets", "aiohttp", "hydra-core",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from bench.forecast import Forecast
 from bench.forecast_table import devices, duration, forecast_of
-from bench.record import RunRecord
+from bench.records.record import RunRecord
+from bench.records.store import Store
 from bench.spec import RunSpec
-from bench.store import Store
 
 LOOK_BACK = 50
 """Newest runs that are looked through."""

@@ -19,10 +19,10 @@ from bench.analysis.paired import SCORED
 from bench.analysis.verdict import Verdict
 from bench.errors import QuantbenchError, ToolchainError
 from bench.hardware import columns
-from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.records.record import RunRecord, SpeedCell, TaskScore
+from bench.records.store import Store, write_atomic
 from bench.report.verdicts import judged
 from bench.speed.metrics import Interval, summarize
-from bench.store import Store, write_atomic
 
 COLUMNS = {
     "model": "name of the model's config",

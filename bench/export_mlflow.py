@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.direct import bypass_proxies
 from bench.errors import ToolchainError
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 
 EXPERIMENT = "quantbench"
 PLACE = ("input_len", "output_len", "concurrency", "request_rate")

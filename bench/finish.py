@@ -8,11 +8,11 @@ from bench.analysis.history import Judged
 from bench.errors import StoreError
 from bench.index import Index, marks_of
 from bench.nights import histories
-from bench.record import RunRecord
+from bench.records.record import RunRecord
+from bench.records.store import Store, is_complete
 from bench.report.page import write
 from bench.session import Session
 from bench.spec import RunSpec
-from bench.store import Store, is_complete
 from bench.summary import show
 
 

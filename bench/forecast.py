@@ -9,7 +9,7 @@ from bench.forecast_cells import CellForecast, cell_of
 from bench.forecast_fit import Fit, Served, elsewhere, fit, served, sizes
 from bench.forecast_tasks import TaskForecast, linear_flops, task_of
 from bench.plan import shapes_of
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import active_parameters, peak
 from bench.spec import RunSpec
 from quantize.estimate import Needs, estimate

@@ -5,7 +5,7 @@ import math
 from bench.analysis.law import Estimate, law_for
 from bench.forecast_fit import Fit, Served, tokens_at_once
 from bench.plan import context_of
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import Bound, Limit, kv_bytes_per_token, limit, weight_bytes
 from bench.spec import RunSpec
 from bench.speed.shapes import Shape

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from bench.plan import context_of, shapes_of
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
 from bench.spec import RunSpec, plugin
 from bench.speed.shapes import Shape

@@ -18,7 +18,7 @@ from bench.forecast import Build, Forecast, forecast
 from bench.forecast_cells import CellForecast
 from bench.forecast_fit import Fit, elsewhere
 from bench.plan import check
-from bench.record import Device
+from bench.records.record import Device
 from bench.spec import RunSpec
 from quantize.estimate import in_words
 

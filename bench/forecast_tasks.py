@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from bench.accuracy.data import Benchmark, benchmarks
 from bench.forecast_fit import Fit, Served
 from bench.plan import UNQUANTIZED
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import peak
 from bench.spec import AccuracySpec, RunSpec
 from quantize.architecture import Architecture

@@ -23,10 +23,10 @@ from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.index import MARKS, Index, RunRow, marks_of
 from bench.nights import histories, standings
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
+from bench.records.store import append, write_atomic
 from bench.select import read_record
 from bench.spec import nearest
-from bench.store import append, write_atomic
 from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"

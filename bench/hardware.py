@@ -2,7 +2,7 @@
 
 import math
 
-from bench.record import RunRecord, ServerFacts, SpeedCell
+from bench.records.record import RunRecord, ServerFacts, SpeedCell
 from bench.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.speed.metrics import CellSummary, summarize
 from quantize.architecture import Architecture

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from bench.analysis.history import Figure, Mark, Measured, value_of
 from bench.errors import StoreError
-from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.records.record import RunRecord, SpeedCell, TaskScore
+from bench.records.store import sums_of
 from bench.speed.metrics import per_trial, tpot_s, ttft_s
 from bench.speed.shapes import shape_of
-from bench.store import sums_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"

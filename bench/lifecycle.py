@@ -11,12 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.process import Child, Pulse
 from bench.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
-from bench.record import ServerFacts, Yarn
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts, Yarn
 from bench.spec import PartSpec, plugin
 from quantize.checkpoint import Checkpoint
 

@@ -18,7 +18,7 @@ from bench.accuracy.tasks import environment
 from bench.console import Stage, View
 from bench.errors import AccuracyError
 from bench.process import Child
-from bench.store import write_atomic
+from bench.records.store import write_atomic
 from bench.toolchain import interpreter_for
 from quantize.key import Frozen
 from quantize.parent import end_with_parent

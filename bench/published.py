@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bench.device import lookup
 from bench.paths import config_dir, published_dir
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import Limit, limit, weight_bytes
 from bench.spec import nearest
 from bench.terminal import console

@@ -11,7 +11,7 @@ All functions are pure. Norms, biases and activations are left out: they are bel
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from bench.record import Device
+from bench.records.record import Device
 from quantize.architecture import Architecture
 from quantize.checkpoint import BITS
 from quantize.formats import Format, format_of

@@ -19,9 +19,9 @@ from bench.estimate import announce
 from bench.job import job, tell
 from bench.paths import config_dir
 from bench.preflight import launches_elsewhere, preflight, shows_only
+from bench.records.store import unfinished
 from bench.session import Session
 from bench.spec import RunSpec
-from bench.store import unfinished
 
 EXIT_INTERRUPTED = 130
 ATTEMPTS = 3

@@ -10,7 +10,7 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
-from bench.store import write_atomic
+from bench.records.store import write_atomic
 from quantize.key import Frozen
 
 

@@ -25,12 +25,12 @@ from bench.errors import QuantbenchError
 from bench.finish import title_of
 from bench.index import Index, RunRow, marks_of
 from bench.nights import histories, standings
+from bench.records.store import write_atomic
 from bench.report.history import drawn
 from bench.report.lang import LANGUAGES
 from bench.report.page import write
 from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
 from bench.select import open_index, read_record
-from bench.store import write_atomic
 from quantize.key import canonical_json, sha256_text
 
 MADE = "made.json"

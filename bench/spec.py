@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from bench.errors import ConfigError
-from bench.margin import LARGEST, parse_margin
-from bench.record import Mode, Objective, Problem, Variant, Yarn
+from bench.records.margin import LARGEST, parse_margin
+from bench.records.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 from quantize.texts import HeldoutConfig

@@ -11,14 +11,14 @@ from bench.devices import Devices
 from bench.hardware import exceeds, limit_of
 from bench.lifecycle import RunningEngine, serve
 from bench.plan import context_of
-from bench.record import ServerFacts, SpeedCell, Variant
+from bench.records.record import ServerFacts, SpeedCell, Variant
+from bench.records.store import CELLS, CONTROL
 from bench.spec import RunSpec, plugin
 from bench.speed.client import Client
 from bench.speed.client import run as run_client
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
 from bench.speed.shapes import Shape, shape_of
 from bench.speed.sweep import Lane, not_supported, ordinary_vocabulary, sweep
-from bench.store import CELLS, CONTROL
 from bench.underway import FINAL, Run
 from quantize.checkpoint import Checkpoint
 from quantize.estimate import checkpoint_bytes, in_words

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.hardware import against, limit_of
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from bench.report.comparison_cells import points
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of

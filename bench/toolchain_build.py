@@ -20,7 +20,7 @@ from bench.console import Stage, View
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
 from bench.process import Child
-from bench.store import write_atomic
+from bench.records.store import write_atomic
 from bench.toolchain import Built, Toolchain
 from quantize.search_path import search_path
 

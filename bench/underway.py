@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from bench.console import View
-from bench.engine_info import EngineInfo
 from bench.errors import QuantbenchError
 from bench.plan import Plan
-from bench.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
+from bench.records.engine_info import EngineInfo
+from bench.records.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
+from bench.records.store import CONTROL, RunFolder
 from bench.spec import RunSpec
-from bench.store import CONTROL, RunFolder
 from quantize.checkpoint import Checkpoint
 
 FINAL = ("ok", "emulated", "not_supported")

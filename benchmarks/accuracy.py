@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy.tasks import environment
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from quantize.bf16 import has_bf16
 
 SUBJECTS = ("mmlu_abstract_algebra", "mmlu_global_facts", "mmlu_sociology")

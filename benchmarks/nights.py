@@ -19,9 +19,9 @@ from bench.analysis.gate import Rule, Track
 from bench.analysis.gate import judge as judge_night
 from bench.analysis.history import ALARMS, value_of
 from bench.gate_output import EXIT
-from bench.record import RunRecord
+from bench.records.record import RunRecord
+from bench.records.store import Store
 from bench.speed.metrics import per_trial, tpot_s
-from bench.store import Store
 from tests.records import paced
 
 NIGHTS, ROUNDS = 25, 100

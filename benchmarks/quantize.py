@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.toolchain import read, state
 
 MODEL = "smollm2-135m"

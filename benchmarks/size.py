@@ -18,9 +18,9 @@ import numpy as np
 
 from bench import gate, site
 from bench.index import Index, SeriesKey, epoch_of
-from bench.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
+from bench.records.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
+from bench.records.store import Store
 from bench.report.page import render
-from bench.store import Store
 
 NIGHTS, VARIANTS, ROUNDS = 365, 100, 5
 LENGTHS = (1, 128, 256, 512, 1024, 2048, 4096, 6144, 8192, 14336)

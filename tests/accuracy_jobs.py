@@ -11,7 +11,7 @@ from bench.accuracy.asking import Asker, Server
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer
 from bench.accuracy.tasks import MINI_DIR, TaskJob
-from bench.record import TaskScore, Variant
+from bench.records.record import TaskScore, Variant
 
 TASKS_DIR = Path(__file__).resolve().parent / "tasks"
 """Tasks of the tests' own, of kinds that our sets are not of."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from bench.report.document import Block, Cell, Details, Section, Table
 from tests.records import record
 

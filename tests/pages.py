@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.page import render
 from tests.records import demo_records
 

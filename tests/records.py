@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.record import (
+from bench.records.record import (
     Control,
     Device,
     Environment,
@@ -20,7 +20,7 @@ from bench.record import (
     Trial,
     Variant,
 )
-from bench.store import Store
+from bench.records.store import Store
 from quantize.checkpoint import CalibrationFact
 from quantize.key import Key, sha256_text
 from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore, Variant, Work
+from bench.records.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore, Variant, Work
 from quantize.key import sha256_text
 
 MODEL = "smollm2-135m"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.accuracy_jobs import requests, served, write_tokenizer
 from tests.conftest import Cli
 from tests.serving import Server, checkpoint, running, server

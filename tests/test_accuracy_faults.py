@@ -13,7 +13,7 @@ import bench.engines
 from bench.compose import compose_job
 from bench.execute import execute
 from bench.plan import plan
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from tests.accuracy_jobs import job, score
 from tests.answering_server import Plan, answering, logged, starts_of
 from tests.conftest import ROOT

@@ -12,7 +12,7 @@ import pytest
 
 from bench.compose import compose_job
 from bench.errors import AccuracyError
-from bench.record import TaskScore
+from bench.records.record import TaskScore
 from tests.accuracy_jobs import PLAIN, QWEN3, TASKS_DIR, job, picks, requests, score, served, values, write_tokenizer
 from tests.answering_server import Answering, Body, answer, answering
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
 from tests.conftest import EVERY, ROOT, Cli
 from tests.test_run import records, wait_until

@@ -11,7 +11,7 @@ from bench.analysis.compared import compared, unlike
 from bench.analysis.speedup import ratio_of_medians
 from bench.compare import REFUSED, main, published_named
 from bench.errors import ConfigError
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.records import (
     LENGTHS,
     controlled_record,

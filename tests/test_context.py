@@ -10,7 +10,7 @@ from bench.compose import compose_job
 from bench.engines import Launch
 from bench.errors import ConfigError
 from bench.plan import context_of, plan
-from bench.record import RunRecord, Yarn
+from bench.records.record import RunRecord, Yarn
 from bench.spec import RunSpec, plugin
 from tests.conftest import Cli
 from tests.serving import Server, prompt, write_checkpoint

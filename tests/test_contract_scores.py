@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.record import ItemOutcome, TaskScore, Variant
+from bench.records.record import ItemOutcome, TaskScore, Variant
 from tests.contract.scores import MOST_NATS, likeness
 
 

@@ -20,7 +20,7 @@ from bench.analysis.damage import (
 )
 from bench.analysis.difference import spread
 from bench.analysis.paired import compare
-from bench.record import TaskScore
+from bench.records.record import TaskScore
 from tests.test_paired import counts, item, task_score, two_scores
 
 

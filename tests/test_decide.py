@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench.analysis.decide import UNITS, front, hold, parse
 from bench.decide import NOTHING, main
 from bench.errors import ConfigError
-from bench.record import Failure, RunRecord
+from bench.records.record import Failure, RunRecord
 from bench.report.decision import decision
 from bench.speed.metrics import Interval
 from tests.records import (

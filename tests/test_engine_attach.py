@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.engines import attach
 from bench.errors import EngineError, SourceError
 from bench.lifecycle import RunningEngine, serve
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from bench.spec import PartSpec
 from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words

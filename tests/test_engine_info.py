@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.engine_info import EngineInfo
 from bench.engines import attach
-from bench.record import RunRecord
+from bench.records.engine_info import EngineInfo
+from bench.records.record import RunRecord
 from bench.report.page import render
 from tests import fake_server
 from tests.conftest import Cli

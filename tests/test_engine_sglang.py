@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 
 from bench import composed, toolchain
 from bench.compose import compose_job
-from bench.engine_info import EngineInfo
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config
 from bench.errors import ConfigError
 from bench.paths import config_dir
-from bench.record import ServerFacts, Yarn
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts, Yarn
 from bench.toolchain_build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format

@@ -17,7 +17,7 @@ from bench.compose import compose_job
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
 from bench.lifecycle import RunningEngine, serve
-from bench.record import RequestTrace, Yarn
+from bench.records.record import RequestTrace, Yarn
 from bench.spec import PartSpec, plugin
 from bench.speed.client import Client, run
 from bench.toolchain import read, state

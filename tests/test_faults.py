@@ -11,7 +11,7 @@ import bench.engines
 from bench import lifecycle
 from bench.compose import compose_job
 from bench.execute import execute
-from bench.record import RunRecord, SpeedCell, Status
+from bench.records.record import RunRecord, SpeedCell, Status
 from tests.conftest import ROOT
 from tests.scripted_server import Fault, Plan
 

@@ -14,7 +14,7 @@ from bench.forecast_fit import format_of, served, sizes
 from bench.forecast_table import answer, forecast_of, trouble
 from bench.forecast_tasks import assumed
 from bench.published import architecture_of
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import bits_per_weight
 from bench.spec import RunSpec
 from bench.spread import Load, fewest, refusal, spread

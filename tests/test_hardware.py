@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.compose import compose_job
 from bench.device import lookup, table
 from bench.hardware import TOLERANCE, against, columns, exceeds, limit_of
-from bench.record import Device, SpeedCell, Variant
+from bench.records.record import Device, SpeedCell, Variant
 from bench.roofline import (
     KV_BITS,
     active_parameters,

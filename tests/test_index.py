@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import StoreError
 from bench.index import NAME, Index, SeriesKey, epoch_of, set_aside
-from bench.record import Control, RunRecord, SpeedCell
+from bench.records.record import Control, RunRecord, SpeedCell
 from tests.manifests import manifest
 from tests.records import environment, native_cell, record
 from tests.records import keep as keep_run

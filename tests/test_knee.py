@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.knee import LoadPoint, best_goodput, knee, load_points, series_of
-from bench.record import Objective
+from bench.records.record import Objective
 from bench.speed.metrics import summarize
 from tests.records import cell
 

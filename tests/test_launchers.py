@@ -17,9 +17,9 @@ import pytest
 from bench import lease
 from bench.errors import ConfigError
 from bench.preflight import check_launcher, launches_elsewhere
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
+from bench.records.store import Store, unfinished
 from bench.session import Session, attempt_of
-from bench.store import Store, unfinished
 from tests.conftest import EVERY, ROOT, Cli
 from tests.records import environment, record
 

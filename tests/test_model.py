@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.lifecycle import serve
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint, read_manifest
 from tests.conftest import EVERY, Cli

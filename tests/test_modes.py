@@ -9,7 +9,7 @@ from bench.accuracy.protocols import openai, sglang
 from bench.accuracy.questions import Question, Sampling
 from bench.compose import compose_job
 from bench.errors import ConfigError
-from bench.record import Mode
+from bench.records.record import Mode
 from bench.report.sections.accuracy import drawn
 from bench.spec import RunSpec
 from tests.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.devices import Devices
 from bench.errors import EngineError
-from bench.record import Trial
+from bench.records.record import Trial
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
 from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin
 from tests.fake_nvml import Card, fake_nvml

@@ -20,7 +20,7 @@ from bench.analysis.difference import (
     score_z,
 )
 from bench.analysis.paired import Comparison, compare, item_values, main_metric, obstacle, pair
-from bench.record import ItemOutcome, Metric, TaskScore, Variant
+from bench.records.record import ItemOutcome, Metric, TaskScore, Variant
 from tests.records import score as recorded_score
 
 

@@ -13,7 +13,7 @@ from bench import device as devices
 from bench import probe
 from bench.device import default_threads, device_here, higher, own_table
 from bench.errors import ConfigError
-from bench.record import Device
+from bench.records.record import Device
 from bench.roofline import peak
 from tests.records import device
 

@@ -14,7 +14,7 @@ from bench.analysis.replication import (
     score_replications,
 )
 from bench.published import PublishedScore
-from bench.record import Metric, RunRecord, TaskScore, Variant
+from bench.records.record import Metric, RunRecord, TaskScore, Variant
 from tests.manifests import manifest
 from tests.records import device, native_cell, record, server
 from tests.scores import score

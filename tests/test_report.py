@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench import format as fmt
-from bench.record import STATUS_MEANING, Failure, RunRecord, Variant
+from bench.records.record import STATUS_MEANING, Failure, RunRecord, Variant
 from bench.report.page import render, write
 from bench.report.sections import all_sections
 from bench.report.view import runs

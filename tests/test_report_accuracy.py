@@ -10,8 +10,8 @@ import pytest
 
 from bench import summary
 from bench.export import session_rows
-from bench.margin import MARGIN
-from bench.record import PROBLEM_MEANING, RunRecord, TaskScore
+from bench.records.margin import MARGIN
+from bench.records.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report.document import Figures, Note, Section
 from bench.report.floor import floor_s
 from bench.report.sections import accuracy, accuracy_damage, glossary, verdict

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.plots import HEAT
 from tests.browser import MARKS, chromium
 from tests.conftest import EVERY

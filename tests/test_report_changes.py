@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.record import ItemOutcome, RunRecord, TaskScore
+from bench.records.record import ItemOutcome, RunRecord, TaskScore
 from bench.report.document import Details, Figures, Verbatim
 from bench.report.page import render
 from bench.report.sections import accuracy_damage, accuracy_engines

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.compose import compose_job, jobs, with_plus
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.document import Table
 from bench.report.page import render
 from bench.report.sections import data, decision, heat

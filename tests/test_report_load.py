@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.record import Objective, RequestTrace, RunRecord, SpeedCell
+from bench.records.record import Objective, RequestTrace, RunRecord, SpeedCell
 from bench.report.document import Figures, Table
 from bench.report.page import render
 from bench.report.sections.load import section

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.record import DeviceState, Energy, RunRecord, ServerFacts, SpeedCell, Trial
+from bench.records.record import DeviceState, Energy, RunRecord, ServerFacts, SpeedCell, Trial
 from bench.report.document import Cell, Figures, Mark, Section, Table
 from bench.report.memory_plot import over_time
 from bench.report.page import render

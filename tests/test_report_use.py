@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from bench.analysis.history import replay
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.browser import MARKS, chromium
 from tests.pages import written
 from tests.records import QUANTS, demo_records, native_records, troubled_records

@@ -9,8 +9,8 @@ import pytest
 
 from bench.analysis.history import Mark
 from bench.index import SET_ASIDE, Index, RunRow
+from bench.records.store import SUMS, Store
 from bench.results import main, outdated
-from bench.store import SUMS, Store
 from tests.records import QUANTS, controlled_record, keep, record, troubled_records
 
 

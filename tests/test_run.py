@@ -16,7 +16,7 @@ import pytest
 
 from bench.compose import names
 from bench.export import COLUMNS
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from tests.conftest import ROOT, Cli
 
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]

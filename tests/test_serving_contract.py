@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from tests.contract import answers, hold, known, replay
 from tests.contract.asked import INCREMENTAL, N_IDS, requests
 from tests.serving import CONTEXT, VOCAB, Server, checkpoint, prompt, running, server

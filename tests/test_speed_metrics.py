@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.record import Objective, RequestTrace, Trial
+from bench.records.record import Objective, RequestTrace, Trial
 from bench.speed.metrics import (
     batch_prefill_tokens_per_s,
     bootstrap_median,

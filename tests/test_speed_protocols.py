@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import ConfigError
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from bench.speed import stream as stream_module
 from bench.speed.protocols import dialect, names
 from bench.speed.stream import Stream

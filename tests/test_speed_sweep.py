@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.errors import SourceError
-from bench.record import ClientLoad, ServerFacts, SpeedCell, Variant
+from bench.records.record import ClientLoad, ServerFacts, SpeedCell, Variant
 from bench.speed.client import Client, run
 from bench.speed.metrics import busy_ns, overhead, summarize
 from bench.speed.monitor import Monitor

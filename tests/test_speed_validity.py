@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.record import ClientLoad, DeviceState, RequestTrace, Trial
+from bench.records.record import ClientLoad, DeviceState, RequestTrace, Trial
 from bench.speed.validity import EMULATED, LEAVE_A_CORE, Verdict, broke, check_requests, judge
 
 GOOD: dict[str, Any] = {

@@ -10,15 +10,15 @@ import pytest
 
 from bench.errors import StoreError
 from bench.process import Child, end_orphans
-from bench.record import SCHEMA_VERSION, RunRecord
-from bench.store import RunFolder, Store, write_atomic
+from bench.records.record import SCHEMA_VERSION, RunRecord
+from bench.records.store import RunFolder, Store, write_atomic
 from tests.conftest import ROOT
 
 
 def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     file = tmp_path / "record.json"
     script = (
-        "import sys\nfrom pathlib import Path\nfrom bench.store import write_atomic\n"
+        "import sys\nfrom pathlib import Path\nfrom bench.records.store import write_atomic\n"
         "n = 0\nwhile True:\n    n += 1\n    write_atomic(Path(sys.argv[1]), f'{n % 10}' * 200_000)\n"
     )
     for round_ in range(10):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.compose import names
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
 from tests.conftest import EVERY, ROOT, Cli
 from tests.native import write_release

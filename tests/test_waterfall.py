@@ -21,7 +21,7 @@ from bench.analysis.waterfall import (
     fixed_seconds,
     waterfall,
 )
-from bench.record import SpeedCell
+from bench.records.record import SpeedCell
 from bench.report.sections.waterfall import section
 from bench.roofline import Traffic, bits_per_weight, limit, weight_bytes
 from bench.speed.metrics import Interval, tpot_s

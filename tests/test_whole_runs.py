@@ -12,7 +12,7 @@ from bench.compose import compose_job, with_plus
 from bench.errors import ConfigError, NotPossibleError
 from bench.plan import check, context_of, plan
 from bench.process import session_members
-from bench.record import Control, RunRecord
+from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
 from bench.spec import RunSpec
 from tests import fake_server

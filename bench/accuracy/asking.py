@@ -14,7 +14,7 @@ from bench.accuracy.protocols import dialect
 from bench.accuracy.questions import Answer, Question, in_order, unique_tokens
 from bench.accuracy.tasks import KEY_VARIABLE
 from bench.errors import AccuracyError
-from bench.record import Work
+from bench.records.record import Work
 
 TRIES = 3
 PAUSE_S = 0.5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.errors import AccuracyError
-from bench.record import Problem
+from bench.records.record import Problem
 from quantize.key import Frozen
 
 

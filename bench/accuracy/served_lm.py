@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from bench.accuracy.asking import Asker
 from bench.accuracy.questions import Note, Question, Sampling
 from bench.errors import AccuracyError
-from bench.record import Mode, Problem
+from bench.records.record import Mode, Problem
 from quantize.checkpoint import own_code
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]

@@ -10,7 +10,7 @@ from typing import Any
 from bench.accuracy import data
 from bench.environment import gpus
 from bench.errors import ConfigError
-from bench.record import Mode, Problem, Variant, Yarn
+from bench.records.record import Mode, Problem, Variant, Yarn
 from bench.spec import AccuracySpec, PartSpec, nearest
 from quantize.checkpoint import hash_folder
 from quantize.key import Frozen, Key, canonical_json, sha256_text

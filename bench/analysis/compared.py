@@ -14,8 +14,8 @@ from bench.analysis.paired import compare as compare_scores
 from bench.analysis.paired import obstacle
 from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
 from bench.analysis.verdict import Verdict, judge
-from bench.margin import MARGIN
-from bench.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
+from bench.records.margin import MARGIN
+from bench.records.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
 from bench.speed.metrics import Interval, per_trial, tpot_s, ttft_s
 from bench.speed.shapes import Shape, shape_of
 from quantize.key import Frozen, canonical_json

@@ -6,7 +6,7 @@ and a short answer has dear output tokens. Both are given: per generated token, 
 
 from collections.abc import Callable
 
-from bench.record import SpeedCell, Trial
+from bench.records.record import SpeedCell, Trial
 from bench.speed.metrics import NS_PER_S, Interval, bootstrap_median, output_tokens_per_s
 from quantize.key import Frozen
 
@@ -24,7 +24,7 @@ class Cost(Frozen):
     dollars_per_million_output_tokens: Interval | None
     dollars_per_million_total_tokens: Interval | None
     energy_from: tuple[str, ...]
-    """How the energy was found: ``counter``, ``integrated``; see :class:`bench.record.Energy`."""
+    """How the energy was found: ``counter``, ``integrated``; see :class:`bench.records.record.Energy`."""
 
 
 def output_tokens(trial: Trial) -> int:

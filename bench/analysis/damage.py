@@ -11,7 +11,7 @@ import numpy as np
 from bench.analysis.difference import ALPHA, Difference, Estimate, Labels, difference, spread
 from bench.analysis.paired import Pairs, pair
 from bench.analysis.verdict import holm
-from bench.record import ItemOutcome, TaskScore, Variant
+from bench.records.record import ItemOutcome, TaskScore, Variant
 from quantize.key import Frozen
 
 FEWEST_IN_BIN = 20

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bench.errors import ConfigError
-from bench.margin import Margin, parse_margin
-from bench.record import RunRecord, SpeedCell
+from bench.records.margin import Margin, parse_margin
+from bench.records.record import RunRecord, SpeedCell
 from bench.speed.metrics import CellSummary, Interval, summarize
 from quantize.key import Frozen
 

@@ -8,7 +8,7 @@ an M/M/1 queue that is half of what it can take.
 
 from collections.abc import Iterable, Sequence
 
-from bench.record import Objective, SpeedCell
+from bench.records.record import Objective, SpeedCell
 from bench.speed.metrics import CellSummary
 from quantize.key import Frozen
 

@@ -24,7 +24,7 @@ from bench.analysis.difference import (
     mean_of_units,
     spread,
 )
-from bench.record import ItemOutcome, Status, TaskScore, Variant
+from bench.records.record import ItemOutcome, Status, TaskScore, Variant
 from quantize.key import Frozen
 
 SCORED: tuple[Status, ...] = ("ok", "emulated")

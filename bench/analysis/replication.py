@@ -13,7 +13,7 @@ from bench.analysis.speedup import MIN_TRIALS
 from bench.device import lookup
 from bench.hardware import limit_of as measured_limit
 from bench.published import PublishedCell, PublishedScore, cells, scores, share_of, sources
-from bench.record import RunRecord, SpeedCell, TaskScore
+from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.speed.metrics import Interval, bootstrap_median, e2e_s, per_trial
 from quantize.key import Frozen
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.record import RequestTrace, SpeedCell
+from bench.records.record import RequestTrace, SpeedCell
 from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated, per_trial
 from quantize.key import Frozen
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.analysis.difference import ALPHA, Array, Estimate
 from bench.analysis.paired import Comparison
-from bench.margin import MARGIN
+from bench.records.margin import MARGIN
 from quantize.key import Frozen
 
 Kind = Literal["worse", "non-inferior", "inconclusive"]

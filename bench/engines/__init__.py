@@ -13,7 +13,7 @@ Each module holds
 - ``environment(config, api_key) -> dict[str, str]``: variables for the server; the key never stands on a command line;
 - ``facts(config, ask, log) -> tuple[EngineInfo, ServerFacts]``: what the server that is ready reports of itself;
   ``ask(path)`` returns (HTTP status, body) of a GET, ``log()`` returns what it has printed so far. A field that a
-  record shall keep needs a place in :mod:`bench.engine_info`;
+  record shall keep needs a place in :mod:`bench.records.engine_info`;
 - ``refuses(config, form) -> str | None``: why a checkpoint of this format cannot run on it, known before any time is
   spent; None if it can, or if only a try can tell;
 - ``emulates(config, manifest) -> bool``: whether it computes on kernels other than those of what is quantized.
@@ -34,7 +34,7 @@ It may hold
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.record import Yarn
+from bench.records.record import Yarn
 
 
 @dataclass(frozen=True)

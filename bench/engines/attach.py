@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError, SourceError
-from bench.record import ServerFacts
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts
 from bench.speed.sweep import ordinary_vocabulary
 from bench.speed.words import read_words
 from bench.toolchain import interpreter_for

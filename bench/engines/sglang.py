@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bench import toolchain
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts, Yarn
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts, Yarn
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from quantize.key import Frozen

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts
 from bench.threads import memory, waiting
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Manifest

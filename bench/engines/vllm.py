@@ -14,10 +14,10 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from bench.cuda import has_cuda_device
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts, Yarn
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts, Yarn
 from bench.toolchain import pinned_versions, read, state, toolchain_interpreter
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, format_of

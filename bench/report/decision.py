@@ -22,8 +22,8 @@ from bench.analysis.decide import (
 from bench.analysis.paired import obstacle
 from bench.analysis.verdict import Kind, Verdict, judge
 from bench.errors import ConfigError
-from bench.margin import Margin, applied
-from bench.record import RunRecord, TaskScore
+from bench.records.margin import Margin, applied
+from bench.records.record import RunRecord, TaskScore
 from bench.report.verdicts import judged
 from bench.report.view import BESIDE, SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval

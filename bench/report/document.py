@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from bench.analysis.verdict import Kind
 from bench.format import MISSING, between, share
-from bench.record import Metric, Status
+from bench.records.record import Metric, Status
 from bench.speed.metrics import Interval
 
 

@@ -1,6 +1,6 @@
 """The least time that a task's prompts can take: their multiplications at the device's peak, and nothing else."""
 
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from bench.roofline import multiplied_in, peak
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError

@@ -8,10 +8,10 @@ from pathlib import Path
 from bench import format as fmt
 from bench.analysis.history import ALARMS, Judged, Standing
 from bench.index import RunRow
+from bench.records.store import write_atomic
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.history import history_section
 from bench.report.page import environment
-from bench.store import write_atomic
 from quantize.key import sha256_text
 
 SESSIONS = (

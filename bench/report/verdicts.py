@@ -11,8 +11,8 @@ from itertools import combinations
 from bench.analysis.damage import TwoByTwo, two_by_two
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Kind, Verdict, judge
-from bench.margin import applied
-from bench.record import RunRecord, TaskScore
+from bench.records.margin import applied
+from bench.records.record import RunRecord, TaskScore
 from bench.report.view import Run, runs, score_of, tasks
 
 VERDICT_MEANING: dict[Kind, str] = {

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.record import RunRecord, SpeedCell, Status, TaskScore
+from bench.records.record import RunRecord, SpeedCell, Status, TaskScore
 from bench.report.document import Cell, Mark
 from bench.speed.metrics import CellSummary, summarize
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from bench import format as fmt
-from bench.record import RunRecord, TaskScore, Work
+from bench.records.record import RunRecord, TaskScore, Work
 from bench.report.document import Cell, Group, Head, Table, number
 from bench.report.floor import floor_s
 

@@ -16,7 +16,7 @@ import aiohttp
 import uvloop
 
 from bench.errors import ConfigError, EngineError
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from bench.speed.exchange import Exchange, now_ns
 from bench.speed.protocols import dialect
 from bench.speed.stream import SHOWN, Stream

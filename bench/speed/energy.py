@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from bench.record import Energy
+from bench.records.record import Energy
 
 NS_PER_S = 1e9
 MIN_UPDATES = 10

@@ -1,4 +1,4 @@
-"""What the figures mean: each is defined once, here, from the raw arrival times of :mod:`bench.record`.
+"""What the figures mean: each is defined once, here, from the raw arrival times of :mod:`bench.records.record`.
 
 A cell's figure is the median over its trials, with a bootstrap interval. A trial's figure is the median over its
 requests, except for rates of the whole wave. None stands for "not defined", never 0.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import Objective, RequestTrace, SpeedCell, Trial
+from bench.records.record import Objective, RequestTrace, SpeedCell, Trial
 from quantize.key import Frozen
 
 NS_PER_S = 1e9

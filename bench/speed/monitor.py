@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from bench.devices import Devices
-from bench.record import ClientLoad, DeviceState, Energy
+from bench.records.record import ClientLoad, DeviceState, Energy
 from bench.speed.client import now_ns
 from bench.speed.energy import NS_PER_S, Reading, energy
 from bench.speed.memory import DeviceMemory, TreeMemory
@@ -157,7 +157,7 @@ class Observed:
     energy: Energy | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return everything by the names that :class:`bench.record.Trial` has for it."""
+        """Return everything by the names that :class:`bench.records.record.Trial` has for it."""
         return dict(vars(self))
 
 

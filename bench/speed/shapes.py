@@ -1,6 +1,6 @@
 """The shapes of a sweep: what the requests of one cell look like and how they are sent."""
 
-from bench.record import Objective, SpeedCell
+from bench.records.record import Objective, SpeedCell
 from quantize.key import Frozen
 
 

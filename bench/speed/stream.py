@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from bench.speed.protocols import Dialect, Told
 
 MAX_EVENT_BYTES = 2**26

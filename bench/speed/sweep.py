@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.errors import EngineError
-from bench.record import ServerFacts, SpeedCell, Status, Trial, Variant
+from bench.records.record import ServerFacts, SpeedCell, Status, Trial, Variant
 from bench.speed.client import Client, now_ns
 from bench.speed.load import arrivals_ns, in_order, warm_up_requests
 from bench.speed.metrics import is_saturated, wave_ns

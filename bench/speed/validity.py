@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.record import ClientLoad, DeviceState, RequestTrace, Status, Trial
+from bench.records.record import ClientLoad, DeviceState, RequestTrace, Status, Trial
 from bench.speed.metrics import NS_PER_S, e2e_s, output_tokens_per_s, tpot_s, ttft_s, typical
 
 EMULATED = (

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from bench.record import RequestTrace, Trial
+from bench.records.record import RequestTrace, Trial
 from bench.speed.client import Client, now_ns
 from bench.speed.load import NS_PER_S, fell_behind, saturation
 
@@ -25,7 +25,7 @@ class Observation(Protocol):
     """What was seen during a trial, once it is over."""
 
     def fields(self) -> dict[str, Any]:
-        """Return it by the names of :class:`bench.record.Trial`."""
+        """Return it by the names of :class:`bench.records.record.Trial`."""
 
 
 class Observer(Protocol):

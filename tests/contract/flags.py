@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engines import Launch, sglang
-from bench.record import Yarn
+from bench.records.record import Yarn
 from bench.toolchain import variables
 
 PARSE = """

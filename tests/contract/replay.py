@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bench.record import RequestTrace
+from bench.records.record import RequestTrace
 from bench.speed.client import Client
 from tests.contract.answers import Answer
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bench.record import ItemOutcome, TaskScore
+from bench.records.record import ItemOutcome, TaskScore
 
 MOST_NATS = 0.3
 """How far one log-probability may be off. Logits of about 20 lie 0.125 apart in BF16, and two implementations add

@@ -22,7 +22,7 @@ from bench.compose import compose_job, with_plus
 from bench.lifecycle import RunningEngine, serve
 from bench.paths import cache_dir
 from bench.plan import plan
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.toolchain import read, read_built, toolchain_interpreter
 from bench.toolchain import state as toolchain_state
 from bench.toolchain_build import build

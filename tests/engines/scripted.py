@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import PositiveFloat
 
-from bench.engine_info import EngineInfo
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.record import ServerFacts
+from bench.records.engine_info import EngineInfo
+from bench.records.record import ServerFacts
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 

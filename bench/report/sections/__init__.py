@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.document import Section
 
 

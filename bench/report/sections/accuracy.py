@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bench import format as fmt
 from bench.analysis.paired import item_values
-from bench.record import PROBLEM_MEANING, Mode, RunRecord, TaskScore
+from bench.records.record import PROBLEM_MEANING, Mode, RunRecord, TaskScore
 from bench.report.document import (
     Block,
     Bullets,

@@ -13,7 +13,7 @@ from bench.analysis.damage import (
     changed_items,
     subject_note,
 )
-from bench.record import ItemOutcome, RunRecord, TaskScore
+from bench.records.record import ItemOutcome, RunRecord, TaskScore
 from bench.report.comparison_cells import delta_cell, nats, p_cell
 from bench.report.document import (
     Block,

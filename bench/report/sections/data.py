@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.record import RunRecord, SpeedCell
+from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
 from bench.report.view import BESIDE, Run, cell_anchor, runs
 from bench.speed.metrics import summarize

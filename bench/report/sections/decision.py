@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.decide import Answer, Candidate, Decision
-from bench.margin import in_points
-from bench.record import RunRecord
+from bench.records.margin import in_points
+from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Heading, Section, Table, Text

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.record import Environment, RunRecord
+from bench.records.record import Environment, RunRecord
 from bench.report.document import Block, Cell, Code, Details, Group, Head, Heading, Section, Table, Term, Terms
 from bench.report.view import Run, runs
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from bench import format as fmt
-from bench.record import RunRecord, Status
+from bench.records.record import RunRecord, Status
 from bench.report.document import Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 

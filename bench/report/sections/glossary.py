@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.record import STATUS_MEANING, RunRecord
+from bench.records.record import STATUS_MEANING, RunRecord
 from bench.report.document import Heading, Section, Term, Terms, Text
 
 ORDER = 70

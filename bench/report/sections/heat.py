@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.speedup import Speedup, speedup
-from bench.record import RunRecord, SpeedCell
+from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 from bench.speed.metrics import tpot_s, ttft_s

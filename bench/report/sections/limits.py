@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench import format as fmt
 from bench.hardware import Share, against, limit_of
-from bench.record import Device, RunRecord, SpeedCell
+from bench.records.record import Device, RunRecord, SpeedCell
 from bench.report.document import (
     Block,
     Cell,

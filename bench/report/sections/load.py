@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from bench import format as fmt
 from bench.analysis.knee import Knee, LoadPoint, LoadSeries, best_goodput, knee, load_of, load_points, series_of
-from bench.record import RunRecord, SpeedCell
+from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Section, Table, Text, interval, number
 from bench.report.load_plot import Curve, curves
 from bench.report.view import Run, runs

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bench import format as fmt
 from bench.analysis.cost import Cost, cost
-from bench.record import DeviceState, RunRecord, SpeedCell, Trial
+from bench.records.record import DeviceState, RunRecord, SpeedCell, Trial
 from bench.report.document import (
     Block,
     Cell,

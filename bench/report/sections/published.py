@@ -11,7 +11,7 @@ from bench.analysis.replication import (
     score_replications,
 )
 from bench.published import PublishedCell, cells, scores, share_of, sources
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.document import Block, Bullets, Cell, Details, Group, Head, Section, Table, Text, interval, number
 from bench.report.view import runs
 

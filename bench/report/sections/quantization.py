@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench import format as fmt
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.document import (
     Block,
     Bullets,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import format as fmt
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
 from bench.report.document import Block, Cell, Group, Head, Note, Section, Table, Text, metric_cell, number
 from bench.report.verdicts import Judged, judged

@@ -8,7 +8,7 @@ from statistics import fmean
 from bench import format as fmt
 from bench.analysis.paired import SCORED, Comparison
 from bench.analysis.verdict import Verdict
-from bench.record import RunRecord, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from bench.report.comparison_cells import delta_cell, flips_cell, kl_cell, p_cell, p_text, points, recovery_cell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
 from bench.report.forest_plot import ForestRow, forest

@@ -7,7 +7,7 @@ from bench import format as fmt
 from bench.analysis.speedup import Speedup, speedup
 from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, measured, waterfall
 from bench.hardware import limit_of
-from bench.record import RunRecord, SpeedCell
+from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, Head, Section, Table, Term, Terms, Text
 from bench.report.view import Run, runs
 from bench.report.waterfall_plot import waterfall_plot

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from bench.record import RunRecord
+from bench.records.record import RunRecord
 from quantize.key import Frozen
 
 MARGIN = 0.01

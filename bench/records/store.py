@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import StoreError
-from bench.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
+from bench.records.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
 
 T = TypeVar("T", bound=BaseModel)
 CELLS, CONTROL = "cells", "control"

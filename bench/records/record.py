@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from bench.engine_info import KeptInfo
-from bench.migrations import UPGRADES
+from bench.records.engine_info import KeptInfo
+from bench.records.migrations import UPGRADES
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 

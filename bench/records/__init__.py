@@ -1,0 +1,1 @@
+"""What was measured: frozen records, the migrations of their schema, and their files on disk."""
