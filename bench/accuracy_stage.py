@@ -8,8 +8,8 @@ from pathlib import Path
 from bench.accuracy import tasks as accuracy_tasks
 from bench.errors import AccuracyError
 from bench.lifecycle import RunningEngine
+from bench.machine.child import Child
 from bench.plan import TaskStage, context_of, is_attached
-from bench.process import Child
 from bench.records.record import TaskScore
 from bench.records.store import Store, write_atomic
 from bench.spec import plugin

@@ -9,12 +9,12 @@ from pathlib import Path
 from bench.backends import backend_interpreter
 from bench.console import Stage
 from bench.errors import QuantizeError
+from bench.machine.child import Child
+from bench.machine.threads import waiting
 from bench.paths import cache_dir
 from bench.plan import BuildStage
-from bench.process import Child
 from bench.records.store import write_atomic
 from bench.spec import RunSpec, plugin
-from bench.threads import waiting
 from quantize.checkpoint import (
     MANIFEST_NAME,
     Checkpoint,

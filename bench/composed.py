@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from bench.cuda import has_cuda_device
 from bench.errors import ConfigError, ToolchainError
+from bench.machine.cuda import has_cuda_device
 from bench.records.record import Variant
 from bench.spec import (
     AccuracySpec,

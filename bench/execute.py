@@ -9,12 +9,12 @@ from typing import Any
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
 from bench.console import Stage, View
-from bench.environment import read_environment
 from bench.errors import EngineError, QuantbenchError
-from bench.lease import leased
 from bench.lifecycle import join, joins
+from bench.machine.child import end_orphans
+from bench.machine.environment import read_environment
+from bench.machine.lease import leased
 from bench.plan import BuildStage, TaskStage, context_of, plan
-from bench.process import end_orphans
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from bench.direct import bypass_proxies
 from bench.errors import ToolchainError
+from bench.machine.direct import bypass_proxies
 from bench.records.record import RunRecord
 
 EXPERIMENT = "quantbench"

@@ -11,12 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.device import device_kept, lookup
-from bench.devices import Devices
 from bench.errors import QuantbenchError
 from bench.forecast import Build, Forecast, forecast
 from bench.forecast_cells import CellForecast
 from bench.forecast_fit import Fit, elsewhere
+from bench.machine.nvml import Devices
+from bench.machine.peaks import device_kept, lookup
 from bench.plan import check
 from bench.records.record import Device
 from bench.spec import RunSpec

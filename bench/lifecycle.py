@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.engines import Launch
 from bench.errors import EngineError
-from bench.process import Child, Pulse
+from bench.machine.child import Child, Pulse
 from bench.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn

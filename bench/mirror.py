@@ -9,8 +9,8 @@ from typing import NoReturn
 from bench import mirror_build, mirror_check
 from bench.accuracy import data
 from bench.console import View
-from bench.direct import bypass_proxies
 from bench.errors import AccuracyError, ConfigError, QuantbenchError
+from bench.machine.direct import bypass_proxies
 from bench.mirror_files import MANIFEST, Mirror, all_file_problems, read
 from bench.mirror_sources import check_names
 from bench.spec import nearest

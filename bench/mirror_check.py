@@ -17,7 +17,7 @@ from bench.accuracy.data import Benchmark, Leaf
 from bench.accuracy.tasks import environment
 from bench.console import Stage, View
 from bench.errors import AccuracyError
-from bench.process import Child
+from bench.machine.child import Child
 from bench.records.store import write_atomic
 from bench.toolchain import interpreter_for
 from quantize.key import Frozen

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from bench.device import lookup
+from bench.machine.peaks import lookup
 from bench.paths import config_dir, published_dir
 from bench.records.record import Device
 from bench.roofline import Limit, limit, weight_bytes

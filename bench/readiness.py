@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.diagnose import diagnose
-from bench.direct import open_direct
 from bench.errors import EngineError
-from bench.process import Child, Pulse
+from bench.machine.child import Child, Pulse
+from bench.machine.diagnose import diagnose
+from bench.machine.direct import open_direct
 
 POLL_SECONDS = 0.25
 START_HUNG_SECONDS = 60.0

@@ -13,10 +13,10 @@ import hydra
 
 from bench.compose import with_plus
 from bench.console import console
-from bench.direct import bypass_proxies
 from bench.errors import QuantbenchError
 from bench.estimate import announce
 from bench.job import job, tell
+from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
 from bench.preflight import launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished

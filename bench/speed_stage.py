@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.device import device_here
-from bench.devices import Devices
 from bench.hardware import exceeds, limit_of
 from bench.lifecycle import RunningEngine, serve
+from bench.machine.nvml import Devices
+from bench.machine.peaks import device_here
 from bench.plan import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL

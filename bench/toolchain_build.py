@@ -18,8 +18,8 @@ from pathlib import Path
 from bench import toolchain
 from bench.console import Stage, View
 from bench.errors import ToolchainError
+from bench.machine.child import Child
 from bench.paths import cache_dir
-from bench.process import Child
 from bench.records.store import write_atomic
 from bench.toolchain import Built, Toolchain
 from quantize.search_path import search_path

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.environment import read_environment
+from bench.machine.environment import read_environment
 
 NAMES = ("client", "accuracy", "overhead", "quantize", "size", "nights")
 LAST = Path(__file__).resolve().parent / "last"

@@ -76,7 +76,7 @@ class Runs:
 @pytest.fixture
 def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     monkeypatch.setattr("bench.execute.find_device", lambda run, engine: None)  # takes seconds, for speed alone
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     return Runs(tmp_path)

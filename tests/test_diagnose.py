@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.diagnose import RULES, diagnose, last_words, lines_of, why
+from bench.machine.diagnose import RULES, diagnose, last_words, lines_of, why
 
 SGLANG = """[2026-11-25 03:16:04] server_args={{'model_path': '/m', 'quantization': None, 'mem_fraction_static': 0.85}}
 [2026-11-25 03:16:31 TP0] Load weight begin. avail mem=78.71 GB

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench.accuracy.questions import Question
-from bench.direct import loopback_variables
 from bench.errors import AccuracyError, EngineError
-from bench.process import Child
+from bench.machine.child import Child
+from bench.machine.direct import loopback_variables
 from bench.readiness import Door
 from bench.speed.client import Client
 from tests import fake_server

@@ -34,7 +34,7 @@ Measure = Callable[[Plan], RunRecord]
 def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Return what runs three cells of the tiny model over a server with a plan."""
     monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     (tmp_path / "configs" / "engine").mkdir(parents=True)
     (tmp_path / "configs" / "engine" / "scripted.yaml").write_text(ENGINE)

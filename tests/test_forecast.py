@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from bench.accuracy.tasks import MINI_DIR
 from bench.compose import compose_job, names
-from bench.device import lookup
 from bench.forecast import Forecast, forecast
 from bench.forecast_fit import format_of, served, sizes
 from bench.forecast_table import answer, forecast_of, trouble
 from bench.forecast_tasks import assumed
+from bench.machine.peaks import lookup
 from bench.published import architecture_of
 from bench.records.record import Device
 from bench.roofline import bits_per_weight

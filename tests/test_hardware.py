@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.compose import compose_job
-from bench.device import lookup, table
 from bench.hardware import TOLERANCE, against, columns, exceeds, limit_of
+from bench.machine.peaks import lookup, table
 from bench.records.record import Device, SpeedCell, Variant
 from bench.roofline import (
     KV_BITS,

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench import lease
 from bench.errors import ConfigError
+from bench.machine import lease
 from bench.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
@@ -141,7 +141,7 @@ def test_a_launcher_that_is_not_there_is_told_with_the_nearest(monkeypatch: pyte
 
 HOLD = """
 import sys, time
-from bench.lease import leased
+from bench.machine.lease import leased
 with leased(1, on_cpu=True, on_wait=lambda: None):
     print("held", flush=True)
     time.sleep(600)

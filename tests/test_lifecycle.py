@@ -20,7 +20,7 @@ import bench.engines
 from bench import lifecycle, readiness
 from bench.errors import EngineError
 from bench.lifecycle import RunningEngine, free_port, serve
-from bench.process import Child, Pulse, end_orphans
+from bench.machine.child import Child, Pulse, end_orphans
 from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint
 from tests.records import manifest
@@ -107,7 +107,7 @@ def test_a_server_that_is_ready_has_generated_and_is_ours(place: Place) -> None:
 
 
 def test_nothing_is_left_of_a_server_whose_workers_do_not_listen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     with place.serve(Plan(helper="deaf")) as engine:
         assert engine.child is not None
         session = engine.child.pid
@@ -117,7 +117,7 @@ def test_nothing_is_left_of_a_server_whose_workers_do_not_listen(place: Place, m
 
 
 def test_workers_of_a_server_that_was_killed_are_ended_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     with place.serve(Plan(helper="deaf")) as engine:
         assert engine.child is not None
         session = engine.child.pid
@@ -204,7 +204,7 @@ def test_a_server_that_hangs_while_it_starts_is_told_from_a_slow_one(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "START_HUNG_SECONDS", 3.0)
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     message = refused(place, Plan(at_start=how, says="loading weights\n"))
     assert "hangs while it starts: no sign of life for" in message
 
@@ -217,7 +217,7 @@ def test_a_server_that_is_late_is_told_how_to_get_more_time(place: Place) -> Non
 
 def test_a_server_that_stands_still_hangs_and_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 2.0)
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     with place.serve(Plan()) as engine:
         assert engine.child is not None
         os.kill(engine.child.pid, signal.SIGSTOP)
@@ -240,7 +240,7 @@ def test_a_server_whose_worker_computes_does_not_hang(place: Place, monkeypatch:
 
 def test_a_busy_accelerator_is_a_sign_of_life(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 1.0)
-    monkeypatch.setattr("bench.process.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     with place.serve(Plan(), device_busy=lambda: True) as engine:
         assert engine.child is not None
         os.kill(engine.child.pid, signal.SIGSTOP)
@@ -291,7 +291,7 @@ def test_what_a_killed_run_has_left_is_ended_with_its_workers(tmp_path: Path) ->
     plan = Plan(helper="deaf").write(tmp_path / "plan.json")
     argv = [sys.executable, "-m", "tests.scripted_server", str(free_port()), str(plan)]
     owner = (
-        "import time; from pathlib import Path; from bench.process import Child\n"
+        "import time; from pathlib import Path; from bench.machine.child import Child\n"
         f"child = Child({argv}, what='a server', log_file=Path('{tmp_path}/log'), env={{}}, cwd=Path('{ROOT}'))\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.devices import Devices
 from bench.errors import EngineError
+from bench.machine.nvml import Devices
 from bench.records.record import Trial
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
 from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import device as devices
-from bench import probe
-from bench.device import default_threads, device_here, higher, own_table
 from bench.errors import ConfigError
+from bench.machine import peaks as devices
+from bench.machine import probe
+from bench.machine.peaks import default_threads, device_here, higher, own_table
 from bench.records.record import Device
 from bench.roofline import peak
 from tests.records import device

@@ -14,8 +14,8 @@ from bench import toolchain, toolchain_build
 from bench.engines import vllm
 from bench.errors import EngineError
 from bench.lifecycle import serve
+from bench.machine.child import Child
 from bench.paths import config_dir
-from bench.process import Child
 from bench.spec import PartSpec
 from quantize import worker
 from quantize.architecture import Architecture

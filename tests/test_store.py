@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bench.errors import StoreError
-from bench.process import Child, end_orphans
+from bench.machine.child import Child, end_orphans
 from bench.records.record import SCHEMA_VERSION, RunRecord
 from bench.records.store import RunFolder, Store, write_atomic
 from tests.conftest import ROOT
@@ -81,7 +81,7 @@ def test_a_child_and_its_children_end_with_it(tmp_path: Path, monkeypatch: pytes
 def test_what_a_killed_run_leaves_is_ended_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     script = (
-        "import time\nfrom pathlib import Path\nfrom bench.process import Child\n"
+        "import time\nfrom pathlib import Path\nfrom bench.machine.child import Child\n"
         "c = Child(['sleep', '600'], what='a server', log_file=Path('log'), env={}, cwd=Path.cwd())\n"
         "print(c._popen.pid, flush=True)\ntime.sleep(600)\n"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.engines import transformers
-from bench.threads import CHOICES, memory, waiting
+from bench.machine.threads import CHOICES, memory, waiting
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -10,8 +10,8 @@ import pytest
 
 from bench.compose import compose_job, with_plus
 from bench.errors import ConfigError, NotPossibleError
+from bench.machine.child import session_members
 from bench.plan import check, context_of, plan
-from bench.process import session_members
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
 from bench.spec import RunSpec

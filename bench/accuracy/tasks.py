@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy import data
-from bench.environment import gpus
 from bench.errors import ConfigError
+from bench.machine.environment import gpus
 from bench.records.record import Mode, Problem, Variant, Yarn
 from bench.spec import AccuracySpec, PartSpec, nearest
 from quantize.checkpoint import hash_folder

@@ -8,9 +8,9 @@ from pydantic import PositiveFloat, PositiveInt
 
 from bench.engines import Launch
 from bench.errors import EngineError
+from bench.machine.threads import memory, waiting
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts
-from bench.threads import memory, waiting
 from bench.toolchain import interpreter_for
 from quantize.checkpoint import Manifest
 from quantize.formats import Format

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from bench.cuda import has_cuda_device
 from bench.engines import Launch
 from bench.errors import EngineError
+from bench.machine.cuda import has_cuda_device
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
 from bench.toolchain import pinned_versions, read, state, toolchain_interpreter

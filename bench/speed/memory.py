@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 
-from bench.devices import Devices
+from bench.machine.nvml import Devices
 
 FAMILY_PERIOD_S = 2.0
 """How often new members of a process tree are looked for."""

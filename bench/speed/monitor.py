@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bench.devices import Devices
+from bench.machine.nvml import Devices
 from bench.records.record import ClientLoad, DeviceState, Energy
 from bench.speed.client import now_ns
 from bench.speed.energy import NS_PER_S, Reading, energy

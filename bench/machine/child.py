@@ -19,9 +19,9 @@ from typing import Any, Self
 
 import psutil
 
-from bench.diagnose import last_words, lines_of, why
-from bench.direct import loopback_variables
 from bench.errors import StoreError
+from bench.machine.diagnose import last_words, lines_of, why
+from bench.machine.direct import loopback_variables
 from bench.paths import cache_dir
 from quantize.search_path import search_path
 
@@ -151,7 +151,7 @@ class Child:
             raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
         self._log_begin = log_file.stat().st_size
         # The child finds these packages too where they are not installed but run from a checkout.
-        paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         self._popen = subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from bench.devices import Devices
+from bench.machine.nvml import Devices
 from bench.paths import cache_dir
 
 POLL_S = 1.0

@@ -1,8 +1,8 @@
 """Measures what this CPU can do at most: how fast it reads memory, and how fast it multiplies.
 
-``python -m bench.probe --threads N`` prints one line of JSON after about 10 s, on a busy machine later. It runs in the
-interpreter of the engine, for it is that engine's libraries that are limited, and so it imports nothing of quantbench.
-Without torch it makes do with numpy, which reads and multiplies in float32 only.
+``python -m bench.machine.probe --threads N`` prints one line of JSON after about 10 s, later on a busy machine. It runs
+in the interpreter of the engine, because that engine's libraries set the limit, and therefore imports nothing of
+quantbench. Without torch it uses numpy, which reads and multiplies in float32 only.
 
 Every figure is the best of many repetitions: a limit is what the machine can do, not what it does on average. On a busy
 machine the best is still too low.
@@ -138,7 +138,9 @@ def probe_numpy(threads: int) -> dict[str, Any]:
 
 def main() -> int:
     """Print what was found and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.probe", description="Measure what this CPU can do at most.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.machine.probe", description="Measure what this CPU can do at most."
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", cores)))
     threads = parser.parse_args().threads

@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 from pydantic import PositiveFloat
 
-from bench.devices import Devices
-from bench.environment import cpu_name
 from bench.errors import ConfigError, EngineError
+from bench.machine.environment import cpu_name
+from bench.machine.nvml import Devices
 from bench.paths import cache_dir
 from bench.records.record import Device
 from bench.records.store import write_atomic
 from quantize.key import Frozen, canonical_json, sha256_text
 from quantize.search_path import search_path
 
-TABLE = Path(__file__).resolve().parent / "data" / "devices.toml"
+TABLE = Path(__file__).resolve().parent / "devices.toml"
 PROBE = Path(__file__).resolve().parent / "probe.py"
 PROBE_TIMEOUT_S = 300
 """Some 10 s, if the machine is not busy."""

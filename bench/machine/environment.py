@@ -55,7 +55,7 @@ def gpus() -> tuple[str, ...]:
 
 def _git(*arguments: str) -> str | None:
     """Return git's answer about the checkout this code runs from; None for an installed package."""
-    top = Path(__file__).resolve().parent.parent
+    top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists() or not shutil.which("git"):
         return None
     answer = subprocess.run(["git", "-C", str(top), *arguments], capture_output=True, text=True, timeout=20)
