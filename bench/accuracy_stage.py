@@ -13,7 +13,7 @@ from bench.plan import TaskStage, context_of, is_attached
 from bench.records.record import TaskScore
 from bench.records.store import Store, write_atomic
 from bench.spec import plugin
-from bench.toolchain import interpreter_for
+from bench.toolchains.toolchain import interpreter_for
 from bench.underway import Run
 
 POLL_SECONDS = 0.25

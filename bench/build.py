@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from bench.backends import backend_interpreter
 from bench.console import Stage
 from bench.errors import QuantizeError
 from bench.machine.child import Child
@@ -15,6 +14,7 @@ from bench.paths import cache_dir
 from bench.plan import BuildStage
 from bench.records.store import write_atomic
 from bench.spec import RunSpec, plugin
+from bench.toolchains.backends import backend_interpreter
 from quantize.checkpoint import (
     MANIFEST_NAME,
     Checkpoint,

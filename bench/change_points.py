@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.analysis.history import Judged
 from bench.errors import ToolchainError
-from bench.toolchain import toolchain_interpreter
+from bench.toolchains.toolchain import toolchain_interpreter
 from quantize.key import Frozen
 from quantize.search_path import search_path
 

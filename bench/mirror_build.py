@@ -23,7 +23,7 @@ from bench.console import View
 from bench.errors import AccuracyError
 from bench.mirror_files import MANIFEST, NLTK, PART, Dataset, Mirror, Tables, TaskData, file_problems, now, read, write
 from bench.mirror_sources import Source, repos_of, source_of
-from bench.toolchain import interpreter_for
+from bench.toolchains.toolchain import interpreter_for
 from quantize import hub
 from quantize.checkpoint import hash_file, hash_folder
 from quantize.key import Frozen

@@ -19,7 +19,7 @@ from bench.console import Stage, View
 from bench.errors import AccuracyError
 from bench.machine.child import Child
 from bench.records.store import write_atomic
-from bench.toolchain import interpreter_for
+from bench.toolchains.toolchain import interpreter_for
 from quantize.key import Frozen
 from quantize.parent import end_with_parent
 

@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import toolchain, toolchain_build
 from bench.errors import QuantbenchError
 from bench.spec import nearest
 from bench.terminal import console, table
+from bench.toolchains import build as toolchain_build
+from bench.toolchains import toolchain
 
 ACTIONS = {
     "list": "show every toolchain: whether it is built, how large it is, what it is for",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.records.record import RunRecord
-from bench.toolchain import read, state
+from bench.toolchains.toolchain import read, state
 
 MODEL = "smollm2-135m"
 CALIBRATION = {"gptq": (64, 512), "awq": (16, 256), "autoround": (16, 256), "other": (64, 512)}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bench import composed, toolchain
+from bench import composed
 from bench.compose import compose_job
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config
@@ -22,7 +22,8 @@ from bench.errors import ConfigError
 from bench.paths import config_dir
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.toolchain_build import alone
+from bench.toolchains import toolchain
+from bench.toolchains.build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from tests.conftest import Cli

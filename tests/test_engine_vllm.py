@@ -20,7 +20,7 @@ from bench.lifecycle import RunningEngine, serve
 from bench.records.record import RequestTrace, Yarn
 from bench.spec import PartSpec, plugin
 from bench.speed.client import Client, run
-from bench.toolchain import read, state
+from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers
 from tests.contract import questions
 from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, write_small

@@ -14,7 +14,7 @@ from bench.gate import HISTORY, accept, main
 from bench.gate_output import KIND_CODE, Line, exit_code, junit, markdown
 from bench.records.record import Control, Failure, RunRecord, SpeedCell, Variant
 from bench.records.store import Store
-from bench.toolchain import read, state
+from bench.toolchains.toolchain import read, state
 from tests.manifests import manifest
 from tests.records import keep, native_cell, paced, record
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import toolchain
+from bench.toolchains import toolchain
 from quantize import native, transformers4
 from quantize.architecture import Architecture
 from quantize.methods import awq, gptq

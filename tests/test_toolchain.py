@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import toolchain, toolchain_build, toolchain_cli
+from bench import toolchain_cli
 from bench.errors import ToolchainError
-from bench.toolchain import Toolchain
+from bench.toolchains import build as toolchain_build
+from bench.toolchains import toolchain
+from bench.toolchains.toolchain import Toolchain
 from tests.conftest import Cli
 
 TOML = """

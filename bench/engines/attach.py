@@ -19,7 +19,7 @@ from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts
 from bench.speed.sweep import ordinary_vocabulary
 from bench.speed.words import read_words
-from bench.toolchain import interpreter_for
+from bench.toolchains.toolchain import interpreter_for
 from quantize import hub
 from quantize.architecture import Architecture
 from quantize.checkpoint import Manifest

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from bench import toolchain
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
+from bench.toolchains import toolchain
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from quantize.key import Frozen

@@ -11,7 +11,7 @@ from bench.errors import EngineError
 from bench.machine.threads import memory, waiting
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts
-from bench.toolchain import interpreter_for
+from bench.toolchains.toolchain import interpreter_for
 from quantize.checkpoint import Manifest
 from quantize.formats import Format
 from quantize.key import Frozen

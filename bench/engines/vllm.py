@@ -18,7 +18,7 @@ from bench.errors import EngineError
 from bench.machine.cuda import has_cuda_device
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.toolchain import pinned_versions, read, state, toolchain_interpreter
+from bench.toolchains.toolchain import pinned_versions, read, state, toolchain_interpreter
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, format_of
 from quantize.key import Frozen

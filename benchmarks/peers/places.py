@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bench.paths import cache_dir
-from bench.toolchain import toolchain_interpreter
+from bench.toolchains.toolchain import toolchain_interpreter
 
 HERE = Path(__file__).resolve().parent
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.engines import Launch, sglang
 from bench.records.record import Yarn
-from bench.toolchain import variables
+from bench.toolchains.toolchain import variables
 
 PARSE = """
 import argparse, json, sys

@@ -23,9 +23,9 @@ from bench.lifecycle import RunningEngine, serve
 from bench.paths import cache_dir
 from bench.plan import plan
 from bench.records.record import RunRecord
-from bench.toolchain import read, read_built, toolchain_interpreter
-from bench.toolchain import state as toolchain_state
-from bench.toolchain_build import build
+from bench.toolchains.build import build
+from bench.toolchains.toolchain import read, read_built, toolchain_interpreter
+from bench.toolchains.toolchain import state as toolchain_state
 from tests.contract import answers, flags, hold, known, page, questions, replay, scores
 from tests.contract.answers import Answer, Form
 from tests.contract.asked import GREEDY, INCREMENTAL, Asked, requests

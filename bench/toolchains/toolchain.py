@@ -33,7 +33,7 @@ EXTRA_OF = {
     "tokenizers": "transformers",
     "huggingface_hub": "transformers",
 }
-FOLDER = Path(__file__).resolve().parent / "toolchains"
+FOLDER = Path(__file__).resolve().parent
 MANIFEST = "quantbench_toolchain.json"
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+")
 

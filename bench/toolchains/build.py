@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import toolchain
 from bench.console import Stage, View
 from bench.errors import ToolchainError
 from bench.machine.child import Child
 from bench.paths import cache_dir
 from bench.records.store import write_atomic
-from bench.toolchain import Built, Toolchain
+from bench.toolchains import toolchain
+from bench.toolchains.toolchain import Built, Toolchain
 from quantize.search_path import search_path
 
 POLL_SECONDS = 0.25

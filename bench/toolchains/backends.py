@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
-from bench import toolchain
+from bench.toolchains import toolchain
 
 NOT_DECISIVE = ("datasets", "huggingface_hub")
 """Packages that carry data without changing it: no part of a key."""
