@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench.config.spec import RunSpec, plugin
 from bench.console import Stage
 from bench.errors import QuantizeError
 from bench.machine.child import Child
@@ -13,7 +14,6 @@ from bench.machine.threads import waiting
 from bench.paths import cache_dir
 from bench.plan import BuildStage
 from bench.records.store import write_atomic
-from bench.spec import RunSpec, plugin
 from bench.toolchains.backends import backend_interpreter
 from quantize.checkpoint import (
     MANIFEST_NAME,

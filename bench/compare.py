@@ -13,13 +13,13 @@ from pathlib import Path
 from bench import format as fmt
 from bench.analysis.compared import CellPair, Compared, ScorePair, compared
 from bench.analysis.replication import replications, score_replications
+from bench.config.spec import nearest
 from bench.errors import ConfigError, QuantbenchError
 from bench.published import PublishedCell, cells, sources
 from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
 from bench.select import FORMS, records_named
-from bench.spec import nearest
 from bench.speed.metrics import Interval
 from bench.terminal import console, table
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.build import build, find
+from bench.config.spec import RunSpec, plugin
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
 from bench.lifecycle import join, joins
@@ -19,7 +20,6 @@ from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic
 from bench.session import attempt_of
-from bench.spec import RunSpec, plugin
 from bench.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
 from bench.underway import FINAL, Run, utc_now
 from quantize.checkpoint import Checkpoint

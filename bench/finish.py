@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.analysis.history import Judged
+from bench.config.spec import RunSpec
 from bench.errors import StoreError
 from bench.index import Index, marks_of
 from bench.nights import histories
@@ -12,7 +13,6 @@ from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete
 from bench.report.page import write
 from bench.session import Session
-from bench.spec import RunSpec
 from bench.summary import show
 
 

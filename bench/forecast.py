@@ -5,13 +5,13 @@
 """
 
 from bench.analysis.law import Estimate
+from bench.config.spec import RunSpec
 from bench.forecast_cells import CellForecast, cell_of
 from bench.forecast_fit import Fit, Served, elsewhere, fit, served, sizes
 from bench.forecast_tasks import TaskForecast, linear_flops, task_of
 from bench.plan import shapes_of
 from bench.records.record import Device
 from bench.roofline import active_parameters, peak
-from bench.spec import RunSpec
 from quantize.estimate import Needs, estimate
 from quantize.key import Frozen
 

@@ -4,10 +4,10 @@ import math
 import re
 from typing import Any
 
+from bench.config.spec import RunSpec, plugin
 from bench.plan import context_of, shapes_of
 from bench.records.record import Device
 from bench.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
-from bench.spec import RunSpec, plugin
 from bench.speed.shapes import Shape
 from bench.spread import Load, Spread, fewest, refusal, spread
 from quantize.architecture import Architecture

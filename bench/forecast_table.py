@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench.config.spec import RunSpec
 from bench.errors import QuantbenchError
 from bench.forecast import Build, Forecast, forecast
 from bench.forecast_cells import CellForecast
@@ -19,7 +20,6 @@ from bench.machine.nvml import Devices
 from bench.machine.peaks import device_kept, lookup
 from bench.plan import check
 from bench.records.record import Device
-from bench.spec import RunSpec
 from quantize.estimate import in_words
 
 PLAIN_WIDTH = 120

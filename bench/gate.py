@@ -19,6 +19,7 @@ from bench.analysis.history import Judged, Mark
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
 from bench.change_points import change_points
+from bench.config.spec import nearest
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.index import MARKS, Index, RunRow, marks_of
@@ -26,7 +27,6 @@ from bench.nights import histories, standings
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import append, write_atomic
 from bench.select import read_record
-from bench.spec import nearest
 from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"

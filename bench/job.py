@@ -4,7 +4,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.composed import build_spec
+from bench.config.validate import build_spec
 from bench.console import console
 from bench.errors import QuantbenchError
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.config.spec import PartSpec, plugin
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
 from bench.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.spec import PartSpec, plugin
 from quantize.checkpoint import Checkpoint
 
 PORTS = 3

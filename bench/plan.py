@@ -6,9 +6,9 @@ from types import ModuleType
 from typing import Any
 
 from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
+from bench.config.spec import PartSpec, RunSpec, Workload, plugin
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
-from bench.spec import PartSpec, RunSpec, Workload, plugin
 from bench.speed.shapes import Shape, closed_loop
 from bench.toolchains.backends import backend_interpreter, backend_versions, versions
 from bench.toolchains.toolchain import interpreter_for

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compose import compose_job, jobs, names, split
+from bench.config.compose import compose_job, jobs, names, split
+from bench.config.spec import RunSpec, nearest
 from bench.errors import ConfigError
 from bench.paths import cache_dir
 from bench.plan import check
-from bench.spec import RunSpec, nearest
 
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("-cd", "--config-dir")

@@ -18,11 +18,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
+from bench.config.spec import nearest
 from bench.machine.peaks import lookup
 from bench.paths import config_dir, published_dir
 from bench.records.record import Device
 from bench.roofline import Limit, limit, weight_bytes
-from bench.spec import nearest
 from bench.terminal import console
 from quantize.architecture import Architecture
 from quantize.key import Frozen

@@ -11,7 +11,8 @@ from types import FrameType
 
 import hydra
 
-from bench.compose import with_plus
+from bench.config.compose import with_plus
+from bench.config.spec import RunSpec
 from bench.console import console
 from bench.errors import QuantbenchError
 from bench.estimate import announce
@@ -21,7 +22,6 @@ from bench.paths import config_dir
 from bench.preflight import launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
 from bench.session import Session
-from bench.spec import RunSpec
 
 EXIT_INTERRUPTED = 130
 ATTEMPTS = 3

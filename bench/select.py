@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from bench.config.spec import nearest
 from bench.errors import ConfigError, StoreError
 from bench.index import Index, RunRow
 from bench.records.record import RunRecord
-from bench.spec import nearest
 
 FORMS = "a run, the beginning of one, a session, MODEL/QUANT, QUANT, or the file of a record"
 

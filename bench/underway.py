@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from bench.config.spec import RunSpec
 from bench.console import View
 from bench.errors import QuantbenchError
 from bench.plan import Plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
 from bench.records.store import CONTROL, RunFolder
-from bench.spec import RunSpec
 from quantize.checkpoint import Checkpoint
 
 FINAL = ("ok", "emulated", "not_supported")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.compose import compose_job
+from bench.config.compose import compose_job
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
 from bench.plan import plan

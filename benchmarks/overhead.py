@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.compose import compose_job
+from bench.config.compose import compose_job
 from bench.paths import cache_dir
 from bench.plan import plan
 from quantize.calibration import calibration_samples

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import bench.engines
-from bench.compose import compose_job
+from bench.config.compose import compose_job
 from bench.execute import execute
 from bench.plan import plan
 from bench.records.record import RunRecord, TaskScore
@@ -137,7 +137,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
 ) -> None:
     script = (
         "import sys, bench.engines\nbench.engines.__path__.append(sys.argv[1])\n"
-        "from bench.compose import compose_job\nfrom bench.execute import execute\n"
+        "from bench.config.compose import compose_job\nfrom bench.execute import execute\n"
         "execute(compose_job(sys.argv[3:], [sys.argv[2]]))\n"
     )
     Plan(delay_s=0.05).write(runs.plan)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.compose import compose_job
+from bench.config.compose import compose_job
 from bench.errors import AccuracyError
 from bench.records.record import TaskScore
 from tests.accuracy_jobs import PLAIN, QWEN3, TASKS_DIR, job, picks, requests, score, served, values, write_tokenizer

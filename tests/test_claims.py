@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.claims import Finding, answer_of, published_findings
-from bench.compose import names
+from bench.config.compose import names
 from bench.published import Claim, claims
 from bench.report.claims import measured_findings
 from tests.records import native_records, record

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose import GROUPS, compose_job, jobs, names, with_plus
+from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.errors import ConfigError, NotPossibleError
 from bench.paths import config_dir
 from bench.plan import check

@@ -9,7 +9,7 @@ import yaml
 
 from bench import published
 from bench.cli import COMMANDS, usage
-from bench.compose import GROUPS, compose_job, jobs, names, with_plus
+from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.export import COLUMNS
 from bench.paths import config_dir
 from tests.conftest import ROOT, Cli

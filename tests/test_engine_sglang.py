@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from bench import composed
-from bench.compose import compose_job
+from bench.config import validate
+from bench.config.compose import compose_job
 from bench.engines import Launch, sglang
 from bench.engines.sglang import Config
 from bench.errors import ConfigError
@@ -283,10 +283,10 @@ def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(("gpu", "name"), [(True, "sglang"), (False, "transformers")])
 def test_auto_takes_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = toolchain.State(kind="built", python="/python")
-    monkeypatch.setattr(composed, "has_cuda_device", lambda: gpu)
+    monkeypatch.setattr(validate, "has_cuda_device", lambda: gpu)
     monkeypatch.setattr(toolchain, "state", lambda chain: state)
-    assert composed.resolve_engine("auto") == name
-    assert composed.resolve_engine("vllm") == "vllm"
+    assert validate.resolve_engine("auto") == name
+    assert validate.resolve_engine("vllm") == "vllm"
     typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
     found = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
     assert (found.name, found.module) == (name, name)
@@ -337,7 +337,7 @@ def test_a_plan_for_a_gpu_without_the_toolchain_says_that_it_is_missing(
 
 
 def test_a_gpu_that_does_not_answer_is_none(with_gpu: str, tmp_path: Path) -> None:
-    assert composed.has_cuda_device()
+    assert validate.has_cuda_device()
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    assert not composed.has_cuda_device()
+    assert not validate.has_cuda_device()
     assert compose_job(["+model=tiny-qwen3", "session=t"]).engine.name == "transformers"

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from bench.accuracy.asking import Asker, Server
 from bench.accuracy.journal import Journal
 from bench.accuracy.tasks import KEY_VARIABLE
-from bench.compose import compose_job
+from bench.config.compose import compose_job
+from bench.config.spec import PartSpec, plugin
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
 from bench.lifecycle import RunningEngine, serve
 from bench.records.record import RequestTrace, Yarn
-from bench.spec import PartSpec, plugin
 from bench.speed.client import Client, run
 from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers

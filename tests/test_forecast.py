@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.accuracy.tasks import MINI_DIR
-from bench.compose import compose_job, names
+from bench.config.compose import compose_job, names
+from bench.config.spec import RunSpec
 from bench.forecast import Forecast, forecast
 from bench.forecast_fit import format_of, served, sizes
 from bench.forecast_table import answer, forecast_of, trouble
@@ -16,7 +17,6 @@ from bench.machine.peaks import lookup
 from bench.published import architecture_of
 from bench.records.record import Device
 from bench.roofline import bits_per_weight
-from bench.spec import RunSpec
 from bench.spread import Load, fewest, refusal, spread
 
 GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")

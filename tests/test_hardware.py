@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.compose import compose_job
+from bench.config.compose import compose_job
 from bench.hardware import TOLERANCE, against, columns, exceeds, limit_of
 from bench.machine.peaks import lookup, table
 from bench.records.record import Device, SpeedCell, Variant

@@ -18,10 +18,10 @@ import pytest
 
 import bench.engines
 from bench import lifecycle, readiness
+from bench.config.spec import PartSpec
 from bench.errors import EngineError
 from bench.lifecycle import RunningEngine, free_port, serve
 from bench.machine.child import Child, Pulse, end_orphans
-from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint
 from tests.records import manifest
 from tests.scripted_server import Fault, Plan

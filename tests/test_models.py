@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bench.compose import compose_job, names
+from bench.config.compose import compose_job, names
+from bench.config.spec import ModelSpec
 from bench.paths import config_dir
 from bench.roofline import active_parameters
-from bench.spec import ModelSpec
 from quantize import hub
 from quantize.describe import describe
 

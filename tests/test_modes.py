@@ -7,11 +7,11 @@ import pytest
 
 from bench.accuracy.protocols import openai, sglang
 from bench.accuracy.questions import Question, Sampling
-from bench.compose import compose_job
+from bench.config.compose import compose_job
+from bench.config.spec import RunSpec
 from bench.errors import ConfigError
 from bench.records.record import Mode
 from bench.report.sections.accuracy import drawn
-from bench.spec import RunSpec
 from tests.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer
 from tests.answering_server import answering
 

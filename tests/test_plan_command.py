@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose import compose_job, names
+from bench.config.compose import compose_job, names
 from bench.errors import ConfigError
 from bench.estimate import announce
 from bench.forecast import forecast
@@ -45,7 +45,7 @@ def test_the_machine_that_is_planned_for_chooses_the_engine_not_the_one_that_pla
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for here in ("sglang", "transformers"):
-        monkeypatch.setattr("bench.composed.resolve_engine", lambda name, here=here: here)
+        monkeypatch.setattr("bench.config.validate.resolve_engine", lambda name, here=here: here)
         found = {hardware: spec("qwen3-8b", "bf16", hardware).engine.name for hardware in ("h100", "cpu", "auto")}
         assert found == {"h100": "sglang", "cpu": "transformers", "auto": here}
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.compose import compose_job, names
+from bench.config.compose import compose_job, names
 from bench.paths import published_dir
 from bench.published import (
     PublishedCell,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.compose import compose_job, jobs, with_plus
+from bench.config.compose import compose_job, jobs, with_plus
 from bench.records.record import RunRecord
 from bench.report.document import Table
 from bench.report.page import render

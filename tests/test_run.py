@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.compose import names
+from bench.config.compose import names
 from bench.export import COLUMNS
 from bench.records.record import RunRecord
 from tests.conftest import ROOT, Cli

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose import names
+from bench.config.compose import names
 from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
 from tests.conftest import EVERY, ROOT, Cli

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from bench.compose import compose_job, with_plus
+from bench.config.compose import compose_job, with_plus
+from bench.config.spec import RunSpec
 from bench.errors import ConfigError, NotPossibleError
 from bench.machine.child import session_members
 from bench.plan import check, context_of, plan
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
-from bench.spec import RunSpec
 from tests import fake_server
 from tests.conftest import Cli
 from tests.records import record

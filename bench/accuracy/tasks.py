@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy import data
+from bench.config.spec import AccuracySpec, PartSpec, nearest
 from bench.errors import ConfigError
 from bench.machine.environment import gpus
 from bench.records.record import Mode, Problem, Variant, Yarn
-from bench.spec import AccuracySpec, PartSpec, nearest
 from quantize.checkpoint import hash_folder
 from quantize.key import Frozen, Key, canonical_json, sha256_text
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.build import find
-from bench.compose import compose_job, with_plus
+from bench.config.compose import compose_job, with_plus
 from bench.lifecycle import RunningEngine, serve
 from bench.paths import cache_dir
 from bench.plan import plan

@@ -14,9 +14,9 @@ import yaml
 
 from bench.accuracy.protocols import openai
 from bench.accuracy.questions import Question
+from bench.config.spec import PartSpec
 from bench.engines import vllm
 from bench.lifecycle import RunningEngine, serve
-from bench.spec import PartSpec
 from quantize.checkpoint import Checkpoint
 from tests.contract.answers import sender, to_fixture, write_json
 from tests.contract.asked import Asked

@@ -18,10 +18,10 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.composed import BASELINE, GROUPS, build_spec
+from bench.config.spec import RunSpec, nearest
+from bench.config.validate import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError
 from bench.paths import config_dir
-from bench.spec import RunSpec, nearest
 
 OPTIONAL = ("experiment",)
 """Groups of which nothing may be chosen."""

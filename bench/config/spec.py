@@ -1,4 +1,4 @@
-"""What one run needs to know, frozen; :mod:`bench.composed` makes it from a config.
+"""What one run needs to know, frozen; :mod:`bench.config.validate` makes it from a config.
 
 A method, a model source and an engine are found by module name (``quantize.methods.NAME``, ``quantize.sources.NAME``,
 ``bench.engines.NAME``).

@@ -13,10 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from bench.errors import ConfigError, ToolchainError
-from bench.machine.cuda import has_cuda_device
-from bench.records.record import Variant
-from bench.spec import (
+from bench.config.spec import (
     AccuracySpec,
     Baseline,
     ContextSpec,
@@ -29,6 +26,9 @@ from bench.spec import (
     nearest,
     plugin,
 )
+from bench.errors import ConfigError, ToolchainError
+from bench.machine.cuda import has_cuda_device
+from bench.records.record import Variant
 from quantize.checkpoint import CheckpointError
 from quantize.sources import SourceUnavailableError
 from quantize.texts import HeldoutConfig
