@@ -18,7 +18,7 @@ from bench.analysis.cost import cost
 from bench.analysis.paired import SCORED
 from bench.analysis.verdict import Verdict
 from bench.errors import QuantbenchError, ToolchainError
-from bench.hardware import columns
+from bench.limits.measured import columns
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.store import Store, write_atomic
 from bench.report.verdicts import judged

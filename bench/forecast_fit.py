@@ -5,9 +5,9 @@ import re
 from typing import Any
 
 from bench.config.spec import RunSpec, plugin
+from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
 from bench.plan import context_of, shapes_of
 from bench.records.record import Device
-from bench.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
 from bench.speed.shapes import Shape
 from bench.spread import Load, Spread, fewest, refusal, spread
 from quantize.architecture import Architecture
@@ -37,7 +37,7 @@ class Served(Frozen):
     """The same in the server's memory; None for 16."""
     multiplied_in: str
     kv_cache_dtype: str
-    """A key of :data:`bench.roofline.KV_BITS`."""
+    """A key of :data:`bench.limits.roofline.KV_BITS`."""
     emulated: bool
     """The weights are expanded to 16 bits before they are multiplied."""
 

@@ -10,9 +10,9 @@ from pydantic import PositiveInt
 from bench.accuracy.data import Benchmark, benchmarks
 from bench.config.spec import AccuracySpec, RunSpec
 from bench.forecast_fit import Fit, Served
+from bench.limits.roofline import peak
 from bench.plan import UNQUANTIZED
 from bench.records.record import Device
-from bench.roofline import peak
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 

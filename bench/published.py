@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.config.spec import nearest
+from bench.limits.roofline import Limit, limit, weight_bytes
 from bench.machine.peaks import lookup
 from bench.paths import config_dir, published_dir
 from bench.records.record import Device
-from bench.roofline import Limit, limit, weight_bytes
 from bench.terminal import console
 from quantize.architecture import Architecture
 from quantize.key import Frozen

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.config.spec import RunSpec, plugin
-from bench.hardware import exceeds, limit_of
 from bench.lifecycle import RunningEngine, serve
+from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here
 from bench.plan import context_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from bench.hardware import against, limit_of
+from bench.limits.measured import against, limit_of
 from bench.records.record import RunRecord, TaskScore
 from bench.report.comparison_cells import points
 from bench.report.verdicts import Judged, judged

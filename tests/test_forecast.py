@@ -13,10 +13,10 @@ from bench.forecast import Forecast, forecast
 from bench.forecast_fit import format_of, served, sizes
 from bench.forecast_table import answer, forecast_of, trouble
 from bench.forecast_tasks import assumed
+from bench.limits.roofline import bits_per_weight
 from bench.machine.peaks import lookup
 from bench.published import architecture_of
 from bench.records.record import Device
-from bench.roofline import bits_per_weight
 from bench.spread import Load, fewest, refusal, spread
 
 GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.compose import compose_job
-from bench.hardware import TOLERANCE, against, columns, exceeds, limit_of
-from bench.machine.peaks import lookup, table
-from bench.records.record import Device, SpeedCell, Variant
-from bench.roofline import (
+from bench.limits.measured import TOLERANCE, against, columns, exceeds, limit_of
+from bench.limits.roofline import (
     KV_BITS,
     active_parameters,
     bandwidth,
@@ -21,6 +19,8 @@ from bench.roofline import (
     peak,
     weight_bytes,
 )
+from bench.machine.peaks import lookup, table
+from bench.records.record import Device, SpeedCell, Variant
 from bench.speed.metrics import summarize
 from quantize.architecture import Architecture
 from quantize.formats import Activations, Format, integers

@@ -11,8 +11,8 @@ import pytest
 
 from bench.config.compose import compose_job, names
 from bench.config.spec import ModelSpec
+from bench.limits.roofline import active_parameters
 from bench.paths import config_dir
-from bench.roofline import active_parameters
 from quantize import hub
 from quantize.describe import describe
 

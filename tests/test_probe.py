@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import ConfigError
+from bench.limits.roofline import peak
 from bench.machine import peaks as devices
 from bench.machine import probe
 from bench.machine.peaks import default_threads, device_here, higher, own_table
 from bench.records.record import Device
-from bench.roofline import peak
 from tests.records import device
 
 pytestmark = pytest.mark.alone

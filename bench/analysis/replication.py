@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from bench.analysis.speedup import MIN_TRIALS
-from bench.hardware import limit_of as measured_limit
+from bench.limits.measured import limit_of as measured_limit
 from bench.machine.peaks import lookup
 from bench.published import PublishedCell, PublishedScore, cells, scores, share_of, sources
 from bench.records.record import RunRecord, SpeedCell, TaskScore

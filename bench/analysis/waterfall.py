@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.roofline import Limit, Traffic
+from bench.limits.roofline import Limit, Traffic
 from bench.speed.metrics import CellSummary, Interval
 from quantize.key import Frozen
 

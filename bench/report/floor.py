@@ -1,7 +1,7 @@
 """The least time that a task's prompts can take: their multiplications at the device's peak, and nothing else."""
 
+from bench.limits.roofline import multiplied_in, peak
 from bench.records.record import RunRecord, TaskScore
-from bench.roofline import multiplied_in, peak
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import format as fmt
-from bench.hardware import Share, against, limit_of
+from bench.limits.measured import Share, against, limit_of
+from bench.limits.roofline import Limit
 from bench.records.record import Device, RunRecord, SpeedCell
 from bench.report.document import (
     Block,
@@ -24,7 +25,6 @@ from bench.report.document import (
 )
 from bench.report.plots import Point, Series, by_length
 from bench.report.view import Run, runs
-from bench.roofline import Limit
 from bench.speed.metrics import CellSummary
 from bench.speed.shapes import shape_of
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bench import format as fmt
 from bench.analysis.cost import Cost, cost
+from bench.limits.roofline import KV_BITS, kv_bytes_per_token
 from bench.records.record import DeviceState, RunRecord, SpeedCell, Trial
 from bench.report.document import (
     Block,
@@ -23,7 +24,6 @@ from bench.report.document import (
 )
 from bench.report.memory_plot import over_time
 from bench.report.view import Run, runs
-from bench.roofline import KV_BITS, kv_bytes_per_token
 from bench.speed.shapes import shape_of
 from quantize.architecture import Architecture
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from bench import format as fmt
-from bench.hardware import Share, against, limit_of
+from bench.limits.measured import Share, against, limit_of
+from bench.limits.roofline import Limit
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import (
     Block,
@@ -22,7 +23,6 @@ from bench.report.document import (
 )
 from bench.report.plots import Point, Series, by_length
 from bench.report.view import SHOWN, Run, cell_anchor, reasons_of, runs
-from bench.roofline import Limit
 from bench.speed.metrics import CellSummary, Interval, summarize
 from bench.speed.shapes import Shape, shape_of
 from bench.speed.validity import CLIENT_BOUND

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench import format as fmt
 from bench.analysis.speedup import Speedup, speedup
 from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, measured, waterfall
-from bench.hardware import limit_of
+from bench.limits.measured import limit_of
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, Head, Section, Table, Term, Terms, Text
 from bench.report.view import Run, runs

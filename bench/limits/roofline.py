@@ -3,7 +3,7 @@
 A step of decoding reads the weights once and the keys and values of every request; a prefill multiplies every prompt
 token with every weight. Neither can take less time than its bytes over the memory's bandwidth, nor less than its
 multiplications over the device's peak: the longer of the two is the roof (Williams, Waterman and Patterson, "Roofline:
-an insightful visual performance model", CACM 52(4), 2009). :mod:`bench.hardware` holds measured cells against it.
+an insightful visual performance model", CACM 52(4), 2009). :mod:`bench.limits.measured` compares cells with it.
 
 All functions are pure. Norms, biases and activations are left out: they are below a thousandth of the rest.
 """

@@ -1,9 +1,9 @@
-"""Measured cells against the physical limit of :mod:`bench.roofline`. Whatever is above it is a mistake, no triumph."""
+"""Compare measured cells with the roofline. A cell above it is a measurement error."""
 
 import math
 
+from bench.limits.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.records.record import RunRecord, ServerFacts, SpeedCell
-from bench.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.speed.metrics import CellSummary, summarize
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError, Manifest

@@ -1,0 +1,1 @@
+"""What a device allows at most, and how measured cells compare with it."""
