@@ -11,7 +11,6 @@ from bench.build import build, find
 from bench.config.spec import RunSpec, plugin
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
-from bench.lifecycle import join, joins
 from bench.machine.child import end_orphans
 from bench.machine.environment import read_environment
 from bench.machine.lease import leased
@@ -19,6 +18,7 @@ from bench.plan import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic
+from bench.servers.lifecycle import join, joins
 from bench.session import attempt_of
 from bench.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
 from bench.underway import FINAL, Run, utc_now

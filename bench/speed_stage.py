@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.config.spec import RunSpec, plugin
-from bench.lifecycle import RunningEngine, serve
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here
 from bench.plan import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL
+from bench.servers.lifecycle import RunningEngine, serve
 from bench.speed.client import Client
 from bench.speed.client import run as run_client
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory

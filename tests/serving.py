@@ -89,7 +89,7 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        argv = [sys.executable, "-m", "bench.serving", "--model-path", str(folder), "--port", str(self.port)]
+        argv = [sys.executable, "-m", "bench.servers.reference", "--model-path", str(folder), "--port", str(self.port)]
         self.log = folder.parent / f"server-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

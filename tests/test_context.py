@@ -89,8 +89,8 @@ def test_the_reference_server_computes_what_transformers_does(family: str, tmp_p
     torch = pytest.importorskip("torch")
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from bench.serving.kv import SequenceKV
-    from bench.serving.model import Model
+    from bench.servers.reference.kv import SequenceKV
+    from bench.servers.reference.model import Model
 
     write_checkpoint(tmp_path / family, family)
     config = AutoConfig.from_pretrained(tmp_path / family)

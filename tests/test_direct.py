@@ -14,7 +14,7 @@ from bench.accuracy.questions import Question
 from bench.errors import AccuracyError, EngineError
 from bench.machine.child import Child
 from bench.machine.direct import loopback_variables
-from bench.readiness import Door
+from bench.servers.readiness import Door
 from bench.speed.client import Client
 from tests import fake_server
 from tests.accuracy_jobs import asking

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from bench.config.spec import PartSpec
 from bench.engines import attach
 from bench.errors import EngineError, SourceError
-from bench.lifecycle import RunningEngine, serve
 from bench.records.record import RequestTrace
+from bench.servers.lifecycle import RunningEngine, serve
 from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture

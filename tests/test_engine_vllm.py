@@ -17,8 +17,8 @@ from bench.config.compose import compose_job
 from bench.config.spec import PartSpec, plugin
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
-from bench.lifecycle import RunningEngine, serve
 from bench.records.record import RequestTrace, Yarn
+from bench.servers.lifecycle import RunningEngine, serve
 from bench.speed.client import Client, run
 from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers

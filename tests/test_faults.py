@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 import bench.engines
-from bench import lifecycle
 from bench.config.compose import compose_job
 from bench.execute import execute
 from bench.records.record import RunRecord, SpeedCell, Status
+from bench.servers import lifecycle
 from tests.conftest import ROOT
 from tests.scripted_server import Fault, Plan
 

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 import bench.engines
-from bench import lifecycle, readiness
 from bench.config.spec import PartSpec
 from bench.errors import EngineError
-from bench.lifecycle import RunningEngine, free_port, serve
 from bench.machine.child import Child, Pulse, end_orphans
+from bench.servers import lifecycle, readiness
+from bench.servers.lifecycle import RunningEngine, free_port, serve
 from quantize.checkpoint import Checkpoint
 from tests.records import manifest
 from tests.scripted_server import Fault, Plan

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.config.spec import PartSpec
-from bench.lifecycle import serve
 from bench.records.record import RunRecord
+from bench.servers.lifecycle import serve
 from quantize.checkpoint import Checkpoint, read_manifest
 from tests.conftest import EVERY, Cli
 

@@ -125,8 +125,8 @@ def test_a_report_says_how_tokens_were_drawn() -> None:
 
 def test_min_p_draws_nothing_rarer() -> None:
     torch = pytest.importorskip("torch")
-    from bench.serving.protocol import SamplingParams
-    from bench.serving.sampling import choose
+    from bench.servers.reference.protocol import SamplingParams
+    from bench.servers.reference.sampling import choose
 
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     generator = torch.Generator().manual_seed(0)

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from bench.config.spec import PartSpec
 from bench.engines import vllm
 from bench.errors import EngineError
-from bench.lifecycle import serve
 from bench.machine.child import Child
 from bench.paths import config_dir
+from bench.servers.lifecycle import serve
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
 from quantize import worker

@@ -273,7 +273,16 @@ def test_it_ends_on_sigterm_even_while_it_computes(checkpoint: Path) -> None:
 
 
 def test_it_never_outlives_its_parent(checkpoint: Path) -> None:
-    argv = [sys.executable, "-m", "bench.serving", "--model-path", str(checkpoint), "--port", "0", "--exit-with-parent"]
+    argv = [
+        sys.executable,
+        "-m",
+        "bench.servers.reference",
+        "--model-path",
+        str(checkpoint),
+        "--port",
+        "0",
+        "--exit-with-parent",
+    ]
     parent_code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"

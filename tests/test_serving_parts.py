@@ -20,8 +20,8 @@ FAMILIES = ("qwen3", "qwen3_moe", "llama")
 def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family: str) -> None:
     import torch
 
-    from bench.serving.kv import SequenceKV
-    from bench.serving.model import Model
+    from bench.servers.reference.kv import SequenceKV
+    from bench.servers.reference.model import Model
 
     write_checkpoint(tmp_path / family, family)
     model, reference = Model(tmp_path / family, "cpu", "float32"), Reference(tmp_path / family)
@@ -40,8 +40,8 @@ def test_many_tokens_in_a_pass_a_core_are_what_one_pass_computes(
 ) -> None:
     import torch
 
-    from bench.serving import model as serving
-    from bench.serving.kv import SequenceKV
+    from bench.servers.reference import model as serving
+    from bench.servers.reference.kv import SequenceKV
 
     write_checkpoint(tmp_path)
     model = serving.Model(tmp_path, "cpu", "float32")
@@ -66,7 +66,7 @@ def test_many_tokens_in_a_pass_a_core_are_what_one_pass_computes(
 
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=40), st.integers(1, 64))
 def test_shares_hold_every_sequence_once_and_enough_tokens_each(lengths: list[int], most: int) -> None:
-    from bench.serving.model import PASS_TOKENS, even
+    from bench.servers.reference.model import PASS_TOKENS, even
 
     shares = even(lengths, most)
     assert sorted(place for share in shares for place in share) == list(range(len(lengths)))
@@ -79,7 +79,7 @@ def test_shares_hold_every_sequence_once_and_enough_tokens_each(lengths: list[in
 def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bench.serving import attention
+    from bench.servers.reference import attention
 
     torch.manual_seed(0)
     query, key, value = torch.randn(1, 4, 30, 8), torch.randn(1, 2, 100, 8), torch.randn(1, 2, 100, 8)
@@ -94,8 +94,8 @@ def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
     """A library that dropped this rounding would flatter every W8A8 score."""
     import torch
 
-    from bench.serving.kv import SequenceKV
-    from bench.serving.model import Model
+    from bench.servers.reference.kv import SequenceKV
+    from bench.servers.reference.model import Model
 
     write_checkpoint(tmp_path / "bf16")
     code = (
@@ -125,7 +125,7 @@ def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
 
 
 def test_characters_are_held_back_until_all_their_bytes_are_there(reference: Reference) -> None:
-    from bench.serving.text import TextStream
+    from bench.servers.reference.text import TextStream
 
     said = "aé€😀 end"
     ids = reference.tokenizer.encode(said)
@@ -139,7 +139,7 @@ def test_characters_are_held_back_until_all_their_bytes_are_there(reference: Ref
 
 
 def test_bytes_that_are_no_character_are_not_held_back_for_ever(reference: Reference) -> None:
-    from bench.serving.text import TextStream
+    from bench.servers.reference.text import TextStream
 
     stream = TextStream(reference.tokenizer, skip_special_tokens=True)
     continuation = reference.tokenizer.encode("é")[1]
@@ -151,8 +151,8 @@ def test_bytes_that_are_no_character_are_not_held_back_for_ever(reference: Refer
 def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     import torch
 
-    from bench.serving.kv import SequenceKV
-    from bench.serving.prefix import PrefixCache
+    from bench.servers.reference.kv import SequenceKV
+    from bench.servers.reference.prefix import PrefixCache
 
     def filled(n: int) -> SequenceKV:
         kv = SequenceKV(reserve=1)
@@ -189,7 +189,7 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
 def test_keys_and_values_in_fp8_take_half_the_room_and_saturate() -> None:
     import torch
 
-    from bench.serving.kv import SequenceKV
+    from bench.servers.reference.kv import SequenceKV
 
     new = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     new[0, 0, 0] = 1000.0

@@ -1,4 +1,4 @@
-"""One module per engine, named by ``name:`` in an engine config. :mod:`bench.lifecycle` starts and stops them all.
+"""One module per engine, named by ``name:`` in an engine config. :mod:`bench.servers.lifecycle` starts and stops it.
 
 Each module holds
 

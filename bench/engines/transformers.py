@@ -1,4 +1,4 @@
-"""The reference server: a transformers model behind SGLang's native HTTP API (:mod:`bench.serving`)."""
+"""The reference server: a transformers model behind SGLang's native HTTP API (:mod:`bench.servers.reference`)."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
     yarn = launch.yarn
     stretch = ["--yarn-factor", str(yarn.factor), "--yarn-original", str(yarn.original)] if yarn else []
     return [
-        interpreter, "-m", "bench.serving",
+        interpreter, "-m", "bench.servers.reference",
         "--model-path", str(launch.checkpoint),
         "--host", "127.0.0.1",
         "--port", str(launch.port),

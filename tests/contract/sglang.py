@@ -19,10 +19,10 @@ from typing import Any
 
 from bench.build import find
 from bench.config.compose import compose_job, with_plus
-from bench.lifecycle import RunningEngine, serve
 from bench.paths import cache_dir
 from bench.plan import plan
 from bench.records.record import RunRecord
+from bench.servers.lifecycle import RunningEngine, serve
 from bench.toolchains.build import build
 from bench.toolchains.toolchain import read, read_built, toolchain_interpreter
 from bench.toolchains.toolchain import state as toolchain_state

@@ -16,7 +16,7 @@ from bench.accuracy.protocols import openai
 from bench.accuracy.questions import Question
 from bench.config.spec import PartSpec
 from bench.engines import vllm
-from bench.lifecycle import RunningEngine, serve
+from bench.servers.lifecycle import RunningEngine, serve
 from quantize.checkpoint import Checkpoint
 from tests.contract.answers import sender, to_fixture, write_json
 from tests.contract.asked import Asked

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.serving import sampling
-from bench.serving.kv import MIN_GROWTH, SequenceKV
-from bench.serving.model import Model
-from bench.serving.prefix import PrefixCache, Tokens, common
-from bench.serving.protocol import Prompt
-from bench.serving.sampling import Entry
-from bench.serving.text import TextStream, first_stop
+from bench.servers.reference import sampling
+from bench.servers.reference.kv import MIN_GROWTH, SequenceKV
+from bench.servers.reference.model import Model
+from bench.servers.reference.prefix import PrefixCache, Tokens, common
+from bench.servers.reference.protocol import Prompt
+from bench.servers.reference.sampling import Entry
+from bench.servers.reference.text import TextStream, first_stop
 
 SCORING_CHUNK = 256
 """Prompt positions per chunk where each needs the whole vocabulary's logits: 150 MB in float32 for 151,936 tokens."""

@@ -1,4 +1,4 @@
-"""Serve one checkpoint: ``python -m bench.serving --model-path DIR --port N``."""
+"""Serve one checkpoint: ``python -m bench.servers.reference --model-path DIR --port N``."""
 
 import argparse
 import asyncio
@@ -15,13 +15,13 @@ from quantize.imports import without_sklearn
 CLEANUP_SECONDS = 0.2
 """How long open answers may take to end once the server is told to stop."""
 
-log = logging.getLogger("bench.serving")
+log = logging.getLogger("bench.servers.reference")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.serving",
+        prog="python -m bench.servers.reference",
         description="Serve a checkpoint in SGLang's native HTTP API.",
         allow_abbrev=False,
     )
@@ -59,7 +59,7 @@ async def serve(args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stopped.set)
     if args.exit_with_parent:
         threading.Thread(target=_await_eof, args=(loop, stopped), daemon=True).start()
-    from bench.serving.app import Server
+    from bench.servers.reference.app import Server
 
     server = Server(args)
     # Cancelling the handler is how a request learns that its client is gone.

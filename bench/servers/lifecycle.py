@@ -15,9 +15,9 @@ from bench.config.spec import PartSpec, plugin
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
-from bench.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
+from bench.servers.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
 from quantize.checkpoint import Checkpoint
 
 PORTS = 3

@@ -90,21 +90,21 @@ def _allocate(like: torch.Tensor, capacity: int, dtype: torch.dtype) -> torch.Te
 
 @dataclass(frozen=True)
 class Rows:
-    """Keys or values of several sequences in one layer, as :mod:`bench.serving.attention` wants them."""
+    """Keys or values of several sequences in one layer, as :mod:`bench.servers.reference.attention` wants them."""
 
     new: Sequence[int]
     """Of each sequence, how many positions at its end are new."""
     views: tuple[torch.Tensor, ...]
     """Of each sequence, all positions so far: (1, kv_heads, positions, head_dim)."""
     masks: dict[tuple[int, int], torch.Tensor]
-    """What the layers of one pass have in common; see :func:`bench.serving.attention.causal`."""
+    """What the layers of one pass have in common; see :func:`bench.servers.reference.attention.causal`."""
 
 
 class RaggedCache:
     """The cache that a transformers model sees in one forward pass over the new tokens of several sequences.
 
     The model sees one row with the new tokens of all sequences behind each other. It only ever calls :meth:`update`;
-    what that returns goes straight to :mod:`bench.serving.attention`.
+    what that returns goes straight to :mod:`bench.servers.reference.attention`.
     """
 
     def __init__(self, sequences: Sequence[SequenceKV], new: Sequence[int], store: torch.dtype) -> None:

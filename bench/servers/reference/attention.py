@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from bench.serving.kv import Rows
+from bench.servers.reference.kv import Rows
 
 NAME = "quantbench"
 SCORES_PER_BLOCK = 2**25

@@ -12,5 +12,5 @@ progress comes back as events on the loop.
 
 Run it by hand::
 
-    python -m bench.serving --model-path DIR --port 30000
+    python -m bench.servers.reference --model-path DIR --port 30000
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bench.serving.kv import SequenceKV
+from bench.servers.reference.kv import SequenceKV
 
 Tokens = npt.NDArray[np.int64]
 

@@ -15,9 +15,17 @@ import torch
 from aiohttp import web
 
 from bench import __version__
-from bench.serving.model import LoadError, Model
-from bench.serving.protocol import GenerateRequest, Limits, Prompt, RequestError, SamplingParams, parse, prompts
-from bench.serving.scheduler import Job, Progress, Scheduler
+from bench.servers.reference.model import LoadError, Model
+from bench.servers.reference.protocol import (
+    GenerateRequest,
+    Limits,
+    Prompt,
+    RequestError,
+    SamplingParams,
+    parse,
+    prompts,
+)
+from bench.servers.reference.scheduler import Job, Progress, Scheduler
 
 MAX_BODY_BYTES = 2**28
 """Room for a batch of many prompts of 131,072 token ids."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bench.serving.protocol import SamplingParams
+from bench.servers.reference.protocol import SamplingParams
 
 Entry = tuple[float | None, int, None]
 """SGLang's form: (log-probability in nats, token id, text); the first prompt token has none, the text is never sent."""

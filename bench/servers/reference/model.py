@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from bench.serving import attention
-from bench.serving.kv import RaggedCache, SequenceKV
-from bench.serving.text import Tokenizer
+from bench.servers.reference import attention
+from bench.servers.reference.kv import RaggedCache, SequenceKV
+from bench.servers.reference.text import Tokenizer
 from quantize.bf16 import has_bf16
 from quantize.checkpoint import own_code
 from quantize.expanded import Expanded
