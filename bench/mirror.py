@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench import mirror_build, mirror_check
 from bench.accuracy import data
+from bench.accuracy.mirror import build as mirror_build
+from bench.accuracy.mirror import check as mirror_check
+from bench.accuracy.mirror.files import MANIFEST, Mirror, all_file_problems, read
+from bench.accuracy.mirror.sources import check_names
 from bench.config.spec import nearest
 from bench.console import View
 from bench.errors import AccuracyError, ConfigError, QuantbenchError
 from bench.machine.direct import bypass_proxies
-from bench.mirror_files import MANIFEST, Mirror, all_file_problems, read
-from bench.mirror_sources import check_names
 
 ACTIONS = {
     "build": "fetch the data of tasks into a folder; on a machine that reaches the hub",

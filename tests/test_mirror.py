@@ -18,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import mirror, mirror_build, mirror_sources
+from bench import mirror
 from bench.accuracy import data, tasks
+from bench.accuracy.mirror import build as mirror_build
+from bench.accuracy.mirror import sources
+from bench.accuracy.mirror.files import MANIFEST, PART, Mirror, read, write
 from bench.errors import AccuracyError
-from bench.mirror_files import MANIFEST, PART, Mirror, read, write
 from tests.conftest import Cli
 from tests.hub import COMMIT, Hub, Repo, offline_env, serve
 from tests.mirror_site import LARGE, REPO, SUBJECTS, Site, items, known_leaf, parquet, repository, site_in
@@ -210,7 +212,7 @@ def test_one_builder_at_a_time(tmp_path: Path) -> None:
 
 
 def test_no_room_on_the_disk_is_told_with_figures(tmp_path: Path) -> None:
-    listing = mirror_build.Listing(source=mirror_sources.Source(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
+    listing = mirror_build.Listing(source=sources.Source(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
     with mirror.View("test") as view, pytest.raises(AccuracyError, match=r"needs 1000000000000\.0 MB on the disk of"):
         mirror_build.check_room(tmp_path, [listing], view)
 
@@ -280,9 +282,9 @@ def test_any_task_of_lm_eval_leads_to_its_data_sets() -> None:
         "own": Entry({"task": "own", "class": "Own"}),
     }
     wanted = {"a": {"org/a"}, "fruit": {"org/a"}, "group": {"org/a", "org/b", "org/d"}, "own": set(), "none": set()}
-    assert {name: mirror_sources.dataset_paths(index, name) for name in wanted} == wanted
-    assert mirror_sources.source_of("org/a").files is None
-    assert mirror_sources.source_of("cais/mmlu").revision == data.benchmarks()["mmlu"].revision
+    assert {name: sources.dataset_paths(index, name) for name in wanted} == wanted
+    assert sources.source_of("org/a").files is None
+    assert sources.source_of("cais/mmlu").revision == data.benchmarks()["mmlu"].revision
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What the benchmarks' data must be, and whether the data at hand is that. Loads no lm-eval and asks no hub.
 
-What is known stands in ``bench/data/benchmarks.toml``: repository, commit, licence, and for every leaf task (a
+What is known stands in ``bench/accuracy/benchmarks.toml``: repository, commit, licence, and for every leaf task (a
 subject) the number of items and the SHA-256 of their content, in the order in which lm-eval scores them. The content
 is hashed, not the files, so a mirror in Parquet, JSON lines or CSV has the same digests.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from quantize.key import Frozen, canonical_json
 
-FILE = Path(__file__).resolve().parent.parent / "data" / "benchmarks.toml"
+FILE = Path(__file__).resolve().parent / "benchmarks.toml"
 ALIASES = {"ceval": "ceval-valid"}
 """What a task is also called."""
 PUNKT = "tokenizers/punkt_tab"

@@ -5,8 +5,8 @@ from typing import Any
 
 from bench.accuracy import data
 from bench.accuracy import tasks as accuracy_tasks
+from bench.accuracy.mirror.check import benchmark_of
 from bench.errors import ConfigError
-from bench.mirror_check import benchmark_of
 from quantize.key import Frozen
 
 LOCAL_FORMATS = ("arrow", "csv", "json", "parquet", "text")

@@ -16,13 +16,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from bench import mirror_check
 from bench.accuracy import data
 from bench.accuracy import tasks as accuracy_tasks
+from bench.accuracy.mirror import check as mirror_check
+from bench.accuracy.mirror.files import (
+    MANIFEST,
+    NLTK,
+    PART,
+    Dataset,
+    Mirror,
+    Tables,
+    TaskData,
+    file_problems,
+    now,
+    read,
+    write,
+)
+from bench.accuracy.mirror.sources import Source, repos_of, source_of
 from bench.console import View
 from bench.errors import AccuracyError
-from bench.mirror_files import MANIFEST, NLTK, PART, Dataset, Mirror, Tables, TaskData, file_problems, now, read, write
-from bench.mirror_sources import Source, repos_of, source_of
 from bench.toolchains.toolchain import interpreter_for
 from quantize import hub
 from quantize.checkpoint import hash_file, hash_folder
@@ -46,7 +58,7 @@ def build(names: Sequence[str], out: Path) -> list[str]:
     """Build a mirror for tasks, or add them to one; return what is wrong with their data, nothing if it is as known.
 
     Args:
-        names: what :func:`bench.mirror_sources.check_names` returns.
+        names: what :func:`bench.accuracy.mirror.sources.check_names` returns.
         out: the mirror's folder, an absolute path.
 
     Raises:

@@ -1,8 +1,8 @@
 """Whether lm-eval reads from a mirror what is known of the benchmarks.
 
-``python -m bench.mirror_check FOLDER``, started by :func:`measure`, is a process of its own, because lm-eval reads its
-data relative to the working directory and must be kept offline. It loads the tasks as an evaluation does, from the
-files and from no cache, and writes down what it finds.
+``python -m bench.accuracy.mirror.check FOLDER``, started by :func:`measure`, is a process of its own, because lm-eval
+reads its data relative to the working directory and must be kept offline. It loads the tasks as an evaluation does,
+from the files and from no cache, and writes down what it finds.
 """
 
 import json
@@ -102,7 +102,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
             "HF_DATASETS_CACHE": str(folder / "cache"),
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         }
-        argv = [interpreter, "-m", "bench.mirror_check", work]
+        argv = [interpreter, "-m", "bench.accuracy.mirror.check", work]
         with Child(argv, what="mirror", log_file=folder / "log", env=env, cwd=hub_dir) as child:
             while child.exit_code is None:
                 _show(folder / PROGRESS, line)
