@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import format as fmt
-from bench.analysis.compared import CellPair, Compared, ScorePair, compared
+from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
 from bench.analysis.replication import replications, score_replications
 from bench.config.spec import nearest
 from bench.errors import ConfigError, QuantbenchError

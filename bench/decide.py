@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import format as fmt
-from bench.analysis.decide import EXAMPLES, Answer, Candidate, Decision
+from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
 from bench.errors import ConfigError, QuantbenchError
 from bench.records.record import RunRecord
 from bench.report.comparison_cells import points

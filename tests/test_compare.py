@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.compared import compared, unlike
+from bench.analysis.comparison import compared, unlike
 from bench.analysis.speedup import ratio_of_medians
 from bench.compare import REFUSED, main, published_named
 from bench.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.decide import UNITS, front, hold, parse
+from bench.analysis.constraints import UNITS, front, hold, parse
 from bench.decide import NOTHING, main
 from bench.errors import ConfigError
 from bench.records.record import Failure, RunRecord

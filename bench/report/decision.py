@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import format as fmt
-from bench.analysis.decide import (
+from bench.analysis.constraints import (
     FIGURES,
     Answer,
     Candidate,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.analysis.decide import Answer, Candidate, Decision
+from bench.analysis.constraints import Answer, Candidate, Decision
 from bench.records.margin import in_points
 from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
