@@ -12,10 +12,10 @@ from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
-from bench.analysis.replication import replications, score_replications
 from bench.config.spec import nearest
 from bench.errors import ConfigError, QuantbenchError
-from bench.published import PublishedCell, cells, sources
+from bench.published.figures import PublishedCell, cells, sources
+from bench.published.replication import replications, score_replications
 from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
 from bench.report.comparison_cells import points

@@ -1,16 +1,16 @@
 """What a run will take, from its spec and a device's figures alone: size, devices, roof, time. Nothing is asked or run.
 
 *At best* is the physical limit (:mod:`bench.limits.roofline`); *likely* comes from a law fitted to published cells
-(:mod:`bench.analysis.law`) where there is one for the quantization and engine, with its 95 % interval.
+(:mod:`bench.published.law`) where there is one for the quantization and engine, with its 95 % interval.
 """
 
-from bench.analysis.law import Estimate
 from bench.config.spec import RunSpec
 from bench.forecast_cells import CellForecast, cell_of
 from bench.forecast_fit import Fit, Served, elsewhere, fit, served, sizes
 from bench.forecast_tasks import TaskForecast, linear_flops, task_of
 from bench.limits.roofline import active_parameters, peak
 from bench.plan import shapes_of
+from bench.published.law import Estimate
 from bench.records.record import Device
 from quantize.estimate import Needs, estimate
 from quantize.key import Frozen

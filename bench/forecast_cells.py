@@ -2,11 +2,11 @@
 
 import math
 
-from bench.analysis.law import Estimate, law_for
 from bench.config.spec import RunSpec
 from bench.forecast_fit import Fit, Served, tokens_at_once
 from bench.limits.roofline import Bound, Limit, kv_bytes_per_token, limit, weight_bytes
 from bench.plan import context_of
+from bench.published.law import Estimate, law_for
 from bench.records.record import Device
 from bench.speed.shapes import Shape
 from quantize.key import Frozen

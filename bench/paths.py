@@ -20,4 +20,4 @@ def config_dir() -> Path:
 
 def published_dir() -> Path:
     """Return the absolute folder of figures that others published."""
-    return _shipped("data/published", "results/published")
+    return _shipped("published/data", "results/published")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.claims import Finding, answer_of, published_findings
 from bench.config.compose import names
-from bench.published import Claim, claims
+from bench.published.claims import Finding, answer_of, published_findings
+from bench.published.figures import Claim, claims
 from bench.report.claims import measured_findings
 from tests.records import native_records, record
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench import published
 from bench.cli import COMMANDS, usage
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.export import COLUMNS
 from bench.paths import config_dir
+from bench.published import figures
 from tests.conftest import ROOT, Cli
 from tests.test_sources import sharded
 
@@ -106,7 +106,7 @@ def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
 
 
 def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert published.main(["qwen3-8b", "--engine", "sglang"]) == 0
+    assert figures.main(["qwen3-8b", "--engine", "sglang"]) == 0
     printed = [re.split(r"\s*│\s*", line.strip("│ ")) for line in capsys.readouterr().out.splitlines() if "│" in line]
     shown = re.findall(
         r"^\| (BF16|FP8|AWQ-INT4) \| (\S+) \| (\S+ ms) \| (\S+ %) \|$", DOCS["published.md"], re.MULTILINE

@@ -15,7 +15,7 @@ from bench.forecast_table import answer, forecast_of, trouble
 from bench.forecast_tasks import assumed
 from bench.limits.roofline import bits_per_weight
 from bench.machine.peaks import lookup
-from bench.published import architecture_of
+from bench.published.figures import architecture_of
 from bench.records.record import Device
 from bench.spread import Load, fewest, refusal, spread
 

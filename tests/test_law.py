@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bench.analysis.law import Law, fit, law_for
-from bench.published import cells
+from bench.published.figures import cells
+from bench.published.law import Law, fit, law_for
 
 SIZES = np.array([1.2e9, 3.4e9, 8e9, 15e9, 28e9, 64e9])
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.config.compose import compose_job, names
 from bench.paths import published_dir
-from bench.published import (
+from bench.published.figures import (
     PublishedCell,
     architecture_of,
     cells,

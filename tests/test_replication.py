@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.analysis.replication import (
+from bench.published.figures import PublishedScore
+from bench.published.replication import (
     TOLERANCE,
     replicate_cell,
     replicate_score,
     replications,
     score_replications,
 )
-from bench.published import PublishedScore
 from bench.records.record import Metric, RunRecord, TaskScore, Variant
 from tests.manifests import manifest
 from tests.records import device, native_cell, record, server

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from bench.analysis.claims import Finding, answer_of, published_findings
 from bench.analysis.speedup import speedup
-from bench.published import Claim, claims
+from bench.published.claims import Finding, answer_of, published_findings
+from bench.published.figures import Claim, claims
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.verdicts import judged
 from bench.report.view import Run, runs

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.analysis.claims import Finding
-from bench.published import claims, sources
+from bench.published.claims import Finding
+from bench.published.figures import claims, sources
 from bench.records.record import RunRecord
 from bench.report.claims import findings
 from bench.report.document import Block, Cell, Details, Group, Head, Section, Table, Text

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.analysis.replication import (
+from bench.published.figures import PublishedCell, cells, scores, share_of, sources
+from bench.published.replication import (
     TOLERANCE,
     CellReplication,
     ScoreReplication,
     replications,
     score_replications,
 )
-from bench.published import PublishedCell, cells, scores, share_of, sources
 from bench.records.record import RunRecord
 from bench.report.document import Block, Bullets, Cell, Details, Group, Head, Section, Table, Text, interval, number
 from bench.report.view import runs

@@ -12,7 +12,7 @@ from typing import Literal
 from bench.analysis.speedup import MIN_TRIALS
 from bench.limits.measured import limit_of as measured_limit
 from bench.machine.peaks import lookup
-from bench.published import PublishedCell, PublishedScore, cells, scores, share_of, sources
+from bench.published.figures import PublishedCell, PublishedScore, cells, scores, share_of, sources
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.speed.metrics import Interval, bootstrap_median, e2e_s, per_trial
 from quantize.key import Frozen

@@ -1,6 +1,6 @@
 """Figures that others published, as data with their source; never mixed with measured ones.
 
-``python -m bench.published qwen3-8b`` prints them with what each means: the time of a token, and the share of what the
+``quantbench published qwen3-8b`` prints them with what each means: the time of a token, and the share of what the
 device allows. results/published/README.md says where they are from.
 """
 

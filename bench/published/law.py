@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from bench.published import PublishedCell, architecture_of, cells, limit_of, sources
+from bench.published.figures import PublishedCell, architecture_of, cells, limit_of, sources
 from quantize.key import Frozen
 
 CONFIDENCE = 0.95

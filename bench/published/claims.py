@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from bench.published import Claim, PublishedCell, PublishedScore, cells, scores
+from bench.published.figures import Claim, PublishedCell, PublishedScore, cells, scores
 from quantize.key import Frozen
 
 Answer = Literal["holds", "does not hold", "cannot be told"]
