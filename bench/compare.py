@@ -14,12 +14,12 @@ from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
 from bench.config.spec import nearest
 from bench.errors import ConfigError, QuantbenchError
+from bench.history.find import FORMS, records_named
 from bench.published.figures import PublishedCell, cells, sources
 from bench.published.replication import replications, score_replications
 from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
 from bench.report.comparison_cells import points
-from bench.select import FORMS, records_named
 from bench.speed.metrics import Interval
 from bench.terminal import console, table
 

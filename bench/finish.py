@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.analysis.history import Judged
 from bench.config.spec import RunSpec
 from bench.errors import StoreError
-from bench.index import Index, marks_of
+from bench.history.index import Index, marks_of
 from bench.nights import histories
 from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete

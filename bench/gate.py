@@ -22,11 +22,11 @@ from bench.change_points import change_points
 from bench.config.spec import nearest
 from bench.errors import QuantbenchError, StoreError
 from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
-from bench.index import MARKS, Index, RunRow, marks_of
+from bench.history.find import read_record
+from bench.history.index import MARKS, Index, RunRow, marks_of
 from bench.nights import histories, standings
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import append, write_atomic
-from bench.select import read_record
 from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"

@@ -23,14 +23,14 @@ from bench import __version__
 from bench.console import console
 from bench.errors import QuantbenchError
 from bench.finish import title_of
-from bench.index import Index, RunRow, marks_of
+from bench.history.find import open_index, read_record
+from bench.history.index import Index, RunRow, marks_of
 from bench.nights import histories, standings
 from bench.records.store import write_atomic
 from bench.report.history import drawn
 from bench.report.lang import LANGUAGES
 from bench.report.page import write
 from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
-from bench.select import open_index, read_record
 from quantize.key import canonical_json, sha256_text
 
 MADE = "made.json"

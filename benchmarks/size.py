@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import gate, site
-from bench.index import Index, SeriesKey, epoch_of
+from bench.history.index import Index, SeriesKey, epoch_of
 from bench.records.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
 from bench.records.store import Store
 from bench.report.page import render

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StoreError
-from bench.index import NAME, Index, SeriesKey, epoch_of, set_aside
+from bench.history.index import NAME, Index, SeriesKey, epoch_of, set_aside
 from bench.records.record import Control, RunRecord, SpeedCell
 from tests.manifests import manifest
 from tests.records import environment, native_cell, record

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.analysis.history import Mark, standing_of
-from bench.index import Index
+from bench.history.index import Index
 from bench.nights import histories, standings
 from tests.records import keep
 from tests.test_gate_command import night

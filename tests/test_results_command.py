@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.history import Mark
-from bench.index import SET_ASIDE, Index, RunRow
+from bench.history.index import SET_ASIDE, Index, RunRow
 from bench.records.store import SUMS, Store
 from bench.results import main, outdated
 from tests.records import QUANTS, controlled_record, keep, record, troubled_records

@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     started_at: str
     """UTC, ISO 8601."""
     epoch: str
-    """What the conditions were; see :func:`bench.index.epoch_of`."""
+    """What the conditions were; see :func:`bench.history.index.epoch_of`."""
     value: float | None
     """ln(variant's speed / control's), over the rounds; None where there is nothing to judge."""
     problem: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.history import ALARMS, Judged, Standing
-from bench.index import RunRow
+from bench.history.index import RunRow
 from bench.records.store import write_atomic
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.history import history_section

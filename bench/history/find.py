@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from bench.config.spec import nearest
 from bench.errors import ConfigError, StoreError
-from bench.index import Index, RunRow
+from bench.history.index import Index, RunRow
 from bench.records.record import RunRecord
 
 FORMS = "a run, the beginning of one, a session, MODEL/QUANT, QUANT, or the file of a record"
