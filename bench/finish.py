@@ -4,11 +4,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.analysis.history import Judged
 from bench.config.spec import RunSpec
 from bench.errors import StoreError
 from bench.history.index import Index, marks_of
-from bench.nights import histories
+from bench.nightly.course import Judged
+from bench.nightly.nights import histories
 from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete
 from bench.report.page import write

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from bench import export
 from bench import format as fmt
-from bench.analysis.history import Mark
 from bench.errors import QuantbenchError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
+from bench.nightly.course import Mark
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.store import damaged, is_held, partial, read_begun, sums_of
 from bench.speed.metrics import summarize

@@ -25,7 +25,7 @@ from bench.errors import QuantbenchError
 from bench.finish import title_of
 from bench.history.find import open_index, read_record
 from bench.history.index import Index, RunRow, marks_of
-from bench.nights import histories, standings
+from bench.nightly.nights import histories, standings
 from bench.records.store import write_atomic
 from bench.report.history import drawn
 from bench.report.lang import LANGUAGES

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import gate
-from bench.analysis.gate import Rule, Track
-from bench.analysis.gate import judge as judge_night
-from bench.analysis.history import ALARMS, value_of
-from bench.gate_output import EXIT
+from bench.nightly import gate
+from bench.nightly.course import ALARMS, value_of
+from bench.nightly.output import EXIT
+from bench.nightly.rule import Rule, Track
+from bench.nightly.rule import judge as judge_night
 from bench.records.record import RunRecord
 from bench.records.store import Store
 from bench.speed.metrics import per_trial, tpot_s

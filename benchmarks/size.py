@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import gate, site
+from bench import site
 from bench.history.index import Index, SeriesKey, epoch_of
+from bench.nightly import gate
 from bench.records.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
 from bench.records.store import Store
 from bench.report.page import render

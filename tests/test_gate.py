@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.gate import Judgement, Rule, Track, hodges_lehmann, level_of, night_value
-from bench.analysis.gate import judge as judge_track
+from bench.nightly.rule import Judgement, Rule, Track, hodges_lehmann, level_of, night_value
+from bench.nightly.rule import judge as judge_track
 
 NIGHT_SD, TRIAL_SD = 0.012, 0.009
 """Spread of whole nights and of single trials, as shares: what a shared machine shows."""

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gate import HISTORY, accept, main
-from bench.gate_output import KIND_CODE, Line, exit_code, junit, markdown
+from bench.nightly.gate import HISTORY, accept, main
+from bench.nightly.output import KIND_CODE, Line, exit_code, junit, markdown
 from bench.records.record import Control, Failure, RunRecord, SpeedCell, Variant
 from bench.records.store import Store
 from bench.toolchains.toolchain import read, state
@@ -189,7 +189,7 @@ def test_what_is_measured_again_leaves_everything_else_of_the_night_judged(
         later = {"run_id": "run-025-z", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
         keep(results, night(25, 0.06, hour=22).model_copy(update=later))
 
-    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
     assert judged(results, "--rerun") == 1
     said = capsys.readouterr().out
     assert "measured twice" in said
@@ -208,7 +208,7 @@ def test_an_alarm_stands_where_the_second_measurement_falls_into_the_next_night(
     def again(command: list[str], *, check: bool) -> None:
         keep(results, night(26, 0.06).model_copy(update={"session": "again"}))
 
-    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
     assert judged(results, "--rerun") == 1
     assert "a second measurement has to agree" in capsys.readouterr().out
 
@@ -228,7 +228,7 @@ def test_a_second_measurement_does_not_hide_a_run_that_did_not_end(
         later = {"run_id": "run-026", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
         keep(results, night(25, -0.06).model_copy(update=later))  # the mean of both is fine
 
-    monkeypatch.setattr("bench.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
     assert judged(results, "--rerun") == 3
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.analysis.history import Mark, standing_of
 from bench.history.index import Index
-from bench.nights import histories, standings
+from bench.nightly.course import Mark, standing_of
+from bench.nightly.nights import histories, standings
 from tests.records import keep
 from tests.test_gate_command import night
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from bench.analysis.history import replay
+from bench.nightly.course import replay
 from bench.records.record import RunRecord
 from tests.browser import MARKS, chromium
 from tests.pages import written

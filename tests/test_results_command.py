@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.history import Mark
 from bench.history.index import SET_ASIDE, Index, RunRow
+from bench.nightly.course import Mark
 from bench.records.store import SUMS, Store
 from bench.results import main, outdated
 from tests.records import QUANTS, controlled_record, keep, record, troubled_records

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gate import accept
+from bench.nightly.gate import accept
 from bench.report.site_pages import page_name
 from bench.site import main
 from tests.conftest import ROOT

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from bench import format as fmt
-from bench.analysis.history import ALARMS, Judged, Standing
+from bench.nightly.course import ALARMS, Judged, Standing
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
 from bench.report.history_plot import timeline
 

@@ -6,7 +6,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bench.analysis.history import ALARMS, Judged
+from bench.nightly.course import ALARMS, Judged
 from bench.report.plots import FAINT, INK, SERIES, STYLE, _axes, _inline
 
 SHOWN_NIGHTS = 120

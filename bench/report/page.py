@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from bench import __version__
 from bench import format as fmt
-from bench.analysis.history import Judged, standing_of
+from bench.nightly.course import Judged, standing_of
 from bench.records.record import STATUS_MEANING, RunRecord
 from bench.records.store import write_atomic
 from bench.report.history import history_section

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import format as fmt
-from bench.analysis.history import ALARMS, Judged, Standing
 from bench.history.index import RunRow
+from bench.nightly.course import ALARMS, Judged, Standing
 from bench.records.store import write_atomic
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.history import history_section

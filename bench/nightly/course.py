@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from bench.analysis.gate import Judgement, Kind, Rule, Track, judge, night_value
+from bench.nightly.rule import Judgement, Kind, Rule, Track, judge, night_value
 from quantize.key import Frozen
 
 NIGHT_BEGINS_H = 12

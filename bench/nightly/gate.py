@@ -1,7 +1,7 @@
-"""``python -m bench.gate``: is tonight worse than the nights before? For CI: the exit code says it.
+"""``quantbench gate``: is tonight worse than the nights before? For CI: the exit code says it.
 
 The newest session of the results folder is tonight. Every speed series of it is judged against its history
-(:mod:`bench.analysis.gate`), every accuracy task item by item against the last earlier score
+(:mod:`bench.nightly.rule`), every accuracy task item by item against the last earlier score
 (:mod:`bench.analysis.verdict`).
 """
 
@@ -15,16 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from bench.analysis.history import Judged, Mark
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
-from bench.change_points import change_points
 from bench.config.spec import nearest
 from bench.errors import QuantbenchError, StoreError
-from bench.gate_output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of
-from bench.nights import histories, standings
+from bench.nightly.change_points import change_points
+from bench.nightly.course import Judged, Mark
+from bench.nightly.nights import histories, standings
+from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import append, write_atomic
 from quantize.key import Frozen

@@ -2,9 +2,9 @@
 
 from collections.abc import Container, Iterable, Sequence
 
-from bench.analysis.gate import Rule
-from bench.analysis.history import Course, Figure, Judged, Mark, Standing, by_night, replay
 from bench.history.index import Index, RunRow, SeriesKey
+from bench.nightly.course import Course, Figure, Judged, Mark, Standing, by_night, replay
+from bench.nightly.rule import Rule
 from quantize.key import canonical_json, sha256_text
 
 FIGURES: tuple[Figure, ...] = ("decode", "prefill")

@@ -9,13 +9,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.analysis.history import Judged
 from bench.errors import ToolchainError
+from bench.nightly.course import Judged
 from bench.toolchains.toolchain import toolchain_interpreter
 from quantize.key import Frozen
 from quantize.search_path import search_path
 
-SCRIPT = Path(__file__).resolve().parent / "toolchains" / "otava_points.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "toolchains" / "otava_points.py"
 LEAST_NIGHTS = 4
 """With fewer there is nothing on either side of a change."""
 TIMEOUT_S = 600
