@@ -9,7 +9,7 @@ from bench.accuracy import tasks as accuracy_tasks
 from bench.config.spec import plugin
 from bench.errors import AccuracyError
 from bench.machine.child import Child
-from bench.plan import TaskStage, context_of, is_attached
+from bench.plan.stages import TaskStage, context_of, is_attached
 from bench.records.record import TaskScore
 from bench.records.store import Store, write_atomic
 from bench.servers.lifecycle import RunningEngine

@@ -12,7 +12,7 @@ from bench.errors import QuantizeError
 from bench.machine.child import Child
 from bench.machine.threads import waiting
 from bench.paths import cache_dir
-from bench.plan import BuildStage
+from bench.plan.stages import BuildStage
 from bench.records.store import write_atomic
 from bench.toolchains.backends import backend_interpreter
 from quantize.checkpoint import (

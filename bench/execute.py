@@ -14,7 +14,7 @@ from bench.errors import EngineError, QuantbenchError
 from bench.machine.child import end_orphans
 from bench.machine.environment import read_environment
 from bench.machine.lease import leased
-from bench.plan import BuildStage, TaskStage, context_of, plan
+from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic

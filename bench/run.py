@@ -15,11 +15,11 @@ from bench.config.compose import with_plus
 from bench.config.spec import RunSpec
 from bench.console import console
 from bench.errors import QuantbenchError
-from bench.estimate import announce
 from bench.job import job, tell
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
-from bench.preflight import launches_elsewhere, preflight, shows_only
+from bench.plan.announce import announce
+from bench.plan.preflight import launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
 from bench.session import Session
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         specs = preflight(arguments)
         if specs[0].plan:
-            from bench.forecast_table import show
+            from bench.plan.table import show
 
             show(specs)
             return 0

@@ -10,7 +10,7 @@ from bench.config.spec import RunSpec, plugin
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here
-from bench.plan import context_of
+from bench.plan.stages import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL
 from bench.servers.lifecycle import RunningEngine, serve

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from bench.config.spec import RunSpec
 from bench.console import View
 from bench.errors import QuantbenchError
-from bench.plan import Plan
+from bench.plan.stages import Plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
 from bench.records.store import CONTROL, RunFolder

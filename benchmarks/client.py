@@ -16,7 +16,7 @@ from statistics import median
 from bench.config.compose import compose_job
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
-from bench.plan import plan
+from bench.plan.stages import plan
 from benchmarks.peers.places import interpreter, version
 from benchmarks.peers.tools import INPUT_LEN, TOOLS, Job, Tool, command, environment
 from tests.fake_server import Pace, Running, Truth, running

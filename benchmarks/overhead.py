@@ -14,7 +14,7 @@ from statistics import median
 
 from bench.config.compose import compose_job
 from bench.paths import cache_dir
-from bench.plan import plan
+from bench.plan.stages import plan
 from quantize.calibration import calibration_samples
 from quantize.step import Step
 

@@ -12,7 +12,7 @@ import pytest
 import bench.engines
 from bench.config.compose import compose_job
 from bench.execute import execute
-from bench.plan import plan
+from bench.plan.stages import plan
 from bench.records.record import RunRecord, TaskScore
 from tests.accuracy_jobs import job, score
 from tests.answering_server import Plan, answering, logged, starts_of

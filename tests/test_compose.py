@@ -6,7 +6,7 @@ import pytest
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.errors import ConfigError, NotPossibleError
 from bench.paths import config_dir
-from bench.plan import check
+from bench.plan.stages import check
 from quantize.methods import choose_group_size
 from tests.test_sources import sharded
 

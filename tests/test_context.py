@@ -10,7 +10,7 @@ from bench.config.compose import compose_job
 from bench.config.spec import RunSpec, plugin
 from bench.engines import Launch
 from bench.errors import ConfigError
-from bench.plan import context_of, plan
+from bench.plan.stages import context_of, plan
 from bench.records.record import RunRecord, Yarn
 from tests.conftest import Cli
 from tests.serving import Server, prompt, write_checkpoint

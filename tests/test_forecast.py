@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from bench.accuracy.tasks import MINI_DIR
 from bench.config.compose import compose_job, names
 from bench.config.spec import RunSpec
-from bench.forecast import Forecast, forecast
-from bench.forecast_fit import format_of, served, sizes
-from bench.forecast_table import answer, forecast_of, trouble
-from bench.forecast_tasks import assumed
 from bench.limits.roofline import bits_per_weight
 from bench.machine.peaks import lookup
+from bench.plan.forecast import Forecast, forecast
+from bench.plan.parallelism import Load, fewest, refusal, spread
+from bench.plan.placement import format_of, served, sizes
+from bench.plan.table import answer, forecast_of, trouble
+from bench.plan.tasks import assumed
 from bench.published.figures import architecture_of
 from bench.records.record import Device
-from bench.spread import Load, fewest, refusal, spread
 
 GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")
 CORE = ("bf16", "fp8", "fp8-block", "int8-w8a8", "gptq-int8", "gptq-int4", "awq-int4")

@@ -16,7 +16,7 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.machine import lease
-from bench.preflight import check_launcher, launches_elsewhere
+from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
 from bench.session import Session, attempt_of

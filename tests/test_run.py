@@ -279,7 +279,7 @@ def test_help_is_quick_to_load_and_names_every_group(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     for word in (f"quant: {', '.join(names('quant'))}", "smollm2-135m", "Exit codes", "workload.trials=5"):
         assert word in done.stdout
-    heavy = "import sys, bench.run, bench.plan, quantize.methods.awq, quantize.sources.hub\n" + (
+    heavy = "import sys, bench.run, bench.plan.stages, quantize.methods.awq, quantize.sources.hub\n" + (
         "assert not {'torch', 'transformers', 'lm_eval', 'pandas', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
     )
     assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0

@@ -12,7 +12,7 @@ from bench.config.compose import compose_job, with_plus
 from bench.config.spec import RunSpec
 from bench.errors import ConfigError, NotPossibleError
 from bench.machine.child import session_members
-from bench.plan import check, context_of, plan
+from bench.plan.stages import check, context_of, plan
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
 from tests import fake_server

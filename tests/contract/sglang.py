@@ -20,7 +20,7 @@ from typing import Any
 from bench.build import find
 from bench.config.compose import compose_job, with_plus
 from bench.paths import cache_dir
-from bench.plan import plan
+from bench.plan.stages import plan
 from bench.records.record import RunRecord
 from bench.servers.lifecycle import RunningEngine, serve
 from bench.toolchains.build import build

@@ -6,10 +6,10 @@ from typing import Any
 
 from bench.config.spec import RunSpec, plugin
 from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
-from bench.plan import context_of, shapes_of
+from bench.plan.parallelism import Load, Spread, fewest, refusal, spread
+from bench.plan.stages import context_of, shapes_of
 from bench.records.record import Device
 from bench.speed.shapes import Shape
-from bench.spread import Load, Spread, fewest, refusal, spread
 from quantize.architecture import Architecture
 from quantize.estimate import in_words
 from quantize.formats import Format

@@ -3,9 +3,9 @@
 import math
 
 from bench.config.spec import RunSpec
-from bench.forecast_fit import Fit, Served, tokens_at_once
 from bench.limits.roofline import Bound, Limit, kv_bytes_per_token, limit, weight_bytes
-from bench.plan import context_of
+from bench.plan.placement import Fit, Served, tokens_at_once
+from bench.plan.stages import context_of
 from bench.published.law import Estimate, law_for
 from bench.records.record import Device
 from bench.speed.shapes import Shape

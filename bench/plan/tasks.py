@@ -9,14 +9,14 @@ from pydantic import PositiveInt
 
 from bench.accuracy.data import Benchmark, benchmarks
 from bench.config.spec import AccuracySpec, RunSpec
-from bench.forecast_fit import Fit, Served
 from bench.limits.roofline import peak
-from bench.plan import UNQUANTIZED
+from bench.plan.placement import Fit, Served
+from bench.plan.stages import UNQUANTIZED
 from bench.records.record import Device
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 
-FILE = Path(__file__).resolve().parent / "data" / "tasks.toml"
+FILE = Path(__file__).resolve().parent / "tasks.toml"
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 

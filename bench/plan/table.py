@@ -1,4 +1,4 @@
-"""``plan=true``: what a command would do, printed; see :mod:`bench.forecast`. ``plan=json`` prints the same as data."""
+"""Print a forecast: as a table for ``plan=true``, as JSON for ``plan=json``; see :mod:`bench.plan.forecast`."""
 
 import contextlib
 import json
@@ -13,12 +13,12 @@ from rich.table import Table
 
 from bench.config.spec import RunSpec
 from bench.errors import QuantbenchError
-from bench.forecast import Build, Forecast, forecast
-from bench.forecast_cells import CellForecast
-from bench.forecast_fit import Fit, elsewhere
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_kept, lookup
-from bench.plan import check
+from bench.plan.cells import CellForecast
+from bench.plan.forecast import Build, Forecast, forecast
+from bench.plan.placement import Fit, elsewhere
+from bench.plan.stages import check
 from bench.records.record import Device
 from quantize.estimate import in_words
 

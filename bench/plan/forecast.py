@@ -5,11 +5,11 @@
 """
 
 from bench.config.spec import RunSpec
-from bench.forecast_cells import CellForecast, cell_of
-from bench.forecast_fit import Fit, Served, elsewhere, fit, served, sizes
-from bench.forecast_tasks import TaskForecast, linear_flops, task_of
 from bench.limits.roofline import active_parameters, peak
-from bench.plan import shapes_of
+from bench.plan.cells import CellForecast, cell_of
+from bench.plan.placement import Fit, Served, elsewhere, fit, served, sizes
+from bench.plan.stages import shapes_of
+from bench.plan.tasks import TaskForecast, linear_flops, task_of
 from bench.published.law import Estimate
 from bench.records.record import Device
 from quantize.estimate import Needs, estimate

@@ -9,7 +9,7 @@ from bench.config.compose import compose_job, jobs, names, split
 from bench.config.spec import RunSpec, nearest
 from bench.errors import ConfigError
 from bench.paths import cache_dir
-from bench.plan import check
+from bench.plan.stages import check
 
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("-cd", "--config-dir")

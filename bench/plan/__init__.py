@@ -1,0 +1,1 @@
+"""What a command will do, need and take, before it does anything."""
