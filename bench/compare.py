@@ -19,7 +19,7 @@ from bench.published.figures import PublishedCell, cells, sources
 from bench.published.replication import replications, score_replications
 from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
-from bench.report.comparison_cells import points
+from bench.report.cells import points
 from bench.speed.metrics import Interval
 from bench.terminal import console, table
 

@@ -14,7 +14,7 @@ from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
 from bench.errors import ConfigError, QuantbenchError
 from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
-from bench.report.comparison_cells import points
+from bench.report.cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.view import with_baselines
 from bench.terminal import console, table

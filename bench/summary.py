@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.limits.measured import against, limit_of
 from bench.records.record import RunRecord, TaskScore
-from bench.report.comparison_cells import points
+from bench.report.cells import points
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of
 from bench.speed.metrics import summarize

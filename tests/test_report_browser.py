@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from bench.records.record import RunRecord
-from bench.report.plots import HEAT
+from bench.report.plots.base import HEAT
 from tests.browser import MARKS, chromium
 from tests.conftest import EVERY
 from tests.pages import written

@@ -7,7 +7,7 @@ import pytest
 
 from bench import format as fmt
 from bench.report.page import render
-from bench.report.plots import EDGES, HEAT, HeatRow, heat_map
+from bench.report.plots.base import EDGES, HEAT, HeatRow, heat_map
 from quantize.checkpoint import LayerError
 from tests.conftest import ROOT
 from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest

@@ -7,8 +7,8 @@ import pytest
 
 from bench.records.record import DeviceState, Energy, RunRecord, ServerFacts, SpeedCell, Trial
 from bench.report.document import Cell, Figures, Mark, Section, Table
-from bench.report.memory_plot import over_time
 from bench.report.page import render
+from bench.report.plots.memory import over_time
 from bench.report.sections.memory import section
 from tests.records import LENGTHS, cell, demo_records, record, troubled_records
 

@@ -148,7 +148,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing. ``svg`` is made by :mod:`bench.report.plots`: only drawings are markup in a document."""
+    """One drawing. ``svg`` is made by :mod:`bench.report.plots.base`: only drawings are markup in a document."""
 
     svg: Markup
     caption: str
@@ -166,7 +166,7 @@ class Figures:
     items: Sequence[Figure]
     legend: Sequence[tuple[Mark, str]] = ()
     scale: Markup | None = None
-    """A drawing of the scale of colours that they share, made by :mod:`bench.report.plots`."""
+    """A drawing of the scale of colours that they share, made by :mod:`bench.report.plots.base`."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from bench import format as fmt
 from bench.nightly.course import Judged, standing_of
 from bench.records.record import STATUS_MEANING, RunRecord
 from bench.records.store import write_atomic
-from bench.report.history import history_section
 from bench.report.lang import in_drawing, translator
+from bench.report.nights import history_section
 from bench.report.sections import all_sections
 from bench.report.verdicts import VERDICT_MEANING
 from bench.report.view import with_baselines

@@ -10,7 +10,7 @@ from bench.history.index import RunRow
 from bench.nightly.course import ALARMS, Judged, Standing
 from bench.records.store import write_atomic
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
-from bench.report.history import history_section
+from bench.report.nights import history_section
 from bench.report.page import environment
 from quantize.key import sha256_text
 

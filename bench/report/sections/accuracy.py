@@ -23,7 +23,7 @@ from bench.report.document import (
     metric_cell,
     number,
 )
-from bench.report.plots import Point, Series, dots
+from bench.report.plots.base import Point, Series, dots
 from bench.report.view import SHOWN, Run, is_own, reasons_of, runs, score_of, tasks
 from bench.report.work_table import work_table
 

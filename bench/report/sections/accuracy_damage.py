@@ -14,7 +14,7 @@ from bench.analysis.damage import (
     subject_note,
 )
 from bench.records.record import ItemOutcome, RunRecord, TaskScore
-from bench.report.comparison_cells import delta_cell, nats, p_cell
+from bench.report.cells import delta_cell, nats, p_cell
 from bench.report.document import (
     Block,
     Cell,
@@ -30,7 +30,7 @@ from bench.report.document import (
     Verbatim,
     number,
 )
-from bench.report.plots import Point, Series, by_length
+from bench.report.plots.base import Point, Series, by_length
 from bench.report.verdicts import Judged, judged
 from bench.report.view import Run, runs
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from bench import format as fmt
 from bench.analysis.damage import TwoByTwo
 from bench.records.record import RunRecord
-from bench.report.comparison_cells import delta_cell
+from bench.report.cells import delta_cell
 from bench.report.document import Block, Bullets, Cell, Group, Head, Section, Table, Text
 from bench.report.verdicts import OnEngines, on_engines
 

@@ -23,7 +23,7 @@ from bench.report.document import (
     Text,
     number,
 )
-from bench.report.plots import HeatRow, heat_map, heat_scale
+from bench.report.plots.base import HeatRow, heat_map, heat_scale
 from bench.report.view import Run, runs
 from quantize.checkpoint import LayerError
 

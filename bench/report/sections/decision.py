@@ -6,10 +6,10 @@ from bench import format as fmt
 from bench.analysis.constraints import Answer, Candidate, Decision
 from bench.records.margin import in_points
 from bench.records.record import RunRecord
-from bench.report.comparison_cells import points
+from bench.report.cells import points
 from bench.report.decision import SHOW, decision
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Heading, Section, Table, Text
-from bench.report.pareto_plot import Placed, pareto
+from bench.report.plots.pareto import Placed, pareto
 from bench.report.view import Run, runs
 
 ORDER = 5

@@ -23,7 +23,7 @@ from bench.report.document import (
     Text,
     number,
 )
-from bench.report.plots import Point, Series, by_length
+from bench.report.plots.base import Point, Series, by_length
 from bench.report.view import Run, runs
 from bench.speed.metrics import CellSummary
 from bench.speed.shapes import shape_of

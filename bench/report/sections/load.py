@@ -7,7 +7,7 @@ from bench import format as fmt
 from bench.analysis.knee import Knee, LoadPoint, LoadSeries, best_goodput, knee, load_of, load_points, series_of
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Section, Table, Text, interval, number
-from bench.report.load_plot import Curve, curves
+from bench.report.plots.load import Curve, curves
 from bench.report.view import Run, runs
 from bench.speed.metrics import CellSummary, Interval, Percentiles, is_saturated, summarize
 from bench.speed.shapes import shape_of

@@ -22,7 +22,7 @@ from bench.report.document import (
     interval,
     number,
 )
-from bench.report.memory_plot import over_time
+from bench.report.plots.memory import over_time
 from bench.report.view import Run, runs
 from bench.speed.shapes import shape_of
 from quantize.architecture import Architecture

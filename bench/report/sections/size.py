@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from bench import format as fmt
 from bench.records.record import RunRecord
 from bench.report.document import Cell, Figure, Figures, Group, Head, Section, Table, Text, number
-from bench.report.plots import Point, Series, bars
+from bench.report.plots.base import Point, Series, bars
 from bench.report.view import Run, runs
 
 ORDER = 40

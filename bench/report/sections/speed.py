@@ -21,7 +21,7 @@ from bench.report.document import (
     interval,
     number,
 )
-from bench.report.plots import Point, Series, by_length
+from bench.report.plots.base import Point, Series, by_length
 from bench.report.view import SHOWN, Run, cell_anchor, reasons_of, runs
 from bench.speed.metrics import CellSummary, Interval, summarize
 from bench.speed.shapes import Shape, shape_of

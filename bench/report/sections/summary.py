@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bench import format as fmt
 from bench.records.record import RunRecord
-from bench.report.comparison_cells import points
+from bench.report.cells import points
 from bench.report.document import Block, Cell, Group, Head, Note, Section, Table, Text, metric_cell, number
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, Run, is_own, runs, status_counts, tasks

@@ -9,9 +9,9 @@ from bench import format as fmt
 from bench.analysis.paired import SCORED, Comparison
 from bench.analysis.verdict import Verdict
 from bench.records.record import RunRecord, TaskScore
-from bench.report.comparison_cells import delta_cell, flips_cell, kl_cell, p_cell, p_text, points, recovery_cell
+from bench.report.cells import delta_cell, flips_cell, kl_cell, p_cell, p_text, points, recovery_cell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Note, Section, Table, Text
-from bench.report.forest_plot import ForestRow, forest
+from bench.report.plots.forest import ForestRow, forest
 from bench.report.verdicts import VERDICT_MEANING, Judged, NoiseFloor, judged, noise_floors
 from bench.report.view import score_of, tasks
 

@@ -9,8 +9,8 @@ from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, measured
 from bench.limits.measured import limit_of
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, Head, Section, Table, Term, Terms, Text
+from bench.report.plots.waterfall import waterfall_plot
 from bench.report.view import Run, runs
-from bench.report.waterfall_plot import waterfall_plot
 from bench.speed.metrics import e2e_s, summarize, tpot_s
 from bench.speed.shapes import Shape, shape_of
 

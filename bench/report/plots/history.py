@@ -7,7 +7,7 @@ from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.nightly.course import ALARMS, Judged
-from bench.report.plots import FAINT, INK, SERIES, STYLE, _axes, _inline
+from bench.report.plots.base import FAINT, INK, SERIES, STYLE, _axes, _inline
 
 SHOWN_NIGHTS = 120
 """The newest; more would be a blur."""

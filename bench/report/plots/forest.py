@@ -8,8 +8,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 
 from bench.analysis.difference import Estimate
-from bench.report import plots
 from bench.report.document import Mark
+from bench.report.plots import base
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class ForestRow:
 
 
 def _draw(axes: Axes, row: int, found: ForestRow) -> None:
-    colour = plots.SERIES[found.mark.colour]
+    colour = base.SERIES[found.mark.colour]
     if found.wide is not None:
         axes.plot([100 * found.wide.low, 100 * found.wide.high], [row, row], "-", color=colour, linewidth=0.9)
     axes.plot([100 * found.delta.low, 100 * found.delta.high], [row, row], "-", color=colour, linewidth=2.6)
-    face = plots.PAPER if found.hollow else colour
+    face = base.PAPER if found.hollow else colour
     axes.plot([100 * found.delta.value], [row], found.mark.marker, color=colour, markerfacecolor=face, markersize=6.5)
     axes.annotate(
         found.words,
@@ -58,13 +58,13 @@ def forest(
         xlabel: what is drawn.
         margin: loss that does not matter, of 1; drawn as a band from there to no difference. None draws none.
     """
-    with style.context(["default", plots.STYLE]):
-        figure, axes = plots._axes(0.75 + 0.27 * len(rows))
+    with style.context(["default", base.STYLE]):
+        figure, axes = base._axes(0.75 + 0.27 * len(rows))
         if margin is not None:
-            axes.axvspan(-100 * margin, 0, facecolor=plots.FAINT, linewidth=0)
-        axes.axvline(0, color=plots.INK, linewidth=0.8)
+            axes.axvspan(-100 * margin, 0, facecolor=base.FAINT, linewidth=0)
+        axes.axvline(0, color=base.INK, linewidth=0.8)
         for row, found in enumerate(rows):
             _draw(axes, row, found)
-        plots._rows(axes, [row.label for row in rows], "")
+        base._rows(axes, [row.label for row in rows], "")
         axes.set_xlabel(xlabel)
-        return plots._inline(figure, name, description)
+        return base._inline(figure, name, description)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from bench.report.document import Mark
-from bench.report.plots import SERIES, STYLE, _axes, _inline, _ticks
+from bench.report.plots.base import SERIES, STYLE, _axes, _inline, _ticks
 
 
 @dataclass(frozen=True)

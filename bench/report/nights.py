@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from bench import format as fmt
 from bench.nightly.course import ALARMS, Judged, Standing
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
-from bench.report.history_plot import timeline
+from bench.report.plots.history import timeline
 
 HEADS = (
     Head("Series", "model, quantization, engine, input and output tokens, requests at once, and what is timed"),

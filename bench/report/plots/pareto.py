@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.report.document import Mark
-from bench.report.plots import INK, SERIES, STYLE, _axes, _inline, _ticks
+from bench.report.plots.base import INK, SERIES, STYLE, _axes, _inline, _ticks
 from bench.speed.metrics import Interval
 
 

@@ -5,8 +5,8 @@ from matplotlib import style
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from bench.analysis.waterfall import PREFILL, Waterfall
-from bench.report import plots
 from bench.report.document import Mark
+from bench.report.plots import base
 
 DECODE, END_TO_END = "decode", "end to end"
 """Names of the two products that were measured."""
@@ -32,21 +32,21 @@ def waterfall_plot(found: Waterfall, *, mark: Mark, name: str, description: str)
         name: prefix of the drawing's ids.
         description: for readers who cannot see it.
     """
-    bars, colour = _bars(found), plots.SERIES[mark.colour]
+    bars, colour = _bars(found), base.SERIES[mark.colour]
     ends = [1.0, *(end for _, _, end, _ in bars)]
-    with style.context(["default", plots.STYLE]):
-        figure, axes = plots._axes(0.75 + 0.27 * len(bars))
+    with style.context(["default", base.STYLE]):
+        figure, axes = base._axes(0.75 + 0.27 * len(bars))
         for row, (_, begin, end, total) in enumerate(bars):
             face = colour if total else "none"
             axes.barh(row, end - begin, left=begin, height=0.62, facecolor=face, edgecolor=colour, linewidth=1)
             text = f"{end:.2f} times" if total else f"× {end / begin:.2f}"
             axes.annotate(text, (max(begin, end), row), (4, 0), textcoords="offset points", va="center")
-        axes.axvline(1, color=plots.INK, linewidth=0.8)
-        plots._rows(axes, [label for label, *_ in bars], "times as fast as BF16")
+        axes.axvline(1, color=base.INK, linewidth=0.8)
+        base._rows(axes, [label for label, *_ in bars], "times as fast as BF16")
         axes.set_xscale("log")
         axes.set_xlim(0.85 * min(ends), 1.7 * max(ends))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        return plots._inline(figure, name, description)
+        return base._inline(figure, name, description)

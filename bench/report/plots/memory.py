@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench import format as fmt
 from bench.report.document import Mark
-from bench.report.plots import SERIES, STYLE, _axes, _inline, _ticks
+from bench.report.plots.base import SERIES, STYLE, _axes, _inline, _ticks
 
 HEIGHT = 1.7
 """Inches."""
