@@ -15,13 +15,13 @@ from bench.config.compose import with_plus
 from bench.config.spec import RunSpec
 from bench.console import console
 from bench.errors import QuantbenchError
-from bench.job import job, tell
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
+from bench.pipeline.job import job, tell
+from bench.pipeline.session import Session
 from bench.plan.announce import announce
 from bench.plan.preflight import launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
-from bench.session import Session
 
 EXIT_INTERRUPTED = 130
 ATTEMPTS = 3
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for line in announce(specs, resumed=session.resumed):
                 console.print(line, markup=False, soft_wrap=True)
             _launch(arguments, specs, session)
-        from bench.finish import finish
+        from bench.pipeline.finish import finish
 
         return finish(specs, session)
     except QuantbenchError as error:

@@ -11,7 +11,7 @@ import pytest
 
 import bench.engines
 from bench.config.compose import compose_job
-from bench.execute import execute
+from bench.pipeline.execute import execute
 from bench.plan.stages import plan
 from bench.records.record import RunRecord, TaskScore
 from tests.accuracy_jobs import job, score
@@ -77,7 +77,9 @@ class Runs:
 def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
     monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
-    monkeypatch.setattr("bench.execute.find_device", lambda run, engine: None)  # takes seconds, for speed alone
+    monkeypatch.setattr(
+        "bench.pipeline.execute.find_device", lambda run, engine: None
+    )  # takes seconds, for speed alone
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     return Runs(tmp_path)
 
@@ -137,7 +139,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
 ) -> None:
     script = (
         "import sys, bench.engines\nbench.engines.__path__.append(sys.argv[1])\n"
-        "from bench.config.compose import compose_job\nfrom bench.execute import execute\n"
+        "from bench.config.compose import compose_job\nfrom bench.pipeline.execute import execute\n"
         "execute(compose_job(sys.argv[3:], [sys.argv[2]]))\n"
     )
     Plan(delay_s=0.05).write(runs.plan)

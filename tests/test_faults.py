@@ -9,7 +9,7 @@ import pytest
 
 import bench.engines
 from bench.config.compose import compose_job
-from bench.execute import execute
+from bench.pipeline.execute import execute
 from bench.records.record import RunRecord, SpeedCell, Status
 from bench.servers import lifecycle
 from tests.conftest import ROOT

@@ -16,10 +16,10 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.machine import lease
+from bench.pipeline.session import Session, attempt_of
 from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
-from bench.session import Session, attempt_of
 from tests.conftest import EVERY, ROOT, Cli
 from tests.records import environment, record
 

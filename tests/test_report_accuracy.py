@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench import summary
 from bench.export import session_rows
+from bench.pipeline import summary
 from bench.records.margin import MARGIN
 from bench.records.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report.document import Figures, Note, Section

@@ -16,7 +16,7 @@ from quantize.estimate import Needs, estimate
 from quantize.key import Frozen
 
 WINDOWS = 100
-"""Held-out windows where all of a text is taken, as :mod:`bench.build` assumes."""
+"""Held-out windows where all of a text is taken, as :mod:`bench.pipeline.checkpoints` assumes."""
 
 
 class Build(Frozen):

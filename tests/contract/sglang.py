@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.build import find
 from bench.config.compose import compose_job, with_plus
 from bench.paths import cache_dir
+from bench.pipeline.checkpoints import find
 from bench.plan.stages import plan
 from bench.records.record import RunRecord
 from bench.servers.lifecycle import RunningEngine, serve

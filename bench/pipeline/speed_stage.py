@@ -10,6 +10,7 @@ from bench.config.spec import RunSpec, plugin
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here
+from bench.pipeline.state import FINAL, Run
 from bench.plan.stages import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL
@@ -19,7 +20,6 @@ from bench.speed.client import run as run_client
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
 from bench.speed.shapes import Shape, shape_of
 from bench.speed.sweep import Lane, not_supported, ordinary_vocabulary, sweep
-from bench.underway import FINAL, Run
 from quantize.checkpoint import Checkpoint
 from quantize.estimate import checkpoint_bytes, in_words
 from quantize.memory import available_memory

@@ -9,12 +9,12 @@ from bench.accuracy import tasks as accuracy_tasks
 from bench.config.spec import plugin
 from bench.errors import AccuracyError
 from bench.machine.child import Child
+from bench.pipeline.state import Run
 from bench.plan.stages import TaskStage, context_of, is_attached
 from bench.records.record import TaskScore
 from bench.records.store import Store, write_atomic
 from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
-from bench.underway import Run
 
 POLL_SECONDS = 0.25
 MOST, FEW = 256, 8

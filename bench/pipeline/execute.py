@@ -6,22 +6,22 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.accuracy_stage import measure_accuracy, tasks_to_run
-from bench.build import build, find
 from bench.config.spec import RunSpec, plugin
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
 from bench.machine.child import end_orphans
 from bench.machine.environment import read_environment
 from bench.machine.lease import leased
+from bench.pipeline.accuracy_stage import measure_accuracy, tasks_to_run
+from bench.pipeline.checkpoints import build, find
+from bench.pipeline.session import attempt_of
+from bench.pipeline.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
+from bench.pipeline.state import FINAL, Run, utc_now
 from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic
 from bench.servers.lifecycle import join, joins
-from bench.session import attempt_of
-from bench.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
-from bench.underway import FINAL, Run, utc_now
 from quantize.checkpoint import Checkpoint
 from quantize.key import Key
 

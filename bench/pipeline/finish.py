@@ -9,11 +9,11 @@ from bench.errors import StoreError
 from bench.history.index import Index, marks_of
 from bench.nightly.course import Judged
 from bench.nightly.nights import histories
+from bench.pipeline.session import Session
+from bench.pipeline.summary import show
 from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete
 from bench.report.page import write
-from bench.session import Session
-from bench.summary import show
 
 
 def title_of(records: Sequence[RunRecord]) -> str:

@@ -16,8 +16,8 @@ def tell(error: QuantbenchError) -> None:
 
 def job(cfg: DictConfig) -> None:
     """Run one job; whatever happens to it is in its record, or told where no record could be written."""
-    from bench.execute import execute
-    from bench.finish import publish
+    from bench.pipeline.execute import execute
+    from bench.pipeline.finish import publish
 
     try:
         spec = build_spec(cfg, list(HydraConfig.get().overrides.task))
