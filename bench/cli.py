@@ -1,4 +1,4 @@
-"""The command ``quantbench``: one word for each thing it does, each a module with ``main(argv) -> int``."""
+"""The command ``quantbench``: one word for each thing it does, each a module of :mod:`bench.commands`."""
 
 import importlib
 import os
@@ -21,6 +21,10 @@ COMMANDS = {
 }
 
 
+MODULES = {"site": "website"}
+"""Modules that are not called like their word: the standard library has a module ``site``."""
+
+
 def usage() -> str:
     """Return what ``quantbench --help`` prints."""
     lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
@@ -28,7 +32,7 @@ def usage() -> str:
         [
             "quantbench: quantize a language model, serve it, measure it, say what it is worth.",
             "",
-            "usage: quantbench COMMAND …  (or python -m bench.COMMAND …)",
+            "usage: quantbench COMMAND …",
             "",
             *lines,
             "",
@@ -67,7 +71,7 @@ def main() -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"error: no command '{name}'{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}\n")
         return 2
-    module = importlib.import_module(f"bench.{name}")
+    module = importlib.import_module(f"bench.{name}" if name == "run" else f"bench.commands.{MODULES.get(name, name)}")
     code: int = module.main(arguments[1:])
     return code
 

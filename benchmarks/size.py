@@ -1,4 +1,4 @@
-"""A year of nights, 365 x 100 variants x 30 cells, and what people wait for: a series, the gate, the site, a report.
+"""A year of nights, 365 x 100 variants x 30 cells, and what people wait for: a series, the gate, the website, a report.
 
 Nights before the last are rows of the index as a refresh leaves them, beside files that a refresh recognises and does
 not read; the last night is read from whole records. The same at a half and a quarter of the nights shows how it grows.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import site
+from bench.commands import website
 from bench.history.index import Index, SeriesKey, epoch_of
 from bench.nightly import gate
 from bench.records.record import Control, RequestTrace, RunRecord, SpeedCell, Trial, Variant
@@ -149,8 +149,8 @@ def measure(folder: Path, template: RunRecord, nights: int) -> dict[str, float]:
         found["gate over all 3,000 series, each night"] = seconds(lambda: gate.main(judge))
         out = folder / f"site-{nights}"
         build = ["build", "--results", str(results), "--out", str(out), "--reports", "0"]
-        found["site, every page new"] = seconds(lambda: site.main(build))
-        found["site, nothing new"] = seconds(lambda: site.main(build))
+        found["site, every page new"] = seconds(lambda: website.main(build))
+        found["site, nothing new"] = seconds(lambda: website.main(build))
     found["bytes of the site"] = sum(file.stat().st_size for file in out.iterdir())
     return found
 
@@ -173,7 +173,7 @@ def run() -> str:
         columns = [measure(Path(folder), controlled_record(), nights) for nights in sizes]
     shapes = len(LENGTHS) * len(CONCURRENCY)
     lines = [
-        f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the site, "
+        f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the website, "
         "which is made after the gate's looks and goes on from what they kept.",
         "",
         "| | " + " | ".join(f"{nights} nights" for nights in sizes) + " |",

@@ -53,7 +53,7 @@ import sys
 from pathlib import Path
 from bench.accuracy import data
 data.FILE = Path(sys.argv[1])
-from bench.mirror import main
+from bench.commands.mirror import main
 sys.exit(main(sys.argv[2:]))
 """
 """The program with another list of benchmarks."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.comparison import compared, unlike
 from bench.analysis.speedup import ratio_of_medians
-from bench.compare import REFUSED, main, published_named
+from bench.commands.compare import REFUSED, main, published_named
 from bench.errors import ConfigError
 from bench.records.record import RunRecord
 from tests.records import (

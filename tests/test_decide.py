@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.constraints import UNITS, front, hold, parse
-from bench.decide import NOTHING, main
+from bench.commands.decide import NOTHING, main
 from bench.errors import ConfigError
 from bench.records.record import Failure, RunRecord
 from bench.report.decision import decision

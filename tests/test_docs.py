@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from bench.cli import COMMANDS, usage
+from bench.commands.export import COLUMNS
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
-from bench.export import COLUMNS
 from bench.paths import config_dir
 from bench.published import figures
 from tests.conftest import ROOT, Cli

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import mirror
 from bench.accuracy import data, tasks
 from bench.accuracy.mirror import build as mirror_build
 from bench.accuracy.mirror import sources
 from bench.accuracy.mirror.files import MANIFEST, PART, Mirror, read, write
+from bench.commands import mirror
 from bench.errors import AccuracyError
 from tests.conftest import Cli
 from tests.hub import COMMIT, Hub, Repo, offline_env, serve

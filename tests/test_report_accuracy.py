@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.export import session_rows
+from bench.commands.export import session_rows
 from bench.pipeline import summary
 from bench.records.margin import MARGIN
 from bench.records.record import PROBLEM_MEANING, RunRecord, TaskScore

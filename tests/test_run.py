@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.commands.export import COLUMNS
 from bench.config.compose import names
-from bench.export import COLUMNS
 from bench.records.record import RunRecord
 from tests.conftest import ROOT, Cli
 
@@ -92,7 +92,7 @@ def test_a_second_run_quantizes_nothing_and_says_why(sweep: tuple[Cli, subproces
 
 def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
     cli, _ = sweep
-    done = cli("--format", "csv", module="bench.export")
+    done = cli("export", "--format", "csv", module="bench.cli")
     rows = [row for row in csv.DictReader(io.StringIO(done.stdout)) if row["input_len"]]
     assert list(rows[0]) == list(COLUMNS)
     by_shape = {(row["quant"], row["input_len"]): row for row in rows}
@@ -100,7 +100,7 @@ def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedP
     assert float(by_shape["bf16", "64"]["decode_tokens_per_s"]) > 0
     assert by_shape["fp8", "140000"]["status"] == "not_supported"
     assert by_shape["fp8", "140000"]["ttft_s"] == ""
-    as_json = json.loads(cli("--format", "json", module="bench.export").stdout)
+    as_json = json.loads(cli("export", "--format", "json", module="bench.cli").stdout)
     assert {row["status"] for row in as_json} == {"ok", "emulated", "not_supported"}
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands.website import main
 from bench.nightly.gate import accept
 from bench.report.site_pages import page_name
-from bench.site import main
 from tests.conftest import ROOT
 from tests.pages import Page
 from tests.records import QUANTS, keep, native_record, record
@@ -116,7 +116,7 @@ def test_killed_it_leaves_no_process_behind() -> None:
     code = (
         "import os, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from bench.site import _prepare\n"
+        "from bench.commands.website import _prepare\n"
         "pool = ProcessPoolExecutor(2, initializer=_prepare)\n"
         "jobs = [pool.submit(os.getpid), pool.submit(time.sleep, 60)]\n"
         "pids = [jobs[0].result(), *pool._processes]\n"

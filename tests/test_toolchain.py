@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import toolchain_cli
+from bench.commands.toolchain import ACTIONS
+from bench.commands.toolchain import main as toolchain_main
 from bench.errors import ToolchainError
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
@@ -150,13 +151,13 @@ def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -
     assert "waiting: another process builds tiny" in said
     assert "already built" in said
 
-    assert toolchain_cli.main(["check", "tiny"]) == 0
+    assert toolchain_main(["check", "tiny"]) == 0
     assert capsys.readouterr().out == '{"tiny-tool": "1.0"}\n'
-    assert toolchain_cli.main(["list"]) == 0
+    assert toolchain_main(["list"]) == 0
     assert "built" in capsys.readouterr().out
 
     write(check="raise RuntimeError('no kernel\\nfor sm_00')")
-    assert toolchain_cli.main(["check", "tiny"]) == 1
+    assert toolchain_main(["check", "tiny"]) == 1
     assert capsys.readouterr().err == "error: toolchain tiny does not work: for sm_00\n"
     write(check="import tiny_tool.part")
     with pytest.raises(ToolchainError, match=r"ModuleNotFoundError: No module named 'tiny_tool\.part'"):
@@ -185,7 +186,7 @@ def test_a_failed_build_tells_why_and_where_the_log_is_and_leaves_nothing(write:
     ],
 )
 def test_wrong_commands_get_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert toolchain_cli.main(typed) == 2
+    assert toolchain_main(typed) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: {said}")
@@ -199,4 +200,4 @@ def test_the_command_lists_and_helps(cli: Cli) -> None:
     assert "current interpreter" in done.stdout
     helped = cli("toolchain", "--help", module="bench.cli")
     assert helped.returncode == 0
-    assert all(text in helped.stdout for text in toolchain_cli.ACTIONS.values())
+    assert all(text in helped.stdout for text in ACTIONS.values())

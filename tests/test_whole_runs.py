@@ -40,7 +40,7 @@ def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
         assert own.status == other.status == "ok"
         turns = sorted((one.started_at, who) for who, cell in (("A", own), ("B", other)) for one in cell.trials)
         assert "".join(who for _, who in turns) == "ABBAABBA"
-    rows = list(csv.DictReader(io.StringIO(cli(module="bench.export").stdout)))
+    rows = list(csv.DictReader(io.StringIO(cli("export", module="bench.cli").stdout)))
     assert [row["baseline"] for row in rows] == ["", "", "yes", "yes"]
     assert all(float(row["roof_tokens_per_s"]) > float(row["decode_tokens_per_s"]) > 0 for row in rows)
     assert all(float(row["dollars_per_million_tokens"]) > 0 for row in rows)

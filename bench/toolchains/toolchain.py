@@ -5,7 +5,6 @@ name that depends on what was asked for: another pin is another environment. Its
 environment that has one is whole. ``quantbench toolchain`` lists, builds and checks them.
 """
 
-import importlib
 import importlib.util
 import re
 import shutil
@@ -231,13 +230,3 @@ def pinned_versions(name: str) -> dict[str, str]:
     """
     chain = read(name)
     return dict(text.split("==") for text in (*chain.requirements, *chain.no_deps))
-
-
-def main(argv: list[str]) -> int:
-    """Run ``quantbench toolchain …``; its command line stands above this module and is imported by name only."""
-    code: int = importlib.import_module("bench.toolchain_cli").main(argv)
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""``python -m bench.compare A B``: what changed from A to B: speeds with intervals, accuracy item by item.
+"""``quantbench compare A B``: what changed from A to B: speeds with intervals, accuracy item by item.
 
 A and B are runs, sessions, variants, or files of records; one or both may be ``published:NAME``, figures that others
 published. Speeds of unlike conditions are not compared until ``--anyway`` is added; what differs is always said.

@@ -1,4 +1,4 @@
-"""``python -m bench.decide "memory<=24GB" "ttft@30k<=2s" accuracy_margin=1pp``: which variant to use, why not others.
+"""``quantbench decide "memory<=24GB" "ttft@30k<=2s" accuracy_margin=1pp``: which variant to use, why not others.
 
 The variants are those of one session, the newest by default, or the runs that ``--of`` names.
 """

@@ -1,4 +1,4 @@
-"""``python -m bench.site build``: a folder of pages over everything that was measured, to be put on any web server.
+"""``quantbench site build``: a folder of pages over everything that was measured, to be put on any web server.
 
 ``index.html`` lists sessions, what the gate says of the newest one, and every variant; each variant has a page with its
 nights; the newest sessions have their reports. A page is made anew only where what it shows has changed.

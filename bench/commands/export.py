@@ -1,4 +1,4 @@
-"""``python -m bench.export --format csv|json|parquet|mlflow [--results DIR]``: one row per speed cell and per score.
+"""``quantbench export --format csv|json|parquet|mlflow [--results DIR]``: one row per speed cell and per score.
 
 Columns that a row has no value for are empty (csv) or null (json). Times are seconds, memory and sizes bytes; speed
 columns are medians over trials; they and scores are empty unless the status is ``ok`` or ``emulated``.
@@ -245,7 +245,7 @@ def _sessions(store: Store) -> Iterator[list[RunRecord]]:
 
 def _write(store: Store, form: str, out: str | None) -> None:
     if form == "mlflow":
-        from bench.export_mlflow import log
+        from bench.commands.export_mlflow import log
 
         sys.stdout.write(f"{log(_sessions(store), session_rows, out)} runs in MLflow\n")
         return

@@ -1,4 +1,4 @@
-"""``python -m bench.results``: what a results folder holds: list, show, check, clean up, hand over.
+"""``quantbench results``: what a results folder holds: list, show, check, clean up, hand over.
 
 ``rebuild`` holds every file of every run to its sum, puts runs that cannot be read into ``RESULTS/set-aside`` and names
 them, and makes the index anew. ``prune`` only says what it would remove until ``--yes`` is added.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench import export
 from bench import format as fmt
+from bench.commands import export
 from bench.errors import QuantbenchError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
