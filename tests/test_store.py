@@ -9,9 +9,10 @@ import psutil
 import pytest
 
 from bench.errors import StoreError
+from bench.files import write_atomic
 from bench.machine.child import Child, end_orphans
 from bench.records.record import SCHEMA_VERSION, RunRecord
-from bench.records.store import RunFolder, Store, write_atomic
+from bench.records.store import RunFolder, Store
 from tests.conftest import ROOT
 
 

@@ -24,8 +24,8 @@ from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Note
 from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, MINI_TASKS, TaskJob
 from bench.errors import AccuracyError
+from bench.files import write_atomic
 from bench.records.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore
-from bench.records.store import write_atomic
 from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")

@@ -18,9 +18,10 @@ from bench.analysis.cost import cost
 from bench.analysis.paired import SCORED
 from bench.analysis.verdict import Verdict
 from bench.errors import QuantbenchError, ToolchainError
+from bench.files import write_atomic
 from bench.limits.measured import columns
 from bench.records.record import RunRecord, SpeedCell, TaskScore
-from bench.records.store import Store, write_atomic
+from bench.records.store import Store
 from bench.report.verdicts import judged
 from bench.speed.metrics import Interval, summarize
 

@@ -22,11 +22,11 @@ from rich.progress import track
 from bench import __version__
 from bench.console import console
 from bench.errors import QuantbenchError
+from bench.files import write_atomic
 from bench.history.find import open_index, read_record
 from bench.history.index import Index, RunRow, marks_of
 from bench.nightly.nights import histories, standings
 from bench.pipeline.finish import title_of
-from bench.records.store import write_atomic
 from bench.report.lang import LANGUAGES
 from bench.report.nights import drawn
 from bench.report.page import write

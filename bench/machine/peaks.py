@@ -14,11 +14,11 @@ import psutil
 from pydantic import PositiveFloat
 
 from bench.errors import ConfigError, EngineError
+from bench.files import write_atomic
 from bench.machine.environment import cpu_name
 from bench.machine.nvml import Devices
 from bench.paths import cache_dir
 from bench.records.record import Device
-from bench.records.store import write_atomic
 from quantize.key import Frozen, canonical_json, sha256_text
 from quantize.search_path import search_path
 

@@ -19,6 +19,7 @@ from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
 from bench.config.spec import nearest
 from bench.errors import QuantbenchError, StoreError
+from bench.files import append, write_atomic
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of
 from bench.nightly.change_points import change_points
@@ -26,7 +27,6 @@ from bench.nightly.course import Judged, Mark
 from bench.nightly.nights import histories, standings
 from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.records.record import RunRecord, TaskScore
-from bench.records.store import append, write_atomic
 from quantize.key import Frozen
 
 HISTORY = "gate.jsonl"

@@ -8,11 +8,12 @@ from pathlib import Path
 from bench.accuracy import tasks as accuracy_tasks
 from bench.config.spec import plugin
 from bench.errors import AccuracyError
+from bench.files import write_atomic
 from bench.machine.child import Child
 from bench.pipeline.state import Run
 from bench.plan.stages import TaskStage, context_of, is_attached
 from bench.records.record import TaskScore
-from bench.records.store import Store, write_atomic
+from bench.records.store import Store
 from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
 

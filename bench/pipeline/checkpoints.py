@@ -9,11 +9,11 @@ from pathlib import Path
 from bench.config.spec import RunSpec, plugin
 from bench.console import Stage
 from bench.errors import QuantizeError
+from bench.files import write_atomic
 from bench.machine.child import Child
 from bench.machine.threads import waiting
 from bench.paths import cache_dir
 from bench.plan.stages import BuildStage
-from bench.records.store import write_atomic
 from bench.toolchains.backends import backend_interpreter
 from quantize.checkpoint import (
     MANIFEST_NAME,

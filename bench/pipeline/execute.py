@@ -9,6 +9,7 @@ from typing import Any
 from bench.config.spec import RunSpec, plugin
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
+from bench.files import write_atomic
 from bench.machine.child import end_orphans
 from bench.machine.environment import read_environment
 from bench.machine.lease import leased
@@ -20,7 +21,7 @@ from bench.pipeline.state import FINAL, Run, utc_now
 from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
-from bench.records.store import CELLS, RunFolder, Store, to_plain, write_atomic
+from bench.records.store import CELLS, RunFolder, Store, to_plain
 from bench.servers.lifecycle import join, joins
 from quantize.checkpoint import Checkpoint
 from quantize.key import Key

@@ -10,7 +10,7 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
-from bench.records.store import write_atomic
+from bench.files import write_atomic
 from quantize.key import Frozen
 
 

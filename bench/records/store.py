@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -18,6 +17,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import StoreError
+from bench.files import write_atomic
 from bench.records.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
 
 T = TypeVar("T", bound=BaseModel)
@@ -25,43 +25,6 @@ CELLS, CONTROL = "cells", "control"
 """Folders of a run: its own cells, and those of the baseline served beside it."""
 SUMS = "SHA256SUMS"
 """File of an ended run."""
-
-
-def write_atomic(file: Path, content: str | bytes) -> None:
-    """Write text, as UTF-8, or bytes so that the file is always whole: old, new or absent.
-
-    That holds also after ``kill -9`` or on a full disk.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    work = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with work.open("wb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            work.replace(file)
-        finally:
-            work.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error.strerror}") from error
-
-
-def append(file: Path, text: str) -> None:
-    """Write text at the end of a file.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as stream:
-            stream.write(text)
-    except OSError as error:
-        raise StoreError(f"cannot write {file}: {error.strerror}") from error
 
 
 def is_held(folder: Path) -> bool:

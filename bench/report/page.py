@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from bench import __version__
 from bench import format as fmt
+from bench.files import write_atomic
 from bench.nightly.course import Judged, standing_of
 from bench.records.record import STATUS_MEANING, RunRecord
-from bench.records.store import write_atomic
 from bench.report.lang import in_drawing, translator
 from bench.report.nights import history_section
 from bench.report.sections import all_sections

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import format as fmt
+from bench.files import write_atomic
 from bench.history.index import RunRow
 from bench.nightly.course import ALARMS, Judged, Standing
-from bench.records.store import write_atomic
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.nights import history_section
 from bench.report.page import environment

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.console import Stage, View
 from bench.errors import ToolchainError
+from bench.files import write_atomic
 from bench.machine.child import Child
 from bench.paths import cache_dir
-from bench.records.store import write_atomic
 from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Built, Toolchain
 from quantize.search_path import search_path

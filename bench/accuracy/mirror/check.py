@@ -17,8 +17,8 @@ from bench.accuracy.data import Benchmark, Leaf
 from bench.accuracy.tasks import environment
 from bench.console import Stage, View
 from bench.errors import AccuracyError
+from bench.files import write_atomic
 from bench.machine.child import Child
-from bench.records.store import write_atomic
 from bench.toolchains.toolchain import interpreter_for
 from quantize.key import Frozen
 from quantize.parent import end_with_parent

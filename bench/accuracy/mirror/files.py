@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from bench import __version__
 from bench.accuracy.data import Leaf
 from bench.errors import AccuracyError
-from bench.records.store import write_atomic
+from bench.files import write_atomic
 from quantize.checkpoint import FileFact, hash_file
 from quantize.key import Frozen
 
