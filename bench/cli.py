@@ -5,7 +5,7 @@ import os
 import sys
 
 from bench import __version__
-from bench.config.spec import nearest
+from bench.errors import nearest
 
 COMMANDS = {
     "run": "quantize, serve, measure and report; try quantbench run --help",

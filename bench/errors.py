@@ -15,6 +15,9 @@
 A message names what was wrong, where, and what to type next.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class QuantbenchError(Exception):
     """Base of all errors that are told in one line, without a traceback."""
@@ -54,3 +57,9 @@ class AccuracyError(QuantbenchError):
 
 class StoreError(QuantbenchError):
     """A record cannot be written or read."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the word nearest to ``word``, or a full stop."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{match[0]}'?" if match else "."

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy import data
-from bench.config.spec import AccuracySpec, PartSpec, nearest
-from bench.errors import ConfigError
+from bench.config.spec import AccuracySpec, PartSpec
+from bench.errors import ConfigError, nearest
 from bench.machine.environment import gpus
 from bench.records.record import Mode, Problem, Variant, Yarn
 from quantize.checkpoint import hash_folder

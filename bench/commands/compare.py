@@ -12,8 +12,7 @@ from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
-from bench.config.spec import nearest
-from bench.errors import ConfigError, QuantbenchError
+from bench.errors import ConfigError, QuantbenchError, nearest
 from bench.history.find import FORMS, records_named
 from bench.published.figures import PublishedCell, cells, sources
 from bench.published.replication import replications, score_replications

@@ -11,9 +11,8 @@ from bench.accuracy.mirror import build as mirror_build
 from bench.accuracy.mirror import check as mirror_check
 from bench.accuracy.mirror.files import MANIFEST, Mirror, all_file_problems, read
 from bench.accuracy.mirror.sources import check_names
-from bench.config.spec import nearest
 from bench.console import View
-from bench.errors import AccuracyError, ConfigError, QuantbenchError
+from bench.errors import AccuracyError, ConfigError, QuantbenchError, nearest
 from bench.machine.direct import bypass_proxies
 
 ACTIONS = {

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.config.spec import nearest
-from bench.errors import QuantbenchError
+from bench.errors import QuantbenchError, nearest
 from bench.terminal import console, table
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain

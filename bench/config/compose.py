@@ -18,9 +18,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.spec import RunSpec, nearest
+from bench.config.spec import RunSpec
 from bench.config.validate import BASELINE, GROUPS, build_spec
-from bench.errors import ConfigError
+from bench.errors import ConfigError, nearest
 from bench.paths import config_dir
 
 OPTIONAL = ("experiment",)

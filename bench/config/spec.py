@@ -4,17 +4,15 @@ A method, a model source and an engine are found by module name (``quantize.meth
 ``bench.engines.NAME``).
 """
 
-import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, nearest
 from bench.records.margin import LARGEST, parse_margin
 from bench.records.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
@@ -206,12 +204,6 @@ class RunSpec(Frozen):
         if self.context_length <= self.model.context_length or self.model.rope is None:
             return None
         return Yarn(factor=self.context_length / self.model.rope.original, original=self.model.rope.original)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the word nearest to ``word``, or a full stop."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{match[0]}'?" if match else "."
 
 
 def plugin(package: str, name: str) -> ModuleType:

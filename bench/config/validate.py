@@ -23,10 +23,9 @@ from bench.config.spec import (
     ReportSpec,
     RunSpec,
     Workload,
-    nearest,
     plugin,
 )
-from bench.errors import ConfigError, ToolchainError
+from bench.errors import ConfigError, ToolchainError, nearest
 from bench.machine.cuda import has_cuda_device
 from bench.records.record import Variant
 from quantize.checkpoint import CheckpointError

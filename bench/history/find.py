@@ -5,8 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bench.config.spec import nearest
-from bench.errors import ConfigError, StoreError
+from bench.errors import ConfigError, StoreError, nearest
 from bench.history.index import Index, RunRow
 from bench.records.record import RunRecord
 

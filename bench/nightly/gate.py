@@ -17,8 +17,7 @@ from typing import NoReturn
 
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
-from bench.config.spec import nearest
-from bench.errors import QuantbenchError, StoreError
+from bench.errors import QuantbenchError, StoreError, nearest
 from bench.files import append, write_atomic
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of

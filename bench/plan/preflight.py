@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.config.compose import compose_job, jobs, names, split
-from bench.config.spec import RunSpec, nearest
-from bench.errors import ConfigError
+from bench.config.spec import RunSpec
+from bench.errors import ConfigError, nearest
 from bench.paths import cache_dir
 from bench.plan.stages import check
 

@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from bench.config.spec import nearest
+from bench.errors import nearest
 from bench.limits.roofline import Limit, limit, weight_bytes
 from bench.machine.peaks import lookup
 from bench.paths import config_dir, published_dir
