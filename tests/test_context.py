@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bench.config.compose import compose_job
-from bench.config.spec import RunSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import RunSpec
 from bench.engines import Launch
 from bench.errors import ConfigError
 from bench.plan.stages import context_of, plan

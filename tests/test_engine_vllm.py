@@ -14,7 +14,8 @@ from bench.accuracy.asking import Asker, Server
 from bench.accuracy.journal import Journal
 from bench.accuracy.tasks import KEY_VARIABLE
 from bench.config.compose import compose_job
-from bench.config.spec import PartSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import PartSpec
 from bench.engines import Launch, attach, vllm
 from bench.errors import EngineError, ToolchainError
 from bench.records.record import RequestTrace, Yarn

@@ -4,15 +4,11 @@ A method, a model source and an engine are found by module name (``quantize.meth
 ``bench.engines.NAME``).
 """
 
-import importlib
-import pkgutil
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
-from bench.errors import ConfigError, nearest
 from bench.records.margin import LARGEST, parse_margin
 from bench.records.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
@@ -204,18 +200,3 @@ class RunSpec(Frozen):
         if self.context_length <= self.model.context_length or self.model.rope is None:
             return None
         return Yarn(factor=self.context_length / self.model.rope.original, original=self.model.rope.original)
-
-
-def plugin(package: str, name: str) -> ModuleType:
-    """Import module ``name`` of a plug-in package such as ``quantize.methods``.
-
-    Raises:
-        ConfigError: there is no such module; names the known ones and the file to create.
-    """
-    known = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-    if name not in known:
-        raise ConfigError(
-            f"no module '{name}' in {package}{nearest(name, known)} "
-            f"Known: {', '.join(known)}. To add one, create {package.replace('.', '/')}/{name}.py."
-        )
-    return importlib.import_module(f"{package}.{name}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
+from bench.config.plugins import plugin
 from bench.config.spec import (
     AccuracySpec,
     Baseline,
@@ -23,7 +24,6 @@ from bench.config.spec import (
     ReportSpec,
     RunSpec,
     Workload,
-    plugin,
 )
 from bench.errors import ConfigError, ToolchainError, nearest
 from bench.machine.cuda import has_cuda_device

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from bench.accuracy import tasks as accuracy_tasks
-from bench.config.spec import plugin
+from bench.config.plugins import plugin
 from bench.errors import AccuracyError
 from bench.files import write_atomic
 from bench.machine.child import Child

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench.config.spec import RunSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import RunSpec
 from bench.console import Stage
 from bench.errors import QuantizeError
 from bench.files import write_atomic

@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.config.spec import RunSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import RunSpec
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
 from bench.files import write_atomic

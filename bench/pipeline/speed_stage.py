@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.config.spec import RunSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import RunSpec
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here

@@ -4,7 +4,8 @@ import math
 import re
 from typing import Any
 
-from bench.config.spec import RunSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import RunSpec
 from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
 from bench.plan.parallelism import Load, Spread, fewest, refusal, spread
 from bench.plan.stages import context_of, shapes_of

@@ -6,7 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
-from bench.config.spec import PartSpec, RunSpec, Workload, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import PartSpec, RunSpec, Workload
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.speed.shapes import Shape, closed_loop

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.config.spec import PartSpec, plugin
+from bench.config.plugins import plugin
+from bench.config.spec import PartSpec
 from bench.engines import Launch
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
