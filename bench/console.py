@@ -1,7 +1,8 @@
-"""What a person sees while a run works: a live view on a terminal, plain lines elsewhere."""
+"""What a command prints: progress while a run works, and tables; plain lines where there is no terminal."""
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -18,8 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-console = Console(stderr=True, highlight=False)
+PROGRESS = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 15.0
 """Without a terminal, a stage that goes on says so this often."""
 
@@ -67,7 +69,7 @@ class View:
 
     def __init__(self, title: str) -> None:
         """Begin with ``title``, e.g. the variant's name."""
-        self.live = console.is_terminal
+        self.live = PROGRESS.is_terminal
         self.title = title
         self.bars = Progress(
             SpinnerColumn(),
@@ -77,7 +79,7 @@ class View:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
-            console=console,
+            console=PROGRESS,
             transient=True,
         )
 
@@ -95,7 +97,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print one line above the live view."""
-        console.print(escape(text), soft_wrap=True)
+        PROGRESS.print(escape(text), soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
@@ -108,3 +110,35 @@ class View:
                 self.bars.remove_task(line._task)
             raise
         line.end()
+
+
+PLAIN_WIDTH = 200
+"""Columns of a table where no terminal says how many it has."""
+
+
+def console() -> Console:
+    """Return where tables are printed: as wide as the terminal, or ``PLAIN_WIDTH``."""
+    found = Console(highlight=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = PLAIN_WIDTH
+    return found
+
+
+def table(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[str] = (), caption: str = ""
+) -> Table:
+    """Return a table of plain texts: nothing in them is taken for markup.
+
+    Args:
+        title: above it.
+        heads: headings of the columns.
+        rows: one text per column.
+        numeric: headings of the columns that are set to the right.
+        caption: below it.
+    """
+    made = Table(title=escape(title), title_justify="left", caption=escape(caption) or None, caption_justify="left")
+    for head in heads:
+        made.add_column(escape(head), justify="right" if head in numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(text) for text in row))
+    return made

@@ -13,7 +13,7 @@ import hydra
 
 from bench.config.compose import with_plus
 from bench.config.spec import RunSpec
-from bench.console import console
+from bench.console import PROGRESS
 from bench.errors import QuantbenchError
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with Session(specs[0].results_dir, arguments) as session:
             for line in announce(specs, resumed=session.resumed):
-                console.print(line, markup=False, soft_wrap=True)
+                PROGRESS.print(line, markup=False, soft_wrap=True)
             _launch(arguments, specs, session)
         from bench.pipeline.finish import finish
 
@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tell(error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("interrupted; what was measured is kept, and the same command goes on from there", style="yellow")
+        PROGRESS.print(
+            "interrupted; what was measured is kept, and the same command goes on from there", style="yellow"
+        )
         return EXIT_INTERRUPTED
 
 
@@ -81,7 +83,7 @@ def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: Session
         if not left or not launches_elsewhere(arguments) or attempt == ATTEMPTS:
             return
         names = ", ".join(f"{spec.variant.model} {spec.variant.quant}" for spec in left)
-        console.print(f"not done: {names} ({lost}); running again, attempt {attempt + 1} of {ATTEMPTS}", markup=False)
+        PROGRESS.print(f"not done: {names} ({lost}); running again, attempt {attempt + 1} of {ATTEMPTS}", markup=False)
         session.begin_attempt()
 
 

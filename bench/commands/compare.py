@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
+from bench.console import console, table
 from bench.errors import ConfigError, QuantbenchError, nearest
 from bench.history.find import FORMS, records_named
 from bench.published.figures import PublishedCell, cells, sources
@@ -20,7 +21,6 @@ from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
 from bench.report.cells import points
 from bench.speed.metrics import Interval
-from bench.terminal import console, table
 
 PUBLISHED = "published:"
 REFUSED = 3

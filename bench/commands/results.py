@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from bench import format as fmt
 from bench.commands import export
+from bench.console import console, table
 from bench.errors import QuantbenchError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
@@ -23,7 +24,6 @@ from bench.nightly.course import Mark
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.store import damaged, is_held, partial, read_begun, sums_of
 from bench.speed.metrics import summarize
-from bench.terminal import console, table
 
 
 def _listing(arguments: argparse.Namespace) -> int:

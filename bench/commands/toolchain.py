@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench.console import console, table
 from bench.errors import QuantbenchError, nearest
-from bench.terminal import console, table
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
 

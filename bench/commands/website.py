@@ -20,7 +20,7 @@ from typing import Any
 from rich.progress import track
 
 from bench import __version__
-from bench.console import console
+from bench.console import PROGRESS
 from bench.errors import QuantbenchError
 from bench.files import write_atomic
 from bench.history.find import open_index, read_record
@@ -139,7 +139,7 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
         ]
         waiting: list[Future[Any]] = [*jobs.values(), *made]
         try:
-            for job in track(waiting, "pages", console=console, transient=True):
+            for job in track(waiting, "pages", console=PROGRESS, transient=True):
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

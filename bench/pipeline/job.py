@@ -5,13 +5,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bench.config.validate import build_spec
-from bench.console import console
+from bench.console import PROGRESS
 from bench.errors import QuantbenchError
 
 
 def tell(error: QuantbenchError) -> None:
     """Print an error as one line."""
-    console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    PROGRESS.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 def job(cfg: DictConfig) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from bench.console import console
 from bench.limits.measured import against, limit_of
 from bench.records.record import RunRecord, TaskScore
 from bench.report.cells import points
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of
 from bench.speed.metrics import summarize
-from bench.terminal import console
 
 
 def _states(record: RunRecord) -> str:

@@ -18,12 +18,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
+from bench.console import console
 from bench.errors import nearest
 from bench.limits.roofline import Limit, limit, weight_bytes
 from bench.machine.peaks import lookup
 from bench.paths import config_dir, published_dir
 from bench.records.record import Device
-from bench.terminal import console
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 
