@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.history.series import value_of
 from bench.nightly import gate
-from bench.nightly.course import ALARMS, value_of
+from bench.nightly.course import ALARMS
 from bench.nightly.output import EXIT
 from bench.nightly.rule import Rule, Track
 from bench.nightly.rule import judge as judge_night

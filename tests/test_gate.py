@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.nightly.rule import Judgement, Rule, Track, hodges_lehmann, level_of, night_value
+from bench.history.series import hodges_lehmann, night_value
+from bench.nightly.rule import Judgement, Rule, Track, level_of
 from bench.nightly.rule import judge as judge_track
 
 NIGHT_SD, TRIAL_SD = 0.012, 0.009

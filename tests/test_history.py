@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.nightly.course import Course, Mark, Measured, by_night, night_of, replay, value_of
+from bench.history.series import Mark, Measured, value_of
+from bench.nightly.course import Course, by_night, night_of, replay
 from bench.nightly.rule import Rule
 
 QUIET = (0.001, -0.001, 0.002, -0.002)

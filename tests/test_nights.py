@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bench.history.index import Index
-from bench.nightly.course import Mark, standing_of
+from bench.history.series import Mark
+from bench.nightly.course import standing_of
 from bench.nightly.nights import histories, standings
 from tests.records import keep
 from tests.test_gate_command import night

@@ -9,7 +9,7 @@ import pytest
 
 from bench.commands.results import main, outdated
 from bench.history.index import SET_ASIDE, Index, RunRow
-from bench.nightly.course import Mark
+from bench.history.series import Mark
 from bench.records.store import SUMS, Store
 from tests.records import QUANTS, controlled_record, keep, record, troubled_records
 

@@ -20,7 +20,7 @@ from bench.console import console, table
 from bench.errors import QuantbenchError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
-from bench.nightly.course import Mark
+from bench.history.series import Mark
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.store import damaged, is_held, partial, read_begun, sums_of
 from bench.speed.metrics import summarize

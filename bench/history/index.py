@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import StoreError
-from bench.nightly.course import Figure, Mark, Measured, value_of
+from bench.history.series import Figure, Mark, Measured, value_of
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.store import sums_of
 from bench.speed.metrics import per_trial, tpot_s, ttft_s

@@ -12,36 +12,12 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from bench.nightly.rule import Judgement, Kind, Rule, Track, judge, night_value
-from quantize.key import Frozen
+from bench.history.series import Mark, Measured
+from bench.nightly.rule import Judgement, Kind, Rule, Track, judge
 
 NIGHT_BEGINS_H = 12
 """Hour, UTC, at which the next night begins: one run before midnight and one after it belong together."""
 ALARMS: tuple[str, ...] = ("rerun", "regression", "drift")
-
-Figure = Literal["decode", "prefill"]
-
-
-class Measured(NamedTuple):
-    """One run's measurement of a series."""
-
-    run_id: str
-    started_at: str
-    """UTC, ISO 8601."""
-    epoch: str
-    """What the conditions were; see :func:`bench.history.index.epoch_of`."""
-    value: float | None
-    """ln(variant's speed / control's), over the rounds; None where there is nothing to judge."""
-    problem: str | None = None
-    """Why there is none."""
-
-
-class Mark(Frozen):
-    """Somebody's word that from a run on everything counts anew."""
-
-    run_id: str
-    reason: str
-    at: str
 
 
 class Judged(NamedTuple):
@@ -104,24 +80,6 @@ def by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
     for run in sorted(runs, key=lambda one: one.started_at):
         nights.setdefault((night_of(run.started_at), run.epoch), []).append(run)
     return list(nights.values())
-
-
-def value_of(variant: Sequence[float], control: Sequence[float], status: str = "ok") -> float | str:
-    """Return a run's value, or why it has none.
-
-    Args:
-        variant: time of each round.
-        control: the same of the control.
-        status: of the variant's cell.
-    """
-    if status != "ok":
-        return f"the cell is {status}"
-    if len(control) != len(variant):
-        return "no control took turns with it: a night's speed means nothing alone (baseline=bf16)"
-    least = Rule().least_rounds
-    if len(variant) < least:
-        return f"{len(variant)} rounds, at least {least} are needed (workload.trials={least})"
-    return night_value(speeds(variant), speeds(control))
 
 
 class Course:
@@ -201,8 +159,3 @@ def _judge(night: Sequence[Measured], track: Track, begins: str | None) -> Judge
         reason=judgement.reason if judgement else night[-1].problem or "nothing was measured",
         epoch_begins=begins,
     )
-
-
-def speeds(times: Sequence[float]) -> tuple[float, ...]:
-    """Return times as speeds: their inverses."""
-    return tuple(1 / time for time in times if time > 0)

@@ -21,8 +21,9 @@ from bench.errors import QuantbenchError, StoreError, nearest
 from bench.files import append, write_atomic
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of
+from bench.history.series import Mark
 from bench.nightly.change_points import change_points
-from bench.nightly.course import Judged, Mark
+from bench.nightly.course import Judged
 from bench.nightly.nights import histories, standings
 from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
 from bench.records.record import RunRecord, TaskScore

@@ -3,7 +3,8 @@
 from collections.abc import Container, Iterable, Sequence
 
 from bench.history.index import Index, RunRow, SeriesKey
-from bench.nightly.course import Course, Figure, Judged, Mark, Standing, by_night, replay
+from bench.history.series import Figure, Mark
+from bench.nightly.course import Course, Judged, Standing, by_night, replay
 from bench.nightly.rule import Rule
 from quantize.key import canonical_json, sha256_text
 

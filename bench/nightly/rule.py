@@ -20,7 +20,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from quantize.key import Frozen
@@ -43,7 +42,6 @@ class Rule(Frozen):
     """Accepted nights that make the level and its spread."""
     least_nights: PositiveInt = 8
     """With fewer of them nothing is judged."""
-    least_rounds: PositiveInt = 5
     least_sd: PositiveFloat = 0.003
     """The spread of nights is never taken to be less: a few nights may agree by chance."""
     slack: PositiveFloat = 1.0
@@ -73,32 +71,6 @@ class Judgement(NamedTuple):
     cusum: float | None
     """Standard deviations below the epoch's first level, added up."""
     reason: str
-
-
-def hodges_lehmann(values: Sequence[float]) -> float:
-    """Return the median of the means of all pairs, each value with itself included.
-
-    Raises:
-        ValueError: there is no value.
-    """
-    if not values:
-        raise ValueError("no values")
-    array = np.asarray(values, dtype=float)
-    first, second = np.triu_indices(len(array))
-    return float(np.median((array[first] + array[second]) / 2))
-
-
-def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
-    """Return a night's value from the speeds of its rounds, both in the order they were measured.
-
-    Raises:
-        ValueError: the rounds do not pair, or a speed is not above 0.
-    """
-    if len(variant) != len(control):
-        raise ValueError(f"{len(variant)} trials of the variant, {len(control)} of the control")
-    if min((*variant, *control), default=1) <= 0:
-        raise ValueError("a speed must be above 0")
-    return hodges_lehmann([math.log(one / other) for one, other in zip(variant, control, strict=True)])
 
 
 def _median(ordered: Sequence[float]) -> float:

@@ -1,0 +1,84 @@
+"""One run's value in a series, and the epochs that were accepted by hand."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from quantize.key import Frozen
+
+Figure = Literal["decode", "prefill"]
+
+LEAST_ROUNDS = 5
+"""Rounds of a night: one spoiled round of five moves the Hodges-Lehmann estimate by little."""
+
+
+class Measured(NamedTuple):
+    """One run's measurement of a series."""
+
+    run_id: str
+    started_at: str
+    """UTC, ISO 8601."""
+    epoch: str
+    """What the conditions were; see :func:`bench.history.index.epoch_of`."""
+    value: float | None
+    """ln(variant's speed / control's), over the rounds; None where there is nothing to judge."""
+    problem: str | None = None
+    """Why there is none."""
+
+
+class Mark(Frozen):
+    """Somebody's word that from a run on everything counts anew."""
+
+    run_id: str
+    reason: str
+    at: str
+
+
+def value_of(variant: Sequence[float], control: Sequence[float], status: str = "ok") -> float | str:
+    """Return a run's value, or why it has none.
+
+    Args:
+        variant: time of each round.
+        control: the same of the control.
+        status: of the variant's cell.
+    """
+    if status != "ok":
+        return f"the cell is {status}"
+    if len(control) != len(variant):
+        return "no control took turns with it: a night's speed means nothing alone (baseline=bf16)"
+    if len(variant) < LEAST_ROUNDS:
+        return f"{len(variant)} rounds, at least {LEAST_ROUNDS} are needed (workload.trials={LEAST_ROUNDS})"
+    return night_value(speeds(variant), speeds(control))
+
+
+def speeds(times: Sequence[float]) -> tuple[float, ...]:
+    """Return times as speeds: their inverses."""
+    return tuple(1 / time for time in times if time > 0)
+
+
+def hodges_lehmann(values: Sequence[float]) -> float:
+    """Return the median of the means of all pairs, each value with itself included.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("no values")
+    array = np.asarray(values, dtype=float)
+    first, second = np.triu_indices(len(array))
+    return float(np.median((array[first] + array[second]) / 2))
+
+
+def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
+    """Return a night's value from the speeds of its rounds, both in the order they were measured.
+
+    Raises:
+        ValueError: the rounds do not pair, or a speed is not above 0.
+    """
+    if len(variant) != len(control):
+        raise ValueError(f"{len(variant)} trials of the variant, {len(control)} of the control")
+    if min((*variant, *control), default=1) <= 0:
+        raise ValueError("a speed must be above 0")
+    return hodges_lehmann([math.log(one / other) for one, other in zip(variant, control, strict=True)])
