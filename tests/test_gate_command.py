@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.nightly.gate import HISTORY, accept, main
+from bench.commands.gate import HISTORY, main
+from bench.nightly.gate import accept
 from bench.nightly.output import KIND_CODE, Line, exit_code, junit, markdown
 from bench.records.record import Control, Failure, RunRecord, SpeedCell, Variant
 from bench.records.store import Store

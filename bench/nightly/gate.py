@@ -1,11 +1,10 @@
-"""``quantbench gate``: is tonight worse than the nights before? For CI: the exit code says it.
+"""Judge the newest session against the nights before it.
 
 The newest session of the results folder is tonight. Every speed series of it is judged against its history
 (:mod:`bench.nightly.rule`), every accuracy task item by item against the last earlier score
 (:mod:`bench.analysis.verdict`).
 """
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -13,24 +12,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 from bench.analysis.paired import compare
 from bench.analysis.verdict import judge
-from bench.errors import QuantbenchError, StoreError, nearest
-from bench.files import append, write_atomic
+from bench.errors import StoreError, nearest
+from bench.files import write_atomic
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of
 from bench.history.series import Mark
-from bench.nightly.change_points import change_points
-from bench.nightly.course import Judged
 from bench.nightly.nights import histories, standings
-from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
+from bench.nightly.output import Line
 from bench.records.record import RunRecord, TaskScore
 from quantize.key import Frozen
-
-HISTORY = "gate.jsonl"
-"""File of the results folder to which every judgement is appended."""
 
 
 class Tonight(Frozen):
@@ -182,14 +175,6 @@ def judged(results_dir: Path, session: str | None, *, newest: bool, again: bool 
     return tonight, lines
 
 
-def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[Judged, ...]]:
-    index = Index(results_dir)
-    try:
-        return histories(index, tonight.runs, marks_of(results_dir))
-    finally:
-        index.close()
-
-
 def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
     """Run once more what is an alarm; returns whether there was something to run."""
     alarmed = {line.name for line in lines if line.kind == "rerun"}
@@ -199,87 +184,3 @@ def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) ->
         sys.stderr.write(f"measuring again: {shlex.join(command[1:])}\n")
         subprocess.run([*command, f"results_dir={results_dir}"], check=False)
     return bool(again)
-
-
-class _Parser(argparse.ArgumentParser):
-    """One whose errors do not look like too little data."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with the code of an invalid run."""
-        self.print_usage(sys.stderr)
-        self.exit(3, f"{self.prog}: error: {message}\n")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Judge, print, write what CI wants, and return the exit code."""
-    parser = _Parser(
-        prog="quantbench gate",
-        description="Say whether the newest session is worse than the nights before.",
-        epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT.items()),
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
-    parser.add_argument("--session", help="the session to judge (default: the newest)")
-    parser.add_argument("--rerun", action="store_true", help="measure a second time what is an alarm, and judge both")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown, for a CI's page")
-    parser.add_argument(
-        "--change-points", action="store_true", help="add where in its history a series changed (toolchain otava)"
-    )
-    parser.add_argument("--accept", metavar="RUN", help="begin a new epoch with this run instead of judging")
-    parser.add_argument("--reason", default="", help="why, with --accept")
-    arguments = parser.parse_args(argv)
-    try:
-        return _main(arguments)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 3
-
-
-def _main(arguments: argparse.Namespace) -> int:
-    results: Path = arguments.results
-    if not (results / "runs").is_dir():
-        sys.stderr.write(f"error: {results / 'runs'} is not there; name the results folder with --results DIR\n")
-        return 3
-    if arguments.accept:
-        if not arguments.reason or not (results / "runs" / arguments.accept / "record.json").exists():
-            sys.stderr.write("error: --accept RUN needs the name of a run that has ended, and --reason 'why'\n")
-            return 3
-        accept(results, arguments.accept, arguments.reason)
-        sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
-        return 0
-    newest = arguments.session is None
-    tonight, lines = judged(results, arguments.session, newest=newest)
-    if arguments.rerun and measure_again(results, tonight, lines):
-        # What is judged is still the first. Where both are not of one night, as when the hour between is the one that
-        # parts two, the first one's alarm stands.
-        tonight, lines = judged(results, tonight.session, newest=newest, again=True)
-    code = exit_code(lines)
-    sys.stdout.write(lines_of(lines))
-    if arguments.change_points:
-        for point in change_points(_histories(results, tonight)):
-            sys.stdout.write(
-                f"change point: {point.series}, night of {point.night}: {point.change:+.1%} (p {point.p:.2g})\n"
-            )
-    if arguments.junit:
-        write_atomic(arguments.junit, junit(tonight.session, lines))
-    for file, text in (
-        (arguments.summary, markdown(tonight.session, lines)),
-        (results / HISTORY, _entry(tonight, lines)),
-    ):
-        if file is not None:
-            append(file, text)
-    return code
-
-
-def _entry(tonight: Tonight, lines: Sequence[Line]) -> str:
-    told = {
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "session": tonight.session,
-        "exit_code": exit_code(lines),
-        "lines": [line.model_dump() for line in lines],
-    }
-    return json.dumps(told) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
