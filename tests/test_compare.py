@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from bench.analysis.comparison import compared, unlike
 from bench.analysis.speedup import ratio_of_medians
-from bench.commands.compare import REFUSED, main, published_named
+from bench.commands.compare import REFUSED, main
 from bench.errors import ConfigError
+from bench.published.figures import published_named
 from bench.records.record import RunRecord
 from tests.records import (
     LENGTHS,

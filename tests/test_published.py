@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from bench.commands.published import main
 from bench.config.compose import compose_job, names
 from bench.paths import published_dir
 from bench.published.figures import (
@@ -15,7 +16,6 @@ from bench.published.figures import (
     cells,
     formats,
     limit_of,
-    main,
     rows_of,
     scores,
     share_of,

@@ -13,9 +13,9 @@ from pathlib import Path
 from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
 from bench.console import console, table
-from bench.errors import ConfigError, QuantbenchError, nearest
+from bench.errors import ConfigError, QuantbenchError
 from bench.history.find import FORMS, records_named
-from bench.published.figures import PublishedCell, cells, sources
+from bench.published.figures import PublishedCell, published_named
 from bench.published.replication import replications, score_replications
 from bench.records.margin import MARGIN, in_points, parse_margin
 from bench.records.record import RunRecord
@@ -25,31 +25,6 @@ from bench.speed.metrics import Interval
 PUBLISHED = "published:"
 REFUSED = 3
 """Exit code where speeds were not compared because the conditions are unlike."""
-
-
-def published_named(name: str) -> list[PublishedCell]:
-    """Return the published cells that ``NAME``, ``NAME/QUANT`` or either with ``@ENGINE`` means.
-
-    Args:
-        name: of a model or of a source, without ``published:``.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    plain, _, engine = name.partition("@")
-    subject, _, quant = plain.partition("/")
-    found = [cell for cell in cells() if subject in (cell.model, cell.source)]
-    if not found:
-        known = [*sorted({cell.model for cell in cells()}), *sources()]
-        raise ConfigError(f"nothing published is called '{subject}'{nearest(subject, known)} Known: {', '.join(known)}")
-    for what, wanted, of in (("quantization", quant, "quant"), ("engine", engine, "engine")):
-        have = sorted({getattr(cell, of) for cell in found})
-        if wanted and wanted not in have:
-            raise ConfigError(
-                f"no {what} '{wanted}' among the published cells of {subject}; there is: {', '.join(have)}"
-            )
-        found = [cell for cell in found if wanted in ("", getattr(cell, of))]
-    return found
 
 
 def _ratio(found: Interval | None) -> str:
