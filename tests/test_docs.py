@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from bench.cli import COMMANDS, usage
-from bench.commands.export import COLUMNS
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.paths import config_dir
 from bench.published import figures
+from bench.report.rows import COLUMNS
 from tests.conftest import ROOT, Cli
 from tests.test_sources import sharded
 

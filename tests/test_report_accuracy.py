@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bench.commands.export import session_rows
 from bench.pipeline import summary
 from bench.records.margin import MARGIN
 from bench.records.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report.document import Figures, Note, Section
 from bench.report.floor import floor_s
+from bench.report.rows import session_rows
 from bench.report.sections import accuracy, accuracy_damage, glossary, verdict
 from bench.report.sections import summary as summary_section
 from bench.report.verdicts import VERDICT_MEANING, judged, noise_floors

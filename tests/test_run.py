@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.commands.export import COLUMNS
 from bench.config.compose import names
 from bench.records.record import RunRecord
+from bench.report.rows import COLUMNS
 from tests.conftest import ROOT, Cli
 
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
