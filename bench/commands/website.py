@@ -26,10 +26,9 @@ from bench.files import write_atomic
 from bench.history.find import open_index, read_record
 from bench.history.index import Index, RunRow, marks_of
 from bench.nightly.nights import histories, standings
-from bench.pipeline.finish import title_of
 from bench.report.lang import LANGUAGES
 from bench.report.nights import drawn
-from bench.report.page import write
+from bench.report.page import title_of, write
 from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
 from quantize.key import canonical_json, sha256_text
 

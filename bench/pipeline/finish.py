@@ -13,13 +13,7 @@ from bench.pipeline.session import Session
 from bench.pipeline.summary import show
 from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete
-from bench.report.page import write
-
-
-def title_of(records: Sequence[RunRecord]) -> str:
-    """Return a report's heading."""
-    models = sorted({str(record.spec.get("model", {}).get("title", record.variant.model)) for record in records})
-    return f"quantbench · {models[0] if len(models) == 1 else f'{len(models)} models'}"
+from bench.report.page import title_of, write
 
 
 def nights_of(results_dir: Path, session: str) -> Mapping[str, tuple[Judged, ...]]:

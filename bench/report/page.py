@@ -112,3 +112,9 @@ def write(
     """
     write_atomic(path, render(records, title=title, lang=lang, histories=histories))
     return path
+
+
+def title_of(records: Sequence[RunRecord]) -> str:
+    """Return a report's heading."""
+    models = sorted({str(record.spec.get("model", {}).get("title", record.variant.model)) for record in records})
+    return f"quantbench · {models[0] if len(models) == 1 else f'{len(models)} models'}"
