@@ -1,0 +1,144 @@
+"""A folder of pages over all runs: an index, a page for each variant, and the newest sessions' reports."""
+
+import json
+import os
+import signal
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import parent_process
+from pathlib import Path
+from signal import SIG_IGN, SIGINT
+from threading import Thread
+from typing import Any
+
+from rich.progress import track
+
+from bench import __version__
+from bench.console import PROGRESS
+from bench.files import write_atomic
+from bench.history.find import open_index, read_record
+from bench.history.index import Index, RunRow, marks_of
+from bench.nightly.nights import histories, standings
+from bench.report.nights import drawn
+from bench.report.page import title_of, write
+from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
+from quantize.key import canonical_json, sha256_text
+
+MADE = "made.json"
+"""File of the site: what each page was made from."""
+
+
+VariantKey = tuple[str, str, str]
+
+
+def _digest(*parts: object) -> str:
+    return sha256_text(canonical_json([__version__, *parts]))
+
+
+def _sessions(rows: Iterable[RunRow]) -> list[Session]:
+    """Return sessions, newest first."""
+    found: dict[str, list[RunRow]] = {}
+    for row in rows:
+        found.setdefault(row.session, []).append(row)
+    return [Session(name, tuple(reversed(own)), page_name("session", name)) for name, own in found.items()]
+
+
+def _made(file: Path) -> dict[str, str]:
+    """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
+    try:
+        found: dict[str, str] = json.loads(file.read_text())
+        [Variant(**row) for row in json.loads(found["variants"])]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return found
+
+
+def _prepare() -> None:
+    """Leave Ctrl-C to the process that began this one, and end with it, however that ends."""
+    signal.signal(SIGINT, SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
+    """Write a variant's page and return its row of the index."""
+    model, quant, engine = key
+    marks = marks_of(results_dir)
+    index = Index(results_dir)
+    try:
+        rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
+        stands = standings(index, rows, marks)
+        nights = histories(index, rows, marks, drawn(stands))
+    finally:
+        index.close()
+    return variant_page(out, key, stands, nights, lang)
+
+
+def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> None:
+    records = [read_record(results_dir / "runs" / row.run_id / "record.json") for row in session.runs]
+    write(records, out / session.file, title=title_of(records), lang=lang)
+
+
+def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int, int]:
+    """Write the site and return (pages made, pages that were still right).
+
+    Args:
+        results_dir: results folder.
+        out: folder of the site; made if need be.
+        reports: sessions, the newest, whose reports are made; older ones keep the report they have.
+        lang: language of the pages.
+
+    Raises:
+        ConfigError: there are no results.
+        StoreError: a record cannot be read, or a page cannot be written.
+    """
+    index = open_index(results_dir)
+    try:
+        rows, keys = index.runs(), sorted({(key.model, key.quant, key.engine) for key in index.series()})
+        prints = index.fingerprints()
+    finally:
+        index.close()
+    file = out / MADE
+    before = _made(file)
+    sessions = _sessions(rows)
+    marks = [mark.model_dump() for mark in marks_of(results_dir)]
+    wanted = {
+        session.file: _digest(lang, [prints[row.run_id] for row in session.runs]) for session in sessions[:reports]
+    }
+    of_variant: dict[VariantKey, list[str]] = {key: [] for key in keys}
+    for row in rows:
+        if (row.model, row.quant, row.engine) in of_variant:
+            of_variant[row.model, row.quant, row.engine].append(prints[row.run_id])
+    variants = [Variant.of(key) for key in keys]
+    wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
+    stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
+    known = {row["file"]: Variant(**row) for row in json.loads(before.get("variants", "[]"))}
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_prepare) as pool:
+        jobs = {
+            one.file: pool.submit(_make_variant, results_dir, out, key, lang)
+            for one, key in zip(variants, keys, strict=True)
+            if one.file in stale or one.file not in known
+        }
+        made = [
+            pool.submit(_make_report, results_dir, out, session, lang)
+            for session in sessions[:reports]
+            if session.file in stale
+        ]
+        waiting: list[Future[Any]] = [*jobs.values(), *made]
+        try:
+            for job in track(waiting, "pages", console=PROGRESS, transient=True):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    variants = [jobs[one.file].result() if one.file in jobs else known[one.file] for one in variants]
+    write_index(out, [session.with_page(out) for session in sessions], variants, lang)
+    told = {**before, **wanted, "variants": json.dumps([one.__dict__ for one in variants])}
+    write_atomic(file, json.dumps(told, indent=1))
+    return len(jobs) + len(made) + 1, len(wanted) - len(jobs) - len(made)
