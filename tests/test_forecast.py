@@ -11,10 +11,10 @@ from bench.config.compose import compose_job, names
 from bench.config.spec import RunSpec
 from bench.limits.roofline import bits_per_weight
 from bench.machine.peaks import lookup
-from bench.plan.forecast import Forecast, forecast
+from bench.plan.forecast import Forecast, forecast, forecast_of
 from bench.plan.parallelism import Load, fewest, refusal, spread
 from bench.plan.placement import format_of, served, sizes
-from bench.plan.table import answer, forecast_of, trouble
+from bench.plan.table import answer, trouble
 from bench.plan.tasks import assumed
 from bench.published.figures import architecture_of
 from bench.records.record import Device

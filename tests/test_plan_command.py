@@ -11,8 +11,8 @@ import pytest
 from bench.config.compose import compose_job, names
 from bench.errors import ConfigError
 from bench.plan.announce import announce
-from bench.plan.forecast import forecast
-from bench.plan.table import answer, duration, forecast_of
+from bench.plan.forecast import forecast, forecast_of
+from bench.plan.table import answer, duration
 from tests.conftest import ROOT, Cli
 from tests.test_forecast import DEVICES, GPUS, PARTS, spec
 

@@ -7,8 +7,8 @@ machine. Where there is none, none is made up; the least time is the physical li
 from collections.abc import Sequence
 
 from bench.config.spec import RunSpec
-from bench.plan.forecast import Forecast
-from bench.plan.table import devices, duration, forecast_of
+from bench.plan.forecast import Forecast, forecast_of
+from bench.plan.table import devices, duration
 from bench.records.record import RunRecord
 from bench.records.store import Store
 

@@ -4,11 +4,16 @@
 (:mod:`bench.published.law`) where there is one for the quantization and engine, with its 95 % interval.
 """
 
+import contextlib
+
 from bench.config.spec import RunSpec
+from bench.errors import QuantbenchError
 from bench.limits.roofline import active_parameters, peak
+from bench.machine.nvml import Devices
+from bench.machine.peaks import device_kept, lookup
 from bench.plan.cells import CellForecast, cell_of
 from bench.plan.placement import Fit, Served, elsewhere, fit, served, sizes
-from bench.plan.stages import shapes_of
+from bench.plan.stages import check, shapes_of
 from bench.plan.tasks import TaskForecast, linear_flops, task_of
 from bench.published.law import Estimate
 from bench.records.record import Device
@@ -175,3 +180,40 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
         baseline=baseline,
         remarks=(*_remarks(spec, model, device), *(found.remarks if found else ()), *problems),
     )
+
+
+def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
+    """Return (the device that a plan is made for, how many of it a machine has, why it is not known)."""
+    if elsewhere(spec):
+        return None, 1, "the device of a server that somebody else runs is not known"
+    if spec.hardware.device is not None:
+        found = lookup(spec.hardware.device)
+        why = None if found else f"'{spec.hardware.device}' is not in the table of devices"
+        return found, spec.hardware.devices_per_machine or 1, why
+    cpu = spec.hardware.name == "cpu" or spec.engine.config.get("device") == "cpu"
+    found = device_kept(cpu=cpu)
+    why = None if found else "what this machine can do is measured by a first run; hardware=h100 plans for another"
+    return found, 1 if cpu else _devices_here(), why
+
+
+def _devices_here() -> int:
+    devices = Devices.here()
+    if devices is None:
+        return 1
+    with contextlib.closing(devices):
+        return len(devices.names)
+
+
+def _problems(spec: RunSpec) -> tuple[str, ...]:
+    """Return why a run could not start on this machine as it is."""
+    try:
+        check(spec)
+    except QuantbenchError as error:
+        return (f"not here as it is: {error}",)
+    return ()
+
+
+def forecast_of(spec: RunSpec) -> Forecast:
+    """Return the forecast of one run, for the machine that it names."""
+    device, per_machine, why = _device(spec)
+    return forecast(spec, device, (*([why] if why else []), *_problems(spec)), per_machine=per_machine)
