@@ -216,7 +216,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QuantbenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

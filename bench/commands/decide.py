@@ -119,7 +119,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         _show(found)
     return 0 if found.recommended else NOTHING
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -91,7 +91,3 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
-
-
-if __name__ == "__main__":
-    sys.exit(main())

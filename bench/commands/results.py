@@ -262,7 +262,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     sys.stdout.write(f"{made} pages made, {kept} still right: {arguments.out / 'index.html'}\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
