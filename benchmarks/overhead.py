@@ -71,9 +71,8 @@ def _row(quant: str, recipe: str, place: Path) -> str:
     source = plan(spec).source.target
     samples: list[list[int]] = []
     if recipe:
-        from quantize.texts import CalibrationConfig
-
-        config = CalibrationConfig.model_validate(spec.quant.config["calibration"])
+        config = spec.quant.method.calibration
+        assert config is not None
         samples, _, _ = calibration_samples(config, 0, AutoTokenizer.from_pretrained(source))
     (place / "samples.json").write_text(json.dumps(samples))
     seen: dict[str, list[tuple[float, int]]] = {"ours": [], "by hand": []}
@@ -83,7 +82,8 @@ def _row(quant: str, recipe: str, place: Path) -> str:
             target = place / f"{quant}-{who}-{turn}"
             if who == "ours":
                 step = Step(
-                    method=spec.quant.module, config=spec.quant.config, architecture=spec.model.architecture,
+                    method=spec.quant.method.name, config=spec.quant.method.config.model_dump(mode="json"),
+                    architecture=spec.model.architecture,
                     source=source, target=target, samples=tuple(map(tuple, samples)),
                 )  # fmt: skip
                 (place / "job.step").write_text(step.model_dump_json())

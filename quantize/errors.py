@@ -5,7 +5,11 @@ import traceback
 from pathlib import Path
 
 from quantize.checkpoint import CheckpointError
-from quantize.sources import SourceUnavailableError
+
+
+class SourceUnavailableError(Exception):
+    """The weights are unavailable on this machine; says why and what to do."""
+
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "DefaultCPUAllocator")
 

@@ -1,7 +1,5 @@
 """Memory and disk that building a checkpoint will need, from shapes and settings alone. All figures are bytes."""
 
-from typing import Any
-
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 
@@ -15,8 +13,6 @@ WHOLE_MODEL = {"auto-gptq": 6, "autoawq": 6, "gptqmodel": 4}
 """Bytes per weight of backends that hold the whole model: in float32 or 16 bits, and a copy in 16 when it is saved."""
 BATCH_TOKENS = 2048
 """Tokens whose logits the proof holds at once, at least."""
-GPTQ_METHODS = ("gptq", "int8")
-"""Methods that hold a Hessian, float32, for every linear layer of a decoder layer."""
 
 
 def in_words(size: int) -> str:
@@ -33,6 +29,16 @@ class Needs(Frozen):
     """What the memory is for, in words."""
 
 
+class Calibration(Frozen):
+    """What calibrating a method takes."""
+
+    tokens: int
+    """Of all its samples."""
+    backend: str
+    working_bytes: int
+    """For one decoder layer, besides weights and hidden states."""
+
+
 def checkpoint_bytes(architecture: Architecture, bits: int | None) -> int:
     """Return the size of a checkpoint whose linear layers are stored in ``bits``; None for 16."""
     linear = architecture.linear_parameters()
@@ -45,23 +51,12 @@ def _layer_bytes(architecture: Architecture) -> int:
     return 2 * architecture.layer_parameters()
 
 
-def _hessian_bytes(architecture: Architecture) -> int:
+def hessian_bytes(architecture: Architecture) -> int:
     """Return the bytes of the Hessians of one decoder layer, columns x columns in float32 for each linear layer."""
     shapes = architecture.linear_shapes()
     attention = sum(shapes[name][1] ** 2 for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
     mlp = sum(shapes[name][1] ** 2 for name in ("gate_proj", "up_proj", "down_proj"))
     return 4 * (attention + mlp * max(1, architecture.experts))
-
-
-def _working_bytes(architecture: Architecture, method: str, tokens: int) -> int:
-    """Return what a method holds beside weights and hidden states, for one decoder layer."""
-    if method in GPTQ_METHODS:
-        return _hessian_bytes(architecture)
-    if method == "awq":  # the input of every expert's last layer
-        return 2 * tokens * architecture.moe_intermediate_size * architecture.experts
-    if method == "autoround":  # rounding values, their gradients and the best so far, float32
-        return 12 * architecture.layer_parameters()
-    return 0
 
 
 def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
@@ -80,8 +75,7 @@ def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
 
 def estimate(
     architecture: Architecture,
-    method: str,
-    config: dict[str, Any],
+    calibration: Calibration | None,
     *,
     heldout: tuple[int, int],
     bits: int | None,
@@ -91,8 +85,7 @@ def estimate(
 
     Args:
         architecture: the model's shapes.
-        method: name of the method's module.
-        config: its fields.
+        calibration: what calibrating takes; None for a method or a release that needs no text.
         heldout: windows that fidelity is measured on, and tokens in each.
         bits: bits of its quantized weights; None if nothing is quantized.
         shard: bytes of the source's largest shard, where that is known.
@@ -100,21 +93,18 @@ def estimate(
     disk = checkpoint_bytes(architecture, bits)
     if bits is None:
         return Needs(memory=BASE // 5, disk=0, why="linking files")
-    calibration = config.get("calibration")
     proof = proof_memory(architecture, heldout)
     if calibration is None:
         whole = checkpoint_bytes(architecture, None)
         making, why = BASE + int(SHARD_FACTOR * min(shard, whole)), "one shard at a time"
     else:
-        tokens = calibration["n_samples"] * calibration["max_seq_len"]
+        tokens = calibration.tokens
         layers = 3 * _layer_bytes(architecture)
         why = f"one decoder layer at a time, {tokens:,} calibration tokens"
-        if config.get("backend") in WHOLE_MODEL:
-            layers = WHOLE_MODEL[config["backend"]] * architecture.parameters()
-            why = f"the whole model, which {config['backend']} holds, {tokens:,} calibration tokens"
-        making = (
-            BASE + layers + 2 * 2 * tokens * architecture.hidden_size + _working_bytes(architecture, method, tokens)
-        )
+        if calibration.backend in WHOLE_MODEL:
+            layers = WHOLE_MODEL[calibration.backend] * architecture.parameters()
+            why = f"the whole model, which {calibration.backend} holds, {tokens:,} calibration tokens"
+        making = BASE + layers + 2 * 2 * tokens * architecture.hidden_size + calibration.working_bytes
     if proof > making:
         return Needs(memory=proof, disk=disk, why="the proof beside the source, one decoder layer at a time")
     return Needs(memory=making, disk=disk, why=why)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.checkpoint import MANIFEST_NAME, CheckpointError, read_header
-from quantize.sources import SourceUnavailableError
+from quantize.errors import SourceUnavailableError
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

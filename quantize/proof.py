@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from quantize.checkpoint import CheckpointError, TensorFact
 from quantize.formats import Format
-from quantize.methods import Expected
+from quantize.method import Expected
 from quantize.reader import Reader
 
 FLOATS = ("BF16", "F16", "F32")

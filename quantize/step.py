@@ -4,7 +4,6 @@ The border between environments: JSON in, a checkpoint folder and ``STEP.made`` 
 ``quantize`` itself, pydantic and the backend's own library are imported here. Ends with its parent.
 """
 
-import importlib
 import logging
 import shutil
 import sys
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from quantize.architecture import Architecture
+from quantize.backend import Made
 from quantize.bf16 import multiply_in_float32
 from quantize.errors import explain_failure
 from quantize.imports import without_sklearn
 from quantize.key import Frozen
-from quantize.methods import Made
+from quantize.method import method
 from quantize.parent import end_with_parent
 
 
@@ -35,10 +35,7 @@ class Step(Frozen):
 def make(step: Step) -> Made:
     """Write the checkpoint and return what is worth knowing of it."""
     multiply_in_float32()
-    module = importlib.import_module(f"quantize.methods.{step.method}")
-    config = module.Config.model_validate(step.config)
-    made: Made = module.quantize(config, step.architecture, step.source, step.target, step.samples)
-    return made
+    return method(step.method, step.config).quantize(step.architecture, step.source, step.target, step.samples)
 
 
 def main(argv: list[str]) -> int:

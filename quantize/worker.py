@@ -8,7 +8,6 @@ killed, and goes on from weights that were already written. Ends with its parent
 
 import contextlib
 import fcntl
-import importlib
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import Any, Literal
 
 from quantize import proof
 from quantize.architecture import Architecture
+from quantize.backend import Made
 from quantize.calibration import calibration_samples, heldout_windows
 from quantize.checkpoint import (
     CalibrationFact,
@@ -44,10 +44,11 @@ from quantize.errors import explain_failure
 from quantize.estimate import proof_memory
 from quantize.imports import without_sklearn
 from quantize.key import Frozen, Key
-from quantize.methods import Expected, Made
+from quantize.method import Expected, method
 from quantize.parent import end_with_parent
 from quantize.reader import Reader
 from quantize.search_path import search_path
+from quantize.source import source
 from quantize.step import Step
 from quantize.texts import HeldoutConfig
 
@@ -117,9 +118,7 @@ def only_builder(job: Job) -> Iterator[int]:
 
 
 def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: Job, work: Path) -> str:
-    module = importlib.import_module(f"quantize.sources.{kind}")
-    made: str = module.materialize(module.Config.model_validate(config), identity, job.architecture, work)
-    return made
+    return source({"kind": kind, **config}).materialize(identity, job.architecture, work)
 
 
 def _tokenizer(job: Job) -> Any:
@@ -174,9 +173,8 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
     notes: tuple[str, ...] = ()
     calibration = None
     cost_file = job.beside("cost")
-    if job.release is None and job.config.get("calibration"):
-        module = importlib.import_module(f"quantize.methods.{job.module}")
-        config = module.Config.model_validate(job.config).calibration
+    config = method(job.module, job.config).calibration
+    if job.release is None and config is not None:
         tokenizer = _tokenizer(job)
         planned = job.identity.get("calibration")
         samples, calibration, notes = calibration_samples(config, job.seed, tokenizer, planned)
@@ -215,9 +213,7 @@ def _remove(job: Job, work: Path) -> None:
 
 
 def _expected(job: Job, written: Reader) -> Expected:
-    module = importlib.import_module(f"quantize.methods.{job.module}")
-    config = module.Config.model_validate(job.config)
-    expected: Expected = module.expected(config, job.architecture)
+    expected = method(job.module, job.config).expected(job.architecture)
     return proof.expected_of_release(written, expected, job.module) if job.release else expected
 
 
@@ -229,11 +225,11 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
         CheckpointError: the source or the held-out text cannot be read.
     """
     assert job.source is not None
-    source = Reader(job.source)
+    original = Reader(job.source)
     try:
         written = Reader(work)
         expected = _expected(job, written)
-        bits = proof.prove(source, written, expected)
+        bits = proof.prove(original, written, expected)
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
     facts: dict[str, Any] = {

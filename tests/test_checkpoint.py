@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError, count_dtypes, read_header, tensors, weight_files
 from quantize.key import Key, canonical_json
-from quantize.methods import choose_group_size
+from quantize.method import choose_group_size
 from quantize.proof import is_ignored
 from tests.tensors import write_safetensors
 

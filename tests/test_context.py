@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from bench.config.compose import compose_job
-from bench.config.plugins import plugin
 from bench.config.spec import RunSpec
 from bench.engines import Launch
 from bench.errors import ConfigError
@@ -69,10 +68,8 @@ def test_a_stretched_model_is_another_run() -> None:
 def test_every_engine_stretches_alike(engine: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"rope_theta": 1e6}))
     found = spec("+model=qwen3-8b", "context=131k", f"engine={engine}")
-    module = plugin("bench.engines", engine)
-    config = module.Config.model_validate(found.engine.config)
     plain, stretched = (
-        module.command(config, "python", Launch(tmp_path, 131072, 1, yarn=yarn)) for yarn in (None, found.yarn)
+        found.engine.command("python", Launch(tmp_path, 131072, 1, yarn=yarn)) for yarn in (None, found.yarn)
     )
     more = [word for word in stretched if word not in plain]
     text = " ".join(more)

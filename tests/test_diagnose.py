@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.machine.diagnose import RULES, diagnose, last_words, lines_of, why
+from bench.engines.sglang import ADVICE as SGLANG_ADVICE
+from bench.engines.sglang import LOG_PATTERNS as SGLANG_PATTERNS
+from bench.engines.vllm import ADVICE as VLLM_ADVICE
+from bench.engines.vllm import LOG_PATTERNS as VLLM_PATTERNS
+from bench.machine.diagnose import NOTHING, RULES, diagnose, last_words, lines_of, why
 
 SGLANG = """[2026-11-25 03:16:04] server_args={{'model_path': '/m', 'quantization': None, 'mem_fraction_static': 0.85}}
 [2026-11-25 03:16:31 TP0] Load weight begin. avail mem=78.71 GB
@@ -31,6 +35,7 @@ VLLM = """INFO 11-25 03:20:11 [core.py:105] Initializing a V1 LLM engine (v0.32.
 (APIServer pid=4700) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
 """
 PLAIN = "{error}\n"
+OWN = {SGLANG: (SGLANG_PATTERNS, SGLANG_ADVICE), VLLM: (VLLM_PATTERNS, VLLM_ADVICE), PLAIN: (NOTHING, NOTHING)}
 
 CASES = [
     (SGLANG, "out of memory", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0 has a total "
@@ -80,7 +85,7 @@ CASES = [
     (PLAIN, "wrong argument", "launch_server.py: error: unrecognized arguments: --enable-foo", "engine.extra_args"),
     (PLAIN, "no GPU", "RuntimeError: No CUDA GPUs are available", "nvidia-smi"),
     (PLAIN, "no GPU", "RuntimeError: The NVIDIA driver on your system is too old (found version 12020).", "nvidia-smi"),
-    (PLAIN, "watchdog", "[2026-11-25 03:16:35] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)",
+    (SGLANG, "watchdog", "[2026-11-25 03:16:35] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)",
      "took too long"),
     (PLAIN, "shared memory", "OSError: [Errno 28] No space left on device: '/dev/shm/psm_1'", "--shm-size"),
     (PLAIN, "model not supported", "ValueError: Model architectures ['NewForCausalLM'] are not supported for now.",
@@ -90,12 +95,12 @@ CASES = [
 
 @pytest.mark.parametrize(("log", "kind", "error", "advice"), CASES)
 def test_the_cause_and_a_remedy_are_found(log: str, kind: str, error: str, advice: str) -> None:
-    found = diagnose(log.format(error=error))
+    found = diagnose(log.format(error=error), *OWN[log])
     assert found is not None
     assert found.kind == kind
     assert advice in found.advice
     assert found.line[:40] in error
-    told = why(log.format(error=error))
+    told = why(log.format(error=error), *OWN[log])
     assert told.startswith(f"{kind}: ")
     assert "sigquit" not in told
     assert "Engine core initialization" not in told

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from bench.cli import COMMANDS, usage
+from bench.commands import published
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.paths import config_dir
-from bench.published import figures
 from bench.report.rows import COLUMNS
 from tests.conftest import ROOT, Cli
 from tests.test_sources import sharded
@@ -55,7 +55,8 @@ def test_every_quantization_and_its_own_fields_are_documented() -> None:
     for name in names("quant"):
         assert f"`{name}`" in page
     configs = [
-        compose_job(["+model=tiny-qwen3", f"quant={name}", "session=test"]).quant.config for name in names("quant")
+        compose_job(["+model=tiny-qwen3", f"quant={name}", "session=test"]).quant.method.config.model_dump()
+        for name in names("quant")
     ]
     fields = {field for config in configs for field in config} | {"source"}
     assert set(re.findall(r"`quant\.(\w+)", page)) <= fields
@@ -106,7 +107,7 @@ def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
 
 
 def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert figures.main(["qwen3-8b", "--engine", "sglang"]) == 0
+    assert published.main(["qwen3-8b", "--engine", "sglang"]) == 0
     printed = [re.split(r"\s*│\s*", line.strip("│ ")) for line in capsys.readouterr().out.splitlines() if "│" in line]
     shown = re.findall(
         r"^\| (BF16|FP8|AWQ-INT4) \| (\S+) \| (\S+ ms) \| (\S+ %) \|$", DOCS["published.md"], re.MULTILINE

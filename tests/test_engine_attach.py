@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bench.config.spec import PartSpec
 from bench.engines import attach
 from bench.errors import EngineError, SourceError
 from bench.records.record import RequestTrace
@@ -46,9 +45,14 @@ def config(**changes: Any) -> attach.Config:
     return attach.Config.model_validate(fields(**changes))
 
 
+def engine(**changes: Any) -> attach.Attach:
+    return attach.Attach(name="attach", config=config(**changes))
+
+
 def attached_to(**changes: Any) -> Any:
-    engine = PartSpec(name="attach", module="attach", config=config(**changes).model_dump(mode="json"))
-    return serve(engine, None, context_length=512, what="it", log_file=Path("none.log"), on_wait=lambda: None)
+    return serve(
+        engine(**changes), None, context_length=512, what="it", log_file=Path("none.log"), on_wait=lambda: None
+    )
 
 
 def answers(**by_path: Any) -> Callable[[str], tuple[int, bytes]]:
@@ -120,28 +124,29 @@ def test_text_needs_a_tokenizer_and_the_protocol_that_takes_it() -> None:
 
 
 def test_nothing_is_started() -> None:
-    assert attach.address(config()) == URL
-    assert attach.interpreter(config(), "it") is None
+    assert engine().address == URL
+    assert engine().interpreter("it") is None
 
 
 def test_a_prompt_without_a_tokenizer_keeps_away_from_both_ends_of_the_vocabulary() -> None:
-    ids = attach.vocabulary(config(), Architecture(**{**SHAPE, "vocab_size": 151936}))
+    ids = engine().vocabulary(Architecture(**{**SHAPE, "vocab_size": 151936}), None)
     assert (ids[0], ids[-1]) == (15193, 136741)
-    assert attach.text_of(config()) is None
+    assert engine().text_of() is None
 
 
 def test_with_a_tokenizer_ids_are_its_ordinary_ones(bpe: Path) -> None:
-    ids = attach.vocabulary(config(tokenizer=bpe), Architecture(**SHAPE))
+    ids = engine(tokenizer=bpe).vocabulary(Architecture(**SHAPE), None)
     assert min(ids) == 2, "0 and 1 are special"
     assert len(ids) > 256
 
 
 def test_a_tokenizer_here_is_found_from_any_folder(bpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bpe.parent)
-    found = attach.tokenizer(config(tokenizer=bpe.name))
+    found = engine(tokenizer=bpe.name).tokenizer(None)
     monkeypatch.chdir(tmp_path)
     assert found == bpe
-    assert attach.tokenizer(config()) is None
+    with pytest.raises(SourceError, match=r"engine\.tokenizer=FOLDER"):
+        engine().tokenizer(None)
 
 
 @pytest.mark.parametrize(
@@ -158,15 +163,15 @@ def test_what_accuracy_tasks_lack_is_told_before_anything_is_asked(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = attach.unscorable(config(**changes))
+    told = engine(**changes).unscorable()
     assert told is not None
     assert re.search(message, told)
     assert "\n" not in told
 
 
 def test_a_tokenizer_here_or_on_the_hub_lets_accuracy_tasks_run(bpe: Path) -> None:
-    assert attach.unscorable(config(tokenizer=bpe)) is None
-    assert attach.unscorable(config(tokenizer="Qwen/Qwen3-8B")) is None
+    assert engine(tokenizer=bpe).unscorable() is None
+    assert engine(tokenizer="Qwen/Qwen3-8B").unscorable() is None
 
 
 FETCH = """
@@ -176,7 +181,7 @@ from bench.errors import SourceError
 fields = {**yaml.safe_load(open(sys.argv[1])), "url": "http://host", "tokenizer": "someone/model"}
 del fields["name"]
 try:
-    folder = attach.tokenizer(attach.Config.model_validate(fields))
+    folder = attach.Attach(name="attach", config=attach.Config.model_validate(fields)).tokenizer(None)
     print(json.dumps([str(folder), sorted(file.name for file in folder.iterdir())]))
 except SourceError as error:
     print(json.dumps(str(error)))
@@ -229,9 +234,9 @@ def test_words_come_back_as_the_tokens_they_were_drawn_as(tokenizer: Path) -> No
 
 
 def test_a_text_leaves_room_for_what_the_server_adds(bpe: Path) -> None:
-    asked = config(prompt="text", tokenizer=bpe, prompt_overhead=1)
-    ids = attach.vocabulary(asked, Architecture(**SHAPE))[:5]
-    write = attach.text_of(asked)
+    asked = engine(prompt="text", tokenizer=bpe, prompt_overhead=1)
+    ids = asked.vocabulary(Architecture(**SHAPE), None)[:5]
+    write = asked.text_of()
     assert write is not None
     assert len(write(ids).split()) == 4
     assert len(write(ids[:1]).split()) == 1, "an empty prompt is none"
@@ -252,9 +257,9 @@ def test_a_tokenizer_without_words_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_believed_and_not_known_is_said() -> None:
-    assert any("quant=" in text for text in attach.unproven(config()))
-    assert not any("text was sent" in text for text in attach.unproven(config()))
-    told = attach.unproven(config(prompt="text", tokenizer="folder", prompt_overhead=1))
+    assert any("quant=" in text for text in engine().unproven())
+    assert not any("text was sent" in text for text in engine().unproven())
+    told = engine(prompt="text", tokenizer="folder", prompt_overhead=1).unproven()
     assert any("1 of its own among them" in text for text in told)
 
 
@@ -277,7 +282,7 @@ PLAIN = {"data": [{"id": "m"}]}
 def test_what_a_server_tells_is_found_wherever_it_tells_it(
     told: dict[str, Any], version: str | None, context: int | None
 ) -> None:
-    info, facts = attach.facts(config(served_model="m"), answers(**told), lambda: "")
+    info, facts = engine(served_model="m").facts(answers(**told), lambda: "")
     assert (facts.version, facts.max_context_tokens, facts.devices) == (version, context, 1)
     assert info.version == version
 
@@ -293,35 +298,35 @@ def test_what_a_server_tells_is_found_wherever_it_tells_it(
 )
 def test_what_is_wrong_is_told_in_one_line(ask: Callable[[str], tuple[int, bytes]], message: str) -> None:
     with pytest.raises(EngineError, match=message) as error:
-        attach.facts(config(served_model="other"), ask, lambda: "")
+        engine(served_model="other").facts(ask, lambda: "")
     assert "\n" not in str(error.value)
 
 
 def test_what_sglang_computes_together_and_takes_at_most_is_read() -> None:
     states = [{"effective_max_running_requests_per_dp": 48}] * 2
     told = {"version": "0.5.23", "context_length": 4096, "max_req_input_len": 4090, "internal_states": states}
-    _, facts = attach.facts(config(protocol="sglang"), answers(server_info=told), lambda: "")
+    _, facts = engine(protocol="sglang").facts(answers(server_info=told), lambda: "")
     assert (facts.max_running, facts.max_context_tokens) == (96, 4090)
     told = {"context_length": 4096, "max_running_requests": 16}
-    _, facts = attach.facts(config(protocol="sglang"), answers(server_info=told), lambda: "")
+    _, facts = engine(protocol="sglang").facts(answers(server_info=told), lambda: "")
     assert (facts.max_running, facts.max_context_tokens) == (16, 4096)
 
 
 def test_a_server_of_another_protocol_is_told() -> None:
     with pytest.raises(EngineError, match="no SGLang server"):
-        attach.facts(config(protocol="sglang"), answers(v1__models=PLAIN), lambda: "")
+        engine(protocol="sglang").facts(answers(v1__models=PLAIN), lambda: "")
 
 
-def ask(served: RunningEngine, asked: attach.Config, ids: list[int], tokens: int) -> RequestTrace:
+def ask(served: RunningEngine, ids: list[int], tokens: int) -> RequestTrace:
     async def measured() -> RequestTrace:
         async with Client(
             served.base_url,
-            protocol=served.protocol,
+            protocol=served.engine.protocol,
             total_timeout_s=120,
             stall_timeout_s=120,
             api_key=served.api_key,
-            model=attach.served_model(asked),
-            text_of=attach.text_of(asked),
+            model=served.engine.served_model,
+            text_of=served.engine.text_of(),
         ) as client:
             return await client.generate(ids, max_new_tokens=tokens)
 
@@ -334,8 +339,8 @@ def test_the_reference_server_is_attached_to_by_its_native_protocol(server: Serv
         assert served.child is None
         assert served.facts.max_context_tokens is not None
         assert served.facts.kv_capacity_tokens is not None
-        ids = list(attach.vocabulary(config(**here), Architecture(**SHAPE)))[:9]
-        trace = ask(served, config(**here), ids, 5)
+        ids = list(engine(**here).vocabulary(Architecture(**SHAPE), None))[:9]
+        trace = ask(served, ids, 5)
     assert (trace.error, trace.prompt_tokens, trace.completion_tokens, trace.cached_tokens) == (None, 9, 5, 0)
     assert server.process.poll() is None, "it is not ours to end"
 
@@ -344,11 +349,10 @@ def test_a_server_of_openais_protocol_gets_ids_or_text(bpe: Path) -> None:
     with fake_server.running() as fake:
         here = {"url": fake.base_url, "served_model": fake_server.MODEL}
         for changes in ({"tokenizer": bpe}, {"tokenizer": bpe, "prompt": "text"}):
-            asked = config(**here, **changes)
             with attached_to(**here, **changes) as served:
                 fake.load(fake_server.Script(steps=[(0.0, 1)] * 3, prompt_tokens=4))
-                ids = list(attach.vocabulary(asked, Architecture(**SHAPE)))[:4]
-                trace = ask(served, asked, ids, 3)
+                ids = list(served.engine.vocabulary(Architecture(**SHAPE), None))[:4]
+                trace = ask(served, ids, 3)
             assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 4, 3)
 
 

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from bench.config import validate
 from bench.config.compose import compose_job
-from bench.engines import Launch, sglang
-from bench.engines.sglang import Config
+from bench.engines import Launch, ServedModel, sglang
+from bench.engines.sglang import Config, SGLang
 from bench.errors import ConfigError
 from bench.paths import config_dir
 from bench.records.engine_info import EngineInfo
@@ -25,7 +25,7 @@ from bench.records.record import ServerFacts, Yarn
 from bench.toolchains import toolchain
 from bench.toolchains.build import alone
 from quantize.checkpoint import Manifest
-from quantize.formats import Format
+from quantize.formats import Format, integers
 from tests.conftest import Cli
 from tests.records import manifest
 
@@ -64,6 +64,10 @@ def config(**changes: Any) -> Config:
     return Config.model_validate({**{k: v for k, v in fields.items() if k != "name"}, **changes})
 
 
+def engine(**changes: Any) -> SGLang:
+    return SGLang(name="sglang", config=config(**changes))
+
+
 @cache
 def real_python() -> str:
     """Return an interpreter that has the real SGLang, or skip."""
@@ -88,7 +92,7 @@ print(json.dumps(parsed, default=str))
 def parsed(*configs: Config, launch: Launch = LAUNCH) -> list[dict[str, Any]]:
     """Return what the real parser makes of the commands."""
     python = real_python()
-    asked = [sglang.command(one, python, launch)[3:] for one in configs]
+    asked = [SGLang(name="sglang", config=one).command(python, launch)[3:] for one in configs]
     env = {**os.environ, **alone(), **toolchain.variables("sglang-cpu")}
     done = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(asked), env=env, capture_output=True, text=True, timeout=250
@@ -127,7 +131,7 @@ def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
 
 def test_every_field_that_changes_the_server_changes_its_command() -> None:
     told_otherwise = {"toolchain", "node_rank", "dist_init_addr"}
-    plain = sglang.command(config(), "python", LAUNCH)
+    plain = engine().command("python", LAUNCH)
     others: dict[str, Any] = {"mem_fraction_static": 0.5, "random_seed": 5, "nnodes": 2}
     for name in Config.model_fields:
         if name.endswith("_s") or name in told_otherwise:
@@ -135,14 +139,14 @@ def test_every_field_that_changes_the_server_changes_its_command() -> None:
         value = others.get(name, EVERYTHING.get(name))
         value = not getattr(config(), name) if isinstance(value, bool) else value
         more = {"dist_init_addr": "h:1"} if name == "nnodes" else {}
-        assert sglang.command(config(**{name: value}, **more), "python", LAUNCH) != plain, name
+        assert engine(**{name: value}, **more).command("python", LAUNCH) != plain, name
 
 
 def test_two_servers_share_the_memory() -> None:
-    argv = sglang.command(config(), "python", Launch(Path("/m"), 100, 1, share=0.5))
+    argv = engine().command("python", Launch(Path("/m"), 100, 1, share=0.5))
     assert argv[argv.index("--mem-fraction-static") + 1] == "0.425"
     # SGLang divides what is free when it starts: 0.425 of the whole is 0.7391 of what the first server has left.
-    argv = sglang.command(config(), "python", Launch(Path("/m"), 100, 1, share=0.5, beside=1))
+    argv = engine().command("python", Launch(Path("/m"), 100, 1, share=0.5, beside=1))
     assert argv[argv.index("--mem-fraction-static") + 1] == "0.7391"
 
 
@@ -154,8 +158,8 @@ def test_a_stretched_context_is_as_long_as_what_is_asked_for(factor: float, orig
 
 
 def test_the_key_stands_in_the_environment_only() -> None:
-    assert all(KEY not in word for word in sglang.command(config(**EVERYTHING), "python", LAUNCH))
-    environment = sglang.environment(config(), KEY)
+    assert all(KEY not in word for word in engine(**EVERYTHING).command("python", LAUNCH))
+    environment = engine().environment(KEY)
     assert environment[sglang.KEY_VARIABLE] == KEY
     assert environment["PYTHONPATH"] == ""
 
@@ -195,7 +199,7 @@ SERVER_INFO = {
 
 def told(changes: dict[str, Any], **fields: Any) -> tuple[EngineInfo, ServerFacts]:
     answers = {"/server_info": {**SERVER_INFO, **changes}, "/model_info": {"model_type": "qwen3"}}
-    return sglang.facts(config(**fields), lambda path: (200, json.dumps(answers[path]).encode()), lambda: "")
+    return engine(**fields).facts(lambda path: (200, json.dumps(answers[path]).encode()), lambda: "")
 
 
 def test_what_the_server_tells_is_kept_without_its_key() -> None:
@@ -235,22 +239,27 @@ def _stored(quant: str) -> tuple[Manifest, int]:
 
 def test_weights_that_were_expanded_are_seen_by_their_memory() -> None:
     found, stored = _stored("fp8")
-    assert sglang.expanded(_facts(int(stored * 1.05)), found, stored * 2) is None
-    assert "expanded them" in (sglang.expanded(_facts(int(stored * 1.9)), found, stored * 2) or "")
+    assert engine().expanded(_facts(int(stored * 1.05)), found, stored * 2) is None
+    assert "expanded them" in (engine().expanded(_facts(int(stored * 1.9)), found, stored * 2) or "")
 
 
 def test_where_nothing_is_quantized_or_known_nothing_was_expanded() -> None:
     plain, stored = _stored("bf16")
     quantized, _ = _stored("fp8")
-    assert sglang.expanded(_facts(stored), plain, stored) is None
-    assert sglang.expanded(_facts(None), quantized, stored) is None
+    assert engine().expanded(_facts(stored), plain, stored) is None
+    assert engine().expanded(_facts(None), quantized, stored) is None
+
+
+def model_of(form: Format | None) -> ServedModel:
+    shapes = compose_job(["+model=tiny-qwen3", "session=test"]).model.architecture
+    return ServedModel(architecture=shapes, form=form, context_length=512, yarn=None)
 
 
 def test_a_cpu_takes_no_quantized_checkpoint() -> None:
-    form = Format.model_construct()
-    assert "no quantized checkpoint" in (sglang.refuses(config(**ON_CPU), form) or "")
-    assert sglang.refuses(config(**ON_CPU), None) is None
-    assert sglang.refuses(config(), form) is None
+    form = integers(4, 64, symmetric=True)
+    assert "no quantized checkpoint" in (engine(**ON_CPU).refuses(model_of(form)) or "")
+    assert engine(**ON_CPU).refuses(model_of(None)) is None
+    assert engine().refuses(model_of(form)) is None
 
 
 def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
@@ -289,13 +298,13 @@ def test_auto_takes_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.Mo
     assert validate.resolve_engine("vllm") == "vllm"
     typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
     found = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
-    assert (found.name, found.module) == (name, name)
-    assert found.config["stall_timeout_s"] == 7
-    assert found.config["kv_cache_dtype"] == "fp8_e4m3"
+    assert (found.name, type(found).__module__) == (name, f"bench.engines.{name}")
+    assert found.config.stall_timeout_s == 7
+    assert found.kv_cache_dtype == "fp8_e4m3"
     if name == "sglang":
-        assert found.config["tp_size"] == 2
-        assert found.config["mem_fraction_static"] == 0.85
-        assert found.config["startup_timeout_s"] == 1800
+        assert found.parallelism.tp == 2
+        assert found.memory_fraction == 0.85
+        assert found.config.startup_timeout_s == 1800
 
 
 def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cli: Cli, tmp_path: Path) -> None:

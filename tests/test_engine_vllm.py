@@ -14,9 +14,7 @@ from bench.accuracy.asking import Asker, Server
 from bench.accuracy.journal import Journal
 from bench.accuracy.tasks import KEY_VARIABLE
 from bench.config.compose import compose_job
-from bench.config.plugins import plugin
-from bench.config.spec import PartSpec
-from bench.engines import Launch, attach, vllm
+from bench.engines import Launch, ServedModel, attach, vllm
 from bench.errors import EngineError, ToolchainError
 from bench.records.record import RequestTrace, Yarn
 from bench.servers.lifecycle import RunningEngine, serve
@@ -25,7 +23,6 @@ from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers
 from tests.contract import questions
 from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, write_small
-from tests.records import manifest
 from tests.serving import Reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,8 +42,12 @@ def launch(tmp_path: Path, share: float = 1.0) -> Launch:
     return Launch(checkpoint=tmp_path, context_length=4096, port=1234, share=share)
 
 
+def engine(**changes: Any) -> vllm.VLLM:
+    return vllm.VLLM(name="vllm", config=config(**changes))
+
+
 def argv(tmp_path: Path, share: float = 1.0, **changes: Any) -> list[str]:
-    return vllm.command(config(**changes), "python", launch(tmp_path, share))
+    return engine(**changes).command("python", launch(tmp_path, share))
 
 
 def value(words: list[str], flag: str) -> str:
@@ -69,7 +70,7 @@ def test_the_server_listens_on_loopback_without_a_prefix_cache(tmp_path: Path) -
 
 
 def test_the_key_reaches_the_server_by_its_environment_alone(tmp_path: Path) -> None:
-    assert vllm.environment(config(), "s3cret")["VLLM_API_KEY"] == "s3cret"
+    assert engine().environment("s3cret")["VLLM_API_KEY"] == "s3cret"
     assert "--api-key" not in argv(tmp_path)
 
 
@@ -87,7 +88,7 @@ def test_nothing_is_compiled_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
 
 def test_a_longer_context_keeps_the_models_base_frequency(tmp_path: Path) -> None:
     stretched = dataclasses.replace(launch(tmp_path), yarn=Yarn(factor=4, original=32768))
-    overrides = json.loads(value(vllm.command(config(), "python", stretched), "--hf-overrides"))
+    overrides = json.loads(value(engine().command("python", stretched), "--hf-overrides"))
     assert overrides["max_position_embeddings"] == 131072
     assert overrides["rope_parameters"] == {
         "rope_type": "yarn",
@@ -99,25 +100,25 @@ def test_a_longer_context_keeps_the_models_base_frequency(tmp_path: Path) -> Non
 
 def test_threads_follow_the_environment_where_it_names_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert vllm.environment(config(), "")["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert vllm.environment(config(cpu_cores="0-3"), "")["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
+    assert engine().environment("")["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert engine(cpu_cores="0-3").environment("")["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert vllm.environment(config(), "")["VLLM_CPU_OMP_THREADS_BIND"] == "auto"
+    assert engine().environment("")["VLLM_CPU_OMP_THREADS_BIND"] == "auto"
 
 
 def test_four_bit_weights_keep_sixteen_bit_activations() -> None:
-    assert vllm.environment(config(), "")["VLLM_CPU_INT4_W4A8"] == "0"
+    assert engine().environment("")["VLLM_CPU_INT4_W4A8"] == "0"
 
 
 def test_settings_of_a_cpu_stay_away_from_a_device() -> None:
-    assert not [name for name in vllm.environment(config(device="cuda"), "") if name.startswith("VLLM_CPU")]
+    assert not [name for name in engine(device="cuda").environment("") if name.startswith("VLLM_CPU")]
 
 
 def test_a_missing_toolchain_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     with pytest.raises(ToolchainError, match="quantbench toolchain build vllm-cpu"):
-        vllm.interpreter(config(), "engine vllm")
-    assert vllm.device_of(config(device="auto")) == "cpu"
+        engine().interpreter("engine vllm")
+    assert engine(device="auto").device_used == "cpu"
 
 
 def test_a_part_of_memory_above_one_is_refused() -> None:
@@ -131,7 +132,7 @@ def recorded(path: str) -> tuple[int, bytes]:
 
 
 def test_what_the_server_tells_is_read_from_its_answers() -> None:
-    info, facts = vllm.facts(config(), recorded, lambda: "")
+    info, facts = engine().facts(recorded, lambda: "")
     assert facts.version == info.version == "0.32.0"
     assert facts.max_context_tokens == 8192
     cache = info.reported()["cache"]
@@ -142,13 +143,13 @@ def test_what_the_server_tells_is_read_from_its_answers() -> None:
 
 
 def test_replicas_compute_as_many_requests_together_as_all_of_them_do() -> None:
-    _, facts = vllm.facts(config(max_num_seqs=8, data_parallel_size=3), recorded, lambda: "")
+    _, facts = engine(max_num_seqs=8, data_parallel_size=3).facts(recorded, lambda: "")
     assert facts.max_running == 24
 
 
 def test_a_server_that_tells_nothing_is_an_error() -> None:
     with pytest.raises(EngineError, match=r"does not answer /version \(HTTP 404\)"):
-        vllm.facts(config(), lambda path: (404, b""), lambda: "")
+        engine().facts(lambda path: (404, b""), lambda: "")
 
 
 def test_replicas_add_up_and_an_unknown_one_is_not_guessed() -> None:
@@ -174,23 +175,24 @@ def test_the_kernel_of_each_scheme_is_read_from_the_log() -> None:
     assert vllm.kernels(log)["CompressedTensorsW8A8Int8"] == "CPUInt8ScaledMMLinearKernel"
 
 
+def model_of(form: Format | None) -> ServedModel:
+    shapes = compose_job(["+model=tiny-qwen3", "session=test"]).model.architecture
+    return ServedModel(architecture=shapes, form=form, context_length=512, yarn=None)
+
+
 def form_of(quant: str) -> Format | None:
     """Return the format that ``quant=NAME`` makes of the small Qwen3."""
     spec = compose_job(["+model=tiny-qwen3", f"quant={quant}", "session=test"])
-    method = plugin("quantize.methods", spec.quant.module)
-    found: Format | None = method.expected(
-        method.Config.model_validate(spec.quant.config), spec.model.architecture
-    ).format
-    return found
+    return spec.quant.method.expected(spec.model.architecture).format
 
 
 @pytest.mark.parametrize("quant", ["bf16", "int8-w8a8", "gptq-int4", "awq-int4", "rtn-int4", "fp8"])
 def test_what_runs_on_a_cpu_is_not_refused(quant: str) -> None:
-    assert vllm.refuses(config(), form_of(quant)) is None
+    assert engine().refuses(model_of(form_of(quant))) is None
 
 
 def test_what_was_never_tried_on_a_cpu_is_not_refused() -> None:
-    assert vllm.refuses(config(), integers(8, None, symmetric=True, container="gptq")) is None
+    assert engine().refuses(model_of(integers(8, None, symmetric=True, container="gptq"))) is None
 
 
 @pytest.mark.parametrize(
@@ -206,17 +208,17 @@ def test_what_was_never_tried_on_a_cpu_is_not_refused() -> None:
 )
 def test_what_cannot_run_on_a_cpu_is_told_with_what_can(quant: str, reason: str) -> None:
     form = form_of(quant)
-    told = vllm.refuses(config(), form)
+    told = engine().refuses(model_of(form))
     assert told is not None
     assert reason in told
     assert "quant=" in told
-    assert vllm.refuses(config(device="cuda"), form) is None
+    assert engine(device="cuda").refuses(model_of(form)) is None
 
 
 @pytest.mark.parametrize(("quant", "emulated"), [("bf16", False), ("gptq-int4", False), ("fp8", True)])
 def test_only_fp8_is_emulated_and_only_on_a_cpu(quant: str, emulated: bool) -> None:
-    assert vllm.emulates(config(), manifest(quant)) is emulated
-    assert vllm.emulates(config(device="cuda"), manifest(quant)) is False
+    assert engine().emulates(form_of(quant)) is emulated
+    assert engine(device="cuda").emulates(form_of(quant)) is False
 
 
 def test_every_flag_is_known_to_the_real_parser(tmp_path: Path) -> None:
@@ -234,8 +236,7 @@ def test_every_flag_is_known_to_the_real_parser(tmp_path: Path) -> None:
     }
     stretched = dataclasses.replace(launch(tmp_path), yarn=Yarn(factor=2, original=1024))
     lines = [
-        vllm.command(config(**fields), "python", how)[4:]
-        for fields, how in (({}, launch(tmp_path)), (everything, stretched))
+        engine(**fields).command("python", how)[4:] for fields, how in (({}, launch(tmp_path)), (everything, stretched))
     ]
     done = subprocess.run(
         [python, "-c", PARSE, json.dumps(lines)],
@@ -309,7 +310,7 @@ def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: 
     fields = yaml.safe_load((ROOT / "configs/engine/attach.yaml").read_text())
     del fields["name"]
     fields |= {"url": f"{served.base_url}/v1", "served_model": vllm.MODEL, "api_key_env": "SOME_KEY"}
-    engine = PartSpec(name="attach", module="attach", config=attach.Config(**fields).model_dump(mode="json"))
+    engine = attach.Attach(name="attach", config=attach.Config(**fields))
     arguments = {"context_length": CONTEXT, "what": "it", "log_file": Path("none.log"), "on_wait": lambda: None}
     with serve(engine, None, **arguments) as attached:
         assert attached.facts.version == served.facts.version

@@ -131,7 +131,7 @@ def test_a_server_that_dies_at_the_start_fails_the_run_with_a_remedy(measure: Me
     (failure,) = record.failures
     assert failure.stage == "serve"
     assert "out of memory: torch.OutOfMemoryError" in failure.message
-    assert "engine.mem_fraction_static" in failure.message
+    assert "nvidia-smi" in failure.message
 
 
 def test_a_port_that_is_taken_costs_nothing_and_is_told(measure: Measure, tmp_path: Path) -> None:

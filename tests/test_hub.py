@@ -22,19 +22,20 @@ NAME = "Qwen/Qwen3-8B"
 CODE = """
 import json, sys
 from pathlib import Path
-from quantize.sources import SourceUnavailableError, hub
+from quantize.errors import SourceUnavailableError
+from quantize.sources import hub
 config = hub.Config.model_validate_json(sys.argv[1])
 found = {}
 try:
     if "describe" in sys.argv:
-        name, architecture, length = hub.describe(config)
+        name, architecture, length = hub.Hub(kind="hub", config=config).describe()
         found["described"] = [name, architecture.model_dump(), length]
-    identity = hub.identity(config)
+    identity = hub.Hub(kind="hub", config=config).identity()
     found["identity"] = identity
-    found["bytes"] = hub.download_bytes(config, identity)
+    found["bytes"] = hub.Hub(kind="hub", config=config).download_bytes(identity)
     if "fetch" in sys.argv:
-        found["provenance"] = hub.materialize(config, identity, None, Path(sys.argv[-1]))
-        found["bytes_then"] = hub.download_bytes(config, identity)
+        found["provenance"] = hub.Hub(kind="hub", config=config).materialize(identity, None, Path(sys.argv[-1]))
+        found["bytes_then"] = hub.Hub(kind="hub", config=config).download_bytes(identity)
 except SourceUnavailableError as error:
     found["error"] = str(error)
 print(json.dumps(found))

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from bench.published.figures import cells
 from bench.published.law import Law, fit, law_for
 
+PAGES = {"sglang": "qwen3-speed", "vllm": "qwen2.5-speed", "transformers": "qwen3-speed"}
 SIZES = np.array([1.2e9, 3.4e9, 8e9, 15e9, 28e9, 64e9])
 
 
 def law_of(quant: str, engine: str) -> Law:
     """Return a law that there is."""
-    found = law_for(quant, engine)
+    found = law_for(quant, engine, PAGES[engine])
     assert found is not None
     return found
 
@@ -51,8 +52,8 @@ def test_cells_at_other_settings_or_doubted_enter_no_law() -> None:
 
 
 def test_a_law_needs_cells() -> None:
-    assert law_for("nvfp4", "sglang") is None
-    assert law_for("bf16", "attach") is None
+    assert law_for("nvfp4", "sglang", PAGES["sglang"]) is None
+    assert law_for("bf16", "attach", None) is None
     with pytest.raises(ValueError, match="at least 4"):
         fit([(1.0, 1.0)] * 9)
 

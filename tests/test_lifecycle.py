@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import bench.engines
-from bench.config.spec import PartSpec
+from bench.engines import engine as engine_named
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse, end_orphans
 from bench.servers import lifecycle, readiness
@@ -49,7 +49,7 @@ class Place:
         config = {"script": str(plan.write(self.folder / "plan.json")), "startup_timeout_s": timeout_s}
         rest = dict.fromkeys(("request_timeout_s", "first_token_timeout_s", "stall_timeout_s"), 30.0)
         return serve(
-            PartSpec(name="scripted", module="scripted", config=config | rest),
+            engine_named("scripted", config | rest),
             Checkpoint(path=self.folder, manifest=MANIFEST, reused=True, reason=""),
             context_length=100,
             what="server of a test",
@@ -141,7 +141,7 @@ def test_a_death_at_the_start_is_told_with_its_cause_and_a_remedy(place: Place) 
     )
     message = refused(place, Plan(at_start="die", says=said))
     assert "ended with code 1: out of memory: torch.OutOfMemoryError" in message
-    assert "engine.mem_fraction_static" in message
+    assert "nvidia-smi" in message
     assert "server.log" in message
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.config.spec import PartSpec
+from bench.engines import engine as engine_named
 from bench.records.record import RunRecord
 from bench.servers.lifecycle import serve
 from quantize.checkpoint import Checkpoint, read_manifest
@@ -84,7 +84,7 @@ def test_the_bf16_server_knows_the_capital_of_france(
         async with aiohttp.ClientSession() as session, session.post(f"{url}/generate", json=body) as answer:
             return json.loads(await answer.text())
 
-    engine = PartSpec(name="transformers", module="transformers", config=config)
+    engine = engine_named("transformers", config)
     with serve(
         engine, checkpoint, context_length=8192, what="test", log_file=tmp_path / "log", on_wait=lambda: None
     ) as running:

@@ -86,9 +86,9 @@ def test_the_releases_of_2507_have_the_shapes_of_their_base() -> None:
 @pytest.mark.parametrize("name", HUB)
 def test_a_model_is_called_as_its_makers_call_it(name: str) -> None:
     spec = model(name)
-    assert spec.source["repo"] == f"Qwen/{spec.title}"
+    assert spec.source.fields()["repo"] == f"Qwen/{spec.title}"
     assert name == spec.title.lower()
-    assert all(release["repo"].startswith(f"{spec.source['repo']}-") for release in spec.official.values())
+    assert all(release["repo"].startswith(f"{spec.source.fields()['repo']}-") for release in spec.official.values())
     assert set(spec.official) <= set(names("quant"))
     known = {"instruct-2507": {"plain"}, "thinking-2507": {"thinking"}, "instruct": {"plain"}}
     kind = next((end for end in known if name.endswith(end)), None)
@@ -120,7 +120,7 @@ def config_on_the_hub(repo: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", HUB)
 def test_the_hub_says_the_same(name: str) -> None:
     spec = model(name)
-    config = config_on_the_hub(spec.source["repo"])
+    config = config_on_the_hub(spec.source.fields()["repo"])
     assert describe(config) == (spec.architecture, spec.context_length)
     assert spec.rope is not None
     assert (config.get("rope_parameters") or config)["rope_theta"] == spec.rope.theta

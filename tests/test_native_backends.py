@@ -152,7 +152,8 @@ for line in sys.stdin:
     folder = Path(place)
     folder.mkdir()
     config = source.Config(family=family, seed=0)
-    source.materialize(config, source.identity(config), Architecture(**shape), folder)
+    weights = source.RandomWeights(kind="random_weights", config=config)
+    weights.materialize(weights.identity(), Architecture(**shape), folder)
     # Channels that differ, as a real model's do: without them AWQ has nothing to scale.
     found = load_file(folder / "model.safetensors")
     for name, values in found.items():

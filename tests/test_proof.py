@@ -9,7 +9,7 @@ import pytest
 
 from quantize.checkpoint import CheckpointError, Speech
 from quantize.formats import integers
-from quantize.methods import Expected
+from quantize.method import Expected
 from quantize.proof import expected_of_release, linear_layers, prove
 from quantize.reader import Reader
 

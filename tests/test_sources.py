@@ -14,9 +14,10 @@ from quantize import hashes
 from quantize.architecture import Architecture
 from quantize.checkpoint import MANIFEST_NAME, hash_folder
 from quantize.describe import FAMILIES, describe
+from quantize.errors import SourceUnavailableError
 from quantize.folder import INDEX
 from quantize.hashes import remembered_sha256
-from quantize.sources import SourceUnavailableError, local
+from quantize.sources import local
 from tests.tensors import write_safetensors
 
 QWEN3 = {
@@ -184,15 +185,19 @@ ARCHITECTURE = Architecture(
 )
 
 
-def taken(config: local.Config, target: Path) -> set[str]:
+def here(**fields: Any) -> local.Local:
+    return local.Local(kind="local", config=local.Config(**fields))
+
+
+def taken(source: local.Local, target: Path) -> set[str]:
     target.mkdir()
-    local.materialize(config, local.identity(config), ARCHITECTURE, target)
+    source.materialize(source.identity(), ARCHITECTURE, target)
     return {file.name for file in target.iterdir()}
 
 
 def test_a_sharded_folder_is_described_identified_and_taken(folder: Path, tmp_path: Path) -> None:
-    config = local.Config(path=folder)
-    assert local.describe(config) == ("my-model", *describe(qwen3("Qwen3-0.6B")))
+    config = here(path=folder)
+    assert config.describe() == ("my-model", *describe(qwen3("Qwen3-0.6B")))
     (folder / "README.md").touch()
     (folder / "modeling_own.py").touch()
     (folder / "consolidated.safetensors").touch()
@@ -206,12 +211,12 @@ def test_a_folder_with_one_file_is_taken(folder: Path, tmp_path: Path) -> None:
     for name in (*TENSORS, INDEX):
         (folder / name).unlink()
     write_safetensors(folder / "model.safetensors", TENSORS["model-00001-of-00002.safetensors"])
-    assert "model.safetensors" in taken(local.Config(path=folder), tmp_path / "target")
+    assert "model.safetensors" in taken(here(path=folder), tmp_path / "target")
 
 
 def test_what_is_written_in_the_cache_never_reaches_the_folder(folder: Path, tmp_path: Path) -> None:
     before = hash_folder(folder)
-    taken(local.Config(path=folder), tmp_path / "target")
+    taken(here(path=folder), tmp_path / "target")
     for file in (tmp_path / "target").iterdir():
         if file.suffix != ".safetensors":
             file.write_text("changed")
@@ -219,20 +224,20 @@ def test_what_is_written_in_the_cache_never_reaches_the_folder(folder: Path, tmp
 
 
 def test_a_folder_is_known_by_its_files(folder: Path, tmp_path: Path) -> None:
-    first = local.identity(local.Config(path=folder))
-    assert local.identity(local.Config(path=sharded(tmp_path / "copy"))) == first
+    first = here(path=folder).identity()
+    assert here(path=sharded(tmp_path / "copy")).identity() == first
     (folder / "README.md").write_text("irrelevant")
-    assert local.identity(local.Config(path=folder)) == first
+    assert here(path=folder).identity() == first
     (folder / "generation_config.json").write_text('{"temperature": 1}')
-    assert local.identity(local.Config(path=folder)) != first
+    assert here(path=folder).identity() != first
 
 
 def test_a_folder_that_changed_after_the_plan_is_refused(folder: Path, tmp_path: Path) -> None:
-    config = local.Config(path=folder)
-    planned = local.identity(config)
+    config = here(path=folder)
+    planned = config.identity()
     (folder / "tokenizer.json").write_text('{"other": 1}')
     with pytest.raises(SourceUnavailableError, match="changed after the run was planned"):
-        local.materialize(config, planned, ARCHITECTURE, tmp_path)
+        config.materialize(planned, ARCHITECTURE, tmp_path)
 
 
 def rewrite(**fields: Any) -> Callable[[Path], object]:
@@ -287,34 +292,34 @@ FAULTS: dict[str, Callable[[Path], object]] = {
 def test_a_faulty_folder_gets_one_clear_line(folder: Path, line: str) -> None:
     FAULTS[line](folder)
     with pytest.raises(SourceUnavailableError) as caught:
-        local.identity(local.Config(path=folder))
+        here(path=folder).identity()
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_no_such_folder_says_what_to_type(tmp_path: Path) -> None:
-    for ask in (local.identity, local.describe):
+    for ask in (local.Local.identity, local.Local.describe):
         with pytest.raises(SourceUnavailableError, match=r"no such folder; type model\.source\.path=FOLDER"):
-            ask(local.Config(path=tmp_path / "nowhere"))
+            ask(here(path=tmp_path / "nowhere"))
 
 
 def test_own_code_is_taken_only_where_it_is_trusted(folder: Path, tmp_path: Path) -> None:
     rewrite(auto_map={"AutoModelForCausalLM": "modeling_own.Own"})(folder)
     (folder / "modeling_own.py").write_text("1")
-    trusted = local.Config(path=folder, trust_remote_code=True)
-    first = local.identity(trusted)
+    trusted = here(path=folder, trust_remote_code=True)
+    first = trusted.identity()
     assert "modeling_own.py" in taken(trusted, tmp_path / "target")
     (folder / "modeling_own.py").write_text("2")
-    assert local.identity(trusted) != first
+    assert trusted.identity() != first
     rewrite(auto_map={"AutoModelForCausalLM": "other/repo--modeling_own.Own"})(folder)
     with pytest.raises(SourceUnavailableError, match="runs code of another repository"):
-        local.identity(trusted)
+        trusted.identity()
 
 
 def test_a_quantized_release_is_taken_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
-    wanted = local.Config(path=folder, quantized=True)
+    wanted = here(path=folder, quantized=True)
     with pytest.raises(SourceUnavailableError, match=r"is not quantized: its config\.json has no quantization_config"):
-        local.identity(wanted)
+        wanted.identity()
     rewrite(quantization_config={"quant_method": "awq"})(folder)
     assert set(TENSORS) < taken(wanted, tmp_path / "target")
 

@@ -134,18 +134,20 @@ def test_the_context_is_what_the_engine_makes_of_it() -> None:
 
 
 def test_another_version_of_a_server_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.engines import sglang
+    from bench.engines.sglang import SGLang
 
     spec = composed("engine=sglang")
     before = plan(spec).key
-    monkeypatch.setattr(sglang, "versions", lambda config: {"sglang": "9.9"})
+    monkeypatch.setattr(SGLang, "versions", lambda self: {"sglang": "9.9"})
     assert plan(spec).key != before
 
 
 def test_what_was_typed_for_an_automatic_engine_holds() -> None:
     engine = composed("engine.max_running_requests=3").engine
-    assert (engine.name, engine.config["max_running_requests"]) == ("transformers", 3)
-    assert composed("engine.transformers.max_running_requests=8").engine.config["max_running_requests"] == 8
+    assert (engine.name, engine.config.model_dump()["max_running_requests"]) == ("transformers", 3)
+    assert (
+        composed("engine.transformers.max_running_requests=8").engine.config.model_dump()["max_running_requests"] == 8
+    )
 
 
 def beside(one: RunRecord, other: RunRecord) -> RunRecord:

@@ -5,10 +5,10 @@ import importlib.util
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from bench.accuracy import data
-from bench.config.spec import AccuracySpec, PartSpec
+from bench.config.spec import AccuracySpec
+from bench.engines import Engine
 from bench.errors import ConfigError, nearest
 from bench.machine.environment import gpus
 from bench.records.record import Mode, Problem, Variant, Yarn
@@ -150,7 +150,7 @@ def _data_identity(task: str, hub_dir: Path | None) -> str:
 def answers_key(
     checkpoint: Key,
     *,
-    engine: PartSpec,
+    engine: Engine,
     context_length: int,
     yarn: Yarn | None = None,
     versions: dict[str, str],
@@ -158,7 +158,7 @@ def answers_key(
 ) -> Key:
     """Return what the answer to a question depends on: the server. The answers of a limited run serve the full one."""
     names = ("torch", "transformers")
-    kernel: dict[str, Any] = {name: value for name, value in engine.config.items() if not name.endswith("_timeout_s")}
+    kernel = engine.identity()
     return Key(
         stage="answers",
         version=VERSION,

@@ -1,18 +1,20 @@
 """What one run needs to know, frozen; :mod:`bench.config.validate` makes it from a config.
 
-A method, a model source and an engine are found by module name (``quantize.methods.NAME``, ``quantize.sources.NAME``,
-``bench.engines.NAME``).
+Engine, method and source are resolved once, from the composed config; whoever needs them asks the spec.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
+from bench.engines import Engine
 from bench.records.margin import LARGEST, parse_margin
 from bench.records.record import Mode, Objective, Problem, Variant, Yarn
 from quantize.architecture import Architecture
 from quantize.key import Frozen
+from quantize.method import Method
+from quantize.source import Source
 from quantize.texts import HeldoutConfig
 
 
@@ -119,13 +121,18 @@ class HardwareSpec(Frozen):
     """As its driver calls it, for ``devices.toml``; None for the machine at hand."""
     devices_per_machine: PositiveInt | None
 
+    @property
+    def on_cpu(self) -> bool | None:
+        """Whether the plan is for a machine without a GPU; None for the machine at hand."""
+        return None if self.name == "auto" else self.device is None
+
 
 class ModelSpec(Frozen):
     """A model: where its weights come from, and what can be known of it without them."""
 
     name: str
     title: str
-    source: dict[str, Any]
+    source: SerializeAsAny[Source]
     context_length: PositiveInt
     """Longest prompt plus answer, tokens."""
     architecture: Architecture
@@ -139,20 +146,19 @@ class ModelSpec(Frozen):
     """The model's own quantized releases, by name of quantization; fields of a source."""
 
 
-class PartSpec(Frozen):
-    """A quantization or an engine: its config's name, the module behind it, and that module's checked fields."""
+class QuantSpec(Frozen):
+    """A quantization: the name of its config, and the method behind it."""
 
     name: str
-    module: str
-    config: dict[str, Any]
+    method: SerializeAsAny[Method]
 
 
 class Baseline(Frozen):
     """A quantization that is served beside the run's own, for their trials to take turns."""
 
     variant: Variant
-    quant: PartSpec
-    release: dict[str, Any] | None
+    quant: QuantSpec
+    release: SerializeAsAny[Source] | None
 
 
 class ReportSpec(Frozen):
@@ -168,11 +174,11 @@ class RunSpec(Frozen):
     model: ModelSpec
     context: ContextSpec
     hardware: HardwareSpec
-    quant: PartSpec
-    release: dict[str, Any] | None
-    """Where an already quantized checkpoint comes from, as fields of a source; None for one that is made here."""
+    quant: QuantSpec
+    release: SerializeAsAny[Source] | None
+    """Where an already quantized checkpoint comes from; None for one that is made here."""
     heldout: HeldoutConfig
-    engine: PartSpec
+    engine: SerializeAsAny[Engine]
     workload: Workload
     accuracy: AccuracySpec
     report: ReportSpec

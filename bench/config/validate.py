@@ -13,23 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from bench.config.plugins import plugin
 from bench.config.spec import (
     AccuracySpec,
     Baseline,
     ContextSpec,
     HardwareSpec,
     ModelSpec,
-    PartSpec,
+    QuantSpec,
     ReportSpec,
     RunSpec,
     Workload,
 )
+from bench.engines import Engine, engine
 from bench.errors import ConfigError, ToolchainError, nearest
 from bench.machine.cuda import has_cuda_device
 from bench.records.record import Variant
 from quantize.checkpoint import CheckpointError
-from quantize.sources import SourceUnavailableError
+from quantize.errors import SourceUnavailableError
+from quantize.method import method
+from quantize.plugins import PluginError
+from quantize.source import Source, source
 from quantize.texts import HeldoutConfig
 
 TYPES = ("int", "str", "dict", "tuple")
@@ -102,10 +105,8 @@ def _described(model: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: the checkpoint cannot be read, or is of an architecture that is not known.
     """
-    source = dict(model["source"])
-    module = plugin("quantize.sources", str(source.pop("kind", None)))
     try:
-        name, architecture, context_length = module.describe(module.Config.model_validate(source))
+        name, architecture, context_length = source(model["source"]).describe()
     except (SourceUnavailableError, CheckpointError) as error:
         raise ConfigError(f"model={model['name']}: {error}") from error
     given = {key: value for key, value in model.items() if value is not None}
@@ -172,7 +173,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     quant, release = _quant(_section(data, "quant", overrides), model)
     gpu = None if hardware.name == AUTO else hardware.device is not None
     engine_section = _section(data, "engine", overrides)
-    engine = _engine(engine_section, overrides, gpu=gpu)
+    serving = _engine(engine_section, overrides, gpu=gpu)
     if hardware.name != AUTO and not data.get("plan"):
         raise ConfigError(f"hardware={hardware.name}: a run measures the machine it runs on; add plan=true to plan")
     with _explaining("calibration.heldout"):
@@ -181,7 +182,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         workload = Workload.model_validate(data["workload"])
     accuracy = _accuracy(_section(data, "accuracy", overrides), model)
     if engine_section["name"] == AUTO and not data["plan"] and (workload.input_lens or accuracy.tasks):
-        _check_automatic(engine)
+        _check_automatic(serving)
     with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
     with _explaining(""):
@@ -192,7 +193,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
             quant=quant,
             release=release,
             heldout=heldout,
-            engine=engine,
+            engine=serving,
             workload=workload,
             accuracy=accuracy,
             report=report,
@@ -225,22 +226,19 @@ def _explaining(where: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise explain(error, where) from error
+    except PluginError as error:
+        raise ConfigError(str(error)) from error
     except KeyError as error:
         raise ConfigError(f"{where}.{error.args[0]}: this field is missing") from error
 
 
-def _check_source(fields: dict[str, Any]) -> None:
-    rest = {name: value for name, value in fields.items() if name != "kind"}
-    plugin("quantize.sources", str(fields.get("kind"))).Config.model_validate(rest)
-
-
 def _model(section: dict[str, Any]) -> ModelSpec:
     with _explaining("model.source"):
-        _check_source(section["source"])
+        found = source(section["source"])
         if section.get("architecture", {}) is None:
             section = _described(section)
     with _explaining("model"):
-        return ModelSpec.model_validate(section)
+        return ModelSpec.model_validate({**section, "source": found})
 
 
 def _accuracy(section: dict[str, Any], model: ModelSpec) -> AccuracySpec:
@@ -279,16 +277,14 @@ def _check_context(context: ContextSpec, model: ModelSpec) -> None:
         )
 
 
-def _quant(section: dict[str, Any], model: ModelSpec) -> tuple[PartSpec, dict[str, Any] | None]:
+def _quant(section: dict[str, Any], model: ModelSpec) -> tuple[QuantSpec, Source | None]:
     fields = dict(section)
     with _explaining("quant"):
-        name, method = fields.pop("name"), fields.pop("method")
+        name, kind = fields.pop("name"), fields.pop("method")
         release = release_of(str(fields.pop("source", MADE)), model, name)
-        config = plugin("quantize.methods", method).Config.model_validate(fields)
+        spec = QuantSpec(name=name, method=method(kind, fields))
     with _explaining("quant.source"):
-        if release:
-            _check_source(release)
-    return PartSpec(name=name, module=method, config=config.model_dump(mode="json")), release
+        return spec, source(release) if release else None
 
 
 def _baseline(section: dict[str, Any], model: ModelSpec, overrides: Sequence[str]) -> Baseline:
@@ -297,19 +293,18 @@ def _baseline(section: dict[str, Any], model: ModelSpec, overrides: Sequence[str
     return Baseline(variant=Variant(model=model.name, quant=name), quant=quant, release=release)
 
 
-def _texts(quant: PartSpec, release: dict[str, Any] | None) -> tuple[str, ...]:
+def _texts(quant: QuantSpec, release: Source | None) -> tuple[str, ...]:
     """Return the beginnings of overrides that change which text a checkpoint has seen."""
-    return CALIBRATION if quant.config.get("calibration") and release is None else HELDOUT
+    return CALIBRATION if quant.method.calibration and release is None else HELDOUT
 
 
-def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> PartSpec:
+def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> Engine:
     fields = dict(section)
     with _explaining("engine"):
         name = fields.pop("name")
         if name == AUTO:
             name, fields = _automatic(fields, overrides, gpu=gpu)
-        config = plugin("bench.engines", name).Config.model_validate(fields)
-    return PartSpec(name=name, module=name, config=config.model_dump(mode="json"))
+        return engine(name, fields)
 
 
 def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> tuple[str, dict[str, Any]]:
@@ -339,18 +334,17 @@ def resolve_engine(name: str) -> str:
     return best if has_cuda_device() else last
 
 
-def _check_automatic(engine: PartSpec) -> None:
+def _check_automatic(serving: Engine) -> None:
     """Check that the engine that ``auto`` has chosen for a CUDA device can be started.
 
     Raises:
         ConfigError: its toolchain is not built; names the command, its size, and the alternative.
     """
     best, last = AUTO_CHOICES
-    if engine.name != best:
+    if serving.name != best:
         return
-    module = plugin("bench.engines", engine.module)
     try:
-        module.interpreter(module.Config.model_validate(engine.config), "engine=auto on a CUDA device")
+        serving.interpreter("engine=auto on a CUDA device")
     except ToolchainError as error:
         raise ConfigError(
             f"{error}; engine={last} measures with the reference server instead, which expands quantized weights to "

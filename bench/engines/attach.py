@@ -5,29 +5,26 @@ of itself is asked for at every place that one of those is known to have; none i
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from bench.engines import Launch
+from bench.engines import Ask, Engine, EngineConfig, Launch, Log
 from bench.errors import EngineError, SourceError
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts
-from bench.speed.sweep import ordinary_vocabulary
+from bench.speed.prompts import ordinary_vocabulary
 from bench.speed.words import read_words
 from bench.toolchains.toolchain import interpreter_for
 from quantize import hub
 from quantize.architecture import Architecture
-from quantize.checkpoint import Manifest
 from quantize.folder import BESIDE, INDEX, TOKENIZERS
-from quantize.formats import Format
-from quantize.key import Frozen
 
-SCORES = True
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """What a name on the Hugging Face hub looks like."""
 PLACES = {
@@ -41,7 +38,7 @@ their special tokens at its very beginning (Llama 2, Mistral, Gemma, SmolLM2) or
 GLM, Phi, gpt-oss)."""
 
 
-class Config(Frozen):
+class Config(EngineConfig):
     """Fields of ``engine=attach``; configs/engine/attach.yaml explains them."""
 
     url: str
@@ -51,10 +48,6 @@ class Config(Frozen):
     prompt: Literal["ids", "text"]
     tokenizer: Path | None
     prompt_overhead: int = Field(ge=0)
-    startup_timeout_s: PositiveFloat
-    request_timeout_s: PositiveFloat
-    first_token_timeout_s: PositiveFloat
-    stall_timeout_s: PositiveFloat
 
     @field_validator("url", mode="before")
     @classmethod
@@ -83,148 +76,6 @@ class Config(Frozen):
         if self.prompt == "ids" and self.prompt_overhead:
             raise ValueError("prompt_overhead is for prompt=text: nothing is added to token ids")
         return self
-
-
-def protocol(config: Config) -> str:
-    """Return the protocol that the server speaks."""
-    return config.protocol
-
-
-def served_model(config: Config) -> str:
-    """Return what requests must call the model."""
-    return config.served_model
-
-
-def interpreter(config: Config, what: str) -> str | None:
-    """Return None, for nothing is started.
-
-    Raises:
-        ToolchainError: prompts of text, or a tokenizer on the hub, need a package that is missing.
-    """
-    if config.prompt == "text":
-        interpreter_for(("tokenizers",), what)
-    if config.tokenizer is not None and not config.tokenizer.is_dir():
-        interpreter_for(("huggingface_hub",), what)
-    return None
-
-
-def address(config: Config) -> str | None:
-    """Return where the server is."""
-    return config.url
-
-
-def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
-    """Refuse: nothing is started.
-
-    Raises:
-        EngineError: always.
-    """
-    raise EngineError("engine=attach starts no server")
-
-
-def environment(config: Config, api_key: str) -> dict[str, str]:
-    """Return no variables, for nothing is started."""
-    return {}
-
-
-def tokenizer(config: Config) -> Path | None:
-    """Return the folder with the tokenizer of the served model; of one on the hub, everything but the weights.
-
-    Raises:
-        SourceError: it cannot be had.
-    """
-    if config.tokenizer is None:
-        return None
-    if config.tokenizer.is_dir():
-        return config.tokenizer.resolve()
-    from huggingface_hub import snapshot_download
-
-    repo = str(config.tokenizer)
-    try:
-        commit = hub.download(repo, "main", "tokenizer_config.json").parent.name
-        with hub.asking(repo, commit):
-            return Path(snapshot_download(repo, revision=commit, allow_patterns=list(BESIDE), ignore_patterns=[INDEX]))
-    except hub.HubError as error:
-        raise SourceError(f"engine.tokenizer={repo} is no folder here, and from the hub: {error}") from error
-
-
-def unscorable(config: Config) -> str | None:
-    """Return why accuracy tasks cannot run, with what to type; None if they can, or if only a try can tell."""
-    if config.tokenizer is None:
-        return "accuracy tasks need the served model's tokenizer: engine.tokenizer=FOLDER, or its name on the hub"
-    if config.prompt == "text":
-        return "accuracy tasks send token ids, and engine.prompt=text says that the server takes none"
-    if config.tokenizer.is_dir() and not any((config.tokenizer / name).is_file() for name in TOKENIZERS):
-        return f"engine.tokenizer: {config.tokenizer} holds none of {', '.join(TOKENIZERS)}"
-    if not config.tokenizer.is_dir() and not REPOSITORY.fullmatch(str(config.tokenizer)):
-        return f"engine.tokenizer: there is no folder {config.tokenizer}"
-    return None
-
-
-def vocabulary(config: Config, architecture: Architecture) -> tuple[int, ...]:
-    """Return the ids that prompts are drawn from.
-
-    With a tokenizer they are its ordinary ones, or its whole words for text; without, the middle of the vocabulary.
-
-    Raises:
-        SourceError: the tokenizer cannot be read.
-    """
-    folder = tokenizer(config)
-    if folder is None:
-        size = architecture.vocab_size
-        return tuple(range(int(FIRST * size), int(LAST * size)))
-    file = folder / "tokenizer.json"
-    return read_words(file).ids if config.prompt == "text" else ordinary_vocabulary(file)
-
-
-def text_of(config: Config) -> Callable[[Sequence[int]], str] | None:
-    """Return what turns ids of `vocabulary` into the text to send; None where ids are sent.
-
-    It leaves out as many words as the server adds tokens, so that the server counts what was asked for.
-
-    Raises:
-        SourceError: the tokenizer cannot be read.
-    """
-    folder = tokenizer(config) if config.prompt == "text" else None
-    if folder is None:
-        return None
-    words = read_words(folder / "tokenizer.json")
-    return lambda ids: words.text(ids[: max(1, len(ids) - config.prompt_overhead)])
-
-
-def unproven(config: Config) -> tuple[str, ...]:
-    """Return what cannot be known of somebody else's server, one sentence each; the protocol adds its own."""
-    known = (
-        "that the server holds this model in this quantization: model=… and quant=… are what the command says",
-        "that nobody else uses the server meanwhile",
-    )
-    if config.prompt == "ids":
-        return known
-    added = f", {config.prompt_overhead} of its own among them" if config.prompt_overhead else ""
-    return (*known, f"which tokens the prompt was: text was sent, and the server counted it{added}")
-
-
-def facts(
-    config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[EngineInfo, ServerFacts]:
-    """Return what the server reports of itself, if anything.
-
-    Raises:
-        EngineError: nothing answers there, or it does not serve the model that was named.
-    """
-    answers = {place: ask(place) for place in PLACES[config.protocol]}
-    statuses = {status for status, _ in answers.values()}
-    if statuses == {0}:
-        raise EngineError(f"nothing answers at {config.url}: is the server up, and is engine.url right?")
-    if statuses <= {401, 403}:
-        raise EngineError(
-            f"{config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
-        )
-    if all(300 <= status < 400 for status in statuses):
-        where = next(iter(answers.values()))[1].decode()
-        raise EngineError(f"{config.url} {where}, which is not followed: set engine.url to the server's own address")
-    told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
-    return _of_sglang(config, told) if config.protocol == "sglang" else _of_openai(config, told)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
@@ -285,11 +136,162 @@ def _of_openai(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, Server
     )
 
 
-def refuses(config: Config, form: Format | None) -> str | None:
-    """Return None: what the server can do is its owner's business."""
-    return None
+class Attach(Engine):
+    """An external server."""
 
+    config: Config
 
-def emulates(config: Config, manifest: Manifest | None) -> bool:
-    """Return False: which kernels it computes on cannot be known."""
-    return False
+    @property
+    def protocol(self) -> str:
+        """The one that ``engine.protocol`` names."""
+        return self.config.protocol
+
+    @property
+    def served_model(self) -> str:
+        """Return what requests must call the model."""
+        return self.config.served_model
+
+    def interpreter(self, what: str) -> str | None:
+        """Return None, for nothing is started.
+
+        Raises:
+            ToolchainError: prompts of text, or a tokenizer on the hub, need a package that is missing.
+        """
+        if self.config.prompt == "text":
+            interpreter_for(("tokenizers",), what)
+        if self.config.tokenizer is not None and not self.config.tokenizer.is_dir():
+            interpreter_for(("huggingface_hub",), what)
+        return None
+
+    @property
+    def address(self) -> str | None:
+        """Return where the server is."""
+        return self.config.url
+
+    def command(self, interpreter: str, launch: Launch) -> list[str]:
+        """Refuse: nothing is started.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError("engine=attach starts no server")
+
+    def _tokenizer(self) -> Path | None:
+        """Return the folder with the tokenizer of the served model; of one on the hub, everything but the weights.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
+        if self.config.tokenizer is None:
+            return None
+        if self.config.tokenizer.is_dir():
+            return self.config.tokenizer.resolve()
+        from huggingface_hub import snapshot_download
+
+        repo = str(self.config.tokenizer)
+        try:
+            commit = hub.download(repo, "main", "tokenizer_config.json").parent.name
+            with hub.asking(repo, commit):
+                return Path(
+                    snapshot_download(repo, revision=commit, allow_patterns=list(BESIDE), ignore_patterns=[INDEX])
+                )
+        except hub.HubError as error:
+            raise SourceError(f"engine.tokenizer={repo} is no folder here, and from the hub: {error}") from error
+
+    def tokenizer(self, checkpoint: Path | None) -> Path:
+        """Return the folder with the tokenizer of the served model.
+
+        Raises:
+            SourceError: none was named, or it is unavailable.
+        """
+        folder = self._tokenizer()
+        if folder is None:
+            raise SourceError(self.unscorable() or "engine.tokenizer names no tokenizer")
+        return folder
+
+    def api_key(self) -> str | None:
+        """Return the key in the variable that ``engine.api_key_env`` names; None where it names none.
+
+        Raises:
+            EngineError: there is no such variable.
+        """
+        variable = self.config.api_key_env
+        api_key = os.environ.get(variable) if variable else None
+        if variable and not api_key:
+            raise EngineError(f"engine.api_key_env={variable}: no such environment variable; export {variable}=…")
+        return api_key
+
+    def unscorable(self) -> str | None:
+        """Return why accuracy tasks cannot run, with what to type; None if they can, or if only a try can tell."""
+        if self.config.tokenizer is None:
+            return "accuracy tasks need the served model's tokenizer: engine.tokenizer=FOLDER, or its name on the hub"
+        if self.config.prompt == "text":
+            return "accuracy tasks send token ids, and engine.prompt=text says that the server takes none"
+        if self.config.tokenizer.is_dir() and not any((self.config.tokenizer / name).is_file() for name in TOKENIZERS):
+            return f"engine.tokenizer: {self.config.tokenizer} holds none of {', '.join(TOKENIZERS)}"
+        if not self.config.tokenizer.is_dir() and not REPOSITORY.fullmatch(str(self.config.tokenizer)):
+            return f"engine.tokenizer: there is no folder {self.config.tokenizer}"
+        return None
+
+    def vocabulary(self, architecture: Architecture, checkpoint: Path | None) -> tuple[int, ...]:
+        """Return the ids that prompts are drawn from.
+
+        With a tokenizer they are its ordinary ones, or its whole words for text; without, the middle of the vocabulary.
+
+        Raises:
+            SourceError: the tokenizer cannot be read.
+        """
+        folder = self._tokenizer()
+        if folder is None:
+            size = architecture.vocab_size
+            return tuple(range(int(FIRST * size), int(LAST * size)))
+        file = folder / "tokenizer.json"
+        return read_words(file).ids if self.config.prompt == "text" else ordinary_vocabulary(file)
+
+    def text_of(self) -> Callable[[Sequence[int]], str] | None:
+        """Return what turns ids of `vocabulary` into the text to send; None where ids are sent.
+
+        It leaves out as many words as the server adds tokens, so that the server counts what was asked for.
+
+        Raises:
+            SourceError: the tokenizer cannot be read.
+        """
+        folder = self._tokenizer() if self.config.prompt == "text" else None
+        if folder is None:
+            return None
+        words = read_words(folder / "tokenizer.json")
+        return lambda ids: words.text(ids[: max(1, len(ids) - self.config.prompt_overhead)])
+
+    def unproven(self) -> tuple[str, ...]:
+        """Return what cannot be known of somebody else's server, one sentence each; the protocol adds its own."""
+        known = (
+            "that the server holds this model in this quantization: model=… and quant=… are what the command says",
+            "that nobody else uses the server meanwhile",
+        )
+        if self.config.prompt == "ids":
+            return known
+        added = f", {self.config.prompt_overhead} of its own among them" if self.config.prompt_overhead else ""
+        return (*known, f"which tokens the prompt was: text was sent, and the server counted it{added}")
+
+    def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
+        """Return what the server reports of itself, if anything.
+
+        Raises:
+            EngineError: nothing answers there, or it does not serve the model that was named.
+        """
+        answers = {place: ask(place) for place in PLACES[self.config.protocol]}
+        statuses = {status for status, _ in answers.values()}
+        if statuses == {0}:
+            raise EngineError(f"nothing answers at {self.config.url}: is the server up, and is engine.url right?")
+        if statuses <= {401, 403}:
+            raise EngineError(
+                f"{self.config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
+            )
+        if all(300 <= status < 400 for status in statuses):
+            where = next(iter(answers.values()))[1].decode()
+            raise EngineError(
+                f"{self.config.url} {where}, which is not followed: set engine.url to the server's own address"
+            )
+        told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
+        read = _of_sglang if self.config.protocol == "sglang" else _of_openai
+        return read(self.config, told)

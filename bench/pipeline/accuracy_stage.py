@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 
 from bench.accuracy import tasks as accuracy_tasks
-from bench.config.plugins import plugin
 from bench.errors import AccuracyError
 from bench.files import write_atomic
 from bench.machine.child import Child
 from bench.pipeline.state import Run
-from bench.plan.stages import TaskStage, context_of, is_attached
+from bench.plan.stages import TaskStage, context_of
 from bench.records.record import TaskScore
 from bench.records.store import Store
 from bench.servers.lifecycle import RunningEngine
@@ -32,7 +31,7 @@ def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
         if stage.key.digest in have:
             continue
         # Another model may stand behind the same address by now.
-        known = None if is_attached(run.spec) else Store(run.spec.results_dir).score(stage.task, stage.key.digest)
+        known = None if run.spec.engine.is_external else Store(run.spec.results_dir).score(stage.task, stage.key.digest)
         if known:
             score, run_id = known
             run.folder.add_score(score.model_copy(update={"variant": run.spec.variant}))
@@ -85,13 +84,13 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
     chat = stage.task in spec.chat_template
     return accuracy_tasks.TaskJob(
         variant=run.spec.variant,
-        engine=engine.name,
+        engine=engine.engine.name,
         emulates=engine.emulates,
         task=stage.task,
         key=stage.key.digest,
         base_url=engine.base_url,
-        protocol=engine.protocol,
-        served_model=engine.served_model,
+        protocol=engine.engine.protocol,
+        served_model=engine.engine.served_model,
         checkpoint=_tokenizer(run),
         max_length=min(context_of(run.spec), engine.facts.max_context_tokens or sys.maxsize),
         num_fewshot=spec.fewshot_of(stage.task),
@@ -105,7 +104,7 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
         max_share=spec.max_share,
         verify_data=spec.verify_data,
         concurrency=_concurrency(spec.concurrency, engine),
-        timeout_s=engine.request_timeout_s,
+        timeout_s=engine.engine.config.request_timeout_s,
         repeat=stage.repeat,
         seed=run.spec.seed,
         journal=_journal(run, f"{stage.task}-{stage.answers.digest[:16]}"),
@@ -120,16 +119,12 @@ def _tokenizer(run: Run) -> Path:
     Raises:
         SourceError: it cannot be had.
     """
-    if run.checkpoint is not None:
-        return run.checkpoint.path
-    module = plugin("bench.engines", run.spec.engine.module)
-    found: Path = module.tokenizer(module.Config.model_validate(run.spec.engine.config))
-    return found
+    return run.spec.engine.tokenizer(run.checkpoint.path if run.checkpoint else None)
 
 
 def _journal(run: Run, name: str) -> Path:
     """Return where answers are kept; those of an earlier run count unless somebody else may have changed the model."""
-    if is_attached(run.spec):
+    if run.spec.engine.is_external:
         return run.folder.path / "answers" / f"{name}.jsonl"
     return Store(run.spec.results_dir).journal(run.folder, name)
 

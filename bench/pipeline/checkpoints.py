@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from bench.config.plugins import plugin
 from bench.config.spec import RunSpec
 from bench.console import Stage
 from bench.errors import QuantizeError
@@ -25,8 +24,10 @@ from quantize.checkpoint import (
     read_manifest,
     weight_files,
 )
-from quantize.estimate import Needs, checkpoint_bytes, estimate, in_words
+from quantize.estimate import Needs, estimate, in_words
 from quantize.memory import available_memory
+from quantize.method import Method
+from quantize.source import Source
 from quantize.worker import Job
 
 POLL_SECONDS = 0.25
@@ -49,7 +50,7 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
             raise CheckpointError("it was made under another key")
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
-    ceiling = stage.config.get("max_kl")
+    ceiling = stage.work.max_kl if isinstance(stage.work, Method) else None
     if manifest.fidelity and ceiling is not None and manifest.fidelity.kl > ceiling:
         raise QuantizeError(
             f"the published {stage.target.name} has a KL to its source of {manifest.fidelity.kl:.3g}, above the "
@@ -62,22 +63,15 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
 def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
     """Return what the build will need: of a source its own size, of a quantization what its method takes."""
     architecture = spec.model.architecture
-    if source is None:
-        module = plugin("quantize.sources", stage.module)
-        config = module.Config.model_validate(stage.config)
+    if isinstance(stage.work, Source):
         stage.target.parent.mkdir(parents=True, exist_ok=True)
-        disk = (
-            module.new_bytes(config, stage.identity, architecture, stage.target.parent)
-            if hasattr(module, "new_bytes")
-            else checkpoint_bytes(architecture, None)
-        )
+        disk = stage.work.new_bytes(stage.identity, architecture, stage.target.parent)
         return Needs(memory=0, disk=disk, why="the 16-bit checkpoint")
-    method = plugin("quantize.methods", stage.module)
-    form = method.expected(method.Config.model_validate(stage.config), architecture).format
+    assert source is not None
+    form = stage.work.expected(architecture).format
     return estimate(
         architecture,
-        stage.module,
-        {} if stage.release else stage.config,
+        None if stage.release else stage.work.calibrating(architecture),
         heldout=(spec.heldout.n_samples or HELDOUT_SAMPLES, spec.heldout.max_seq_len),
         bits=form.bits if form else None,
         shard=max(file.stat().st_size for file in weight_files(source)),
@@ -132,9 +126,9 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
     log_file = job_file.with_suffix(".log")
     error_file = job_file.with_suffix(".error")
     job = Job(
-        stage="source" if source is None else "quantize",
-        module=stage.module,
-        config=stage.config,
+        stage=stage.name,
+        module=stage.work.kind if isinstance(stage.work, Source) else stage.work.name,
+        config=stage.work.config.model_dump(mode="json"),
         identity=stage.identity,
         release=stage.release,
         key=stage.key,

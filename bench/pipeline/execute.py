@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.config.plugins import plugin
 from bench.config.spec import RunSpec
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
@@ -23,7 +22,7 @@ from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store, to_plain
-from bench.servers.lifecycle import join, joins
+from bench.servers.lifecycle import join
 from quantize.checkpoint import Checkpoint
 from quantize.key import Key
 
@@ -106,7 +105,7 @@ def _measure(run: Run) -> None:
     """Build, serve and measure; everything it leaves undone stands among the run's failures."""
     if run.plan.source is not None and not _build_all(run):
         return
-    if joins(run.spec.engine) and run.checkpoint is not None:
+    if run.spec.engine.parallelism.node_rank > 0 and run.checkpoint is not None:
         with run.view.stage("joining the server of the first machine") as line:
             ended = join(
                 run.spec.engine,
@@ -164,7 +163,7 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
             tasks = left
             if not shapes and not tasks:
                 return
-            if run.spec.engine.config.get("nnodes", 1) > 1:
+            if run.spec.engine.parallelism.nodes > 1:
                 raise EngineError(
                     f"{ended[0].gone()}; the other machines' part has ended with it: start all of them anew"
                 )
@@ -175,12 +174,11 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
 @contextmanager
 def devices_for(run: Run, group: Sequence[Subject]) -> Iterator[None]:
     """Hold what a group's servers compute on for the duration of a ``with`` block; wait while others hold it."""
-    module = plugin("bench.engines", run.spec.engine.module)
-    config = module.Config.model_validate(run.spec.engine.config)
-    if module.address(config) is not None:
+    engine = run.spec.engine
+    if engine.is_external:
         yield
         return
-    count = module.room(config)[0] if hasattr(module, "room") else 1
+    count = engine.parallelism.devices
     line: Stage | None = None
 
     def wait() -> None:
@@ -188,7 +186,7 @@ def devices_for(run: Run, group: Sequence[Subject]) -> Iterator[None]:
         line = line or waiting.enter_context(run.view.stage("waiting for a device that another run holds"))
         line.update()
 
-    with ExitStack() as waiting, leased(count, on_cpu=getattr(config, "device", "") == "cpu", on_wait=wait) as held:
+    with ExitStack() as waiting, leased(count, on_cpu=engine.device == "cpu", on_wait=wait) as held:
         waiting.close()
         if held:
             run.note(f"on device {', '.join(held)}")

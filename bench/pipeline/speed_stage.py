@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.config.plugins import plugin
 from bench.config.spec import RunSpec
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
@@ -15,12 +14,13 @@ from bench.pipeline.state import FINAL, Run
 from bench.plan.stages import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL
-from bench.servers.lifecycle import RunningEngine, serve
+from bench.servers.lifecycle import RunningEngine, form_of, serve
 from bench.speed.client import Client
 from bench.speed.client import run as run_client
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
+from bench.speed.protocols import dialect
 from bench.speed.shapes import Shape, shape_of
-from bench.speed.sweep import Lane, not_supported, ordinary_vocabulary, sweep
+from bench.speed.sweep import Lane, not_supported, sweep
 from quantize.checkpoint import Checkpoint
 from quantize.estimate import checkpoint_bytes, in_words
 from quantize.memory import available_memory
@@ -102,21 +102,19 @@ def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
     Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
     copies that they compute with.
     """
-    module = plugin("bench.engines", run.spec.engine.module)
-    config = module.Config.model_validate(run.spec.engine.config)
+    engine = run.spec.engine
     whole = checkpoint_bytes(run.spec.model.architecture, None)
     sizes = [
-        whole if module.emulates(config, checkpoint.manifest) else checkpoint.manifest.checkpoint_bytes
+        whole if engine.emulates(form_of(checkpoint)) else checkpoint.manifest.checkpoint_bytes
         for checkpoint in checkpoints
     ]
     largest = max(sizes)
-    count, fraction = module.room(config) if hasattr(module, "room") else (1, 1.0)
-    devices = None if getattr(config, "device", "auto") == "cpu" else Devices.here(count)
+    devices = None if engine.device == "cpu" else Devices.here(engine.parallelism.devices)
     if devices is None:
         memory, needed = available_memory(), round(EXPANDED * 2 * largest)
     else:
         with contextlib.closing(devices):
-            needed = round(2 * largest / fraction)
+            needed = round(2 * largest / (engine.memory_fraction or 1.0))
             memory = sum(devices.memory_total() or (needed + 1,))
     if needed < memory:
         return None
@@ -176,22 +174,19 @@ def find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None
     """Find out once what the device can do at most: a CPU is measured, a server elsewhere stays unknown."""
     if engine.child is None or (run.device is not None and not again):
         return
-    module = plugin("bench.engines", run.spec.engine.module)
-    config = module.Config.model_validate(run.spec.engine.config)
-    interpreter = module.interpreter(config, "the probe")
+    interpreter = engine.engine.interpreter("the probe")
     with run.view.stage("what the device can do"):
-        threads = module.threads(config) if hasattr(module, "threads") else None
+        threads = engine.engine.threads()
         run.device = device_here(interpreter or sys.executable, threads, cpu=_on_cpu(engine), again=again, say=run.note)
     run.remember()
 
 
 def _expanded(run: Run, subject: Subject, engine: RunningEngine) -> bool:
     """Tell whether the memory of a server's weights says that it expanded them; the record says so too."""
-    module = plugin("bench.engines", run.spec.engine.module)
-    if subject.checkpoint is None or not hasattr(module, "expanded"):
+    if subject.checkpoint is None:
         return False
     whole = checkpoint_bytes(run.spec.model.architecture, None)
-    reason = module.expanded(engine.facts, subject.checkpoint.manifest, whole)
+    reason = engine.engine.expanded(engine.facts, subject.checkpoint.manifest, whole)
     if reason:
         run.note(f"{subject.variant.quant}: {reason}")
     return reason is not None
@@ -225,12 +220,7 @@ def _cards(facts: ServerFacts) -> int:
 def _lane(
     run: Run, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None, *, paired: bool
 ) -> Lane:
-    module = plugin("bench.engines", run.spec.engine.module)
-    config = module.Config.model_validate(run.spec.engine.config)
-    if subject.checkpoint is None:
-        vocabulary = module.vocabulary(config, run.spec.model.architecture)
-    else:
-        vocabulary = ordinary_vocabulary(subject.checkpoint.path / "tokenizer.json")
+    folder = subject.checkpoint.path if subject.checkpoint else None
     watched = None if engine.child is None or _on_cpu(engine) else devices
     memory: Callable[[], int | None] = _unknown
     if engine.child is not None:
@@ -241,16 +231,16 @@ def _lane(
     return Lane(
         client=client,
         variant=subject.variant,
-        engine=engine.name,
+        engine=engine.engine.name,
         emulated=engine.emulates or _expanded(run, subject, engine),
         facts=engine.facts,
         monitor=Monitor(memory, watched),
         alive=lambda: engine.alive(client.silent_s()),
         exceeds=lambda cell: _above_limit(run, engine, cell),
-        vocabulary=vocabulary,
-        nonce="" if client.flushes or not getattr(module, "KEEPS_PREFIXES", True) else secrets.token_hex(4),
-        proves_cache=engine.protocol == "sglang",
-        unproven=module.unproven(config) if hasattr(module, "unproven") else (),
+        vocabulary=engine.engine.vocabulary(run.spec.model.architecture, folder),
+        nonce="" if client.flushes or not engine.engine.keeps_prefixes else secrets.token_hex(4),
+        proves_cache=dialect(engine.engine.protocol).PROVES_CACHE,
+        unproven=engine.engine.unproven(),
     )
 
 
@@ -265,8 +255,6 @@ def _as_served(spec: RunSpec, cell: SpeedCell) -> SpeedCell:
 
 async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     left = list(shapes)
-    module = plugin("bench.engines", run.spec.engine.module)
-    config = module.Config.model_validate(run.spec.engine.config)
     async with contextlib.AsyncExitStack() as stack:
         devices = Devices.here(_cards(served[0][1].facts))
         if devices is not None:
@@ -275,14 +263,14 @@ async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) 
         for subject, engine in served:
             client = Client(
                 engine.base_url,
-                protocol=engine.protocol,
-                total_timeout_s=engine.request_timeout_s,
-                first_token_timeout_s=engine.first_token_timeout_s,
-                stall_timeout_s=engine.stall_timeout_s,
+                protocol=engine.engine.protocol,
+                total_timeout_s=engine.engine.config.request_timeout_s,
+                first_token_timeout_s=engine.engine.config.first_token_timeout_s,
+                stall_timeout_s=engine.engine.config.stall_timeout_s,
                 api_key=engine.api_key,
-                model=module.served_model(config) if hasattr(module, "served_model") else "",
-                text_of=module.text_of(config) if hasattr(module, "text_of") else None,
-                keeps_prefixes=getattr(module, "KEEPS_PREFIXES", True),
+                model=engine.engine.served_model,
+                text_of=engine.engine.text_of(),
+                keeps_prefixes=engine.engine.keeps_prefixes,
             )
             lanes.append(
                 _lane(run, subject, engine, await stack.enter_async_context(client), devices, paired=len(served) > 1)

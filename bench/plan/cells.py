@@ -83,7 +83,7 @@ def _likely(spec: RunSpec, shape: Shape, model: Served, found: Fit, step: Limit)
     if not alone or step.device.measured or spec.model.architecture.experts:
         return None
     name = "bf16" if model.emulated else spec.quant.name
-    law = law_for(LAW_OF.get(name, name), spec.engine.name)
+    law = law_for(LAW_OF.get(name, name), spec.engine.name, spec.engine.published_source)
     if law is None:
         return None
     return law.predict(step.traffic.total_bytes, bandwidth_bytes_per_s=step.bandwidth_bytes_per_s)

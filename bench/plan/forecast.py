@@ -12,7 +12,7 @@ from bench.limits.roofline import active_parameters, peak
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_kept, lookup
 from bench.plan.cells import CellForecast, cell_of
-from bench.plan.placement import Fit, Served, elsewhere, fit, served, sizes
+from bench.plan.placement import Fit, Served, fit, served, sizes
 from bench.plan.stages import check, shapes_of
 from bench.plan.tasks import TaskForecast, linear_flops, task_of
 from bench.published.law import Estimate
@@ -99,29 +99,26 @@ def _sum(times: list[float | None]) -> float | None:
 
 
 def _build(spec: RunSpec, model: Served, device: Device | None) -> Build | None:
-    if elsewhere(spec):
+    if spec.engine.is_external:
         return None
-    architecture, config, release = spec.model.architecture, spec.quant.config, spec.release
+    architecture, method, release = spec.model.architecture, spec.quant.method, spec.release
     made, source = sum(sizes(architecture, model.stored_bits)), 2.0 * architecture.parameters()
     needs = estimate(
         architecture,
-        spec.quant.module,
-        {} if release else config,
+        None if release else method.calibrating(architecture),
         heldout=(spec.heldout.n_samples or WINDOWS, spec.heldout.max_seq_len),
         bits=model.form.bits if model.form else None,
     )
-    text = None if release else config.get("calibration")
-    tokens = text["n_samples"] * text["max_seq_len"] if text else None
+    calibrating = None if release else method.calibrating(architecture)
+    tokens = calibrating.tokens if calibrating else None
     downloads = [
-        *([source] if spec.model.source["kind"] == "hub" else []),
-        *([made] if release and release["kind"] == "hub" else []),
+        *([source] if spec.model.source.downloads else []),
+        *([made] if release and release.downloads else []),
     ]
-    linked = spec.model.source["kind"] == "local"
-    backend = config.get("backend")
     return Build(
         download_bytes=sum(downloads) if downloads else None,
-        disk_bytes=(0.0 if linked else source) + (made if model.form else 0.0),
-        method=spec.quant.module + (f" by {backend}" if backend and not release else ""),
+        disk_bytes=(0.0 if spec.model.source.links else source) + (made if model.form else 0.0),
+        method=method.name + (f" by {method.backend}" if method.backend and not release else ""),
         release=release is not None,
         needs=needs,
         calibration_tokens=tokens,
@@ -142,7 +139,9 @@ def _remarks(spec: RunSpec, model: Served, device: Device | None) -> list[str]:
             "are a gain"
         )
     if model.emulated:
-        found.append("engine=transformers computes with weights expanded to 16 bits: accuracy counts, speed does not")
+        found.append(
+            f"engine={spec.engine.name} does not compute on quantized kernels here: accuracy counts, speed does not"
+        )
     return found
 
 
@@ -184,13 +183,13 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
 
 def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
     """Return (the device that a plan is made for, how many of it a machine has, why it is not known)."""
-    if elsewhere(spec):
-        return None, 1, "the device of a server that somebody else runs is not known"
+    if spec.engine.is_external:
+        return None, 1, "the device of an external server is not known"
     if spec.hardware.device is not None:
         found = lookup(spec.hardware.device)
         why = None if found else f"'{spec.hardware.device}' is not in the table of devices"
         return found, spec.hardware.devices_per_machine or 1, why
-    cpu = spec.hardware.name == "cpu" or spec.engine.config.get("device") == "cpu"
+    cpu = spec.hardware.name == "cpu" or spec.engine.device == "cpu"
     found = device_kept(cpu=cpu)
     why = None if found else "what this machine can do is measured by a first run; hardware=h100 plans for another"
     return found, 1 if cpu else _devices_here(), why

@@ -2,10 +2,9 @@
 
 import math
 import re
-from typing import Any
 
-from bench.config.plugins import plugin
 from bench.config.spec import RunSpec
+from bench.engines import Parallelism, splitting
 from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
 from bench.plan.parallelism import Load, Spread, fewest, refusal, spread
 from bench.plan.stages import context_of, shapes_of
@@ -16,10 +15,6 @@ from quantize.estimate import in_words
 from quantize.formats import Format
 from quantize.key import Frozen
 
-TENSOR = ("tp_size", "tensor_parallel_size")
-PIPELINE = ("pp_size", "pipeline_parallel_size")
-COPIES = ("dp_size", "data_parallel_size")
-"""What engines call the sizes of their spread."""
 MOST_MACHINES = 16
 WHOLE = 0.9
 """Part of the memory that is planned with where an engine names none."""
@@ -72,21 +67,22 @@ class Fit(Frozen):
 
 def format_of(spec: RunSpec) -> Format | None:
     """Return how a run's checkpoint stores its quantized layers; None if nothing is quantized."""
-    method, config = plugin("quantize.methods", spec.quant.module), spec.quant.config
-    blocks = spec.model.official.get("fp8-block")
-    if spec.quant.module == "fp8" and spec.release and blocks and blocks.items() <= spec.release.items():
-        config = {**config, "scheme": "block"}  # one release that goes by both names
-    form: Format | None = method.expected(method.Config.model_validate(config), spec.model.architecture).format
-    return form
+    method = spec.quant.method
+    if spec.release:
+        fields = spec.release.fields()
+        method = method.as_released(
+            {name for name, own in spec.model.official.items() if own.items() <= fields.items()}
+        )
+    return method.expected(spec.model.architecture).format
 
 
 def served(spec: RunSpec) -> Served:
     """Return how a run's server holds its weights."""
     form = format_of(spec)
     bits = bits_per_weight(form, spec.model.architecture) if form else None
-    emulated = spec.engine.module == "transformers" and form is not None
+    emulated = form is not None and spec.engine.emulates(form, spec.hardware.on_cpu)
     inputs = form.activations if form and not emulated else None
-    kv_dtype = str(spec.engine.config.get("kv_cache_dtype", "auto"))
+    kv_dtype = spec.engine.kv_cache_dtype
     return Served(
         form=form,
         stored_bits=bits,
@@ -109,45 +105,22 @@ def tokens_at_once(shape: Shape, copies: int = 1) -> int:
     return tokens * (math.ceil(shape.concurrency / copies) if shape.request_rate is None else 1)
 
 
-def setting(spec: RunSpec, names: tuple[str, ...]) -> int:
-    """Return a size of the engine's own fields; 1 where it has no such field."""
-    return next((int(spec.engine.config[name]) for name in names if name in spec.engine.config), 1)
-
-
-def _is_typed(spec: RunSpec, names: tuple[str, ...]) -> bool:
-    pattern = re.compile(rf"\+*engine\.(\w+\.)?({'|'.join(names)})=")
-    return any(pattern.match(word) for word in spec.command)
+def _is_typed(spec: RunSpec) -> bool:
+    """Return whether the command says over how many devices the model is split."""
+    pattern = re.compile(rf"\+*engine\.(\w+\.)?({'|'.join(spec.engine.parallel_fields)})=")
+    return bool(spec.engine.parallel_fields) and any(pattern.match(word) for word in spec.command)
 
 
 def typed(spec: RunSpec, found: Spread) -> str:
     """Return the overrides that spread a server so."""
-    vllm = "tensor_parallel_size" in spec.engine.config
     words = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
-    words.append(f"engine.{'tensor_parallel_size' if vllm else 'tp_size'}={found.tp}")
-    if found.pp > 1:
-        words.append(f"engine.{'pipeline_parallel_size' if vllm else 'pp_size'}={found.pp}")
-        words += [] if vllm else [f"engine.nnodes={found.pp}", "engine.dist_init_addr=HOST:PORT"]
-    if found.ep > 1:
-        words.append("engine.enable_expert_parallel=true" if vllm else f"engine.ep_size={found.ep}")
-    return " ".join(words)
-
-
-def _engine(spec: RunSpec) -> tuple[Any, Any]:
-    """Return an engine's module and its fields."""
-    engine = plugin("bench.engines", spec.engine.module)
-    return engine, engine.Config.model_validate(spec.engine.config)
-
-
-def elsewhere(spec: RunSpec) -> bool:
-    """Tell whether somebody else runs the server, on devices that are not known here."""
-    engine, config = _engine(spec)
-    return engine.address(config) is not None
+    split = Parallelism(tp=found.tp, pp=found.pp, whole_experts=found.ep > 1)
+    return " ".join([*words, *spec.engine.parallel_overrides(split)])
 
 
 def _load(spec: RunSpec, model: Served, device: Device, kv_tokens: int) -> Load:
     layers, rest = sizes(spec.model.architecture, model.bits)
-    engine, config = _engine(spec)
-    part = engine.room(config)[1] if hasattr(engine, "room") and not device.measured else WHOLE
+    part = WHOLE if device.measured else spec.engine.memory_fraction or WHOLE
     return Load(
         layers_bytes=layers,
         rest_bytes=rest,
@@ -172,16 +145,16 @@ def fit(spec: RunSpec, model: Served, device: Device, *, per_machine: int) -> Fi
         device: one of the devices.
         per_machine: devices of one machine.
     """
-    copies, length = setting(spec, COPIES), context_of(spec)
+    copies, length = spec.engine.parallelism.dp, context_of(spec)
     able = [shape for shape in shapes_of(spec.workload) if shape.input_len + shape.output_len <= length]
     tokens = [tokens_at_once(shape, copies) for shape in able] or [min(length, ASSUMED_TOKENS)]
     largest = _load(spec, model, device, max(tokens))
-    spreads = any(name in spec.engine.config for name in TENSOR) and not device.measured
+    spreads = spec.engine.splits and not device.measured
     most = (per_machine, MOST_MACHINES) if spreads else (1, 1)
     architecture = spec.model.architecture
     least, why = fewest(architecture, model.form, largest, per_machine=most[0], machines=most[1])
     advice = f"type {typed(spec, least)}" if least and least.devices > 1 else None
-    if setting(spec, TENSOR) * setting(spec, PIPELINE) > 1 or _is_typed(spec, TENSOR + PIPELINE):
+    if spec.engine.parallelism.tp * spec.engine.parallelism.pp > 1 or _is_typed(spec):
         return _asked(spec, model, largest, copies, advice)
     if least is not None:
         return Fit(spread=least, copies=copies, refused=None, remarks=(*why, *([advice] if advice else [])))
@@ -190,7 +163,8 @@ def fit(spec: RunSpec, model: Served, device: Device, *, per_machine: int) -> Fi
     few, _ = fewest(architecture, model.form, smallest, per_machine=most[0], machines=most[1])
     tp, pp = (few.tp, few.pp) if few else (2 ** int(math.log2(most[0])), most[1])
     shown = spread(architecture, largest, tp, pp, whole_experts=few is not None and few.ep > 1)
-    alone = f"engine={spec.engine.name} takes one device; engine=sglang and engine=vllm spread a model over several"
+    others = " and ".join(f"engine={name}" for name in splitting())
+    alone = f"engine={spec.engine.name} takes one device; {others} split a model over several"
     more = () if spreads or device.measured else (alone,)
     return Fit(spread=shown, copies=copies, refused=None, remarks=(*why, _too_much(shown), *more))
 
@@ -198,8 +172,8 @@ def fit(spec: RunSpec, model: Served, device: Device, *, per_machine: int) -> Fi
 def _asked(spec: RunSpec, model: Served, load: Load, copies: int, advice: str | None) -> Fit:
     """Return how a server is spread as its fields say, judged."""
     architecture = spec.model.architecture
-    tp, pp = setting(spec, TENSOR), setting(spec, PIPELINE)
-    whole = bool(spec.engine.config.get("enable_expert_parallel")) or setting(spec, ("ep_size",)) > 1
+    tp, pp = spec.engine.parallelism.tp, spec.engine.parallelism.pp
+    whole = spec.engine.parallelism.whole_experts
     found = spread(architecture, load, tp, pp, whole_experts=whole)
     refused = refusal(architecture, model.form, tp, whole_experts=whole)
     wrong = [*([refused] if refused else []), *([] if found.fits else [_too_much(found)])]

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import SerializeAsAny
 
 from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
-from bench.config.plugins import plugin
-from bench.config.spec import PartSpec, RunSpec, Workload
+from bench.config.spec import QuantSpec, RunSpec, Workload
+from bench.engines import ServedModel
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.speed.shapes import Shape, closed_loop
@@ -16,12 +17,14 @@ from bench.toolchains.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
 from quantize.checkpoint import CheckpointError
+from quantize.errors import SourceUnavailableError
 from quantize.key import Frozen, Key
-from quantize.sources import SourceUnavailableError
+from quantize.method import Method
+from quantize.source import Source
 from quantize.texts import locate, set_names
 from quantize.worker import Release
 
-VERSION = {"source": 3, "quantize": 2, "run": 2}
+VERSION = {"source": 3, "quantize": 2, "run": 3}
 """Raise a stage's number when its code changes what it produces."""
 PROOF = ("torch", "transformers", "compressed_tensors")
 """Packages that the proof of a quantized checkpoint runs on."""
@@ -32,9 +35,8 @@ NO_BYTES = ("calibration", "max_kl")
 class BuildStage(Frozen):
     """One checkpoint to be built, or found."""
 
-    name: str
-    module: str
-    config: dict[str, Any]
+    name: Literal["source", "quantize"]
+    work: SerializeAsAny[Source | Method]
     identity: dict[str, Any]
     release: Release | None
     key: Key
@@ -80,17 +82,7 @@ class Plan(Frozen):
 
 def context_of(spec: RunSpec) -> int:
     """Return the longest prompt plus answer in tokens: the model's, or what the engine's own fields make of it."""
-    engine = plugin("bench.engines", spec.engine.module)
-    if not hasattr(engine, "context"):
-        return spec.context_length
-    longest: int = engine.context(engine.Config.model_validate(spec.engine.config), spec.context_length)
-    return longest
-
-
-def is_attached(spec: RunSpec) -> bool:
-    """Tell whether the run measures a server that somebody else runs."""
-    engine = plugin("bench.engines", spec.engine.module)
-    return engine.address(engine.Config.model_validate(spec.engine.config)) is not None
+    return spec.engine.context_length(spec.context_length)
 
 
 def check(spec: RunSpec) -> None:
@@ -101,8 +93,7 @@ def check(spec: RunSpec) -> None:
         ConfigError: a task or its data does not exist.
         ToolchainError: a package is missing.
     """
-    attached = is_attached(spec)
-    if not attached:
+    if not spec.engine.is_external:
         _check_quant(spec, spec.quant, spec.release)
         if spec.baseline:
             _check_quant(spec, spec.baseline.quant, spec.baseline.release)
@@ -117,44 +108,38 @@ def check(spec: RunSpec) -> None:
         )
     check_tasks(spec.accuracy.tasks)
     check_data(spec.accuracy)
-    engine = plugin("bench.engines", spec.engine.module)
-    config = engine.Config.model_validate(spec.engine.config)
+    engine = spec.engine
     for quant in (spec.quant, *([spec.baseline.quant] if spec.baseline else [])):
-        method = plugin("quantize.methods", quant.module)
-        form = method.expected(method.Config.model_validate(quant.config), spec.model.architecture).format
-        if reason := engine.refuses(config, form):
-            raise NotPossibleError(f"quant={quant.name} on engine={spec.engine.name}: {reason}")
-    if spec.baseline and getattr(config, "nnodes", 1) > 1:
+        form = quant.method.expected(spec.model.architecture).format
+        model = ServedModel(
+            architecture=spec.model.architecture,
+            form=form,
+            context_length=context_of(spec),
+            yarn=spec.yarn,
+            on_cpu=spec.hardware.on_cpu,
+        )
+        if reason := engine.refuses(model):
+            raise NotPossibleError(f"quant={quant.name} on engine={engine.name}: {reason}")
+    if spec.baseline and engine.parallelism.nodes > 1:
         raise NotPossibleError("baseline=… and engine.nnodes above 1: the two servers would need the same addresses")
-    if spec.accuracy.tasks and (reason := _unscorable(spec, engine, config)):
+    if spec.accuracy.tasks and (reason := engine.unscorable()):
         raise NotPossibleError(f"{reason}; add accuracy=none")
     if spec.workload.input_lens or spec.accuracy.tasks:
-        engine.interpreter(config, f"engine={spec.engine.name}")
+        engine.interpreter(f"engine={engine.name}")
     if spec.accuracy.tasks:
         interpreter_for(("lm_eval", "datasets"), f"accuracy={spec.accuracy.name}")
 
 
-def _unscorable(spec: RunSpec, engine: ModuleType, config: Any) -> str | None:
-    """Return why accuracy tasks cannot run over an engine; None if they can, or if only a try can tell."""
-    if not engine.SCORES:
-        return f"engine={spec.engine.name} measures speed only"
-    if getattr(config, "skip_tokenizer_init", False):
-        return "engine.skip_tokenizer_init=true gives no text for accuracy tasks"
-    reason: str | None = engine.unscorable(config) if hasattr(engine, "unscorable") else None
-    return reason
-
-
-def _check_quant(spec: RunSpec, quant: PartSpec, release: dict[str, Any] | None) -> None:
-    method = plugin("quantize.methods", quant.module)
-    config = method.Config.model_validate(quant.config)
+def _check_quant(spec: RunSpec, quant: QuantSpec, release: Source | None) -> None:
+    calibration = quant.method.calibration
     try:
         if release is None:
-            method.check(config, spec.model.architecture)
-            if quant.config.get("calibration") and config.calibration.set not in set_names():
-                locate(config.calibration.set, "calibration")
+            quant.method.check(spec.model.architecture)
+            if calibration and calibration.set not in set_names():
+                locate(calibration.set, "calibration")
     except (ValueError, CheckpointError) as error:
         raise NotPossibleError(f"{quant.name} for {spec.model.name}: {error}") from error
-    backend = quant.config.get("backend")
+    backend = quant.method.backend
     if backend:
         interpreter_for(PROOF, f"quant={quant.name}")
         if release is None:
@@ -162,24 +147,20 @@ def _check_quant(spec: RunSpec, quant: PartSpec, release: dict[str, Any] | None)
 
 
 def _source_stage(spec: RunSpec) -> BuildStage:
-    kind = str(spec.model.source["kind"])
-    module = plugin("quantize.sources", kind)
-    fields = {name: value for name, value in spec.model.source.items() if name != "kind"}
-    config = module.Config.model_validate(fields)
-    packages = module.needs(config)
+    source = spec.model.source
+    packages = source.packages
     interpreter_for(packages, f"model={spec.model.name}")
     try:
-        identity = module.identity(config)
+        identity = source.identity()
     except SourceUnavailableError as error:
         raise SourceError(f"model={spec.model.name}: {error}") from error
     architecture = spec.model.architecture.model_dump(mode="json")
     libraries = versions(packages)
-    inputs = {"kind": kind, "identity": identity, "architecture": architecture, "libraries": libraries}
+    inputs = {"kind": source.kind, "identity": identity, "architecture": architecture, "libraries": libraries}
     key = Key(stage="source", version=VERSION["source"], inputs=inputs)
     return BuildStage(
         name="source",
-        module=kind,
-        config=config.model_dump(mode="json"),
+        work=source,
         identity=identity,
         release=None,
         key=key,
@@ -189,52 +170,44 @@ def _source_stage(spec: RunSpec) -> BuildStage:
     )
 
 
-def _release(fields: dict[str, Any], what: str) -> Release:
-    kind = str(fields["kind"])
-    module = plugin("quantize.sources", kind)
-    config = module.Config.model_validate({name: value for name, value in fields.items() if name != "kind"})
+def _release(source: Source, what: str) -> Release:
     try:
-        identity = module.identity(config)
+        identity = source.identity()
     except SourceUnavailableError as error:
         raise SourceError(f"{what}: {error}") from error
-    return Release(kind=kind, config=config.model_dump(mode="json"), identity=identity)
+    return Release(kind=source.kind, config=source.config.model_dump(mode="json"), identity=identity)
 
 
-def _quantize_stage(
-    spec: RunSpec, source: BuildStage, quant: PartSpec, from_where: dict[str, Any] | None
-) -> BuildStage:
-    module = plugin("quantize.methods", quant.module)
-    config = module.Config.model_validate(quant.config)
-    backend = quant.config.get("backend")
-    inputs: dict[str, Any] = {"source": source.key.digest, "method": quant.module}
+def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_where: Source | None) -> BuildStage:
+    method, config = quant.method, quant.method.config.model_dump(mode="json")
+    inputs: dict[str, Any] = {"source": source.key.digest, "method": method.name}
     identity: dict[str, Any] = {}
     release = _release(from_where, f"quant.source of {quant.name}") if from_where else None
     libraries: dict[str, str] = {}
     try:
-        if backend:
+        if method.backend:
             identity["heldout"] = heldout_identity(spec.heldout)
             libraries = {f"proof:{name}": version for name, version in versions(PROOF).items()}
         if release:
-            asked = module.expected(config, spec.model.architecture).model_dump(mode="json", exclude={"max_kl"})
+            asked = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl"})
             inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}
         else:
-            inputs["config"] = {name: value for name, value in quant.config.items() if name not in NO_BYTES}
-            libraries |= backend_versions(backend) if backend else {}
-            if quant.config.get("calibration"):
-                identity["calibration"] = calibration_identity(config.calibration, spec.seed)
+            inputs["config"] = {name: value for name, value in config.items() if name not in NO_BYTES}
+            libraries |= backend_versions(method.backend) if method.backend else {}
+            if method.calibration:
+                identity["calibration"] = calibration_identity(method.calibration, spec.seed)
     except CheckpointError as error:
         raise QuantizeError(str(error)) from error
     key = Key(stage="quantize", version=VERSION["quantize"], inputs={**inputs, **identity, "libraries": libraries})
     return BuildStage(
         name="quantize",
-        module=quant.module,
-        config=quant.config,
+        work=method,
         identity=identity,
         release=release,
         key=key,
         target=cache_dir() / "checkpoints" / f"{spec.model.name}-{quant.name}-{key.digest[:12]}",
         libraries=libraries,
-        backend=None if release else backend,
+        backend=None if release else method.backend,
     )
 
 
@@ -284,15 +257,13 @@ def plan(spec: RunSpec) -> Plan:
         SourceError: the model's weights cannot be had.
     """
     source = quantize = baseline = None
-    if not is_attached(spec):
+    if not spec.engine.is_external:
         source = _source_stage(spec)
         quantize = _quantize_stage(spec, source, spec.quant, spec.release)
         if spec.baseline:
             baseline = _quantize_stage(spec, source, spec.baseline.quant, spec.baseline.release)
-    engine = plugin("bench.engines", spec.engine.module)
-    config = engine.Config.model_validate(spec.engine.config)
-    server_versions = engine.versions(config) if hasattr(engine, "versions") else {}
-    served = quantize.key if quantize else Key(stage="attached", version=1, inputs=spec.engine.config)
+    server_versions = spec.engine.versions()
+    served = quantize.key if quantize else Key(stage="attached", version=1, inputs=spec.engine.identity())
     shapes = shapes_of(spec.workload)
     tasks = tuple(_task_stages(spec, served, server_versions))
     inputs = {
@@ -300,6 +271,7 @@ def plan(spec: RunSpec) -> Plan:
         "checkpoint": served.digest,
         "baseline": baseline.key.digest if baseline else None,
         "engine": spec.engine.model_dump(mode="json"),
+        "code": spec.engine.code(),
         "context_length": context_of(spec),
         "yarn": spec.yarn and spec.yarn.model_dump(),
         "server": server_versions,

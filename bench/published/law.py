@@ -20,8 +20,6 @@ FEWEST = 4
 """Cells below which nothing is fitted: two parameters, and two to see how far they are off."""
 PASSES = 5
 """Times that the weights are made anew; they stand still long before."""
-SOURCE_OF = {"sglang": "qwen3-speed", "vllm": "qwen2.5-speed", "transformers": "qwen3-speed"}
-"""Which page's cells speak for an engine."""
 
 
 class Estimate(Frozen):
@@ -130,9 +128,14 @@ def _usable(cell: PublishedCell, source: str, quant: str, engine: str) -> bool:
 
 
 @cache
-def law_for(quant: str, engine: str) -> Law | None:
-    """Return the law of a quantization on an engine; None where too few cells are published."""
-    source = SOURCE_OF.get(engine)
+def law_for(quant: str, engine: str, source: str | None) -> Law | None:
+    """Return the law of a quantization on an engine; None where too few cells are published.
+
+    Args:
+        quant: name of the quantization.
+        engine: name of the engine that served the cells.
+        source: page of published figures that they are taken from; None where no page covers the engine.
+    """
     if source is None:
         return None
     used = [

@@ -1,25 +1,20 @@
 """Start a server, know that it really answers and that it is ours, see when it dies or hangs, leave nothing behind."""
 
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from bench.config.plugins import plugin
-from bench.config.spec import PartSpec
-from bench.engines import Launch
+from bench.engines import Engine, Launch
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
 from bench.servers.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
 from quantize.checkpoint import Checkpoint
+from quantize.formats import Format, format_of
 
 PORTS = 3
 """How many ports are tried before giving up."""
@@ -54,22 +49,15 @@ class Aftermath:
 class RunningEngine:
     """A server that has answered a real generation."""
 
-    name: str
+    engine: Engine
     base_url: str
     api_key: str | None
-    protocol: str
-    """A module of :mod:`bench.speed.protocols`."""
     info: EngineInfo
-    """What the server says of itself."""
+    """What the server reports of itself."""
     facts: ServerFacts
     emulates: bool
     child: Child | None
     """None for a server that somebody else runs."""
-    request_timeout_s: float
-    first_token_timeout_s: float
-    stall_timeout_s: float
-    served_model: str = ""
-    """What requests must call the model; empty where the protocol sends no name, or the server takes any."""
     memory_before: tuple[int, ...] | None = None
     """Bytes in use on each accelerator before its start; None where there is none, or nobody can tell."""
     started_s: float = 0.0
@@ -136,7 +124,7 @@ def _quiet(text: str) -> None:
 
 @contextmanager
 def serve(
-    engine: PartSpec,
+    engine: Engine,
     checkpoint: Checkpoint | None,
     *,
     context_length: int,
@@ -153,7 +141,7 @@ def serve(
     """Serve a checkpoint for the duration of a ``with`` block.
 
     Args:
-        engine: which engine, with its checked config.
+        engine: what serves it.
         checkpoint: what to serve; None for a server that somebody else runs.
         context_length: longest prompt plus answer, tokens.
         yarn: how the model's positions are stretched to that.
@@ -170,44 +158,31 @@ def serve(
         EngineError: the server did not become ready.
         ToolchainError: packages it needs are missing.
     """
-    module = plugin("bench.engines", engine.module)
-    config = module.Config.model_validate(engine.config)
-    address = module.address(config)
-    if address is not None:
-        yield _attached(engine, module, config, address, checkpoint)
+    if engine.address is not None:
+        yield _attached(engine, engine.address)
         return
     assert checkpoint is not None
-    interpreter = module.interpreter(config, f"engine {engine.name}")
-    api_key = secrets.token_urlsafe(16)
+    form = form_of(checkpoint)
     baseline = device_memory() if device_memory else None
     after = Aftermath()
     child, door, started_s = _started(
-        module,
-        config,
-        lambda port: module.command(
-            config, interpreter, Launch(checkpoint.path, context_length, port, share, beside, yarn)
-        ),
-        api_key,
+        engine,
+        lambda port: Launch(checkpoint.path, context_length, port, share, beside, yarn),
         what=what,
         log_file=log_file,
         on_wait=on_wait,
         on_note=on_note,
     )
     try:
-        info, facts = module.facts(config, door.ask, child.log_text)
+        info, facts = engine.facts(door.ask, child.log_text)
         yield RunningEngine(
-            name=engine.name,
+            engine=engine,
             base_url=door.base_url,
-            api_key=api_key,
-            protocol=module.protocol(config),
+            api_key=door.api_key,
             info=info,
             facts=facts,
-            emulates=module.emulates(config, checkpoint.manifest),
+            emulates=engine.emulates(form),
             child=child,
-            request_timeout_s=config.request_timeout_s,
-            first_token_timeout_s=config.first_token_timeout_s,
-            stall_timeout_s=config.stall_timeout_s,
-            served_model=_served_model(module, config),
             memory_before=tuple(baseline) if baseline is not None else None,
             started_s=started_s,
             pulse=Pulse(child),
@@ -220,10 +195,8 @@ def serve(
 
 
 def _started(
-    module: ModuleType,
-    config: Any,
-    command: Callable[[int], list[str]],
-    api_key: str,
+    engine: Engine,
+    launch: Callable[[int], Launch],
     *,
     what: str,
     log_file: Path,
@@ -234,22 +207,32 @@ def _started(
 
     Raises:
         EngineError: it did not become ready.
+        ToolchainError: packages it needs are missing.
     """
+    interpreter, api_key = engine.interpreter(f"engine {engine.name}"), engine.api_key()
+    assert interpreter is not None
+    assert api_key is not None
     for attempt in range(1, PORTS + 1):
         port = free_port()
         door = Door(f"http://127.0.0.1:{port}", api_key)
         begin = time.monotonic()
         child = Child(
-            command(port), what=what, log_file=log_file, env=module.environment(config, api_key), cwd=Path.cwd()
+            engine.command(interpreter, launch(port)),
+            what=what,
+            log_file=log_file,
+            env=engine.environment(api_key),
+            cwd=Path.cwd(),
+            explain=engine.why,
         )
         try:
             start = Start(
                 child,
                 door,
-                generate=partial(_generate, door, module, config),
-                timeout_s=config.startup_timeout_s,
+                generate=partial(door.generate, engine.protocol, engine.served_model),
+                diagnosis=engine.diagnosis,
+                timeout_s=engine.config.startup_timeout_s,
                 # The first of several nodes waits for the others, without a sign of life.
-                patient=getattr(config, "nnodes", 1) > 1,
+                patient=engine.parallelism.nodes > 1,
             )
             start.wait(on_wait)
             return child, door, time.monotonic() - begin
@@ -264,45 +247,32 @@ def _started(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _served_model(module: ModuleType, config: Any) -> str:
-    return str(module.served_model(config)) if hasattr(module, "served_model") else ""
+def form_of(checkpoint: Checkpoint) -> Format | None:
+    """Return how a checkpoint stores its quantized layers; None if nothing is quantized."""
+    config = checkpoint.manifest.quantization_config
+    return None if config is None else format_of(config)[0]
 
 
-def _generate(door: Door, module: ModuleType, config: Any, timeout_s: float) -> tuple[int, bytes]:
-    return door.generate(module.protocol(config), _served_model(module, config), timeout_s)
-
-
-def _attached(
-    engine: PartSpec, module: ModuleType, config: Any, address: str, checkpoint: Checkpoint | None
-) -> RunningEngine:
-    """Return a server that somebody else runs, once it has generated a token.
+def _attached(engine: Engine, address: str) -> RunningEngine:
+    """Return an external server, once it has generated a token.
 
     Raises:
         EngineError: it does not answer, or cannot generate.
     """
-    variable = getattr(config, "api_key_env", None)
-    api_key = os.environ.get(variable) if variable else None
-    if variable and not api_key:
-        raise EngineError(f"engine.api_key_env={variable}: no such environment variable; export {variable}=…")
-    door = Door(address.rstrip("/"), api_key)
-    info, facts = module.facts(config, door.ask, lambda: "")
-    status, body = _generate(door, module, config, config.startup_timeout_s)
+    door = Door(address.rstrip("/"), engine.api_key())
+    info, facts = engine.facts(door.ask, lambda: "")
+    status, body = door.generate(engine.protocol, engine.served_model, engine.config.startup_timeout_s)
     if status != 200:
         said = body[:200].decode(errors="replace") or "no answer"
         raise EngineError(f"{address} cannot generate (HTTP {status}): {said}")
     return RunningEngine(
-        name=engine.name,
+        engine=engine,
         base_url=door.base_url,
-        api_key=api_key,
-        protocol=module.protocol(config),
+        api_key=door.api_key,
         info=info,
         facts=facts,
-        emulates=bool(checkpoint and module.emulates(config, checkpoint.manifest)),
+        emulates=False,  # which kernels an external server computes on cannot be known
         child=None,
-        request_timeout_s=config.request_timeout_s,
-        first_token_timeout_s=config.first_token_timeout_s,
-        stall_timeout_s=config.stall_timeout_s,
-        served_model=_served_model(module, config),
     )
 
 
@@ -331,14 +301,8 @@ def _look_back(
         on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_SECONDS:g} s: {told}")
 
 
-def joins(engine: PartSpec) -> bool:
-    """Tell whether the engine only joins a server whose first node is another machine."""
-    module = plugin("bench.engines", engine.module)
-    return bool(getattr(module.Config.model_validate(engine.config), "node_rank", 0) > 0)
-
-
 def join(
-    engine: PartSpec,
+    engine: Engine,
     checkpoint: Checkpoint,
     *,
     context_length: int,
@@ -347,17 +311,17 @@ def join(
     log_file: Path,
     on_wait: Callable[[], None],
 ) -> str:
-    """Be one of the further nodes of a server until the first one ends it; return how it ended.
+    """Join a multi-node server as a worker until the head node shuts it down; return how it ended.
 
     Raises:
         ToolchainError: packages it needs are missing.
     """
-    module = plugin("bench.engines", engine.module)
-    config = module.Config.model_validate(engine.config)
-    interpreter = module.interpreter(config, f"engine {engine.name}")
-    argv = module.command(config, interpreter, Launch(checkpoint.path, context_length, free_port(), yarn=yarn))
-    env = module.environment(config, secrets.token_urlsafe(16))
-    with Child(argv, what=what, log_file=log_file, env=env, cwd=Path.cwd()) as child:
+    interpreter, api_key = engine.interpreter(f"engine {engine.name}"), engine.api_key()
+    assert interpreter is not None
+    assert api_key is not None
+    argv = engine.command(interpreter, Launch(checkpoint.path, context_length, free_port(), yarn=yarn))
+    env = engine.environment(api_key)
+    with Child(argv, what=what, log_file=log_file, env=env, cwd=Path.cwd(), explain=engine.why) as child:
         while child.exit_code is None:
             on_wait()
             time.sleep(POLL_SECONDS)

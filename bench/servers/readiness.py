@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
-from bench.machine.diagnose import diagnose
+from bench.machine.diagnose import Diagnosis
 from bench.machine.direct import open_direct
+from bench.speed.protocols import dialect
 
 POLL_SECONDS = 0.25
 START_HUNG_SECONDS = 60.0
@@ -74,12 +75,13 @@ class Door:
         """Have the server generate one token; return (status, body).
 
         Args:
-            protocol: ``sglang`` is asked at ``/health_generate``, ``openai`` for a completion.
-            model: what OpenAI's protocol calls the model; empty for the first that the server tells of.
+            protocol: a module of :mod:`bench.speed.protocols`.
+            model: name that requests must give the model; empty for the first that the server lists.
             timeout_s: longest wait.
         """
-        if protocol == "sglang":
-            return self.ask("/health_generate", timeout_s)
+        api = dialect(protocol)
+        if api.HEALTH_PATH is not None:
+            return self.ask(api.HEALTH_PATH, timeout_s)
         if not model:
             status, body = self.ask("/v1/models", timeout_s)
             if status != 200:
@@ -88,7 +90,7 @@ class Door:
                 model = json.loads(body)["data"][0]["id"]
             except (ValueError, LookupError, TypeError):
                 return 0, b"/v1/models names no model"
-        return self.ask("/v1/completions", timeout_s, {"model": model, "prompt": "Hi", "max_tokens": 1})
+        return self.ask(api.PATH, timeout_s, {"model": model, "prompt": "Hi", "max_tokens": 1})
 
 
 class _Answer:
@@ -112,6 +114,7 @@ class Start:
         door: Door,
         *,
         generate: Callable[[float], tuple[int, bytes]],
+        diagnosis: Callable[[str], Diagnosis | None],
         timeout_s: float,
         patient: bool,
     ) -> None:
@@ -121,12 +124,14 @@ class Start:
             child: what was started.
             door: where it will answer.
             generate: has it generate a token within so many seconds; returns (status, body).
+            diagnosis: returns what its log says went wrong.
             timeout_s: longest time to its first answer.
             patient: do not mind stillness, for it waits for other nodes.
         """
         self._child = child
         self._door = door
         self._generate = generate
+        self._diagnosis = diagnosis
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._pulse = Pulse(child)
@@ -162,7 +167,7 @@ class Start:
     def _check(self, *, answered: bool) -> None:
         child = self._child
         if child.exit_code is not None:
-            found = diagnose(child.log_text())
+            found = self._diagnosis(child.log_text())
             kind = PortTakenError if found and found.kind == "port taken" else EngineError
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
         if answered and not child.listens_on(self._door.port):

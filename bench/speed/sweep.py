@@ -14,12 +14,10 @@ from bench.records.record import ServerFacts, SpeedCell, Status, Trial, Variant
 from bench.speed.client import Client, now_ns
 from bench.speed.load import arrivals_ns, in_order, warm_up_requests
 from bench.speed.metrics import is_saturated, wave_ns
-from bench.speed.prompts import ordinary_vocabulary, wave_prompts
+from bench.speed.prompts import wave_prompts
 from bench.speed.shapes import Shape
 from bench.speed.validity import Verdict, broke, judge
 from bench.speed.wave import Observer, send_wave
-
-__all__ = ["Lane", "not_supported", "ordinary_vocabulary", "sweep"]
 
 DRAIN_ATTEMPTS = 12
 """Each some 5 s: a server that does not notice that requests were given up works them off first."""

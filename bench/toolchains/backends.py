@@ -3,13 +3,12 @@
 A backend that has a toolchain always runs in it: packages of the same name beside another transformers would fail.
 """
 
-import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
-from types import ModuleType
 
 from bench.toolchains import toolchain
+from quantize.backend import Backend, backend
 
 NOT_DECISIVE = ("datasets", "huggingface_hub")
 """Packages that carry data without changing it: no part of a key."""
@@ -21,34 +20,30 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
 
 
-def _module(backend: str) -> ModuleType:
-    return importlib.import_module(f"quantize.backends.{backend.replace('-', '_')}")
+def _is_extra(library: Backend) -> bool:
+    """Return whether a backend belongs to quantbench's own environment."""
+    return all(package in toolchain.EXTRA_OF for package in library.packages)
 
 
-def _is_extra(module: ModuleType) -> bool:
-    """Tell whether the backend belongs into quantbench's own environment."""
-    return all(package in toolchain.EXTRA_OF for package in module.PACKAGES)
-
-
-def backend_interpreter(backend: str, what: str) -> str:
+def backend_interpreter(name: str, what: str) -> str:
     """Return the Python interpreter that a backend runs in.
 
     Args:
-        backend: its name, as in ``quant.backend``.
+        name: of the backend, as in ``quant.backend``.
         what: what it is for, for the message.
 
     Raises:
         ToolchainError: its packages are not installed, or its toolchain is not built; says what to type.
     """
-    module = _module(backend)
-    if _is_extra(module):
-        return toolchain.interpreter_for(module.PACKAGES, what)
-    return toolchain.toolchain_interpreter(module.TOOLCHAIN, what)
+    library = backend(name)
+    if _is_extra(library):
+        return toolchain.interpreter_for(library.packages, what)
+    return toolchain.toolchain_interpreter(library.toolchain, what)
 
 
-def backend_versions(backend: str) -> dict[str, str]:
+def backend_versions(name: str) -> dict[str, str]:
     """Return the versions of the packages that decide what a backend writes, by name."""
-    module = _module(backend)
-    if _is_extra(module):
-        return versions(module.PACKAGES)
-    return toolchain.pinned_versions(module.TOOLCHAIN)
+    library = backend(name)
+    if _is_extra(library):
+        return versions(library.packages)
+    return toolchain.pinned_versions(library.toolchain)

@@ -120,13 +120,18 @@ def names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
+def definition_file(name: str) -> Path:
+    """Return the file that describes a toolchain."""
+    return FOLDER / f"{name}.toml"
+
+
 def read(name: str) -> Toolchain:
     """Return the toolchain ``name``.
 
     Raises:
         ToolchainError: there is none, or its file is wrong.
     """
-    file = FOLDER / f"{name}.toml"
+    file = definition_file(name)
     if name not in names():
         raise ToolchainError(f"no toolchain '{name}'; known are {', '.join(names())}")
     try:

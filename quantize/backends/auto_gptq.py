@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native, transformers4
 from quantize.architecture import Architecture
-from quantize.methods import Made, Samples
+from quantize.backend import Backend, Made, Samples
 
 if TYPE_CHECKING:
     from quantize.methods.gptq import Config
 
-TOOLCHAIN = "auto-gptq"
 PACKAGES = ("auto_gptq", "peft", "transformers", "torch")
 
 
@@ -137,3 +136,6 @@ def unreached_layers_are_rounded() -> Iterator[list[Any]]:
         yield layers
     finally:
         base.GPTQ = original
+
+
+BACKEND = Backend("auto-gptq", PACKAGES, {"gptq": gptq})

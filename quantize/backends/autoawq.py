@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native, transformers4
 from quantize.architecture import Architecture
-from quantize.methods import Made, Samples
+from quantize.backend import Backend, Made, Samples
 
 if TYPE_CHECKING:
     from quantize.methods.awq import Config
 
-TOOLCHAIN = "autoawq"
 PACKAGES = ("awq", "transformers", "torch")
 ROWS = 64
 
@@ -120,3 +119,6 @@ def check_rows(architecture: Architecture) -> None:
                 f"AutoAWQ needs a multiple of {ROWS} output features, and {name} has {rows}: "
                 "use quant.backend=llmcompressor"
             )
+
+
+BACKEND = Backend("autoawq", PACKAGES, {"awq": awq})

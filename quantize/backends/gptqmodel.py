@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native
 from quantize.architecture import Architecture
+from quantize.backend import Backend, Made, Samples
 from quantize.checkpoint import tensors
-from quantize.methods import Made, Samples
 from quantize.proof import is_ignored, linear_layers
 
 if TYPE_CHECKING:
     from quantize.methods.awq import Config as AwqMethod
     from quantize.methods.gptq import Config as GptqMethod
 
-TOOLCHAIN = "gptqmodel"
 PACKAGES = ("gptqmodel", "transformers", "torch")
 SETTINGS = {
     "GPTQMODEL_DISABLE_PACK_EXT": "1",
@@ -134,3 +133,6 @@ def left_alone(source: Path, ignore: tuple[str, ...]) -> list[str]:
     names = linear_layers(list(tensors(source)), ())
     kinds = tuple(f".{kind}" for stage in native.STAGES for kind in stage)
     return [name for name in names if name.endswith(kinds) and is_ignored(name, ignore)]
+
+
+BACKEND = Backend("gptqmodel", PACKAGES, {"gptq": gptq, "awq": awq})

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantize.architecture import Architecture
+from quantize.backend import Backend, Made, Samples
 from quantize.checkpoint import own_code, weight_files
 from quantize.memory import available_memory
-from quantize.methods import Made, Samples, WeightOnlyConfig
+from quantize.method import WeightOnlyConfig
 
 if TYPE_CHECKING:
     from quantize.methods import autoround as autoround_method
     from quantize.methods import awq as awq_method
     from quantize.methods import gptq as gptq_method
 
-TOOLCHAIN = "llmcompressor"
 PACKAGES = ("llmcompressor", "compressed_tensors", "auto_round", "transformers", "torch", "datasets")
 """What it imports; all but ``datasets`` decide the result."""
 EMBEDDINGS = "re:.*embed_tokens$"
@@ -243,3 +243,6 @@ def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Sampl
         shutil.copy2(file, target)
     shutil.rmtree(offload, ignore_errors=True)
     return Made(experts_reached=reached.share())
+
+
+BACKEND = Backend("llmcompressor", PACKAGES, {"rtn": rtn, "gptq": gptq, "awq": awq, "autoround": autoround})

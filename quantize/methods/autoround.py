@@ -3,12 +3,11 @@
 Weight-only, 4 or 8 bits. The most accurate of the 4-bit methods and the slowest; meant for a GPU.
 """
 
-from pathlib import Path
-
 from pydantic import PositiveInt
 
 from quantize.architecture import Architecture
-from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
+from quantize.method import CalibratedConfig, WeightOnly, WeightOnlyConfig
+from quantize.texts import CalibrationConfig
 
 
 class Config(WeightOnlyConfig, CalibratedConfig):
@@ -20,21 +19,25 @@ class Config(WeightOnlyConfig, CalibratedConfig):
     """Samples per step."""
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check that a group size fits the model's layers.
+class AutoRound(WeightOnly):
+    """AutoRound."""
 
-    Raises:
-        ValueError: none does.
-    """
-    config.check_backend("llmcompressor")
-    config.used_group_size(architecture)
+    config: Config
 
+    @property
+    def calibration(self) -> CalibrationConfig:
+        """Text that the method looks at."""
+        return self.config.calibration
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    return Expected(format=config.format(architecture), ignore=config.ignore, max_kl=config.max_kl)
+    def working_bytes(self, architecture: Architecture, tokens: int) -> int:
+        """Return the memory of rounding values, their gradients and the best so far, in float32."""
+        return 12 * architecture.layer_parameters()
 
+    def check(self, architecture: Architecture) -> None:
+        """Check that a group size fits the model's layers.
 
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the AutoRound checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
-    return config.run("autoround", architecture, source, target, samples)
+        Raises:
+            ValueError: none does.
+        """
+        self.config.check_backend("llmcompressor")
+        self.config.used_group_size(architecture)

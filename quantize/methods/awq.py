@@ -4,14 +4,13 @@ Weight-only, 4 or 8 bits; the scales are found by a grid search that minimizes e
 llm-compressor writes it as compressed-tensors; AutoAWQ and GPTQModel write the ``awq`` container.
 """
 
-from pathlib import Path
-
 from pydantic import PositiveInt
 
 from quantize import native
 from quantize.architecture import Architecture
 from quantize.formats import Container
-from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
+from quantize.method import CalibratedConfig, Expected, WeightOnly, WeightOnlyConfig
+from quantize.texts import CalibrationConfig
 
 
 class Config(WeightOnlyConfig, CalibratedConfig):
@@ -26,23 +25,36 @@ class Config(WeightOnlyConfig, CalibratedConfig):
         return "compressed-tensors" if self.backend == "llmcompressor" else "awq"
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check that the backend can do it and that a group size fits the model's layers.
+class AWQ(WeightOnly):
+    """AWQ."""
 
-    Raises:
-        ValueError: not so; says what to type.
-    """
-    config.check_backend("llmcompressor", "gptqmodel", "autoawq")
-    config.used_group_size(architecture)
-    if config.container == "awq":
-        native.check_awq(config, architecture)
+    config: Config
 
+    @property
+    def calibration(self) -> CalibrationConfig:
+        """Text that the method looks at."""
+        return self.config.calibration
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    return Expected(format=config.format(architecture), ignore=config.ignore, max_kl=config.max_kl, moves_scales=True)
+    def working_bytes(self, architecture: Architecture, tokens: int) -> int:
+        """Return the memory of the input of every expert's last layer."""
+        return 2 * tokens * architecture.moe_intermediate_size * architecture.experts
 
+    def check(self, architecture: Architecture) -> None:
+        """Check that the backend can do it and that a group size fits the model's layers.
 
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the AWQ checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
-    return config.run("awq", architecture, source, target, samples)
+        Raises:
+            ValueError: not so; says what to type.
+        """
+        self.config.check_backend("llmcompressor", "gptqmodel", "autoawq")
+        self.config.used_group_size(architecture)
+        if self.config.container == "awq":
+            native.check_awq(self.config, architecture)
+
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return what the checkpoint must look like."""
+        return Expected(
+            format=self.config.format(architecture),
+            ignore=self.config.ignore,
+            max_kl=self.config.max_kl,
+            moves_scales=True,
+        )

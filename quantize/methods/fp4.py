@@ -10,9 +10,10 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from quantize.architecture import Architecture
+from quantize.backend import Made, Samples
 from quantize.backends import llmcompressor
 from quantize.formats import Activations, Format
-from quantize.methods import Expected, Made, MethodConfig, Samples, choose_group_size
+from quantize.method import Expected, MethodConfig, Quantizing, choose_group_size
 from quantize.texts import CalibrationConfig
 
 GROUP = {"nvfp4": 16, "mxfp4": 32}
@@ -32,46 +33,54 @@ class Config(MethodConfig):
         return self
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check that the scheme's groups fit the model's layers.
+class FP4(Quantizing):
+    """FP4 weights and activations."""
 
-    Raises:
-        ValueError: they do not.
-    """
-    config.check_backend("llmcompressor")
-    choose_group_size(GROUP[config.scheme], (), architecture, advise=False)
+    config: Config
 
+    @property
+    def calibration(self) -> CalibrationConfig | None:
+        """Text for the activation scales; None where they are computed at run time."""
+        return self.config.calibration
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    nvfp4 = config.scheme == "nvfp4"
-    group = GROUP[config.scheme]
-    inputs = Activations(
-        type="float",
-        num_bits=4,
-        strategy="tensor_group" if nvfp4 else "group",
-        dynamic="local" if nvfp4 else True,
-        group_size=group,
-    )
-    form = Format(
-        container="compressed-tensors",
-        type="float",
-        bits=4,
-        rows_per_scale=1,
-        columns_per_scale=group,
-        scale="e4m3" if nvfp4 else "e8m0",
-        packed=True,
-        activations=inputs,
-    )
-    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl)
+    def check(self, architecture: Architecture) -> None:
+        """Check that the scheme's groups fit the model's layers.
 
+        Raises:
+            ValueError: they do not.
+        """
+        self.config.check_backend("llmcompressor")
+        choose_group_size(GROUP[self.config.scheme], (), architecture, advise=False)
 
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the FP4 checkpoint of ``source`` to ``target``."""
-    if config.scheme == "mxfp4":
-        llmcompressor.without_data(source, target, "MXFP4", config.ignore)
-        return Made()
-    from llmcompressor.modifiers.quantization import QuantizationModifier
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return what the checkpoint must look like."""
+        nvfp4 = self.config.scheme == "nvfp4"
+        group = GROUP[self.config.scheme]
+        inputs = Activations(
+            type="float",
+            num_bits=4,
+            strategy="tensor_group" if nvfp4 else "group",
+            dynamic="local" if nvfp4 else True,
+            group_size=group,
+        )
+        form = Format(
+            container="compressed-tensors",
+            type="float",
+            bits=4,
+            rows_per_scale=1,
+            columns_per_scale=group,
+            scale="e4m3" if nvfp4 else "e8m0",
+            packed=True,
+            activations=inputs,
+        )
+        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)
 
-    modifier = QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=list(config.ignore))
-    return llmcompressor.oneshot(source, target, [modifier], samples=samples)
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+        """Write the FP4 checkpoint of ``source`` to ``target``."""
+        if self.config.scheme == "mxfp4":
+            llmcompressor.without_data(source, target, "MXFP4", self.config.ignore)
+            return Made()
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+
+        modifier = QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=list(self.config.ignore))
+        return llmcompressor.oneshot(source, target, [modifier], samples=samples)

@@ -4,14 +4,15 @@ Weight-only, 4 or 8 bits, with a scale per group of input columns or per output 
 compressed-tensors; GPTQModel and AutoGPTQ write the ``gptq`` container, as Qwen's own releases have it.
 """
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from quantize import native
 from quantize.architecture import Architecture
-from quantize.methods import CalibratedConfig, Expected, Made, Samples, WeightOnlyConfig
+from quantize.estimate import hessian_bytes
+from quantize.method import CalibratedConfig, Expected, WeightOnly, WeightOnlyConfig
+from quantize.texts import CalibrationConfig
 
 
 class Config(WeightOnlyConfig, CalibratedConfig):
@@ -23,28 +24,36 @@ class Config(WeightOnlyConfig, CalibratedConfig):
     """Columns in the order of how much they are activated: groups stay as they are (static) or follow the order."""
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check that the backend can do it and that a group size fits the model's layers.
+class GPTQ(WeightOnly):
+    """GPTQ."""
 
-    Raises:
-        ValueError: not so; says what to type.
-    """
-    config.check_backend("llmcompressor", "gptqmodel", "auto-gptq")
-    if config.act_order == "group" and config.backend == "llmcompressor":
-        raise ValueError("llm-compressor has dropped act_order=group; use quant.act_order=static or a gptq backend")
-    config.used_group_size(architecture)
-    if config.container == "gptq":
-        native.check_gptq(config)
+    config: Config
 
+    @property
+    def calibration(self) -> CalibrationConfig:
+        """Text that the method looks at."""
+        return self.config.calibration
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    form = config.format(architecture)
-    if form.container == "gptq":
-        form = form.model_copy(update={"act_order": config.act_order == "group"})
-    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl)
+    def working_bytes(self, architecture: Architecture, tokens: int) -> int:
+        """Return the memory of the Hessians of one decoder layer."""
+        return hessian_bytes(architecture)
 
+    def check(self, architecture: Architecture) -> None:
+        """Check that the backend can do it and that a group size fits the model's layers.
 
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the GPTQ checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
-    return config.run("gptq", architecture, source, target, samples)
+        Raises:
+            ValueError: not so; says what to type.
+        """
+        self.config.check_backend("llmcompressor", "gptqmodel", "auto-gptq")
+        if self.config.act_order == "group" and self.config.backend == "llmcompressor":
+            raise ValueError("llm-compressor has dropped act_order=group; use quant.act_order=static or a gptq backend")
+        self.config.used_group_size(architecture)
+        if self.config.container == "gptq":
+            native.check_gptq(self.config)
+
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return what the checkpoint must look like."""
+        form = self.config.format(architecture)
+        if form.container == "gptq":
+            form = form.model_copy(update={"act_order": self.config.act_order == "group"})
+        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)

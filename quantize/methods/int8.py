@@ -9,9 +9,12 @@ from pathlib import Path
 from pydantic import Field
 
 from quantize.architecture import Architecture
+from quantize.backend import Made, Samples
 from quantize.backends import llmcompressor
+from quantize.estimate import hessian_bytes
 from quantize.formats import Format
-from quantize.methods import DYNAMIC_INT8, CalibratedConfig, Expected, Made, Samples
+from quantize.method import DYNAMIC_INT8, CalibratedConfig, Expected, Quantizing
+from quantize.texts import CalibrationConfig
 
 
 class Config(CalibratedConfig):
@@ -23,36 +26,52 @@ class Config(CalibratedConfig):
     """Share of the Hessian's mean diagonal that GPTQ adds to it."""
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check the backend; a scale per channel fits any shape.
+class INT8(Quantizing):
+    """INT8 weights and activations."""
 
-    Raises:
-        ValueError: the backend does not do it.
-    """
-    config.check_backend("llmcompressor")
+    config: Config
 
+    @property
+    def calibration(self) -> CalibrationConfig:
+        """Text that the method looks at."""
+        return self.config.calibration
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    form = Format(
-        container="compressed-tensors",
-        type="int",
-        bits=8,
-        rows_per_scale=1,
-        columns_per_scale=None,
-        packed=False,
-        activations=DYNAMIC_INT8,
-    )
-    return Expected(format=form, ignore=config.ignore, max_kl=config.max_kl, moves_scales=True)
+    def working_bytes(self, architecture: Architecture, tokens: int) -> int:
+        """Return the memory of the Hessians of one decoder layer."""
+        return hessian_bytes(architecture)
 
+    def check(self, architecture: Architecture) -> None:
+        """Check the backend; a scale per channel fits any shape.
 
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the INT8 checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
-    from llmcompressor.modifiers.quantization import GPTQModifier
-    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+        Raises:
+            ValueError: the backend does not do it.
+        """
+        self.config.check_backend("llmcompressor")
 
-    modifiers = [GPTQModifier(targets="Linear", scheme="W8A8", ignore=list(config.ignore), dampening_frac=config.damp)]
-    if config.smoothing_strength:
-        smooth = SmoothQuantModifier(smoothing_strength=config.smoothing_strength)
-        modifiers.insert(0, smooth)
-    return llmcompressor.oneshot(source, target, modifiers, samples=samples)
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return what the checkpoint must look like."""
+        form = Format(
+            container="compressed-tensors",
+            type="int",
+            bits=8,
+            rows_per_scale=1,
+            columns_per_scale=None,
+            packed=False,
+            activations=DYNAMIC_INT8,
+        )
+        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl, moves_scales=True)
+
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+        """Write the INT8 checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
+        from llmcompressor.modifiers.quantization import GPTQModifier
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+        modifiers = [
+            GPTQModifier(
+                targets="Linear", scheme="W8A8", ignore=list(self.config.ignore), dampening_frac=self.config.damp
+            )
+        ]
+        if self.config.smoothing_strength:
+            smooth = SmoothQuantModifier(smoothing_strength=self.config.smoothing_strength)
+            modifiers.insert(0, smooth)
+        return llmcompressor.oneshot(source, target, modifiers, samples=samples)

@@ -3,25 +3,26 @@
 from pathlib import Path
 
 from quantize.architecture import Architecture
+from quantize.backend import Made, Samples
 from quantize.checkpoint import link_tree
 from quantize.key import Frozen
-from quantize.methods import Expected, Made, Samples
+from quantize.method import Expected, Method
 
 
 class Config(Frozen):
     """Nothing to set."""
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Accept every model."""
+class Unquantized(Method):
+    """The 16-bit checkpoint as it is."""
 
+    config: Config
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like: nothing quantized."""
-    return Expected(format=None)
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return what the checkpoint must look like: nothing quantized."""
+        return Expected(format=None)
 
-
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Link every file of ``source`` into ``target``, or copy where the file system cannot link."""
-    link_tree(source, target)
-    return Made()
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+        """Link every file of ``source`` into ``target``, or copy where the file system cannot link."""
+        link_tree(source, target)
+        return Made()

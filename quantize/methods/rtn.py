@@ -3,31 +3,24 @@
 Weight-only, 4 or 8 bits; needs no text.
 """
 
-from pathlib import Path
-
 from quantize.architecture import Architecture
-from quantize.methods import Expected, Made, Samples, WeightOnlyConfig
+from quantize.method import WeightOnly, WeightOnlyConfig
 
 
 class Config(WeightOnlyConfig):
     """Fields of ``method: rtn``."""
 
 
-def check(config: Config, architecture: Architecture) -> None:
-    """Check that a group size fits the model's layers.
+class RoundToNearest(WeightOnly):
+    """Round to nearest."""
 
-    Raises:
-        ValueError: none does.
-    """
-    config.check_backend("llmcompressor")
-    config.used_group_size(architecture)
+    config: Config
 
+    def check(self, architecture: Architecture) -> None:
+        """Check that a group size fits the model's layers.
 
-def expected(config: Config, architecture: Architecture) -> Expected:
-    """Return what the checkpoint must look like."""
-    return Expected(format=config.format(architecture), ignore=config.ignore, max_kl=config.max_kl)
-
-
-def quantize(config: Config, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
-    """Write the rounded checkpoint of ``source`` to ``target``."""
-    return config.run("rtn", architecture, source, target, samples)
+        Raises:
+            ValueError: none does.
+        """
+        self.config.check_backend("llmcompressor")
+        self.config.used_group_size(architecture)

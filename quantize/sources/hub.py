@@ -4,7 +4,7 @@ What is refused is refused before the weights are fetched: config.json comes fir
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -12,10 +12,11 @@ from pydantic_core import PydanticCustomError
 from quantize import describe as shapes
 from quantize import hub
 from quantize.architecture import Architecture
+from quantize.errors import SourceUnavailableError
 from quantize.estimate import checkpoint_bytes
 from quantize.folder import BESIDE, CODE, CONFIG, check_config, check_tokenizer, check_weights, parts, read_json, take
 from quantize.key import Frozen
-from quantize.sources import SourceUnavailableError
+from quantize.source import Source
 
 NOT_READ = ("*/*", "consolidated*")
 """Other copies of the same weights."""
@@ -42,11 +43,6 @@ class Config(Frozen):
         return value
 
 
-def needs(config: Config) -> tuple[str, ...]:
-    """Return the packages this source imports."""
-    return ("huggingface_hub",)
-
-
 def _unavailable(error: hub.HubError) -> SourceUnavailableError:
     if error.answered:
         return SourceUnavailableError(str(error))
@@ -56,85 +52,100 @@ def _unavailable(error: hub.HubError) -> SourceUnavailableError:
     )
 
 
-def _config(config: Config) -> tuple[str, dict[str, Any]]:
-    """Return (commit, parsed config.json)."""
-    try:
-        file = hub.download(config.repo, config.revision, CONFIG)
-    except hub.HubError as error:
-        raise _unavailable(error) from error
-    return file.parent.name, read_json(file)
+class Hub(Source):
+    """A repository on the Hugging Face hub."""
 
+    config: Config
 
-def _patterns(config: Config) -> list[str]:
-    return ["*.safetensors", *BESIDE, *((CODE,) if config.trust_remote_code else ())]
+    downloads: ClassVar[bool] = True
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that it imports."""
+        return ("huggingface_hub",)
 
-def describe(config: Config) -> tuple[str, Architecture, int]:
-    """Return (name for people, shapes, context length in tokens), read from the repository's config.json."""
-    _, found = _config(config)
-    try:
-        architecture, context_length = shapes.describe(found)
-    except ValueError as error:
-        raise SourceUnavailableError(f"{config.repo}@{config.revision}: {error}") from error
-    return config.repo.rpartition("/")[2], architecture, context_length
+    def _config(self) -> tuple[str, dict[str, Any]]:
+        """Return (commit, parsed self.config.json)."""
+        try:
+            file = hub.download(self.config.repo, self.config.revision, CONFIG)
+        except hub.HubError as error:
+            raise _unavailable(error) from error
+        return file.parent.name, read_json(file)
 
+    def _patterns(self) -> list[str]:
+        return ["*.safetensors", *BESIDE, *((CODE,) if self.config.trust_remote_code else ())]
 
-def identity(config: Config) -> dict[str, Any]:
-    """Return repository and commit: asked of the hub, or taken from the local hub cache when it cannot be reached."""
-    commit, found = _config(config)
-    check_config(
-        found,
-        f"{config.repo}@{config.revision}",
-        quantized=config.quantized,
-        trust_remote_code=config.trust_remote_code,
-    )
-    return {"repo": config.repo, "commit": commit, **({"own_code": True} if config.trust_remote_code else {})}
+    def describe(self) -> tuple[str, Architecture, int]:
+        """Return (name for people, shapes, context length in tokens), read from the repository's self.config.json."""
+        _, found = self._config()
+        try:
+            architecture, context_length = shapes.describe(found)
+        except ValueError as error:
+            raise SourceUnavailableError(f"{self.config.repo}@{self.config.revision}: {error}") from error
+        return self.config.repo.rpartition("/")[2], architecture, context_length
 
+    def identity(self) -> dict[str, Any]:
+        """Return repository and commit: asked of the hub, or from the local hub cache where it cannot be reached."""
+        commit, found = self._config()
+        check_config(
+            found,
+            f"{self.config.repo}@{self.config.revision}",
+            quantized=self.config.quantized,
+            trust_remote_code=self.config.trust_remote_code,
+        )
+        return {
+            "repo": self.config.repo,
+            "commit": commit,
+            **({"own_code": True} if self.config.trust_remote_code else {}),
+        }
 
-def download_bytes(config: Config, identity: dict[str, Any]) -> int | None:
-    """Return how much is still to be downloaded, by the hub's own list of files; None if the hub gives none."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils import filter_repo_objects
+    def download_bytes(self, identity: dict[str, Any]) -> int | None:
+        """Return how much is still to be downloaded, by the hub's own list of files; None if the hub gives none."""
+        from huggingface_hub import HfApi, try_to_load_from_cache
+        from huggingface_hub.hf_api import RepoFile
+        from huggingface_hub.utils import filter_repo_objects
 
-    commit = identity["commit"]
-    try:
-        with hub.asking(config.repo, commit):
-            tree = HfApi().list_repo_tree(config.repo, revision=commit)
-            sizes: dict[str, int] = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
-    except hub.HubError:
-        return None
-    wanted = filter_repo_objects(sizes, allow_patterns=_patterns(config), ignore_patterns=list(NOT_READ))
-    missing = (
-        file for file in wanted if not isinstance(try_to_load_from_cache(config.repo, file, revision=commit), str)
-    )
-    return sum(sizes[file] for file in missing)
+        commit = identity["commit"]
+        try:
+            with hub.asking(self.config.repo, commit):
+                tree = HfApi().list_repo_tree(self.config.repo, revision=commit)
+                sizes: dict[str, int] = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
+        except hub.HubError:
+            return None
+        wanted = filter_repo_objects(sizes, allow_patterns=self._patterns(), ignore_patterns=list(NOT_READ))
+        missing = (
+            file
+            for file in wanted
+            if not isinstance(try_to_load_from_cache(self.config.repo, file, revision=commit), str)
+        )
+        return sum(sizes[file] for file in missing)
 
+    def new_bytes(self, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
+        """Return the disk that materializing takes: what is still to be downloaded; the rest is linked."""
+        missing = self.download_bytes(identity)
+        return checkpoint_bytes(architecture, None) if missing is None else missing
 
-def new_bytes(config: Config, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
-    """Return the disk that materializing takes: what is still to be downloaded; the rest is linked."""
-    missing = download_bytes(config, identity)
-    return checkpoint_bytes(architecture, None) if missing is None else missing
+    def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
+        """Download what is missing, check it, link the files into ``target`` and return their provenance.
 
+        A download that stops half-way is gone on with, and files that are whole stay in the hub cache for the next run.
+        """
+        from huggingface_hub import snapshot_download
 
-def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
-    """Download what is missing, check it, link the files into ``target`` and return their provenance.
-
-    A download that stops half-way is gone on with, and files that are whole stay in the hub cache for the next run.
-    """
-    from huggingface_hub import snapshot_download
-
-    commit = identity["commit"]
-    try:
-        with hub.asking(config.repo, commit):
-            folder = Path(
-                snapshot_download(
-                    config.repo, revision=commit, allow_patterns=_patterns(config), ignore_patterns=list(NOT_READ)
+        commit = identity["commit"]
+        try:
+            with hub.asking(self.config.repo, commit):
+                folder = Path(
+                    snapshot_download(
+                        self.config.repo,
+                        revision=commit,
+                        allow_patterns=self._patterns(),
+                        ignore_patterns=list(NOT_READ),
+                    )
                 )
-            )
-    except hub.HubError as error:
-        raise _unavailable(error) from error
-    check_weights(folder)
-    check_tokenizer(folder)
-    take(parts(folder, code=config.trust_remote_code), target)
-    return f"{config.repo} at commit {commit} on the Hugging Face hub"
+        except hub.HubError as error:
+            raise _unavailable(error) from error
+        check_weights(folder)
+        check_tokenizer(folder)
+        take(parts(folder, code=self.config.trust_remote_code), target)
+        return f"{self.config.repo} at commit {commit} on the Hugging Face hub"

@@ -7,6 +7,7 @@ from quantize.architecture import Architecture
 from quantize.checkpoint import hash_file
 from quantize.key import Frozen
 from quantize.rows import read
+from quantize.source import Source
 from quantize.texts import DATA
 
 CHAT_TEMPLATE = (
@@ -23,16 +24,6 @@ class Config(Frozen):
 
     family: Literal["qwen3", "qwen3_moe"]
     seed: int
-
-
-def needs(config: Config) -> tuple[str, ...]:
-    """Return the packages this source imports."""
-    return ("torch", "transformers", "tokenizers")
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """Return the settings and the hash of the tokenizer's text; the key holds the architecture as well."""
-    return {**config.model_dump(), "tokenizer_text": hash_file(DATA / "calibration.jsonl").sha256}
 
 
 def _tokenizer(vocab_size: int) -> Any:
@@ -59,35 +50,54 @@ def _tokenizer(vocab_size: int) -> Any:
     )
 
 
-def materialize(config: Config, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
-    """Write the random BF16 checkpoint to ``target`` and return its provenance."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+class RandomWeights(Source):
+    """Random weights in a real architecture."""
 
-    tokenizer = _tokenizer(architecture.vocab_size)
-    shape: dict[str, Any] = {
-        "vocab_size": architecture.vocab_size,
-        "hidden_size": architecture.hidden_size,
-        "intermediate_size": architecture.intermediate_size,
-        "num_hidden_layers": architecture.layers,
-        "num_attention_heads": architecture.heads,
-        "num_key_value_heads": architecture.kv_heads,
-        "head_dim": architecture.head_dim,
-        "tie_word_embeddings": architecture.tied_embeddings,
-        "max_position_embeddings": POSITIONS,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
-    }
-    if config.family == "qwen3_moe":
-        shape |= {
-            "num_experts": architecture.experts,
-            "num_experts_per_tok": architecture.experts_per_token,
-            "moe_intermediate_size": architecture.moe_intermediate_size,
-            "norm_topk_prob": True,
+    config: Config
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that it imports."""
+        return ("torch", "transformers", "tokenizers")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings and the hash of the tokenizer's text; the key holds the architecture as well."""
+        return {**self.config.model_dump(), "tokenizer_text": hash_file(DATA / "calibration.jsonl").sha256}
+
+    def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
+        """Write the random BF16 checkpoint to ``target`` and return its provenance."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        tokenizer = _tokenizer(architecture.vocab_size)
+        shape: dict[str, Any] = {
+            "vocab_size": architecture.vocab_size,
+            "hidden_size": architecture.hidden_size,
+            "intermediate_size": architecture.intermediate_size,
+            "num_hidden_layers": architecture.layers,
+            "num_attention_heads": architecture.heads,
+            "num_key_value_heads": architecture.kv_heads,
+            "head_dim": architecture.head_dim,
+            "tie_word_embeddings": architecture.tied_embeddings,
+            "max_position_embeddings": POSITIONS,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
         }
-    torch.manual_seed(config.seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **shape), dtype=torch.bfloat16)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return f"random weights (seed {config.seed}) in the {config.family} architecture: no knowledge, real shapes"
+        if self.config.family == "qwen3_moe":
+            shape |= {
+                "num_experts": architecture.experts,
+                "num_experts_per_tok": architecture.experts_per_token,
+                "moe_intermediate_size": architecture.moe_intermediate_size,
+                "norm_topk_prob": True,
+            }
+        torch.manual_seed(self.config.seed)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(self.config.family, **shape), dtype=torch.bfloat16
+        )
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        return (
+            f"random weights (seed {self.config.seed}) in the {self.config.family} architecture: "
+            "no knowledge, real shapes"
+        )

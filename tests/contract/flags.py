@@ -47,7 +47,8 @@ def rejected(name: str, interpreter: str, plain: dict[str, Any]) -> tuple[list[s
     launch = Launch(Path("checkpoint"), 4096, 30000, yarn=Yarn(factor=4, original=32768))
     configs = [{**plain, "device": device, **more} for device in ("cuda", "cpu") for more in ({}, EVERYTHING)]
     commands = [
-        sglang.command(sglang.Config.model_validate(config), interpreter, launch)[3:] for config in configs
+        sglang.SGLang(name="sglang", config=sglang.Config.model_validate(config)).command(interpreter, launch)[3:]
+        for config in configs
     ]  # behind the interpreter, its own flag and the launcher
     done = subprocess.run(
         [interpreter, "-c", PARSE],

@@ -182,7 +182,7 @@ def check_questions(engine: RunningEngine) -> tuple[list[str], str]:
     send = answers.sender(engine.base_url, engine.api_key)
     body = {"input_ids": PROMPT, "sampling_params": {"max_new_tokens": 3, **GREEDY}}
     said = send(Asked("/generate", body)).values()[0]["output_ids"]
-    wrong = questions.disagreements(questions.asker(engine.protocol, send), PROMPT, said, scores.MOST_NATS)
+    wrong = questions.disagreements(questions.asker(engine.engine.protocol, send), PROMPT, said, scores.MOST_NATS)
     return wrong, "choices, continuations, texts and a stop"
 
 
@@ -300,7 +300,7 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     contract = Contract()
-    plain: dict[str, Any] = compose_job(with_plus([*MODEL, *REAL, "session=contract"])).engine.config
+    plain: dict[str, Any] = compose_job(with_plus([*MODEL, *REAL, "session=contract"])).engine.config.model_dump()
 
     def check_flags() -> tuple[list[str], str]:
         wrong, n = flags.rejected(TOOLCHAIN, interpreter, plain)

@@ -14,7 +14,6 @@ import yaml
 
 from bench.accuracy.protocols import openai
 from bench.accuracy.questions import Question
-from bench.config.spec import PartSpec
 from bench.engines import vllm
 from bench.servers.lifecycle import RunningEngine, serve
 from quantize.checkpoint import Checkpoint
@@ -87,9 +86,8 @@ def write_small(folder: Path) -> None:
 def serving(folder: Path, **changes: Any) -> Iterator[RunningEngine]:
     """Serve the model in ``folder`` by quantbench's own engine; ``changes`` of its fields."""
     checkpoint = Checkpoint(path=folder, manifest=manifest("bf16"), reused=False, reason="test")
-    fields = config(dtype="float32", **changes).model_dump(mode="json")
     with serve(
-        PartSpec(name="vllm", module="vllm", config=fields),
+        vllm.VLLM(name="vllm", config=config(dtype="float32", **changes)),
         checkpoint,
         context_length=CONTEXT,
         what="server of a small model",
@@ -106,7 +104,7 @@ def main() -> None:
         with serving(Path(work) / "small") as engine:
             send = sender(engine.base_url, engine.api_key, flushes=False)
             for name, question in QUESTIONS.items():
-                (body,) = openai.requests(question, engine.served_model)
+                (body,) = openai.requests(question, engine.engine.served_model)
                 asked = Asked(openai.PATH, json.loads(json.dumps(body)))
                 write_json(FOLDER / f"{name}.json", to_fixture(asked, send(asked), [str(engine.api_key)]))
 

@@ -49,6 +49,8 @@ class Dialect(Protocol):
     """Where the prefix cache is emptied; None if it cannot be."""
     HEALTH_PATH: str | None
     """What answers 200 once a token has really been generated; None if only a generation shows it."""
+    PROVES_CACHE: bool
+    """Whether an answer without a count of cached tokens means a broken server."""
     UNPROVEN: tuple[str, ...]
     """What no server of this API can prove, one sentence each."""
 

@@ -16,6 +16,7 @@ from bench.speed.protocols import Told, middle_count
 PATH = "/v1/completions"
 FLUSH_PATH: str | None = None
 HEALTH_PATH: str | None = None
+PROVES_CACHE = False
 UNPROVEN: tuple[str, ...] = (
     "the server's prefix cache cannot be emptied between trials; only that every prompt is new keeps it out",
 )

@@ -15,6 +15,7 @@ from bench.speed.protocols import Told, middle_count
 PATH = "/generate"
 FLUSH_PATH: str | None = "/flush_cache"
 HEALTH_PATH: str | None = "/health_generate"
+PROVES_CACHE = True
 UNPROVEN: tuple[str, ...] = ()
 
 

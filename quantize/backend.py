@@ -1,0 +1,53 @@
+"""What a library that quantizes looks like to the methods: where it runs, and what it can do.
+
+One module of :mod:`quantize.backends` per library, with a constant ``BACKEND``. A backend runs inside its toolchain's
+interpreter, imports its library inside its functions, and nothing of ``bench`` anywhere.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from quantize.architecture import Architecture
+from quantize.key import Frozen
+from quantize.plugins import module_named
+
+Name = Literal["llmcompressor", "gptqmodel", "auto-gptq", "autoawq"]
+Samples = Sequence[Sequence[int]]
+"""Calibration samples as token ids."""
+
+
+class Made(Frozen):
+    """What is worth knowing of a checkpoint that was just written."""
+
+    notes: tuple[str, ...] = ()
+    """What is not as configured, in sentences."""
+    experts_reached: float | None = None
+    """Share of experts that the router itself chose for calibration tokens; None without experts or calibration."""
+
+
+Run = Callable[[Any, Architecture, Path, Path, Samples], Made]
+"""Writes a complete checkpoint folder from (method's config, shapes, source, target, samples)."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One library."""
+
+    toolchain: str
+    """Environment that it runs in."""
+    packages: tuple[str, ...]
+    """Packages that it imports."""
+    methods: Mapping[str, Run]
+    """What it can do, by name of the method."""
+
+
+def backend(name: str) -> Backend:
+    """Return the backend called ``name``, as in ``quant.backend``.
+
+    Raises:
+        PluginError: there is none.
+    """
+    found: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
+    return found

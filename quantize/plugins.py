@@ -1,0 +1,49 @@
+"""Find a plug-in by the name of its module; adding one is adding a file, and there is no registry to edit."""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class PluginError(Exception):
+    """There is no such plug-in, or its module is not as it must be."""
+
+
+def names(package: str) -> list[str]:
+    """Return the names of all modules of a package such as ``quantize.methods``."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def module_named(package: str, name: str) -> ModuleType:
+    """Import module ``name`` of a package.
+
+    Raises:
+        PluginError: there is none; names the nearest, the known ones, and the file to create.
+    """
+    known = names(package)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        raise PluginError(
+            f"no module '{name}' in {package}{hint} Known: {', '.join(known)}. "
+            f"To add one, create {package.replace('.', '/')}/{name}.py."
+        )
+    return importlib.import_module(f"{package}.{name}")
+
+
+def class_named(package: str, name: str, base: type[T]) -> type[T]:
+    """Return the subclass of ``base`` that module ``name`` of a package defines.
+
+    Raises:
+        PluginError: there is no such module, or it defines none or several.
+    """
+    module = module_named(package, name)
+    own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    found = [kind for kind in own if issubclass(kind, base)]
+    if len(found) != 1:
+        raise PluginError(f"{module.__name__} must define one subclass of {base.__name__}, and defines {len(found)}")
+    return found[0]

@@ -1,0 +1,154 @@
+"""Every engine, method and source that is there keeps the contract of its kind."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.config.compose import compose_job
+from bench.engines import Engine, engine
+from bench.paths import config_dir
+from quantize.backend import backend
+from quantize.key import Frozen
+from quantize.method import Method
+from quantize.plugins import PluginError, class_named, module_named, names
+from quantize.source import Source, source
+
+KINDS: dict[str, type[Frozen]] = {"bench.engines": Engine, "quantize.methods": Method, "quantize.sources": Source}
+PLACES = [(package, name) for package in KINDS for name in names(package)]
+NEEDED = {"attach": {"url": "http://127.0.0.1:1"}}
+"""Fields without which an engine's own config is not complete."""
+
+
+def kind_of(package: str, name: str) -> type[Frozen]:
+    return class_named(package, name, KINDS[package])
+
+
+@pytest.mark.parametrize(("package", "name"), PLACES)
+def test_a_plugin_overrides_what_its_base_declares(package: str, name: str) -> None:
+    """A misspelt hook would silently never be called."""
+    kind = kind_of(package, name)
+    assert not inspect.isabstract(kind)
+    bases = [base for base in kind.__mro__[1:] if base is not object]
+    known = {attribute for base in bases for attribute in (*vars(base), *getattr(base, "__annotations__", {}))}
+    own = {attribute for attribute in vars(kind) if not attribute.startswith("_")}
+    extra = {attribute for attribute in own - known if attribute not in EXTRA.get(name, ())}
+    assert not extra, f"not declared by {KINDS[package].__name__}: {extra}"
+
+
+EXTRA = {"vllm": ("device_used",), "hub": ("download_bytes",)}
+"""Public attributes that only their own module and its tests use."""
+
+
+@pytest.mark.parametrize(("package", "name"), PLACES)
+def test_a_plugin_keeps_the_signatures_of_its_base(package: str, name: str) -> None:
+    kind, base = kind_of(package, name), KINDS[package]
+    for attribute, own in vars(kind).items():
+        declared = inspect.getattr_static(base, attribute, None)
+        if inspect.isfunction(own) and inspect.isfunction(declared):
+            assert [*inspect.signature(own).parameters] == [*inspect.signature(declared).parameters], attribute
+        if isinstance(declared, property):
+            assert isinstance(own, property), attribute
+
+
+def engines() -> Iterator[Engine]:
+    for name in names("bench.engines"):
+        fields = yaml.safe_load((config_dir() / "engine" / f"{name}.yaml").read_text())
+        assert fields.pop("name") == name
+        yield engine(name, {**fields, **NEEDED.get(name, {})})
+
+
+@pytest.mark.parametrize("made", list(engines()), ids=lambda made: str(made.name))
+def test_an_engine_answers_every_question_of_the_contract(made: Engine) -> None:
+    from bench.speed.protocols import names as protocols
+
+    assert made.protocol in protocols()
+    assert made.parallelism.devices >= 1
+    assert made.context_length(4096) >= 1
+    assert made.parallel_overrides(made.parallelism) or not made.splits
+    assert set(made.parallel_fields) <= set(type(made.config).model_fields)
+    assert made.emulates(None, on_cpu=False) is False
+    assert (made.address is None) == (not made.is_external)
+    assert not {name for name in made.identity() if name.endswith("_timeout_s")}
+    assert all(len(digest) == 64 for digest in made.code().values())
+    assert f"{made.name}.py" in made.code()
+    if made.toolchain:
+        assert f"{made.toolchain}.toml" in made.code()
+        assert made.versions()
+
+
+def test_an_engines_config_and_module_are_called_alike() -> None:
+    files = {file.stem for file in (config_dir() / "engine").glob("*.yaml")} - {"auto"}
+    assert {name for name in files if not name.startswith("_")} == set(names("bench.engines"))
+
+
+@pytest.mark.parametrize("quant", [file.stem for file in sorted((config_dir() / "quant").glob("[!_]*.yaml"))])
+def test_a_method_promises_a_format_and_names_a_backend_that_can_do_it(quant: str) -> None:
+    spec = compose_job(["+model=tiny-qwen3", f"quant={quant}", "session=test"])
+    method, shapes = spec.quant.method, spec.model.architecture
+    method.check(shapes)
+    expected = method.expected(shapes)
+    assert (expected.format is None) == (method.backend is None)
+    if method.backend is not None:
+        assert method.max_kl == expected.max_kl
+        assert backend(method.backend).toolchain
+    calibrating = method.calibrating(shapes)
+    assert (calibrating is None) == (method.calibration is None)
+
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "gguf_wheel": {"package": "p", "version": "1", "file": "f"},
+    "hub": {"repo": "a/b"},
+    "local": {"path": "/nowhere"},
+    "random_weights": {"family": "qwen3", "seed": 0},
+}
+
+
+@pytest.mark.parametrize("kind", names("quantize.sources"))
+def test_a_source_says_what_it_imports_and_gives_its_fields_back(kind: str) -> None:
+    fields = {"kind": kind, **SOURCES[kind]}
+    made = source(fields)
+    assert all(isinstance(package, str) for package in made.packages)
+    assert fields.items() <= made.fields().items()
+    assert source(made.fields()) == made
+
+
+def test_every_backend_says_where_it_runs_and_what_it_does() -> None:
+    for name in names("quantize.backends"):
+        found = module_named("quantize.backends", name).BACKEND
+        assert found.packages
+        assert set(found.methods) <= set(names("quantize.methods"))
+
+
+def test_an_unknown_name_gets_the_nearest_and_the_file_to_create() -> None:
+    with pytest.raises(PluginError, match=r"'vlm' in bench\.engines; did you mean 'vllm'\?.*bench/engines/vlm"):
+        module_named("bench.engines", "vlm")
+
+
+def test_a_module_without_a_plugin_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import bench.engines
+
+    (tmp_path / "hollow.py").write_text("X = 1\n")
+    monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(tmp_path)])
+    with pytest.raises(PluginError, match="must define one subclass of Engine, and defines 0"):
+        engine("hollow", {})
+
+
+def test_a_run_is_not_resumed_once_the_engines_code_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.plan.stages import plan
+
+    typed = ["+model=tiny-qwen3", "engine=transformers", "session=test"]
+    before = plan(compose_job(typed)).key.digest
+    assert plan(compose_job(typed)).key.digest == before
+    monkeypatch.setattr(Engine, "code", lambda self: {"app.py": "other"})
+    assert plan(compose_job(typed)).key.digest != before
+
+
+def test_shapes_of_a_source_that_cannot_describe_itself_are_asked_for() -> None:
+    from quantize.errors import SourceUnavailableError
+
+    with pytest.raises(SourceUnavailableError, match=r"give model\.architecture"):
+        source({"kind": "random_weights", **SOURCES["random_weights"]}).describe()
