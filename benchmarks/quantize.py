@@ -52,7 +52,7 @@ def _run(folder: Path, *arguments: str) -> None:
 
 def _row(record: RunRecord) -> str:
     name = record.variant.quant.partition("[")[0]
-    backend = record.spec["quant"]["config"].get("backend", "llmcompressor")
+    backend = record.spec.quant.config.get("backend", "llmcompressor")
     name += f" by {backend}" if backend != "llmcompressor" else ""
     made = record.checkpoint
     if made is None:

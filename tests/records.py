@@ -1,9 +1,10 @@
 """Records as real runs leave them, built through the real types. The same arguments give the same record."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench.records.record import (
@@ -20,9 +21,19 @@ from bench.records.record import (
     Trial,
     Variant,
 )
+from bench.records.spec import (
+    RecordedAccuracy,
+    RecordedContext,
+    RecordedEngine,
+    RecordedModel,
+    RecordedQuant,
+    RecordedSpec,
+)
 from bench.records.store import Store
+from quantize.architecture import Architecture
 from quantize.checkpoint import CalibrationFact
 from quantize.key import Key, sha256_text
+from quantize.texts import HeldoutConfig
 from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest
 from tests.scores import EMULATED_REASON, MODEL, TASKS, score
 
@@ -107,6 +118,29 @@ def cell(
     )
 
 
+def recorded_spec(
+    quant: str = "bf16",
+    model: str = MODEL,
+    *,
+    architecture: Architecture | None = None,
+    margin: float = 0.01,
+    engine: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
+) -> RecordedSpec:
+    """Return what a run was asked to do."""
+    return RecordedSpec(
+        model=RecordedModel(title=model, source={}, context_length=None, architecture=architecture),
+        quant=RecordedQuant(name=quant, method=quant, config={}, release=None),
+        baseline=None,
+        context=RecordedContext(name="native", length=None),
+        heldout=HeldoutConfig(set="embedded", n_samples=None, max_seq_len=256),
+        engine=RecordedEngine(name="transformers", config=dict(engine), dtype=engine.get("dtype")),
+        workload={},
+        accuracy=RecordedAccuracy(margin=margin, tasks=TASKS, limit=None, max_gen_toks=None, settings={}),
+        seed=seed,
+    )
+
+
 def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord:
     """Return a finished run; any field can be given."""
     values: dict[str, Any] = {
@@ -115,12 +149,7 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
         "variant": Variant(model=model, quant=quant),
         "key": sha256_text(f"{model} {quant}"),
         "command": (f"+model={model}", f"quant={quant}", "experiment=demo"),
-        "spec": {
-            "seed": 0,
-            "release": None,
-            "heldout": {"set": "embedded", "n_samples": None, "max_seq_len": 256},
-            "accuracy": {"margin": 0.01},
-        },
+        "spec": recorded_spec(quant, model),
         "environment": environment(),
         "engine": "transformers",
         "engine_info": {"version": "quantbench 0.1.0", "dtype": "bfloat16", "max_running_requests": 16},
@@ -229,7 +258,7 @@ def native_cell(quant: str, input_len: int, **changes: Any) -> SpeedCell:
 def native_record(quant: str = "bf16", **changes: Any) -> RunRecord:
     """Return a run on an engine with quantized kernels, whose device and shapes are known."""
     values: dict[str, Any] = {
-        "spec": {**record(quant).spec, "model": {"name": MODEL, "architecture": ARCHITECTURE}},
+        "spec": recorded_spec(quant, architecture=Architecture(**ARCHITECTURE)),
         "engine": "vllm",
         "server": server(),
         "device": device(),
@@ -251,7 +280,7 @@ def _unharmed_score(quant: str, task: str) -> TaskScore:
 def unharmed(quant: str, margin: float = 0.01, tasks: Sequence[str] = ("mini-mmlu",), **changes: Any) -> RunRecord:
     """Return a native run that answers as BF16 does, on items enough to show it, and declares a margin."""
     scores = tuple(_unharmed_score(quant, task) for task in tasks)
-    spec = {**native_record(quant, scores=()).spec, "accuracy": {"margin": margin}}
+    spec = recorded_spec(quant, architecture=Architecture(**ARCHITECTURE), margin=margin)
     return native_record(quant, **{"scores": scores, "spec": spec, **changes})
 
 

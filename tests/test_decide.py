@@ -146,16 +146,6 @@ def test_of_different_margins_the_strictest_applies(tmp_path: Path, capsys: pyte
     assert found["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
 
 
-def test_records_without_a_margin_are_judged_by_the_default() -> None:
-    older = [unharmed(quant, spec={}) for quant in ("bf16", "fp8")]
-    found = decision(older)
-    assert found.margin
-    assert found.margin.words == "1 pp, the default (the runs declare none)"
-    mixed = decision([*older, unharmed("gptq-int4", margin=0.05)])
-    assert mixed.margin
-    assert mixed.margin.words == "1 pp, the strictest of those that the runs declare (1 pp, 5 pp)"
-
-
 def test_without_accuracy_nothing_is_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for quant in ("bf16", "gptq-int4"):
         keep(tmp_path, native_record(quant, scores=()))

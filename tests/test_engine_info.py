@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from bench.engines import attach
 from bench.records.engine_info import EngineInfo
 from bench.records.record import RunRecord
 from bench.report.page import render
 from tests import fake_server
 from tests.conftest import Cli
 from tests.records import record
-from tests.test_engine_attach import answers, config
+from tests.test_engine_attach import answers, engine
 
 SECRET = "sk-planted-4f1b"
 ARGUMENTS: dict[str, Any] = {
@@ -103,7 +102,7 @@ def test_a_server_of_openais_protocol_is_described_by_the_same_list() -> None:
         "version": {"version": "0.33.0", **ARGUMENTS},
         "props": {"default_generation_settings": {"n_ctx": 4096, **ARGUMENTS}, **ARGUMENTS},
     }
-    info, facts = attach.facts(config(served_model="m"), answers(**told), lambda: "")
+    info, facts = engine(served_model="m").facts(answers(**told), lambda: "")
     assert SECRET not in info.model_dump_json()
     assert (facts.version, facts.max_context_tokens) == ("0.33.0", 8192)
     assert info.model is not None

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.compose import compose_job
+from bench.config.spec import recorded
 from bench.limits.measured import TOLERANCE, against, columns, exceeds, limit_of
 from bench.limits.roofline import (
     KV_BITS,
@@ -34,6 +35,7 @@ from tests.records import (
     native_cell,
     native_record,
     record,
+    recorded_spec,
     server,
 )
 
@@ -268,7 +270,7 @@ def test_nothing_is_held_against_what_is_not_known() -> None:
         {"device": None},
         {"server": None},
         {"checkpoint": None},
-        {"spec": {"seed": 0}},
+        {"spec": recorded_spec()},
         {"server": server(kv_cache_dtype="turboquant")},
         {"checkpoint": manifest("bf16", quantization_config={"quant_method": "bitsandbytes"})},
     ):
@@ -311,8 +313,8 @@ def test_the_export_has_the_columns_of_the_limit() -> None:
 
 
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
-    spec = compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]).model_dump(mode="json")
-    made = native_record(spec=spec, device=h20())
+    asked = recorded(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
+    made = native_record(spec=asked, device=h20())
     found = limit_of(made, made.cells[0])
     assert found
     assert found.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()

@@ -26,6 +26,7 @@ from tests.records import (
     native_record,
     native_records,
     record,
+    recorded_spec,
     troubled_records,
 )
 from tests.scores import score
@@ -47,7 +48,7 @@ def hostile_record() -> RunRecord:
         variant=Variant(model=HOSTILE, quant=HOSTILE),
         key=HOSTILE,
         command=(HOSTILE,),
-        spec={"seed": HOSTILE},
+        spec=recorded_spec(HOSTILE, HOSTILE, engine={HOSTILE: HOSTILE, "dtype": HOSTILE}),
         environment=environment(
             hostname=HOSTILE,
             os=HOSTILE,
@@ -211,7 +212,7 @@ def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
                 log=(),
                 stage_seconds={},
                 engine_info={},
-                spec={},
+                spec=recorded_spec(),
                 finished_at=None,
             )
         ],

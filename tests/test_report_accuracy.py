@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from bench.pipeline import summary
-from bench.records.margin import MARGIN
 from bench.records.record import PROBLEM_MEANING, RunRecord, TaskScore
 from bench.report.document import Figures, Note, Section
 from bench.report.floor import floor_s
@@ -20,7 +19,7 @@ from bench.report.verdicts import VERDICT_MEANING, judged, noise_floors
 from quantize.architecture import Architecture
 from tests.blocks import rows_of, scored, text_of, words
 from tests.pages import demo_html, demo_page, page
-from tests.records import ARCHITECTURE, QUANTS, demo_records, device, native_record, record, server
+from tests.records import ARCHITECTURE, QUANTS, demo_records, device, native_record, record, recorded_spec, server
 from tests.scores import TASKS, score, work
 
 
@@ -121,13 +120,12 @@ def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
 def test_each_run_is_judged_by_its_own_margin() -> None:
     made = score("fp8", "mini-mmlu")
     assert [one.verdict.margin for one in judged(pair_of(made)) if one.verdict] == [0.01]
-    wide = pair_of(made, spec={"accuracy": {"margin": 0.5}})
+    wide = pair_of(made, spec=recorded_spec(margin=0.5))
     assert [(one.verdict.margin, one.verdict.kind) for one in judged(wide) if one.verdict] == [(0.5, "non-inferior")]
     assert "margin of 50 pp" in text_of(verdict.section(wide))
-    older = pair_of(made, spec={})
-    assert [one.verdict.margin for one in judged(older) if one.verdict] == [MARGIN]
+    usual = pair_of(made)
     # Comparisons with another margin are corrected for on their own.
-    mixed = [older[0], older[1], scored("awq-int4", made, spec={"accuracy": {"margin": 0.02}})]
+    mixed = [usual[0], usual[1], scored("awq-int4", made, spec=recorded_spec(margin=0.02))]
     assert [one.verdict.comparisons for one in judged(mixed) if one.verdict] == [1, 1]
 
 
@@ -266,7 +264,7 @@ def test_no_floor_where_it_would_say_nothing(missing: str) -> None:
     if missing in ("resumed", "work"):
         made = made.model_copy(update={"work": work(made.items, resumed=1) if missing == "resumed" else None})
     changes: dict[str, Any] = {missing: None} if missing in ("device", "server") else {}
-    changes |= {"spec": {}} if missing == "shapes" else {}
+    changes |= {"spec": recorded_spec()} if missing == "shapes" else {}
     assert floor_s(native_record(**changes), made) is None
 
 

@@ -2,8 +2,13 @@
 
 import pytest
 
-from bench.engines import transformers
+from bench.config.compose import compose_job
+from bench.engines import Engine
 from bench.machine.threads import CHOICES, memory, waiting
+
+
+def served_by() -> Engine:
+    return compose_job(["+model=tiny-qwen3", "engine=transformers", "session=test"]).engine
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -11,15 +16,15 @@ def test_what_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch, choice: str)
     for name in CHOICES:
         monkeypatch.delenv(name, raising=False)
     assert waiting() == {"GOMP_SPINCOUNT": "5000"}
-    assert "GOMP_SPINCOUNT" in transformers.environment(None, "")
+    assert "GOMP_SPINCOUNT" in served_by().environment("")
     monkeypatch.setenv(choice, "passive")
     assert waiting() == {}
-    assert "GOMP_SPINCOUNT" not in transformers.environment(None, "")
+    assert "GOMP_SPINCOUNT" not in served_by().environment("")
 
 
 def test_huge_pages_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert memory().items() <= transformers.environment(None, "").items()
+    assert memory().items() <= served_by().environment("").items()
     assert memory() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert memory() == {}

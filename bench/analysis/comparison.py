@@ -79,8 +79,8 @@ def _conditions(record: RunRecord) -> dict[str, str]:
         "CPU": f"{here.cpu}, {here.cpu_cores} cores",
         "GPUs": ", ".join(here.gpus) or "none",
         "engine": f"{record.engine} {record.server.version or '' if record.server else ''}".strip(),
-        "engine's settings": canonical_json(record.spec.get("engine", {})),
-        "context": canonical_json(record.spec.get("context", {})),
+        "engine's settings": canonical_json(record.spec.engine.model_dump()),
+        "context": canonical_json(record.spec.context.model_dump()),
         **{f"variable {name}": value for name, value in here.variables.items()},
         **packages,
     }

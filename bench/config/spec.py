@@ -11,6 +11,14 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Seriali
 from bench.engines import Engine
 from bench.records.margin import LARGEST, parse_margin
 from bench.records.record import Mode, Objective, Problem, Variant, Yarn
+from bench.records.spec import (
+    RecordedAccuracy,
+    RecordedContext,
+    RecordedEngine,
+    RecordedModel,
+    RecordedQuant,
+    RecordedSpec,
+)
 from quantize.architecture import Architecture
 from quantize.key import Frozen
 from quantize.method import Method
@@ -206,3 +214,40 @@ class RunSpec(Frozen):
         if self.context_length <= self.model.context_length or self.model.rope is None:
             return None
         return Yarn(factor=self.context_length / self.model.rope.original, original=self.model.rope.original)
+
+
+def _recorded_quant(quant: QuantSpec, release: Source | None) -> RecordedQuant:
+    return RecordedQuant(
+        name=quant.name,
+        method=quant.method.name,
+        config=quant.method.config.model_dump(mode="json"),
+        release=release.fields() if release else None,
+    )
+
+
+def recorded(spec: RunSpec) -> RecordedSpec:
+    """Return a spec as its run's record keeps it."""
+    fields = spec.engine.config.model_dump(mode="json")
+    named = {"margin", "tasks", "limit", "max_gen_toks"}
+    return RecordedSpec(
+        model=RecordedModel(
+            title=spec.model.title,
+            source=spec.model.source.fields(),
+            context_length=spec.model.context_length,
+            architecture=spec.model.architecture,
+        ),
+        quant=_recorded_quant(spec.quant, spec.release),
+        baseline=_recorded_quant(spec.baseline.quant, spec.baseline.release) if spec.baseline else None,
+        context=RecordedContext(name=spec.context.name, length=spec.context.length),
+        heldout=spec.heldout,
+        engine=RecordedEngine(name=spec.engine.name, config=fields, dtype=spec.engine.dtype),
+        workload=spec.workload.model_dump(mode="json"),
+        accuracy=RecordedAccuracy(
+            margin=spec.accuracy.margin,
+            tasks=spec.accuracy.tasks,
+            limit=spec.accuracy.limit,
+            max_gen_toks=spec.accuracy.max_gen_toks,
+            settings=spec.accuracy.model_dump(mode="json", exclude=named),
+        ),
+        seed=spec.seed,
+    )

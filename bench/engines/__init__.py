@@ -213,6 +213,11 @@ class Engine(Frozen, ABC):
         return "auto"
 
     @property
+    def dtype(self) -> str | None:
+        """Type that it was told to compute in; None for an engine without such a setting."""
+        return None
+
+    @property
     def kv_cache_dtype(self) -> str:
         """Type of cached keys and values; ``auto`` for the model's."""
         return "auto"

@@ -169,6 +169,11 @@ class SGLang(Engine):
         return self.config.device
 
     @property
+    def dtype(self) -> str:
+        """Type that it was told to compute in."""
+        return self.config.dtype
+
+    @property
     def kv_cache_dtype(self) -> str:
         """Type of cached keys and values; ``auto`` for the model's."""
         return self.config.kv_cache_dtype

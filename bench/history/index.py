@@ -25,7 +25,7 @@ from bench.speed.shapes import shape_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
-VERSION = 4
+VERSION = 5
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
@@ -109,7 +109,7 @@ def epoch_of(record: RunRecord) -> str:
         "gpus": here.gpus,
         "variables": here.variables,
         "packages": {name: version for name, version in here.packages.items() if name != "quantbench"},
-        "engine": [record.engine, record.spec.get("engine"), record.server and record.server.version],
+        "engine": [record.engine, record.spec.engine.model_dump(), record.server and record.server.version],
     }
     return sha256_text(canonical_json(told))[:12]
 

@@ -5,7 +5,6 @@ import math
 from bench.limits.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.records.record import RunRecord, ServerFacts, SpeedCell
 from bench.speed.metrics import CellSummary, summarize
-from quantize.architecture import Architecture
 from quantize.checkpoint import CheckpointError, Manifest
 from quantize.key import Frozen
 
@@ -40,7 +39,7 @@ def _in_float32(record: RunRecord, cell: SpeedCell) -> bool:
     """Tell whether a server computed in float32: because it was told to, or for want of BF16 instructions."""
     control = record.control if cell.variant != record.variant else None
     info = control.engine_info if control else record.engine_info
-    told = record.spec.get("engine", {}).get("config", {}).get("dtype")
+    told = record.spec.engine.dtype
     return "float32" in (told, info.dtype)
 
 
@@ -51,12 +50,11 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
     there is nothing to hold a figure against: the cell is not ``ok`` (an emulated one moves expanded weights); the
     device, the architecture, the checkpoint, the number of devices or the type of keys and values is not known.
     """
-    shapes = record.spec.get("model", {}).get("architecture")
+    architecture = record.spec.model.architecture
     served = _served(record, cell)
-    if cell.status != "ok" or record.device is None or shapes is None or served is None:
+    if cell.status != "ok" or record.device is None or architecture is None or served is None:
         return None
     manifest, server = served
-    architecture = Architecture.model_validate(shapes)
     try:
         kind = multiplied_in(manifest.quantization_config)
     except CheckpointError:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.config.spec import RunSpec
+from bench.config.spec import RunSpec, recorded
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
 from bench.files import write_atomic
@@ -21,7 +21,7 @@ from bench.pipeline.state import FINAL, Run, utc_now
 from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
-from bench.records.store import CELLS, RunFolder, Store, to_plain
+from bench.records.store import CELLS, RunFolder, Store
 from bench.servers.lifecycle import join
 from quantize.checkpoint import Checkpoint
 from quantize.key import Key
@@ -33,7 +33,7 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
     update: dict[str, Any] = {
         "session": spec.session,
         "command": spec.command,
-        "spec": to_plain(spec.model_copy(update={"session": ""})),
+        "spec": recorded(spec),
         "price_per_hour": spec.price_per_hour,
     }
     environment = read_environment()

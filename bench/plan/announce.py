@@ -6,22 +6,21 @@ machine. Where there is none, none is made up; the least time is the physical li
 
 from collections.abc import Sequence
 
-from bench.config.spec import RunSpec
+from bench.config.spec import RunSpec, recorded
 from bench.plan.forecast import Forecast, forecast_of
 from bench.plan.table import devices, duration
-from bench.records.record import RunRecord
+from bench.records.record import RunRecord, Variant
+from bench.records.spec import RecordedSpec
 from bench.records.store import Store
 
 LOOK_BACK = 50
 """Newest runs that are looked through."""
 
 
-def _kind(model: str, quant: str, spec: dict[str, object]) -> tuple[object, ...]:
-    workload = spec["workload"]
-    accuracy = spec["accuracy"]
-    assert isinstance(workload, dict)
-    assert isinstance(accuracy, dict)
-    return (model, quant, spec["engine"], workload, accuracy["tasks"], accuracy["limit"], accuracy["max_gen_toks"])
+def _kind(variant: Variant, spec: RecordedSpec) -> tuple[object, ...]:
+    """Return what two runs have in common that take about the same time."""
+    accuracy = spec.accuracy
+    return (variant, spec.engine, spec.workload, accuracy.tasks, accuracy.limit, accuracy.max_gen_toks)
 
 
 def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
@@ -29,11 +28,11 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
 
     The longest, because a run that reused a checkpoint or a score says too little.
     """
-    wanted = _kind(spec.variant.model, spec.variant.quant, spec.model_dump(mode="json"))
+    wanted = _kind(spec.variant, recorded(spec))
     found = [
         sum(seconds for stage, seconds in record.stage_seconds.items() if stage in ("source", "quantize", "serve"))
         for record in earlier
-        if not record.failures and _kind(record.variant.model, record.variant.quant, record.spec) == wanted
+        if not record.failures and _kind(record.variant, record.spec) == wanted
     ]
     return max(found, default=None)
 

@@ -71,12 +71,6 @@ def in_points(margin: float) -> str:
     return f"{100 * margin:g} pp"
 
 
-def declared_by(record: RunRecord) -> float | None:
-    """Return the margin that a run declares, of 1; None for records older than the setting."""
-    margin = record.spec.get("accuracy", {}).get("margin")
-    return None if margin is None else float(margin)
-
-
 def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin:
     """Return the margin by which runs are judged together: the one that is given, or the strictest that they declare.
 
@@ -84,12 +78,9 @@ def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin:
         records: the runs that are judged.
         given: margin that takes precedence, of 1.
     """
-    found = [declared_by(record) for record in records]
-    declared = tuple(sorted({margin for margin in found if margin is not None}))
+    declared = tuple(sorted({record.spec.accuracy.margin for record in records}))
     if given is not None:
         return Margin(value=given, origin="given", declared=declared)
     if not declared:
         return Margin(value=MARGIN, origin="default", declared=())
-    # A record without a margin was measured when the default was the only one.
-    every = tuple(sorted({MARGIN if margin is None else margin for margin in found}))
-    return Margin(value=every[0], origin="declared", declared=every)
+    return Margin(value=declared[0], origin="declared", declared=declared)

@@ -10,10 +10,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bench.records.engine_info import KeptInfo
 from bench.records.migrations import UPGRADES
+from bench.records.spec import RecordedSpec
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
 
-SCHEMA_VERSION: Literal[5] = 5
+SCHEMA_VERSION: Literal[6] = 6
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
@@ -354,7 +355,7 @@ class Environment(Frozen):
 class RunRecord(Frozen):
     """One run: one variant on one engine."""
 
-    schema_version: Literal[5] = SCHEMA_VERSION
+    schema_version: Literal[6] = SCHEMA_VERSION
     run_id: str
     session: str
     """Runs of one command share a session; its report shows them together."""
@@ -362,7 +363,7 @@ class RunRecord(Frozen):
     key: str
     command: tuple[str, ...]
     """The overrides that were typed; with ``python -m bench.run`` before them they repeat the run."""
-    spec: dict[str, Any]
+    spec: RecordedSpec
     environment: Environment
     engine: str
     engine_info: KeptInfo
@@ -387,5 +388,8 @@ class RunRecord(Frozen):
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
         while isinstance(data, dict) and (upgrade := UPGRADES.get(data.get("schema_version", SCHEMA_VERSION))):
-            data = upgrade(data)
+            try:
+                data = upgrade(data)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"a record of schema {data.get('schema_version')} lacks a field: {error}") from error
         return data

@@ -23,7 +23,7 @@ def _kind(record: RunRecord, score: TaskScore) -> str:
         CheckpointError: the checkpoint's quantization is of a kind that is not read.
     """
     config = record.checkpoint.quantization_config if record.checkpoint else None
-    told = record.spec.get("engine", {}).get("config", {}).get("dtype")
+    told = record.spec.engine.dtype
     if config is not None and score.status != "emulated":
         return multiplied_in(config)
     return "fp32" if "float32" in (told, record.engine_info.dtype) else "bf16"
@@ -39,13 +39,12 @@ def floor_s(record: RunRecord, score: TaskScore) -> float | None:
     device, the model's shapes, the server or the length of the prompts is not known.
     """
     work, server, device = score.work, record.server, record.device
-    shapes = record.spec.get("model", {}).get("architecture")
+    architecture = record.spec.model.architecture
     lengths = [item.prompt_tokens for item in score.items if item.logprobs and item.prompt_tokens]
-    if work is None or server is None or device is None or shapes is None or work.resumed:
+    if work is None or server is None or device is None or architecture is None or work.resumed:
         return None
     if not lengths or len(lengths) < len(score.items):
         return None
-    architecture = Architecture.model_validate(shapes)
     try:
         kind = _kind(record, score)
     except CheckpointError:

@@ -116,5 +116,5 @@ def write(
 
 def title_of(records: Sequence[RunRecord]) -> str:
     """Return a report's heading."""
-    models = sorted({str(record.spec.get("model", {}).get("title", record.variant.model)) for record in records})
+    models = sorted({record.spec.model.title for record in records})
     return f"quantbench · {models[0] if len(models) == 1 else f'{len(models)} models'}"

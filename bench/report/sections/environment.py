@@ -53,7 +53,7 @@ def _row(run: Run) -> list[Cell]:
         run.heading,
         Cell(record.run_id),
         Cell(record.engine),
-        Cell(str(record.spec.get("seed", fmt.MISSING))),
+        Cell(str(record.spec.seed)),
         Cell(fmt.moment(record.started_at)),
         Cell(fmt.moment(record.finished_at or "cut short")),
     ]

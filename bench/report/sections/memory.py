@@ -25,7 +25,6 @@ from bench.report.document import (
 from bench.report.plots.memory import over_time
 from bench.report.view import Run, runs
 from bench.speed.shapes import shape_of
-from quantize.architecture import Architecture
 
 ORDER = 45
 
@@ -83,10 +82,10 @@ class Traced:
 
 def _kv_bytes(record: RunRecord) -> float | None:
     """Return bytes of keys and values per token; None where the shapes or the type are not known."""
-    shapes = record.spec.get("model", {}).get("architecture")
-    if not shapes or record.server is None or record.server.kv_cache_dtype not in KV_BITS:
+    architecture = record.spec.model.architecture
+    if architecture is None or record.server is None or record.server.kv_cache_dtype not in KV_BITS:
         return None
-    return kv_bytes_per_token(Architecture.model_validate(shapes), record.server.kv_cache_dtype)
+    return kv_bytes_per_token(architecture, record.server.kv_cache_dtype)
 
 
 def _peak(run: Run) -> Cell:
