@@ -20,7 +20,7 @@ from bench.paths import config_dir
 from bench.pipeline.job import job, tell
 from bench.pipeline.session import Session
 from bench.plan.announce import announce
-from bench.plan.preflight import launches_elsewhere, preflight, shows_only
+from bench.plan.preflight import check_shown, launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
 
 EXIT_INTERRUPTED = 130
@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = with_plus(sys.argv[1:] if argv is None else argv)
     bypass_proxies()
     if shows_only(arguments):
+        try:
+            check_shown(arguments)
+        except QuantbenchError as error:
+            tell(error)
+            return error.exit_code
         _hydra(arguments)
         return 0
     signal.signal(signal.SIGTERM, _interrupt)

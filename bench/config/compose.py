@@ -4,6 +4,7 @@ Hydra composes; this module makes ``model=x`` work like ``+model=x``, finds the 
 every job of a sweep once beforehand, so that the last job's mistake is told before the first job starts.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.no_code import LOGGING, refuse_code
 from bench.config.spec import RunSpec
 from bench.config.validate import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError, nearest
@@ -25,6 +28,14 @@ from bench.paths import config_dir
 
 OPTIONAL = ("experiment",)
 """Groups of which nothing may be chosen."""
+
+
+TAKES_VALUE = (
+    "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package", "-c", "--cfg", "-i",
+    "--info",
+)  # fmt: skip
+"""Flags that are followed by a value."""
+SEARCH_PATH = "hydra.searchpath"
 
 
 def names(group: str) -> list[str]:
@@ -38,18 +49,19 @@ def with_plus(argv: Sequence[str]) -> list[str]:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (flags, overrides); flags that take a value keep it."""
+    """Return (flags, overrides); a flag that takes a value is followed by it, or by an empty text without one."""
     flags: list[str] = []
     overrides: list[str] = []
-    takes_value = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package"}
-    arguments = iter([part for text in argv for part in (text.split("=", 1) if text.startswith("--") else [text])])
-    for text in arguments:
+    arguments = [part for text in argv for part in (text.split("=", 1) if text.startswith("-") else [text])]
+    for before, text in zip(["", *arguments], arguments, strict=False):
+        if before in TAKES_VALUE:
+            flags.append("" if text.startswith("-") else text)
         if text.startswith("-"):
             flags.append(text)
-            if text in takes_value:
-                flags.append(next(arguments, ""))
-        else:
+        elif before not in TAKES_VALUE:
             overrides.append(text)
+    if arguments and arguments[-1] in TAKES_VALUE:
+        flags.append("")
     return flags, overrides
 
 
@@ -100,14 +112,80 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     """
     if not config_dirs:
         check_names(overrides)
-    places = ",".join(f"file://{Path(path).absolute()}" for path in config_dirs)
-    search = [f"hydra.searchpath=[{places}]"] if places else []
+    cfg = _checked(overrides, config_dirs, RunMode.RUN)
+    with open_dict(cfg):
+        del cfg["hydra"]
     try:
-        with _hydra():
-            cfg = compose("run", overrides=[*overrides, *search])
-            return build_spec(cfg, [text for text in overrides if not text.startswith("hydra")])
+        return build_spec(cfg, [text for text in overrides if not text.startswith("hydra")])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error, [*overrides, *search])) from error
+        raise ConfigError(_one_line(error, overrides)) from error
+
+
+def check_code(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, multirun: bool = False) -> None:
+    """Check that Hydra will run no code but its own and ours when it is handed a command.
+
+    A sweep is composed once more than its jobs are: callbacks, the launcher and the sweeper belong to it as a whole.
+
+    Raises:
+        ConfigError: it would, or the command cannot be composed.
+    """
+    _checked(overrides, config_dirs, RunMode.MULTIRUN if multirun else RunMode.RUN)
+
+
+def _checked(overrides: Sequence[str], config_dirs: Sequence[str], mode: RunMode) -> DictConfig:
+    """Return the whole config, Hydra's part included, composed as Hydra will and free of code.
+
+    Raises:
+        ConfigError: it cannot be composed, or names code to run.
+    """
+    searched: Sequence[str] = overrides
+    try:
+        searched = _searched(overrides, config_dirs)
+        cfg = _whole(searched, mode)
+        choices = cfg.hydra.runtime.choices
+        shipped = _shipped(config_dir(), tuple(f"hydra/{name}={choices[f'hydra/{name}']}" for name in LOGGING))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error, searched)) from error
+    refuse_code(_plain(cfg), shipped)
+    return cfg
+
+
+def _whole(overrides: Sequence[str], mode: RunMode) -> DictConfig:
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        return loader.load_configuration("run", list(overrides), mode, from_shell=False)
+
+
+@functools.cache
+def _shipped(folder: Path, choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return Hydra's part of the config in ``folder``, without other folders and with these choices."""
+    hydra: dict[str, Any] = _plain(_whole(choices, RunMode.RUN))["hydra"]
+    return hydra
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _searched(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
+    """Return the overrides with all folders of configs in one ``hydra.searchpath``, in the order that Hydra takes.
+
+    Raises:
+        ConfigError: the search path of the command is no list.
+    """
+    if not config_dirs:
+        return list(overrides)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    is_path = [override.get_key_element() == SEARCH_PATH for override in parsed]
+    given = next((override.value() for override, here in zip(parsed, is_path, strict=True) if here), [])
+    if not isinstance(given, list):
+        raise ConfigError(f"{SEARCH_PATH}={given}: expected a list, as in {SEARCH_PATH}=[/my/configs]")
+    places = [f"file://{Path(path).absolute()}" for path in config_dirs] + [str(place) for place in given]
+    quoted = ",".join("'" + place.replace("\\", "\\\\").replace("'", "\\'") + "'" for place in places)
+    kept = [text for text, here in zip(overrides, is_path, strict=True) if not here]
+    return [*kept, f"{SEARCH_PATH}=[{quoted}]"]
 
 
 @contextmanager
@@ -129,13 +207,14 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> str:
         fields = _fields(parent, overrides)
         known = f" Known in {parent or 'run'}: {', '.join(fields)}" if fields else ""
         return f"{path}: no such field{nearest(field, fields)}{known}"
-    first = text.splitlines()[0]
+    lines = text.splitlines()
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"{first} ({str(cause).splitlines()[0]})" if cause and str(cause) else first
 
 
 def _fields(parent: str, overrides: Sequence[str]) -> list[str]:
     """Return the fields of config node ``parent``, composed from the group choices alone."""
-    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] in (*GROUPS, "hydra.searchpath")]
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] in (*GROUPS, SEARCH_PATH)]
     with _hydra():
         node: Any = compose("run", overrides=kept)
     for part in filter(None, parent.split(".")):

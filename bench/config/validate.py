@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
+from bench.config.no_code import refuse_targets
 from bench.config.spec import (
     AccuracySpec,
     Baseline,
@@ -81,17 +82,6 @@ def _section(cfg: dict[str, Any], name: str, overrides: Sequence[str]) -> dict[s
     return section
 
 
-def _refuse_targets(node: Any, path: str = "") -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_":
-                raise ConfigError(f"{path}_target_: configs hold data and never name code to run; remove it")
-            _refuse_targets(value, f"{path}{key}.")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            _refuse_targets(value, f"{path}{index}.")
-
-
 def _changed(overrides: Sequence[str], *prefixes: str) -> str:
     """Return the overrides that begin with a prefix, as ``[group_size=32]``: variants of one yaml differ by name."""
     typed = [text.lstrip("+") for text in overrides]
@@ -157,7 +147,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     data: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    _refuse_targets(data)
+    refuse_targets(data)
     for name in ("results_dir", "reports_dir"):
         if not data.get(name):
             raise ConfigError(f"{name}: expected a folder")

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.config.compose import compose_job, jobs, names, split
+from bench.config.compose import TAKES_VALUE, check_code, compose_job, jobs, names, split
 from bench.config.spec import RunSpec
 from bench.errors import ConfigError, nearest
 from bench.paths import cache_dir
@@ -23,7 +23,11 @@ LAUNCHERS = {
 }
 """Launchers by Hydra's name, and the module of the package that brings each."""
 SHOWING = ("-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info", "-c", "--cfg")
-"""Flags with which Hydra only shows something: nothing is checked and nothing runs."""
+"""Flags with which Hydra only shows something and nothing runs."""
+SHOWING_MORE = ("--resolve", "-p", "--package")
+"""Flags that say how it is shown."""
+COMPLETION = ("-sc", "--shell-completion")
+"""Flags of which Hydra composes and logs nothing."""
 
 
 def launches_elsewhere(arguments: Sequence[str]) -> bool:
@@ -53,6 +57,39 @@ def shows_only(arguments: Sequence[str]) -> bool:
     return any(argument.partition("=")[0] in SHOWING for argument in arguments)
 
 
+def _folders(flags: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the folders of configs that the flags name.
+
+    Raises:
+        ConfigError: a flag is not known, a folder is not there, or there are several.
+    """
+    found: list[str] = []
+    left = iter(flags)
+    for flag in left:
+        value = next(left) if flag in TAKES_VALUE else ""
+        if flag in CONFIG_DIR:
+            found.append(value)
+            if not value or not Path(value).is_dir():
+                raise ConfigError(f"{flag} {value}: no such folder")
+        elif flag not in known:
+            raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
+    if len(found) > 1:
+        raise ConfigError(f"--config-dir {found[1]}: one folder at most; more with hydra.searchpath=[{found[1]}]")
+    return found
+
+
+def check_shown(arguments: Sequence[str]) -> None:
+    """Check a command that only shows something: Hydra configures its logging for that.
+
+    Raises:
+        ConfigError: a flag is not known, the config cannot be composed, or it names code to run.
+    """
+    flags, overrides = split(arguments)
+    config_dirs = _folders(flags, (*SHOWING, *SHOWING_MORE, *MULTIRUN))
+    if (config_dirs or overrides) and not any(flag in COMPLETION for flag in flags):
+        check_code(overrides, config_dirs)
+
+
 def preflight(arguments: Sequence[str]) -> list[RunSpec]:
     """Compose and check every job of the command; one that only plans is composed, and what stands in its way planned.
 
@@ -61,20 +98,14 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
         ToolchainError: a package that a job needs is not installed.
     """
     flags, overrides = split(arguments)
-    config_dirs: list[str] = []
-    left = iter(flags)
-    for flag in left:
-        if flag in CONFIG_DIR:
-            config_dirs.append(next(left))
-            if not Path(config_dirs[-1]).is_dir():
-                raise ConfigError(f"{flag} {config_dirs[-1]}: no such folder")
-        elif flag not in MULTIRUN:
-            raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
+    config_dirs = _folders(flags, MULTIRUN)
     if not any(text.lstrip("+").startswith("model=") for text in overrides):
         raise ConfigError(f"which model? Add for example +model=smollm2-135m. Known: {', '.join(names('model'))}")
     check_launcher(overrides)
     multirun = any(flag in MULTIRUN for flag in flags)
     specs = [compose_job([*job, "session=preflight"], config_dirs) for job in jobs(overrides, multirun=multirun)]
+    if multirun:
+        check_code(overrides, config_dirs, multirun=True)
     if specs[0].plan:
         return specs
     for spec in specs:
