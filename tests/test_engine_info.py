@@ -79,13 +79,12 @@ OLD = [
 ]
 
 
-@pytest.mark.parametrize("told", OLD, ids=["flat", "by place", "with the model's"])
-def test_a_record_of_an_earlier_version_is_read_and_shown_by_the_same_list(told: dict[str, Any]) -> None:
+@pytest.mark.parametrize("described", OLD, ids=["flat", "by place", "with the model's"])
+def test_a_record_of_an_earlier_version_is_read_and_shown_by_the_same_list(described: dict[str, Any]) -> None:
     plain = json.loads(record().model_dump_json())
-    control = {
-        "variant": plain["variant"], "checkpoint": plain["checkpoint"], "engine_info": told, "server": None, "cells": []
-    }  # fmt: skip
-    found = RunRecord.model_validate_json(json.dumps({**plain, "engine_info": told, "control": control}))
+    same = {"variant": plain["variant"], "checkpoint": plain["checkpoint"]}
+    control = {**same, "engine_info": described, "server": None, "cells": []}
+    found = RunRecord.model_validate_json(json.dumps({**plain, "engine_info": described, "control": control}))
     assert found.engine_info.dtype == "bfloat16"
     assert found.engine_info.memory_usage is not None
     assert found.engine_info.memory_usage.weight == 1.5

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.no_code import LOGGING, refuse_code
-from bench.config.spec import RunSpec
+from bench.config.spec import ALLOWED, NAME, RunSpec
 from bench.config.validate import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError, nearest
 from bench.paths import config_dir
@@ -89,16 +89,23 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
-def check_names(overrides: Sequence[str]) -> None:
+def check_names(overrides: Sequence[str], *, known: bool = True) -> None:
     """Check the names chosen from config groups.
 
+    Args:
+        overrides: what was typed.
+        known: no others can be chosen than those that come with quantbench.
+
     Raises:
-        ConfigError: no such name, or no such group; suggests the nearest.
+        ConfigError: that is no name, or there is no such one; suggests the nearest.
     """
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         key, _, place = key.partition("@")
-        if key in GROUPS and value not in (*names(key), *(("null",) if key in OPTIONAL else ())):
+        if key in GROUPS and value and not NAME.fullmatch(value):
+            hub = f"; for a model on the hub: +model=hub model.source.repo={value}" if key == "model" else ""
+            raise ConfigError(f"{place or key}={value}: {ALLOWED}{hub}")
+        if known and key in GROUPS and value not in (*names(key), *(("null",) if key in OPTIONAL else ())):
             raise ConfigError(
                 f"{place or key}={value}: no such {key}{nearest(value, names(key))} Known: {', '.join(names(key))}"
             )
@@ -110,8 +117,7 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     Raises:
         ConfigError: whatever is wrong, in one line.
     """
-    if not config_dirs:
-        check_names(overrides)
+    check_names(overrides, known=not config_dirs)
     cfg = _checked(overrides, config_dirs, RunMode.RUN)
     with open_dict(cfg):
         del cfg["hydra"]

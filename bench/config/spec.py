@@ -3,10 +3,11 @@
 Engine, method and source are resolved once, from the composed config; whoever needs them asks the spec.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, SerializeAsAny
 
 from bench.engines import Engine
 from bench.records.margin import LARGEST, parse_margin
@@ -20,7 +21,7 @@ from bench.records.spec import (
     RecordedSpec,
 )
 from quantize.architecture import Architecture
-from quantize.key import Frozen
+from quantize.key import Frozen, sha256_text
 from quantize.method import Method
 from quantize.source import Source
 from quantize.texts import HeldoutConfig
@@ -35,6 +36,28 @@ def _as_share(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
     return parse_margin(str(value), "accuracy.margin=")
+
+
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+ALLOWED = "a name holds letters, digits, '.', '_' and '-', and begins with a letter or digit"
+
+
+def _checked_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r}: {ALLOWED}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+"""A name that becomes part of a file's path."""
+
+
+def name_of(folder: str) -> str:
+    """Return the name of a model for the name of its folder: the same, or one of its own if that is no `Name`."""
+    if NAME.fullmatch(folder):
+        return folder
+    kept = re.sub("[^A-Za-z0-9._-]+", "-", folder).strip("._-")
+    return f"{kept or 'model'}-{sha256_text(folder)[:8]}"
 
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,7 +87,7 @@ class AccuracySpec(Frozen):
     """Which lm-eval tasks run, and how."""
 
     name: str
-    tasks: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+    tasks: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)]
     limit: PositiveInt | None
     """Items of each leaf task, such as an MMLU subject; None for all."""
     at_least: PositiveInt
@@ -138,7 +161,7 @@ class HardwareSpec(Frozen):
 class ModelSpec(Frozen):
     """A model: where its weights come from, and what can be known of it without them."""
 
-    name: str
+    name: Name
     title: str
     source: SerializeAsAny[Source]
     context_length: PositiveInt
@@ -157,7 +180,7 @@ class ModelSpec(Frozen):
 class QuantSpec(Frozen):
     """A quantization: the name of its config, and the method behind it."""
 
-    name: str
+    name: Name
     method: SerializeAsAny[Method]
 
 
@@ -201,7 +224,7 @@ class RunSpec(Frozen):
     seed: int
     results_dir: Path
     reports_dir: Path
-    session: str
+    session: Name
 
     @property
     def context_length(self) -> int:

@@ -24,6 +24,7 @@ from bench.config.spec import (
     ReportSpec,
     RunSpec,
     Workload,
+    name_of,
 )
 from bench.engines import Engine, engine
 from bench.errors import ConfigError, ToolchainError, nearest
@@ -100,7 +101,7 @@ def _described(model: dict[str, Any]) -> dict[str, Any]:
     except (SourceUnavailableError, CheckpointError) as error:
         raise ConfigError(f"model={model['name']}: {error}") from error
     given = {key: value for key, value in model.items() if value is not None}
-    return {"architecture": architecture.model_dump(), "context_length": context_length, **given, "name": name}
+    return {"architecture": architecture.model_dump(), "context_length": context_length, **given, "name": name_of(name)}
 
 
 def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 ``urllib``, ``requests`` and ``httpx`` take proxies from the environment and send requests to 127.0.0.1 through them,
 API keys included, unless ``no_proxy`` names it. The client that measures connects to the server itself, so whatever
-else asks the same server does so too. A redirect would carry the key to an address that nobody named.
+else asks the same server does so too. A redirect would carry the key to an address that no config names.
 """
 
 import os

@@ -52,7 +52,7 @@ class Door:
         return urlsplit(self.base_url).port
 
     def ask(self, path: str, timeout_s: float = 30.0, body: Any = None) -> tuple[int, bytes]:
-        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if nobody answers in time.
+        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if no answer comes in time.
 
         A redirect is not followed, for the key is meant for this server alone: its body says where it leads.
         """
