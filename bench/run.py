@@ -12,6 +12,7 @@ from types import FrameType
 import hydra
 
 from bench.config.compose import with_plus
+from bench.config.presets import register
 from bench.config.spec import RunSpec
 from bench.console import PROGRESS
 from bench.errors import QuantbenchError
@@ -94,6 +95,7 @@ def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: Session
 
 def _hydra(arguments: Sequence[str]) -> None:
     """Hand the checked command to Hydra, which reads ``sys.argv``."""
+    register()
     before = sys.argv
     sys.argv = [before[0], *arguments]
     try:

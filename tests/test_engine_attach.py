@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -22,12 +21,12 @@ from quantize.architecture import Architecture
 from tests import fake_server
 from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env
 from tests.hub import serve as serve_hub
+from tests.presets import URL, engine_fields
 from tests.serving import Server, checkpoint
 
 __all__ = ["checkpoint"]
 
 ROOT = Path(__file__).resolve().parent.parent
-URL = "http://127.0.0.1:1"
 TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
 SHAPE: dict[str, Any] = {
     "layers": 2, "hidden_size": 64, "intermediate_size": 128, "heads": 4, "kv_heads": 2, "head_dim": 16,
@@ -36,9 +35,7 @@ SHAPE: dict[str, Any] = {
 
 
 def fields(**changes: Any) -> dict[str, Any]:
-    found = yaml.safe_load((ROOT / "configs/engine/attach.yaml").read_text())
-    assert found.pop("name") == "attach"
-    return {**found, "url": URL, **changes}
+    return {**engine_fields("attach"), **changes}
 
 
 def config(**changes: Any) -> attach.Config:
@@ -175,11 +172,10 @@ def test_a_tokenizer_here_or_on_the_hub_lets_accuracy_tasks_run(bpe: Path) -> No
 
 
 FETCH = """
-import json, sys, yaml
+import json, sys
 from bench.engines import attach
 from bench.errors import SourceError
-fields = {**yaml.safe_load(open(sys.argv[1])), "url": "http://host", "tokenizer": "someone/model"}
-del fields["name"]
+fields = json.loads(sys.argv[1])
 try:
     folder = attach.Attach(name="attach", config=attach.Config.model_validate(fields)).tokenizer(None)
     print(json.dumps([str(folder), sorted(file.name for file in folder.iterdir())]))
@@ -190,7 +186,7 @@ except SourceError as error:
 
 def fetched(env: dict[str, str], tmp_path: Path) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", FETCH, str(ROOT / "configs/engine/attach.yaml")],
+        [sys.executable, "-c", FETCH, json.dumps(fields(url="http://host", tokenizer="someone/model"))],
         cwd=tmp_path,
         env=clean_environment(PYTHONPATH=str(ROOT), **env),
         capture_output=True,

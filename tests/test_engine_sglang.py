@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from bench.config import validate
 from bench.config.compose import compose_job
 from bench.engines import Launch, ServedModel, sglang
 from bench.engines.sglang import Config, SGLang
 from bench.errors import ConfigError
-from bench.paths import config_dir
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
 from bench.toolchains import toolchain
@@ -27,6 +25,7 @@ from bench.toolchains.build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, integers
 from tests.conftest import Cli
+from tests.presets import engine_fields
 from tests.records import manifest
 
 LAUNCH = Launch(Path("/m"), 40960, 31000)
@@ -59,9 +58,7 @@ ON_CPU = {"device": "cpu", "toolchain": "sglang-cpu"}
 
 
 def config(**changes: Any) -> Config:
-    fields = OmegaConf.to_container(OmegaConf.load(config_dir() / "engine" / "sglang.yaml"))
-    assert isinstance(fields, dict)
-    return Config.model_validate({**{k: v for k, v in fields.items() if k != "name"}, **changes})
+    return Config.model_validate({**engine_fields("sglang"), **changes})
 
 
 def engine(**changes: Any) -> SGLang:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
 from bench.accuracy.asking import Asker, Server
@@ -23,6 +22,7 @@ from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers
 from tests.contract import questions
 from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, write_small
+from tests.presets import engine_fields
 from tests.serving import Reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -307,8 +307,7 @@ def test_a_real_server_counts_as_it_was_asked(served: RunningEngine) -> None:
 def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert served.api_key is not None
     monkeypatch.setenv("SOME_KEY", served.api_key)
-    fields = yaml.safe_load((ROOT / "configs/engine/attach.yaml").read_text())
-    del fields["name"]
+    fields = engine_fields("attach")
     fields |= {"url": f"{served.base_url}/v1", "served_model": vllm.MODEL, "api_key_env": "SOME_KEY"}
     engine = attach.Attach(name="attach", config=attach.Config(**fields))
     arguments = {"context_length": CONTEXT, "what": "it", "log_file": Path("none.log"), "on_wait": lambda: None}

@@ -129,7 +129,7 @@ def test_the_hub_says_the_same(name: str) -> None:
 
 
 def test_every_yaml_is_short_and_says_its_own_name() -> None:
-    for file in (config_dir() / "model").glob("*.yaml"):
-        text = file.read_text()
-        assert f"name: {file.stem}\n" in text
+    for name in names("model"):
+        text = (config_dir() / "model" / f"{name}.yaml").read_text()
+        assert f"name: {name}\n" in text
         assert len(text.splitlines()) <= 30

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from bench.config.compose import compose_job
 from bench.engines import Engine, engine
@@ -16,6 +15,7 @@ from quantize.key import Frozen
 from quantize.method import Method
 from quantize.plugins import PluginError, class_named, module_named, names
 from quantize.source import Source, source
+from tests.presets import engine_fields
 
 KINDS: dict[str, type[Frozen]] = {"bench.engines": Engine, "quantize.methods": Method, "quantize.sources": Source}
 PLACES = [(package, name) for package in KINDS for name in names(package)]
@@ -56,9 +56,7 @@ def test_a_plugin_keeps_the_signatures_of_its_base(package: str, name: str) -> N
 
 def engines() -> Iterator[Engine]:
     for name in names("bench.engines"):
-        fields = yaml.safe_load((config_dir() / "engine" / f"{name}.yaml").read_text())
-        assert fields.pop("name") == name
-        yield engine(name, {**fields, **NEEDED.get(name, {})})
+        yield engine(name, {**engine_fields(name), **NEEDED.get(name, {})})
 
 
 @pytest.mark.parametrize("made", list(engines()), ids=lambda made: str(made.name))

@@ -304,6 +304,10 @@ def test_the_wheel_works_from_anywhere(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     place = tmp_path / "site"
     shutil.unpack_archive(wheel, place, "zip")
+    shipped = place / "bench" / "configs"
+    assert {file.relative_to(shipped) for file in shipped.rglob("*.yaml")} == {
+        file.relative_to(ROOT / "configs") for file in (ROOT / "configs").rglob("*.yaml")
+    }
     env = {**os.environ, "PYTHONPATH": str(place), "QUANTBENCH_CACHE": str(tmp_path / "cache")}
     away = tmp_path / "away"
     away.mkdir()

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.no_code import LOGGING, refuse_code
+from bench.config.presets import is_base, register
 from bench.config.spec import ALLOWED, NAME, RunSpec
 from bench.config.validate import BASELINE, GROUPS, build_spec
 from bench.errors import ConfigError, nearest
@@ -38,9 +39,11 @@ TAKES_VALUE = (
 SEARCH_PATH = "hydra.searchpath"
 
 
-def names(group: str) -> list[str]:
-    """Return the names that a config group offers."""
-    return sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+def names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
+    """Return the names that a config group offers, in our own folder of configs and in ``config_dirs``."""
+    folders = [config_dir(), *map(Path, config_dirs)]
+    files = [file for folder in folders for file in (folder / group).glob("*.yaml")]
+    return sorted({file.stem for file in files if not is_base(file.stem)})
 
 
 def with_plus(argv: Sequence[str]) -> list[str]:
@@ -89,26 +92,26 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
-def check_names(overrides: Sequence[str], *, known: bool = True) -> None:
+def check_names(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> None:
     """Check the names chosen from config groups.
 
     Args:
         overrides: what was typed.
-        known: no others can be chosen than those that come with quantbench.
+        config_dirs: folders of configs besides ours; one named by ``hydra.searchpath`` may hold any name.
 
     Raises:
         ConfigError: that is no name, or there is no such one; suggests the nearest.
     """
+    searched = any(text.lstrip("+").startswith(SEARCH_PATH) for text in overrides)
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         key, _, place = key.partition("@")
         if key in GROUPS and value and not NAME.fullmatch(value):
             hub = f"; for a model on the hub: +model=hub model.source.repo={value}" if key == "model" else ""
             raise ConfigError(f"{place or key}={value}: {ALLOWED}{hub}")
-        if known and key in GROUPS and value not in (*names(key), *(("null",) if key in OPTIONAL else ())):
-            raise ConfigError(
-                f"{place or key}={value}: no such {key}{nearest(value, names(key))} Known: {', '.join(names(key))}"
-            )
+        known = names(key, config_dirs) if key in GROUPS and not searched else []
+        if known and value not in (*known, *(("null",) if key in OPTIONAL else ())):
+            raise ConfigError(f"{place or key}={value}: no such {key}{nearest(value, known)} Known: {', '.join(known)}")
 
 
 def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> RunSpec:
@@ -117,7 +120,7 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     Raises:
         ConfigError: whatever is wrong, in one line.
     """
-    check_names(overrides, known=not config_dirs)
+    check_names(overrides, config_dirs)
     cfg = _checked(overrides, config_dirs, RunMode.RUN)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -198,6 +201,7 @@ def _searched(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]
 def _hydra() -> Iterator[None]:
     """Have Hydra look for configs in :func:`config_dir`, for the duration of a ``with`` block."""
     GlobalHydra.instance().clear()
+    register()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
         yield
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.accuracy.protocols import openai
 from bench.accuracy.questions import Question
 from bench.engines import vllm
@@ -20,6 +18,7 @@ from quantize.checkpoint import Checkpoint
 from tests.contract.answers import sender, to_fixture, write_json
 from tests.contract.asked import Asked
 from tests.contract.questions import text
+from tests.presets import engine_fields
 from tests.records import manifest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -47,9 +46,7 @@ QUESTIONS = {
 
 def config(**changes: Any) -> vllm.Config:
     """Return the fields of ``engine=vllm`` on a CPU, but for ``changes``."""
-    fields = yaml.safe_load((ROOT / "configs/engine/vllm.yaml").read_text())
-    del fields["name"]
-    return vllm.Config.model_validate({**fields, "device": "cpu", **changes})
+    return vllm.Config.model_validate({**engine_fields("vllm"), "device": "cpu", **changes})
 
 
 def write_small(folder: Path) -> None:
