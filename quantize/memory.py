@@ -1,7 +1,6 @@
 """Memory that is there for the taking."""
 
 import re
-import resource
 from pathlib import Path
 
 import psutil
@@ -14,8 +13,8 @@ def _left_in_container() -> int | None:
 
     Cached files count as free: the kernel drops them first.
     """
-    own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
     try:
+        own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
         group = CGROUP / (own[1] if own else "")
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
         cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
@@ -26,9 +25,17 @@ def _left_in_container() -> int | None:
     return max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
 
 
+def _limits() -> list[int]:
+    """Return the limits of this process, in bytes; none on a system that is not POSIX."""
+    try:
+        import resource
+    except ImportError:
+        return []
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return [limit for limit in limits if limit != resource.RLIM_INFINITY]
+
+
 def available_memory() -> int:
     """Return the bytes that this process or a child may take: what is free, and what its limits and container allow."""
-    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    found = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     container = _left_in_container()
-    return min([psutil.virtual_memory().available, *found, *([] if container is None else [container])])
+    return min([psutil.virtual_memory().available, *_limits(), *([] if container is None else [container])])

@@ -7,11 +7,9 @@ killed, and goes on from weights that were already written. Ends with its parent
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -107,6 +105,8 @@ def only_builder(job: Job) -> Iterator[int]:
 
     The process that makes the weights inherits the descriptor: the lock is held until that one has ended too.
     """
+    import fcntl  # quantizing needs a POSIX system, its plan does not
+
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with job.beside("lock").open("w") as stream:
         try:
@@ -193,7 +193,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
         job.beside("made").write_text(made.model_dump_json())
     else:
         made = _run_step(job, samples, work, lock)
-    peak = _peak_rss() if job.release else resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    peak = _peak_rss(of_children=not job.release)
     cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
     # Written last and as one step: weights are whole where it stands beside them.
     part = job.beside("cost.part")
@@ -303,8 +303,11 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
     )
 
 
-def _peak_rss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak_rss(*, of_children: bool = False) -> int:
+    """Return the most memory that this process has held, or the largest of its children that have ended; bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build(job: Job) -> None:

@@ -12,7 +12,9 @@ URL = "http://127.0.0.1:1"
 @cache
 def _checked(engine: str) -> dict[str, Any]:
     address = [f"engine.url={URL}"] if engine == "attach" else []
-    return compose_job(["+model=tiny-qwen3", f"engine={engine}", *address, "session=test"]).engine.config
+    return compose_job(["+model=tiny-qwen3", f"engine={engine}", *address, "session=test"]).engine.config.model_dump(
+        mode="json"
+    )
 
 
 def engine_fields(engine: str) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def test_our_own_version_is_no_condition() -> None:
     assert str(what) == "package torch: 2.13.0 / 3.0"
 
 
+def test_another_event_loop_of_the_client_is_a_condition() -> None:
+    [what] = unlike(native_record(), native_record(environment=environment(event_loop="asyncio")))
+    assert str(what) == "event loop of the client: uvloop / asyncio"
+
+
 def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
     """The second night's machine is 30 % slower: the variant's share of its baseline is the same."""
     first = controlled_record("fp8")

@@ -112,6 +112,8 @@ def test_an_epoch_is_the_machine_the_engine_and_the_packages() -> None:
     other = environment(gpus=("NVIDIA H20, 97871 MiB, 575.51",))
     assert epoch_of(one) != epoch_of(one.model_copy(update={"environment": other}))
     assert epoch_of(one) != epoch_of(one.model_copy(update={"engine": "vllm"}))
+    other = environment(event_loop="asyncio")
+    assert epoch_of(one) != epoch_of(one.model_copy(update={"environment": other}))
 
 
 def test_an_index_can_be_deleted_or_spoiled_and_is_made_anew(tmp_path: Path, index: Index) -> None:

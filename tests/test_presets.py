@@ -114,8 +114,8 @@ def test_a_folder_of_ones_own_may_inherit_from_our_bases(tmp_path: Path) -> None
     (tmp_path / "quant" / "_mine.yaml").write_text("defaults: [_base, _self_]\nmethod: fp8\nmax_kl: 1\n")
     (tmp_path / "quant" / "mine.yaml").write_text("defaults: [_mine, _self_]\nname: mine\nscheme: dynamic\n")
     spec = compose_job(["+model=tiny-qwen3", "quant=mine", "session=test"], [str(tmp_path)])
-    assert spec.quant.config["ignore"] == ["lm_head", "re:.*mlp.gate$"]
-    assert spec.quant.config["max_kl"] == 1
+    assert spec.quant.method.config.model_dump()["ignore"] == ("lm_head", "re:.*mlp.gate$")
+    assert spec.quant.method.config.model_dump()["max_kl"] == 1
     with pytest.raises(ConfigError, match="quant=_mine: no such quant"):
         check_names(["quant=_mine"], [str(tmp_path)])
     with pytest.raises(ConfigError, match="did you mean 'mine'"):

@@ -81,6 +81,7 @@ def _conditions(record: RunRecord) -> dict[str, str]:
         "engine": f"{record.engine} {record.server.version or '' if record.server else ''}".strip(),
         "engine's settings": canonical_json(record.spec.engine.model_dump()),
         "context": canonical_json(record.spec.context.model_dump()),
+        "event loop of the client": here.event_loop,
         **{f"variable {name}": value for name, value in here.variables.items()},
         **packages,
     }

@@ -106,7 +106,7 @@ def check_names(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> No
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         key, _, place = key.partition("@")
-        if key in GROUPS and value and not NAME.fullmatch(value):
+        if key in GROUPS and value and not NAME.fullmatch(value.lstrip("_")):
             hub = f"; for a model on the hub: +model=hub model.source.repo={value}" if key == "model" else ""
             raise ConfigError(f"{place or key}={value}: {ALLOWED}{hub}")
         known = names(key, config_dirs) if key in GROUPS and not searched else []

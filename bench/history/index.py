@@ -100,7 +100,8 @@ class Refreshed(Frozen):
 def epoch_of(record: RunRecord) -> str:
     """Return what tells apart the conditions under which speeds may be compared, as 12 hexadecimal digits.
 
-    The machine, its devices and driver, the engine with its version and settings, and the packages that compute.
+    The machine, its devices and driver, the engine with its version and settings, the packages that compute, and the
+    client's event loop where it is not uvloop's, which all earlier runs had.
     """
     here = record.environment
     told = {
@@ -110,6 +111,7 @@ def epoch_of(record: RunRecord) -> str:
         "variables": here.variables,
         "packages": {name: version for name, version in here.packages.items() if name != "quantbench"},
         "engine": [record.engine, record.spec.engine.model_dump(), record.server and record.server.version],
+        **({} if here.event_loop == "uvloop" else {"event_loop": here.event_loop}),
     }
     return sha256_text(canonical_json(told))[:12]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from bench import __version__
+from bench.machine import event_loop
 from bench.records.record import Environment
 
 PACKAGES = (
@@ -75,6 +76,7 @@ def read_environment() -> Environment:
         gpus=gpus(),
         packages={"quantbench": __version__, **versions(PACKAGES)},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        event_loop=event_loop.NAME,
         git_commit=_git("rev-parse", "HEAD"),
         git_dirty=bool(status) if status is not None else None,
     )

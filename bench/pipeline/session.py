@@ -1,6 +1,5 @@
 """One command, one session: its runs share it, and a command that was cut short is gone on with under the same one."""
 
-import fcntl
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -32,6 +31,8 @@ class Session:
         Raises:
             StoreError: the results folder cannot be written.
         """
+        import fcntl  # runs need a POSIX system, their plans do not
+
         self._folder = results_dir / "sessions"
         found = self._cut_short(tuple(command))
         self.resumed = found is not None
@@ -52,6 +53,8 @@ class Session:
 
     def _cut_short(self, command: tuple[str, ...]) -> str | None:
         """Return the newest session of the same command that no process holds."""
+        import fcntl
+
         for file in sorted(self._folder.glob("*.json"), reverse=True):
             try:
                 begun = _Begun.model_validate_json(file.read_bytes())

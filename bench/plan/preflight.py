@@ -108,12 +108,25 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
         check_code(overrides, config_dirs, multirun=True)
     if specs[0].plan:
         return specs
+    check_system()
     for spec in specs:
         check(spec)
         check_writable(spec.results_dir, "results_dir=…")
         check_writable(spec.reports_dir, "reports_dir=…")
     check_writable(cache_dir(), "QUANTBENCH_CACHE")
     return specs
+
+
+def check_system() -> None:
+    """Check that runs can be made on this system: they hold locks and end the processes that they start.
+
+    Raises:
+        ConfigError: they cannot; names what works here.
+    """
+    if importlib.util.find_spec("fcntl") is None:
+        raise ConfigError(
+            "a run needs a POSIX system, such as Linux; plan=true, compare, decide, export and site work here"
+        )
 
 
 def check_writable(folder: Path, setting: str) -> None:

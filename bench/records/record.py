@@ -348,6 +348,8 @@ class Environment(Frozen):
     packages: dict[str, str]
     variables: dict[str, str]
     """Environment variables that change speed, e.g. OMP_NUM_THREADS."""
+    event_loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """What the measuring client runs on; records without this field were all measured on uvloop."""
     git_commit: str | None
     git_dirty: bool | None
 

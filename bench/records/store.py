@@ -7,7 +7,6 @@ over all of them, as ``sha256sum --check`` reads it: nothing of an ended run is 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,10 @@ def is_held(folder: Path) -> bool:
     """Tell whether a run is still going on."""
     lock = folder / ".lock"
     if not lock.exists():
+        return False
+    try:
+        import fcntl
+    except ImportError:  # a system on which no run is made
         return False
     with lock.open() as stream:
         try:
@@ -60,6 +63,8 @@ class RunFolder:
         Raises:
             StoreError: it cannot be created, or another process holds it.
         """
+        import fcntl  # runs need a POSIX system, what reads them does not
+
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ def _machine(environment: Environment) -> Terms:
             Term("GPUs", environment.gpus or ("none",)),
             Term("Python", (environment.python,)),
             Term("Packages", (", ".join(_pairs(environment.packages, " ")),)),
+            Term("Event loop of the client", (environment.event_loop,)),
             Term("Variables", _pairs(environment.variables, "="), code=True),
             Term("quantbench commit", (_commit(environment),), code=True),
         ]
