@@ -2,14 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+from tests.support.program import Cli
+
 # Several processes share the cores: threads that wait by spinning keep the others from working, which costs torch's
 # small steps a factor of ten and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -18,8 +18,6 @@ os.environ["PATH"] = os.pathsep.join((str(ROOT / "tests" / "no_gpu"), os.environ
 # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-EVERY = os.environ.get("QUANTBENCH_TEST_ALL") == "1"
-"""Whether what is much like another test and takes minutes is wanted too: `make test-all`."""
 
 
 @pytest.fixture(scope="session")
@@ -42,44 +40,28 @@ def _plain_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
-class Cli:
-    """Runs the program as a person would: in a process of its own, in a folder of its own."""
-
-    def __init__(self, cache: Path, folder: Path) -> None:
-        self.folder = folder
-        self.env = {**os.environ, "QUANTBENCH_CACHE": str(cache), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
-        self.env.pop("QUANTBENCH_HUB", None)
-
-    def argv(self, *arguments: str, module: str = "bench.run") -> list[str]:
-        return [sys.executable, "-m", module, *arguments]
-
-    def __call__(
-        self, *arguments: str, module: str = "bench.run", timeout: float = 280, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*arguments, module=module),
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-
-
 @pytest.fixture
 def cli(cache: Path, tmp_path: Path) -> Cli:
     return Cli(cache, tmp_path)
 
 
-FIRST = ("test_variants.py", "test_model.py", "test_run.py", "test_accuracy.py", "test_builds.py", "test_launchers.py")
+FIRST = (
+    "tests/test_variants.py",
+    "tests/test_model.py",
+    "tests/test_run.py",
+    "tests/test_accuracy.py",
+    "tests/test_builds.py",
+    "tests/test_launchers.py",
+)
 """Files that take minutes: begun first, so that no process is left alone with one at the end."""
-TOGETHER = {"test_run.py", "test_model.py"}
+TOGETHER = {"tests/test_run.py", "tests/test_model.py"}
 """Files that want the same checkpoints built: one process takes them all."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long files first."""
-    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    places = {file: place for place, file in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(FIRST)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -91,6 +73,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist's types are not complete
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "together" if Path(file).name in TOGETHER else file
+            return "together" if file in TOGETHER else file
 
     return Scheduling(config, log)

@@ -15,8 +15,8 @@ import pytest
 
 from bench.accuracy import data
 from bench.accuracy.data import Leaf
-from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, Repo, clean_environment, serve
+from tests.support.paths import ROOT
 
 REPO = "org/tiny"
 SUBJECTS = ("apples", "pears", "plums", "quinces")

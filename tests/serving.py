@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 VOCAB = 300
 BROKEN = 297
 """A token whose embedding is not a number: whatever reads it fails."""

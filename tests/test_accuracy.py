@@ -15,8 +15,8 @@ import pytest
 
 from bench.records.record import RunRecord
 from tests.accuracy_jobs import requests, served, write_tokenizer
-from tests.conftest import Cli
 from tests.serving import Server, checkpoint, running, server
+from tests.support.program import Cli
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours

@@ -16,7 +16,7 @@ from bench.plan.stages import plan
 from bench.records.record import RunRecord, TaskScore
 from tests.accuracy_jobs import job, score
 from tests.answering_server import Plan, answering, logged, starts_of
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours

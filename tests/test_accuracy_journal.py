@@ -14,7 +14,7 @@ from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer, Question, Sampling, finite, in_order, unique_tokens
 from bench.errors import AccuracyError, StoreError
 from tests.accuracy_jobs import kept
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 ids = st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple)
 asked = st.one_of(

@@ -12,8 +12,8 @@ import bench.analysis
 import bench.history
 import bench.plan
 import bench.report
-from tests.conftest import ROOT
 from tests.records import keep, native_records
+from tests.support.paths import ROOT
 
 POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "uvloop")
 """Modules that another system lacks, or that is not installed there."""

@@ -13,7 +13,8 @@ import pytest
 
 from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
-from tests.conftest import EVERY, ROOT, Cli
+from tests.support.paths import ROOT
+from tests.support.program import EVERY, Cli
 from tests.test_run import records, wait_until
 
 pytestmark = pytest.mark.timeout(600)

@@ -24,8 +24,8 @@ from quantize.checkpoint import CheckpointError
 from quantize.rows import passages, read
 from quantize.sources import random_weights
 from quantize.texts import DATA, CalibrationConfig, HeldoutConfig, SetSpec, locate, set_names
-from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env, serve
+from tests.support.paths import ROOT
 
 TEXTS = [
     f"Text {number}: " + "the quick brown fox jumps over the lazy dog. " * (number % 5 + 1) for number in range(60)

@@ -18,7 +18,7 @@ from bench.servers.readiness import Door
 from bench.speed.client import Client
 from tests import fake_server
 from tests.accuracy_jobs import asking
-from tests.conftest import Cli
+from tests.support.program import Cli
 
 KEY = "sk-key-of-the-server"
 TINY = ("+model=tiny-qwen3", "workload.input_lens=[8]", "workload.output_len=4", "workload.trials=1")

@@ -23,10 +23,10 @@ from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env
 from tests.hub import serve as serve_hub
 from tests.presets import URL, engine_fields
 from tests.serving import Server, checkpoint
+from tests.support.paths import ROOT
 
 __all__ = ["checkpoint"]
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
 SHAPE: dict[str, Any] = {
     "layers": 2, "hidden_size": 64, "intermediate_size": 128, "heads": 4, "kv_heads": 2, "head_dim": 16,

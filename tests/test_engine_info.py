@@ -13,8 +13,8 @@ from bench.records.engine_info import EngineInfo
 from bench.records.record import RunRecord
 from bench.report.page import render
 from tests import fake_server
-from tests.conftest import Cli
 from tests.records import record
+from tests.support.program import Cli
 from tests.test_engine_attach import answers, engine
 
 SECRET = "sk-planted-4f1b"

@@ -24,9 +24,9 @@ from bench.toolchains import toolchain
 from bench.toolchains.build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, integers
-from tests.conftest import Cli
 from tests.presets import engine_fields
 from tests.records import manifest
+from tests.support.program import Cli
 
 LAUNCH = Launch(Path("/m"), 40960, 31000)
 STRETCHED = Launch(Path("/m"), 131072, 31000, yarn=Yarn(factor=4, original=32768))

@@ -25,7 +25,6 @@ from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, w
 from tests.presets import engine_fields
 from tests.serving import Reference
 
-ROOT = Path(__file__).resolve().parent.parent
 PARSE = """
 import contextlib, json, sys
 with contextlib.redirect_stdout(sys.stderr):

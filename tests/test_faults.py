@@ -12,8 +12,8 @@ from bench.config.compose import compose_job
 from bench.pipeline.execute import execute
 from bench.records.record import RunRecord, SpeedCell, Status
 from bench.servers import lifecycle
-from tests.conftest import ROOT
 from tests.scripted_server import Fault, Plan
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.alone
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from quantize.describe import describe
 from quantize.sources import hub as source
-from tests.conftest import ROOT, Cli
 from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env, serve
+from tests.support.paths import ROOT
+from tests.support.program import Cli
 from tests.tensors import write_safetensors
 from tests.test_sources import qwen3
 

@@ -20,8 +20,9 @@ from bench.pipeline.session import Session, attempt_of
 from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
-from tests.conftest import EVERY, ROOT, Cli
 from tests.records import environment, record
+from tests.support.paths import ROOT
+from tests.support.program import EVERY, Cli
 
 SWEEP = (
     "-m", "+model=tiny-qwen3", "workload.input_lens=[8]", "workload.output_len=4", "workload.trials=1",

@@ -25,10 +25,9 @@ from bench.servers.lifecycle import RunningEngine, free_port, serve
 from quantize.checkpoint import Checkpoint
 from tests.records import manifest
 from tests.scripted_server import Fault, Plan
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.alone
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

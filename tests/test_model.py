@@ -12,7 +12,7 @@ from bench.engines import engine as engine_named
 from bench.records.record import RunRecord
 from bench.servers.lifecycle import serve
 from quantize.checkpoint import Checkpoint, read_manifest
-from tests.conftest import EVERY, Cli
+from tests.support.program import EVERY, Cli
 
 pytestmark = pytest.mark.model
 FEW = ["calibration.heldout.n_samples=4"]

@@ -4,7 +4,6 @@ import csv
 import functools
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from bench.limits.roofline import active_parameters
 from bench.paths import config_dir
 from quantize import hub
 from quantize.describe import describe
+from tests.support.paths import FIXTURES
 
-FIXTURE = Path(__file__).parent / "fixtures" / "model_parameters.csv"
+FIXTURE = FIXTURES / "model_parameters.csv"
 COUNTED = list(csv.DictReader(line for line in FIXTURE.read_text().splitlines() if not line.startswith("#")))
 HUB = [name for name in names("model") if name.startswith("qwen")]
 

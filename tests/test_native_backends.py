@@ -17,9 +17,9 @@ from quantize.methods import awq, gptq
 from quantize.proof import linear_layers, prove
 from quantize.reader import Reader
 from quantize.step import Step
+from tests.support.paths import ROOT
 from tests.tensors import write_safetensors
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE = Architecture(
     layers=2,
     hidden_size=128,

@@ -11,7 +11,7 @@ from bench.config.no_code import LAUNCHERS
 from bench.errors import ConfigError
 from bench.plan.preflight import LAUNCHERS as PACKAGES
 from bench.plan.preflight import preflight
-from tests.conftest import Cli
+from tests.support.program import Cli
 
 TINY = ("+model=tiny-qwen3", "workload=none", "accuracy=none")
 CALLBACK = r"hydra\.callbacks\.x\._target_"

@@ -13,7 +13,7 @@ from bench.config.compose import GROUPS, check_names, compose_job, jobs, names
 from bench.config.presets import is_base
 from bench.errors import ConfigError
 from bench.paths import config_dir
-from tests.conftest import Cli
+from tests.support.program import Cli
 
 BASED = [group for group in GROUPS if (config_dir() / group / "_base.yaml").exists()]
 ANYTHING = "???"

@@ -9,10 +9,10 @@ from bench import format as fmt
 from bench.report.page import render
 from bench.report.plots.base import EDGES, HEAT, HeatRow, heat_map
 from quantize.checkpoint import LayerError
-from tests.conftest import ROOT
 from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest
 from tests.pages import demo_html, demo_page, page, rows_in, section_rows
 from tests.records import QUANTS, many_records, moe_records, record
+from tests.support.paths import ROOT
 
 
 def test_the_worst_layers_are_named_with_their_errors() -> None:

@@ -17,7 +17,8 @@ import pytest
 from bench.config.compose import names
 from bench.records.record import RunRecord
 from bench.report.rows import COLUMNS
-from tests.conftest import ROOT, Cli
+from tests.support.paths import ROOT
+from tests.support.program import Cli
 
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
 

@@ -17,7 +17,6 @@ from tests.serving import (
     BROKEN,
     CHUNK,
     CONTEXT,
-    ROOT,
     VOCAB,
     Reference,
     Server,
@@ -26,7 +25,8 @@ from tests.serving import (
     reference,
     running,
     server,
-)  # fmt: skip
+)
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("n", [1, 7, CHUNK, CHUNK + 1, 200])

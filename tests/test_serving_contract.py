@@ -17,6 +17,7 @@ from bench.records.record import RequestTrace
 from tests.contract import answers, hold, known, replay
 from tests.contract.asked import INCREMENTAL, N_IDS, requests
 from tests.serving import CONTEXT, VOCAB, Server, checkpoint, prompt, running, server
+from tests.support.paths import ROOT
 
 IDS = prompt(0, N_IDS)
 ASKED = requests(IDS, choices=[30, 31, 32, 33], context_length=CONTEXT)
@@ -98,7 +99,7 @@ def test_the_client_tells_the_real_servers_own_reason() -> None:
 
 
 def test_the_page_lists_every_known_difference() -> None:
-    page = (Path(__file__).resolve().parent.parent / "docs" / "contract-sglang.md").read_text()
+    page = (ROOT / "docs" / "contract-sglang.md").read_text()
     for one in known.differences(IDS, CONTEXT):
         assert f"| {one.what} | {one.real} | {one.reference} | {one.matters} |" in page
     assert known.UNKNOWN_TOKEN in page

@@ -13,7 +13,7 @@ from bench.files import write_atomic
 from bench.machine.child import Child, end_orphans
 from bench.records.record import SCHEMA_VERSION, RunRecord
 from bench.records.store import RunFolder, Store
-from tests.conftest import ROOT
+from tests.support.paths import FIXTURES
 
 
 def test_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_a_killed_run_leaves_is_ended_by_the_next_start(tmp_path: Path, mon
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_a_record_of_an_older_schema_is_read_with_what_it_knows(version: int) -> None:
-    file = ROOT / "tests" / "fixtures" / "records" / f"v{version}.json"
+    file = FIXTURES / "records" / f"v{version}.json"
     before = json.loads(file.read_bytes())
     record = RunRecord.model_validate_json(file.read_bytes())
     assert (before["schema_version"], record.schema_version) == (version, SCHEMA_VERSION)
@@ -119,7 +119,7 @@ def test_a_record_of_an_older_schema_is_read_with_what_it_knows(version: int) ->
 
 
 def test_a_record_of_schema_5_keeps_what_it_was_asked_to_do() -> None:
-    file = ROOT / "tests" / "fixtures" / "records" / "v5.json"
+    file = FIXTURES / "records" / "v5.json"
     asked = json.loads(file.read_bytes())["spec"]
     spec = RunRecord.model_validate_json(file.read_bytes()).spec
     assert spec.accuracy.margin == asked["accuracy"]["margin"]
@@ -139,7 +139,7 @@ def test_a_record_of_schema_5_keeps_what_it_was_asked_to_do() -> None:
 )
 def test_a_field_that_schema_5_always_had_is_never_made_up(path: str) -> None:
     """A default at the reader would judge by a margin that nobody declared."""
-    record = json.loads((ROOT / "tests" / "fixtures" / "records" / "v5.json").read_bytes())
+    record = json.loads((FIXTURES / "records" / "v5.json").read_bytes())
     *nodes, name = path.split(".")
     node = record["spec"]
     for step in nodes:

@@ -16,7 +16,7 @@ from bench.errors import ToolchainError
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Toolchain
-from tests.conftest import Cli
+from tests.support.program import Cli
 
 TOML = """
 title = "a tiny one"

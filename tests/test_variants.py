@@ -10,8 +10,9 @@ import pytest
 from bench.config.compose import names
 from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
-from tests.conftest import EVERY, ROOT, Cli
 from tests.native import write_release
+from tests.support.paths import ROOT
+from tests.support.program import EVERY, Cli
 
 VARIANTS = names("quant") if EVERY else ["awq-int4", "bf16", "fp8-block", "gptq-int4", "nvfp4"]
 """Variants that are made of a dense model: what other tests do not make of one, or all of them."""

@@ -16,8 +16,8 @@ from bench.plan.stages import check, context_of, plan
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
 from tests import fake_server
-from tests.conftest import Cli
 from tests.records import record
+from tests.support.program import Cli
 from tests.test_run import records, server_pids
 
 TINY = ["+model=tiny-qwen3", "accuracy=none", "workload.input_lens=[1,48]", "workload.output_len=4"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cli
+from tests.support.program import Cli
 from tests.tensors import write_safetensors
 from tests.test_sources import sharded
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract.asked import Asked
+from tests.support.paths import FIXTURES
 
-FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "sglang"
+FOLDER = FIXTURES / "sglang"
 SCHEMA = "schema.json"
 DONE = "[DONE]"
 LONGEST_LIST, LONGEST_TEXT = 40, 400

@@ -4,14 +4,14 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
 
 from bench import __version__
 from tests.contract.known import UNKNOWN_TOKEN, Difference
+from tests.support.paths import ROOT
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "contract-sglang.md"
+PAGE = ROOT / "docs" / "contract-sglang.md"
 HEAD = """# Contract with SGLang
 
 quantbench measures SGLang on GPUs. What does not need one is checked against the real server on a CPU: that

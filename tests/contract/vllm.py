@@ -20,9 +20,9 @@ from tests.contract.asked import Asked
 from tests.contract.questions import text
 from tests.presets import engine_fields
 from tests.records import manifest
+from tests.support.paths import FIXTURES
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDER = ROOT / "tests" / "fixtures" / "vllm"
+FOLDER = FIXTURES / "vllm"
 CONTEXT = 512
 VOCAB, BROKEN, END = 300, 297, 299
 """How many tokens there are; the one that gives logits that are no numbers when it is read; the one that ends texts."""

@@ -1,0 +1,35 @@
+"""The program as tests run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+EVERY = os.environ.get("QUANTBENCH_TEST_ALL") == "1"
+"""Whether what is much like another test and takes minutes is wanted too: `make test-all`."""
+
+
+class Cli:
+    """Runs the program as a person would: in a process of its own, in a folder of its own."""
+
+    def __init__(self, cache: Path, folder: Path) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "QUANTBENCH_CACHE": str(cache), "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        self.env.pop("QUANTBENCH_HUB", None)
+
+    def argv(self, *arguments: str, module: str = "bench.run") -> list[str]:
+        return [sys.executable, "-m", module, *arguments]
+
+    def __call__(
+        self, *arguments: str, module: str = "bench.run", timeout: float = 280, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments, module=module),
+            cwd=self.folder,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
