@@ -19,7 +19,7 @@ from bench.paths import cache_dir
 from bench.plan.stages import plan
 from benchmarks.peers.places import interpreter, version
 from benchmarks.peers.tools import INPUT_LEN, TOOLS, Job, Tool, command, environment
-from tests.fake_server import Pace, Running, Truth, running
+from testkit.streamer import Pace, Running, Truth, running
 
 CONCURRENCY = (1, 16, 64, 256)
 OUTPUT_LEN = 128

@@ -23,7 +23,7 @@ from bench.nightly.rule import judge as judge_night
 from bench.records.record import RunRecord
 from bench.records.store import Store
 from bench.speed.metrics import per_trial, tpot_s
-from tests.records import paced
+from testkit.records import paced
 
 NIGHTS, ROUNDS = 25, 100
 REAL = 60

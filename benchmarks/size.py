@@ -164,7 +164,7 @@ def shown(name: str, value: float) -> str:
 
 def run() -> str:
     """Run and return the table."""
-    from tests.records import controlled_record, native_records
+    from testkit.records import controlled_record, native_records
 
     html = render(native_records(), title="t")
     report_s = sorted(seconds(lambda: render(native_records(), title="t")) for _ in range(5))

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.records.record import RunRecord, TaskScore
 from bench.report.document import Block, Cell, Details, Section, Table
-from tests.records import record
+from testkit.records import record
 
 
 def scored(quant: str, *scores: TaskScore, **changes: Any) -> RunRecord:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.records.record import RunRecord
 from bench.report.page import render
-from tests.records import demo_records
+from testkit.records import demo_records
 
 
 class Page(HTMLParser):

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from tests.fake_server import Connection, Pace, Script, Server
+from testkit.streamer import Connection, Pace, Script, Server
 
 HELPERS = {
     "deaf": "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",

@@ -12,7 +12,7 @@ import bench.analysis
 import bench.history
 import bench.plan
 import bench.report
-from tests.records import keep, native_records
+from testkit.records import keep, native_records
 from tests.support.paths import ROOT
 
 POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "uvloop")

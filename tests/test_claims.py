@@ -8,7 +8,7 @@ from bench.config.compose import names
 from bench.published.claims import Finding, answer_of, published_findings
 from bench.published.figures import Claim, claims
 from bench.report.claims import measured_findings
-from tests.records import native_records, record
+from testkit.records import native_records, record
 
 
 def claim(name: str) -> Claim:

@@ -13,7 +13,7 @@ from bench.commands.compare import REFUSED, main
 from bench.errors import ConfigError
 from bench.published.figures import published_named
 from bench.records.record import RunRecord
-from tests.records import (
+from testkit.records import (
     LENGTHS,
     controlled_record,
     environment,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.cost import average_w, cost, dollars_per_million, joules_per_million, output_tokens, total_tokens
 from bench.records.record import Energy, RequestTrace, SpeedCell, Trial
-from tests.records import cell as recorded_cell
+from testkit.records import cell as recorded_cell
 
 PRICE = st.floats(0.01, 1000)
 COUNT = st.integers(1, 1000)

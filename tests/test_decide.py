@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.records.record import Failure, RunRecord
 from bench.report.decision import decision
 from bench.speed.metrics import Interval
-from tests.records import (
+from testkit.records import (
     QUANTS,
     controlled_record,
     demo_records,

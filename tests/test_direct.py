@@ -16,7 +16,7 @@ from bench.machine.child import Child
 from bench.machine.direct import loopback_variables
 from bench.servers.readiness import Door
 from bench.speed.client import Client
-from tests import fake_server
+from testkit import streamer
 from tests.accuracy_jobs import asking
 from tests.support.program import Cli
 
@@ -85,7 +85,7 @@ def test_a_whole_run_behind_a_proxy_asks_its_server_directly(cli: Cli) -> None:
 
 
 def test_an_attached_server_is_asked_directly(cli: Cli) -> None:
-    with recorder(502) as proxy, fake_server.running() as server:
+    with recorder(502) as proxy, streamer.running() as server:
         where = (f"engine.url={server.base_url}", "engine.protocol=sglang", "engine.api_key_env=SERVER_KEY")
         done = cli(*TINY, "accuracy=none", "engine=attach", *where, SERVER_KEY=KEY, **proxied(proxy))
     assert done.returncode == 0, done.stderr + done.stdout

@@ -18,7 +18,7 @@ from bench.servers.lifecycle import RunningEngine, serve
 from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture
-from tests import fake_server
+from testkit import streamer
 from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env
 from tests.hub import serve as serve_hub
 from tests.presets import URL, engine_fields
@@ -342,11 +342,11 @@ def test_the_reference_server_is_attached_to_by_its_native_protocol(server: Serv
 
 
 def test_a_server_of_openais_protocol_gets_ids_or_text(bpe: Path) -> None:
-    with fake_server.running() as fake:
-        here = {"url": fake.base_url, "served_model": fake_server.MODEL}
+    with streamer.running() as fake:
+        here = {"url": fake.base_url, "served_model": streamer.MODEL}
         for changes in ({"tokenizer": bpe}, {"tokenizer": bpe, "prompt": "text"}):
             with attached_to(**here, **changes) as served:
-                fake.load(fake_server.Script(steps=[(0.0, 1)] * 3, prompt_tokens=4))
+                fake.load(streamer.Script(steps=[(0.0, 1)] * 3, prompt_tokens=4))
                 ids = list(served.engine.vocabulary(Architecture(**SHAPE), None))[:4]
                 trace = ask(served, ids, 3)
             assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 4, 3)

@@ -12,8 +12,8 @@ import pytest
 from bench.records.engine_info import EngineInfo
 from bench.records.record import RunRecord
 from bench.report.page import render
-from tests import fake_server
-from tests.records import record
+from testkit import streamer
+from testkit.records import record
 from tests.support.program import Cli
 from tests.test_engine_attach import answers, engine
 
@@ -55,7 +55,7 @@ def everything(folder: Path) -> str:
 
 
 def test_a_run_and_its_report_hold_no_key_of_an_attached_server(cli: Cli) -> None:
-    with fake_server.running() as server:
+    with streamer.running() as server:
         server.describe(PLANTED)
         done = cli(
             "+model=tiny-qwen3", "accuracy=none", "workload.input_lens=[8]", "workload.output_len=4",

@@ -16,8 +16,8 @@ from bench.nightly.output import KIND_CODE, Line, exit_code, junit, markdown
 from bench.records.record import Control, Failure, RunRecord, SpeedCell, Variant
 from bench.records.store import Store
 from bench.toolchains.toolchain import read, state
-from tests.manifests import manifest
-from tests.records import keep, native_cell, paced, record
+from testkit.manifests import manifest
+from testkit.records import keep, native_cell, paced, record
 
 ROUNDS = 5
 HOSTILE = "<img onerror=1>|\n</script>"

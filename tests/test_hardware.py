@@ -25,7 +25,7 @@ from bench.records.record import Device, SpeedCell, Variant
 from bench.speed.metrics import summarize
 from quantize.architecture import Architecture
 from quantize.formats import Activations, Format, integers
-from tests.records import (
+from testkit.records import (
     ARCHITECTURE,
     MODEL,
     cell,

@@ -7,9 +7,9 @@ import pytest
 from bench.errors import StoreError
 from bench.history.index import NAME, Index, SeriesKey, epoch_of, set_aside
 from bench.records.record import Control, RunRecord, SpeedCell
-from tests.manifests import manifest
-from tests.records import environment, native_cell, record
-from tests.records import keep as keep_run
+from testkit.manifests import manifest
+from testkit.records import environment, native_cell, record
+from testkit.records import keep as keep_run
 
 KEY = SeriesKey(
     model="smollm2-135m", quant="gptq-int4", engine="transformers", input_len=256, output_len=32, concurrency=1

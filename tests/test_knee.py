@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bench.analysis.knee import LoadPoint, best_goodput, knee, load_points, series_of
 from bench.records.record import Objective
 from bench.speed.metrics import summarize
-from tests.records import cell
+from testkit.records import cell
 
 
 def points(*values: tuple[float, float, float | None]) -> list[LoadPoint]:

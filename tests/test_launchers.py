@@ -20,7 +20,7 @@ from bench.pipeline.session import Session, attempt_of
 from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
-from tests.records import environment, record
+from testkit.records import environment, record
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 

@@ -23,7 +23,7 @@ from bench.machine.child import Child, Pulse, end_orphans
 from bench.servers import lifecycle, readiness
 from bench.servers.lifecycle import RunningEngine, free_port, serve
 from quantize.checkpoint import Checkpoint
-from tests.records import manifest
+from testkit.records import manifest
 from tests.scripted_server import Fault, Plan
 from tests.support.paths import ROOT
 

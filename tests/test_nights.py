@@ -6,7 +6,7 @@ from bench.history.index import Index
 from bench.history.series import Mark
 from bench.nightly.course import standing_of
 from bench.nightly.nights import histories, standings
-from tests.records import keep
+from testkit.records import keep
 from tests.test_gate_command import night
 
 

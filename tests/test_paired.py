@@ -21,7 +21,7 @@ from bench.analysis.difference import (
 )
 from bench.analysis.paired import Comparison, compare, item_values, main_metric, obstacle, pair
 from bench.records.record import ItemOutcome, Metric, TaskScore, Variant
-from tests.records import score as recorded_score
+from testkit.records import score as recorded_score
 
 
 def item(subject: str, doc: int, value: float, logprobs: Sequence[float] = (), **changes: Any) -> ItemOutcome:

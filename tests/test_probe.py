@@ -15,7 +15,7 @@ from bench.machine import peaks as devices
 from bench.machine import probe
 from bench.machine.peaks import default_threads, device_here, higher, own_table
 from bench.records.record import Device
-from tests.records import device
+from testkit.records import device
 
 pytestmark = pytest.mark.alone
 

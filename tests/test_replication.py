@@ -15,9 +15,9 @@ from bench.published.replication import (
     score_replications,
 )
 from bench.records.record import Metric, RunRecord, TaskScore, Variant
-from tests.manifests import manifest
-from tests.records import device, native_cell, record, server
-from tests.scores import score
+from testkit.manifests import manifest
+from testkit.records import device, native_cell, record, server
+from testkit.scores import score
 from tests.test_published import published, shapes
 
 

@@ -12,9 +12,8 @@ from bench.report.page import render, write
 from bench.report.sections import all_sections
 from bench.report.view import runs
 from quantize.checkpoint import CalibrationFact, FileFact, LayerError
-from tests.manifests import manifest
-from tests.pages import Page, demo_html, demo_page, page, rendered, rows_in, section_rows
-from tests.records import (
+from testkit.manifests import manifest
+from testkit.records import (
     QUANTS,
     cell,
     controlled_record,
@@ -29,7 +28,8 @@ from tests.records import (
     recorded_spec,
     troubled_records,
 )
-from tests.scores import score
+from testkit.scores import score
+from tests.pages import Page, demo_html, demo_page, page, rendered, rows_in, section_rows
 
 HOSTILE = "</style></title><img src=x onerror=alert(1)>\"'`&{{7*7}}<script>alert(2)</script> url(#a) $x^2$ 量\x07"
 

@@ -17,10 +17,10 @@ from bench.report.sections import accuracy, accuracy_damage, glossary, verdict
 from bench.report.sections import summary as summary_section
 from bench.report.verdicts import VERDICT_MEANING, judged, noise_floors
 from quantize.architecture import Architecture
+from testkit.records import ARCHITECTURE, QUANTS, demo_records, device, native_record, record, recorded_spec, server
+from testkit.scores import TASKS, score, work
 from tests.blocks import rows_of, scored, text_of, words
 from tests.pages import demo_html, demo_page, page
-from tests.records import ARCHITECTURE, QUANTS, demo_records, device, native_record, record, recorded_spec, server
-from tests.scores import TASKS, score, work
 
 
 def pair_of(variant: TaskScore, **changes: Any) -> list[RunRecord]:

@@ -10,9 +10,7 @@ from bench.report.document import Table
 from bench.report.page import render
 from bench.report.sections import data, decision, heat
 from bench.report.sections.heat import EDGES, shade
-from tests.blocks import blocks_of
-from tests.pages import Page, demo_html, rendered, rows_in, section_rows
-from tests.records import (
+from testkit.records import (
     demo_records,
     native_cell,
     native_record,
@@ -22,6 +20,8 @@ from tests.records import (
     unharmed,
     with_score,
 )
+from tests.blocks import blocks_of
+from tests.pages import Page, demo_html, rendered, rows_in, section_rows
 
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:

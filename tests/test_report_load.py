@@ -6,7 +6,7 @@ from bench.records.record import Objective, RequestTrace, RunRecord, SpeedCell
 from bench.report.document import Figures, Table
 from bench.report.page import render
 from bench.report.sections.load import section
-from tests.records import cell, demo_records, record, troubled_records
+from testkit.records import cell, demo_records, record, troubled_records
 
 OBJECTIVE = Objective(ttft_s=0.5, tpot_s=0.1)
 

@@ -10,7 +10,7 @@ from bench.report.document import Cell, Figures, Mark, Section, Table
 from bench.report.page import render
 from bench.report.plots.memory import over_time
 from bench.report.sections.memory import section
-from tests.records import LENGTHS, cell, demo_records, record, troubled_records
+from testkit.records import LENGTHS, cell, demo_records, record, troubled_records
 
 QWEN3_8B = {
     "layers": 36, "hidden_size": 4096, "intermediate_size": 12288, "heads": 32, "kv_heads": 8, "head_dim": 128,

@@ -6,7 +6,7 @@ from bench.report import page
 from bench.report.document import Details, Table
 from bench.report.sections import claims as claims_section
 from bench.report.sections import published as published_section
-from tests.records import demo_records, native_records, record
+from testkit.records import demo_records, native_records, record
 from tests.test_replication import H100, measured, ours
 
 

@@ -11,7 +11,7 @@ from bench.commands.results import main, outdated
 from bench.history.index import SET_ASIDE, Index, RunRow
 from bench.history.series import Mark
 from bench.records.store import SUMS, Store
-from tests.records import QUANTS, controlled_record, keep, record, troubled_records
+from testkit.records import QUANTS, controlled_record, keep, record, troubled_records
 
 
 @pytest.fixture

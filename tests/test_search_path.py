@@ -24,7 +24,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.key import Key
 from quantize.search_path import search_path
 from quantize.texts import HeldoutConfig
-from tests.records import manifest
+from testkit.records import manifest
 
 TOML = """
 title = "a tiny one"

@@ -10,8 +10,8 @@ import pytest
 from bench.commands.website import main
 from bench.nightly.gate import accept
 from bench.report.site_pages import page_name
+from testkit.records import QUANTS, keep, native_record, record
 from tests.pages import Page
-from tests.records import QUANTS, keep, native_record, record
 from tests.support.paths import ROOT
 from tests.test_gate_command import night
 

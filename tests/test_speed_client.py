@@ -17,7 +17,7 @@ from bench.errors import ConfigError, EngineError
 from bench.records.record import RequestTrace
 from bench.speed.client import NO_CACHED_COUNT, NO_EVENT_COUNT, Client, now_ns, run
 from bench.speed.metrics import tpot_s, ttft_s
-from tests.fake_server import Running, Script, Truth, running
+from testkit.streamer import Running, Script, Truth, running
 
 pytestmark = pytest.mark.alone
 

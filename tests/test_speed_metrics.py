@@ -30,7 +30,7 @@ from bench.speed.metrics import (
     tpot_s,
     ttft_s,
 )
-from tests.records import cell
+from testkit.records import cell
 
 MS = 1_000_000
 

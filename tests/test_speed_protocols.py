@@ -15,8 +15,8 @@ from bench.records.record import RequestTrace
 from bench.speed import stream as stream_module
 from bench.speed.protocols import dialect, names
 from bench.speed.stream import Stream
-from tests.fake_answers import answer_for
-from tests.fake_server import Script
+from testkit.stream_events import answer_for
+from testkit.streamer import Script
 
 PATHS = {"sglang": "/generate", "openai": "/v1/completions"}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"

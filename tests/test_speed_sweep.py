@@ -18,7 +18,7 @@ from bench.speed.prompts import ordinary_vocabulary, wave_prompts
 from bench.speed.shapes import Shape, closed_loop, shape_of
 from bench.speed.sweep import Lane, not_supported, sweep
 from bench.speed.validity import EMULATED
-from tests.fake_server import Pace, Running, Script, running
+from testkit.streamer import Pace, Running, Script, running
 
 pytestmark = pytest.mark.alone
 

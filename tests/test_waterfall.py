@@ -25,7 +25,7 @@ from bench.limits.roofline import Traffic, bits_per_weight, limit, weight_bytes
 from bench.records.record import SpeedCell
 from bench.report.sections.waterfall import section
 from bench.speed.metrics import Interval, tpot_s
-from tests.records import controlled_record, device, native_cell, native_record, native_records, record, server
+from testkit.records import controlled_record, device, native_cell, native_record, native_records, record, server
 from tests.test_hardware import AWQ, QWEN3_8B, h20
 
 times = st.floats(1e-4, 10)

@@ -15,8 +15,8 @@ from bench.machine.child import session_members
 from bench.plan.stages import check, context_of, plan
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
-from tests import fake_server
-from tests.records import record
+from testkit import streamer
+from testkit.records import record
 from tests.support.program import Cli
 from tests.test_run import records, server_pids
 
@@ -48,14 +48,14 @@ def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
 
 
 @pytest.fixture(scope="module")
-def somebody_elses() -> Iterator[fake_server.Running]:
-    with fake_server.running() as server:
+def somebody_elses() -> Iterator[streamer.Running]:
+    with streamer.running() as server:
         yield server
 
 
 @pytest.mark.parametrize("protocol", ["sglang", "openai"])
 def test_a_server_that_somebody_else_runs_is_measured(
-    cli: Cli, somebody_elses: fake_server.Running, protocol: str
+    cli: Cli, somebody_elses: streamer.Running, protocol: str
 ) -> None:
     somebody_elses.load()
     where = [f"engine.url={somebody_elses.base_url}", f"engine.protocol={protocol}", "engine.served_model=fake"]

@@ -15,11 +15,11 @@ from bench.accuracy.questions import Question
 from bench.engines import vllm
 from bench.servers.lifecycle import RunningEngine, serve
 from quantize.checkpoint import Checkpoint
+from testkit.records import manifest
 from tests.contract.answers import sender, to_fixture, write_json
 from tests.contract.asked import Asked
 from tests.contract.questions import text
 from tests.presets import engine_fields
-from tests.records import manifest
 from tests.support.paths import FIXTURES
 
 FOLDER = FIXTURES / "vllm"

@@ -4,7 +4,7 @@ It speaks SGLang's native ``/generate`` and OpenAI's ``/v1/completions`` and ``/
 sockets, in a process of its own. ``with running() as server`` starts one; ``server.load(...)`` gives the scripts for
 the next requests, first come, first served; requests without one follow the pace that was loaded, or get every token
 at once. ``server.truth()`` tells when each event of each request was really written, by CLOCK_MONOTONIC, which all
-processes share. Run alone: ``python -m tests.fake_server``.
+processes share. Run alone: ``python -m testkit.streamer``.
 
 It is the truth, so it has to be cheap and honest: bare sockets on uvloop, events put together from prepared pieces,
 and a stamp right before the system call that sends them.
@@ -29,7 +29,7 @@ from typing import Any, Literal, cast
 import uvloop
 from httptools import HttpRequestParser
 
-from tests.fake_answers import Answer, answer_for
+from testkit.stream_events import Answer, answer_for
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG_S = 60.0
@@ -364,7 +364,7 @@ class Running:
 @contextlib.contextmanager
 def running() -> Iterator[Running]:
     """Run a fake server for the duration of a ``with`` block."""
-    argv = [sys.executable, "-m", "tests.fake_server"]
+    argv = [sys.executable, "-m", "testkit.streamer"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, FileFact, LayerError, Manifest, Speech
 from quantize.key import Key, sha256_text
-from tests.scores import MODEL
+from testkit.scores import MODEL
 
 BYTES = {"bf16": 269_060_552, "fp8": 163_209_872, "gptq-int8": 163_213_904, "gptq-int4": 113_490_552}
 BYTES["awq-int4"] = 114_383_216

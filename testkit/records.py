@@ -34,8 +34,8 @@ from quantize.architecture import Architecture
 from quantize.checkpoint import CalibrationFact
 from quantize.key import Key, sha256_text
 from quantize.texts import HeldoutConfig
-from tests.manifests import DENSE, MOE_MODEL, layer_errors, manifest
-from tests.scores import EMULATED_REASON, MODEL, TASKS, score
+from testkit.manifests import DENSE, MOE_MODEL, layer_errors, manifest
+from testkit.scores import EMULATED_REASON, MODEL, TASKS, score
 
 QUANTS = ("bf16", "fp8", "gptq-int8", "gptq-int4", "awq-int4")
 LENGTHS = (1, 256, 1024)

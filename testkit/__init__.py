@@ -1,0 +1,1 @@
+"""Servers whose truth is known, and records as runs leave them: what tests and benchmarks share."""
