@@ -14,7 +14,7 @@ from tests.support.program import Cli
 # small steps a factor of ten and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # An nvidia-smi that lists no device: engine=auto is the reference server in all tests, also on a machine with a GPU.
-os.environ["PATH"] = os.pathsep.join((str(ROOT / "tests" / "no_gpu"), os.environ["PATH"]))
+os.environ["PATH"] = os.pathsep.join((str(ROOT / "tests" / "support" / "no_gpu"), os.environ["PATH"]))
 # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

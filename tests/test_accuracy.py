@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from bench.records.record import RunRecord
-from tests.accuracy_jobs import requests, served, write_tokenizer
-from tests.serving import Server, checkpoint, running, server
+from tests.support.accuracy_jobs import requests, served, write_tokenizer
 from tests.support.program import Cli
+from tests.support.serving import Server, checkpoint, running, server
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours

@@ -16,8 +16,8 @@ from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer, Question, Sampling
 from bench.accuracy.tasks import KEY_VARIABLE
 from bench.errors import AccuracyError
-from tests.accuracy_jobs import asking, kept
-from tests.answering_server import Body, answer, answering, error, is_greedy, logprob
+from tests.support.accuracy_jobs import asking, kept
+from tests.support.examinee import Body, answer, answering, error, is_greedy, logprob
 
 TEXT = Sampling(max_new_tokens=8, stop=("Q:",), temperature=0.0)
 

@@ -10,8 +10,8 @@ import pytest
 
 from bench.accuracy import asking as asking_module
 from bench.errors import AccuracyError
-from tests.accuracy_jobs import TASKS_DIR, job, outcome, picks, score, values, write_tokenizer
-from tests.answering_server import Body, answer, answering, error, logprob
+from tests.support.accuracy_jobs import TASKS_DIR, job, outcome, picks, score, values, write_tokenizer
+from tests.support.examinee import Body, answer, answering, error, logprob
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours

@@ -14,8 +14,8 @@ from bench.config.compose import compose_job
 from bench.pipeline.execute import execute
 from bench.plan.stages import plan
 from bench.records.record import RunRecord, TaskScore
-from tests.accuracy_jobs import job, score
-from tests.answering_server import Plan, answering, logged, starts_of
+from tests.support.accuracy_jobs import job, score
+from tests.support.examinee import Plan, answering, logged, starts_of
 from tests.support.paths import ROOT
 
 pytest.importorskip("lm_eval")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own
 
 ENGINE = """name: scripted
 script: ???
-server: tests.answering_server
+server: tests.support.examinee
 kernel: one
 startup_timeout_s: 100
 request_timeout_s: 60
@@ -75,7 +75,9 @@ class Runs:
 
 @pytest.fixture
 def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
+    monkeypatch.setattr(
+        bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
+    )
     monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     monkeypatch.setattr(
         "bench.pipeline.execute.find_device", lambda run, engine: None
@@ -143,7 +145,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
         "execute(compose_job(sys.argv[3:], [sys.argv[2]]))\n"
     )
     Plan(delay_s=0.05).write(runs.plan)
-    argv = [sys.executable, "-c", script, str(ROOT / "tests" / "engines"), *runs.configs, *runs.typed()]
+    argv = [sys.executable, "-c", script, str(ROOT / "tests" / "support" / "engines"), *runs.configs, *runs.typed()]
     run = subprocess.Popen(argv, cwd=runs.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 300
     while len(runs.answered()) < 30:

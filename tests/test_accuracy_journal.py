@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer, Question, Sampling, finite, in_order, unique_tokens
 from bench.errors import AccuracyError, StoreError
-from tests.accuracy_jobs import kept
+from tests.support.accuracy_jobs import kept
 from tests.support.paths import ROOT
 
 ids = st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple)

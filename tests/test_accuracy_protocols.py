@@ -21,7 +21,7 @@ from bench.errors import AccuracyError
 from tests.contract import questions, vllm
 from tests.contract.answers import FOLDER, read_fixture, sender
 from tests.contract.asked import SCORED_FROM
-from tests.serving import VOCAB, Reference, Server, checkpoint, prompt, reference, running, server
+from tests.support.serving import VOCAB, Reference, Server, checkpoint, prompt, reference, running, server
 
 MODEL = "quantbench"
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError)

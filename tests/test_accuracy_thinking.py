@@ -13,8 +13,19 @@ import pytest
 from bench.config.compose import compose_job
 from bench.errors import AccuracyError
 from bench.records.record import TaskScore
-from tests.accuracy_jobs import PLAIN, QWEN3, TASKS_DIR, job, picks, requests, score, served, values, write_tokenizer
-from tests.answering_server import Answering, Body, answer, answering
+from tests.support.accuracy_jobs import (
+    PLAIN,
+    QWEN3,
+    TASKS_DIR,
+    job,
+    picks,
+    requests,
+    score,
+    served,
+    values,
+    write_tokenizer,
+)
+from tests.support.examinee import Answering, Body, answer, answering
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours

@@ -24,7 +24,7 @@ from quantize.checkpoint import CheckpointError
 from quantize.rows import passages, read
 from quantize.sources import random_weights
 from quantize.texts import DATA, CalibrationConfig, HeldoutConfig, SetSpec, locate, set_names
-from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env, serve
+from tests.support.hub import COMMIT, Hub, Repo, clean_environment, offline_env, serve
 from tests.support.paths import ROOT
 
 TEXTS = [

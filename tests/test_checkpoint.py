@@ -10,7 +10,7 @@ from quantize.checkpoint import CheckpointError, count_dtypes, read_header, tens
 from quantize.key import Key, canonical_json
 from quantize.method import choose_group_size
 from quantize.proof import is_ignored
-from tests.tensors import write_safetensors
+from tests.support.tensors import write_safetensors
 
 
 def test_dtypes_are_counted_from_the_headers(tmp_path: Path) -> None:

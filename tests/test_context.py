@@ -12,8 +12,8 @@ from bench.engines import Launch
 from bench.errors import ConfigError
 from bench.plan.stages import context_of, plan
 from bench.records.record import RunRecord, Yarn
-from tests.serving import Server, prompt, write_checkpoint
 from tests.support.program import Cli
+from tests.support.serving import Server, prompt, write_checkpoint
 
 YARN = Yarn(factor=4, original=32768)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bench.errors import EngineError
 from bench.machine.nvml import Devices
-from tests.fake_nvml import Card, fake_nvml
+from tests.support.fake_nvml import Card, fake_nvml
 
 READINGS = ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_bytes")
 

@@ -17,7 +17,7 @@ from bench.machine.direct import loopback_variables
 from bench.servers.readiness import Door
 from bench.speed.client import Client
 from testkit import streamer
-from tests.accuracy_jobs import asking
+from tests.support.accuracy_jobs import asking
 from tests.support.program import Cli
 
 KEY = "sk-key-of-the-server"

@@ -19,11 +19,11 @@ from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture
 from testkit import streamer
-from tests.hub import COMMIT, Hub, Repo, clean_environment, offline_env
-from tests.hub import serve as serve_hub
-from tests.presets import URL, engine_fields
-from tests.serving import Server, checkpoint
+from tests.support.hub import COMMIT, Hub, Repo, clean_environment, offline_env
+from tests.support.hub import serve as serve_hub
 from tests.support.paths import ROOT
+from tests.support.presets import URL, engine_fields
+from tests.support.serving import Server, checkpoint
 
 __all__ = ["checkpoint"]
 

@@ -25,7 +25,7 @@ from bench.toolchains.build import alone
 from quantize.checkpoint import Manifest
 from quantize.formats import Format, integers
 from testkit.records import manifest
-from tests.presets import engine_fields
+from tests.support.presets import engine_fields
 from tests.support.program import Cli
 
 LAUNCH = Launch(Path("/m"), 40960, 31000)

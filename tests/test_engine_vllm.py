@@ -22,8 +22,8 @@ from bench.toolchains.toolchain import read, state
 from quantize.formats import Format, integers
 from tests.contract import questions
 from tests.contract.vllm import BROKEN, CONTEXT, END, FOLDER, config, serving, write_small
-from tests.presets import engine_fields
-from tests.serving import Reference
+from tests.support.presets import engine_fields
+from tests.support.serving import Reference
 
 PARSE = """
 import contextlib, json, sys

@@ -12,8 +12,8 @@ from bench.config.compose import compose_job
 from bench.pipeline.execute import execute
 from bench.records.record import RunRecord, SpeedCell, Status
 from bench.servers import lifecycle
-from tests.scripted_server import Fault, Plan
 from tests.support.paths import ROOT
+from tests.support.saboteur import Fault, Plan
 
 pytestmark = pytest.mark.alone
 
@@ -33,7 +33,9 @@ Measure = Callable[[Plan], RunRecord]
 @pytest.fixture
 def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Return what runs three cells of the tiny model over a server with a plan."""
-    monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
+    monkeypatch.setattr(
+        bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
+    )
     monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     (tmp_path / "configs" / "engine").mkdir(parents=True)

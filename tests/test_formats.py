@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quantize.checkpoint import CheckpointError
 from quantize.formats import Activations, Format, dequantize, format_of, integers, round_inputs
-from tests.native import awq_parts, gptq_parts, rounded
+from tests.support.native import awq_parts, gptq_parts, rounded
 
 torch = pytest.importorskip("torch")
 

@@ -24,8 +24,8 @@ from bench.servers import lifecycle, readiness
 from bench.servers.lifecycle import RunningEngine, free_port, serve
 from quantize.checkpoint import Checkpoint
 from testkit.records import manifest
-from tests.scripted_server import Fault, Plan
 from tests.support.paths import ROOT
+from tests.support.saboteur import Fault, Plan
 
 pytestmark = pytest.mark.alone
 
@@ -33,7 +33,9 @@ pytestmark = pytest.mark.alone
 @pytest.fixture(autouse=True)
 def own_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let engines of the tests be found, and keep the list of children apart."""
-    monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "engines")])
+    monkeypatch.setattr(
+        bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
+    )
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
 
 
@@ -288,7 +290,7 @@ def test_the_key_is_in_no_command_line(place: Place) -> None:
 
 def test_what_a_killed_run_has_left_is_ended_with_its_workers(tmp_path: Path) -> None:
     plan = Plan(helper="deaf").write(tmp_path / "plan.json")
-    argv = [sys.executable, "-m", "tests.scripted_server", str(free_port()), str(plan)]
+    argv = [sys.executable, "-m", "tests.support.saboteur", str(free_port()), str(plan)]
     owner = (
         "import time; from pathlib import Path; from bench.machine.child import Child\n"
         f"child = Child({argv}, what='a server', log_file=Path('{tmp_path}/log'), env={{}}, cwd=Path('{ROOT}'))\n"

@@ -24,8 +24,8 @@ from bench.accuracy.mirror import sources
 from bench.accuracy.mirror.files import MANIFEST, PART, Mirror, read, write
 from bench.commands import mirror
 from bench.errors import AccuracyError
-from tests.hub import COMMIT, Hub, Repo, offline_env, serve
-from tests.mirror_site import LARGE, REPO, SUBJECTS, Site, items, known_leaf, parquet, repository, site_in
+from tests.support.hub import COMMIT, Hub, Repo, offline_env, serve
+from tests.support.mirror_site import LARGE, REPO, SUBJECTS, Site, items, known_leaf, parquet, repository, site_in
 from tests.support.program import Cli
 
 

@@ -12,8 +12,8 @@ from bench.config.spec import RunSpec
 from bench.errors import ConfigError
 from bench.records.record import Mode
 from bench.report.sections.accuracy import drawn
-from tests.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer
-from tests.answering_server import answering
+from tests.support.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer
+from tests.support.examinee import answering
 
 THINKING = Mode(temperature=0.6, top_p=0.95, top_k=20)
 PLAIN = Mode(temperature=0.7, top_p=0.8, top_k=20)

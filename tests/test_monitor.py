@@ -19,7 +19,7 @@ from bench.machine.nvml import Devices
 from bench.records.record import Trial
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
 from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin
-from tests.fake_nvml import Card, fake_nvml
+from tests.support.fake_nvml import Card, fake_nvml
 
 pytestmark = pytest.mark.alone
 

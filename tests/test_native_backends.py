@@ -18,7 +18,7 @@ from quantize.proof import linear_layers, prove
 from quantize.reader import Reader
 from quantize.step import Step
 from tests.support.paths import ROOT
-from tests.tensors import write_safetensors
+from tests.support.tensors import write_safetensors
 
 SHAPE = Architecture(
     layers=2,

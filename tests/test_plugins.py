@@ -15,7 +15,7 @@ from quantize.key import Frozen
 from quantize.method import Method
 from quantize.plugins import PluginError, class_named, module_named, names
 from quantize.source import Source, source
-from tests.presets import engine_fields
+from tests.support.presets import engine_fields
 
 KINDS: dict[str, type[Frozen]] = {"bench.engines": Engine, "quantize.methods": Method, "quantize.sources": Source}
 PLACES = [(package, name) for package in KINDS for name in names(package)]

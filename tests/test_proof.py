@@ -198,7 +198,7 @@ def test_the_error_of_a_layer_is_relative_and_may_be_up_to_factors() -> None:
 def gptq_folder(path: Path, *, shuffle: bool = False, zero_shift: int = 0) -> Reader:
     import numpy as np
 
-    from tests.native import gptq_parts
+    from tests.support.native import gptq_parts
 
     parts = gptq_parts(np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32), 4, 32, shuffle=shuffle)
     parts["qzeros"] = parts["qzeros"] + zero_shift

@@ -29,7 +29,7 @@ from testkit.records import (
     troubled_records,
 )
 from testkit.scores import score
-from tests.pages import Page, demo_html, demo_page, page, rendered, rows_in, section_rows
+from tests.support.pages import Page, demo_html, demo_page, page, rendered, rows_in, section_rows
 
 HOSTILE = "</style></title><img src=x onerror=alert(1)>\"'`&{{7*7}}<script>alert(2)</script> url(#a) $x^2$ 量\x07"
 

@@ -19,8 +19,8 @@ from bench.report.verdicts import VERDICT_MEANING, judged, noise_floors
 from quantize.architecture import Architecture
 from testkit.records import ARCHITECTURE, QUANTS, demo_records, device, native_record, record, recorded_spec, server
 from testkit.scores import TASKS, score, work
-from tests.blocks import rows_of, scored, text_of, words
-from tests.pages import demo_html, demo_page, page
+from tests.support.blocks import rows_of, scored, text_of, words
+from tests.support.pages import demo_html, demo_page, page
 
 
 def pair_of(variant: TaskScore, **changes: Any) -> list[RunRecord]:

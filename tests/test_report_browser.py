@@ -9,8 +9,8 @@ from playwright.sync_api import Browser
 from bench.records.record import RunRecord
 from bench.report.plots.base import HEAT
 from testkit.records import demo_records, many_records, moe_records, native_records, troubled_records
-from tests.browser import MARKS, chromium
-from tests.pages import written
+from tests.support.browser import MARKS, chromium
+from tests.support.pages import written
 from tests.support.program import EVERY
 
 pytestmark = MARKS

@@ -10,8 +10,8 @@ from bench.report.sections import summary as summary_section
 from bench.report.verdicts import on_engines
 from testkit.records import QUANTS, demo_records
 from testkit.scores import TASKS, score
-from tests.blocks import blocks_of, rows_of, scored, text_of
-from tests.pages import Page
+from tests.support.blocks import blocks_of, rows_of, scored, text_of
+from tests.support.pages import Page
 
 HOSTILE = "</pre></details><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}\n\n  tail"
 

@@ -20,8 +20,8 @@ from testkit.records import (
     unharmed,
     with_score,
 )
-from tests.blocks import blocks_of
-from tests.pages import Page, demo_html, rendered, rows_in, section_rows
+from tests.support.blocks import blocks_of
+from tests.support.pages import Page, demo_html, rendered, rows_in, section_rows
 
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:

@@ -11,7 +11,7 @@ from bench.report.lang import LANGUAGES, translator
 from bench.report.page import write
 from bench.report.sections.glossary import MEASURES
 from testkit.records import demo_records, native_records, troubled_records
-from tests.pages import Page, rendered
+from tests.support.pages import Page, rendered
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 CATALOGUE = tomllib.loads((Path(lang.__file__).parent / "lang" / "zh.toml").read_text())

@@ -11,7 +11,7 @@ from bench.report.plots.base import EDGES, HEAT, HeatRow, heat_map
 from quantize.checkpoint import LayerError
 from testkit.manifests import DENSE, MOE_MODEL, layer_errors, manifest
 from testkit.records import QUANTS, many_records, moe_records, record
-from tests.pages import demo_html, demo_page, page, rows_in, section_rows
+from tests.support.pages import demo_html, demo_page, page, rows_in, section_rows
 from tests.support.paths import ROOT
 
 

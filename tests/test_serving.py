@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.serving import (
+from tests.support.paths import ROOT
+from tests.support.serving import (
     BROKEN,
     CHUNK,
     CONTEXT,
@@ -26,7 +27,6 @@ from tests.serving import (
     running,
     server,
 )
-from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("n", [1, 7, CHUNK, CHUNK + 1, 200])

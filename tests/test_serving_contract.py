@@ -16,8 +16,8 @@ import pytest
 from bench.records.record import RequestTrace
 from tests.contract import answers, hold, known, replay
 from tests.contract.asked import INCREMENTAL, N_IDS, requests
-from tests.serving import CONTEXT, VOCAB, Server, checkpoint, prompt, running, server
 from tests.support.paths import ROOT
+from tests.support.serving import CONTEXT, VOCAB, Server, checkpoint, prompt, running, server
 
 IDS = prompt(0, N_IDS)
 ASKED = requests(IDS, choices=[30, 31, 32, 33], context_length=CONTEXT)

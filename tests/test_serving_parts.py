@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serving import Reference, checkpoint, prompt, reference, write_checkpoint
+from tests.support.serving import Reference, checkpoint, prompt, reference, write_checkpoint
 
 FAMILIES = ("qwen3", "qwen3_moe", "llama")
 

@@ -18,7 +18,7 @@ from quantize.errors import SourceUnavailableError
 from quantize.folder import INDEX
 from quantize.hashes import remembered_sha256
 from quantize.sources import local
-from tests.tensors import write_safetensors
+from tests.support.tensors import write_safetensors
 
 QWEN3 = {
     # layers, hidden, intermediate, heads, kv heads, tied, experts, expert's intermediate: the hub's config.json files.

@@ -10,7 +10,7 @@ import pytest
 from bench.config.compose import names
 from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
-from tests.native import write_release
+from tests.support.native import write_release
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.program import Cli
-from tests.tensors import write_safetensors
+from tests.support.tensors import write_safetensors
 from tests.test_sources import sharded
 
 TINY = "+model=tiny-qwen3"

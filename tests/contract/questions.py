@@ -9,7 +9,7 @@ from bench.accuracy.protocols import dialect
 from bench.accuracy.questions import Answer, Question, Sampling
 from tests.contract.answers import Send
 from tests.contract.asked import Asked
-from tests.serving import Reference
+from tests.support.serving import Reference
 
 Ask = Callable[[Question], Answer]
 N_SCORED = 4

@@ -19,8 +19,8 @@ from testkit.records import manifest
 from tests.contract.answers import sender, to_fixture, write_json
 from tests.contract.asked import Asked
 from tests.contract.questions import text
-from tests.presets import engine_fields
 from tests.support.paths import FIXTURES
+from tests.support.presets import engine_fields
 
 FOLDER = FIXTURES / "vllm"
 CONTEXT = 512

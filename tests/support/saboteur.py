@@ -1,4 +1,4 @@
-"""The fake server as a child of ours that goes wrong on purpose: ``python -m tests.scripted_server PORT PLAN``.
+"""The fake server as a child of ours that goes wrong on purpose: ``python -m tests.support.saboteur PORT PLAN``.
 
 PLAN is a JSON file, see `Plan`. Beside it the server keeps ``PLAN.starts``, one character for each start, so that what
 goes wrong at the first start need not at the second.

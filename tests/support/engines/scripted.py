@@ -13,8 +13,8 @@ from bench.records.record import ServerFacts
 class Config(EngineConfig):
     script: Path
     """What goes wrong; see the server."""
-    server: str = "tests.scripted_server"
-    """Or ``tests.answering_server``, for accuracy tasks."""
+    server: str = "tests.support.saboteur"
+    """Or ``tests.support.examinee``, for accuracy tasks."""
     kernel: str = "one"
     """A field that would change what is computed."""
 

@@ -1,7 +1,7 @@
 """A server that answers accuracy questions by a rule which tests know, and goes wrong as told.
 
 Its figures depend on the question alone, so the answers are the same however often, in whatever order and by however
-many servers they are given. ``with answering() as server`` runs one in a thread; ``python -m tests.answering_server
+many servers they are given. ``with answering() as server`` runs one in a thread; ``python -m tests.support.examinee
 PORT PLAN`` runs one as a child of ours. PLAN is a JSON file, see `Plan`. Beside it the child keeps ``PLAN.starts``, one
 character for each start, and ``PLAN.log``, a line for each request: ``asked`` or ``answered``, and the question.
 """

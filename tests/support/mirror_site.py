@@ -15,7 +15,7 @@ import pytest
 
 from bench.accuracy import data
 from bench.accuracy.data import Leaf
-from tests.hub import COMMIT, Hub, Repo, clean_environment, serve
+from tests.support.hub import COMMIT, Hub, Repo, clean_environment, serve
 from tests.support.paths import ROOT
 
 REPO = "org/tiny"
