@@ -49,7 +49,7 @@ FIRST = (
     "tests/test_variants.py",
     "tests/test_model.py",
     "tests/test_run.py",
-    "tests/test_accuracy.py",
+    "tests/accuracy/test_served_lm.py",
     "tests/test_builds.py",
     "tests/test_launchers.py",
 )
