@@ -11,9 +11,9 @@ from bench.commands.website import main
 from bench.nightly.gate import accept
 from bench.report.site_pages import page_name
 from testkit.records import QUANTS, keep, native_record, record
+from tests.commands.test_gate import night
 from tests.support.pages import Page
 from tests.support.paths import ROOT
-from tests.test_gate_command import night
 
 SLOW = 0.07
 
