@@ -78,7 +78,7 @@ def test_a_described_model_has_the_weights_of_the_real_one(name: str) -> None:
 
 
 def test_the_shipped_shapes_of_qwen3_8b_are_those_described() -> None:
-    from tests.test_compose import compose_job
+    from tests.config.test_compose import compose_job
 
     spec = compose_job(["+model=qwen3-8b"]).model
     assert (spec.architecture, spec.context_length) == describe(qwen3("Qwen3-8B"))
