@@ -34,8 +34,8 @@ ANSWERS = """
 
 `tests/fixtures/sglang/NAME.json` holds each request with the real server's answer, and `schema.json` the JSON type of
 every field in them. One function, `tests.contract.hold.differences`, holds a server to them: the real one in the run
-above, the reference server in `tests/test_serving_contract.py`. Recorded streams are played back to quantbench's client
-over HTTP there as well.
+above, the reference server in `tests/contract/test_reference.py`. Recorded streams are played back to quantbench's
+client over HTTP there as well.
 """
 
 
