@@ -14,8 +14,8 @@ from bench.records.record import RunRecord
 from bench.report.page import render
 from testkit import streamer
 from testkit.records import record
+from tests.engines.test_attach import answers, engine
 from tests.support.program import Cli
-from tests.test_engine_attach import answers, engine
 
 SECRET = "sk-planted-4f1b"
 ARGUMENTS: dict[str, Any] = {
