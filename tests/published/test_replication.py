@@ -18,7 +18,7 @@ from bench.records.record import Metric, RunRecord, TaskScore, Variant
 from testkit.manifests import manifest
 from testkit.records import device, native_cell, record, server
 from testkit.scores import score
-from tests.test_published import published, shapes
+from tests.published.test_figures import published, shapes
 
 
 def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: Any) -> RunRecord:
