@@ -12,9 +12,9 @@ from bench.commands import published
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.paths import config_dir
 from bench.report.rows import COLUMNS
+from tests.quantize.test_sources import sharded
 from tests.support.paths import ROOT
 from tests.support.program import Cli
-from tests.test_sources import sharded
 
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}

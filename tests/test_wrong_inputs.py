@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.quantize.test_sources import sharded
 from tests.support.program import Cli
 from tests.support.tensors import write_safetensors
-from tests.test_sources import sharded
 
 TINY = "+model=tiny-qwen3"
 Case = tuple[list[str], int, str]

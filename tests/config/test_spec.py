@@ -8,8 +8,8 @@ import pytest
 from bench.config.compose import compose_job
 from bench.config.spec import NAME, name_of
 from bench.plan.stages import plan
+from tests.quantize.test_sources import sharded
 from tests.support.program import Cli
-from tests.test_sources import sharded
 
 TINY = ("+model=tiny-qwen3", "workload=none", "accuracy=none")
 ALLOWED = "a name holds letters, digits"
