@@ -46,15 +46,15 @@ def cli(cache: Path, tmp_path: Path) -> Cli:
 
 
 FIRST = (
-    "tests/test_variants.py",
-    "tests/test_model.py",
-    "tests/test_run.py",
+    "tests/whole/test_variants.py",
+    "tests/whole/test_model.py",
+    "tests/whole/test_run.py",
     "tests/accuracy/test_served_lm.py",
-    "tests/test_builds.py",
-    "tests/test_launchers.py",
+    "tests/whole/test_builds.py",
+    "tests/whole/test_launchers.py",
 )
 """Files that take minutes: begun first, so that no process is left alone with one at the end."""
-TOGETHER = {"tests/test_run.py", "tests/test_model.py"}
+TOGETHER = {"tests/whole/test_run.py", "tests/whole/test_model.py"}
 """Files that want the same checkpoints built: one process takes them all."""
 
 
