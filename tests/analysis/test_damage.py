@@ -21,7 +21,7 @@ from bench.analysis.damage import (
 from bench.analysis.difference import spread
 from bench.analysis.paired import compare
 from bench.records.record import TaskScore
-from tests.analysis.test_paired import counts, item, task_score, two_scores
+from tests.support.pairs import counts, item, task_score, two_scores
 
 
 def of_subjects(parts: dict[str, tuple[int, int, int]]) -> tuple[TaskScore, TaskScore]:

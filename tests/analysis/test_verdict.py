@@ -11,7 +11,8 @@ from scipy.special import ndtr, ndtri, stdtr
 from bench.analysis.difference import Array, add_pair, mean_of_units, score_z
 from bench.analysis.paired import Comparison, compare
 from bench.analysis.verdict import Verdict, holm, judge
-from tests.analysis.test_coverage import (
+from tests.support.pairs import compared, counts, two_scores
+from tests.support.simulations import (
     CEVAL,
     DISCORDANCE,
     IFEVAL,
@@ -22,7 +23,6 @@ from tests.analysis.test_coverage import (
     single_bounds,
     typical,
 )
-from tests.analysis.test_paired import compared, counts, two_scores
 
 MARGIN, ALPHA = 0.01, 0.05
 VARIANTS = 4

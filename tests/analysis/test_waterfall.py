@@ -26,7 +26,7 @@ from bench.records.record import SpeedCell
 from bench.report.sections.waterfall import section
 from bench.speed.metrics import Interval, tpot_s
 from testkit.records import controlled_record, device, native_cell, native_record, native_records, record, server
-from tests.limits.test_roofline import AWQ, QWEN3_8B, h20
+from tests.support.qwen3 import AWQ, QWEN3_8B, h20
 
 times = st.floats(1e-4, 10)
 sizes = st.floats(1e6, 1e12)

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,40 +12,13 @@ from hypothesis import strategies as st
 from bench.commands.gate import HISTORY, main
 from bench.nightly.gate import accept
 from bench.nightly.output import KIND_CODE, Line, exit_code, junit, markdown
-from bench.records.record import Control, Failure, RunRecord, SpeedCell, Variant
+from bench.records.record import Failure, RunRecord
 from bench.records.store import Store
 from bench.toolchains.toolchain import read, state
-from testkit.manifests import manifest
-from testkit.records import keep, native_cell, paced, record
+from testkit.records import keep, record
+from tests.support.nights import night
 
-ROUNDS = 5
 HOSTILE = "<img onerror=1>|\n</script>"
-
-
-def noisy(cell: SpeedCell, paces: list[float]) -> SpeedCell:
-    """Return a cell whose trials each take ``pace`` times as long, in turns with others."""
-    return paced(cell, *paces).model_copy(update={"interleaved": True})
-
-
-def night(day: int, change: float = 0.0, *, hour: int = 23) -> RunRecord:
-    """Return a run of a variant in turns with its baseline; the whole night is a little fast or slow."""
-    rng = np.random.default_rng(100 * day + hour)
-    whole = float(np.exp(rng.normal(0, 0.012)))
-    paces = [[whole * float(np.exp(rng.normal(0, 0.004))) for _ in range(ROUNDS)] for _ in range(2)]
-    own = noisy(native_cell("gptq-int4", 256), [pace * (1 + change) for pace in paces[0]])
-    other = noisy(native_cell("bf16", 256), paces[1])
-    control = Control(
-        variant=Variant(model=own.variant.model, quant="bf16"),
-        checkpoint=manifest("bf16"),
-        engine_info={},
-        server=None,
-        cells=(other,),
-    )
-    at = f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour}:00:00+00:00"
-    return record(
-        "gptq-int4", run_id=f"run-{day:03}-{hour}", session=f"session-{day:03}-{hour}", started_at=at,
-        cells=(own,), control=control, scores=(),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

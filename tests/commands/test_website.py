@@ -11,7 +11,7 @@ from bench.commands.website import main
 from bench.nightly.gate import accept
 from bench.report.site_pages import page_name
 from testkit.records import QUANTS, keep, native_record, record
-from tests.commands.test_gate import night
+from tests.support.nights import night
 from tests.support.pages import Page
 from tests.support.paths import ROOT
 

@@ -8,7 +8,7 @@ from bench.errors import ConfigError, NotPossibleError
 from bench.paths import config_dir
 from bench.plan.stages import check
 from quantize.method import choose_group_size
-from tests.quantize.test_sources import sharded
+from tests.support.model_folders import sharded
 
 BASE = ["+model=smollm2-135m", "session=test"]
 

@@ -8,7 +8,7 @@ import pytest
 from bench.config.compose import compose_job
 from bench.config.spec import NAME, name_of
 from bench.plan.stages import plan
-from tests.quantize.test_sources import sharded
+from tests.support.model_folders import sharded
 from tests.support.program import Cli
 
 TINY = ("+model=tiny-qwen3", "workload=none", "accuracy=none")

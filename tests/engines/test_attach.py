@@ -19,27 +19,16 @@ from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture
 from testkit import streamer
+from tests.support.attached import SHAPE, answers, config, fields
 from tests.support.hub import COMMIT, Hub, Repo, clean_environment, offline_env
 from tests.support.hub import serve as serve_hub
 from tests.support.paths import ROOT
-from tests.support.presets import URL, engine_fields
+from tests.support.presets import URL
 from tests.support.serving import Server, checkpoint
 
 __all__ = ["checkpoint"]
 
 TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
-SHAPE: dict[str, Any] = {
-    "layers": 2, "hidden_size": 64, "intermediate_size": 128, "heads": 4, "kv_heads": 2, "head_dim": 16,
-    "vocab_size": 300, "tied_embeddings": False,
-}  # fmt: skip
-
-
-def fields(**changes: Any) -> dict[str, Any]:
-    return {**engine_fields("attach"), **changes}
-
-
-def config(**changes: Any) -> attach.Config:
-    return attach.Config.model_validate(fields(**changes))
 
 
 def engine(**changes: Any) -> attach.Attach:
@@ -50,12 +39,6 @@ def attached_to(**changes: Any) -> Any:
     return serve(
         engine(**changes), None, context_length=512, what="it", log_file=Path("none.log"), on_wait=lambda: None
     )
-
-
-def answers(**by_path: Any) -> Callable[[str], tuple[int, bytes]]:
-    """Return what asks a server that knows these paths alone; ``v1_models`` stands for ``/v1/models``."""
-    known = {"/" + name.replace("__", "/"): json.dumps(body).encode() for name, body in by_path.items()}
-    return lambda path: (200, known[path]) if path in known else (404, b"no such page")
 
 
 @pytest.fixture(scope="module")

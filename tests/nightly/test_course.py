@@ -1,28 +1,13 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.history.series import Mark, Measured, value_of
+from bench.history.series import Mark, value_of
 from bench.nightly.course import Course, by_night, night_of, replay
 from bench.nightly.rule import Rule
+from tests.support.nights import run
 
-QUIET = (0.001, -0.001, 0.002, -0.002)
 RULE = Rule()
-
-
-def run(day: int, change: float = 0.0, *, hour: int = 23, epoch: str = "a", problem: str | None = None) -> Measured:
-    """Return a run of the ``day``-th night with a little noise, in turns with a control."""
-    drift = math.exp(0.01 * math.sin(day))  # the whole night is faster or slower
-    pace = math.exp(QUIET[day % len(QUIET)]) * (1 + change) * drift
-    return Measured(
-        run_id=f"run-{day:03}-{hour}",
-        started_at=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
-        epoch=epoch,
-        value=None if problem else math.log(50 * pace / (40 * drift)),
-        problem=problem,
-    )
 
 
 def test_a_run_before_midnight_and_one_after_it_are_one_night() -> None:

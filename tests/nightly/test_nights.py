@@ -7,7 +7,7 @@ from bench.history.series import Mark
 from bench.nightly.course import standing_of
 from bench.nightly.nights import histories, standings
 from testkit.records import keep
-from tests.commands.test_gate import night
+from tests.support.nights import night
 
 
 def test_what_is_kept_says_what_the_whole_history_says(tmp_path: Path) -> None:

@@ -7,35 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.accuracy.tasks import MINI_DIR
-from bench.config.compose import compose_job, names
-from bench.config.spec import RunSpec
+from bench.config.compose import names
 from bench.limits.roofline import bits_per_weight
-from bench.machine.peaks import lookup
 from bench.plan.forecast import Forecast, forecast, forecast_of
 from bench.plan.parallelism import Load, fewest, refusal, spread
 from bench.plan.placement import format_of, served, sizes
 from bench.plan.table import answer, trouble
 from bench.plan.tasks import assumed
 from bench.published.figures import architecture_of
-from bench.records.record import Device
-
-GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")
-CORE = ("bf16", "fp8", "fp8-block", "int8-w8a8", "gptq-int8", "gptq-int4", "awq-int4")
-
-
-def spec(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) -> RunSpec:
-    return compose_job([f"+model={model}", f"quant={quant}", f"hardware={hardware}", "plan=true", *more])
-
-
-def device(hardware: str) -> Device:
-    name = spec("qwen3-8b", "bf16", hardware).hardware.device
-    assert name is not None
-    found = lookup(name)
-    assert found is not None
-    return found
-
-
-DEVICES = {hardware: device(hardware) for hardware in GPUS}
+from tests.support.forecasts import CORE, DEVICES, PARTS, spec
 
 
 def planned(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) -> Forecast:
@@ -248,7 +228,6 @@ def test_items_of_our_own_tasks_are_as_many_as_their_files_hold() -> None:
 
 
 SHAPES = {name: architecture_of(name) for name in names("model") if name.startswith("qwen")}
-PARTS = {quant: spec("qwen3-8b", quant) for quant in CORE}
 FORMS = {quant: format_of(part) for quant, part in PARTS.items()}
 
 

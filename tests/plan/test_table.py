@@ -13,7 +13,7 @@ from bench.errors import ConfigError
 from bench.plan.announce import announce
 from bench.plan.forecast import forecast, forecast_of
 from bench.plan.table import answer, duration
-from tests.plan.test_forecast import DEVICES, GPUS, PARTS, spec
+from tests.support.forecasts import DEVICES, GPUS, PARTS, spec
 from tests.support.paths import ROOT
 from tests.support.program import Cli
 

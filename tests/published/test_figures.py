@@ -12,7 +12,6 @@ from bench.config.compose import compose_job, names
 from bench.paths import published_dir
 from bench.published.figures import (
     PublishedCell,
-    architecture_of,
     cells,
     formats,
     limit_of,
@@ -22,25 +21,10 @@ from bench.published.figures import (
     sources,
     table_of,
 )
-from quantize.architecture import Architecture
+from tests.support.published import published, shapes
 
 NO_CONFIG = {"qwen2-57b-a14b-instruct"}
 """Published models that are not offered here."""
-
-
-def published(model: str, label: str, engine: str, input_len: int) -> PublishedCell:
-    """Return the only cell of that name."""
-    [found] = [
-        one for one in cells() if (one.model, one.label, one.engine, one.input_len) == (model, label, engine, input_len)
-    ]
-    return found
-
-
-def shapes(model: str) -> Architecture:
-    """Return the shapes of a model that is offered."""
-    found = architecture_of(model)
-    assert found is not None
-    return found
 
 
 def test_every_row_of_every_page_is_kept() -> None:

@@ -7,51 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.published.figures import PublishedScore
-from bench.published.replication import (
-    TOLERANCE,
-    replicate_cell,
-    replicate_score,
-    replications,
-    score_replications,
-)
-from bench.records.record import Metric, RunRecord, TaskScore, Variant
+from bench.published.replication import TOLERANCE, replicate_cell, replicate_score, replications, score_replications
+from bench.records.record import RunRecord
 from testkit.manifests import manifest
-from testkit.records import device, native_cell, record, server
-from testkit.scores import score
-from tests.published.test_figures import published, shapes
-
-
-def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: Any) -> RunRecord:
-    """Return a run of Qwen3-8B on an H20 at input 1 with ``speed`` tokens per second as Qwen counts them."""
-    one = native_cell("bf16", 1, output_len=2048)
-    factor = (2049 / speed) / (one.trials[0].requests[0].event_ns[-1] / 1e9)
-    waves = tuple(
-        trial.model_copy(
-            update={
-                "requests": tuple(
-                    trace.model_copy(update={"event_ns": tuple(round(at * factor) for at in trace.event_ns)})
-                    for trace in trial.requests
-                )
-            }
-        )
-        for trial in one.trials[:1] * trials
-    )
-    variant = Variant(model="qwen3-8b", quant=quant)
-    cell = one.model_copy(update={"trials": waves, "variant": variant, "engine": "sglang"})
-    values: dict[str, Any] = {
-        "engine": "sglang",
-        "cells": (cell,),
-        "scores": (),
-        "device": device(
-            name="NVIDIA H20 96GB", bandwidth_bytes_per_s=4e12, bandwidth_by_size=(), flops_per_s={"bf16": 148e12}
-        ),
-        "server": server(version="0.5.23"),
-        "spec": {"model": {"title": "Qwen3-8B", "architecture": shapes("qwen3-8b").model_dump()}},
-    }
-    return record(quant, "qwen3-8b", **(values | changes))
-
-
-H100 = device(name="NVIDIA H100 SXM", bandwidth_bytes_per_s=3.35e12, bandwidth_by_size=(), flops_per_s={"bf16": 989e12})
+from testkit.records import record, server
+from tests.support.published import H100, measured, ours, published
 
 
 @pytest.mark.parametrize(
@@ -130,15 +90,6 @@ def theirs(**changes: Any) -> PublishedScore:
         "metric": "acc", "score": 0.705, "bf16_score": None, "n_items": 14042,
     }  # fmt: skip
     return PublishedScore.model_validate(values | changes)
-
-
-def ours(value: float = 0.705, **changes: Any) -> TaskScore:
-    """Return a score of the whole MMLU."""
-    one = score("bf16", "mini-mmlu", model="qwen2-7b-instruct")
-    values: dict[str, Any] = {
-        "task": "mmlu", "n_items": 14042, "num_fewshot": 5, "metrics": (Metric(name="acc", value=value, stderr=0.0038),)
-    }  # fmt: skip
-    return one.model_copy(update=values | changes)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from quantize.describe import describe
 from quantize.sources import hub as source
-from tests.quantize.test_sources import qwen3
 from tests.support.hub import COMMIT, Hub, Repo, clean_environment, offline_env, serve
+from tests.support.model_folders import qwen3
 from tests.support.paths import ROOT
 from tests.support.program import Cli
 from tests.support.tensors import write_safetensors

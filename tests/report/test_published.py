@@ -7,7 +7,7 @@ from bench.report.document import Details, Table
 from bench.report.sections import claims as claims_section
 from bench.report.sections import published as published_section
 from testkit.records import demo_records, native_records, record
-from tests.published.test_replication import H100, measured, ours
+from tests.support.published import H100, measured, ours
 
 
 def test_a_report_of_a_model_that_nobody_published_has_neither_section() -> None:

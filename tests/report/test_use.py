@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Page
 from bench.nightly.course import replay
 from bench.records.record import RunRecord
 from testkit.records import QUANTS, demo_records, native_records, troubled_records
-from tests.nightly.test_course import run as night
-from tests.report.test_page import HOSTILE, hostile_record
 from tests.support.browser import MARKS, chromium
+from tests.support.hostile import HOSTILE, hostile_record
+from tests.support.nights import run as night
 from tests.support.pages import written
 
 pytestmark = MARKS

@@ -15,7 +15,7 @@ from bench.records.record import RunRecord
 from quantize.checkpoint import Manifest
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
-from tests.whole.test_run import records, wait_until
+from tests.support.runs import records, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 QUANT = ["+model=tiny-qwen3", "quant=gptq-int4", "calibration=demo", "workload=none", "accuracy=none"]

@@ -12,7 +12,7 @@ from bench.commands import published
 from bench.config.compose import GROUPS, compose_job, jobs, names, with_plus
 from bench.paths import config_dir
 from bench.report.rows import COLUMNS
-from tests.quantize.test_sources import sharded
+from tests.support.model_folders import sharded
 from tests.support.paths import ROOT
 from tests.support.program import Cli
 

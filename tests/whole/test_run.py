@@ -15,28 +15,12 @@ import psutil
 import pytest
 
 from bench.config.compose import names
-from bench.records.record import RunRecord
 from bench.report.rows import COLUMNS
 from tests.support.paths import ROOT
 from tests.support.program import Cli
+from tests.support.runs import records, server_pids, wait_until
 
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
-
-
-def records(folder: Path) -> list[RunRecord]:
-    files = sorted(folder.glob("results/runs/*/record.json"))
-    return [RunRecord.model_validate_json(file.read_bytes()) for file in files]
-
-
-def server_pids(cache: Path) -> list[int]:
-    return [json.loads(file.read_text())["pid"] for file in (cache / "processes").glob("*.json")]
-
-
-def wait_until(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

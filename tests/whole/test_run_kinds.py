@@ -18,7 +18,7 @@ from bench.report.view import runs, with_baselines
 from testkit import streamer
 from testkit.records import record
 from tests.support.program import Cli
-from tests.whole.test_run import records, server_pids
+from tests.support.runs import records, server_pids
 
 TINY = ["+model=tiny-qwen3", "accuracy=none", "workload.input_lens=[1,48]", "workload.output_len=4"]
 

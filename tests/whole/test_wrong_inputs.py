@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quantize.test_sources import sharded
+from tests.support.model_folders import sharded
 from tests.support.program import Cli
 from tests.support.tensors import write_safetensors
 

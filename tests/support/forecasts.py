@@ -1,0 +1,27 @@
+"""Specs and devices to plan for."""
+
+from bench.config.compose import compose_job
+from bench.config.spec import RunSpec
+from bench.machine.peaks import lookup
+from bench.records.record import Device
+
+GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")
+CORE = ("bf16", "fp8", "fp8-block", "int8-w8a8", "gptq-int8", "gptq-int4", "awq-int4")
+
+
+def spec(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) -> RunSpec:
+    return compose_job([f"+model={model}", f"quant={quant}", f"hardware={hardware}", "plan=true", *more])
+
+
+def device(hardware: str) -> Device:
+    name = spec("qwen3-8b", "bf16", hardware).hardware.device
+    assert name is not None
+    found = lookup(name)
+    assert found is not None
+    return found
+
+
+DEVICES = {hardware: device(hardware) for hardware in GPUS}
+
+
+PARTS = {quant: spec("qwen3-8b", quant) for quant in CORE}
