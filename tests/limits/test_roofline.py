@@ -1,14 +1,12 @@
 """The physical limit: against hand-computed and published figures, and as the properties that any limit must have."""
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.compose import compose_job
 from bench.config.spec import recorded
-from bench.limits.measured import TOLERANCE, against, columns, exceeds, limit_of
+from bench.limits.measured import limit_of
 from bench.limits.roofline import (
     KV_BITS,
     active_parameters,
@@ -20,24 +18,11 @@ from bench.limits.roofline import (
     peak,
     weight_bytes,
 )
-from bench.machine.peaks import lookup, table
-from bench.records.record import SpeedCell, Variant
-from bench.speed.metrics import summarize
+from bench.machine.peaks import lookup
+from bench.records.record import Variant
 from quantize.architecture import Architecture
 from quantize.formats import Format
-from testkit.records import (
-    ARCHITECTURE,
-    MODEL,
-    cell,
-    controlled_record,
-    device,
-    manifest,
-    native_cell,
-    native_record,
-    record,
-    recorded_spec,
-    server,
-)
+from testkit.records import MODEL, device, manifest, native_record
 from tests.support.qwen3 import AWQ, FP8, QWEN3_8B, QWEN3_235B, h20
 
 
@@ -181,113 +166,6 @@ def test_small_models_may_live_in_a_cache() -> None:
     assert bandwidth(dip, 1 << 18) == 180e9, "short reads are slowed by what starts them"
 
 
-def at_pace(made: SpeedCell, factor: float) -> SpeedCell:
-    """Return a cell all of whose times are multiplied."""
-    trials = []
-    for trial in made.trials:
-        requests = tuple(
-            one.model_copy(update={"event_ns": tuple(round(at * factor) for at in one.event_ns)})
-            for one in trial.requests
-        )
-        trials.append(trial.model_copy(update={"requests": requests}))
-    return made.model_copy(update={"trials": tuple(trials)})
-
-
-def test_a_cell_is_held_against_its_limit() -> None:
-    made = native_record()
-    found, summary = limit_of(made, made.cells[0]), summarize(made.cells[0])
-    assert found
-    assert summary
-    share = against(found, summary)
-    assert share.mbu == share.decode
-    assert summary.decode_tokens_per_s
-    assert share.decode == pytest.approx(summary.decode_tokens_per_s.median / found.roof_tokens_per_s)
-    assert summary.ttft_s
-    assert share.prefill == pytest.approx(found.roof_ttft_s / summary.ttft_s.median)
-    assert exceeds(found, made.cells[0]) is None
-
-
-@pytest.mark.parametrize("margin", [0.5, 0.999, 1.001, 1.5])
-def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
-    made = native_record()
-    slow = native_cell("bf16", 1)
-    found, summary = limit_of(made, slow), summarize(slow)
-    assert found
-    assert summary
-    assert summary.tpot_s
-    edge = found.least_decode.seconds / (1 + TOLERANCE)
-    fast = at_pace(slow, margin * edge / summary.tpot_s.median)
-    said = exceeds(found, fast)
-    if margin > 1:
-        assert said is None or said.startswith("prefill")
-    else:
-        assert said
-        assert re.match(r"decode moved \d+ % of what the memory of AMD EPYC 9R14, 2 threads can \(TPOT ", said)
-        assert said.endswith("a cache hit, a miscount, or more than one token a step")
-
-
-def test_a_prompt_from_the_cache_is_an_error() -> None:
-    made, slow = native_record(), native_cell("bf16", 1024, output_len=1)
-    found, summary = limit_of(made, slow), summarize(slow)
-    assert found
-    assert summary
-    assert summary.ttft_s
-    fast = at_pace(slow, 0.1 * found.least_prefill.seconds / summary.ttft_s.median)
-    said = exceeds(found, fast)
-    assert said
-    assert said.startswith("prefill multiplied 1000 % of what the arithmetic of")
-    assert against(found, summary).mbu is None, "one token has no TPOT"
-
-
-def test_nothing_is_held_against_what_is_not_known() -> None:
-    good = native_record()
-    assert limit_of(good, good.cells[0])
-    for changes in (
-        {"device": None},
-        {"server": None},
-        {"checkpoint": None},
-        {"spec": recorded_spec()},
-        {"server": server(kv_cache_dtype="turboquant")},
-        {"checkpoint": manifest("bf16", quantization_config={"quant_method": "bitsandbytes"})},
-    ):
-        made = native_record(**changes)
-        assert limit_of(made, made.cells[0]) is None
-        assert set(columns(made, made.cells[0]).values()) == {None}
-    for status in ("emulated", "invalid", "failed", "not_supported"):
-        assert limit_of(good, cell("bf16", 256, status=status)) is None
-    assert limit_of(record(), record().cells[0]) is None, "a record of before there were devices"
-
-
-def test_the_baseline_beside_it_is_held_against_its_own_checkpoint() -> None:
-    made = controlled_record("fp8")
-    assert made.control
-    own, beside = limit_of(made, made.cells[0]), limit_of(made, made.control.cells[0])
-    assert own
-    assert beside
-    assert beside.traffic.linear_bytes == 2 * Architecture.model_validate(ARCHITECTURE).linear_parameters()
-    assert own.traffic.linear_bytes == pytest.approx(beside.traffic.linear_bytes * 8.03 / 16)
-    assert own.multiplied_in == "fp8"
-
-
-def test_an_open_loop_is_held_against_one_request_alone() -> None:
-    made = native_record()
-    closed = limit_of(made, native_cell("bf16", 256))
-    opened = limit_of(
-        made, native_cell("bf16", 256, request_rate=2.0, n_requests=64).model_copy(update={"concurrency": 99})
-    )
-    assert opened == closed
-
-
-def test_the_export_has_the_columns_of_the_limit() -> None:
-    made = native_record()
-    row = columns(made, made.cells[-1])
-    assert list(row) == ["roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill"]
-    assert row["bound_by"] == "memory"
-    assert row["bound_by_prefill"] == "compute"
-    assert isinstance(row["mbu"], float)
-    assert 0 < row["mbu"] < 1
-
-
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
     asked = recorded(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
     made = native_record(spec=asked, device=h20())
@@ -295,60 +173,3 @@ def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None
     assert found
     assert found.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()
     assert made.cells[0].variant == Variant(model=MODEL, quant="bf16")
-
-
-@pytest.mark.parametrize(
-    ("name", "terabytes_per_s"),
-    [
-        ("NVIDIA H20", 4.0),
-        ("NVIDIA H20-3e", 4.8),
-        ("NVIDIA H100 80GB HBM3", 3.35),
-        ("NVIDIA H100 PCIe", 2.0),
-        ("NVIDIA H100 NVL", 3.9),
-        ("NVIDIA H200", 4.8),
-        ("NVIDIA H200 NVL", 4.8),
-        ("NVIDIA H800", 3.35),
-        ("NVIDIA H800 PCIe", 2.0),
-        ("NVIDIA GH200 480GB", 4.0),
-        ("NVIDIA A100-SXM4-80GB", 2.039),
-        ("NVIDIA A100-SXM4-40GB", 1.555),
-        ("NVIDIA A100-PCIE-40GB", 1.555),
-        ("NVIDIA A100 80GB PCIe", 1.935),
-        ("NVIDIA A800-SXM4-80GB", 2.039),
-        ("NVIDIA L40S", 0.864),
-        ("NVIDIA L40", 0.864),
-        ("NVIDIA L4", 0.3),
-        ("NVIDIA A10", 0.6),
-        ("NVIDIA A30", 0.933),
-        ("NVIDIA GeForce RTX 3090", 0.936),
-        ("NVIDIA GeForce RTX 4090", 1.008),
-        ("NVIDIA GeForce RTX 5090", 1.792),
-        ("NVIDIA RTX 6000 Ada Generation", 0.96),
-        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 1.792),
-        ("NVIDIA B200", 8.0),
-        ("NVIDIA GB200", 8.0),
-        ("Tesla V100-SXM2-32GB", 0.9),
-        ("Tesla T4", 0.32),
-    ],
-)
-def test_a_device_is_found_by_the_name_its_driver_gives(name: str, terabytes_per_s: float) -> None:
-    found = lookup(name)
-    assert found
-    assert found.bandwidth_bytes_per_s == pytest.approx(terabytes_per_s * 1e12)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["NVIDIA H20N", "NVIDIA GeForce RTX 4090 D", "NVIDIA A10G", "NVIDIA L400", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", ""],
-)
-def test_a_device_that_only_looks_alike_is_not_taken_for_it(name: str) -> None:
-    assert lookup(name) is None
-
-
-def test_every_entry_of_the_table_has_a_source_and_dense_figures() -> None:
-    for entry in table():
-        assert "https://" in entry.source
-        assert entry.tflops["bf16"] > entry.tflops["fp32"]
-        assert set(entry.tflops) <= {"fp32", "bf16", "fp8", "int8", "fp4"}
-        for narrow in {"fp8", "int8"} & set(entry.tflops):
-            assert 1.9 < entry.tflops[narrow] / entry.tflops["bf16"] < 4.1

@@ -1,0 +1,128 @@
+"""Measured cells against the limit of their device."""
+
+import re
+
+import pytest
+
+from bench.limits.measured import TOLERANCE, against, columns, exceeds, limit_of
+from bench.records.record import SpeedCell
+from bench.speed.metrics import summarize
+from quantize.architecture import Architecture
+from testkit.records import (
+    ARCHITECTURE,
+    cell,
+    controlled_record,
+    manifest,
+    native_cell,
+    native_record,
+    record,
+    recorded_spec,
+    server,
+)
+
+
+def at_pace(made: SpeedCell, factor: float) -> SpeedCell:
+    """Return a cell all of whose times are multiplied."""
+    trials = []
+    for trial in made.trials:
+        requests = tuple(
+            one.model_copy(update={"event_ns": tuple(round(at * factor) for at in one.event_ns)})
+            for one in trial.requests
+        )
+        trials.append(trial.model_copy(update={"requests": requests}))
+    return made.model_copy(update={"trials": tuple(trials)})
+
+
+def test_a_cell_is_held_against_its_limit() -> None:
+    made = native_record()
+    found, summary = limit_of(made, made.cells[0]), summarize(made.cells[0])
+    assert found
+    assert summary
+    share = against(found, summary)
+    assert share.mbu == share.decode
+    assert summary.decode_tokens_per_s
+    assert share.decode == pytest.approx(summary.decode_tokens_per_s.median / found.roof_tokens_per_s)
+    assert summary.ttft_s
+    assert share.prefill == pytest.approx(found.roof_ttft_s / summary.ttft_s.median)
+    assert exceeds(found, made.cells[0]) is None
+
+
+@pytest.mark.parametrize("margin", [0.5, 0.999, 1.001, 1.5])
+def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
+    made = native_record()
+    slow = native_cell("bf16", 1)
+    found, summary = limit_of(made, slow), summarize(slow)
+    assert found
+    assert summary
+    assert summary.tpot_s
+    edge = found.least_decode.seconds / (1 + TOLERANCE)
+    fast = at_pace(slow, margin * edge / summary.tpot_s.median)
+    said = exceeds(found, fast)
+    if margin > 1:
+        assert said is None or said.startswith("prefill")
+    else:
+        assert said
+        assert re.match(r"decode moved \d+ % of what the memory of AMD EPYC 9R14, 2 threads can \(TPOT ", said)
+        assert said.endswith("a cache hit, a miscount, or more than one token a step")
+
+
+def test_a_prompt_from_the_cache_is_an_error() -> None:
+    made, slow = native_record(), native_cell("bf16", 1024, output_len=1)
+    found, summary = limit_of(made, slow), summarize(slow)
+    assert found
+    assert summary
+    assert summary.ttft_s
+    fast = at_pace(slow, 0.1 * found.least_prefill.seconds / summary.ttft_s.median)
+    said = exceeds(found, fast)
+    assert said
+    assert said.startswith("prefill multiplied 1000 % of what the arithmetic of")
+    assert against(found, summary).mbu is None, "one token has no TPOT"
+
+
+def test_nothing_is_held_against_what_is_not_known() -> None:
+    good = native_record()
+    assert limit_of(good, good.cells[0])
+    for changes in (
+        {"device": None},
+        {"server": None},
+        {"checkpoint": None},
+        {"spec": recorded_spec()},
+        {"server": server(kv_cache_dtype="turboquant")},
+        {"checkpoint": manifest("bf16", quantization_config={"quant_method": "bitsandbytes"})},
+    ):
+        made = native_record(**changes)
+        assert limit_of(made, made.cells[0]) is None
+        assert set(columns(made, made.cells[0]).values()) == {None}
+    for status in ("emulated", "invalid", "failed", "not_supported"):
+        assert limit_of(good, cell("bf16", 256, status=status)) is None
+    assert limit_of(record(), record().cells[0]) is None, "a record of before there were devices"
+
+
+def test_the_baseline_beside_it_is_held_against_its_own_checkpoint() -> None:
+    made = controlled_record("fp8")
+    assert made.control
+    own, beside = limit_of(made, made.cells[0]), limit_of(made, made.control.cells[0])
+    assert own
+    assert beside
+    assert beside.traffic.linear_bytes == 2 * Architecture.model_validate(ARCHITECTURE).linear_parameters()
+    assert own.traffic.linear_bytes == pytest.approx(beside.traffic.linear_bytes * 8.03 / 16)
+    assert own.multiplied_in == "fp8"
+
+
+def test_an_open_loop_is_held_against_one_request_alone() -> None:
+    made = native_record()
+    closed = limit_of(made, native_cell("bf16", 256))
+    opened = limit_of(
+        made, native_cell("bf16", 256, request_rate=2.0, n_requests=64).model_copy(update={"concurrency": 99})
+    )
+    assert opened == closed
+
+
+def test_the_export_has_the_columns_of_the_limit() -> None:
+    made = native_record()
+    row = columns(made, made.cells[-1])
+    assert list(row) == ["roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill"]
+    assert row["bound_by"] == "memory"
+    assert row["bound_by_prefill"] == "compute"
+    assert isinstance(row["mbu"], float)
+    assert 0 < row["mbu"] < 1
