@@ -9,16 +9,13 @@ import subprocess
 import threading
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from bench.accuracy import data, tasks
+from bench.accuracy import data
 from bench.accuracy.mirror import build as mirror_build
 from bench.accuracy.mirror import sources
 from bench.accuracy.mirror.files import MANIFEST, PART, Mirror, read, write
@@ -27,12 +24,6 @@ from bench.errors import AccuracyError
 from tests.support.hub import COMMIT, Hub, Repo, offline_env, serve
 from tests.support.mirror_site import LARGE, REPO, SUBJECTS, Site, items, known_leaf, parquet, repository, site_in
 from tests.support.program import Cli
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with site_in(tmp_path) as running:
-        yield running
 
 
 @dataclass
@@ -215,121 +206,6 @@ def test_no_room_on_the_disk_is_told_with_figures(tmp_path: Path) -> None:
     listing = mirror_build.Listing(source=sources.Source(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
     with mirror.View("test") as view, pytest.raises(AccuracyError, match=r"needs 1000000000000\.0 MB on the disk of"):
         mirror_build.check_room(tmp_path, [listing], view)
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (["biuld"], "no action 'biuld'; did you mean 'build'? Known: build, check"),
-        ([], "the following arguments are required: build|check; see quantbench mirror --help"),
-        (["build"], "the following arguments are required: --out; see quantbench mirror build --help"),
-        (["build", "--out", "x", "--tasks", "mmul"], "--tasks: lm-eval knows no task 'mmul'; did you mean 'mmlu'?"),
-        (["build", "--out", "x", "--tasks", "mini-mmlu"], "--tasks: mini-mmlu comes with quantbench"),
-        (["build", "--out", "x", "--tasks", ","], "--tasks names no task; try --tasks mmlu,ceval,ifeval"),
-        (["check", "/no/such"], "/no/such is not a folder"),
-    ],
-)
-def test_wrong_commands_get_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("lm_eval")
-    assert mirror.main(typed) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"error: {said}")
-    assert err.count("\n") == 1
-
-
-def test_the_help_names_the_known_tasks_and_both_actions(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        mirror.main(["--help"])
-    text = capsys.readouterr().out
-    assert all(name in text and known.licence in text for name, known in data.benchmarks().items())
-    assert all(action in text for action in mirror.ACTIONS)
-
-
-def test_what_is_known_of_the_benchmarks() -> None:
-    found = data.benchmarks()
-    assert {name: known.repo for name, known in found.items()} == tasks.HUB_DATA
-    assert {name: (known.items, len(known.leaves)) for name, known in found.items()} == {
-        "mmlu": (14042, 57),
-        "ceval-valid": (1346, 52),
-        "ifeval": (541, 1),
-    }
-    for known in found.values():
-        assert len(known.revision) == 40
-        for leaf in known.leaves.values():
-            assert leaf.sha256
-            assert (leaf.examples, leaf.examples_sha256 is None) in ((5, False), (0, True))
-    assert set(mirror.DEFAULT_TASKS.split(",")) - data.ALIASES.keys() < found.keys()
-
-
-@dataclass
-class Entry:
-    """What is read of the entries of lm-eval's index."""
-
-    cfg: dict[str, Any] | None
-    tags: set[str] = field(default_factory=set)
-
-
-def test_any_task_of_lm_eval_leads_to_its_data_sets() -> None:
-    index = {
-        "a": Entry({"task": "a", "dataset_path": "org/a"}, {"fruit"}),
-        "b": Entry({"task": "b", "dataset_path": "org/b"}),
-        "fruit": Entry(None, {"a"}),
-        "group": Entry(
-            {"group": "group", "task": ["a", {"task": "b"}, {"group": "inner", "task": ["fruit"]}, {"group": "c"}]}
-        ),
-        "c": Entry({"group": "c", "task": [{"task": "d", "dataset_path": "org/d"}]}),
-        "own": Entry({"task": "own", "class": "Own"}),
-    }
-    wanted = {"a": {"org/a"}, "fruit": {"org/a"}, "group": {"org/a", "org/b", "org/d"}, "own": set(), "none": set()}
-    assert {name: sources.dataset_paths(index, name) for name in wanted} == wanted
-    assert sources.source_of("org/a").files is None
-    assert sources.source_of("cais/mmlu").revision == data.benchmarks()["mmlu"].revision
-
-
-@dataclass
-class LoadedTask:
-    """What is read of lm-eval's task objects."""
-
-    eval_docs: list[dict[str, Any]]
-    shots: list[dict[str, Any]]
-
-    def fewshot_docs(self) -> list[dict[str, Any]]:
-        return self.shots
-
-
-def test_loaded_tasks_are_held_to_what_is_known(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "FILE", site.knowledge)
-    loaded = {subject: LoadedTask(items(subject, "test"), items(subject, "dev")) for subject in SUBJECTS}
-    assert data.verify_docs("tiny", loaded) == ()
-    loaded["apples"].eval_docs.pop()
-    loaded["pears"].shots[0]["question"] += " "
-    del loaded["plums"].eval_docs[0]["choices"]
-    del loaded["quinces"]
-    problems = data.verify_docs("tiny", loaded)
-    assert len(problems) == 4
-    assert problems[0] == "apples: 5 items, not 6"
-    assert problems[1].startswith("pears: other few-shot examples (sha256 ")
-    assert problems[2:] == ("plums: its items have no field 'choices'", "quinces: missing")
-    assert data.verify_docs("fruit", {"apples": loaded["apples"]}) == problems[:1], "a group of one's own"
-    assert data.verify_docs("other", {"other": LoadedTask([], [])}) == ()
-    line = data.refusal("tiny", problems)
-    assert line.startswith("tiny: the data is not what is known of it: apples: 5 items, not 6; pears: ")
-    assert "; and 1 more; " in line
-    assert line.endswith("accuracy.verify_data=false")
-
-
-DOCS = st.lists(st.fixed_dictionaries({"q": st.text(), "n": st.integers(), "k": st.dictionaries(st.text(), st.text())}))
-
-
-@settings(max_examples=50)
-@given(DOCS)
-def test_a_digest_depends_on_content_and_order_and_not_on_how_it_is_stored(docs: list[dict[str, Any]]) -> None:
-    found = data.digest(docs, ("q", "k"))
-    stored = [dict(reversed(doc.items())) | {"k": {**doc["k"], "\0none": None}, "more": 1} for doc in docs]
-    assert data.digest(stored, ("k", "q")) == found
-    kept = [(doc["q"], doc["k"]) for doc in docs]
-    assert (data.digest(reversed(docs), ("q", "k")) == found) == (kept == kept[::-1])
 
 
 def punkt_in(folder: Path) -> Path:
