@@ -21,10 +21,7 @@ from quantize.sources import local
 from tests.support.model_folders import QWEN3, TENSORS, qwen3, sharded
 from tests.support.tensors import write_safetensors
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def count(config: dict[str, Any]) -> int:
