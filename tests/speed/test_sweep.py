@@ -1,29 +1,20 @@
 """Whole cells and sweeps over real HTTP, against a server that can be told to misbehave."""
 
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.errors import SourceError
-from bench.records.record import ClientLoad, ServerFacts, SpeedCell, Variant
-from bench.speed.client import Client, run
+from bench.records.record import ClientLoad, ServerFacts
 from bench.speed.metrics import busy_ns, overhead, summarize
 from bench.speed.monitor import Monitor
-from bench.speed.prompts import ordinary_vocabulary, wave_prompts
 from bench.speed.shapes import Shape, closed_loop, shape_of
-from bench.speed.sweep import Lane, not_supported, sweep
+from bench.speed.sweep import not_supported
 from bench.speed.validity import EMULATED
 from testkit.streamer import Pace, Running, Script, running
+from tests.support.lanes import SHAPE, VOCABULARY, Seen, good, measure, measure_all, opened, sweep_all
 
 pytestmark = pytest.mark.alone
 
-VOCABULARY = tuple(range(100, 5000))
-SHAPE = closed_loop(6, 4, 1)
 SHAPES = [closed_loop(n, 3, c) for n in (1, 5, 9) for c in (1, 2)]
 FACTS = ServerFacts(
     version=None,
@@ -33,89 +24,6 @@ FACTS = ServerFacts(
     kv_cache_dtype="auto",
     devices=1,
 )
-
-
-class Seen:
-    """A monitor that has seen what it is told to have seen."""
-
-    def __init__(self, **fields: Any) -> None:
-        self.told = {"peak_memory_bytes": 1000, **fields}
-
-    @asynccontextmanager
-    async def trial(self) -> AsyncIterator["Seen"]:
-        yield self
-
-    def fields(self) -> dict[str, Any]:
-        return self.told
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def other() -> Iterator[Running]:
-    with running() as server:
-        yield server
-
-
-def good(n: int = 4) -> Script:
-    return Script([(0.001, 1)] * n)
-
-
-def lane(client: Client, quant: str = "q", **changes: Any) -> Lane:
-    values: dict[str, Any] = {
-        "client": client,
-        "variant": Variant(model="m", quant=quant),
-        "engine": "fake",
-        "emulated": False,
-        "facts": None,
-        "monitor": Seen(),
-        "alive": lambda: None,
-        "exceeds": lambda cell: None,
-        "vocabulary": VOCABULARY,
-    }
-    return Lane(**(values | changes))
-
-
-def sweep_all(
-    urls: Sequence[str],
-    shapes: Sequence[Shape],
-    *,
-    trials: int = 3,
-    seed: int = 5,
-    on_progress: Callable[[str], None] = lambda text: None,
-    on_cells: Callable[[tuple[SpeedCell, ...]], None] = lambda cells: None,
-    protocol: str = "sglang",
-    stall_s: float = 0.5,
-    **changes: Any,
-) -> list[tuple[SpeedCell, ...]]:
-    async def main() -> list[tuple[SpeedCell, ...]]:
-        found = []
-        async with AsyncExitStack() as stack:
-            lanes = []
-            for url, quant in zip(urls, "ab", strict=False):
-                client = Client(url, protocol=protocol, total_timeout_s=10, stall_timeout_s=stall_s)
-                lanes.append(lane(await stack.enter_async_context(client), quant, **changes))
-            measured = sweep(lanes, shapes, trials=trials, seed=seed, on_progress=on_progress)
-            async for cells in await stack.enter_async_context(aclosing(measured)):
-                found.append(cells)
-                on_cells(cells)
-        return found
-
-    return run(main())
-
-
-def measure(server: Running, *scripts: Script, shape: Shape = SHAPE, **changes: Any) -> SpeedCell:
-    server.load(*scripts)
-    [[cell]] = sweep_all([server.base_url], [shape], **changes)
-    return cell
-
-
-def measure_all(server: Running, shapes: Sequence[Shape], **changes: Any) -> list[SpeedCell]:
-    return [cell for (cell,) in sweep_all([server.base_url], shapes, **changes)]
 
 
 # One cell
@@ -141,14 +49,6 @@ def test_every_request_has_a_prompt_of_its_own(server: Running) -> None:
     assert len(prompts) == len(set(prompts)) == 4 * 8
     assert {len(prompt) for prompt in prompts} == {6}
     assert {token for prompt in prompts for token in prompt} <= set(VOCABULARY)
-
-
-def test_requests_of_a_wave_are_sent_together(server: Running) -> None:
-    slow = Script([(0.3, 1), (0.01, 3)])
-    cell = measure(server, *[slow] * 8, shape=closed_loop(6, 4, 4), trials=1)
-    starts = [trace.start_ns for trace in cell.trials[0].requests]
-    assert max(starts) - min(starts) < 100e6
-    assert all(trace.event_ns[0] > 290e6 for trace in cell.trials[0].requests)
 
 
 def test_an_emulating_engine_makes_an_emulated_cell(server: Running) -> None:
@@ -241,13 +141,6 @@ def test_what_a_server_cannot_prove_is_told_and_fails_nothing(server: Running) -
     assert spoken.status == "ok"
 
 
-def test_a_server_that_hangs_ends_the_wave_with_its_reason(server: Running) -> None:
-    hanging = Script([(0.001, 1), (8.0, 3)])
-    cell = measure(server, good(), hanging, alive=lambda: "the server hangs", stall_s=8)
-    assert (cell.status, cell.reasons) == ("failed", ("the server hangs",))
-    assert cell.trials[0].requests[0].event_tokens == (1,)
-
-
 def test_little_time_is_spent_outside_requests(server: Running) -> None:
     def share() -> float:
         server.load(pace=Pace(first_s=(0.1, 0.1), gap_s=(0.01, 0.01)))
@@ -269,44 +162,6 @@ def test_the_time_of_a_cell_holds_that_of_its_requests(server: Running) -> None:
 # Loads
 
 
-def test_a_closed_loop_keeps_its_slots_full(server: Running) -> None:
-    shape = closed_loop(6, 4, 2, per_slot=5)
-    server.load(pace=Pace(first_s=(0.03, 0.05), gap_s=(0.001, 0.01)))
-    [cell] = measure_all(server, [shape], trials=1)
-    assert (cell.status, len(cell.trials[0].requests), cell.n_requests) == ("ok", 10, 10)
-    assert len(server.truth()) == 2 + 10
-    spans = [(trace.start_ns, trace.start_ns + trace.end_ns) for trace in cell.trials[0].requests]
-    for begin, _ in spans:
-        assert sum(a <= begin < b for a, b in spans) <= 2
-    # The next one starts with the answer of the one before, not with the slowest of a pair.
-    starts = [begin for begin, _ in spans]
-    assert len({round(start / 1e6) for start in starts}) > 5
-
-
-def test_a_slot_sends_nothing_after_a_broken_answer(server: Running) -> None:
-    cell = measure(server, good(), good(), Script([], status=500), shape=closed_loop(6, 4, 1, per_slot=50), trials=1)
-    assert (cell.status, len(cell.trials[0].requests)) == ("failed", 2)
-
-
-def opened(rate: float, n: int, most: int = 100) -> Shape:
-    return Shape(input_len=6, output_len=4, concurrency=most, request_rate=rate, n_requests=n)
-
-
-def test_an_open_loop_sends_on_time_however_late_the_answers_are(server: Running) -> None:
-    slow = Script([(0.6, 1), (0.001, 3)])
-    cell = measure(server, *[good()] * 8, *[slow] * 40, shape=opened(100, 40), trials=1, stall_s=5)
-    assert cell.status == "ok"
-    requests = cell.trials[0].requests
-    assert len(requests) == 40
-    late = [trace.start_ns - trace.scheduled_ns for trace in requests if trace.scheduled_ns is not None]
-    assert len(late) == 40
-    assert min(late) >= 0
-    assert sorted(late)[20] < 20e6
-    assert max(trace.start_ns for trace in requests) < min(trace.start_ns + trace.end_ns for trace in requests) + 2e9
-    again = measure(server, shape=opened(100, 40), trials=1).trials[0].requests
-    assert [trace.scheduled_ns for trace in again] == [trace.scheduled_ns for trace in requests]
-
-
 def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> None:
     stuck = Script([(0.05, 1), (3.0, 3)])
     shapes = [opened(400, 60, most=20), opened(200, 60, most=20), opened(800, 60, most=20)]
@@ -324,13 +179,6 @@ def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> 
     assert summary.output_tokens_per_s is not None
     reason = "not tried: 200 requests/s was already more than the server can take"
     assert [(cell.status, cell.reasons) for cell in faster] == [("not_supported", (reason,))] * 2
-
-
-def test_a_broken_open_loop_is_stopped_and_failed(server: Running) -> None:
-    cell = measure(server, *[good()] * 10, Script([], status=429), shape=opened(50, 60), trials=1)
-    assert cell.status == "failed"
-    assert "HTTP 429" in cell.reasons[0]
-    assert len(cell.trials[0].requests) < 60
 
 
 # Two lanes
@@ -367,31 +215,7 @@ def test_a_server_that_dies_leaves_the_other_alone_for_the_shapes_left(server: R
     assert all("had stopped answering" in cell.reasons[0] for cell, _ in found[1:])
 
 
-# Prompts and shapes
-
-
-def test_prompts_follow_from_seed_shape_and_wave_alone() -> None:
-    def prompts(shape: Shape = SHAPE, seed: int = 1, wave: int = 1) -> list[list[int]]:
-        return wave_prompts(VOCABULARY, shape, seed=seed, wave=wave, n=2)
-
-    assert prompts() == prompts()
-    longer = closed_loop(6, 5, 1)
-    different = [prompts(), prompts(seed=-2), prompts(wave=2), prompts(wave=0), prompts(shape=longer)]
-    assert len({str(one) for one in different}) == len(different)
-
-
-def test_no_two_prompts_of_a_wave_begin_alike() -> None:
-    shape = closed_loop(1, 1, 64)
-    for wave in range(50):
-        prompts = wave_prompts(range(100), shape, seed=0, wave=wave, n=64)
-        assert len({prompt[0] for prompt in prompts}) == 64
-
-
-def test_random_prompts_use_the_whole_vocabulary_and_nothing_else() -> None:
-    ids = (3, 7, 8, 20, 21)
-    prompts = wave_prompts(ids, closed_loop(300, 1, 5), seed=0, wave=1, n=5)
-    assert all(set(prompt) == set(ids) and len(prompt) == 300 for prompt in prompts)
-    assert all(type(token) is int for token in prompts[0])
+# Shapes
 
 
 def test_a_shape_longer_than_the_context_is_not_supported() -> None:
@@ -411,23 +235,6 @@ def test_a_wave_that_the_cache_cannot_hold_at_once_is_not_supported(server: Runn
     assert not_supported(open_loop, None, FACTS) is None
     cell = measure(server, shape=closed_loop(20, 5, 5), facts=FACTS)
     assert (cell.status, cell.reasons, cell.trials) == ("not_supported", (reason,), ())
-
-
-def test_added_tokens_are_not_ordinary(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    added = [{"id": 0, "content": "<|end|>", "special": True}, {"id": 9, "content": "<think>", "special": False}]
-    for vocabulary in ({"b": 2, "a": 1, "<|end|>": 0, "c": 4}, [["<|end|>", 0], ["a", -1.5], ["b", -2]]):
-        file.write_text(json.dumps({"added_tokens": added, "model": {"vocab": vocabulary}}))
-        assert ordinary_vocabulary(file) == ((1, 2, 4) if isinstance(vocabulary, dict) else (1, 2))
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"model": {}}', '{"model": {"vocab": {}}}'])
-def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, text: str | None) -> None:
-    file = tmp_path / "tokenizer.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(SourceError, match=r"tokenizer\.json"):
-        ordinary_vocabulary(file)
 
 
 # Sweeps

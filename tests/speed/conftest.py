@@ -1,0 +1,19 @@
+"""Streaming servers whose truth is known, one or two for the tests of a file."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from testkit.streamer import Running, running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Running]:
+    with running() as server:
+        yield server
