@@ -1,0 +1,35 @@
+"""A client for the length of a call."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from bench.records.record import RequestTrace
+from bench.speed.client import Client, run
+from testkit.streamer import Running, Script
+
+T = TypeVar("T")
+PROMPT = [11, 12, 13]
+PROTOCOLS = ("sglang", "openai")
+
+
+def with_client(
+    server: Running,
+    use: Callable[[Client], Coroutine[Any, Any, T]],
+    total_s: float = 20,
+    stall_s: float = 10,
+    **more: Any,
+) -> T:
+    async def main() -> T:
+        async with Client(server.base_url, total_timeout_s=total_s, stall_timeout_s=stall_s, **more) as client:
+            return await use(client)
+
+    return run(main())
+
+
+def generate(server: Running, script: Script, **options: Any) -> RequestTrace:
+    server.load(script)
+    return with_client(server, lambda client: client.generate(PROMPT, max_new_tokens=8), **options)
+
+
+def plain(tokens: int = 8, **changes: Any) -> Script:
+    return Script(steps=[(0.002, 1)] * tokens, **changes)
