@@ -167,7 +167,7 @@ def test_prompts_that_do_not_fit_are_not_asked_but_counted(
 @pytest.mark.parametrize(
     ("max_length", "cap", "asked"), [(4096, None, {40}), (4096, 7, {7}), (210, None, {40, 10}), (210, 25, {25, 10})]
 )
-def test_an_answers_cap_is_the_tasks_own_or_the_one_that_was_set_and_never_more_than_there_is_room_for(
+def test_an_answer_is_capped_by_its_task_by_the_setting_and_by_the_context(
     tokenizer: Path, tmp_path: Path, max_length: int, cap: int | None, asked: set[int]
 ) -> None:
     with answering() as server:

@@ -113,7 +113,7 @@ def test_stop_texts_are_sent_only_where_they_cannot_end_the_reasoning(
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(0.05, "invalid"), (1.0, "ok")])
-def test_cut_while_it_reasons_an_answer_is_unfinished_and_too_many_make_the_score_invalid(
+def test_answers_cut_while_reasoning_are_unfinished_and_invalidate_a_score(
     qwen3: Path, tmp_path: Path, allowed: float, status: str
 ) -> None:
     found, _ = ask(qwen3, tmp_path, "<think>\nthe answer is four, or", cut=True, max_share={"unfinished": allowed})

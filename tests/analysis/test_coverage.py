@@ -84,9 +84,7 @@ def test_the_simulations_use_the_formulas_of_the_comparison() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "points"), [(MMLU, 0.7), (CEVAL, 2.2)], ids=["mmlu", "ceval"])
-def test_the_planning_figures_of_mmlu_and_ceval_hold_where_8_percent_of_the_items_change(
-    sizes: Array, points: float
-) -> None:
+def test_planning_figures_of_mmlu_and_ceval_hold_if_8_percent_of_items_change(sizes: Array, points: float) -> None:
     before, after = simulated(sizes, 0.08, 0.0, 0.0, 2000, np.random.default_rng(7))
     assert round(100 * typical(sizes, after - before).detectable_loss(), 1) == points
 

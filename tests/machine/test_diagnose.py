@@ -110,7 +110,7 @@ def test_every_rule_has_a_case() -> None:
     assert {rule.kind for rule in RULES} == {kind for _, kind, _, _ in CASES}
 
 
-def test_a_log_without_a_known_cause_is_told_by_its_exception_not_by_what_comes_after() -> None:
+def test_a_log_without_a_known_cause_is_explained_by_its_exception() -> None:
     log = SGLANG.format(error="KeyError: 'model.layers.0.foo'")
     assert diagnose(log) is None
     assert last_words(log) == "KeyError: 'model.layers.0.foo'"

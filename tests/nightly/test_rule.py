@@ -102,7 +102,7 @@ def test_the_sum_forgets_what_recovered() -> None:
     assert Track(RULE, [*flat, *[-0.01] * 10, *[0.02] * 10]).total == 0
 
 
-def test_a_step_of_three_percent_is_seen_in_its_first_night_and_flat_series_stay_quiet() -> None:
+def test_a_step_of_three_percent_is_seen_at_once_and_flat_series_stay_quiet() -> None:
     rng = np.random.default_rng(20261126)
     found = sum(alarms(rng, nights(rng, RULE.window), -0.03) for _ in range(600))
     assert found / 600 >= 0.85

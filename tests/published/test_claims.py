@@ -37,7 +37,7 @@ def test_a_claim_holds_only_where_the_whole_interval_is_in_its_range(value: floa
     assert answer_of(one, value) in ("holds", "does not hold"), "a figure without an interval decides alone"
 
 
-def test_every_claim_is_of_quantizations_that_we_offer_and_is_answered_by_published_figures() -> None:
+def test_published_figures_answer_every_claim_on_quantizations_offered_here() -> None:
     for one in claims():
         assert set(one.quants) <= set(names("quant"))
         told = published_findings(one)

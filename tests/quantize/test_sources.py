@@ -97,7 +97,7 @@ def test_fields_that_may_be_left_out_stand_for_what_transformers_takes() -> None
 
 
 @pytest.mark.parametrize(("family", "not_counted"), [("mistral", 0), ("qwen2", 0), ("llama", 28 * 1024)])
-def test_attention_bias_counts_where_transformers_adds_one_but_for_the_output_projection(
+def test_attention_bias_counts_as_in_transformers_except_at_the_output_projection(
     family: str, not_counted: int
 ) -> None:
     config = qwen3("Qwen3-0.6B") | {"model_type": family, "attention_bias": True, "head_dim": 64}

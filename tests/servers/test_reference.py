@@ -70,7 +70,7 @@ def test_a_cached_beginning_is_counted_exactly_and_changes_nothing(server: Serve
     assert server.generate(longer, 1)["meta_info"]["cached_tokens"] == len(first) + len(output) - 1
 
 
-def test_a_beginning_that_prompts_share_is_computed_once_even_when_they_come_together(
+def test_a_shared_beginning_is_computed_once_even_if_prompts_come_together(
     server: Server, reference: Reference
 ) -> None:
     shared = prompt(20, 150)

@@ -302,7 +302,7 @@ def test_memory_of_a_server_is_that_of_its_processes_where_nvml_tells() -> None:
 
 
 @pytest.mark.usefixtures("_all_visible")
-def test_memory_of_a_server_is_what_came_after_the_baseline_where_nvml_lists_other_process_ids() -> None:
+def test_with_foreign_process_ids_memory_is_the_rise_over_the_baseline() -> None:
     one, other = Card(used=50), Card(index=1, used=10, processes=None)
     devices = opened(one, other)
     memory = DeviceMemory(devices, TreeMemory(os.getpid()), devices.memory_used())

@@ -119,7 +119,7 @@ def test_a_server_that_dies_is_started_anew_and_each_question_is_answered_once(
 
 
 @pytest.mark.timeout(600)
-def test_a_server_that_dies_twice_without_an_answer_fails_the_run_and_the_next_one_asks_the_rest(
+def test_a_server_that_dies_twice_fails_the_run_and_the_next_run_asks_the_rest(
     runs: Runs, faultless: Callable[[RunRecord], None]
 ) -> None:
     record = runs(Plan(die_at=[70, 1]))
@@ -175,7 +175,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
 
 
 @pytest.mark.timeout(600)
-def test_what_failed_is_asked_again_by_the_same_command_and_what_a_limited_run_knows_by_none(
+def test_only_failed_items_are_asked_again_by_the_same_command(
     runs: Runs, faultless: Callable[[RunRecord], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited = runs(Plan(refuse=[5], nan=[14]), "accuracy.limit=12")

@@ -99,7 +99,7 @@ def test_of_two_at_once_one_works_and_the_other_waits(own: Cli) -> None:
     assert not leftovers(own)
 
 
-def test_a_checkpoint_above_its_ceiling_is_kept_aside_and_not_made_again_for_another_ceiling(own: Cli) -> None:
+def test_a_checkpoint_above_its_ceiling_is_set_aside_and_made_only_once(own: Cli) -> None:
     refused = own(*QUANT, "quant.max_kl=1e-9")
     assert refused.returncode == 1
     assert "above the ceiling of 1e-09" in refused.stderr
@@ -222,9 +222,7 @@ for number in range(layers):
 LIMIT_BYTES = 3_300_000_000
 
 
-def test_a_checkpoint_larger_than_the_allowed_memory_is_quantized_and_proven_within_it(
-    own: Cli, tmp_path: Path
-) -> None:
+def test_a_checkpoint_larger_than_memory_is_quantized_and_proven_within_it(own: Cli, tmp_path: Path) -> None:
     if not EVERY:
         pytest.skip("takes four minutes and 12 GB of disk: make test-all")
     source = source_of(own)
@@ -310,9 +308,7 @@ step.make(job.model_copy(update={"target": Path(sys.argv[2])}))
 """
 
 
-def test_a_calibrated_method_leaves_on_disk_what_does_not_fit_and_makes_the_same_weights(
-    own: Cli, tmp_path: Path
-) -> None:
+def test_weights_that_do_not_fit_stay_on_disk_and_calibrate_to_the_same_result(own: Cli, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     job = {
