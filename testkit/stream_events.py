@@ -1,4 +1,4 @@
-"""What the scripted server's events look like in each API, put together from prepared pieces."""
+"""The streamer's events in the form of each API, put together from prepared pieces."""
 
 import json
 from typing import Any, Protocol

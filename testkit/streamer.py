@@ -1,13 +1,13 @@
-"""A scripted server whose truth is known: it does what it is told, and says when it really did it.
+"""A server that streams tokens at set times and records when it wrote each event.
 
 It speaks SGLang's native ``/generate`` and OpenAI's ``/v1/completions`` and ``/v1/chat/completions`` over real
-sockets, in a process of its own. ``with running() as server`` starts one; ``server.load(...)`` gives the scripts for
-the next requests, first come, first served; requests without one follow the pace that was loaded, or get every token
-at once. ``server.truth()`` tells when each event of each request was really written, by CLOCK_MONOTONIC, which all
-processes share. Run alone: ``python -m testkit.streamer``.
+sockets, in a process of its own. ``with running() as server`` starts one. ``server.load(...)`` sets the scripts of the
+next requests, in their order of arrival; requests without a script follow the loaded pace, or get every token at once.
+``server.truth()`` returns when each event of each request was written, by CLOCK_MONOTONIC, which all processes share.
+Run alone: ``python -m testkit.streamer``.
 
-It is the truth, so it has to be cheap and honest: bare sockets on uvloop, events put together from prepared pieces,
-and a stamp right before the system call that sends them.
+Clients are compared with its time stamps, so it is cheap: bare sockets on uvloop, events put together from prepared
+pieces, and a stamp right before the system call that sends them.
 """
 
 import asyncio
@@ -325,7 +325,7 @@ def main() -> None:
 
 
 class Running:
-    """The test's side of a running fake server."""
+    """The test's side of a running streamer."""
 
     def __init__(self, process: "subprocess.Popen[str]", base_url: str) -> None:
         self.process = process
@@ -363,7 +363,7 @@ class Running:
 
 @contextlib.contextmanager
 def running() -> Iterator[Running]:
-    """Run a fake server for the duration of a ``with`` block."""
+    """Run a streamer for the duration of a ``with`` block."""
     argv = [sys.executable, "-m", "testkit.streamer"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -34,7 +34,7 @@ def questions(n: int) -> list[Question]:
 
 
 def truth(question: Question) -> tuple[tuple[float, ...], tuple[bool, ...], str | None]:
-    """Return what the scripted server's rule says to a question."""
+    """Return the examinee's proper answer to a question."""
     context = list(question.context)
     if question.choices:
         logprobs = tuple(logprob(context, token) for token in question.choices)

@@ -25,7 +25,7 @@ from tests.support.accuracy_jobs import (
     values,
     write_tokenizer,
 )
-from tests.support.examinee import Answering, Body, answer, answering
+from tests.support.examinee import Body, Examinee, answer, answering
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
@@ -54,14 +54,14 @@ def saying(text: str, *, cut: bool = False) -> Callable[[int, Body], Body]:
 
 def ask(
     tokenizer: Path, folder: Path, says: str, *, cut: bool = False, thinking: bool = True, **changes: Any
-) -> tuple[TaskScore, Answering]:
+) -> tuple[TaskScore, Examinee]:
     """Return the score of five prompts, all answered with the same text, and the server that was asked."""
     with answering(saying(says, cut=cut)) as server:
         fields = {"chat_template": True, "thinking": thinking, **changes}
         return score(job(server.url, tokenizer, folder, "own-answers", **fields), TASKS_DIR), server
 
 
-def prompts(server: Answering, tokenizer: Path) -> set[str]:
+def prompts(server: Examinee, tokenizer: Path) -> set[str]:
     from transformers import AutoTokenizer
 
     reader = AutoTokenizer.from_pretrained(tokenizer)

@@ -23,7 +23,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 
 def events(protocol: str, tokens: Sequence[int], **script: Any) -> list[bytes]:
-    """Return the events of an answer as the scripted server sends them, the last with the finish reason."""
+    """Return the events of an answer as the streamer sends them, the last with the finish reason."""
     asked = {
         "input_ids": [1] * 5,
         "prompt": [1] * 5,

@@ -1,4 +1,4 @@
-"""What the accuracy tests share: tiny tokenizers, jobs for a scripted server, and lm-eval's requests."""
+"""What the accuracy tests share: tiny tokenizers, jobs for the examinee, and lm-eval's requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

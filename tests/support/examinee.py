@@ -1,9 +1,9 @@
-"""A server that answers accuracy questions by a rule which tests know, and goes wrong as told.
+"""A server that answers accuracy questions by a known rule, except where a test plans a wrong answer.
 
-Its figures depend on the question alone, so the answers are the same however often, in whatever order and by however
-many servers they are given. ``with answering() as server`` runs one in a thread; ``python -m tests.support.examinee
-PORT PLAN`` runs one as a child of ours. PLAN is a JSON file, see `Plan`. Beside it the child keeps ``PLAN.starts``, one
-character for each start, and ``PLAN.log``, a line for each request: ``asked`` or ``answered``, and the question.
+An answer depends on the question alone: repeats, order and the number of servers change nothing. ``with answering() as
+server`` runs one in a thread; ``python -m tests.support.examinee PORT PLAN`` runs one as an engine's server process.
+PLAN is a JSON file, see `Plan`. The process counts its starts in ``PLAN.starts``, one character each, and logs each
+request in ``PLAN.log``: ``asked`` or ``answered``, and the question.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ Wrong = Callable[[int, Body], web.StreamResponse | Body | None]
 """(number of the request, from 1; its body) → what is answered instead of the truth; None for the truth."""
 
 
-class Answering:
+class Examinee:
     """What the server was asked, and what it does about it."""
 
     def __init__(self, wrong: Wrong | None = None) -> None:
@@ -130,9 +130,9 @@ def error(status: int, text: str = "no memory") -> web.Response:
 
 
 @contextlib.contextmanager
-def answering(wrong: Wrong | None = None) -> Iterator[Answering]:
+def answering(wrong: Wrong | None = None) -> Iterator[Examinee]:
     """Run a server in a thread for the duration of a ``with`` block."""
-    server = Answering(wrong)
+    server = Examinee(wrong)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(server.start(0))
     thread = threading.Thread(target=loop.run_forever)
@@ -214,7 +214,7 @@ def main(port: int, file: Path) -> None:
     starts = len(starts_of(file).read_text()) if starts_of(file).exists() else 0
     starts_of(file).write_text("x" * (starts + 1))
     log = log_of(file).open("a", buffering=1)
-    server = Answering(planned(plan, starts))
+    server = Examinee(planned(plan, starts))
     server.delay_s = plan.delay_s
     server.log = lambda what, body: print(what, question(body), file=log)
 

@@ -1,7 +1,7 @@
-"""The fake server as a child of ours that goes wrong on purpose: ``python -m tests.support.saboteur PORT PLAN``.
+"""A streamer as an engine's server process that fails as planned: ``python -m tests.support.saboteur PORT PLAN``.
 
-PLAN is a JSON file, see `Plan`. Beside it the server keeps ``PLAN.starts``, one character for each start, so that what
-goes wrong at the first start need not at the second.
+PLAN is a JSON file, see `Plan`. The server counts its starts in ``PLAN.starts``, one character each, so that a fault of
+the first start can be absent from the second.
 """
 
 import asyncio
@@ -65,8 +65,8 @@ class Plan:
         return plan
 
 
-class Scripted(Server):
-    """A fake server whose scripts hang on the length of the prompt."""
+class Saboteur(Server):
+    """A streamer whose faults depend on the length of the prompt."""
 
     def __init__(self, plan: Plan, mute: bool) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def main(port: int, file: Path) -> None:
         time.sleep(600)
 
     async def serve() -> None:
-        state = Scripted(plan, mute=wrong == "mute")
+        state = Saboteur(plan, mute=wrong == "mute")
         await asyncio.get_running_loop().create_server(lambda: Connection(state), "127.0.0.1", port, backlog=128)
         await asyncio.Event().wait()
 

@@ -1,4 +1,4 @@
-"""Engine ``scripted``: a real process that goes wrong as its plan says. Tests put this folder on the engines' path."""
+"""Engine ``scripted``: its server is the saboteur or the examinee. Tests put this folder on the engines' path."""
 
 import json
 import sys
