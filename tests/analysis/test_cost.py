@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.cost import average_w, cost, dollars_per_million, joules_per_million, output_tokens, total_tokens
-from bench.records.record import Energy, RequestTrace, SpeedCell, Trial
+from bench.records.record import STATUS_MEANING, Energy, RequestTrace, SpeedCell, Trial
 from testkit.records import cell as recorded_cell
 
 PRICE = st.floats(0.01, 1000)
@@ -66,7 +66,7 @@ def test_only_invalid_energy_and_no_price_is_no_cost() -> None:
     assert cost(cell(trial(energy=counter(1, valid=False))), None) is None
 
 
-@pytest.mark.parametrize("status", ["invalid", "failed", "not_supported"])
+@pytest.mark.parametrize("status", sorted(STATUS_MEANING.keys() - {"ok", "emulated"}))
 def test_a_cell_without_figures_has_no_cost(status: str) -> None:
     assert cost(cell(trial(energy=counter(3000)), status=status), 3.6) is None
 

@@ -5,11 +5,12 @@ from typing import Any, TypeVar
 
 from bench.records.record import RequestTrace
 from bench.speed.client import Client, run
+from bench.speed.protocols import names
 from testkit.streamer import Running, Script
 
 T = TypeVar("T")
 PROMPT = [11, 12, 13]
-PROTOCOLS = ("sglang", "openai")
+PROTOCOLS = names()
 
 
 def with_client(

@@ -1,11 +1,11 @@
 """Specs and devices to plan for."""
 
-from bench.config.compose import compose_job
+from bench.config.compose import compose_job, names
 from bench.config.spec import RunSpec
 from bench.machine.peaks import lookup
 from bench.records.record import Device
 
-GPUS = ("h20", "h100", "h200", "a100", "l40s", "rtx4090")
+GPUS = tuple(name for name in names("hardware") if name not in ("auto", "cpu"))
 CORE = ("bf16", "fp8", "fp8-block", "int8-w8a8", "gptq-int8", "gptq-int4", "awq-int4")
 
 

@@ -15,6 +15,7 @@ from bench.machine.child import session_members
 from bench.plan.stages import check, context_of, plan
 from bench.records.record import Control, RunRecord
 from bench.report.view import runs, with_baselines
+from bench.speed import protocols
 from testkit import streamer
 from testkit.records import record
 from tests.support.program import Cli
@@ -53,7 +54,7 @@ def somebody_elses() -> Iterator[streamer.Running]:
         yield server
 
 
-@pytest.mark.parametrize("protocol", ["sglang", "openai"])
+@pytest.mark.parametrize("protocol", protocols.names())
 def test_a_server_that_somebody_else_runs_is_measured(
     cli: Cli, somebody_elses: streamer.Running, protocol: str
 ) -> None:
