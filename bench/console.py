@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 PROGRESS = Console(stderr=True, highlight=False)
-PLAIN_SECONDS = 15.0
+PLAIN_S = 15.0
 """Without a terminal, a stage that goes on says so this often."""
 
 
@@ -47,7 +47,7 @@ class Stage:
         self._detail = self._detail if detail is None else detail
         if self._task is not None:
             self._view.bars.update(self._task, completed=self._done, total=self._total, detail=escape(self._detail))
-        elif time.monotonic() - self._said > PLAIN_SECONDS:
+        elif time.monotonic() - self._said > PLAIN_S:
             self._said = time.monotonic()
             self._view.say(f"  {self._name}: {self._position()}{time.monotonic() - self._begin:.0f} s so far")
 

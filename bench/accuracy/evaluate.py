@@ -29,7 +29,7 @@ from bench.records.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, 
 from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")
-PROGRESS_SECONDS = 0.5
+PROGRESS_S = 0.5
 
 
 def _progress_writer(file: Path) -> Any:
@@ -37,7 +37,7 @@ def _progress_writer(file: Path) -> Any:
 
     def write(done: int, total: int) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last > PROGRESS_SECONDS:
+        if done == total or time.monotonic() - last > PROGRESS_S:
             last = time.monotonic()
             write_atomic(file, f"{done} {total}")
 

@@ -25,9 +25,9 @@ from bench.machine.direct import loopback_variables
 from bench.paths import cache_dir
 from quantize.search_path import search_path
 
-TERM_SECONDS = 10.0
+TERM_S = 10.0
 """How long a session may take to end after SIGTERM before it is killed."""
-POLL_SECONDS = 0.05
+POLL_S = 0.05
 LOG_BYTES = 2**20
 """How much of a log's end is looked through for what went wrong."""
 CLOCK_SLACK_S = 2.5
@@ -91,10 +91,10 @@ def _tell(number: signal.Signals, processes: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)  # one that was stopped hears nothing else
-    end = time.monotonic() + TERM_SECONDS
+    end = time.monotonic() + TERM_S
     # Not psutil.wait_procs: of a child of ours it would take the exit code away.
     while any(_lives(process) for process in processes) and time.monotonic() < end:
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_S)
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -309,7 +309,7 @@ def _connections(process: psutil.Process) -> list[Any]:
 class Pulse:
     """When a child last showed a sign of life: CPU time, something read from a disk, or a new line in its log."""
 
-    CPU_SECONDS = 0.1
+    CPU_S = 0.1
     """Less than this since the last sign is what a process takes that only waits."""
 
     def __init__(self, child: Child) -> None:
@@ -324,6 +324,6 @@ class Pulse:
     def still_s(self) -> float:
         """Return for how many seconds there has been no sign of life; ask about once a second."""
         now, seen = time.monotonic(), self._look()
-        if abs(seen[0] - self._seen[0]) > self.CPU_SECONDS or seen[1:] != self._seen[1:]:
+        if abs(seen[0] - self._seen[0]) > self.CPU_S or seen[1:] != self._seen[1:]:
             self._seen, self._at = seen, now
         return now - self._at

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 
-NVIDIA_SMI_SECONDS = 20
+NVIDIA_SMI_S = 20
 
 
 def has_cuda_device() -> bool:
@@ -12,7 +12,7 @@ def has_cuda_device() -> bool:
     if found is None:
         return False
     try:
-        done = subprocess.run([found, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS)
+        done = subprocess.run([found, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_S)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0 and "GPU " in done.stdout

@@ -21,12 +21,12 @@ from typing import Any
 SIZES = tuple(2**exponent for exponent in range(18, 31))
 """Bytes that are read over and over: 256 KiB, which a core's own cache holds, to 1 GiB, which none does."""
 SECONDS_PER_FIGURE = 0.3
-ROUND_SECONDS = 0.002
+ROUND_S = 0.002
 """Shortest time that one repetition is measured over."""
 COLUMNS = 2048
 EDGES = (512, 1024, 2048, 4096)
 """Edges of the square matrices that are multiplied."""
-TOO_SLOW_SECONDS = 0.04
+TOO_SLOW_S = 0.04
 """A product that takes this long is not followed by a larger one, which would take 8 times as long."""
 
 
@@ -37,7 +37,7 @@ def best_seconds(work: Callable[[], object], budget_s: float) -> float:
     work()
     first = time.perf_counter() - begin
     # Work that is shorter than the clock's own noise is repeated within one measurement.
-    times = max(1, round(ROUND_SECONDS / max(first, 1e-7)))
+    times = max(1, round(ROUND_S / max(first, 1e-7)))
     best = first if times == 1 else float("inf")
     end = time.perf_counter() + budget_s
     while True:
@@ -108,7 +108,7 @@ def _products(of_edge: Callable[[int], dict[str, Callable[[], object]]]) -> dict
                 slow.add(kind)
                 continue
             best[kind] = max(best.get(kind, 0.0), 2 * edge**3 / seconds)
-            if seconds > TOO_SLOW_SECONDS:
+            if seconds > TOO_SLOW_S:
                 slow.add(kind)
     return best
 

@@ -16,7 +16,7 @@ from bench.records.store import Store
 from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
 
-POLL_SECONDS = 0.25
+POLL_S = 0.25
 MOST, FEW = 256, 8
 """Requests under way at once at most; and together, where the server tells nothing of its room."""
 PROMPT_TOKENS = 1024
@@ -151,7 +151,7 @@ def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob, title: str
                 line.update(done=done, total=total)
             else:
                 line.update()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
     score = TaskScore.model_validate_json(job.result.read_bytes())
     run.folder.add_score(score)
     job.result.unlink()

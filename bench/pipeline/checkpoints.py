@@ -30,7 +30,7 @@ from quantize.method import Method
 from quantize.source import Source
 from quantize.worker import Job
 
-POLL_SECONDS = 0.25
+POLL_S = 0.25
 HELDOUT_SAMPLES = 100
 """Windows assumed where all of a text is taken: more than the embedded one holds."""
 
@@ -148,7 +148,7 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
     with Child(argv, what=what, log_file=log_file, env=waiting(), cwd=Path.cwd()) as child:
         while child.exit_code is None:
             line.update(detail=_position(child))
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
         if child.exit_code != 0:
             said = f"{error_file.read_text()} (log: {log_file})" if error_file.exists() else child.how_it_ended()
             raise QuantizeError(f"{what} failed: {said}")

@@ -12,20 +12,20 @@ from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.servers.readiness import POLL_SECONDS, Door, PortTakenError, Start, free_port
+from bench.servers.readiness import POLL_S, Door, PortTakenError, Start, free_port
 from quantize.checkpoint import Checkpoint
 from quantize.formats import Format, format_of
 
 PORTS = 3
 """How many ports are tried before giving up."""
-HUNG_SECONDS = 10.0
+HUNG_S = 10.0
 """A server that owes tokens and shows no sign of life for this long hangs."""
-LOOK_SECONDS = 2.0
+LOOK_S = 2.0
 """A silence that makes it worth looking for signs of life."""
-BLINK_SECONDS = 0.05
-DYING_SECONDS = 5.0
+BLINK_S = 0.05
+DYING_S = 5.0
 """How long a server that no longer listens may take to end."""
-RETURN_SECONDS = 30.0
+RETURN_S = 30.0
 """How long the driver may take to give a dead server's memory back."""
 RETURN_SLACK_BYTES = 64 * 2**20
 
@@ -72,10 +72,10 @@ class RunningEngine:
         """Whether the server has ended. One that is dying is waited for, so ask only while nothing is measured."""
         if self.child is None:
             return False
-        self.child.wait(BLINK_SECONDS)
+        self.child.wait(BLINK_S)
         if self.child.exit_code is None and not self.child.listens_on(Door(self.base_url, None).port):
             # Its connections end a moment before the process does.
-            self.child.wait(DYING_SECONDS)
+            self.child.wait(DYING_S)
         return self.child.exit_code is not None
 
     def gone(self) -> str | None:
@@ -87,17 +87,17 @@ class RunningEngine:
     def hung(self, silent_s: float) -> str | None:
         """Return that the server hangs; None if it works. Ask about once a second while requests are under way.
 
-        It hangs if no token came for `HUNG_SECONDS` and none of its processes used the CPU, a disk or its log, and no
+        It hangs if no token came for `HUNG_S` and none of its processes used the CPU, a disk or its log, and no
         accelerator computed, for as long.
 
         Args:
             silent_s: seconds since the last token of any request that is under way.
         """
         # Looking takes milliseconds, which a client that measures has not got while tokens come.
-        if silent_s < LOOK_SECONDS or self.pulse is None or self.child is None:
+        if silent_s < LOOK_S or self.pulse is None or self.child is None:
             return None
         still_s = self.pulse.still_s()
-        if min(still_s, silent_s) < HUNG_SECONDS or (self.device_busy is not None and self.device_busy()):
+        if min(still_s, silent_s) < HUNG_S or (self.device_busy is not None and self.device_busy()):
             return None
         return (
             f"{self.child.what} hangs: no token for {silent_s:.0f} s and no sign of life for {still_s:.0f} s: "
@@ -113,7 +113,7 @@ class RunningEngine:
         if self.child is not None and self.child.exit_code is None and (reason := self.hung(silent_s)) is not None:
             self.after.hung = reason
             self.child.kill()
-            self.child.wait(DYING_SECONDS)  # its threads end a moment after it can be seen to have ended
+            self.child.wait(DYING_S)  # its threads end a moment after it can be seen to have ended
             return reason
         return self.gone()
 
@@ -289,16 +289,16 @@ def _look_back(
         on_note(f"{child.what} has left processes that cannot be ended: {', '.join(map(str, after.left_behind))}")
     if baseline is None or device_memory is None:
         return
-    end = time.monotonic() + RETURN_SECONDS
+    end = time.monotonic() + RETURN_S
     while True:
         kept = [used - before for used, before in zip(device_memory() or (), baseline, strict=False)]
         after.memory_returned = all(more <= RETURN_SLACK_BYTES for more in kept)
         if after.memory_returned or time.monotonic() > end:
             break
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_S)
     if not after.memory_returned:
         told = ", ".join(f"{more / 1e9:.1f} GB on device {index}" for index, more in enumerate(kept) if more > 0)
-        on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_SECONDS:g} s: {told}")
+        on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_S:g} s: {told}")
 
 
 def join(
@@ -324,5 +324,5 @@ def join(
     with Child(argv, what=what, log_file=log_file, env=env, cwd=Path.cwd(), explain=engine.why) as child:
         while child.exit_code is None:
             on_wait()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
         return f"{what} {child.how_it_ended()}"

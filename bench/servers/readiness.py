@@ -18,8 +18,8 @@ from bench.machine.diagnose import Diagnosis
 from bench.machine.direct import open_direct
 from bench.speed.protocols import dialect
 
-POLL_SECONDS = 0.25
-START_HUNG_SECONDS = 60.0
+POLL_S = 0.25
+START_HUNG_S = 60.0
 """A server that shows no sign of life for this long while it starts hangs."""
 
 
@@ -150,12 +150,12 @@ class Start:
             if status == 200:
                 break
             on_wait()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
         answer = _Answer(lambda: self._generate(max(1.0, self._deadline - time.monotonic())))
         while answer.value is None:
             self._check(answered=True)
             on_wait()
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
         status, body = answer.value
         if status != 200:
             self._check(answered=True)
@@ -172,11 +172,11 @@ class Start:
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
         if answered and not child.listens_on(self._door.port):
             # Also true of a child of ours that ended in this moment: then its log tells more than the port.
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
             if child.exit_code is None and not child.listens_on(self._door.port):
                 raise PortTakenError(f"another program answers on port {self._door.port}")
         still_s = self._pulse.still_s()
-        if not self._patient and still_s > START_HUNG_SECONDS:
+        if not self._patient and still_s > START_HUNG_S:
             raise EngineError(
                 f"{child.what} hangs while it starts: no sign of life for {still_s:.0f} s: {child.last_lines(2)} "
                 f"(log: {child.log_file})"

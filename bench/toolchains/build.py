@@ -24,8 +24,8 @@ from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Built, Toolchain
 from quantize.search_path import search_path
 
-POLL_SECONDS = 0.25
-CHECK_SECONDS = 600
+POLL_S = 0.25
+CHECK_S = 600
 STEPS = ("Collecting ", "Building wheel", "Installing collected packages")
 """How the lines begin in which pip says what it is at."""
 NOISE = ("warning:", "hint:", "note:", "[notice]", "error: resolutionimpossible", "╰─>", "[end of output]")
@@ -154,7 +154,7 @@ def _run(argv: Sequence[str], chain: Toolchain, log: Path, line: Stage) -> None:
     with Child(argv, what=f"toolchain {chain.name}", log_file=log, env=alone(), cwd=log.parent) as child:
         while child.exit_code is None:
             line.update(detail=_at(child))
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_S)
         if child.exit_code != 0:
             raise ToolchainError(f"building toolchain {chain.name} failed: {last_words(log)} (log: {log})")
 
@@ -184,7 +184,7 @@ def _ask(python: str, code: str, variables: Mapping[str, str]) -> str:
         env={**os.environ, **search_path(python), **alone(), **variables},
         capture_output=True,
         text=True,
-        timeout=CHECK_SECONDS,
+        timeout=CHECK_S,
         stdin=subprocess.DEVNULL,
         cwd=Path(python).parent,
     )
@@ -208,7 +208,7 @@ def run_check(chain: Toolchain, python: str, log: Path | None = None) -> str:
         where = f" (log: {log})" if log else ""
         raise ToolchainError(f"toolchain {chain.name} does not work: {error}{where}") from error
     except subprocess.TimeoutExpired as error:
-        raise ToolchainError(f"toolchain {chain.name} does not work: no answer within {CHECK_SECONDS} s") from error
+        raise ToolchainError(f"toolchain {chain.name} does not work: no answer within {CHECK_S} s") from error
 
 
 def check(name: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bench.config.spec import PartSpec
 from bench.engines import vllm
 from bench.errors import EngineError
 from bench.machine.child import Child

@@ -108,7 +108,7 @@ def test_a_server_that_is_ready_has_generated_and_is_ours(place: Place) -> None:
 
 
 def test_nothing_is_left_of_a_server_whose_workers_do_not_listen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan(helper="deaf")) as engine:
         assert engine.child is not None
         session = engine.child.pid
@@ -118,7 +118,7 @@ def test_nothing_is_left_of_a_server_whose_workers_do_not_listen(place: Place, m
 
 
 def test_workers_of_a_server_that_was_killed_are_ended_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan(helper="deaf")) as engine:
         assert engine.child is not None
         session = engine.child.pid
@@ -204,8 +204,8 @@ def test_a_foreign_server_on_the_port_is_never_taken_for_ours(
 def test_a_server_that_hangs_while_it_starts_is_told_from_a_slow_one(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "START_HUNG_SECONDS", 3.0)
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr(readiness, "START_HUNG_S", 3.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     message = refused(place, Plan(at_start=how, says="loading weights\n"))
     assert "hangs while it starts: no sign of life for" in message
 
@@ -217,8 +217,8 @@ def test_a_server_that_is_late_is_told_how_to_get_more_time(place: Place) -> Non
 
 
 def test_a_server_that_stands_still_hangs_and_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 2.0)
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr(lifecycle, "HUNG_S", 2.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan()) as engine:
         assert engine.child is not None
         os.kill(engine.child.pid, signal.SIGSTOP)
@@ -232,7 +232,7 @@ def test_a_server_that_stands_still_hangs_and_is_ended(place: Place, monkeypatch
 
 
 def test_a_server_whose_worker_computes_does_not_hang(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 2.0)
+    monkeypatch.setattr(lifecycle, "HUNG_S", 2.0)
     with place.serve(Plan(helper="busy")) as engine:
         for _ in range(8):
             assert engine.alive(9.0) is None
@@ -240,8 +240,8 @@ def test_a_server_whose_worker_computes_does_not_hang(place: Place, monkeypatch:
 
 
 def test_a_busy_accelerator_is_a_sign_of_life(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 1.0)
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr(lifecycle, "HUNG_S", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan(), device_busy=lambda: True) as engine:
         assert engine.child is not None
         os.kill(engine.child.pid, signal.SIGSTOP)
@@ -267,7 +267,7 @@ def test_memory_that_comes_back_is_noted(place: Place) -> None:
 
 
 def test_memory_that_stays_away_is_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "RETURN_SECONDS", 0.5)
+    monkeypatch.setattr(lifecycle, "RETURN_S", 0.5)
     readings = iter([[0, 0]])
     with place.serve(Plan(), device_memory=lambda: next(readings, [0, 3 * 10**9])) as engine:
         pass

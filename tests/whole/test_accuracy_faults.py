@@ -78,7 +78,7 @@ def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(
         bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
     )
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     monkeypatch.setattr(
         "bench.pipeline.execute.find_device", lambda run, engine: None
     )  # takes seconds, for speed alone

@@ -36,7 +36,7 @@ def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mea
     monkeypatch.setattr(
         bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
     )
-    monkeypatch.setattr("bench.machine.child.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     (tmp_path / "configs" / "engine").mkdir(parents=True)
     (tmp_path / "configs" / "engine" / "scripted.yaml").write_text(ENGINE)
@@ -114,7 +114,7 @@ def test_a_fault_costs_its_own_cell_and_no_other(fault: str, measure: Measure, t
 def test_a_server_that_hangs_is_ended_and_started_anew(
     measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "HUNG_SECONDS", 3.0)
+    monkeypatch.setattr(lifecycle, "HUNG_S", 3.0)
     what = Fault({"steps": steps(1, 1, 1, gap_s=0.5)}, kill=signal.SIGSTOP, after_s=0.7)
     record = measure(Plan(faults={str(STRUCK): what}))
     cell = struck(record)

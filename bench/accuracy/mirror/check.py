@@ -23,7 +23,7 @@ from bench.toolchains.toolchain import interpreter_for
 from quantize.key import Frozen
 from quantize.parent import end_with_parent
 
-POLL_SECONDS = 0.25
+POLL_S = 0.25
 ERROR_CHARS = 300
 """Of what a library says, for some print whole lists."""
 REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"
@@ -106,7 +106,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
         with Child(argv, what="mirror", log_file=folder / "log", env=env, cwd=hub_dir) as child:
             while child.exit_code is None:
                 _show(folder / PROGRESS, line)
-                child.wait(POLL_SECONDS)
+                child.wait(POLL_S)
             if not (folder / RESULT).exists():
                 raise AccuracyError(f"the data in {hub_dir} could not be loaded: {child.log_tail()}")
         results = json.loads((folder / RESULT).read_bytes())

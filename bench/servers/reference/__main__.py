@@ -12,7 +12,7 @@ from aiohttp import web
 
 from quantize.imports import without_sklearn
 
-CLEANUP_SECONDS = 0.2
+CLEANUP_S = 0.2
 """How long open answers may take to end once the server is told to stop."""
 
 log = logging.getLogger("bench.servers.reference")
@@ -63,7 +63,7 @@ async def serve(args: argparse.Namespace) -> int:
 
     server = Server(args)
     # Cancelling the handler is how a request learns that its client is gone.
-    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS)
+    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()
     try:
         await web.TCPSite(runner, args.host, args.port).start()
