@@ -171,7 +171,7 @@ def test_what_nobody_published_is_told_with_the_nearest(capsys: pytest.CaptureFi
 @pytest.mark.parametrize("model", [name for name in names("model") if name.startswith("qwen3")])
 def test_the_published_setting_composes_for_every_qwen3(model: str) -> None:
     spec = compose_job([f"+model={model}", "experiment=qwen3-speed-benchmark"])
-    fields = spec.engine.config
+    fields = spec.engine.config.model_dump()
     assert (spec.engine.name, fields["mem_fraction_static"], fields["context_length"]) == ("sglang", 0.85, 140000)
     assert fields["mixed_chunk"]
     assert fields["skip_tokenizer_init"]

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
+from bench.engines import engine as engine_named
 from bench.engines import vllm
 from bench.errors import EngineError
 from bench.machine.child import Child
-from bench.paths import config_dir
 from bench.servers.lifecycle import serve
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
@@ -24,6 +23,7 @@ from quantize.key import Key
 from quantize.search_path import search_path
 from quantize.texts import HeldoutConfig
 from testkit.records import manifest
+from tests.support.presets import engine_fields
 
 TOML = """
 title = "a tiny one"
@@ -74,15 +74,13 @@ def test_a_server_finds_the_programs_of_its_toolchain(
 ) -> None:
     install(built, SERVERS[name], LOOK)
     monkeypatch.setattr(vllm, "TOOLCHAINS", {"cuda": "tiny", "cpu": "tiny"})
-    config = OmegaConf.to_container(OmegaConf.load(config_dir() / "engine" / f"{name}.yaml"))
-    assert isinstance(config, dict)
-    fields = {key: value for key, value in config.items() if key != "name"}
+    fields = engine_fields(name)
     fields |= {"toolchain": "tiny"} if name == "sglang" else {"device": "cuda"}
     log = tmp_path / "server.log"
     with (
         pytest.raises(EngineError, match="ended with code 7"),
         serve(
-            PartSpec(name=name, module=name, config=fields),
+            engine_named(name, fields),
             Checkpoint(path=tmp_path, manifest=manifest("bf16"), reused=True, reason=""),
             context_length=100,
             what="server of a test",

@@ -10,12 +10,13 @@ from bench.report.document import Cell, Figures, Mark, Section, Table
 from bench.report.page import render
 from bench.report.plots.memory import over_time
 from bench.report.sections.memory import section
-from testkit.records import LENGTHS, cell, demo_records, record, troubled_records
+from quantize.architecture import Architecture
+from testkit.records import LENGTHS, cell, demo_records, record, recorded_spec, troubled_records
 
-QWEN3_8B = {
-    "layers": 36, "hidden_size": 4096, "intermediate_size": 12288, "heads": 32, "kv_heads": 8, "head_dim": 128,
-    "vocab_size": 151936, "tied_embeddings": False,
-}  # fmt: skip
+QWEN3_8B = Architecture(
+    layers=36, hidden_size=4096, intermediate_size=12288, heads=32, kv_heads=8, head_dim=128, vocab_size=151936,
+    tied_embeddings=False,
+)  # fmt: skip
 HOSTILE = "</style><script>alert(1)</script>"
 
 
@@ -73,7 +74,7 @@ def gpu_record(quant: str = "bf16", **changes: Any) -> RunRecord:
         "cells": measured(quant),
         "server": facts(),
         "price_per_hour": 3.6,
-        "spec": {"seed": 0, "model": {"architecture": QWEN3_8B}},
+        "spec": recorded_spec(quant, architecture=QWEN3_8B),
     }
     return record(quant, **(values | changes))
 
@@ -118,8 +119,8 @@ def test_keys_and_values_in_eight_bits_take_half() -> None:
     "changes",
     [
         {"server": facts(kv_cache_dtype=HOSTILE)},
-        {"spec": {"seed": 0}},
-        {"server": facts(kv_capacity_tokens=None, weights_bytes=None), "spec": {"model": {}}},
+        {"spec": recorded_spec()},
+        {"server": facts(kv_capacity_tokens=None, weights_bytes=None), "spec": recorded_spec()},
     ],
 )
 def test_what_is_not_known_is_a_dash(changes: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from bench.published.figures import PublishedCell, architecture_of, cells
 from bench.records.record import Metric, RunRecord, TaskScore, Variant
 from quantize.architecture import Architecture
-from testkit.records import device, native_cell, record, server
+from testkit.records import device, native_cell, record, recorded_spec, server
 from testkit.scores import score
 
 
@@ -49,7 +49,7 @@ def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: A
             name="NVIDIA H20 96GB", bandwidth_bytes_per_s=4e12, bandwidth_by_size=(), flops_per_s={"bf16": 148e12}
         ),
         "server": server(version="0.5.23"),
-        "spec": {"model": {"title": "Qwen3-8B", "architecture": shapes("qwen3-8b").model_dump()}},
+        "spec": recorded_spec(quant, "qwen3-8b", architecture=shapes("qwen3-8b")),
     }
     return record(quant, "qwen3-8b", **(values | changes))
 
