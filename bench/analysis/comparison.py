@@ -10,11 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from bench.analysis.paired import compare as compare_scores
-from bench.analysis.paired import obstacle
+from bench.analysis.judgement import Outcome, Pair, judged_together
 from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
-from bench.analysis.verdict import Verdict, judge
-from bench.records.margin import MARGIN
+from bench.analysis.verdict import Verdict
+from bench.records.margin import Margin
 from bench.records.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
 from bench.speed.metrics import Interval, per_trial, tpot_s, ttft_s
 from bench.speed.shapes import Shape, shape_of
@@ -68,6 +67,8 @@ class Compared(Frozen):
     unlike: tuple[Unlike, ...]
     """In what the conditions differ that speeds depend on; empty where they are alike."""
     cells: tuple[CellPair, ...]
+    margin: Margin | None
+    """By which scores are judged; None where there is none in common and no margin was given."""
     scores: tuple[ScorePair, ...]
 
 
@@ -167,23 +168,21 @@ def _value(score: TaskScore) -> float | None:
     return score.metrics[0].value if score.metrics and score.status in ("ok", "emulated") else None
 
 
-def _score_pairs(pairs: Sequence[tuple[RunRecord, RunRecord]], margin: float) -> Iterator[ScorePair]:
-    found = []
-    for one, other in pairs:
-        again = {score.task: score for score in other.scores if not score.repeat}
-        for score in one.scores:
-            if not score.repeat and (beside := again.get(score.task)) is not None:
-                found.append((score, beside, compare_scores(score, beside)))
-    verdicts = iter(judge([comparison for *_, comparison in found if comparison], margin))
-    for score, beside, comparison in found:
-        verdict = next(verdicts) if comparison else None
-        yield ScorePair(
-            variants=(score.variant, beside.variant),
-            task=score.task,
-            values=(_value(score), _value(beside)),
-            verdict=verdict,
-            reason=verdict.reason if verdict else obstacle(score, beside) or "no common items",
-        )
+def _common_scores(one: RunRecord, other: RunRecord) -> Iterator[tuple[TaskScore, TaskScore]]:
+    again = {score.task: score for score in other.scores if not score.repeat}
+    for score in one.scores:
+        if not score.repeat and score.task in again:
+            yield score, again[score.task]
+
+
+def _score_pair(one: TaskScore, other: TaskScore, outcome: Outcome) -> ScorePair:
+    return ScorePair(
+        variants=(one.variant, other.variant),
+        task=one.task,
+        values=(_value(one), _value(other)),
+        verdict=outcome.verdict,
+        reason=outcome.verdict.reason if outcome.verdict else outcome.obstacle,
+    )
 
 
 def paired_runs(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
@@ -194,17 +193,23 @@ def paired_runs(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[tu
     return [(record, newest[record.variant]) for record in one if record.variant in newest]
 
 
-def compared(one: Sequence[RunRecord], other: Sequence[RunRecord], margin: float = MARGIN) -> Compared:
+def compared(one: Sequence[RunRecord], other: Sequence[RunRecord], margin: float | None = None) -> Compared:
     """Compare two sets of runs; scores are judged all together.
 
     Args:
         one: what is compared with.
         other: of the same variants, or a single run beside a single one.
-        margin: loss of accuracy that does not matter.
+        margin: loss of accuracy that does not matter; None for the one that the runs of ``other`` declare.
     """
     pairs = paired_runs(one, other)
+    scores = [(second, *both) for first, second in pairs for both in _common_scores(first, second)]
+    judgement = judged_together([Pair(run=run, score=after, baseline=before) for run, before, after in scores], margin)
     return Compared(
         unlike=tuple(dict.fromkeys(what for first, second in pairs for what in unlike(first, second))),
         cells=tuple(pair for first, second in pairs for pair in _cell_pairs(first, second)),
-        scores=tuple(_score_pairs(pairs, margin)),
+        margin=judgement.margin,
+        scores=tuple(
+            _score_pair(before, after, outcome)
+            for (_, before, after), outcome in zip(scores, judgement.outcomes, strict=True)
+        ),
     )

@@ -13,7 +13,6 @@ import numpy as np
 
 from bench.analysis.difference import ALPHA, Array, Estimate
 from bench.analysis.paired import Comparison
-from bench.records.margin import MARGIN
 from quantize.key import Frozen
 
 Kind = Literal["worse", "non-inferior", "inconclusive"]
@@ -105,7 +104,7 @@ def holm(p: Array) -> Array:
     return corrected
 
 
-def judge(comparisons: Sequence[Comparison], margin: float = MARGIN, alpha: float = ALPHA) -> tuple[Verdict, ...]:
+def judge(comparisons: Sequence[Comparison], margin: float, alpha: float = ALPHA) -> tuple[Verdict, ...]:
     """Return the verdict of each comparison, in the same order.
 
     Args:

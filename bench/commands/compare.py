@@ -17,7 +17,7 @@ from bench.errors import ConfigError, QuantbenchError
 from bench.history.find import FORMS, records_named
 from bench.published.figures import PublishedCell, published_named
 from bench.published.replication import replications, score_replications
-from bench.records.margin import MARGIN, in_points, parse_margin
+from bench.records.margin import in_points, parse_margin
 from bench.records.record import RunRecord
 from bench.report.cells import points
 from bench.speed.metrics import Interval
@@ -70,7 +70,7 @@ def _score_row(pair: ScorePair) -> tuple[str, ...]:
     return (_names(pair), pair.task, *values, change, f"+{found.gained} −{found.lost}", pair.verdict.kind, pair.reason)
 
 
-def _show(found: Compared, margin: float, *, speeds: bool) -> None:
+def _show(found: Compared, *, speeds: bool) -> None:
     out = console()
     if found.unlike:
         out.print("Conditions differ:", markup=False)
@@ -82,10 +82,11 @@ def _show(found: Compared, margin: float, *, speeds: bool) -> None:
             "speed: above 1 B is faster", heads, map(_cell_row, found.cells), numeric=("input", "output", "A", "B")
         )
         out.print(made)
-    if found.scores:
+    if found.scores and found.margin:
+        out.print(f"Accuracy margin: {found.margin.words}.", markup=False, soft_wrap=True)
         heads = ("variant", "task", "A", "B", "change", "items", "verdict", "why")
         rows = map(_score_row, found.scores)
-        title = f"accuracy: B beside A, item by item, at a margin of {in_points(margin)}"
+        title = f"accuracy: B beside A, item by item, at a margin of {in_points(found.margin.value)}"
         out.print(table(title, heads, rows, numeric=("A", "B")))
     if not found.cells and not found.scores:
         out.print("A and B have no speed cell and no task in common", markup=False)
@@ -159,7 +160,7 @@ def _both_published(one: Sequence[PublishedCell], other: Sequence[PublishedCell]
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    margin = _margin(arguments.margin)
+    margin = None if arguments.margin is None else _margin(arguments.margin)
     sides = (arguments.a, arguments.b)
     published = [
         published_named(name.removeprefix(PUBLISHED)) if name.startswith(PUBLISHED) else None for name in sides
@@ -175,7 +176,7 @@ def _main(arguments: argparse.Namespace) -> int:
         plain = found.model_dump(mode="json")
         sys.stdout.write(json.dumps(plain if speeds else plain | {"cells": None}, indent=1) + "\n")
     else:
-        _show(found, margin, speeds=speeds)
+        _show(found, speeds=speeds)
     if found.cells and not speeds:
         sys.stderr.write(
             f"error: speeds are not compared: {len(found.unlike)} conditions differ, first {found.unlike[0]}; "
@@ -206,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--anyway", action="store_true", help="compare speeds of unlike conditions too")
     parser.add_argument(
         "--margin",
-        default=f"{100 * MARGIN:g}pp",
-        help="loss of accuracy that does not matter, such as 1pp or 0.01 (default: %(default)s)",
+        help="loss of accuracy that does not matter, such as 1pp or 0.01 (default: the margin that B's runs declare)",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)

@@ -1,8 +1,8 @@
 """Judge the newest session against the nights before it.
 
 The newest session of the results folder is tonight. Every speed series of it is judged against its history
-(:mod:`bench.nightly.rule`), every accuracy task item by item against the last earlier score
-(:mod:`bench.analysis.verdict`).
+(:mod:`bench.nightly.rule`), every accuracy task item by item against the last earlier score, all tasks of all runs
+together (:mod:`bench.analysis.judgement`).
 """
 
 import json
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.analysis.paired import compare
-from bench.analysis.verdict import judge
+from bench.analysis.judgement import Outcome, Pair, is_reused, judged_together
+from bench.analysis.paired import SCORED
 from bench.errors import StoreError, nearest
 from bench.files import write_atomic
 from bench.history.find import read_record
@@ -80,42 +80,43 @@ def _record(results_dir: Path, run_id: str) -> RunRecord:
     return read_record(results_dir / "runs" / run_id / "record.json")
 
 
-def _earlier(results_dir: Path, rows: Iterable[RunRow], row: RunRow, task: str) -> TaskScore | None:
+def _earlier(results_dir: Path, rows: Iterable[RunRow], record: RunRecord, task: str) -> TaskScore | None:
     """Return the newest score of a task that an earlier run of the same variant has."""
-    for other in rows:
-        same = (other.model, other.quant, other.engine) == (row.model, row.quant, row.engine)
-        if same and other.started_at < row.started_at and other.scores:
-            for score in _record(results_dir, other.run_id).scores:
-                if score.task == task and not score.repeat and score.status in ("ok", "emulated"):
+    variant = (record.variant.model, record.variant.quant, record.engine)
+    for row in rows:
+        same = (row.model, row.quant, row.engine) == variant
+        if same and row.started_at < record.started_at and row.scores:
+            for score in _record(results_dir, row.run_id).scores:
+                if score.task == task and not score.repeat and score.status in SCORED:
                     return score
     return None
 
 
 def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Line]:
-    """Judge every task of tonight's runs item by item against the last earlier score."""
+    """Judge every task of tonight's runs item by item against the last earlier score, all of them together."""
     rows = index.runs()
-    found = []
-    for row in tonight.runs:
-        for score in _record(results_dir, row.run_id).scores if row.scores else ():
-            if score.repeat:
-                continue
-            name = f"{row.model} {row.quant} {row.engine} {score.task}"
-            before = _earlier(results_dir, rows, row, score.task)
-            found.append(_accuracy_line(name, before, score))
-    return found
+    records = [_record(results_dir, row.run_id) for row in tonight.runs if row.scores]
+    pairs = [
+        Pair(run=record, score=score, baseline=_earlier(results_dir, rows, record, score.task))
+        for record in records
+        for score in record.scores
+        if not score.repeat
+    ]
+    return [_accuracy_line(pair, outcome) for pair, outcome in zip(pairs, judged_together(pairs).outcomes, strict=True)]
 
 
-def _accuracy_line(name: str, before: TaskScore | None, score: TaskScore) -> Line:
-    if score.status not in ("ok", "emulated"):
+def _accuracy_line(pair: Pair, outcome: Outcome) -> Line:
+    score, before = pair.score, pair.baseline
+    name = f"{pair.run.variant.model} {pair.run.variant.quant} {pair.run.engine} {score.task}"
+    if score.status not in SCORED:
         return Line(name=name, kind="invalid", reason=f"{score.status}: {'; '.join(score.reasons)}")
     if before is None:
         return Line(name=name, kind="not_enough_data", reason="no earlier score of this task")
-    if before.key == score.key:
-        return Line(name=name, kind="fine", reason="unchanged: everything that it depends on is the same")
-    comparison = compare(before, score)
-    if comparison is None:
-        return Line(name=name, kind="not_enough_data", reason="the earlier score is of other items")
-    [verdict] = judge([comparison])
+    if is_reused(before, score):
+        return Line(name=name, kind="fine", reason=outcome.obstacle)
+    verdict = outcome.verdict
+    if verdict is None:
+        return Line(name=name, kind="not_enough_data", reason=f"not compared: {outcome.obstacle}")
     kind = "regression" if verdict.kind == "worse" else "fine"
     return Line(name=name, kind=kind, reason=f"{verdict.kind}: {verdict.reason}")
 

@@ -11,8 +11,6 @@ from typing import Literal
 from bench.records.record import RunRecord
 from quantize.key import Frozen
 
-MARGIN = 0.01
-"""Default, of 1: one percentage point."""
 LARGEST = 0.5
 """Largest margin that can be set, of 1: a larger one would let nearly any loss pass."""
 FORM = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)\s*(pp|%)?", re.IGNORECASE)
@@ -23,7 +21,7 @@ class Margin(Frozen):
 
     value: float
     """Of 1."""
-    origin: Literal["given", "declared", "default"]
+    origin: Literal["given", "declared"]
     declared: tuple[float, ...]
     """Every margin that the runs declare, smallest first."""
 
@@ -33,8 +31,6 @@ class Margin(Frozen):
         every = ", ".join(map(in_points, self.declared))
         if self.origin == "given":
             return f"{in_points(self.value)}, as given" + (f" (the runs declare {every})" if every else "")
-        if self.origin == "default":
-            return f"{in_points(self.value)}, the default (the runs declare none)"
         if len(self.declared) > 1:
             return f"{in_points(self.value)}, the strictest of those that the runs declare ({every})"
         return f"{in_points(self.value)}, as the runs declare"
@@ -71,8 +67,11 @@ def in_points(margin: float) -> str:
     return f"{100 * margin:g} pp"
 
 
-def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin:
+def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin | None:
     """Return the margin by which runs are judged together: the one that is given, or the strictest that they declare.
+
+    A margin that is loosened after the measurement proves nothing, so the strictest applies to all of them. None
+    without any run and without a given margin.
 
     Args:
         records: the runs that are judged.
@@ -81,6 +80,4 @@ def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin:
     declared = tuple(sorted({record.spec.accuracy.margin for record in records}))
     if given is not None:
         return Margin(value=given, origin="given", declared=declared)
-    if not declared:
-        return Margin(value=MARGIN, origin="default", declared=())
-    return Margin(value=declared[0], origin="declared", declared=declared)
+    return Margin(value=declared[0], origin="declared", declared=declared) if declared else None

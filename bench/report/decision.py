@@ -20,11 +20,11 @@ from bench.analysis.constraints import (
     worst,
 )
 from bench.analysis.paired import obstacle
-from bench.analysis.verdict import Kind, Verdict, judge
+from bench.analysis.verdict import Kind, Verdict
 from bench.errors import ConfigError
-from bench.records.margin import Margin, applied
+from bench.records.margin import Margin
 from bench.records.record import RunRecord, TaskScore
-from bench.report.verdicts import judged
+from bench.report.verdicts import verdicts
 from bench.report.view import BESIDE, SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval
 
@@ -108,8 +108,8 @@ def _held_accuracy(need: Need, run: Run, found: Sequence[OnTask]) -> Held:
     return Held(need=need, answer=worst([one.answer for one in found]), reason="; ".join(one.reason for one in found))
 
 
-def _margin(records: Sequence[RunRecord], needs: Sequence[Need]) -> Margin | None:
-    """Return the margin that applies to runs that are judged together; None without scores and without one given.
+def _given_margin(needs: Sequence[Need]) -> float | None:
+    """Return the margin among the needs.
 
     Raises:
         ConfigError: several are given.
@@ -117,11 +117,7 @@ def _margin(records: Sequence[RunRecord], needs: Sequence[Need]) -> Margin | Non
     given = [need for need in needs if need.subject == "accuracy_margin"]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(need.text for need in given)}: give one accuracy margin")
-    scored = [record for record in records if record.scores]
-    if not given and not scored:
-        return None
-    compared = {one.run.record.run_id: one.run.record for one in judged(records)}
-    return applied(list(compared.values()) or scored, given[0].bound if given else None)
+    return given[0].bound if given else None
 
 
 def _need_of(margin: Margin) -> Need:
@@ -174,15 +170,14 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
     known = tasks(records)
     needs = [parse(text, known) for text in constraints]
     wanted = _goal([run for run in everything if not run.record.run_id.endswith(BESIDE)], goal, known)
-    margin = _margin(records, needs)
+    judgement = verdicts(records, _given_margin(needs))
+    margin = judgement.margin
     if margin and margin.origin != "given":
         needs.append(_need_of(margin))
-    found = {(one.run.record.run_id, one.score.task): one.verdict.comparison for one in judged(records) if one.verdict}
-    again = judge(list(found.values()), margin.value) if margin else ()
-    verdicts = dict(zip(found, again, strict=True))
+    found = {(one.run.record.run_id, one.score.task): one.verdict for one in judgement.judged if one.verdict}
     candidates = []
     for run in everything:
-        on_tasks = _on_tasks(run, verdicts)
+        on_tasks = _on_tasks(run, found)
         gaps = tuple(one.reason for one in on_tasks if one.verdict is None)
         change = None if gaps else _change([one.verdict for one in on_tasks if one.verdict])
         held = tuple(

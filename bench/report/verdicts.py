@@ -9,9 +9,10 @@ from functools import lru_cache
 from itertools import combinations
 
 from bench.analysis.damage import TwoByTwo, two_by_two
+from bench.analysis.judgement import Pair, is_reused, judged_together
 from bench.analysis.paired import Comparison, compare, obstacle
-from bench.analysis.verdict import Kind, Verdict, judge
-from bench.records.margin import applied
+from bench.analysis.verdict import Kind, Verdict
+from bench.records.margin import Margin, applied
 from bench.records.record import RunRecord, TaskScore
 from bench.report.view import Run, runs, score_of, tasks
 
@@ -31,6 +32,15 @@ class Judged:
     verdict: Verdict | None
     obstacle: str
     """Why there is no verdict; empty where there is one."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Every score beside BF16's, and the margin that applies to all of them."""
+
+    margin: Margin | None
+    """None where no run has a score and no margin was given."""
+    judged: tuple[Judged, ...]
 
 
 @dataclass(frozen=True)
@@ -57,33 +67,33 @@ class OnEngines:
     """Why there is no table; empty where there is one."""
 
 
-def margin_of(record: RunRecord) -> float:
-    """Return the margin by which a run is judged on its own, of 1."""
-    return applied([record]).value
-
-
-def _compare(baseline: TaskScore, score: TaskScore, again: TaskScore | None = None) -> tuple[Comparison | None, str]:
+def _compare(baseline: TaskScore, score: TaskScore) -> tuple[Comparison | None, str]:
     """Return the comparison, or why there is none."""
-    found = compare(baseline, score, again)
+    found = compare(baseline, score)
     return found, "" if found else obstacle(baseline, score) or ""
 
 
-def _beside_baseline(run: Run, score: TaskScore) -> tuple[Comparison | None, str]:
-    """Return a score's comparison with BF16's, or why there is none."""
-    variant, task = run.record.variant, score.task
-    if run.baseline is None:
-        missing = f"no BF16 run of {variant.model} on {run.record.engine} in this report"
-        return None, f"{missing}; name it in the same command: -m quant=bf16,{variant.quant}"
-    before = score_of(run.baseline, task)
-    if before is None:
-        return None, f"the BF16 run has no score of {task}"
-    return _compare(before, score, score_of(run.baseline, task, repeat=1))
+def _pair(run: Run, score: TaskScore) -> Pair:
+    """Return a score with BF16's, where there is one."""
+    before = again = None
+    if run.baseline is not None:
+        before, again = score_of(run.baseline, score.task), score_of(run.baseline, score.task, repeat=1)
+    return Pair(run=run.record, score=score, baseline=before, repeat=again)
+
+
+def _no_baseline(run: Run, task: str) -> str:
+    """Return why there is no score of BF16 to compare with."""
+    if run.baseline is not None:
+        return f"the BF16 run has no score of {task}"
+    variant = run.record.variant
+    missing = f"no BF16 run of {variant.model} on {run.record.engine} in this report"
+    return f"{missing}; name it in the same command: -m quant=bf16,{variant.quant}"
 
 
 def _is_baselines(run: Run, score: TaskScore) -> bool:
     """Tell whether a score is BF16's own, or that one used again."""
     before = score_of(run.baseline, score.task) if run.baseline else None
-    return before.key == score.key if before else run.baseline is None and not run.quantized
+    return is_reused(before, score) if before else run.baseline is None and not run.quantized
 
 
 class _Same:
@@ -104,27 +114,38 @@ def judged(records: Sequence[RunRecord]) -> tuple[Judged, ...]:
 
     A BF16 run is judged too where another BF16 run is the baseline and has answers of its own.
     """
-    return _judged(_Same(records))
+    return verdicts(records).judged
+
+
+def verdicts(records: Sequence[RunRecord], given: float | None = None) -> Verdicts:
+    """Return what :func:`judged` does, and the margin of its verdicts.
+
+    Args:
+        records: everything that is shown together.
+        given: margin that takes precedence over those that the runs declare, of 1.
+    """
+    return _verdicts(_Same(records), given)
 
 
 @lru_cache(maxsize=1)
-def _judged(same: _Same) -> tuple[Judged, ...]:
-    """Return what :func:`judged` does; several sections need it, and it takes seconds for large tasks."""
-    found = []
-    for run in runs(same.records):
-        for task in tasks(same.records):
-            score = run.score(task)
-            if score is not None and not _is_baselines(run, score):
-                found.append((run, score, *_beside_baseline(run, score)))
-    verdicts: dict[int, Verdict] = {}
-    for margin in dict.fromkeys(margin_of(run.record) for run, *_ in found):
-        chosen = {
-            place: comparison
-            for place, (run, _, comparison, _) in enumerate(found)
-            if comparison is not None and margin_of(run.record) == margin
-        }
-        verdicts |= zip(chosen, judge(tuple(chosen.values()), margin), strict=True)
-    return tuple(Judged(run, score, verdicts.get(place), why) for place, (run, score, _, why) in enumerate(found))
+def _verdicts(same: _Same, given: float | None) -> Verdicts:
+    """Return what :func:`verdicts` does; several sections need it, and it takes seconds for large tasks."""
+    found = [
+        (run, score)
+        for run in runs(same.records)
+        for task in tasks(same.records)
+        if (score := run.score(task)) is not None and not _is_baselines(run, score)
+    ]
+    pairs = [_pair(run, score) for run, score in found]
+    judgement = judged_together(pairs, given)
+    return Verdicts(
+        # Where nothing is compared, as with BF16 alone, the margin is that of the runs that have scores.
+        margin=judgement.margin or applied([record for record in same.records if record.scores], given),
+        judged=tuple(
+            Judged(run, score, outcome.verdict, outcome.obstacle if pair.baseline else _no_baseline(run, score.task))
+            for (run, score), pair, outcome in zip(found, pairs, judgement.outcomes, strict=True)
+        ),
+    )
 
 
 def noise_floors(records: Sequence[RunRecord]) -> tuple[NoiseFloor, ...]:

@@ -30,7 +30,7 @@ REPETITIONS = 4000
 
 
 def judged(comparison: Comparison, others: Sequence[Comparison] = ()) -> Verdict:
-    return judge([comparison, *others])[0]
+    return judge([comparison, *others], MARGIN)[0]
 
 
 def of_counts(n: int, gained: int, lost: int, subjects: int = 1) -> Comparison:
@@ -78,7 +78,7 @@ def test_ifeval_cannot_resolve_a_small_loss_and_says_so() -> None:
 
 
 def test_the_number_of_comparisons_stands_in_the_reason() -> None:
-    found = judge([of_counts(600, 5, 40), of_counts(6000, 5, 6), of_counts(600, 20, 22)])
+    found = judge([of_counts(600, 5, 40), of_counts(6000, 5, 6), of_counts(600, 20, 22)], MARGIN)
     assert [one.kind for one in found] == ["worse", "non-inferior", "inconclusive"]
     assert all("over 3 comparisons" in one.reason and one.comparisons == 3 for one in found)
 
@@ -99,9 +99,9 @@ def test_holm_lets_the_second_of_two_losses_count_where_bonferroni_would_not() -
 def test_the_margin_and_the_level_can_be_chosen() -> None:
     one = of_counts(600, 5, 40)
     assert judge([one], margin=0.1)[0].kind == "non-inferior"
-    loose, strict = judge([one], alpha=0.2)[0], judge([one], alpha=0.002)[0]
+    loose, strict = judge([one], MARGIN, alpha=0.2)[0], judge([one], MARGIN, alpha=0.002)[0]
     assert strict.simultaneous.low < loose.simultaneous.low
-    assert "99.8 % confidence" in judge([of_counts(600, 5, 6)], alpha=0.002)[0].reason
+    assert "99.8 % confidence" in judge([of_counts(600, 5, 6)], MARGIN, alpha=0.002)[0].reason
 
 
 def test_the_reason_tells_whether_flips_are_more_than_the_baseline_itself_shows() -> None:
@@ -121,7 +121,7 @@ def test_the_reason_tells_whether_flips_are_more_than_the_baseline_itself_shows(
 
 
 def test_without_comparisons_there_are_no_verdicts() -> None:
-    assert judge([]) == ()
+    assert judge([], MARGIN) == ()
 
 
 # What holds of any verdict
@@ -135,7 +135,7 @@ comparisons = st.builds(
 @given(st.lists(comparisons, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=40)
 def test_the_verdict_can_be_read_off_the_intervals(found: list[Comparison]) -> None:
-    for one in judge(found):
+    for one in judge(found, MARGIN):
         if one.kind == "worse":
             assert one.comparison.delta.high < 1e-9
         if one.kind == "non-inferior":
@@ -147,13 +147,13 @@ def test_the_verdict_can_be_read_off_the_intervals(found: list[Comparison]) -> N
 @given(st.integers(1, 700), st.sampled_from([1, 12]), st.integers(1, 12))
 @settings(deadline=None, max_examples=40)
 def test_identical_scores_are_never_worse(n: int, subjects: int, count: int) -> None:
-    assert judge([of_counts(n, 0, 0, subjects)] * count)[0].kind != "worse"
+    assert judge([of_counts(n, 0, 0, subjects)] * count, MARGIN)[0].kind != "worse"
 
 
 @given(st.lists(comparisons, min_size=2, max_size=4))
 @settings(deadline=None, max_examples=20)
 def test_more_comparisons_never_make_a_verdict_surer(found: list[Comparison]) -> None:
-    alone, among = judge(found[:1])[0], judge(found)[0]
+    alone, among = judge(found[:1], MARGIN)[0], judge(found, MARGIN)[0]
     assert among.p_worse_holm >= alone.p_worse_holm
     assert among.simultaneous.low <= alone.simultaneous.low
     if alone.kind == "inconclusive":

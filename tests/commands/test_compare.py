@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.comparison import compared, unlike
+from bench.analysis.judgement import UNCHANGED
 from bench.analysis.speedup import ratio_of_medians
 from bench.commands.compare import REFUSED, main
 from bench.errors import ConfigError
@@ -22,6 +23,7 @@ from testkit.records import (
     native_record,
     native_records,
     paced,
+    unharmed,
 )
 
 
@@ -61,9 +63,7 @@ def test_a_run_beside_itself_differs_in_nothing(results: Path) -> None:
     found = compared([one], [one])
     assert not found.unlike
     assert all(pair.ratio and pair.ratio.median == 1 and pair.kind == "no difference seen" for pair in found.cells)
-    assert all(
-        pair.verdict and pair.verdict.comparison.gained == pair.verdict.comparison.lost == 0 for pair in found.scores
-    )
+    assert {(pair.verdict, pair.reason) for pair in found.scores} == {(None, UNCHANGED)}
 
 
 def test_unlike_conditions_are_said_and_speeds_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +188,20 @@ def test_a_margin_is_given_in_points_or_as_a_share(
     margins = {one["verdict"]["margin"] for one in json.loads(capsys.readouterr().out)["scores"]}
     assert margins == {0.02}
     call(results, "bf16", "fp8", "--margin", text)
-    assert "item by item, at a margin of 2 pp" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Accuracy margin: 2 pp, as given (the runs declare 1 pp)." in told
+    assert "item by item, at a margin of 2 pp" in told
+
+
+def test_without_a_margin_that_of_b_applies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for quant, margin in (("bf16", 0.01), ("fp8", 0.02)):
+        keep(tmp_path, unharmed(quant, margin))
+    assert call(tmp_path, "bf16", "fp8") == 0
+    assert "Accuracy margin: 2 pp, as the runs declare." in capsys.readouterr().out
+    assert call(tmp_path, "fp8", "bf16", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["margin"] == {"value": 0.01, "origin": "declared", "declared": [0.01]}
+    assert {one["verdict"]["margin"] for one in found["scores"]} == {0.01}
 
 
 def test_published_names_are_models_or_sources() -> None:

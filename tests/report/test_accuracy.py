@@ -117,16 +117,15 @@ def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
     assert "is right 26.0 % of the time, not surely more than by guessing (25.0 %)" in text_of(section)
 
 
-def test_each_run_is_judged_by_its_own_margin() -> None:
+def test_runs_are_judged_together_by_the_strictest_margin_that_they_declare() -> None:
     made = score("fp8", "mini-mmlu")
     assert [one.verdict.margin for one in judged(pair_of(made)) if one.verdict] == [0.01]
     wide = pair_of(made, spec=recorded_spec(margin=0.5))
     assert [(one.verdict.margin, one.verdict.kind) for one in judged(wide) if one.verdict] == [(0.5, "non-inferior")]
     assert "margin of 50 pp" in text_of(verdict.section(wide))
     usual = pair_of(made)
-    # Comparisons with another margin are corrected for on their own.
     mixed = [usual[0], usual[1], scored("awq-int4", made, spec=recorded_spec(margin=0.02))]
-    assert [one.verdict.comparisons for one in judged(mixed) if one.verdict] == [1, 1]
+    assert [(one.verdict.margin, one.verdict.comparisons) for one in judged(mixed) if one.verdict] == [(0.01, 2)] * 2
 
 
 @pytest.mark.parametrize(
