@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from bench.analysis.baseline import cell_under_same_load, control_cell, paired_runs
 from bench.analysis.judgement import Outcome, Pair, judged_together
 from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
 from bench.analysis.verdict import Verdict
@@ -99,17 +100,9 @@ def unlike(one: RunRecord, other: RunRecord) -> tuple[Unlike, ...]:
     )
 
 
-def _control_cell(record: RunRecord, cell: SpeedCell) -> SpeedCell | None:
-    """Return the baseline's cell whose trials took turns with a cell's."""
-    if record.control is None or not cell.interleaved:
-        return None
-    found = (one for one in record.control.cells if shape_of(one) == shape_of(cell) and one.interleaved)
-    return next((one for one in found if one.status == "ok"), None)
-
-
 def _shares(record: RunRecord, cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float] | None:
     """Return each trial's time as a multiple of the baseline's beside it."""
-    control = _control_cell(record, cell)
+    control = control_cell(record, cell)
     own, beside = per_trial(cell, figure), per_trial(control, figure) if control else []
     if not own or len(own) != len(beside):
         return None
@@ -117,9 +110,8 @@ def _shares(record: RunRecord, cell: SpeedCell, figure: Callable[[RequestTrace],
 
 
 def _cell_pairs(one: RunRecord, other: RunRecord) -> Iterator[CellPair]:
-    seconds = {shape_of(cell): cell for cell in other.cells}
     for cell in one.cells:
-        beside = seconds.get(shape_of(cell))
+        beside = cell_under_same_load(other.cells, cell)
         if beside is None:
             continue
         for name, figure in FIGURES.items():
@@ -183,14 +175,6 @@ def _score_pair(one: TaskScore, other: TaskScore, outcome: Outcome) -> ScorePair
         verdict=outcome.verdict,
         reason=outcome.verdict.reason if outcome.verdict else outcome.obstacle,
     )
-
-
-def paired_runs(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
-    """Return which runs belong together: the same variants, or, where each side has one run, these two."""
-    if len(one) == len(other) == 1:
-        return [(one[0], other[0])]
-    newest = {record.variant: record for record in other}
-    return [(record, newest[record.variant]) for record in one if record.variant in newest]
 
 
 def compared(one: Sequence[RunRecord], other: Sequence[RunRecord], margin: float | None = None) -> Compared:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import format as fmt
+from bench.analysis.baseline import with_baselines
 from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
 from bench.console import console, table
 from bench.errors import ConfigError, QuantbenchError
@@ -17,7 +18,6 @@ from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
 from bench.report.cells import points
 from bench.report.decision import SHOW, decision
-from bench.report.view import with_baselines
 
 PLACES: dict[Answer, str] = {
     "kept": "keeps everything",

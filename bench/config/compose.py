@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config.no_code import LOGGING, refuse_code
 from bench.config.presets import is_base, register
 from bench.config.spec import ALLOWED, NAME, RunSpec
-from bench.config.validate import BASELINE, GROUPS, build_spec
+from bench.config.validate import BASELINE_GROUP, GROUPS, build_spec
 from bench.errors import ConfigError, nearest
 from bench.paths import config_dir
 
@@ -48,7 +48,9 @@ def names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
 
 def with_plus(argv: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra wants them: ``+model=x``, ``+kv_cache=x`` and ``quant@baseline=x``."""
-    return [re.sub("^(model=|kv_cache=)", r"+\1", re.sub(r"^\+?baseline=", f"{BASELINE}=", text)) for text in argv]
+    return [
+        re.sub("^(model=|kv_cache=)", r"+\1", re.sub(r"^\+?baseline=", f"{BASELINE_GROUP}=", text)) for text in argv
+    ]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

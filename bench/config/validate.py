@@ -52,7 +52,7 @@ CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
 SAMPLING = ("auto", "greedy", "recommended")
 """Names for how tokens of answers are drawn."""
-BASELINE = "quant@baseline"
+BASELINE_GROUP = "quant@baseline"
 """How Hydra calls the config group of ``baseline=``."""
 MADE, OFFICIAL = "made", "official"
 """Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
@@ -196,7 +196,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
                 quant=quant.name + _changed(overrides, "quant.", *KV_CACHE, *_texts(quant, release)),
             ),
             command=tuple(
-                text.replace(f"{BASELINE}=", "baseline=")
+                text.replace(f"{BASELINE_GROUP}=", "baseline=")
                 for text in overrides
                 if not text.startswith(("session=", "plan=", "hardware="))
             ),

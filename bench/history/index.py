@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.analysis.baseline import control_cell
 from bench.errors import StoreError
 from bench.history.series import Figure, Mark, Measured, value_of
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.store import sums_of
 from bench.speed.metrics import per_trial, tpot_s, ttft_s
-from bench.speed.shapes import shape_of
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
@@ -238,9 +238,8 @@ class Index:
                 stat.st_size, stat.st_mtime_ns,
             ),
         )  # fmt: skip
-        beside = {shape_of(cell): cell for cell in (record.control.cells if record.control else ()) if cell.interleaved}
         for cell in record.cells:
-            self._insert("cells", (run_id, 0, *_cell(cell, beside.get(shape_of(cell)), record.started_at)))
+            self._insert("cells", (run_id, 0, *_cell(cell, control_cell(record, cell), record.started_at)))
         for cell in record.control.cells if record.control else ():
             self._insert("cells", (run_id, 1, *_cell(cell, None, record.started_at)))
         for score in record.scores:

@@ -27,7 +27,7 @@ class Share(Frozen):
 
 def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] | None:
     """Return the manifest and the facts of the server that a cell was measured on, if figures can be held to them."""
-    control = record.control if cell.variant != record.variant else None
+    control = record.control_of(cell)
     checkpoint = control.checkpoint if control else record.checkpoint
     server = control.server if control else record.server
     if checkpoint is None or server is None or server.kv_cache_dtype not in KV_BITS:
@@ -37,7 +37,7 @@ def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] 
 
 def _in_float32(record: RunRecord, cell: SpeedCell) -> bool:
     """Tell whether a server computed in float32: because it was told to, or for want of BF16 instructions."""
-    control = record.control if cell.variant != record.variant else None
+    control = record.control_of(cell)
     info = control.engine_info if control else record.engine_info
     told = record.spec.engine.dtype
     return "float32" in (told, info.dtype)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import SerializeAsAny
 
 from bench.accuracy.tasks import answers_key, check_data, check_tasks, score_key
+from bench.analysis.baseline import BASELINE
 from bench.config.spec import QuantSpec, RunSpec, Workload
 from bench.engines import ServedModel
 from bench.errors import NotPossibleError, QuantizeError, SourceError
@@ -45,10 +46,6 @@ class BuildStage(Frozen):
     """Versions of the packages that change the result."""
     backend: str | None
     """Toolchain that makes the weights; None for one that the current interpreter always is."""
-
-
-UNQUANTIZED = "bf16"
-"""The quantization that the others are compared with."""
 
 
 class TaskStage(Frozen):
@@ -240,7 +237,7 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
 
 
 def _task_stages(spec: RunSpec, served: Key, versions: dict[str, str]) -> Iterator[TaskStage]:
-    for repeat in (0, 1) if spec.accuracy.noise_floor and spec.quant.name == UNQUANTIZED else (0,):
+    for repeat in (0, 1) if spec.accuracy.noise_floor and spec.quant.name == BASELINE else (0,):
         context = context_of(spec)
         answers = answers_key(
             served, engine=spec.engine, context_length=context, yarn=spec.yarn, versions=versions, repeat=repeat

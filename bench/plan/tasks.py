@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from bench.accuracy.data import Benchmark, benchmarks
+from bench.analysis.baseline import BASELINE
 from bench.config.spec import AccuracySpec, RunSpec
 from bench.limits.roofline import peak
 from bench.plan.placement import Fit, Served
-from bench.plan.stages import UNQUANTIZED
 from bench.records.record import Device
 from quantize.architecture import Architecture
 from quantize.key import Frozen
@@ -74,7 +74,7 @@ def task_of(spec: RunSpec, task: str, model: Served, device: Device | None, foun
     examples = spec.accuracy.fewshot_of(task)
     if known and items and lengths and lengths.tokens and lengths.own_tokens and examples == lengths.examples:
         tokens = items * lengths.own_tokens + len(known.leaves) * (lengths.tokens - lengths.own_tokens)
-        tokens *= 2 if spec.accuracy.noise_floor and spec.quant.name == UNQUANTIZED else 1
+        tokens *= 2 if spec.accuracy.noise_floor and spec.quant.name == BASELINE else 1
     best = None
     if tokens is not None and device is not None and found is not None and found.loads:
         best = tokens * linear_flops(spec.model.architecture) / peak(device, model.multiplied_in) / found.devices

@@ -386,6 +386,13 @@ class RunRecord(Frozen):
     started_at: str
     finished_at: str | None
 
+    def control_of(self, cell: SpeedCell) -> Control | None:
+        """Return the baseline beside this run if a cell was measured on its server; None for the run's own cells."""
+        if self.control is None:
+            return None
+        theirs = cell.variant != self.variant or any(cell is one for one in self.control.cells)
+        return self.control if theirs else None
+
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import speedup
 from bench.published.claims import Finding, answer_of, published_findings
 from bench.published.figures import Claim, claims
@@ -19,16 +20,9 @@ def _place(engine: str, cell: SpeedCell) -> str:
 
 
 def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
-    for cell in run.record.cells:
-        before = next(
-            (
-                one
-                for one in (run.baseline.cells if run.baseline else ())
-                if (one.input_len, one.output_len, one.concurrency, one.request_rate)
-                == (cell.input_len, cell.output_len, cell.concurrency, cell.request_rate)
-            ),
-            None,
-        )
+    baseline = run.speed_baseline()
+    for cell in run.record.cells if baseline else ():
+        before = cell_under_same_load(baseline.cells, cell) if baseline else None
         found = speedup(before, cell, e2e_s) if before else None
         if found is None or found.verdict == "not enough data":
             continue

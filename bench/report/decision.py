@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import format as fmt
+from bench.analysis.baseline import is_beside
 from bench.analysis.constraints import (
     FIGURES,
     Answer,
@@ -25,7 +26,7 @@ from bench.errors import ConfigError
 from bench.records.margin import Margin
 from bench.records.record import RunRecord, TaskScore
 from bench.report.verdicts import verdicts
-from bench.report.view import BESIDE, SHOWN, Run, runs, score_of, tasks
+from bench.report.view import SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval
 
 SHOW: dict[str, Callable[[float], str]] = {
@@ -169,7 +170,7 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
     everything = runs(records)
     known = tasks(records)
     needs = [parse(text, known) for text in constraints]
-    wanted = _goal([run for run in everything if not run.record.run_id.endswith(BESIDE)], goal, known)
+    wanted = _goal([run for run in everything if not is_beside(run.record)], goal, known)
     judgement = verdicts(records, _given_margin(needs))
     margin = judgement.margin
     if margin and margin.origin != "given":

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from bench import __version__
 from bench import format as fmt
+from bench.analysis.baseline import with_baselines
 from bench.files import write_atomic
 from bench.nightly.course import Judged, standing_of
 from bench.records.record import STATUS_MEANING, RunRecord
@@ -23,7 +24,6 @@ from bench.report.lang import in_drawing, translator
 from bench.report.nights import history_section
 from bench.report.sections import all_sections
 from bench.report.verdicts import VERDICT_MEANING
-from bench.report.view import with_baselines
 
 
 @cache

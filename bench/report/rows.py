@@ -88,7 +88,7 @@ FIGURES = (
 
 
 def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
-    control = record.control is not None and any(cell is one for one in record.control.cells)
+    control = record.control_of(cell)
     row: dict[str, Any] = {
         "quant": cell.variant.quant,
         "input_len": cell.input_len,
@@ -106,8 +106,8 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
         "warnings": " | ".join(cell.warnings),
         "n_trials": len(cell.trials),
     }
-    if control and record.control:
-        row["checkpoint_bytes"] = record.control.checkpoint.checkpoint_bytes
+    if control:
+        row["checkpoint_bytes"] = control.checkpoint.checkpoint_bytes
     summary = summarize(cell)
     if summary:
         paid = cost(cell, record.price_per_hour)

@@ -5,16 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.analysis.baseline import SpeedBaseline, baselines, is_baseline, speed_baseline
 from bench.records.record import RunRecord, SpeedCell, Status, TaskScore
 from bench.report.document import Cell, Mark
 from bench.speed.metrics import CellSummary, summarize
 
 SHOWN: tuple[Status, ...] = ("ok", "emulated")
 """Statuses whose figures are printed."""
-BASELINE = "bf16"
-"""Name of the quantization that the others are compared with."""
-BESIDE = "-baseline"
-"""How the run ids of baselines end that were served beside another run."""
 COLOURS = 8
 """Colours in ``style.css``; the first is the text's own."""
 MARKERS = "os^Dv"
@@ -35,7 +32,7 @@ class Run:
     @property
     def quantized(self) -> bool:
         """Whether this is another variant than the baseline's."""
-        return self.record.variant.quant != BASELINE
+        return not is_baseline(self.record)
 
     @property
     def heading(self) -> Cell:
@@ -47,6 +44,10 @@ class Run:
         pairs = [(cell, summarize(cell)) for cell in self.record.cells]
         shown = [(cell, summary) for cell, summary in pairs if summary is not None]
         return sorted(shown, key=lambda pair: (pair[0].input_len, -pair[0].concurrency))
+
+    def speed_baseline(self) -> SpeedBaseline | None:
+        """Return what this run's speeds are compared with."""
+        return speed_baseline(self.record, self.baseline)
 
     def score(self, task: str) -> TaskScore | None:
         """Return this run's score of a task, whatever its status."""
@@ -81,41 +82,13 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
     """Return the records as given, but with the runs of one model together."""
     models = list(dict.fromkeys(record.variant.model for record in records))
     ordered = sorted(records, key=lambda record: models.index(record.variant.model))
-    baselines: dict[tuple[str, str], RunRecord] = {}
-    # A run of its own has scores too; a baseline that was served beside another run has cells only.
-    for record in sorted(ordered, key=lambda record: record.run_id.endswith(BESIDE)):
-        if record.variant.quant == BASELINE:
-            baselines.setdefault((record.variant.model, record.engine), record)
     found, place = [], Counter[str]()
-    for record, label in zip(ordered, _labels(ordered), strict=True):
-        baseline = baselines.get((record.variant.model, record.engine))
+    for record, label, baseline in zip(ordered, _labels(ordered), baselines(ordered), strict=True):
         index = place[record.variant.model]
         place[record.variant.model] += 1
         mark = Mark(index % COLOURS, MARKERS[index % len(MARKERS)])
-        found.append(Run(record, label, mark, None if baseline is record else baseline))
+        found.append(Run(record, label, mark, baseline))
     return tuple(found)
-
-
-def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the records and, after each whose baseline was served beside it, one of that baseline's cells alone."""
-    found: list[RunRecord] = []
-    for record in records:
-        found.append(record)
-        if record.control is not None:
-            control = record.control
-            baseline: dict[str, object] = {
-                "run_id": f"{record.run_id}{BESIDE}",
-                "variant": control.variant,
-                "checkpoint": control.checkpoint,
-                "engine_info": control.engine_info,
-                "server": control.server,
-                "cells": control.cells,
-                "control": None,
-                "scores": (),
-                "failures": (),
-            }
-            found.append(record.model_copy(update=baseline))
-    return found
 
 
 def cell_anchor(run: Run, cell: SpeedCell) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from bench.analysis.baseline import with_baselines
 from bench.config.compose import compose_job, with_plus
 from bench.config.spec import RunSpec
 from bench.errors import ConfigError, NotPossibleError
 from bench.machine.child import session_members
 from bench.plan.stages import check, context_of, plan
 from bench.records.record import Control, RunRecord
-from bench.report.view import runs, with_baselines
+from bench.report.view import runs
 from bench.speed import protocols
 from testkit import streamer
 from testkit.records import record

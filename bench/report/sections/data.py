@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Sequence
 
 from bench import format as fmt
+from bench.analysis.baseline import is_beside
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
-from bench.report.view import BESIDE, Run, cell_anchor, runs
+from bench.report.view import Run, cell_anchor, runs
 from bench.speed.metrics import summarize
 from bench.speed.shapes import shape_of
 
@@ -68,7 +69,7 @@ def _href(kind: str, content: bytes) -> str:
 
 
 def _downloads(records: Sequence[RunRecord]) -> list[Block]:
-    own = [record for record in records if not record.run_id.endswith(BESIDE)]
+    own = [record for record in records if not is_beside(record)]
     items = []
     if any(record.cells for record in records):
         items.append(Download("speed.csv", "every figure with its interval", _href("text/csv", _speed(records))))
@@ -103,7 +104,7 @@ def _commands(everything: Sequence[Run]) -> Details:
             shape = shape_of(cell)
             where = f"{fmt.count(cell.input_len)} in, {fmt.count(cell.output_len)} out, {shape.load}"
             link = f"#{cell_anchor(run, cell)}"
-            told = "measured beside another run: see that run's command" if run.record.run_id.endswith(BESIDE) else ""
+            told = "measured beside another run: see that run's command" if is_beside(run.record) else ""
             rows.append([run.heading, Cell(where, link=link), Cell(told or cell_command(run.record, cell))])
     heads = (Head("Variant"), Head("Cell"), Head("Command"))
     return Details("The command that measures each cell again", [Table("Commands", heads, [Group(rows)])])

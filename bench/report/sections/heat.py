@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from bench import format as fmt
+from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import Speedup, speedup
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 from bench.speed.metrics import tpot_s, ttft_s
-from bench.speed.shapes import shape_of
 
 ORDER = 18
 
@@ -68,11 +68,11 @@ def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> 
         for run in everything:
             if not run.quantized or not closed[run.label]:
                 continue
-            baseline = {shape_of(cell): cell for cell in run.baseline.cells} if run.baseline else {}
+            baseline = run.speed_baseline()
             row = [run.heading]
             for length in lengths:
                 cell = closed[run.label].get(length)
-                before = baseline.get(shape_of(cell)) if cell else None
+                before = cell_under_same_load(baseline.cells, cell) if baseline and cell else None
                 row.append(_cell(speedup(before, cell, figure) if cell and before else None, cell, before))
             rows.append(row)
         heads = [

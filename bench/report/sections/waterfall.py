@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import format as fmt
+from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import Speedup, speedup
 from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, measured, waterfall
 from bench.limits.measured import limit_of
@@ -34,19 +35,6 @@ def _shape(cell: SpeedCell) -> Shape:
     return shape_of(cell).model_copy(update={"objective": None})
 
 
-def _device(record: RunRecord) -> str | None:
-    return record.device.name if record.device else None
-
-
-def _baseline(run: Run) -> tuple[RunRecord, Sequence[SpeedCell]] | None:
-    """Return the record and cells that a run is compared with: those measured beside it, else the BF16 run's own."""
-    if run.record.control is not None:
-        return run.record, run.record.control.cells
-    if run.baseline is None or _device(run.baseline) != _device(run.record):
-        return None
-    return run.baseline, run.baseline.cells
-
-
 def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float | None:
     """Return the fixed part of the baseline's decode steps under one load, from all of its input lengths."""
     points = []
@@ -60,30 +48,28 @@ def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float
 
 def _pairs(run: Run) -> Iterator[_Pair]:
     """Yield what can be explained of a run, shortest input and lightest load first."""
-    base = _baseline(run)
+    base = run.speed_baseline()
     if base is None or not run.quantized:
         return
-    record, cells = base
-    before = {_shape(cell): cell for cell in cells}
     for cell, summary in sorted(run.measured(), key=lambda pair: (pair[0].input_len, pair[0].concurrency)):
-        other = before.get(_shape(cell))
+        other = cell_under_same_load(base.cells, cell)
         if other is None or cell.request_rate is not None:
             continue
-        one_limit, two_limit, one_summary = limit_of(record, other), limit_of(run.record, cell), summarize(other)
+        one_limit, two_limit, one_summary = limit_of(base.record, other), limit_of(run.record, cell), summarize(other)
         one = measured(one_limit, one_summary) if one_limit and one_summary else None
         two = measured(two_limit, summary) if two_limit else None
         if one is not None and two is not None:
-            found = waterfall(one, two, _fixed(record, cells, _shape(cell)))
+            found = waterfall(one, two, _fixed(base.record, base.cells, _shape(cell)))
             against = other.variant.quant
             yield _Pair(run, against, _shape(cell), found, speedup(other, cell, tpot_s), speedup(other, cell, e2e_s))
 
 
 def _why_not(run: Run) -> str:
     """Return why nothing is drawn for a run."""
-    base = _baseline(run)
+    base = run.speed_baseline()
     if base is None:
         return "there is no BF16 run of the same model and engine on the same device to compare with"
-    if any(cell.status == "emulated" for cell in (*run.record.cells, *base[1])):
+    if any(cell.status == "emulated" for cell in (*run.record.cells, *base.cells)):
         return "its speed is emulated: computed with weights expanded to 16 bits, so there is no speed-up to explain"
     return "it has no ok cell in common with its baseline whose physical limit is known"
 
