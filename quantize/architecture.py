@@ -4,6 +4,10 @@ from pydantic import PositiveInt
 
 from quantize.key import Frozen
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+"""Linear layers of the MLP; each expert has its own."""
+
 
 class Architecture(Frozen):
     """Shapes of a decoder-only model with grouped-query attention and a gated MLP. Sizes are numbers of elements."""
@@ -38,15 +42,28 @@ class Architecture(Frozen):
             "down_proj": (self.hidden_size, mlp),
         }
 
+    def attention_parameters(self) -> int:
+        """Return the number of weights in the linear layers of one decoder layer's attention."""
+        shapes = self.linear_shapes()
+        return sum(shapes[name][0] * shapes[name][1] for name in ATTENTION)
+
+    def mlp_parameters(self) -> int:
+        """Return the number of weights in one decoder layer's MLP, or in one of its experts."""
+        shapes = self.linear_shapes()
+        return sum(shapes[name][0] * shapes[name][1] for name in MLP)
+
     def layer_parameters(self) -> int:
         """Return the number of weights in the quantized linear layers of one decoder layer."""
-        sizes = {name: rows * columns for name, (rows, columns) in self.linear_shapes().items()}
-        mlp = sum(sizes[name] for name in ("gate_proj", "up_proj", "down_proj"))
-        return sum(sizes.values()) + mlp * max(0, self.experts - 1)
+        return self.attention_parameters() + max(1, self.experts) * self.mlp_parameters()
 
     def linear_parameters(self) -> int:
         """Return the number of weights in the quantized linear layers of all decoder layers."""
         return self.layers * self.layer_parameters()
+
+    def active_linear_parameters(self) -> int:
+        """Return how many of the weights in the quantized linear layers one token is multiplied with."""
+        used = self.experts_per_token if self.experts else 1
+        return self.layers * (self.attention_parameters() + used * self.mlp_parameters())
 
     def small_parameters(self) -> int:
         """Return the number of weights in norms and biases: never quantized, and below a thousandth of the rest."""

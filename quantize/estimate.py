@@ -1,6 +1,6 @@
 """Memory and disk that building a checkpoint will need, from shapes and settings alone. All figures are bytes."""
 
-from quantize.architecture import Architecture
+from quantize.architecture import ATTENTION, MLP, Architecture
 from quantize.key import Frozen
 
 BASE = 1_500_000_000
@@ -54,8 +54,8 @@ def _layer_bytes(architecture: Architecture) -> int:
 def hessian_bytes(architecture: Architecture) -> int:
     """Return the bytes of the Hessians of one decoder layer, columns x columns in float32 for each linear layer."""
     shapes = architecture.linear_shapes()
-    attention = sum(shapes[name][1] ** 2 for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
-    mlp = sum(shapes[name][1] ** 2 for name in ("gate_proj", "up_proj", "down_proj"))
+    attention = sum(shapes[name][1] ** 2 for name in ATTENTION)
+    mlp = sum(shapes[name][1] ** 2 for name in MLP)
     return 4 * (attention + mlp * max(1, architecture.experts))
 
 

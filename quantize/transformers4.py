@@ -39,12 +39,13 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def load(source: Path, dtype: str) -> Any:
-    """Return the model in ``source`` on the CPU, in ``dtype``, ready to be calibrated.
+def load(source: Path) -> Any:
+    """Return the model in ``source`` on the CPU, ready to be calibrated.
+
+    It is in float16 where a GPU computes with it; on a CPU, where float16 is slow, in float32.
 
     Args:
         source: folder of a 16-bit checkpoint, saved by transformers 4 or 5.
-        dtype: a name of torch's, e.g. ``float16``.
 
     Raises:
         ValueError: transformers 4 does not know the model, or does not take over what ``config.json`` says.
@@ -59,14 +60,15 @@ def load(source: Path, dtype: str) -> Any:
         raise ValueError(
             f"this backend's transformers 4 does not know model_type {kind}: use quant.backend=llmcompressor"
         )
-    fields["torch_dtype"] = dtype
+    dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+    fields["torch_dtype"] = str(dtype).removeprefix("torch.")
     config = AutoConfig.for_model(kind, **fields)
     for name in ("rope_theta", "rope_scaling", "num_experts", "head_dim", "tie_word_embeddings"):
         if fields.get(name) is not None and getattr(config, name, None) != fields[name]:
             raise ValueError(f"transformers 4 reads {name} as {getattr(config, name, None)}, not {fields[name]}")
     config.use_cache = False
     model, report = AutoModelForCausalLM.from_pretrained(
-        source, config=config, torch_dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
+        source, config=config, torch_dtype=dtype, local_files_only=True, output_loading_info=True
     )
     odd = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if odd:

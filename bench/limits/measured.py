@@ -3,7 +3,7 @@
 import math
 
 from bench.limits.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
-from bench.records.record import RunRecord, ServerFacts, SpeedCell
+from bench.records.record import RunRecord, ServerFacts, SpeedCell, TaskScore
 from bench.speed.metrics import CellSummary, summarize
 from quantize.checkpoint import CheckpointError, Manifest
 from quantize.key import Frozen
@@ -35,12 +35,25 @@ def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] 
     return checkpoint, server
 
 
-def _in_float32(record: RunRecord, cell: SpeedCell) -> bool:
-    """Tell whether a server computed in float32: because it was told to, or for want of BF16 instructions."""
-    control = record.control_of(cell)
+def computed_in(record: RunRecord, result: SpeedCell | TaskScore) -> str:
+    """Return the type in which a server multiplied the linear layers of decoder layers, e.g. ``fp8`` or ``bf16``.
+
+    Layers that are not quantized, and those that are expanded first (an emulated result), are multiplied in 16 bits; in
+    ``fp32`` where the server was told to, or did so for want of BF16 instructions.
+
+    Args:
+        record: a run.
+        result: one of its cells or scores, or a cell of the baseline beside it.
+
+    Raises:
+        CheckpointError: the checkpoint's quantization is of a kind that is not read.
+    """
+    control = record.control_of(result) if isinstance(result, SpeedCell) else None
+    manifest = control.checkpoint if control else record.checkpoint
+    if manifest and manifest.quantization_config is not None and result.status != "emulated":
+        return multiplied_in(manifest.quantization_config)
     info = control.engine_info if control else record.engine_info
-    told = record.spec.engine.dtype
-    return "float32" in (told, info.dtype)
+    return "fp32" if "float32" in (record.spec.engine.dtype, info.dtype) else multiplied_in(None)
 
 
 def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
@@ -56,11 +69,11 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
         return None
     manifest, server = served
     try:
-        kind = multiplied_in(manifest.quantization_config)
+        kind = computed_in(record, cell)
     except CheckpointError:
         return None
     closed = cell.request_rate is None
-    wide = _in_float32(record, cell) and manifest.quantization_config is None
+    wide = kind == "fp32"
     return limit(
         architecture,
         weight_bytes(architecture, manifest.bits_per_quantized_weight, plain_bits=32 if wide else 16),
@@ -71,7 +84,7 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
         sent_together=closed and cell.n_requests == cell.concurrency,
         devices=server.devices,
         kv_cache_dtype="float32" if wide else server.kv_cache_dtype,
-        multiplied_in="fp32" if wide else kind,
+        multiplied_in=kind,
     )
 
 

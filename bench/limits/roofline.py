@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from bench.records.record import Device
-from quantize.architecture import Architecture
+from quantize.architecture import MLP, Architecture
 from quantize.checkpoint import BITS
 from quantize.formats import Format, format_of
 from quantize.key import Frozen
@@ -136,18 +136,12 @@ class Limit(Frozen):
 def active_parameters(architecture: Architecture) -> int:
     """Return how many of the model's weights one token uses, embeddings included, as model cards count them."""
     idle = architecture.experts - architecture.experts_per_token if architecture.experts else 0
-    return architecture.parameters() - idle * architecture.layers * _mlp_parameters(architecture)
+    return architecture.parameters() - idle * architecture.layers * architecture.mlp_parameters()
 
 
-def _attention_parameters(architecture: Architecture) -> int:
-    shapes = architecture.linear_shapes()
-    return sum(shapes[name][0] * shapes[name][1] for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
-
-
-def _mlp_parameters(architecture: Architecture) -> int:
-    """Return the weights of one decoder layer's MLP, or of one of its experts."""
-    shapes = architecture.linear_shapes()
-    return sum(shapes[name][0] * shapes[name][1] for name in ("gate_proj", "up_proj", "down_proj"))
+def linear_flops(architecture: Architecture) -> float:
+    """Return the multiplications and additions of one token in the linear layers of all decoder layers."""
+    return 2.0 * architecture.active_linear_parameters()
 
 
 def _head_parameters(architecture: Architecture) -> int:
@@ -165,7 +159,7 @@ def bits_per_weight(form: Format, architecture: Architecture) -> float:
     """
     bits = weights = 0.0
     for name, (rows, columns) in architecture.linear_shapes().items():
-        times = max(1, architecture.experts) if name in ("gate_proj", "up_proj", "down_proj") else 1
+        times = max(1, architecture.experts) if name in MLP else 1
         for tensor in form.stored(rows, columns).values():
             size = 1
             for length in tensor.shape:
@@ -187,8 +181,8 @@ def weight_bytes(
     """
     bytes_per_weight = (bits_per_quantized_weight or plain_bits) / 8
     return WeightBytes(
-        attention_bytes=bytes_per_weight * architecture.layers * _attention_parameters(architecture),
-        mlp_bytes=bytes_per_weight * architecture.layers * _mlp_parameters(architecture),
+        attention_bytes=bytes_per_weight * architecture.layers * architecture.attention_parameters(),
+        mlp_bytes=bytes_per_weight * architecture.layers * architecture.mlp_parameters(),
         experts=max(1, architecture.experts),
         experts_per_token=architecture.experts_per_token if architecture.experts else 1,
         rest_bytes=plain_bits / 8 * (_head_parameters(architecture) + _router_parameters(architecture)),
@@ -275,23 +269,21 @@ def limit(
     """
     per_token = kv_bytes_per_token(architecture, kv_cache_dtype)
     kept_in = "fp8" if KV_BITS[kv_cache_dtype] <= 8 else "bf16"
-    linear = architecture.layers * (
-        _attention_parameters(architecture) + weights.experts_per_token * _mlp_parameters(architecture)
-    )
+    linear = linear_flops(architecture)
     head, routers = _head_parameters(architecture), _router_parameters(architecture)
     attention_width = 4 * architecture.layers * architecture.heads * architecture.head_dim
     context = input_len + output_len / 2
 
-    def bound(traffic: Traffic, linear_flops: float, rest_flops: float, attention_flops: float) -> Bound:
+    def bound(traffic: Traffic, quantized_flops: float, rest_flops: float, attention_flops: float) -> Bound:
         moved = traffic.total_bytes
         compute_s = (
-            linear_flops / peak(device, multiplied_in)
+            quantized_flops / peak(device, multiplied_in)
             + rest_flops / peak(device, "bf16")
             + attention_flops / peak(device, kept_in)
         )
         return Bound(
             bytes=moved,
-            flops=linear_flops + rest_flops + attention_flops,
+            flops=quantized_flops + rest_flops + attention_flops,
             memory_s=moved / bandwidth(device, moved / devices) / devices,
             compute_s=compute_s / devices,
         )
@@ -304,7 +296,7 @@ def limit(
     def decode(requests: int, experts: float) -> Bound:
         return bound(
             traffic(experts, requests * context),
-            2.0 * requests * linear,
+            requests * linear,
             2.0 * requests * (head + routers),
             requests * attention_width * context,
         )
@@ -313,7 +305,7 @@ def limit(
         tokens = prompts * input_len
         return bound(
             traffic(experts, tokens),
-            2.0 * tokens * linear,
+            tokens * linear,
             2.0 * (tokens * routers + prompts * head),
             # Causal: a token looks at those before it, half of the prompt on average.
             prompts * attention_width * input_len**2 / 2,

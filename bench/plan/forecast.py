@@ -8,13 +8,13 @@ import contextlib
 
 from bench.config.spec import RunSpec
 from bench.errors import QuantbenchError
-from bench.limits.roofline import active_parameters, peak
+from bench.limits.roofline import active_parameters, linear_flops, peak
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_kept, lookup
 from bench.plan.cells import CellForecast, cell_of
 from bench.plan.placement import Fit, Served, fit, served, sizes
 from bench.plan.stages import check, shapes_of
-from bench.plan.tasks import TaskForecast, linear_flops, task_of
+from bench.plan.tasks import TaskForecast, task_of
 from bench.published.law import Estimate
 from bench.records.record import Device
 from quantize.estimate import Needs, estimate

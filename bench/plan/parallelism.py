@@ -8,13 +8,12 @@ SGLang and vLLM refuse to load. Experts can be dealt out whole instead (expert p
 import math
 from collections.abc import Iterator
 
-from quantize.architecture import Architecture
+from quantize.architecture import MLP, Architecture
 from quantize.formats import Format
 from quantize.key import Frozen
 
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 """Layers whose output features are split; the others' input features are."""
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 class Load(Frozen):

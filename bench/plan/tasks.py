@@ -10,14 +10,12 @@ from pydantic import PositiveInt
 from bench.accuracy.data import Benchmark, benchmarks
 from bench.analysis.baseline import BASELINE
 from bench.config.spec import AccuracySpec, RunSpec
-from bench.limits.roofline import peak
+from bench.limits.roofline import linear_flops, peak
 from bench.plan.placement import Fit, Served
 from bench.records.record import Device
-from quantize.architecture import Architecture
 from quantize.key import Frozen
 
 FILE = Path(__file__).resolve().parent / "tasks.toml"
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 class Assumed(Frozen):
@@ -46,14 +44,6 @@ class TaskForecast(Frozen):
 def assumed() -> dict[str, Assumed]:
     """Return what is taken to be true of each task."""
     return {name: Assumed.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
-
-
-def linear_flops(architecture: Architecture) -> float:
-    """Return the multiplications and additions of one token in the linear layers of all decoder layers."""
-    times = architecture.experts_per_token if architecture.experts else 1
-    shapes = architecture.linear_shapes().items()
-    weights = sum(rows * columns * (times if name in MLP else 1) for name, (rows, columns) in shapes)
-    return 2.0 * architecture.layers * weights
 
 
 def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | None:

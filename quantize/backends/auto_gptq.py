@@ -28,7 +28,6 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     """
     native.check_gptq(config)
     stages, _ = native.inner_layers(source, config.ignore)
-    import torch
     from auto_gptq import BaseQuantizeConfig
     from auto_gptq.modeling._base import BaseGPTQForCausalLM
 
@@ -48,7 +47,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
         static_groups=config.act_order == "static",
         sym=True,
     )
-    model = transformers4.load(source, native.FLOAT16 if torch.cuda.is_available() else "float32")
+    model = transformers4.load(source)
     biased = {name for name in model.state_dict() if name.endswith(".bias")}
     rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
     with runs_without_cuda(), unreached_layers_are_rounded() as layers:

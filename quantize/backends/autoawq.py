@@ -28,11 +28,10 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
     stages, left = native.inner_layers(source, config.ignore)
     check_names([name for stage in stages for name in stage], left)
     check_rows(architecture)
-    import torch
     from awq.models._config import AwqConfig
     from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
 
-    model = transformers4.load(source, native.FLOAT16 if torch.cuda.is_available() else "float32")
+    model = transformers4.load(source)
     kind = model.config.model_type
     if kind not in AWQ_CAUSAL_LM_MODEL_MAP:
         raise ValueError(f"AutoAWQ 0.2.9 does not know model_type {kind}: use quant.backend=llmcompressor")

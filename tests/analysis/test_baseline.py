@@ -9,8 +9,8 @@ from bench.limits.measured import limit_of
 from bench.records.record import RunRecord
 from bench.report.rows import rows
 from bench.report.sections import heat
+from testkit.records import controlled_record, device, native_record, paced
 from tests.blocks import rows_of
-from tests.records import controlled_record, device, native_record, paced
 
 
 def slower_baseline(one: RunRecord, pace: float) -> RunRecord:

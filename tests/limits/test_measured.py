@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from bench.limits.measured import TOLERANCE, against, columns, exceeds, limit_of
+from bench.limits.measured import TOLERANCE, against, columns, computed_in, exceeds, limit_of
+from bench.limits.roofline import linear_flops
 from bench.records.record import SpeedCell
 from bench.speed.metrics import summarize
 from quantize.architecture import Architecture
@@ -19,6 +20,9 @@ from testkit.records import (
     recorded_spec,
     server,
 )
+from testkit.scores import score
+
+SHAPES = Architecture(**ARCHITECTURE)
 
 
 def at_pace(made: SpeedCell, factor: float) -> SpeedCell:
@@ -126,3 +130,49 @@ def test_the_export_has_the_columns_of_the_limit() -> None:
     assert row["bound_by_prefill"] == "compute"
     assert isinstance(row["mbu"], float)
     assert 0 < row["mbu"] < 1
+
+
+@pytest.mark.parametrize(
+    ("quant", "status", "info", "told", "expected"),
+    [
+        ("bf16", "ok", {}, {}, "bf16"),
+        ("bf16", "ok", {"dtype": "float32"}, {}, "fp32"),
+        ("bf16", "ok", {}, {"dtype": "float32"}, "fp32"),
+        ("fp8", "ok", {"dtype": "float32"}, {}, "fp8"),
+        ("fp8", "emulated", {}, {}, "bf16"),
+        ("fp8", "emulated", {"dtype": "float32"}, {}, "fp32"),
+    ],
+)
+def test_cells_and_scores_are_computed_in_one_type(
+    quant: str, status: str, info: dict[str, str], told: dict[str, str], expected: str
+) -> None:
+    spec = recorded_spec(quant, architecture=SHAPES, engine=told)
+    one = native_record(quant, engine_info=info, spec=spec)
+    cell = one.cells[0].model_copy(update={"status": status})
+    task = score(quant, "mini-mmlu", status=status)  # type: ignore[arg-type]
+    assert (computed_in(one, cell), computed_in(one, task)) == (expected, expected)
+    limit = limit_of(one, cell)
+    assert (limit.multiplied_in if limit else None) == (expected if status == "ok" else None)
+
+
+def test_a_cell_of_the_baseline_beside_a_run_is_of_its_own_server() -> None:
+    one = controlled_record("fp8")
+    assert one.control
+    control = one.control.model_copy(
+        update={"engine_info": native_record(engine_info={"dtype": "float32"}).engine_info}
+    )
+    one = one.model_copy(update={"control": control})
+    assert [computed_in(one, cell) for cell in (one.cells[0], control.cells[0])] == ["fp8", "fp32"]
+    wide, narrow = limit_of(one, control.cells[0]), limit_of(native_record(server=server()), native_record().cells[0])
+    assert wide
+    assert narrow
+    assert wide.traffic.linear_bytes == 2 * narrow.traffic.linear_bytes
+
+
+def test_one_token_is_multiplied_with_the_experts_that_it_takes() -> None:
+    dense = linear_flops(SHAPES)
+    assert dense == 2 * SHAPES.linear_parameters()
+    experts = SHAPES.model_copy(
+        update={"experts": 8, "experts_per_token": 2, "moe_intermediate_size": SHAPES.intermediate_size}
+    )
+    assert linear_flops(experts) - dense == 2 * SHAPES.layers * SHAPES.mlp_parameters()

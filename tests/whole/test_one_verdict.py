@@ -11,10 +11,10 @@ from bench.analysis.verdict import Kind, Verdict, judge
 from bench.commands import compare, decide, gate
 from bench.records.record import ItemOutcome, Metric, RunRecord, TaskScore
 from quantize.key import sha256_text
+from testkit.records import keep, recorded_spec
+from testkit.records import record as recorded
+from testkit.scores import score
 from tests.pages import rendered, rows_in
-from tests.records import keep, recorded_spec
-from tests.records import record as recorded
-from tests.scores import score
 
 Kinds = dict[tuple[str, str], Kind]
 ITEMS = 2000
