@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bench.engines import attach
 from bench.errors import EngineError, SourceError
 from bench.records.record import RequestTrace
 from bench.servers.lifecycle import RunningEngine, serve
@@ -19,7 +18,7 @@ from bench.speed.client import Client, run
 from bench.speed.words import Words, read_words
 from quantize.architecture import Architecture
 from testkit import streamer
-from tests.support.attached import SHAPE, answers, config, fields
+from tests.support.attached import SHAPE, answers, config, engine, fields
 from tests.support.hub import COMMIT, Hub, Repo, clean_environment, offline_env
 from tests.support.hub import serve as serve_hub
 from tests.support.paths import ROOT
@@ -29,10 +28,6 @@ from tests.support.serving import Server, checkpoint
 __all__ = ["checkpoint"]
 
 TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
-
-
-def engine(**changes: Any) -> attach.Attach:
-    return attach.Attach(name="attach", config=config(**changes))
 
 
 def attached_to(**changes: Any) -> Any:

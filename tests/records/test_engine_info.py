@@ -14,8 +14,7 @@ from bench.records.record import RunRecord
 from bench.report.page import render
 from testkit import streamer
 from testkit.records import record
-from tests.engines.test_attach import engine
-from tests.support.attached import answers
+from tests.support.attached import answers, engine
 from tests.support.program import Cli
 
 SECRET = "sk-planted-4f1b"

@@ -25,3 +25,7 @@ def answers(**by_path: Any) -> Callable[[str], tuple[int, bytes]]:
     """Return what asks a server that knows these paths alone; ``v1_models`` stands for ``/v1/models``."""
     known = {"/" + name.replace("__", "/"): json.dumps(body).encode() for name, body in by_path.items()}
     return lambda path: (200, known[path]) if path in known else (404, b"no such page")
+
+
+def engine(**changes: Any) -> attach.Attach:
+    return attach.Attach(name="attach", config=config(**changes))
