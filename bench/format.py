@@ -1,6 +1,18 @@
-"""Numbers for people: three significant digits and a fitting unit. The exact value goes into the cell's title."""
+"""Every number's text, in the report, on the terminal and in messages: digits and a fitting unit.
+
+In the report the exact value goes into the cell's title.
+"""
+
+from collections.abc import Callable
 
 MISSING = "–"
+FINE = 0.02
+"""Width of an interval, of 1, below which percentage points are given two decimals."""
+
+
+def optional(value: float | None, show: Callable[[float], str], missing: str = MISSING) -> str:
+    """Return a number as ``show`` writes it, or what stands for none."""
+    return missing if value is None else show(value)
 
 
 def significant(value: float) -> str:
@@ -20,9 +32,22 @@ def seconds(value: float) -> str:
     return _scaled(value, ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))) if value else "0 s"
 
 
+def duration(value: float) -> str:
+    """Return seconds that may be days, with one decimal: ``1.5 min``."""
+    for one, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if value >= one:
+            return f"{value / one:.1f} {unit}"
+    return f"{value:.1f} s" if value >= 1 else f"{1e3 * value:.1f} ms"
+
+
 def size(value: float) -> str:
     """Return bytes in decimal units: ``269 MB``."""
     return _scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))) if value else "0 B"
+
+
+def space(value: float) -> str:
+    """Return memory or disk space, estimated, needed or free, with one decimal: ``15.2 GB``."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
 
 
 def rate(value: float) -> str:
@@ -61,10 +86,39 @@ def small_percent(value: float) -> str:
     return f"{significant(100 * value)} %"
 
 
+def rough_percent(share: float) -> str:
+    """Return a share of 1 as ``3.1 %``, and from 10 % on without decimals."""
+    return percent(share) if share < 0.1 else f"{100 * share:.0f} %"
+
+
 def points(difference: float) -> str:
     """Return a difference of two shares in percentage points, signed: ``−1.2 pp``."""
     text = f"{100 * difference:+.1f}"
     return f"{'0.0' if float(text) == 0 else text.replace('-', '−')} pp"
+
+
+def points_by_width(share: float, width: float = 1.0, *, signed: bool = True) -> str:
+    """Return a share in percentage points without unit, with as many decimals as an interval of this width can carry.
+
+    Args:
+        share: of 1.
+        width: of the interval, of 1.
+        signed: whether a plus is written.
+    """
+    text = f"{100 * share:{'+' if signed else ''}.{2 if width < FINE else 1}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def points_with_interval(value: float, low: float, high: float) -> str:
+    """Return a difference of two shares in percentage points with its interval: ``−1.2 pp (−2.3 to −0.1)``."""
+    width = high - low
+    return f"{points_by_width(value, width)} pp ({points_by_width(low, width)} to {points_by_width(high, width)})"
+
+
+def points_by_size(share: float) -> str:
+    """Return a share in percentage points without unit and plus, with two decimals below 1: ``0.26``."""
+    value = 100 * share
+    return (f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}").replace("-", "−")
 
 
 def count(value: int) -> str:

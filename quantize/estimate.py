@@ -15,11 +15,6 @@ BATCH_TOKENS = 2048
 """Tokens whose logits the proof holds at once, at least."""
 
 
-def in_words(size: int) -> str:
-    """Return a number of bytes for a reader, e.g. ``15.2 GB``."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 class Needs(Frozen):
     """What a build needs at its peak."""
 

@@ -13,15 +13,11 @@ import numpy as np
 
 from bench.analysis.difference import ALPHA, Array, Estimate
 from bench.analysis.paired import Comparison
+from bench.format import points_by_size as pp
+from bench.records.margin import in_points
 from quantize.key import Frozen
 
 Kind = Literal["worse", "non-inferior", "inconclusive"]
-
-
-def _pp(share: float) -> str:
-    """Return a share in percentage points."""
-    points = 100 * share
-    return (f"{points:.1f}" if abs(points) >= 1 else f"{points:.2f}").replace("-", "\u2212")
 
 
 class Verdict(Frozen):
@@ -74,15 +70,15 @@ class Verdict(Frozen):
         sure = f"with {100 * (1 - self.alpha):g} % confidence{over}"
         delta, reach = self.comparison.delta, self.simultaneous
         if self.kind == "non-inferior":
-            bound = f"at most {_pp(-reach.low)} pp worse" if reach.low < 0 else f"at least {_pp(reach.low)} pp better"
-            loss = f"lost {_pp(-delta.value)} pp, but " if self.lost else ""
-            return f"{loss}{bound} {sure}, inside the margin of {100 * self.margin:g} pp"
+            bound = f"at most {pp(-reach.low)} pp worse" if reach.low < 0 else f"at least {pp(reach.low)} pp better"
+            loss = f"lost {pp(-delta.value)} pp, but " if self.lost else ""
+            return f"{loss}{bound} {sure}, inside the margin of {in_points(self.margin)}"
         if self.kind == "worse":
-            interval = f"95 % interval {_pp(-delta.high)} to {_pp(-delta.low)}"
-            return f"lost {_pp(-delta.value)} pp ({interval}), more than chance allows{over}"
+            interval = f"95 % interval {pp(-delta.high)} to {pp(-delta.low)}"
+            return f"lost {pp(-delta.value)} pp ({interval}), more than chance allows{over}"
         return (
-            f"anything from {_pp(reach.low)} to {_pp(reach.high)} pp is possible {sure}; "
-            f"with {self.comparison.n:,} items a loss below {_pp(self.mde)} pp is easily missed"
+            f"anything from {pp(reach.low)} to {pp(reach.high)} pp is possible {sure}; "
+            f"with {self.comparison.n:,} items a loss below {pp(self.mde)} pp is easily missed"
         )
 
     def _flips(self) -> str:

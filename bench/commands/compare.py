@@ -19,7 +19,6 @@ from bench.published.figures import PublishedCell, published_named
 from bench.published.replication import replications, score_replications
 from bench.records.margin import in_points, parse_margin
 from bench.records.record import RunRecord
-from bench.report.cells import points
 from bench.speed.metrics import Interval
 
 PUBLISHED = "published:"
@@ -45,11 +44,11 @@ def _names(pair: CellPair | ScorePair) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "" if value is None else fmt.seconds(value)
+    return fmt.optional(value, fmt.seconds, "")
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+    return fmt.optional(value, fmt.percent, "")
 
 
 def _cell_row(pair: CellPair) -> tuple[str, ...]:
@@ -65,8 +64,7 @@ def _score_row(pair: ScorePair) -> tuple[str, ...]:
     if pair.verdict is None:
         return (_names(pair), pair.task, *values, "", "", "not compared", pair.reason)
     found = pair.verdict.comparison
-    delta, width = found.delta, found.delta.high - found.delta.low
-    change = f"{points(delta.value, width)} pp ({points(delta.low, width)} to {points(delta.high, width)})"
+    change = fmt.points_with_interval(found.delta.value, found.delta.low, found.delta.high)
     return (_names(pair), pair.task, *values, change, f"+{found.gained} −{found.lost}", pair.verdict.kind, pair.reason)
 
 

@@ -16,7 +16,6 @@ from bench.console import console, table
 from bench.errors import ConfigError, QuantbenchError
 from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
-from bench.report.cells import points
 from bench.report.decision import SHOW, decision
 
 PLACES: dict[Answer, str] = {
@@ -59,8 +58,7 @@ def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
         goal += f" ({show(one.goal.low)} – {show(one.goal.high)})"
     accuracy = "not complete" if one.gaps else "not known"
     if one.accuracy:
-        change = one.accuracy
-        accuracy = f"{points(change.median)} pp ({points(change.low)} to {points(change.high)})"
+        accuracy = fmt.points_with_interval(one.accuracy.median, one.accuracy.low, one.accuracy.high)
     place = PLACES[one.standing]
     told = "; ".join(one.why_not) or "; ".join(f"{held.need.text}: {held.reason}" for held in one.held)
     return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)

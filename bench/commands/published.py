@@ -10,13 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import format as fmt
 from bench.console import console
 from bench.errors import nearest
 from bench.published.figures import cells, sources, table_of
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
 
 
 def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
@@ -30,8 +27,8 @@ def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
             tpot = "" if row["tpot_s"] is None else f"{1e3 * row['tpot_s']:.2f} ms"
             table.add_row(
                 row["engine"], f"{row['input_len']:,}", row["label"], str(row["devices"]),
-                f"{row['speed_tokens_per_s']:.2f}", tpot, _percent(row["mbu"]), _percent(row["of_roof"]),
-                row["remarks"],
+                f"{row['speed_tokens_per_s']:.2f}", tpot,
+                *(fmt.optional(row[name], fmt.percent, "") for name in ("mbu", "of_roof")), row["remarks"],
             )  # fmt: skip
         out.print(table)
         counted = "prompt and generated" if page.counts == "all" else "generated"

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench import format as fmt
 from bench.console import console, table
 from bench.errors import QuantbenchError, nearest
 from bench.toolchains import build as toolchain_build
@@ -39,7 +40,7 @@ def show() -> None:
         found = toolchain.state(chain)
         built = toolchain.read_built(Path(found.python).parent.parent) if found.python else None
         size = built.disk_bytes if built else chain.disk_bytes
-        rows.append((name, found.kind, f"{size / 1e9:.1f} GB", chain.what_for))
+        rows.append((name, found.kind, fmt.space(size), chain.what_for))
     out = console()
     out.print(table("toolchains", ("name", "state", "size", "what for"), rows))
     out.print(

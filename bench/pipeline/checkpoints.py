@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench import format as fmt
 from bench.config.spec import RunSpec
 from bench.console import Stage
 from bench.errors import QuantizeError
@@ -24,7 +25,7 @@ from quantize.checkpoint import (
     read_manifest,
     weight_files,
 )
-from quantize.estimate import Needs, estimate, in_words
+from quantize.estimate import Needs, estimate
 from quantize.memory import available_memory
 from quantize.method import Method
 from quantize.source import Source
@@ -88,12 +89,12 @@ def check_room(needs: Needs, place: Path, what: str) -> None:
     free, memory = shutil.disk_usage(place).free, available_memory()
     if needs.disk > free:
         raise QuantizeError(
-            f"{what} needs {in_words(needs.disk)} on the disk of {place}, which has {in_words(free)} free; "
+            f"{what} needs {fmt.space(needs.disk)} on the disk of {place}, which has {fmt.space(free)} free; "
             "free some, or choose another place with QUANTBENCH_CACHE"
         )
     if needs.memory > memory:
         raise QuantizeError(
-            f"{what} needs about {in_words(needs.memory)} of memory ({needs.why}), and {in_words(memory)} are free; "
+            f"{what} needs about {fmt.space(needs.memory)} of memory ({needs.why}), and {fmt.space(memory)} are free; "
             "use a larger machine, or a method or calibration that needs less"
         )
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bench import format as fmt
 from bench.config.spec import RunSpec
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
@@ -22,7 +23,7 @@ from bench.speed.protocols import dialect
 from bench.speed.shapes import Shape, shape_of
 from bench.speed.sweep import Lane, not_supported, sweep
 from quantize.checkpoint import Checkpoint
-from quantize.estimate import checkpoint_bytes, in_words
+from quantize.estimate import checkpoint_bytes
 from quantize.memory import available_memory
 
 EXPANDED = 2.5
@@ -118,7 +119,7 @@ def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
             memory = sum(devices.memory_total() or (needed + 1,))
     if needed < memory:
         return None
-    return f"two servers need about {in_words(needed)} of memory, and {in_words(memory)} are there"
+    return f"two servers need about {fmt.space(needed)} of memory, and {fmt.space(memory)} are there"
 
 
 @contextlib.contextmanager

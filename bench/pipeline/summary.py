@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from bench import format as fmt
 from bench.console import console
 from bench.limits.measured import against, limit_of
 from bench.records.record import RunRecord, TaskScore
-from bench.report.cells import points
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of
 from bench.speed.metrics import summarize
@@ -30,9 +30,9 @@ def _decode(record: RunRecord) -> str:
             mark = " (emulated)" if cell.status == "emulated" else ""
             limit = limit_of(record, cell)
             share = against(limit, summary).decode if limit else None
-            roof = f", {share:.1%} of roof" if share is not None else ""
+            roof = f", {fmt.percent(share)} of roof" if share is not None else ""
             return f"{summary.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}{mark}{roof}"
-    return "–"
+    return fmt.MISSING
 
 
 def _score(score: TaskScore, judged: Judged | None) -> str:
@@ -42,7 +42,7 @@ def _score(score: TaskScore, judged: Judged | None) -> str:
     value = f"{score.metrics[0].value:.3f}"
     if judged is None or judged.verdict is None:
         return value
-    return f"{value} ({points(judged.verdict.comparison.delta.value)} pp, {judged.verdict.kind})"
+    return f"{value} ({fmt.points_by_width(judged.verdict.comparison.delta.value)} pp, {judged.verdict.kind})"
 
 
 def show(records: Sequence[RunRecord], report: Path) -> None:
@@ -56,13 +56,13 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
     for record in records:
         made = record.checkpoint
         row = [escape(record.variant.model), escape(record.variant.quant)]
-        row.append(f"{made.checkpoint_bytes / 1e6:,.0f} MB" if made else "–")
-        row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else "–")
-        row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else "–")
+        row.append(fmt.size(made.checkpoint_bytes) if made else fmt.MISSING)
+        row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else fmt.MISSING)
+        row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else fmt.MISSING)
         row.append(_decode(record))
         for task in tasks:
             score = score_of(record, task)
-            row.append(_score(score, verdicts.get((record.run_id, task))) if score else "–")
+            row.append(_score(score, verdicts.get((record.run_id, task))) if score else fmt.MISSING)
         table.add_row(*row, _states(record))
     out.print(table)
     out.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -6,9 +6,10 @@ machine. Where there is none, none is made up; the least time is the physical li
 
 from collections.abc import Sequence
 
+from bench import format as fmt
 from bench.config.spec import RunSpec, recorded
 from bench.plan.forecast import Forecast, forecast_of
-from bench.plan.table import devices, duration
+from bench.plan.table import devices
 from bench.records.record import RunRecord, Variant
 from bench.records.spec import RecordedSpec
 from bench.records.store import Store
@@ -45,7 +46,7 @@ def _at_best(one: Forecast) -> str:
     if one.device is None or one.cells_best_s is None:
         return ""
     several = f"{devices(one)}, each " if one.fit and one.fit.devices > 1 else ""
-    return f"cells at least {duration(one.cells_best_s)} on {several}{one.device.name}; "
+    return f"cells at least {fmt.duration(one.cells_best_s)} on {several}{one.device.name}; "
 
 
 def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:

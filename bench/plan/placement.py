@@ -3,6 +3,7 @@
 import math
 import re
 
+from bench import format as fmt
 from bench.config.spec import RunSpec
 from bench.engines import Parallelism, splitting
 from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
@@ -11,7 +12,6 @@ from bench.plan.stages import context_of, shapes_of
 from bench.records.record import Device
 from bench.speed.shapes import Shape
 from quantize.architecture import Architecture
-from quantize.estimate import in_words
 from quantize.formats import Format
 from quantize.key import Frozen
 
@@ -131,8 +131,8 @@ def _load(spec: RunSpec, model: Served, device: Device, kv_tokens: int) -> Load:
 
 
 def _too_much(found: Spread) -> str:
-    held = f"{in_words(int(found.weights_bytes))} of weights and {in_words(int(found.kv_bytes))} of keys and values"
-    room = in_words(int(found.budget_bytes))
+    held = f"{fmt.space(found.weights_bytes)} of weights and {fmt.space(found.kv_bytes)} of keys and values"
+    room = fmt.space(found.budget_bytes)
     return f"{held}{' for each device' if found.devices > 1 else ''} are more than the {room} that a server may take"
 
 

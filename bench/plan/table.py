@@ -10,33 +10,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bench import format as fmt
 from bench.config.spec import RunSpec
 from bench.plan.cells import CellForecast
 from bench.plan.forecast import Build, Forecast, forecast_of
 from bench.plan.placement import Fit
-from quantize.estimate import in_words
 
 PLAIN_WIDTH = 120
 """Columns of a table where no terminal says how many it has."""
-NOTHING = "–"
 FOOT = (
     "At best: the device's limit, nothing lost anywhere. Likely: a law fitted to published cells of dense models on "
     "one device, with its 95 % interval; prompts at their limit. Nothing was run."
 )
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time for people."""
-    if seconds is None:
-        return NOTHING
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
-
-
-def _words(size: float) -> str:
-    return in_words(round(size))
+def _duration(value: float | None) -> str:
+    return fmt.optional(value, fmt.duration)
 
 
 def _table(title: str) -> Table:
@@ -48,7 +37,7 @@ def _table(title: str) -> Table:
 def devices(one: Forecast) -> str:
     """Return on how many devices a server is spread and how, e.g. ``4 devices (tp 4)``."""
     if one.fit is None:
-        return NOTHING
+        return fmt.MISSING
     return f"{one.fit.devices} device{'s' if one.fit.devices > 1 else ''}{_split(one.fit)}"
 
 
@@ -70,7 +59,7 @@ def trouble(one: Forecast) -> str | None:
 
 def _held(one: Forecast) -> str:
     """Return what each device holds."""
-    return _words(one.fit.spread.weights_bytes + one.fit.spread.kv_bytes) if one.fit else NOTHING
+    return fmt.space(one.fit.spread.weights_bytes + one.fit.spread.kv_bytes) if one.fit else fmt.MISSING
 
 
 def _fastest(one: Forecast) -> CellForecast | None:
@@ -79,7 +68,7 @@ def _fastest(one: Forecast) -> CellForecast | None:
 
 def _speed(cell: CellForecast | None) -> str:
     if cell is None or cell.decode is None:
-        return NOTHING
+        return fmt.MISSING
     return f"{1 / cell.decode.seconds:,.{0 if cell.decode.seconds < 0.1 else 1}f}"
 
 
@@ -89,12 +78,12 @@ def answer(one: Forecast) -> str:
     if one.fit is not None and one.device is not None:
         each = " each" if one.fit.devices > 1 else ""
         wrong = f": {trouble(one)}" if trouble(one) else ""
-        parts.append(f"{devices(one)}, {_held(one)} of {_words(one.device.memory_bytes)}{each}{wrong}")
+        parts.append(f"{devices(one)}, {_held(one)} of {fmt.space(one.device.memory_bytes)}{each}{wrong}")
     cell = _fastest(one)
     if cell is not None:
         parts.append(f"at best {_speed(cell)} tokens/s at input {cell.shape.input_len:,}")
     if one.cells_best_s is not None:
-        parts.append(f"its cells take at least {duration(one.cells_best_s)}{_likely_time(one)}")
+        parts.append(f"its cells take at least {_duration(one.cells_best_s)}{_likely_time(one)}")
     where = f" on {one.device.name}" if one.device else ""
     return f"{one.model} {one.quant}{where}: {'; '.join(parts) or 'no limit known'}"
 
@@ -103,13 +92,13 @@ def _likely_time(one: Forecast) -> str:
     likely = one.cells_likely_s
     if likely is None:
         return ""
-    return f", likely {duration(likely.value)} ({duration(likely.low)} to {duration(likely.high)})"
+    return f", likely {_duration(likely.value)} ({_duration(likely.low)} to {_duration(likely.high)})"
 
 
 def _likely_speed(cell: CellForecast) -> str:
     found = cell.likely_tpot_s
     if found is None or cell.decode is None:
-        return NOTHING
+        return fmt.MISSING
     fastest_s = max(found.low, cell.decode.seconds)
     return f"{1 / found.value:,.0f} ({1 / found.high:,.0f} to {1 / fastest_s:,.0f})"
 
@@ -117,7 +106,7 @@ def _likely_speed(cell: CellForecast) -> str:
 def _quantize(build: Build) -> str:
     text = f", {build.calibration_tokens:,} tokens of calibration" if build.calibration_tokens else ""
     done = "proving the release" if build.release else f"{build.method}{text}"
-    return f"{done}; {_words(build.needs.memory)} of memory ({build.needs.why})"
+    return f"{done}; {fmt.space(build.needs.memory)} of memory ({build.needs.why})"
 
 
 def _stages(one: Forecast) -> Table:
@@ -127,33 +116,33 @@ def _stages(one: Forecast) -> Table:
     few = one.active_parameters < one.total_parameters
     experts = f", {one.active_parameters / 1e9:.2f} B of them for each token" if few else ""
     bits = f"{one.bits:.2f} bits a quantized weight" if one.bits else "16 bits a weight"
-    size = f"{one.total_parameters / 1e9:.3f} B weights{experts}; {_words(one.checkpoint_bytes)}, {bits}"
-    table.add_row("checkpoint", size, NOTHING)
+    size = f"{one.total_parameters / 1e9:.3f} B weights{experts}; {fmt.space(one.checkpoint_bytes)}, {bits}"
+    table.add_row("checkpoint", size, fmt.MISSING)
     if one.build is not None:
         hub = one.build.download_bytes
-        download = f"{_words(hub)} from the hub" if hub is not None else "nothing from the hub"
-        table.add_row("source", f"{download}; {_words(one.build.disk_bytes)} of disk with the result", NOTHING)
+        download = f"{fmt.space(hub)} from the hub" if hub is not None else "nothing from the hub"
+        table.add_row("source", f"{download}; {fmt.space(one.build.disk_bytes)} of disk with the result", fmt.MISSING)
         if one.bits:
-            table.add_row("quantize", _quantize(one.build), duration(one.build.best_s))
+            table.add_row("quantize", _quantize(one.build), _duration(one.build.best_s))
     if one.fit is not None:
         spread = one.fit.spread
-        held = f"{_words(spread.weights_bytes)} of weights, {_words(spread.kv_bytes)} of keys and values"
-        room = f"{_words(spread.budget_bytes)} that a server may take"
+        held = f"{fmt.space(spread.weights_bytes)} of weights, {fmt.space(spread.kv_bytes)} of keys and values"
+        room = f"{fmt.space(spread.budget_bytes)} that a server may take"
         each = "on each, " if one.fit.devices > 1 else ""
-        table.add_row("serve", f"{one.engine} on {devices(one)}: {held} {each}of {room}", NOTHING)
+        table.add_row("serve", f"{one.engine} on {devices(one)}: {held} {each}of {room}", fmt.MISSING)
     else:
-        table.add_row("serve", f"{one.engine}, on a device that is not known", NOTHING)
+        table.add_row("serve", f"{one.engine}, on a device that is not known", fmt.MISSING)
     if one.cells:
         skipped = f", {len(one.cells) - len(one.able)} not supported" if len(one.able) < len(one.cells) else ""
         cells = f"{len(one.cells)} cells of {one.trials} trials and a warm-up{skipped}{_likely_time(one)}"
-        table.add_row("cells", cells, duration(one.cells_best_s))
+        table.add_row("cells", cells, _duration(one.cells_best_s))
     for task in one.tasks:
         items = f"{task.items:,} items" if task.items else "items not known beforehand"
         tokens = f", about {round(task.prompt_tokens, -3):,} prompt tokens" if task.prompt_tokens else ""
-        table.add_row(task.task, f"{items}{tokens}", duration(task.best_s))
+        table.add_row(task.task, f"{items}{tokens}", _duration(task.best_s))
     if one.baseline is not None:
-        table.add_row("baseline", f"{one.baseline.quant}, served beside it", duration(one.baseline.best_s))
-    table.add_row("all", "as far as it is known", duration(one.best_s))
+        table.add_row("baseline", f"{one.baseline.quant}, served beside it", _duration(one.baseline.best_s))
+    table.add_row("all", "as far as it is known", _duration(one.best_s))
     return table
 
 
@@ -161,12 +150,12 @@ COLUMNS: dict[str, Callable[[CellForecast], str]] = {
     "input": lambda cell: f"{cell.shape.input_len:,}",
     "output": lambda cell: f"{cell.shape.output_len:,}",
     "load": lambda cell: cell.shape.load,
-    "KV cache": lambda cell: _words(cell.kv_bytes),
-    "TTFT": lambda cell: duration(cell.prefill.seconds) if cell.prefill else NOTHING,
+    "KV cache": lambda cell: fmt.space(cell.kv_bytes),
+    "TTFT": lambda cell: _duration(cell.prefill.seconds) if cell.prefill else fmt.MISSING,
     "tokens/s each": _speed,
-    "bound by": lambda cell: cell.decode.by if cell.decode else NOTHING,
+    "bound by": lambda cell: cell.decode.by if cell.decode else fmt.MISSING,
     "likely": _likely_speed,
-    "takes": lambda cell: duration(cell.best_s),
+    "takes": lambda cell: _duration(cell.best_s),
 }
 """The table of cells: {heading: text of a cell}."""
 IN_TITLE = {"output": "{} tokens out", "load": "{}"}
@@ -179,7 +168,7 @@ def _cells(one: Forecast) -> Table:
     same = [name for name in IN_TITLE if len(set(columns[name])) == 1]
     words = ", ".join([f"cells of {one.quant} at best", *(IN_TITLE[name].format(columns[name][0]) for name in same)])
     table = _table(words)
-    shown = [name for name, texts in columns.items() if name not in same and set(texts) != {NOTHING}]
+    shown = [name for name, texts in columns.items() if name not in same and set(texts) != {fmt.MISSING}]
     for name in shown:
         table.add_column(name, justify="left" if name in ("load", "bound by") else "right")
     for row in zip(*(columns[name] for name in shown), strict=True):
@@ -190,7 +179,7 @@ def _cells(one: Forecast) -> Table:
 def _rows(found: Sequence[Forecast]) -> Table:
     """Return the table of a sweep: a row for each run."""
     where = dict.fromkeys(
-        f"{one.device.name} ({_words(one.device.memory_bytes)})" if one.device else "a device not known"
+        f"{one.device.name} ({fmt.space(one.device.memory_bytes)})" if one.device else "a device not known"
         for one in found
     )
     lengths = {f"{cell.shape.input_len:,}" for one in found if (cell := _fastest(one))}
@@ -203,12 +192,12 @@ def _rows(found: Sequence[Forecast]) -> Table:
         table.add_row(
             one.model,
             one.quant,
-            _words(one.checkpoint_bytes),
-            f"{one.fit.devices}{_split(one.fit)}" if one.fit else NOTHING,
+            fmt.space(one.checkpoint_bytes),
+            f"{one.fit.devices}{_split(one.fit)}" if one.fit else fmt.MISSING,
             _held(one) + (f": {wrong}" if wrong else ""),
             _speed(_fastest(one)),
-            duration(one.cells_best_s),
-            duration(likely.value if likely else None),
+            _duration(one.cells_best_s),
+            _duration(likely.value if likely else None),
         )
     return table
 

@@ -4,16 +4,9 @@ from bench import format as fmt
 from bench.analysis.difference import Difference, Estimate
 from bench.report.document import Cell
 
-FINE = 0.02
-"""Width of an interval, of 1, below which percentage points are given two decimals."""
 SMALLEST_P = 0.001
 SMALLEST_NATS = 0.0001
-
-
-def points(share: float, width: float = 1.0, *, signed: bool = True) -> str:
-    """Return a share in percentage points, with as many decimals as an interval of this width can carry."""
-    text = f"{100 * share:{'+' if signed else ''}.{2 if width < FINE else 1}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+points = fmt.points_by_width
 
 
 def delta_cell(found: Estimate) -> Cell:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from bench import format as fmt
 from bench.engines import Engine, Launch
 from bench.errors import EngineError
 from bench.machine.child import Child, Pulse
@@ -297,7 +298,7 @@ def _look_back(
             break
         time.sleep(POLL_S)
     if not after.memory_returned:
-        told = ", ".join(f"{more / 1e9:.1f} GB on device {index}" for index, more in enumerate(kept) if more > 0)
+        told = ", ".join(f"{fmt.space(more)} on device {index}" for index, more in enumerate(kept) if more > 0)
         on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_S:g} s: {told}")
 
 

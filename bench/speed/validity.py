@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from bench.format import rough_percent as percent
 from bench.records.record import ClientLoad, DeviceState, RequestTrace, Status, Trial
 from bench.speed.metrics import NS_PER_S, e2e_s, output_tokens_per_s, tpot_s, ttft_s, typical
 
@@ -46,10 +47,6 @@ DRIFT = 1.5
 """Median time of the last third of an open loop's requests over that of the first."""
 DRIFT_REQUESTS = 30
 NS_PER_MS = 1e6
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def client_bound(trial: Trial) -> Iterator[str]:
 def _no_core_left(trial: Trial) -> Iterator[str]:
     load = trial.client
     if load is not None and load.cpu_share > CPU_SHARE:
-        yield f"{CLIENT_BOUND}it used {_percent(load.cpu_share)} of a core, where {_percent(CPU_SHARE)} is the limit"
+        yield f"{CLIENT_BOUND}it used {percent(load.cpu_share)} of a core, where {percent(CPU_SHARE)} is the limit"
 
 
 def _late_stamps(trial: Trial, load: ClientLoad) -> Iterator[str]:
@@ -145,9 +142,9 @@ def _late_stamps(trial: Trial, load: ClientLoad) -> Iterator[str]:
     late = f"{CLIENT_BOUND}its event loop was {load.lag_p99_ns / NS_PER_MS:.1f} ms late (p99), which can put"
     ttft, span = typical(trial, ttft_s), typical(trial, _span_s)
     if ttft is not None and lag_ns > max(TTFT_ERROR_NS, TTFT_ERROR * ttft * NS_PER_S):
-        yield f"{late} TTFT off by {_percent(lag_ns / NS_PER_S / ttft)} of {ttft * 1e3:.1f} ms"
+        yield f"{late} TTFT off by {percent(lag_ns / NS_PER_S / ttft)} of {ttft * 1e3:.1f} ms"
     if span is not None and lag_ns > TPOT_ERROR * span * NS_PER_S:
-        yield f"{late} TPOT off by {_percent(lag_ns / NS_PER_S / span)}; its answers last {span * 1e3:.4g} ms"
+        yield f"{late} TPOT off by {percent(lag_ns / NS_PER_S / span)}; its answers last {span * 1e3:.4g} ms"
 
 
 def _span_s(trace: RequestTrace) -> float | None:
@@ -209,7 +206,7 @@ def _spread(values: Sequence[float], name: str) -> Iterator[str]:
     deviation = float(np.std(values, ddof=1) / np.mean(values))
     if deviation > SPREAD:
         yield (
-            f"{name} differs between trials (standard deviation {_percent(deviation)} of the mean): end what else runs "
+            f"{name} differs between trials (standard deviation {percent(deviation)} of the mean): end what else runs "
             "on the machine, or take more trials with workload.trials=…"
         )
 

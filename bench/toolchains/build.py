@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import format as fmt
 from bench.console import Stage, View
 from bench.errors import ToolchainError
 from bench.files import write_atomic
@@ -71,7 +72,7 @@ def build(name: str) -> str:
                 shutil.rmtree(leftover)
         check_room(chain, place.parent)
         view.say(
-            f"  downloads about {chain.download_bytes / 1e9:.2f} GB, takes about {chain.disk_bytes / 1e9:.2f} GB "
+            f"  downloads about {fmt.space(chain.download_bytes)}, takes about {fmt.space(chain.disk_bytes)} "
             "of disk; several GB more of each where pip takes torch's CUDA build"
         )
         work = place.with_name(f"{place.name}.work-{os.getpid()}")
@@ -99,7 +100,7 @@ def check_room(chain: Toolchain, place: Path) -> None:
     free, needed = shutil.disk_usage(place).free, chain.disk_bytes + chain.download_bytes
     if needed > free:
         raise ToolchainError(
-            f"toolchain {chain.name} needs {needed / 1e9:.1f} GB on the disk of {place}, which has {free / 1e9:.1f} GB "
+            f"toolchain {chain.name} needs {fmt.space(needed)} on the disk of {place}, which has {fmt.space(free)} "
             "free: free some, or choose another place with QUANTBENCH_CACHE"
         )
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator
 
+from bench import format as fmt
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
 from quantize.key import Frozen, canonical_json, sha256_text
@@ -211,7 +212,7 @@ def toolchain_interpreter(name: str, what: str) -> str:
         return interpreter_for(chain.modules, what)
     raise ToolchainError(
         f"{what} needs the toolchain {name}, which is not built: quantbench toolchain build {name} "
-        f"({chain.disk_bytes / 1e9:.1f} GB on disk)"
+        f"({fmt.space(chain.disk_bytes)} on disk)"
     )
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bench import format as fmt
 from bench.config.compose import compose_job, names
 from bench.errors import ConfigError
 from bench.plan.announce import announce
 from bench.plan.forecast import forecast, forecast_of
-from bench.plan.table import answer, duration
+from bench.plan.table import answer
 from tests.support.forecasts import DEVICES, PARTS, spec
 from tests.support.paths import ROOT
 from tests.support.program import Cli
@@ -113,11 +114,9 @@ def test_wrong_plans_are_told_in_one_line(overrides: tuple[str, ...], said: str)
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (0.0123, "12.3 ms"), (2, "2.0 s"), (90, "1.5 min"), (7200, "2.0 h")]
-)
-def test_durations_are_for_people(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
+@pytest.mark.parametrize(("seconds", "text"), [(0.0123, "12.3 ms"), (2, "2.0 s"), (90, "1.5 min"), (7200, "2.0 h")])
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert fmt.duration(seconds) == text
 
 
 def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(

@@ -134,7 +134,7 @@ def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -
     python = toolchain_build.build("tiny")
     said = capsys.readouterr().err
     assert said.count("removing what a build that was killed has left") == 2
-    assert "downloads about 0.00 GB, takes about 0.00 GB of disk" in said
+    assert "downloads about 0.0 MB, takes about 0.0 MB of disk" in said
     assert toolchain.toolchain_interpreter("tiny", "x") == python == str(place / "bin" / "python")
     built = toolchain.read_built(place)
     assert built is not None

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from bench import format as fmt
 from bench.accuracy import data
 from bench.accuracy import tasks as accuracy_tasks
 from bench.accuracy.mirror import check as mirror_check
@@ -182,7 +183,7 @@ def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[Source], view: View)
         listings.append(_list(source))
     for found in listings:
         licence = f", {found.source.licence}" if found.source.licence else ""
-        size = f"{len(found.sizes)} files, {sum(found.sizes.values()) / 1e6:.1f} MB"
+        size = f"{len(found.sizes)} files, {fmt.space(sum(found.sizes.values()))}"
         view.say(f"  {found.source.repo} at commit {found.commit[:12]}: {size}{licence}")
     check_room(out, listings, view)
     for found in listings:
@@ -201,10 +202,10 @@ def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
     here = sum(file.stat().st_size for file in (out / PART).rglob("*") if file.is_file())
     needed = max(0, sum(sum(found.sizes.values()) for found in listings) - here)
     free = shutil.disk_usage(out).free
-    view.say(f"  needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free")
+    view.say(f"  needs {fmt.space(needed)} of disk, {fmt.space(free)} are free")
     if needed > free:
         raise AccuracyError(
-            f"the mirror needs {needed / 1e6:.1f} MB on the disk of {out}, which has {free / 1e6:.1f} MB free: free "
+            f"the mirror needs {fmt.space(needed)} on the disk of {out}, which has {fmt.space(free)} free: free "
             "some, or choose another folder with --out"
         )
 
