@@ -10,7 +10,7 @@ from bench.records.record import RunRecord
 from bench.report.rows import rows
 from bench.report.sections import heat
 from testkit.records import controlled_record, device, native_record, paced
-from tests.blocks import rows_of
+from tests.support.blocks import rows_of
 
 
 def slower_baseline(one: RunRecord, pace: float) -> RunRecord:

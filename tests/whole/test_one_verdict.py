@@ -14,7 +14,7 @@ from quantize.key import sha256_text
 from testkit.records import keep, recorded_spec
 from testkit.records import record as recorded
 from testkit.scores import score
-from tests.pages import rendered, rows_in
+from tests.support.pages import rendered, rows_in
 
 Kinds = dict[tuple[str, str], Kind]
 ITEMS = 2000
