@@ -16,8 +16,12 @@ KEY_VARIABLE = "QUANTBENCH_API_KEY"
 
 
 def end_with_parent() -> None:
-    """Wait until standard input closes, then end the whole process group."""
-    sys.stdin.buffer.read()
+    """Wait until standard input closes, then end the whole process group.
+
+    Not by ``sys.stdin``: Python aborts at its exit while a thread holds that one's lock.
+    """
+    while os.read(0, 1024):
+        pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

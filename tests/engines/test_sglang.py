@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -271,6 +272,35 @@ def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stderr
     assert "'api_key': '…'" in done.stderr
+
+
+LAUNCHED = f"""
+import sys, threading, time
+sys.path.insert(0, {str(sglang.LAUNCHER.parent)!r})
+import sglang_launch
+threading.Thread(target=sglang_launch.end_with_parent, daemon=True).start()
+time.sleep(0.2)  # until the thread waits for standard input
+"""
+
+
+def launched(code: str) -> "subprocess.Popen[bytes]":
+    """Start a program that ends with its parent, as the launcher does, in a process group of its own."""
+    argv = [sys.executable, "-c", LAUNCHED + code]
+    return subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def test_an_error_of_the_launched_server_is_reported_as_that_error() -> None:
+    with launched("raise ValueError('no such model')") as child:
+        assert child.stderr is not None
+        assert child.stderr.read().splitlines()[-1] == b"ValueError: no such model"
+        assert child.wait(10) == 1
+
+
+def test_the_launched_server_ends_when_standard_input_closes() -> None:
+    with launched("time.sleep(60)") as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(10) == -signal.SIGKILL
 
 
 @pytest.fixture
