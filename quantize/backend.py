@@ -7,13 +7,33 @@ interpreter, imports its library inside its functions, and nothing of ``bench`` 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from quantize.architecture import Architecture
 from quantize.key import Frozen
-from quantize.plugins import module_named
+from quantize.plugins import module_named, names, nearest
 
-Name = Literal["llmcompressor", "gptqmodel", "auto-gptq", "autoawq"]
+
+def backends() -> list[str]:
+    """Return the names of all backends, as in ``quant.backend``."""
+    return [name.replace("_", "-") for name in names("quantize.backends")]
+
+
+def _known(name: str) -> str:
+    """Return ``name``.
+
+    Raises:
+        ValueError: no backend has it; names the nearest and the known ones.
+    """
+    if name not in backends():
+        raise ValueError(f"no backend '{name}'{nearest(name, backends())} Known: {', '.join(backends())}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_known)]
+"""A backend, as in ``quant.backend``."""
 Samples = Sequence[Sequence[int]]
 """Calibration samples as token ids."""
 
@@ -51,3 +71,8 @@ def backend(name: str) -> Backend:
     """
     found: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
     return found
+
+
+def backends_for(method: str) -> list[str]:
+    """Return the names of the backends that do a method."""
+    return [name for name in backends() if method in backend(name).methods]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, SerializeAsAny
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Name, Samples, backend
+from quantize.backend import Made, Name, Samples, backend, backends_for
 from quantize.estimate import Calibration
 from quantize.formats import Activations, Container, Format, integers
 from quantize.key import Frozen
@@ -223,6 +223,15 @@ class WeightOnly(Quantizing):
     """A method that stores integer weights and keeps activations in 16 bits."""
 
     config: SerializeAsAny[WeightOnlyConfig]
+
+    def check(self, architecture: Architecture) -> None:
+        """Check that the backend can do it and that a group size fits the model's layers.
+
+        Raises:
+            ValueError: not so; says what to type.
+        """
+        self.config.check_backend(*backends_for(self.name))
+        self.config.used_group_size(architecture)
 
     def expected(self, architecture: Architecture) -> Expected:
         """Return what the written files must look like."""

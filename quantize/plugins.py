@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from types import ModuleType
 from typing import TypeVar
 
@@ -18,6 +19,12 @@ def names(package: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known name that is most like ``name``; a full stop if none is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else "."
+
+
 def module_named(package: str, name: str) -> ModuleType:
     """Import module ``name`` of a package.
 
@@ -26,10 +33,8 @@ def module_named(package: str, name: str) -> ModuleType:
     """
     known = names(package)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
         raise PluginError(
-            f"no module '{name}' in {package}{hint} Known: {', '.join(known)}. "
+            f"no module '{name}' in {package}{nearest(name, known)} Known: {', '.join(known)}. "
             f"To add one, create {package.replace('.', '/')}/{name}.py."
         )
     return importlib.import_module(f"{package}.{name}")

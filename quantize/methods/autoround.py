@@ -32,12 +32,3 @@ class AutoRound(WeightOnly):
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
         """Return the memory of rounding values, their gradients and the best so far, in float32."""
         return 12 * architecture.layer_parameters()
-
-    def check(self, architecture: Architecture) -> None:
-        """Check that a group size fits the model's layers.
-
-        Raises:
-            ValueError: none does.
-        """
-        self.config.check_backend("llmcompressor")
-        self.config.used_group_size(architecture)

@@ -45,8 +45,7 @@ class AWQ(WeightOnly):
         Raises:
             ValueError: not so; says what to type.
         """
-        self.config.check_backend("llmcompressor", "gptqmodel", "autoawq")
-        self.config.used_group_size(architecture)
+        super().check(architecture)
         if self.config.container == "awq":
             native.check_awq(self.config, architecture)
 

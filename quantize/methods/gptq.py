@@ -44,10 +44,9 @@ class GPTQ(WeightOnly):
         Raises:
             ValueError: not so; says what to type.
         """
-        self.config.check_backend("llmcompressor", "gptqmodel", "auto-gptq")
+        super().check(architecture)
         if self.config.act_order == "group" and self.config.backend == "llmcompressor":
             raise ValueError("llm-compressor has dropped act_order=group; use quant.act_order=static or a gptq backend")
-        self.config.used_group_size(architecture)
         if self.config.container == "gptq":
             native.check_gptq(self.config)
 

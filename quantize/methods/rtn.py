@@ -3,7 +3,6 @@
 Weight-only, 4 or 8 bits; needs no text.
 """
 
-from quantize.architecture import Architecture
 from quantize.method import WeightOnly, WeightOnlyConfig
 
 
@@ -15,12 +14,3 @@ class RoundToNearest(WeightOnly):
     """Round to nearest."""
 
     config: Config
-
-    def check(self, architecture: Architecture) -> None:
-        """Check that a group size fits the model's layers.
-
-        Raises:
-            ValueError: none does.
-        """
-        self.config.check_backend("llmcompressor")
-        self.config.used_group_size(architecture)

@@ -83,7 +83,7 @@ def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["quant=gptq-int4", "quant.backend=autoawq"], "known are llmcompressor, gptqmodel, auto-gptq"),
+        (["quant=gptq-int4", "quant.backend=autoawq"], "known are auto-gptq, gptqmodel, llmcompressor"),
         (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not do this method"),
         (["quant=gptq-int4", "quant.act_order=group"], "has dropped act_order=group"),
         (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "holds 4 bits, not 8"),

@@ -121,6 +121,28 @@ def test_every_backend_says_where_it_runs_and_what_it_does() -> None:
         assert set(found.methods) <= set(names("quantize.methods"))
 
 
+BACKEND = """
+from quantize.backend import Backend, Made
+BACKEND = Backend("autoawq", ("torch",), {"rtn": lambda *work: Made()})
+"""
+
+
+def test_a_backend_is_known_by_its_module_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import quantize.backends
+
+    (tmp_path / "another_one.py").write_text(BACKEND)
+    monkeypatch.setattr(quantize.backends, "__path__", [*quantize.backends.__path__, str(tmp_path)])
+    shapes = compose_job(["+model=tiny-qwen3", "session=test"]).model.architecture
+    chosen = [
+        compose_job(["+model=tiny-qwen3", f"quant={quant}", "quant.backend=another-one", "session=test"]).quant.method
+        for quant in ("rtn-int4", "gptq-int4")
+    ]
+    assert [method.backend for method in chosen] == ["another-one", "another-one"]
+    chosen[0].check(shapes)
+    with pytest.raises(ValueError, match=r"quant\.backend=another-one does not do this method; known are auto-gptq,"):
+        chosen[1].check(shapes)
+
+
 def test_an_unknown_name_gets_the_nearest_and_the_file_to_create() -> None:
     with pytest.raises(PluginError, match=r"'vlm' in bench\.engines; did you mean 'vllm'\?.*bench/engines/vlm"):
         module_named("bench.engines", "vlm")

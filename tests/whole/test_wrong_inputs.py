@@ -17,7 +17,11 @@ Case = tuple[list[str], int, str]
 
 COMMAND: dict[str, Case] = {
     "unknown scheme": ([TINY, "quant=fp5"], 2, "did you mean 'fp8'"),
-    "unknown backend": ([TINY, "quant=gptq-int4", "quant.backend=gptq"], 2, "quant.backend: input should be"),
+    "unknown backend": (
+        [TINY, "quant=gptq-int4", "quant.backend=auto_gptq"],
+        2,
+        "quant.backend: no backend 'auto_gptq'; did you mean 'auto-gptq'? Known: auto-gptq, autoawq, gptqmodel, ",
+    ),
     "backend not built": (
         [TINY, "quant=gptq-int4", "quant.backend=gptqmodel", "calibration=demo"],
         1,
@@ -26,7 +30,7 @@ COMMAND: dict[str, Case] = {
     "backend of another method": (
         [TINY, "quant=awq-int4", "quant.backend=auto-gptq"],
         2,
-        "known are llmcompressor, gptqmodel, autoawq",
+        "known are autoawq, gptqmodel, llmcompressor",
     ),
     "group that does not divide": (
         ["+model=smollm2-135m", "quant=rtn-int4", "quant.group_size_fallback=[]"],
