@@ -131,7 +131,7 @@ def test_a_list_is_not_a_sweep() -> None:
 WRONG = {
     "quant=fp9": "did you mean 'fp8'",
     "+model=smolm2-135m": "did you mean 'smollm2-135m'",
-    "engine=sglan": "did you mean 'sglang'? Known: attach, auto, sglang, transformers, vllm",
+    "engine=sglan": f"did you mean 'sglang'? Known: {', '.join(names('engine'))}",
     "workload.trails=3": "did you mean 'trials'",
     "trials=3": "no such field",
     "workload.trials=many": "workload.trials: input should be a valid integer",
