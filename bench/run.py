@@ -1,4 +1,4 @@
-"""``python -m bench.run +model=smollm2-135m quant=fp8``: quantize, serve, measure, report.
+"""Checks a command, launches its jobs and writes one report: ``python -m bench.run +model=smollm2-135m quant=fp8``.
 
 The whole command is checked first: every job of a sweep is composed, and every combination judged, before the first
 second is spent. Then Hydra runs the jobs, each leaving its record on disk, and one report shows them together.

@@ -1,1 +1,1 @@
-"""Accuracy on the server that was timed: lm-eval's tasks, prompts and metrics, our way of asking."""
+"""Accuracy on the server that was timed: tasks, prompts and metrics of lm-eval, requests of our own."""

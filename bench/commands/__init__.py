@@ -1,1 +1,1 @@
-"""The words of ``quantbench``: for each one module with its arguments, one call and what it prints."""
+"""One module for each word of ``quantbench``: its arguments, one call, and what it prints."""

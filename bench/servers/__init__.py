@@ -1,1 +1,1 @@
-"""Start an engine's server, check that it is ours and alive, and stop it."""
+"""An engine's server: start it, check that it is ours and alive, stop it."""
