@@ -26,7 +26,7 @@ def _left_in_container() -> int | None:
 
 
 def _limits() -> list[int]:
-    """Return the limits of this process, in bytes; none on a system that is not POSIX."""
+    """Return the limits on this process's memory, bytes; none where the system has none."""
     try:
         import resource
     except ImportError:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from quantize import proof
+from quantize import locks, proof
 from quantize.architecture import Architecture
 from quantize.backend import Made
 from quantize.calibration import calibration_samples, heldout_windows
@@ -105,16 +105,9 @@ def only_builder(job: Job) -> Iterator[int]:
 
     The process that makes the weights inherits the descriptor: the lock is held until that one has ended too.
     """
-    import fcntl  # quantizing needs a POSIX system, its plan does not
-
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    with job.beside("lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting: another run builds %s", job.target.name)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield stream.fileno()
+    with locks.held(job.beside("lock"), lambda: log.info("waiting: another run builds %s", job.target.name)) as lock:
+        yield lock
 
 
 def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: Job, work: Path) -> str:
@@ -193,7 +186,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
         job.beside("made").write_text(made.model_dump_json())
     else:
         made = _run_step(job, samples, work, lock)
-    peak = _peak_rss(of_children=not job.release)
+    peak = _peak_rss(children=not job.release)
     cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
     # Written last and as one step: weights are whole where it stands beside them.
     part = job.beside("cost.part")
@@ -277,7 +270,7 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
         work.mkdir(parents=True)
         begin = time.monotonic()
         facts["provenance"] = _materialize(job.module, job.config, job.identity, job, work)
-        cost: dict[str, Any] = {"seconds": time.monotonic() - begin, "peak_rss_bytes": _peak_rss()}
+        cost: dict[str, Any] = {"seconds": time.monotonic() - begin, "peak_rss_bytes": _peak_rss(children=False)}
         begin = time.monotonic()
     else:
         assert job.source is not None
@@ -296,18 +289,19 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
         libraries=job.libraries,
         seed=job.seed,
         proof_seconds=time.monotonic() - begin,
-        proof_peak_rss_bytes=_peak_rss(),
+        proof_peak_rss_bytes=_peak_rss(children=False),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         **cost,
         **facts,
     )
 
 
-def _peak_rss(*, of_children: bool = False) -> int:
-    """Return the most memory that this process has held, or the largest of its children that have ended; bytes."""
+def _peak_rss(*, children: bool) -> int:
+    """Return the highest resident memory, bytes, of this process or of the largest of its children that have ended."""
+    # Imported here: the plan reads this module on systems that have no such module.
     import resource
 
-    return resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def build(job: Job) -> None:

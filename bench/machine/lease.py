@@ -6,7 +6,6 @@ Slurm has given a job already stands in CUDA_VISIBLE_DEVICES; of that, a job tak
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import IO
 
 from bench.machine.nvml import Devices
 from bench.paths import cache_dir
+from quantize import locks
 
 POLL_S = 1.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -42,13 +42,10 @@ def _try(name: str) -> IO[str] | None:
     """Lock one lease, if nobody holds it."""
     file = folder() / f"{name.replace('/', '-')}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("w")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.close()
+        return locks.hold(file)
+    except locks.HeldError:
         return None
-    return held
 
 
 def _take(entries: Sequence[str], count: int) -> list[tuple[str, IO[str]]] | None:

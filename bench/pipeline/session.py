@@ -9,7 +9,9 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
+from bench.errors import StoreError
 from bench.files import write_atomic
+from quantize import locks
 from quantize.key import Frozen
 
 
@@ -29,10 +31,8 @@ class Session:
         """Take up the session of the same command if one was cut short, else begin a new one.
 
         Raises:
-            StoreError: the results folder cannot be written.
+            StoreError: the results folder cannot be written, or another process has just begun the same command.
         """
-        import fcntl  # runs need a POSIX system, their plans do not
-
         self._folder = results_dir / "sessions"
         found = self._cut_short(tuple(command))
         self.resumed = found is not None
@@ -41,8 +41,13 @@ class Session:
         self.command = tuple(command)
         self.attempts = 0
         self.begin_attempt()
-        self._lock: IO[str] = self._file.with_suffix(".lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = self._file.with_suffix(".lock")
+        try:
+            self._lock: IO[str] = locks.hold(lock)
+        except locks.HeldError:
+            raise StoreError(f"another process has just begun the same command; it holds {lock}") from None
+        except OSError as error:
+            raise StoreError(f"cannot hold {lock}: {error.strerror}") from error
 
     def begin_attempt(self) -> None:
         """Begin to run the command, once more perhaps: what has ended by now is not run again."""
@@ -53,16 +58,13 @@ class Session:
 
     def _cut_short(self, command: tuple[str, ...]) -> str | None:
         """Return the newest session of the same command that no process holds."""
-        import fcntl
-
         for file in sorted(self._folder.glob("*.json"), reverse=True):
             try:
                 begun = _Begun.model_validate_json(file.read_bytes())
-                with file.with_suffix(".lock").open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = locks.is_held(file.with_suffix(".lock"))
             except (OSError, ValidationError):
                 continue
-            if begun.command == command:
+            if begun.command == command and not taken:
                 return begun.name
         return None
 

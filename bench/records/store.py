@@ -18,29 +18,20 @@ from pydantic import BaseModel, ValidationError
 from bench.errors import StoreError
 from bench.files import write_atomic
 from bench.records.record import SCHEMA_VERSION, Environment, RunRecord, SpeedCell, TaskScore
+from quantize import locks
 
 T = TypeVar("T", bound=BaseModel)
 CELLS, CONTROL = "cells", "control"
 """Folders of a run: its own cells, and those of the baseline served beside it."""
 SUMS = "SHA256SUMS"
 """File of an ended run."""
+LOCK = ".lock"
+"""File that the process of a run holds."""
 
 
 def is_held(folder: Path) -> bool:
     """Tell whether a run is still going on."""
-    lock = folder / ".lock"
-    if not lock.exists():
-        return False
-    try:
-        import fcntl
-    except ImportError:  # a system on which no run is made
-        return False
-    with lock.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return locks.is_held(folder / LOCK)
 
 
 def _read(kind: type[T], file: Path) -> T:
@@ -63,20 +54,15 @@ class RunFolder:
         Raises:
             StoreError: it cannot be created, or another process holds it.
         """
-        import fcntl  # runs need a POSIX system, what reads them does not
-
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = (path / ".lock").open("w")
+            self._lock: IO[str] = locks.hold(path / LOCK)
         except OSError as error:
             raise StoreError(
                 f"cannot write {path}: {error.strerror}; choose another folder with results_dir=…"
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
+        except locks.HeldError:
             raise StoreError(f"{path} belongs to a run that is still going on") from None
 
     def begin(self, record: RunRecord) -> None:

@@ -5,7 +5,6 @@ a time; the next one removes what a killed one has left. What pip said stays bes
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from bench.machine.child import Child
 from bench.paths import cache_dir
 from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Built, Toolchain
+from quantize import locks
 from quantize.search_path import search_path
 
 POLL_S = 0.25
@@ -41,12 +41,7 @@ print(json.dumps({found.metadata["Name"]: found.version for found in importlib.m
 def only_builder(place: Path, name: str, view: View) -> Iterator[None]:
     """Hold the lock of a toolchain; wait, and say so, while another process builds it."""
     place.mkdir(parents=True, exist_ok=True)
-    with (place / f"{name}.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            view.say(f"  waiting: another process builds {name}")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    with locks.held(place / f"{name}.lock", lambda: view.say(f"  waiting: another process builds {name}")):
         yield
 
 

@@ -7,7 +7,6 @@ gone on with by the same command; files that are whole are not fetched twice.
 
 import contextlib
 import errno
-import fcntl
 import io
 import itertools
 import os
@@ -37,7 +36,7 @@ from bench.accuracy.mirror.sources import Source, repos_of, source_of
 from bench.console import View
 from bench.errors import AccuracyError
 from bench.toolchains.toolchain import interpreter_for
-from quantize import hub
+from quantize import hub, locks
 from quantize.checkpoint import hash_file, hash_folder
 from quantize.key import Frozen
 
@@ -119,11 +118,11 @@ def check_place(out: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    with (out / PART / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AccuracyError(f"another process is building {out}: wait for it, then type the same again") from None
+    try:
+        stream = locks.hold(out / PART / ".lock")
+    except locks.HeldError:
+        raise AccuracyError(f"another process is building {out}: wait for it, then type the same again") from None
+    with stream:
         yield
 
 
