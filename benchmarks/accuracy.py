@@ -118,7 +118,7 @@ def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
     checkpoint = _checkpoint(record)
     peers = {batch: _peer(checkpoint, fast, batch, shots, items[0]) for batch in BATCHES}
     ours = _scores(record)
-    seconds = sum(score.seconds for score in record.scores)
+    seconds = sum(score.duration_s for score in record.scores)
     rates = {batch: len(rows) / took for batch, (took, rows) in peers.items()}
     best = max(rates.values())
     lines.append(f"| quantbench, served | {len(ours) / seconds:.2f} | {_difference(ours, peers[1][1])} |")
@@ -168,7 +168,7 @@ def _on_text(folder: Path) -> list[str]:
 def _rate(score: TaskScore) -> float:
     assert score.work is not None
     assert score.work.output_tokens is not None
-    return score.work.output_tokens / score.work.seconds
+    return score.work.output_tokens / score.work.duration_s
 
 
 def run() -> str:

@@ -60,11 +60,11 @@ def _row(record: RunRecord) -> str:
         return f"| {name} | {reason} | | | | | | |"
     size = f"{made.checkpoint_bytes / 1e6:.0f} MB"
     if made.fidelity is None:
-        return f"| {name} | 0 | | | 16 | {size} | {made.seconds:.0f} s | |"
+        return f"| {name} | 0 | | | 16 | {size} | {made.build_s:.0f} s | |"
     found = made.fidelity
     return (
-        f"| {name} | {found.kl:.4f} | {found.perplexity:.2f} | {found.top1_agreement:.1%} | "
-        f"{made.bits_per_quantized_weight:.2f} | {size} | {made.seconds:.0f} s | {made.peak_rss_bytes / 1e9:.2f} GB |"
+        f"| {name} | {found.kl_nats:.4f} | {found.perplexity:.2f} | {found.top1_agreement:.1%} | "
+        f"{made.bits_per_quantized_weight:.2f} | {size} | {made.build_s:.0f} s | {made.peak_rss_bytes / 1e9:.2f} GB |"
     )
 
 
@@ -90,7 +90,7 @@ def table(records: Sequence[RunRecord]) -> str:
         for record in reversed(records)
         if record.checkpoint and record.checkpoint.fidelity
     }
-    kl = {name: found.kl for name, found in own.items()}
+    kl = {name: found.kl_nats for name, found in own.items()}
     perplexity = {name: found.perplexity for name, found in own.items()}
     source = next(iter(own.values())).source_perplexity
     chosen = dict(text.split("=", 1) for text in settings())

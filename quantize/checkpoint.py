@@ -69,7 +69,7 @@ class Fidelity(Frozen):
     text_sha256: str
     n_tokens: int
     """Positions compared."""
-    kl: float
+    kl_nats: float
     """Mean KL(source || this), nats per token."""
     top1_agreement: float
     """Share of positions with the same most likely next token, 0 to 1."""
@@ -98,7 +98,7 @@ class Speech(Frozen):
 
     repetition: float
     """Share of token pairs that occurred before in the same continuation, 0 to 1."""
-    entropy: float
+    entropy_nats: float
     """Mean entropy of the next-token distribution, nats."""
 
 
@@ -108,7 +108,7 @@ class Canaries(Frozen):
     prompts: int
     new_tokens: int
     source: Speech
-    found: Speech
+    checkpoint: Speech
     same_tokens: float
     """Share of new tokens that equal the source's at the same place, 0 to 1."""
 
@@ -139,11 +139,11 @@ class Manifest(Frozen):
     notes: tuple[str, ...]
     libraries: dict[str, str]
     seed: int
-    seconds: float
+    build_s: float
     """Time that making the weights took, without the proof."""
     peak_rss_bytes: int
     """Highest resident memory while they were made."""
-    proof_seconds: float
+    proof_s: float
     proof_peak_rss_bytes: int
     created_at: str
 
@@ -228,9 +228,31 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: there is none, or it cannot be read.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST_NAME).read_bytes())
+        return Manifest.model_validate(with_units(json.loads((folder / MANIFEST_NAME).read_bytes())))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} has no readable manifest ({error})") from error
+
+
+def renamed(fields: Any, **names: str) -> Any:
+    """Return a mapping with some of its fields under other names, given as ``old="new"``; anything else as it is."""
+    return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, dict) else fields
+
+
+def with_units(facts: Any) -> Any:
+    """Return facts of a manifest under their present names, which carry units; older manifests lack those.
+
+    Args:
+        facts: fields of a manifest as its file holds them, all or some.
+    """
+    facts = renamed(facts, seconds="build_s", proof_seconds="proof_s")
+    if not isinstance(facts, dict):
+        return facts
+    if "fidelity" in facts:
+        facts["fidelity"] = renamed(facts["fidelity"], kl="kl_nats")
+    canaries = renamed(facts.get("canaries"), found="checkpoint")
+    if isinstance(canaries, dict):
+        facts["canaries"] = {name: renamed(value, entropy="entropy_nats") for name, value in canaries.items()}
+    return facts
 
 
 def check_complete(folder: Path, manifest: Manifest) -> None:

@@ -18,8 +18,8 @@ BATCH_TOKENS = 2048
 class Needs(Frozen):
     """What a build needs at its peak."""
 
-    memory: int
-    disk: int
+    memory_bytes: int
+    disk_bytes: int
     why: str
     """What the memory is for, in words."""
 
@@ -87,7 +87,7 @@ def estimate(
     """
     disk = checkpoint_bytes(architecture, bits)
     if bits is None:
-        return Needs(memory=BASE // 5, disk=0, why="linking files")
+        return Needs(memory_bytes=BASE // 5, disk_bytes=0, why="linking files")
     proof = proof_memory(architecture, heldout)
     if calibration is None:
         whole = checkpoint_bytes(architecture, None)
@@ -101,5 +101,7 @@ def estimate(
             why = f"the whole model, which {calibration.backend} holds, {tokens:,} calibration tokens"
         making = BASE + layers + 2 * 2 * tokens * architecture.hidden_size + calibration.working_bytes
     if proof > making:
-        return Needs(memory=proof, disk=disk, why="the proof beside the source, one decoder layer at a time")
-    return Needs(memory=making, disk=disk, why=why)
+        return Needs(
+            memory_bytes=proof, disk_bytes=disk, why="the proof beside the source, one decoder layer at a time"
+        )
+    return Needs(memory_bytes=making, disk_bytes=disk, why=why)

@@ -128,7 +128,7 @@ def measure(
         text_id=text_id,
         text_sha256=sha256_text(canonical_json(windows)),
         n_tokens=positions,
-        kl=max(0.0, totals["kl"] / positions),
+        kl_nats=max(0.0, totals["kl"] / positions),
         top1_agreement=totals["same"] / positions,
         perplexity=math.exp(min(MAX_LOSS, totals["loss"] / predicted)),
         source_perplexity=math.exp(min(MAX_LOSS, totals["source_loss"] / predicted)),
@@ -195,7 +195,7 @@ def speech(tokens: Sequence[Sequence[int]], entropies: Sequence[float]) -> Speec
     distinct = sum(len(set(found)) for found in pairs)
     return Speech(
         repetition=1 - distinct / total if total else 0.0,
-        entropy=sum(entropies) / len(entropies) if entropies else 0.0,
+        entropy_nats=sum(entropies) / len(entropies) if entropies else 0.0,
     )
 
 
@@ -207,10 +207,12 @@ def degenerate(source: Speech, found: Speech) -> str | None:
     """
     if found.repetition > source.repetition + 0.5:
         return f"it repeats itself: {found.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
-    if found.entropy < source.entropy / 5:
-        return f"it is certain of everything: entropy {found.entropy:.2f} nats, the source {source.entropy:.2f}"
-    if found.entropy > source.entropy + 3:
-        return f"it knows nothing: entropy {found.entropy:.2f} nats, the source {source.entropy:.2f}"
+    if found.entropy_nats < source.entropy_nats / 5:
+        return (
+            f"it is certain of everything: entropy {found.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
+        )
+    if found.entropy_nats > source.entropy_nats + 3:
+        return f"it knows nothing: entropy {found.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
     return None
 
 
@@ -254,7 +256,7 @@ def canaries(
         prompts=len(prompts),
         new_tokens=CANARY_NEW_TOKENS,
         source=before,
-        found=after,
+        checkpoint=after,
         same_tokens=sum(a == b for one, other in zip(old, new, strict=True) for a, b in zip(one, other, strict=True))
         / sum(map(len, old)),
     )

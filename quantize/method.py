@@ -51,7 +51,7 @@ class Expected(Frozen):
     """How the quantized layers are stored; None when nothing is quantized."""
     ignore: tuple[str, ...] = ()
     """Layers that stay in 16 bits: names, or ``re:`` patterns."""
-    max_kl: float = 0.0
+    max_kl_nats: float = 0.0
     moves_scales: bool = False
     """Whether the method moves factors between layers left in 16 bits, as AWQ and SmoothQuant do."""
 
@@ -236,7 +236,7 @@ class WeightOnly(Quantizing):
     def expected(self, architecture: Architecture) -> Expected:
         """Return what the written files must look like."""
         form = self.config.format(architecture)
-        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
         """Write the quantized checkpoint with the backend, and add the config's own notes."""

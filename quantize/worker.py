@@ -37,6 +37,7 @@ from quantize.checkpoint import (
     sync_tree,
     tensors,
     weight_files,
+    with_units,
 )
 from quantize.errors import explain_failure
 from quantize.estimate import proof_memory
@@ -176,7 +177,11 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
     if cost_file.exists() and work.is_dir():
         log.info("going on with weights that were written before: %s", work.name)
         made = Made.model_validate_json(job.beside("made").read_bytes())
-        return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, json.loads(cost_file.read_text())
+        return (
+            made.model_copy(update={"notes": (*notes, *made.notes)}),
+            calibration,
+            with_units(json.loads(cost_file.read_text())),
+        )
     _remove(job, work)
     work.mkdir(parents=True)
     begin = time.monotonic()
@@ -187,7 +192,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
     else:
         made = _run_step(job, samples, work, lock)
     peak = _peak_rss(children=not job.release)
-    cost = {"seconds": time.monotonic() - begin, "peak_rss_bytes": peak}
+    cost = {"build_s": time.monotonic() - begin, "peak_rss_bytes": peak}
     # Written last and as one step: weights are whole where it stands beside them.
     part = job.beside("cost.part")
     part.write_text(json.dumps(cost))
@@ -250,12 +255,12 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
         notes.append(f"canary prompts were not run: the whole model does not fit into {memory}")
     facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
     facts["notes"] = tuple(notes)
-    if found.fidelity.kl > expected.max_kl:
+    if found.fidelity.kl_nats > expected.max_kl_nats:
         raise RefusedError(
-            f"KL to the source is {found.fidelity.kl:.3g} nats per token, above the ceiling of {expected.max_kl:g}; "
-            "calibrate on more text, or accept it with quant.max_kl=…"
+            f"KL to the source is {found.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
+            f"{expected.max_kl_nats:g}; calibrate on more text, or accept it with quant.max_kl=…"
         )
-    broken = found.canaries and degenerate(found.canaries.source, found.canaries.found)
+    broken = found.canaries and degenerate(found.canaries.source, found.canaries.checkpoint)
     if broken:
         raise RefusedError(f"what it says is degenerate: {broken}")
     return facts
@@ -270,7 +275,7 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
         work.mkdir(parents=True)
         begin = time.monotonic()
         facts["provenance"] = _materialize(job.module, job.config, job.identity, job, work)
-        cost: dict[str, Any] = {"seconds": time.monotonic() - begin, "peak_rss_bytes": _peak_rss(children=False)}
+        cost: dict[str, Any] = {"build_s": time.monotonic() - begin, "peak_rss_bytes": _peak_rss(children=False)}
         begin = time.monotonic()
     else:
         assert job.source is not None
@@ -288,7 +293,7 @@ def _manifest(job: Job, work: Path, lock: int) -> Manifest:
         quantization_config=json.loads((work / "config.json").read_text()).get("quantization_config"),
         libraries=job.libraries,
         seed=job.seed,
-        proof_seconds=time.monotonic() - begin,
+        proof_s=time.monotonic() - begin,
         proof_peak_rss_bytes=_peak_rss(children=False),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         **cost,

@@ -96,8 +96,8 @@ def canaries(quant: str) -> Canaries:
     return Canaries(
         prompts=4,
         new_tokens=24,
-        source=Speech(repetition=0.0435, entropy=2.274),
-        found=Speech(repetition=repetition, entropy=entropy),
+        source=Speech(repetition=0.0435, entropy_nats=2.274),
+        checkpoint=Speech(repetition=repetition, entropy_nats=entropy),
         same_tokens=same,
     )
 
@@ -148,7 +148,7 @@ def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
             text_id="embedded",
             text_sha256=sha256_text("heldout"),
             n_tokens=4096,
-            kl=kl,
+            kl_nats=kl,
             top1_agreement=top1,
             perplexity=perplexity,
             source_perplexity=32.35,
@@ -158,9 +158,9 @@ def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
         "notes": notes,
         "libraries": {} if quant == "bf16" else {"llmcompressor": "0.14.0.1", "compressed-tensors": "0.19.0"},
         "seed": 0,
-        "seconds": 1.84 if not calibrated else 45.3,
+        "build_s": 1.84 if not calibrated else 45.3,
         "peak_rss_bytes": 1_204_000_000,
-        "proof_seconds": 12.18 if quantized else 0.04,
+        "proof_s": 12.18 if quantized else 0.04,
         "proof_peak_rss_bytes": 1_377_000_000,
         "created_at": "2026-11-24T02:01:07+00:00",
     }

@@ -157,7 +157,7 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
         "cells": tuple(cell(quant, length, model=model) for length in LENGTHS),
         "scores": tuple(score(quant, task, model=model) for task in TASKS),
         "failures": (),
-        "stage_seconds": {"source": 0.02, "quantize": 46.1, "serve": 241.5, "speed": 88.4, "accuracy": 131.0},
+        "stage_durations_s": {"source": 0.02, "quantize": 46.1, "serve": 241.5, "speed": 88.4, "accuracy": 131.0},
         "log": (
             f"source weights of {model}: reused (same key 0c1d2e3f4a5b, published 2026-11-24T01:12:44+00:00)",
             f"{quant} of {model}: building (no checkpoint with this key)",
@@ -325,7 +325,7 @@ def moe_records() -> list[RunRecord]:
         key=Key(stage="quantize", version=1, inputs={"release": {"kind": "hub", "repo": repo}}),
         provenance=f"release {repo}",
         notes=("taken as released, not quantized here", *manifest("fp8", MOE_MODEL).notes),
-        seconds=3.2,
+        build_s=3.2,
     )
     made = manifest("gptq-int4", MOE_MODEL, provenance=source, calibration=chats)
     return [

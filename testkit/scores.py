@@ -105,7 +105,7 @@ def work(items: Sequence[ItemOutcome], **changes: Any) -> Work:
         "unique_tokens": tokens if generated else tokens // 4,
         "cached_tokens": 0 if generated else tokens * 7 // 10,
         "output_tokens": 60 * len(items) if generated else None,
-        "seconds": 31.4,
+        "duration_s": 31.4,
         "concurrency": 32,
         "resumed": 0,
         "retried": 0,
@@ -150,6 +150,6 @@ def score(
         task_versions={task: "1"},
         counts={problem: problems[problem] for problem in PROBLEM_MEANING} if items else {},
         work=work(items) if items else None,
-        seconds=38.2,
+        duration_s=38.2,
         items=items,
     )

@@ -117,7 +117,7 @@ class Asker:
             unique_tokens=unique_tokens(self._asked.values()),
             cached_tokens=sum(cached) if cached else None,
             output_tokens=sum(output) if output else None,
-            seconds=self._seconds,
+            duration_s=self._seconds,
             concurrency=self._server.concurrency,
             resumed=self._known,
             retried=self._retried,

@@ -197,7 +197,7 @@ def _score(job: TaskJob, status: Status, *, seconds: float, reasons: tuple[str, 
         repeat=job.repeat,
         task_versions={},
         counts={},
-        seconds=seconds,
+        duration_s=seconds,
         items=(),
     )
 

@@ -92,7 +92,7 @@ def _device(record: RunRecord) -> str | None:
 
 def _load(cell: SpeedCell) -> tuple[int, int, int, float | None, int]:
     """Return what must be alike for cells to be compared; an objective is no load."""
-    return cell.input_len, cell.output_len, cell.concurrency, cell.request_rate, cell.n_requests
+    return cell.input_len, cell.output_len, cell.concurrency, cell.request_rate_per_s, cell.n_requests
 
 
 def cell_under_same_load(cells: Iterable[SpeedCell], cell: SpeedCell) -> SpeedCell | None:

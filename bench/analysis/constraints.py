@@ -189,7 +189,7 @@ def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> Spe
     found = [
         cell
         for cell in record.cells
-        if cell.request_rate is None
+        if cell.request_rate_per_s is None
         and abs(cell.input_len - input_len) <= NEAR * input_len
         and (concurrency is None or cell.concurrency == concurrency)
     ]
@@ -302,4 +302,4 @@ def longest_common(records: Sequence[RunRecord]) -> tuple[int, int] | None:
 
 def _decodes(cell: SpeedCell) -> bool:
     summary: CellSummary | None = summarize(cell)
-    return cell.request_rate is None and summary is not None and summary.decode_tokens_per_s is not None
+    return cell.request_rate_per_s is None and summary is not None and summary.decode_tokens_per_s is not None

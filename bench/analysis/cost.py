@@ -49,7 +49,7 @@ def span_s(trial: Trial) -> float | None:
 
 def joules(trial: Trial) -> float | None:
     """Return the energy of a trial; None if it is not known or not valid."""
-    return trial.energy.joules if trial.energy and trial.energy.valid else None
+    return trial.energy.total_j if trial.energy and trial.energy.valid else None
 
 
 def average_w(trial: Trial) -> float | None:

@@ -42,7 +42,7 @@ class ChangedItem(Frozen):
     change: Literal["lost", "gained"]
     baseline: ItemOutcome
     variant: ItemOutcome
-    margin: float | None
+    margin_nats: float | None
     """How far the two picks moved against each other, nats: near 0 a tie was broken the other way. None for
     generated answers."""
 
@@ -145,11 +145,11 @@ def changed_items(baseline: TaskScore, variant: TaskScore) -> tuple[ChangedItem,
         return ()
     values = pairs.values[1] - pairs.values[0]
     found = [
-        ChangedItem(change="lost" if value < 0 else "gained", baseline=one, variant=two, margin=_margin(one, two))
+        ChangedItem(change="lost" if value < 0 else "gained", baseline=one, variant=two, margin_nats=_margin(one, two))
         for one, two, value in zip(*pairs.items, values, strict=True)
         if value
     ]
-    return tuple(sorted(found, key=lambda item: -1.0 if item.margin is None else item.margin, reverse=True))
+    return tuple(sorted(found, key=lambda item: -1.0 if item.margin_nats is None else item.margin_nats, reverse=True))
 
 
 def _length_ranges(lengths: Labels) -> list[tuple[int, int]]:

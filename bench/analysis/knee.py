@@ -55,7 +55,7 @@ class LoadSeries(Frozen):
 
 def series_of(cell: SpeedCell) -> LoadSeries:
     """Return the series that a cell belongs to."""
-    opened = cell.request_rate is not None
+    opened = cell.request_rate_per_s is not None
     return LoadSeries(
         input_len=cell.input_len,
         output_len=cell.output_len,
@@ -67,7 +67,7 @@ def series_of(cell: SpeedCell) -> LoadSeries:
 
 def load_of(cell: SpeedCell) -> float:
     """Return a cell's place in its series: its request rate, or its concurrency."""
-    return float(cell.concurrency) if cell.request_rate is None else cell.request_rate
+    return float(cell.concurrency) if cell.request_rate_per_s is None else cell.request_rate_per_s
 
 
 def load_points(cells: Iterable[tuple[SpeedCell, CellSummary]]) -> tuple[LoadPoint, ...]:

@@ -75,7 +75,7 @@ class Comparison(Difference):
     """The difference with a percentile-bootstrap interval, as a check; decides nothing."""
     recovery: Estimate | None
     """Variant's mean / baseline's; None where the baseline's is 0."""
-    choice_kl: Estimate | None
+    choice_kl_nats: Estimate | None
     """Mean KL(baseline || variant) over the choices of an item, nats; None for generated answers."""
     noise: Noise | None
     """None if the baseline was not repeated."""
@@ -255,6 +255,6 @@ def compare(baseline: TaskScore, variant: TaskScore, repeat: TaskScore | None = 
         clustered_se=clustered_se,
         bootstrap=Estimate(value=found.delta.value, low=float(low), high=float(high)),
         recovery=_recovery(before, after, pairs.subjects),
-        choice_kl=choice_kl(pairs),
+        choice_kl_nats=choice_kl(pairs),
         noise=_noise(baseline, repeat, variant),
     )

@@ -10,7 +10,7 @@ from bench.machine.direct import bypass_proxies
 from bench.records.record import RunRecord
 
 EXPERIMENT = "quantbench"
-PLACE = ("input_len", "output_len", "concurrency", "request_rate")
+PLACE = ("input_len", "output_len", "concurrency", "request_rate_per_s")
 TAG = "quantbench.run_id"
 
 
@@ -21,7 +21,7 @@ def metrics_of(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
         if row["baseline"] or row["status"] not in ("ok", "emulated"):
             continue
         if row["task"] is None:
-            load = f"c{row['concurrency']}" if row["request_rate"] is None else f"r{row['request_rate']:g}"
+            load = f"c{row['concurrency']}" if row["request_rate_per_s"] is None else f"r{row['request_rate_per_s']:g}"
             place = f"in{row['input_len']}-out{row['output_len']}-{load}"
             numbers = {
                 name: value

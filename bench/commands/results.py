@@ -46,7 +46,7 @@ def _listing(arguments: argparse.Namespace) -> int:
 
 def _cell_row(cell: SpeedCell) -> tuple[str, ...]:
     summary = summarize(cell)
-    load = f"{cell.concurrency} at once" if cell.request_rate is None else f"{cell.request_rate:g} per s"
+    load = f"{cell.concurrency} at once" if cell.request_rate_per_s is None else f"{cell.request_rate_per_s:g} per s"
 
     def shown(name: str) -> str:
         value = getattr(summary, name) if summary else None

@@ -25,7 +25,7 @@ from bench.speed.metrics import per_trial, tpot_s, ttft_s
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
-VERSION = 5
+VERSION = 6
 """Raise it when the tables change: an older file is made anew."""
 BUSY_S = 60
 """Longest wait for another process that writes."""
@@ -40,8 +40,8 @@ create table runs (
 );
 create table cells (
   run_id text references runs on delete cascade, control integer, model text, quant text, engine text, status text,
-  input_len integer, output_len integer, concurrency integer, request_rate real, interleaved integer, started_at text,
-  decode real, decode_problem text, prefill real, prefill_problem text
+  input_len integer, output_len integer, concurrency integer, request_rate_per_s real,
+  interleaved integer, started_at text, decode real, decode_problem text, prefill real, prefill_problem text
 );
 create table scores (
   run_id text references runs on delete cascade, model text, quant text, engine text, status text, task text,
@@ -277,7 +277,7 @@ class Index:
             for variant in sorted(set(self.variants() if of is None else of))
             for row in self._ask(
                 "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
-                " where model = ? and quant = ? and engine = ? and control = 0 and request_rate is null"
+                " where model = ? and quant = ? and engine = ? and control = 0 and request_rate_per_s is null"
                 " order by 1, 2, 3, 4, 5, 6",
                 variant,
             )
@@ -290,7 +290,7 @@ class Index:
         rows = self._ask(
             f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
             " join runs r using (run_id) where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ?"
-            " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate is null"
+            " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate_per_s is null"
             " and c.started_at > ? order by c.started_at, c.run_id",
             (*_values(key), after),
         )
@@ -311,7 +311,7 @@ class Index:
             for row in self._ask(
                 f"select {fields}, figure, through, state from courses k where model = ? and quant = ? and engine = ?"
                 f" and signature = ? and runs = (select count(*) from cells c where {same} and c.control = 0"
-                " and c.request_rate is null and c.started_at <= k.through)",
+                " and c.request_rate_per_s is null and c.started_at <= k.through)",
                 (*variant, signature),
             )
         ]
@@ -325,7 +325,7 @@ class Index:
                 values = _values(key)
                 self._db.execute(
                     f"insert or replace into courses values ({', '.join('?' * len(values))}, ?, ?, ?, (select count(*)"
-                    f" from cells where {same} and control = 0 and request_rate is null and started_at <= ?), ?)",
+                    f" from cells where {same} and control = 0 and request_rate_per_s is null and started_at <= ?), ?)",
                     (*values, figure, signature, through, *values, through, state),
                 )
 
@@ -347,7 +347,7 @@ def _cell(cell: SpeedCell, control: SpeedCell | None, started_at: str) -> tuple[
         told += [None, value] if isinstance(value, str) else [value, None]
     return (
         cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,
-        cell.concurrency, cell.request_rate, int(cell.interleaved), started_at, *told,
+        cell.concurrency, cell.request_rate_per_s, int(cell.interleaved), started_at, *told,
     )  # fmt: skip
 
 

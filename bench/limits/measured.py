@@ -72,7 +72,7 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
         kind = computed_in(record, cell)
     except CheckpointError:
         return None
-    closed = cell.request_rate is None
+    closed = cell.request_rate_per_s is None
     wide = kind == "fp32"
     return limit(
         architecture,
@@ -99,8 +99,8 @@ def against(limit: Limit, summary: CellSummary) -> Share:
     return Share(
         mbu=share(limit.decode.memory_s, tpot_s),
         mfu=share(limit.prefill.compute_s, ttft_s),
-        decode=share(limit.decode.seconds, tpot_s),
-        prefill=share(limit.prefill.seconds, ttft_s),
+        decode=share(limit.decode.time_s, tpot_s),
+        prefill=share(limit.prefill.time_s, ttft_s),
     )
 
 
@@ -116,13 +116,13 @@ def exceeds(limit: Limit, cell: SpeedCell) -> str | None:
         ("decode", "TPOT", summary.tpot_s, limit.least_decode),
         ("prefill", "TTFT", summary.ttft_s, limit.least_prefill),
     ):
-        if measured is not None and measured.median * (1 + TOLERANCE) < least.seconds:
-            share = 100 * least.seconds / measured.median
+        if measured is not None and measured.median * (1 + TOLERANCE) < least.time_s:
+            share = 100 * least.time_s / measured.median
             did = "moved" if least.by == "memory" else "multiplied"
             part = "memory" if least.by == "memory" else "arithmetic"
             return (
                 f"{what} {did} {share:.0f} % of what the {part} of {limit.device.name} can "
-                f"({figure} {measured.median:.3g} s, at least {least.seconds:.3g} s): "
+                f"({figure} {measured.median:.3g} s, at least {least.time_s:.3g} s): "
                 "a cache hit, a miscount, or more than one token a step"
             )
     return None

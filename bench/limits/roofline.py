@@ -81,13 +81,13 @@ class Traffic(Frozen):
 class Bound(Frozen):
     """Least time of a piece of work: its bytes and its multiplications, and how long each takes at the peak."""
 
-    bytes: float
+    moved_bytes: float
     flops: float
     memory_s: float
     compute_s: float
 
     @property
-    def seconds(self) -> float:
+    def time_s(self) -> float:
         """The longer of the two: memory and arithmetic can at best work at the same time."""
         return max(self.memory_s, self.compute_s)
 
@@ -120,17 +120,17 @@ class Limit(Frozen):
     @property
     def roof_tpot_s(self) -> float:
         """Least time per output token of each request."""
-        return self.decode.seconds
+        return self.decode.time_s
 
     @property
     def roof_tokens_per_s(self) -> float:
         """Highest decode speed of each request, 1 / TPOT; ``concurrency`` times as much for all of them together."""
-        return 1 / self.decode.seconds
+        return 1 / self.decode.time_s
 
     @property
     def roof_ttft_s(self) -> float:
         """Least time to first token of the median request."""
-        return self.prefill.seconds
+        return self.prefill.time_s
 
 
 def active_parameters(architecture: Architecture) -> int:
@@ -282,7 +282,7 @@ def limit(
             + attention_flops / peak(device, kept_in)
         )
         return Bound(
-            bytes=moved,
+            moved_bytes=moved,
             flops=quantized_flops + rest_flops + attention_flops,
             memory_s=moved / bandwidth(device, moved / devices) / devices,
             compute_s=compute_s / devices,

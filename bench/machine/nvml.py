@@ -216,7 +216,7 @@ class Devices:
             index=device.index,
             sm_clock_mhz=self._read(device, "nvmlDeviceGetClockInfo", device.card, nvml.NVML_CLOCK_SM),
             memory_clock_mhz=self._read(device, "nvmlDeviceGetClockInfo", device.card, nvml.NVML_CLOCK_MEM),
-            temperature_c=self._read(device, "nvmlDeviceGetTemperature", device.card, nvml.NVML_TEMPERATURE_GPU),
+            temperature_celsius=self._read(device, "nvmlDeviceGetTemperature", device.card, nvml.NVML_TEMPERATURE_GPU),
             power_w=self._power(device),
             memory_used_bytes=None if memory is None else memory.used,
             throttled=tuple(name for name, bit in self._reasons.items() if bits & bit),

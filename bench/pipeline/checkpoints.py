@@ -52,9 +52,9 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
     ceiling = stage.work.max_kl if isinstance(stage.work, Method) else None
-    if manifest.fidelity and ceiling is not None and manifest.fidelity.kl > ceiling:
+    if manifest.fidelity and ceiling is not None and manifest.fidelity.kl_nats > ceiling:
         raise QuantizeError(
-            f"the published {stage.target.name} has a KL to its source of {manifest.fidelity.kl:.3g}, above the "
+            f"the published {stage.target.name} has a KL to its source of {manifest.fidelity.kl_nats:.3g}, above the "
             f"ceiling of {ceiling:g}; accept it with quant.max_kl=…"
         )
     reason = f"same key {stage.key.digest[:12]}, published {manifest.created_at}"
@@ -67,7 +67,7 @@ def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
     if isinstance(stage.work, Source):
         stage.target.parent.mkdir(parents=True, exist_ok=True)
         disk = stage.work.new_bytes(stage.identity, architecture, stage.target.parent)
-        return Needs(memory=0, disk=disk, why="the 16-bit checkpoint")
+        return Needs(memory_bytes=0, disk_bytes=disk, why="the 16-bit checkpoint")
     assert source is not None
     form = stage.work.expected(architecture).format
     return estimate(
@@ -87,15 +87,15 @@ def check_room(needs: Needs, place: Path, what: str) -> None:
     """
     place.mkdir(parents=True, exist_ok=True)
     free, memory = shutil.disk_usage(place).free, available_memory()
-    if needs.disk > free:
+    if needs.disk_bytes > free:
         raise QuantizeError(
-            f"{what} needs {fmt.space(needs.disk)} on the disk of {place}, which has {fmt.space(free)} free; "
+            f"{what} needs {fmt.space(needs.disk_bytes)} on the disk of {place}, which has {fmt.space(free)} free; "
             "free some, or choose another place with QUANTBENCH_CACHE"
         )
-    if needs.memory > memory:
+    if needs.memory_bytes > memory:
         raise QuantizeError(
-            f"{what} needs about {fmt.space(needs.memory)} of memory ({needs.why}), and {fmt.space(memory)} are free; "
-            "use a larger machine, or a method or calibration that needs less"
+            f"{what} needs about {fmt.space(needs.memory_bytes)} of memory ({needs.why}), and {fmt.space(memory)} are "
+            "free; use a larger machine, or a method or calibration that needs less"
         )
 
 

@@ -34,7 +34,7 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         "session": spec.session,
         "command": spec.command,
         "spec": recorded(spec),
-        "price_per_hour": spec.price_per_hour,
+        "dollars_per_hour": spec.price_per_hour,
     }
     environment = read_environment()
     cut_short = store.unfinished(key.digest, environment)

@@ -227,7 +227,9 @@ def _lane(
     if engine.child is not None:
         tree = TreeMemory(engine.child.pid)
         # What both servers of a pair take cannot be told apart where the driver does not list processes.
-        before = engine.memory_before[: _cards(engine.facts)] if engine.memory_before and not paired else None
+        before = (
+            engine.memory_before_bytes[: _cards(engine.facts)] if engine.memory_before_bytes and not paired else None
+        )
         memory = DeviceMemory(watched, tree, before) if watched else tree
     return Lane(
         client=client,

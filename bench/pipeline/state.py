@@ -30,7 +30,7 @@ class Run:
         self.view = view
         self.log: list[str] = list(begun.log)
         self.failures: list[Failure] = []
-        self.seconds: dict[str, float] = {}
+        self.durations_s: dict[str, float] = {}
         self.checkpoint: Checkpoint | None = None
         self.baseline: Checkpoint | None = None
         # A run that goes on knows what its kept cells were measured on.
@@ -56,7 +56,7 @@ class Run:
             self.failures.append(Failure(stage=name, message=str(error)))
             self.view.say(f"  {name} failed: {error}")
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begin, 3)
+            self.durations_s[name] = round(self.durations_s.get(name, 0.0) + time.monotonic() - begin, 3)
 
     def so_far(self) -> RunRecord:
         """Return the run's record without its results: what they are judged by."""
@@ -94,7 +94,7 @@ class Run:
                 "control": self._control(self.folder.cells(CONTROL)),
                 "scores": self.folder.scores(),
                 "failures": tuple(self.failures),
-                "stage_seconds": self.seconds,
+                "stage_durations_s": self.durations_s,
                 "log": tuple(self.log),
                 "finished_at": utc_now(),
             }

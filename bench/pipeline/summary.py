@@ -58,7 +58,7 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
         row = [escape(record.variant.model), escape(record.variant.quant)]
         row.append(fmt.size(made.checkpoint_bytes) if made else fmt.MISSING)
         row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else fmt.MISSING)
-        row.append(f"{made.fidelity.kl:.4f}" if made and made.fidelity else fmt.MISSING)
+        row.append(f"{made.fidelity.kl_nats:.4f}" if made and made.fidelity else fmt.MISSING)
         row.append(_decode(record))
         for task in tasks:
             score = score_of(record, task)

@@ -31,7 +31,7 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
     """
     wanted = _kind(spec.variant, recorded(spec))
     found = [
-        sum(seconds for stage, seconds in record.stage_seconds.items() if stage in ("source", "quantize", "serve"))
+        sum(seconds for stage, seconds in record.stage_durations_s.items() if stage in ("source", "quantize", "serve"))
         for record in earlier
         if not record.failures and _kind(record.variant, record.spec) == wanted
     ]

@@ -57,7 +57,7 @@ def _limits(spec: RunSpec, shape: Shape, model: Served, device: Device, found: F
     A token passes the groups of layers one after the other, so it takes no less time for their number; the pieces of
     a long prompt can be in all of them at once.
     """
-    closed = shape.request_rate is None
+    closed = shape.request_rate_per_s is None
     architecture, spread = spec.model.architecture, found.spread
 
     def on(devices: int) -> Limit:
@@ -79,7 +79,7 @@ def _limits(spec: RunSpec, shape: Shape, model: Served, device: Device, found: F
 
 def _likely(spec: RunSpec, shape: Shape, model: Served, found: Fit, step: Limit) -> Estimate | None:
     """Return the likely time of a token by the law of published cells: dense models, one request, one device."""
-    alone = shape.request_rate is None and shape.concurrency == found.devices == 1
+    alone = shape.request_rate_per_s is None and shape.concurrency == found.devices == 1
     if not alone or step.device.measured or spec.model.architecture.experts:
         return None
     name = "bf16" if model.emulated else spec.quant.name
@@ -117,8 +117,8 @@ def cell_of(spec: RunSpec, shape: Shape, model: Served, device: Device | None, f
     waves = spec.workload.trials + 1
 
     def all_trials(tpot_s: float) -> float:
-        if shape.request_rate is not None:
-            return waves * shape.n_requests / shape.request_rate
+        if shape.request_rate_per_s is not None:
+            return waves * shape.n_requests / shape.request_rate_per_s
         rounds = math.ceil(shape.n_requests / shape.concurrency)
         return waves * rounds * (prefill.roof_ttft_s + (shape.output_len - 1) * tpot_s)
 

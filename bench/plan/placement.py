@@ -102,7 +102,7 @@ def sizes(architecture: Architecture, bits: float | None) -> tuple[float, float]
 def tokens_at_once(shape: Shape, copies: int = 1) -> int:
     """Return the tokens whose keys and values one copy holds at once; of an open loop, those of one request."""
     tokens = shape.input_len + shape.output_len
-    return tokens * (math.ceil(shape.concurrency / copies) if shape.request_rate is None else 1)
+    return tokens * (math.ceil(shape.concurrency / copies) if shape.request_rate_per_s is None else 1)
 
 
 def _is_typed(spec: RunSpec) -> bool:

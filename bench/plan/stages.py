@@ -186,7 +186,7 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
             identity["heldout"] = heldout_identity(spec.heldout)
             libraries = {f"proof:{name}": version for name, version in versions(PROOF).items()}
         if release:
-            asked = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl"})
+            asked = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl_nats"})
             inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}
         else:
             inputs["config"] = {name: value for name, value in config.items() if name not in NO_BYTES}
@@ -226,7 +226,7 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
             input_len=length,
             output_len=workload.output_len,
             concurrency=workload.open_loop_concurrency,
-            request_rate=rate,
+            request_rate_per_s=rate,
             n_requests=workload.open_loop_requests,
             objective=workload.objective,
         )

@@ -69,7 +69,7 @@ def _fastest(one: Forecast) -> CellForecast | None:
 def _speed(cell: CellForecast | None) -> str:
     if cell is None or cell.decode is None:
         return fmt.MISSING
-    return f"{1 / cell.decode.seconds:,.{0 if cell.decode.seconds < 0.1 else 1}f}"
+    return f"{1 / cell.decode.time_s:,.{0 if cell.decode.time_s < 0.1 else 1}f}"
 
 
 def answer(one: Forecast) -> str:
@@ -99,14 +99,14 @@ def _likely_speed(cell: CellForecast) -> str:
     found = cell.likely_tpot_s
     if found is None or cell.decode is None:
         return fmt.MISSING
-    fastest_s = max(found.low, cell.decode.seconds)
+    fastest_s = max(found.low, cell.decode.time_s)
     return f"{1 / found.value:,.0f} ({1 / found.high:,.0f} to {1 / fastest_s:,.0f})"
 
 
 def _quantize(build: Build) -> str:
     text = f", {build.calibration_tokens:,} tokens of calibration" if build.calibration_tokens else ""
     done = "proving the release" if build.release else f"{build.method}{text}"
-    return f"{done}; {fmt.space(build.needs.memory)} of memory ({build.needs.why})"
+    return f"{done}; {fmt.space(build.needs.memory_bytes)} of memory ({build.needs.why})"
 
 
 def _stages(one: Forecast) -> Table:
@@ -151,7 +151,7 @@ COLUMNS: dict[str, Callable[[CellForecast], str]] = {
     "output": lambda cell: f"{cell.shape.output_len:,}",
     "load": lambda cell: cell.shape.load,
     "KV cache": lambda cell: fmt.space(cell.kv_bytes),
-    "TTFT": lambda cell: _duration(cell.prefill.seconds) if cell.prefill else fmt.MISSING,
+    "TTFT": lambda cell: _duration(cell.prefill.time_s) if cell.prefill else fmt.MISSING,
     "tokens/s each": _speed,
     "bound by": lambda cell: cell.decode.by if cell.decode else fmt.MISSING,
     "likely": _likely_speed,

@@ -94,7 +94,7 @@ def _published_speed(claim: Claim) -> Iterator[Finding]:
         before = _bf16_of(cell) if cell.quant in claim.quants and not cell.doubt else None
         if before is None:
             continue
-        value = before.seconds / cell.seconds - 1
+        value = before.duration_s / cell.duration_s - 1
         yield Finding(
             claim=claim,
             measured=False,

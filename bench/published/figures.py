@@ -80,7 +80,7 @@ class PublishedCell(Frozen):
         return "; ".join(text for text in (self.setting, self.doubt and f"doubtful: {self.doubt}", self.note) if text)
 
     @property
-    def seconds(self) -> float:
+    def duration_s(self) -> float:
         """Time of the whole request, from the speed's own definition."""
         counted = self.output_len + (self.input_len if sources()[self.source].counts == "all" else 0)
         return counted / self.speed_tokens_per_s
@@ -88,7 +88,7 @@ class PublishedCell(Frozen):
     @property
     def tpot_s(self) -> float | None:
         """Time per output token; only at input 1, where the prompt takes next to nothing."""
-        return self.seconds / self.output_len if self.input_len == 1 else None
+        return self.duration_s / self.output_len if self.input_len == 1 else None
 
 
 class Share(Frozen):
@@ -247,7 +247,7 @@ def share_of(cell: PublishedCell) -> Share | None:
         return None
     least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s
     mbu = found.decode.memory_s / cell.tpot_s if cell.tpot_s else None
-    return Share(mbu=mbu, of_roof=least / cell.seconds)
+    return Share(mbu=mbu, of_roof=least / cell.duration_s)
 
 
 def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
@@ -261,7 +261,7 @@ def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
                     **cell.model_dump(),
                     "remarks": cell.remarks,
                     "counts": sources()[cell.source].counts,
-                    "seconds": cell.seconds,
+                    "seconds": cell.duration_s,
                     "tpot_s": cell.tpot_s,
                     "mbu": share.mbu if share else None,
                     "of_roof": share.of_roof if share else None,

@@ -50,9 +50,9 @@ class Law(Frozen):
     peak_bytes_per_s: float
     """That device's bandwidth."""
     overhead_s: float
-    seconds_per_byte: float
+    s_per_byte: float
     covariance: tuple[tuple[float, float], tuple[float, float]]
-    """Of (overhead_s, seconds_per_byte)."""
+    """Of (overhead_s, s_per_byte)."""
     relative_sd: float
     """Standard deviation of one cell, as a share of its time."""
     residuals: tuple[Residual, ...]
@@ -60,11 +60,11 @@ class Law(Frozen):
     @property
     def bandwidth_bytes_per_s(self) -> float:
         """Effective bandwidth."""
-        return 1 / self.seconds_per_byte
+        return 1 / self.s_per_byte
 
     @property
     def standard_errors(self) -> tuple[float, float]:
-        """Of ``overhead_s`` and ``seconds_per_byte``."""
+        """Of ``overhead_s`` and ``s_per_byte``."""
         return math.sqrt(self.covariance[0][0]), math.sqrt(self.covariance[1][1])
 
     def predict(self, bytes_per_step: float, *, bandwidth_bytes_per_s: float | None = None) -> Estimate:
@@ -77,7 +77,7 @@ class Law(Frozen):
         """
         scale = self.peak_bytes_per_s / (bandwidth_bytes_per_s or self.peak_bytes_per_s)
         x = np.array([1.0, bytes_per_step * scale])
-        value = float(x @ np.array([self.overhead_s, self.seconds_per_byte]))
+        value = float(x @ np.array([self.overhead_s, self.s_per_byte]))
         variance = float(x @ np.array(self.covariance) @ x) + (self.relative_sd * value) ** 2
         from scipy.special import stdtrit  # takes longer to import than most commands take
 
@@ -162,7 +162,7 @@ def law_for(quant: str, engine: str, source: str | None) -> Law | None:
         device=sources()[source].device or "",
         peak_bytes_per_s=used[0][1].device.bandwidth_bytes_per_s,
         overhead_s=overhead,
-        seconds_per_byte=slope,
+        s_per_byte=slope,
         covariance=(covariance[0], covariance[1]),
         relative_sd=relative_sd,
         residuals=residuals,

@@ -68,7 +68,7 @@ def _matches(record: RunRecord, cell: SpeedCell) -> list[PublishedCell]:
         if (one.model, one.quant, one.engine) == (_model(record), _quant(record), record.engine)
         and (one.input_len, one.output_len) == (cell.input_len, cell.output_len)
         and cell.concurrency == 1
-        and cell.request_rate is None
+        and cell.request_rate_per_s is None
     ]
 
 
@@ -100,7 +100,7 @@ def _differences(record: RunRecord, published: PublishedCell) -> str:
 
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
     """Hold one measured cell against a published one of the same shape."""
-    counted = published.seconds * published.speed_tokens_per_s
+    counted = published.duration_s * published.speed_tokens_per_s
     times = per_trial(cell, e2e_s) if cell.status in ("ok", "emulated") else []
     speed = bootstrap_median(counted / time for time in times)
     found = measured_limit(record, cell)

@@ -1,6 +1,15 @@
-"""From records of older schemas to the present one: pure functions of plain data, one for each version."""
+"""From records of older schemas to the present one: pure functions of plain data, one for each version.
 
+Cells and scores are also files of their own, without a schema version: what holds for them is in `upgraded_cell` and
+`upgraded_score`, which take data of any version.
+"""
+
+from collections.abc import Callable
 from typing import Any
+
+from quantize.checkpoint import renamed, with_units
+
+Change = Callable[[Any], Any]
 
 
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _quant(spec: Any, *path: str) -> dict[str, Any]:
 
 
 def _from_5(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 5 as one of schema 6, whose spec is typed.
+    """Return a record of schema 5 as one of schema 6, whose spec is typed and whose figures carry units in their names.
 
     Raises:
         ValueError: a field is missing that every record of schema 5 has.
@@ -88,9 +97,13 @@ def _from_5(record: dict[str, Any]) -> dict[str, Any]:
     accuracy = dict(_field(spec, "accuracy"))
     named = {name: _field(spec, "accuracy", name) for name in ("margin", "tasks", "limit", "max_gen_toks")}
     baseline = _field(spec, "baseline")
+    record = renamed(record, price_per_hour="dollars_per_hour", stage_seconds="stage_durations_s")
+    if control := record.get("control"):
+        record["control"] = {**control, "checkpoint": with_units(control["checkpoint"])}
     return {
         **record,
         "schema_version": 6,
+        "checkpoint": with_units(record["checkpoint"]),
         "spec": {
             "model": {
                 name: _field(spec, "model", name) for name in ("title", "source", "context_length", "architecture")
@@ -109,6 +122,40 @@ def _from_5(record: dict[str, Any]) -> dict[str, Any]:
             "seed": _field(spec, "seed"),
         },
     }
+
+
+def upgraded_cell(cell: Any) -> Any:
+    """Return a speed cell of any schema as one of schema 6.
+
+    In schema 2 all requests of a trial were sent together; until schema 5 some figures lacked units in their names.
+    """
+    if not isinstance(cell, dict):
+        return cell
+    sent_together = {"n_requests": cell["concurrency"]} if "concurrency" in cell else {}
+    return _changed(renamed({**sent_together, **cell}, request_rate="request_rate_per_s"), trials=_each(_trial))
+
+
+def upgraded_score(score: Any) -> Any:
+    """Return a task's score of any schema as one of schema 6: until schema 5 its times lacked units in their names."""
+    return _changed(renamed(score, seconds="duration_s"), work=lambda work: renamed(work, seconds="duration_s"))
+
+
+def _trial(trial: Any) -> Any:
+    states = _each(lambda state: renamed(state, temperature_c="temperature_celsius"))
+    return _changed(
+        trial, energy=lambda energy: renamed(energy, joules="total_j"), devices_before=states, devices_after=states
+    )
+
+
+def _each(change: Change) -> Change:
+    return lambda values: [change(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _changed(fields: Any, **changes: Change) -> Any:
+    """Return a mapping with some of its values changed, where they are there; anything else as it is."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: changes[name](value) if name in changes else value for name, value in fields.items()}
 
 
 UPGRADES = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5}

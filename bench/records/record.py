@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bench.records.engine_info import KeptInfo
-from bench.records.migrations import UPGRADES
+from bench.records.migrations import UPGRADES, upgraded_cell, upgraded_score
 from bench.records.spec import RecordedSpec
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
@@ -101,7 +101,7 @@ class DeviceState(Frozen):
     index: int
     sm_clock_mhz: int | None
     memory_clock_mhz: int | None
-    temperature_c: int | None
+    temperature_celsius: int | None
     power_w: float | None
     memory_used_bytes: int | None
     throttled: tuple[str, ...]
@@ -111,7 +111,7 @@ class DeviceState(Frozen):
 class Energy(Frozen):
     """Energy that the accelerators took during a trial."""
 
-    joules: float
+    total_j: float
     how: str
     """``counter`` (the device's own) or ``integrated`` (power readings over time)."""
     valid: bool
@@ -152,7 +152,7 @@ class SpeedCell(Frozen):
     output_len: int
     concurrency: int
     """Requests under way at once; in an open loop, the most that may be."""
-    request_rate: float | None = None
+    request_rate_per_s: float | None = None
     """Requests per second of an open loop with Poisson arrivals; None for a closed loop."""
     n_requests: int
     """Requests of one trial."""
@@ -182,8 +182,7 @@ class SpeedCell(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
-        """Take a cell of schema 2, also one of a run that was cut short: all its requests were sent together."""
-        return {"n_requests": data["concurrency"], **data} if isinstance(data, dict) and "concurrency" in data else data
+        return upgraded_cell(data)
 
 
 class Device(Frozen):
@@ -275,7 +274,7 @@ class Work(Frozen):
     """Prompt tokens that the server took from its prefix cache; None if it does not tell."""
     output_tokens: int | None
     """Tokens of generated answers; None if the server does not tell."""
-    seconds: float
+    duration_s: float
     """From the first request sent to the last answer."""
     concurrency: int
     """Requests under way at once."""
@@ -324,8 +323,13 @@ class TaskScore(Frozen):
     counts: dict[str, int]
     """Items that need a look, by `Problem`."""
     work: Work | None = None
-    seconds: float
+    duration_s: float
     items: tuple[ItemOutcome, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        return upgraded_score(data)
 
 
 class Failure(Frozen):
@@ -373,14 +377,14 @@ class RunRecord(Frozen):
     server: ServerFacts | None = None
     device: Device | None = None
     """The physical limit; None where the device is not known."""
-    price_per_hour: float | None = None
-    """Dollars per hour of the whole machine, as the user gave it."""
+    dollars_per_hour: float | None = None
+    """Price of the whole machine, as the user gave it."""
     checkpoint: Manifest | None
     cells: tuple[SpeedCell, ...] = ()
     control: Control | None = None
     scores: tuple[TaskScore, ...] = ()
     failures: tuple[Failure, ...] = ()
-    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    stage_durations_s: dict[str, float] = Field(default_factory=dict)
     log: tuple[str, ...] = ()
     """Decisions in words: what was reused and why, what was skipped and why."""
     started_at: str

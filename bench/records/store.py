@@ -71,7 +71,7 @@ class RunFolder:
 
     def add_cell(self, cell: SpeedCell, place: str = CELLS) -> None:
         """Keep a finished cell: among the run's own, or among the baseline's (``CONTROL``)."""
-        load = f"c{cell.concurrency}" if cell.request_rate is None else f"r{cell.request_rate:g}"
+        load = f"c{cell.concurrency}" if cell.request_rate_per_s is None else f"r{cell.request_rate_per_s:g}"
         name = f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}.json"
         write_atomic(self.path / place / name, cell.model_dump_json(indent=1))
 
@@ -142,7 +142,7 @@ def _cells(folder: Path) -> tuple[SpeedCell, ...]:
 
 def _place(cell: SpeedCell) -> tuple[float, ...]:
     """Return where a cell stands among others: closed loops first, then by load, then by length."""
-    return (cell.request_rate or 0.0, cell.concurrency, cell.input_len, cell.output_len, cell.n_requests)
+    return (cell.request_rate_per_s or 0.0, cell.concurrency, cell.input_len, cell.output_len, cell.n_requests)
 
 
 class Store:

@@ -14,8 +14,8 @@ from bench.speed.metrics import e2e_s
 
 def _place(engine: str, cell: SpeedCell) -> str:
     """Return the engine, and the load where it is more than one request at a time."""
-    if cell.request_rate is not None:
-        return f"{engine}, {cell.request_rate:g} requests/s"
+    if cell.request_rate_per_s is not None:
+        return f"{engine}, {cell.request_rate_per_s:g} requests/s"
     return engine if cell.concurrency == 1 else f"{engine}, {cell.concurrency} at once"
 
 

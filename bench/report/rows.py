@@ -19,7 +19,7 @@ COLUMNS = {
     "input_len": "prompt tokens of the cell",
     "output_len": "generated tokens of the cell",
     "concurrency": "requests at once; in an open loop the most that may be",
-    "request_rate": "requests per second of an open loop; empty for a closed one",
+    "request_rate_per_s": "requests per second of an open loop; empty for a closed one",
     "n_requests": "requests of one trial",
     "context_length": "longest prompt plus answer that was served",
     "yarn_factor": "how many times the model's positions were stretched; empty where they were not",
@@ -94,7 +94,7 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
         "input_len": cell.input_len,
         "output_len": cell.output_len,
         "concurrency": cell.concurrency,
-        "request_rate": cell.request_rate,
+        "request_rate_per_s": cell.request_rate_per_s,
         "n_requests": cell.n_requests,
         "context_length": cell.context_length,
         "yarn_factor": cell.yarn.factor if cell.yarn else None,
@@ -110,7 +110,7 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
         row["checkpoint_bytes"] = control.checkpoint.checkpoint_bytes
     summary = summarize(cell)
     if summary:
-        paid = cost(cell, record.price_per_hour)
+        paid = cost(cell, record.dollars_per_hour)
         row |= {name: _middle(getattr(summary, name)) for name in FIGURES}
         row |= columns(record, cell)
         row |= {

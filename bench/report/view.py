@@ -93,7 +93,7 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
 
 def cell_anchor(run: Run, cell: SpeedCell) -> str:
     """Return the id of a cell's row on the page."""
-    load = f"c{cell.concurrency}" if cell.request_rate is None else f"r{cell.request_rate:g}"
+    load = f"c{cell.concurrency}" if cell.request_rate_per_s is None else f"r{cell.request_rate_per_s:g}"
     parts = (run.label, f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}")
     return "cell-" + "-".join(re.sub(r"[^\w.]+", "-", part) for part in parts)
 

@@ -31,12 +31,12 @@ def _count(value: int | None, of: int = 0) -> Cell:
 
 
 def _cells(record: RunRecord, score: TaskScore, work: Work) -> list[Cell]:
-    whole = work.seconds > 0 and not work.resumed
+    whole = work.duration_s > 0 and not work.resumed
     floor = floor_s(record, score)
-    times = (f"took {fmt.significant(work.seconds / floor)} times that",) if floor else ()
+    times = (f"took {fmt.significant(work.duration_s / floor)} times that",) if floor else ()
     return [
-        number(score.n_items / work.seconds if whole else None, fmt.significant, "items/s"),
-        number(work.seconds, fmt.seconds, "s"),
+        number(score.n_items / work.duration_s if whole else None, fmt.significant, "items/s"),
+        number(work.duration_s, fmt.seconds, "s"),
         number(floor, fmt.seconds, "s", notes=times),
         _count(work.prompt_tokens),
         _count(work.unique_tokens, work.prompt_tokens),

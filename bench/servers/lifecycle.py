@@ -59,9 +59,9 @@ class RunningEngine:
     emulates: bool
     child: Child | None
     """None for a server that somebody else runs."""
-    memory_before: tuple[int, ...] | None = None
+    memory_before_bytes: tuple[int, ...] | None = None
     """Bytes in use on each accelerator before its start; None where there is none, or nobody can tell."""
-    started_s: float = 0.0
+    startup_s: float = 0.0
     """From its start to its first answer."""
     pulse: Pulse | None = None
     device_busy: Callable[[], bool] | None = None
@@ -184,8 +184,8 @@ def serve(
             facts=facts,
             emulates=engine.emulates(form),
             child=child,
-            memory_before=tuple(baseline) if baseline is not None else None,
-            started_s=started_s,
+            memory_before_bytes=tuple(baseline) if baseline is not None else None,
+            startup_s=started_s,
             pulse=Pulse(child),
             device_busy=device_busy,
             after=after,

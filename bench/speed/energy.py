@@ -55,7 +55,7 @@ def counted(readings: Sequence[Reading]) -> Energy | None:
         and all(min(device) >= 0 and sum(step > 0 for step in device) >= MIN_UPDATES for device in steps)
     )
     joules = sum(last.counter_j) - sum(first.counter_j)
-    return Energy(joules=max(joules, 0.0), how="counter", valid=valid)
+    return Energy(total_j=max(joules, 0.0), how="counter", valid=valid)
 
 
 def integrated(readings: Sequence[Reading]) -> Energy | None:
@@ -80,7 +80,7 @@ def integrated(readings: Sequence[Reading]) -> Energy | None:
         and max(gaps_s) <= MAX_GAP_S
         and all(len(set(device)) > 1 for device in zip(*(watts for _, watts in points), strict=True))
     )
-    return Energy(joules=joules, how="integrated", valid=valid)
+    return Energy(total_j=joules, how="integrated", valid=valid)
 
 
 def energy(readings: Sequence[Reading]) -> Energy | None:

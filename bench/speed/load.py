@@ -43,8 +43,8 @@ def arrivals_ns(shape: Shape, *, seed: int, wave: int, n: int) -> tuple[int, ...
 
     Gaps are exponential with mean 1 / rate: a Poisson process, which is what many independent users make.
     """
-    assert shape.request_rate is not None
-    gaps_s = generator(seed, shape, wave, "arrivals").exponential(1 / shape.request_rate, n)
+    assert shape.request_rate_per_s is not None
+    gaps_s = generator(seed, shape, wave, "arrivals").exponential(1 / shape.request_rate_per_s, n)
     return tuple((np.cumsum(gaps_s) * NS_PER_S).astype(np.int64).tolist())
 
 
@@ -54,7 +54,7 @@ def warm_up_requests(shape: Shape) -> int:
     One for each slot of a closed loop, all at once, which brings every batch size of the shape; the first tenth of an
     open loop, at its rate.
     """
-    if shape.request_rate is None:
+    if shape.request_rate_per_s is None:
         return shape.concurrency
     return min(shape.n_requests, max(WARM_UP_FEWEST, round(WARM_UP_SHARE * shape.n_requests)))
 
@@ -64,10 +64,10 @@ def in_order(shapes: Sequence[Shape], seed: int) -> list[Shape]:
     order = random.Random(seed).sample(shapes, k=len(shapes))
     places: dict[tuple[int, int], list[int]] = {}
     for place, shape in enumerate(order):
-        if shape.request_rate is not None:
+        if shape.request_rate_per_s is not None:
             places.setdefault((shape.input_len, shape.output_len), []).append(place)
     for found in places.values():
-        rising = sorted((order[place] for place in found), key=lambda shape: shape.request_rate or 0)
+        rising = sorted((order[place] for place in found), key=lambda shape: shape.request_rate_per_s or 0)
         for place, shape in zip(found, rising, strict=True):
             order[place] = shape
     return order

@@ -220,7 +220,7 @@ def overhead(cells: Sequence[SpeedCell], *, wall_s: float | None = None) -> floa
 
     Args:
         cells: of one record, those of its control included; cells that took no time do not matter.
-        wall_s: of the whole sweep, such as ``stage_seconds["speed"]``; None for the sum of the cells' own.
+        wall_s: of the whole sweep, such as ``stage_durations_s["speed"]``; None for the sum of the cells' own.
     """
     whole_ns = sum(cell.wall_ns for cell in cells) if wall_s is None else wall_s * NS_PER_S
     return 1 - sum(map(busy_ns, cells)) / whole_ns if whole_ns else None
@@ -278,7 +278,7 @@ def _summarize(cell: SpeedCell) -> CellSummary | None:
         return None
     steady = () if is_saturated(cell) else cell.trials
     requests = [trace for trial in steady for trace in trial.requests]
-    together = cell.request_rate is None and cell.n_requests == cell.concurrency
+    together = cell.request_rate_per_s is None and cell.n_requests == cell.concurrency
     objective = cell.objective
 
     def over_trials(figure: Callable[[RequestTrace], float | None]) -> Interval | None:

@@ -11,7 +11,7 @@ class Shape(Frozen):
     output_len: int
     concurrency: int
     """Requests that are under way at once; in an open loop, the most that may be before it is stopped."""
-    request_rate: float | None = None
+    request_rate_per_s: float | None = None
     """Requests per second of an open loop; None for a closed one."""
     n_requests: int
     """Requests of one trial. As many as ``concurrency``: all are sent together."""
@@ -20,8 +20,8 @@ class Shape(Frozen):
     @property
     def load(self) -> str:
         """The load in a few words, e.g. ``4 at once`` or ``2.5 requests/s``."""
-        if self.request_rate is not None:
-            return f"{self.request_rate:g} requests/s"
+        if self.request_rate_per_s is not None:
+            return f"{self.request_rate_per_s:g} requests/s"
         return f"{self.concurrency} at once"
 
 

@@ -67,7 +67,7 @@ def not_supported(shape: Shape, context_length: int | None, facts: ServerFacts |
         return None
     if facts.max_context_tokens is not None and tokens > facts.max_context_tokens:
         return f"{words} are more than the {facts.max_context_tokens} that the server takes"
-    at_once = shape.concurrency if shape.request_rate is None else 1
+    at_once = shape.concurrency if shape.request_rate_per_s is None else 1
     if facts.kv_capacity_tokens is not None and at_once * tokens > facts.kv_capacity_tokens:
         return (
             f"{at_once} x ({words}) are {at_once * tokens} at once, more than the {facts.kv_capacity_tokens} that fit "
@@ -116,7 +116,7 @@ class _Measuring:
         shape, lane = self._shape, self.lane
         n = shape.n_requests if wave else warm_up_requests(shape)
         prompts = wave_prompts(self._vocabulary, shape, seed=self._seed, wave=wave, n=n, nonce=lane.nonce)
-        due_ns = None if shape.request_rate is None else arrivals_ns(shape, seed=self._seed, wave=wave, n=n)
+        due_ns = None if shape.request_rate_per_s is None else arrivals_ns(shape, seed=self._seed, wave=wave, n=n)
         await self._flush()
         return await send_wave(
             lane.client,
@@ -212,14 +212,14 @@ class _Track:
 
     def _over_saturated(self, shape: Shape) -> str | None:
         rate = self._too_much.get((shape.input_len, shape.output_len))
-        if rate is None or shape.request_rate is None or shape.request_rate <= rate:
+        if rate is None or shape.request_rate_per_s is None or shape.request_rate_per_s <= rate:
             return None
         return f"not tried: {rate:g} requests/s was already more than the server can take"
 
     async def learn(self, cell: SpeedCell) -> None:
         """Take in how a cell ended. After a failed one the server must show that it still generates."""
-        if cell.request_rate is not None and is_saturated(cell):
-            self._too_much[cell.input_len, cell.output_len] = cell.request_rate
+        if cell.request_rate_per_s is not None and is_saturated(cell):
+            self._too_much[cell.input_len, cell.output_len] = cell.request_rate_per_s
         if cell.status == "failed":
             self._gone = self.lane.alive() or await self._cannot_generate()
 

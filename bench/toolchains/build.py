@@ -123,7 +123,7 @@ def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, w
         python=version,
         versions=dict(sorted(versions.items())),
         disk_bytes=_disk_bytes(work),
-        seconds=time.monotonic() - begin,
+        build_s=time.monotonic() - begin,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_atomic(work / toolchain.MANIFEST, built.model_dump_json(indent=1))

@@ -6,6 +6,7 @@ environment that has one is whole. ``quantbench toolchain`` lists, builds and ch
 """
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator
 from bench import format as fmt
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
+from quantize.checkpoint import renamed
 from quantize.key import Frozen, canonical_json, sha256_text
 
 EXTRA_OF = {
@@ -112,7 +114,7 @@ class Built(Frozen):
     versions: dict[str, str]
     """Every installed package."""
     disk_bytes: int
-    seconds: float
+    build_s: float
     created_at: str
 
 
@@ -170,8 +172,9 @@ def folder(chain: Toolchain, version: str) -> Path:
 def read_built(place: Path) -> Built | None:
     """Return what a finished environment says of itself; None where there is none, or a half-built one."""
     try:
-        found = Built.model_validate_json((place / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
+        written = json.loads((place / MANIFEST).read_bytes())
+        found = Built.model_validate(renamed(written, seconds="build_s"))  # its name before it carried the unit
+    except (OSError, ValueError):
         return None
     return found if (place / "bin" / "python").exists() else None
 

@@ -54,6 +54,6 @@ class AWQ(WeightOnly):
         return Expected(
             format=self.config.format(architecture),
             ignore=self.config.ignore,
-            max_kl=self.config.max_kl,
+            max_kl_nats=self.config.max_kl,
             moves_scales=True,
         )

@@ -84,7 +84,7 @@ class FP8(Quantizing):
             packed=False,
             activations=inputs[self.config.scheme],
         )
-        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
         """Write the FP8 checkpoint of ``source`` to ``target``."""

@@ -55,4 +55,4 @@ class GPTQ(WeightOnly):
         form = self.config.format(architecture)
         if form.container == "gptq":
             form = form.model_copy(update={"act_order": self.config.act_order == "group"})
-        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)

@@ -59,7 +59,7 @@ class INT8(Quantizing):
             packed=False,
             activations=DYNAMIC_INT8,
         )
-        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl, moves_scales=True)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl, moves_scales=True)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
         """Write the INT8 checkpoint of ``source`` to ``target``, calibrated on ``samples``."""

@@ -30,7 +30,7 @@ def cell(*trials: Trial, status: str = "ok") -> SpeedCell:
 
 
 def counter(joules: float, valid: bool = True) -> Energy:
-    return Energy(joules=joules, how="counter", valid=valid)
+    return Energy(total_j=joules, how="counter", valid=valid)
 
 
 def test_a_worked_example() -> None:

@@ -91,13 +91,13 @@ def test_changed_items_are_the_lost_and_the_gained_with_both_outcomes_clearest_f
     ]
     found = changed_items(task_score(before), task_score(after, "fp8"))
     assert [(one.baseline.doc_id, one.change) for one in found] == [(1, "gained"), (0, "lost")]
-    assert [one.margin for one in found] == pytest.approx([5.0, 0.2])
+    assert [one.margin_nats for one in found] == pytest.approx([5.0, 0.2])
     assert (found[0].baseline.answer, found[0].variant.answer) == ("1", "0")
 
 
 def test_generated_answers_have_no_margin() -> None:
     found = changed_items(*two_scores([1, 1, 0], [0, 1, 1]))
-    assert [(one.change, one.margin) for one in found] == [("lost", None), ("gained", None)]
+    assert [(one.change, one.margin_nats) for one in found] == [("lost", None), ("gained", None)]
     assert found[0].variant.answer == "answer 0"
 
 

@@ -97,6 +97,6 @@ def test_points_come_from_cells() -> None:
     assert found[0].latency_s == pytest.approx(pairs[1][1].e2e_s.median if pairs[1][1].e2e_s else 0)
     assert all(point.goodput_requests_per_s for point in found)
     assert len({series_of(one) for one in cells}) == 1
-    rate = cells[0].model_copy(update={"request_rate": 3.0})
+    rate = cells[0].model_copy(update={"request_rate_per_s": 3.0})
     assert series_of(rate) != series_of(cells[0])
     assert load_points([(rate, pairs[0][1])])[0].load == 3

@@ -177,11 +177,11 @@ def test_choice_kl_is_the_mean_over_items_of_the_textbook_divergence() -> None:
     )
     found = compare(one, two)
     assert found
-    assert found.choice_kl
+    assert found.choice_kl_nats
     expected = [entropy(np.exp(p), np.exp(q)) for p, q in zip(before, after, strict=True)]  # sums are made 1 by scipy
-    assert found.choice_kl.value == pytest.approx(np.mean(expected))
+    assert found.choice_kl_nats.value == pytest.approx(np.mean(expected))
     half = stdtrit(29, 0.975) * np.std(expected, ddof=1) / math.sqrt(30)
-    assert found.choice_kl.high == pytest.approx(np.mean(expected) + half)
+    assert found.choice_kl_nats.high == pytest.approx(np.mean(expected) + half)
 
 
 def test_choice_kl_takes_items_with_different_numbers_of_choices() -> None:
@@ -189,9 +189,9 @@ def test_choice_kl_takes_items_with_different_numbers_of_choices() -> None:
     after = [item("s", 0, 1.0, [-1.0, -1.0]), item("s", 1, 1.0, [-1.0, -2.0, -4.0])]
     found = compare(task_score(before), task_score(after))
     assert found
-    assert found.choice_kl
+    assert found.choice_kl_nats
     expected = entropy(np.exp([-1.0, -2, -3]), np.exp([-1.0, -2, -4])) / 2
-    assert found.choice_kl.value == pytest.approx(expected)
+    assert found.choice_kl_nats.value == pytest.approx(expected)
 
 
 def test_choice_kl_leaves_out_what_has_no_number() -> None:
@@ -199,12 +199,12 @@ def test_choice_kl_leaves_out_what_has_no_number() -> None:
     bad = [*good[:2], item("s", 2, 1.0, [-1.0, -math.inf])]
     found = compare(task_score(good), task_score(bad))
     assert found
-    assert found.choice_kl
-    assert found.choice_kl.value == 0
+    assert found.choice_kl_nats
+    assert found.choice_kl_nats.value == 0
 
 
 def test_generated_answers_have_no_choice_kl() -> None:
-    assert compared([1, 0], [0, 0]).choice_kl is None
+    assert compared([1, 0], [0, 0]).choice_kl_nats is None
 
 
 def test_a_repeat_tells_what_flips_by_chance() -> None:

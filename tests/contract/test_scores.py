@@ -18,7 +18,7 @@ def score(*items: ItemOutcome) -> TaskScore:
     return TaskScore(
         variant=Variant(model="m", quant="bf16"), engine="e", task="mini-mmlu", key="k", status="ok", reasons=(),
         metrics=(), n_items=len(items), num_fewshot=0, limit=None, chat_template=False, task_versions={}, counts={},
-        seconds=1, items=items,
+        duration_s=1, items=items,
     )  # fmt: skip
 
 

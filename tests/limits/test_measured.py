@@ -59,7 +59,7 @@ def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
     assert found
     assert summary
     assert summary.tpot_s
-    edge = found.least_decode.seconds / (1 + TOLERANCE)
+    edge = found.least_decode.time_s / (1 + TOLERANCE)
     fast = at_pace(slow, margin * edge / summary.tpot_s.median)
     said = exceeds(found, fast)
     if margin > 1:
@@ -76,7 +76,7 @@ def test_a_prompt_from_the_cache_is_an_error() -> None:
     assert found
     assert summary
     assert summary.ttft_s
-    fast = at_pace(slow, 0.1 * found.least_prefill.seconds / summary.ttft_s.median)
+    fast = at_pace(slow, 0.1 * found.least_prefill.time_s / summary.ttft_s.median)
     said = exceeds(found, fast)
     assert said
     assert said.startswith("prefill multiplied 1000 % of what the arithmetic of")
@@ -117,7 +117,7 @@ def test_an_open_loop_is_held_against_one_request_alone() -> None:
     made = native_record()
     closed = limit_of(made, native_cell("bf16", 256))
     opened = limit_of(
-        made, native_cell("bf16", 256, request_rate=2.0, n_requests=64).model_copy(update={"concurrency": 99})
+        made, native_cell("bf16", 256, request_rate_per_s=2.0, n_requests=64).model_copy(update={"concurrency": 99})
     )
     assert opened == closed
 

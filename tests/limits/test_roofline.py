@@ -53,7 +53,7 @@ def test_published_speeds_of_qwen3_8b_on_h20(
     tpot_s = (1 + 2048) / published_tokens_per_s / 2048
     assert 100 * found.decode.memory_s / tpot_s == pytest.approx(mbu_percent, abs=0.05)
     assert found.decode.by == "memory"
-    assert found.decode.bytes == found.traffic.total_bytes
+    assert found.decode.moved_bytes == found.traffic.total_bytes
 
 
 def test_a_long_prefill_is_bound_by_arithmetic() -> None:
@@ -126,8 +126,8 @@ def test_nothing_is_asked_of_a_server_that_its_roof_allows(
     architecture: Architecture, shape: dict, bits: float
 ) -> None:
     found = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
-    assert 0 < found.least_decode.seconds <= found.decode.seconds * (1 + 1e-12)
-    assert 0 < found.least_prefill.seconds <= found.prefill.seconds * (1 + 1e-12)
+    assert 0 < found.least_decode.time_s <= found.decode.time_s * (1 + 1e-12)
+    assert 0 < found.least_prefill.time_s <= found.prefill.time_s * (1 + 1e-12)
     assert found.roof_tokens_per_s == 1 / found.roof_tpot_s
 
 
@@ -138,10 +138,10 @@ def test_fewer_bits_and_more_devices_never_raise_the_limit(
     found = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
     wide = limit(architecture, weight_bytes(architecture, 2 * bits), h20(), **shape)
     more = limit(architecture, weight_bytes(architecture, bits), h20(), **{**shape, "devices": 2 * shape["devices"]})
-    assert found.decode.seconds <= wide.decode.seconds
-    assert found.prefill.seconds <= wide.prefill.seconds
-    assert more.decode.seconds == pytest.approx(found.decode.seconds / 2)
-    assert more.prefill.seconds == pytest.approx(found.prefill.seconds / 2)
+    assert found.decode.time_s <= wide.decode.time_s
+    assert found.prefill.time_s <= wide.prefill.time_s
+    assert more.decode.time_s == pytest.approx(found.decode.time_s / 2)
+    assert more.prefill.time_s == pytest.approx(found.prefill.time_s / 2)
 
 
 def test_of_requests_sent_together_the_median_waits_for_half() -> None:

@@ -10,7 +10,7 @@ from bench.errors import EngineError
 from bench.machine.nvml import Devices
 from tests.support.fake_nvml import Card, fake_nvml
 
-READINGS = ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "memory_used_bytes")
+READINGS = ("sm_clock_mhz", "memory_clock_mhz", "temperature_celsius", "power_w", "memory_used_bytes")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_the_stand_in_has_functions_and_arguments_of_the_real_package() -> None:
 
 def test_a_state_has_the_units_that_its_names_say() -> None:
     (state,) = opened(Card(milliwatts=310_500, used=123)).states()
-    assert (state.sm_clock_mhz, state.memory_clock_mhz, state.temperature_c) == (1980, 2619, 45)
+    assert (state.sm_clock_mhz, state.memory_clock_mhz, state.temperature_celsius) == (1980, 2619, 45)
     assert state.power_w == pytest.approx(310.5)
     assert state.memory_used_bytes == 123
     assert state.throttled == ()
@@ -189,7 +189,7 @@ def test_a_part_of_a_card_has_its_own_memory_and_the_clocks_of_the_card(monkeypa
     devices = opened(*part_of_a_card())
     (state,) = devices.states()
     assert devices.names == ("NVIDIA H20 MIG 1g.12gb",)
-    assert (state.index, state.sm_clock_mhz, state.temperature_c) == (1, 1980, 61)
+    assert (state.index, state.sm_clock_mhz, state.temperature_celsius) == (1, 1980, 61)
     assert state.memory_used_bytes == 7 * 10**9
     assert state.throttled == ("SwPowerCap",)
 

@@ -35,8 +35,8 @@ def test_a_step_of_qwen3_8b_on_h20_reads_what_was_computed_by_hand(quant: str, s
     found = planned("qwen3-8b", quant, "h20", "workload.input_lens=1", "workload.output_len=2")
     decode = found.cells[0].decode
     assert decode is not None
-    assert decode.bytes / 1e9 == pytest.approx(step_gb, abs=0.01)
-    assert 1 / decode.seconds == pytest.approx(roof, rel=0.005)
+    assert decode.moved_bytes / 1e9 == pytest.approx(step_gb, abs=0.01)
+    assert 1 / decode.time_s == pytest.approx(roof, rel=0.005)
     assert found.engine == "sglang"
     assert spread_of(found) == (1, 1, 1)
 
@@ -95,7 +95,7 @@ def test_several_machines_take_layers_in_turn_which_makes_no_token_faster() -> N
     assert any(f"engine.nnodes={pp} engine.dist_init_addr=HOST:PORT" in remark for remark in found.remarks)
     decode = found.cells[0].decode
     assert decode is not None
-    assert decode.memory_s == pytest.approx(decode.bytes / 1.008e12 / tp)
+    assert decode.memory_s == pytest.approx(decode.moved_bytes / 1.008e12 / tp)
 
 
 def test_what_was_asked_for_is_judged_and_corrected() -> None:
@@ -163,7 +163,7 @@ def test_what_is_likely_comes_from_published_cells_with_its_interval() -> None:
     assert first.likely_tpot_s is not None
     assert first.decode is not None
     assert first.likely_tpot_s.low < 12.24e-3 < first.likely_tpot_s.high
-    assert first.decode.seconds < first.likely_tpot_s.low
+    assert first.decode.time_s < first.likely_tpot_s.low
     likely, best = found.cells_likely_s, found.cells_best_s
     assert likely is not None
     assert best is not None
@@ -285,7 +285,7 @@ def test_a_longer_input_is_never_faster_and_more_devices_never_slower(
         one = PLANNED[model, quant, tp]
         workload = one.workload.model_copy(update={"input_lens": (first, first + further)})
         found = forecast(one.model_copy(update={"workload": workload}), DEVICES["h100"])
-        return [(cell.decode.seconds, cell.prefill.seconds) for cell in found.able if cell.decode and cell.prefill]
+        return [(cell.decode.time_s, cell.prefill.time_s) for cell in found.able if cell.decode and cell.prefill]
 
     (short, long), doubled = cells(1), cells(2)
     assert all(a <= b for a, b in zip(short, long, strict=True))

@@ -92,7 +92,7 @@ def test_a_longer_prompt_takes_longer_unless_the_cell_is_doubted() -> None:
         places.setdefault((cell.source, cell.model, cell.engine, cell.label, cell.devices), []).append(cell)
     for place in places.values():
         for shorter, longer in pairwise(sorted(place, key=lambda one: one.input_len)):
-            assert longer.doubt or longer.seconds > 0.95 * shorter.seconds, longer
+            assert longer.doubt or longer.duration_s > 0.95 * shorter.duration_s, longer
     assert len([cell for cell in cells() if cell.doubt]) == 4
 
 
@@ -117,9 +117,9 @@ def test_the_traps_of_the_pages_are_handled() -> None:
     assert published("qwen3-32b", "BF16", "sglang", 129024).devices == 2
     assert published("qwen3-32b", "BF16", "sglang", 63488).devices == 1
     generated = published("qwen2.5-7b-instruct", "BF16", "vllm", 6144)
-    assert generated.seconds == pytest.approx(2048 / 80.70)
+    assert generated.duration_s == pytest.approx(2048 / 80.70)
     both = published("qwen3-8b", "BF16", "sglang", 6144)
-    assert both.seconds == pytest.approx((6144 + 2048) / 296.25)
+    assert both.duration_s == pytest.approx((6144 + 2048) / 296.25)
     assert published("qwen3-8b", "BF16", "transformers", 1).memory_gb == 15.947
     assert published("qwen2.5-7b-instruct", "BF16", "transformers", 1).memory_gb == 14.38
 
@@ -130,7 +130,7 @@ def test_bf16_was_slow_on_sglang_as_the_traps_say() -> None:
         limits = limit_of(plain), limit_of(fp8)
         assert limits[0] is not None
         assert limits[1] is not None
-        assert plain.seconds / fp8.seconds == pytest.approx(gain, abs=0.005)
+        assert plain.duration_s / fp8.duration_s == pytest.approx(gain, abs=0.005)
         assert limits[0].traffic.total_bytes / limits[1].traffic.total_bytes == pytest.approx(fewer_bytes, abs=0.005)
 
 

@@ -35,7 +35,7 @@ def test_standard_errors_are_small_beside_what_they_are_of() -> None:
     law = law_of("bf16", "sglang")
     overhead, slope = law.standard_errors
     assert 0.01 < overhead / law.overhead_s < 0.2
-    assert 0.01 < slope / law.seconds_per_byte < 0.1
+    assert 0.01 < slope / law.s_per_byte < 0.1
 
 
 def test_cells_at_other_settings_or_doubted_enter_no_law() -> None:
@@ -77,7 +77,7 @@ def test_95_of_100_further_cells_lie_within_the_interval() -> None:
         times = (1.5e-3 + SIZES / 1.4e12) * (1 + 0.04 * rng.standard_normal(6))
         (overhead, slope), covariance, sd = fit(list(zip(SIZES, times, strict=True)))
         law = published.model_copy(
-            update={"overhead_s": overhead, "seconds_per_byte": slope, "covariance": covariance, "relative_sd": sd}
+            update={"overhead_s": overhead, "s_per_byte": slope, "covariance": covariance, "relative_sd": sd}
         )
         further = float(rng.uniform(1e9, 6e10))
         found = law.predict(further)

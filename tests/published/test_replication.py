@@ -60,7 +60,9 @@ def test_an_emulated_cell_repeats_nothing() -> None:
     assert replicate_cell(run, one, published("qwen3-8b", "BF16", "sglang", 1)).kind == "not comparable"
 
 
-@pytest.mark.parametrize("changes", [{"concurrency": 8}, {"output_len": 1024}, {"input_len": 2}, {"request_rate": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"concurrency": 8}, {"output_len": 1024}, {"input_len": 2}, {"request_rate_per_s": 1.0}]
+)
 def test_only_the_published_shape_is_compared(changes: dict[str, Any]) -> None:
     run = measured(81.73)
     assert not replications([run.model_copy(update={"cells": (run.cells[0].model_copy(update=changes),)})])

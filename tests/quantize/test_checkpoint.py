@@ -6,10 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.architecture import Architecture
-from quantize.checkpoint import CheckpointError, count_dtypes, read_header, tensors, weight_files
+from quantize.checkpoint import (
+    MANIFEST_NAME,
+    CheckpointError,
+    count_dtypes,
+    read_header,
+    read_manifest,
+    tensors,
+    weight_files,
+    with_units,
+)
 from quantize.key import Key, canonical_json
 from quantize.method import choose_group_size
 from quantize.proof import is_ignored
+from tests.support.paths import FIXTURES
 from tests.support.tensors import write_safetensors
 
 
@@ -19,6 +29,34 @@ def test_dtypes_are_counted_from_the_headers(tmp_path: Path) -> None:
     found = list(tensors(tmp_path))
     assert count_dtypes(found) == {"BF16": 2, "F32": 1}
     assert {item.name: item.bytes for item in found} == {"x.weight": 32, "x.scale": 16, "y.weight": 16}
+
+
+def test_a_manifest_without_units_in_its_names_is_read(tmp_path: Path) -> None:
+    """Written before version 0.1.0 by a real build; checkpoints take too long to make to be made again for a name."""
+    written = json.loads((FIXTURES / "manifests" / "without_units.json").read_bytes())
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(written))
+    manifest = read_manifest(tmp_path)
+    assert (manifest.build_s, manifest.proof_s) == (written["seconds"], written["proof_seconds"])
+    assert manifest.fidelity is not None
+    assert manifest.fidelity.kl_nats == written["fidelity"]["kl"]
+    assert manifest.canaries is not None
+    assert manifest.canaries.source.entropy_nats == written["canaries"]["source"]["entropy"]
+    assert manifest.canaries.checkpoint.entropy_nats == written["canaries"]["found"]["entropy"]
+    assert manifest.key.digest == Key.model_validate(written["key"]).digest
+    (tmp_path / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    assert read_manifest(tmp_path) == manifest
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fidelity": 3, "canaries": [1]}', '{"canaries": {"source": 1}}'])
+def test_an_unreadable_manifest_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST_NAME).write_text(content)
+    with pytest.raises(CheckpointError, match="has no readable manifest"):
+        read_manifest(tmp_path)
+
+
+def test_facts_of_a_manifest_are_upgraded_alone() -> None:
+    """What an interrupted build has left of its costs."""
+    assert with_units({"seconds": 2.5, "peak_rss_bytes": 7}) == {"build_s": 2.5, "peak_rss_bytes": 7}
 
 
 @pytest.mark.parametrize("keep", [0, 5, 20, -1])

@@ -80,7 +80,7 @@ def test_a_model_that_does_not_fit_whole_is_still_compared_layer_by_layer(checkp
         return free
 
     found = measure(checkpoint, checkpoint, windows, "test", device=CPU, free=stated)
-    assert found.fidelity.kl == pytest.approx(0, abs=1e-6)
+    assert found.fidelity.kl_nats == pytest.approx(0, abs=1e-6)
     assert len(found.layer_errors) == 2 * 7
     assert (found.canaries is not None) is (free == 10**12)
     assert asked == [CPU]

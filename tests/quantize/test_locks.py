@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from quantize.locks import HeldError, held, hold, is_held
-from tests.conftest import ROOT
 from testkit.records import keep, native_records
+from tests.conftest import ROOT
 
 WITHOUT = """
 import asyncio, psutil, subprocess, sys

@@ -91,7 +91,7 @@ def test_a_method_promises_a_format_and_names_a_backend_that_can_do_it(quant: st
     expected = method.expected(shapes)
     assert (expected.format is None) == (method.backend is None)
     if method.backend is not None:
-        assert method.max_kl == expected.max_kl
+        assert method.max_kl == expected.max_kl_nats
         assert backend(method.backend).toolchain
     calibrating = method.calibrating(shapes)
     assert (calibrating is None) == (method.calibration is None)

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 QUANTIZED = "model.layers.0.self_attn.q_proj"
 EXPECTED = Expected(
-    format=integers(4, 32, symmetric=True), ignore=("lm_head", "re:.*mlp.gate$"), max_kl=1.0, moves_scales=False
+    format=integers(4, 32, symmetric=True), ignore=("lm_head", "re:.*mlp.gate$"), max_kl_nats=1.0, moves_scales=False
 )
 CONFIG = {
     "quant_method": "compressed-tensors",
@@ -174,7 +174,7 @@ def test_what_is_degenerate_is_told_from_what_is_merely_worse() -> None:
     from quantize.fidelity import degenerate, speech
 
     sound = speech([[1, 2, 3, 4, 5], [6, 7, 8, 9, 1]], [2.0, 2.5])
-    assert sound == Speech(repetition=0.0, entropy=2.25)
+    assert sound == Speech(repetition=0.0, entropy_nats=2.25)
     stuck = speech([[7] * 24], [2.0])
     assert stuck.repetition == pytest.approx(22 / 23)
     assert degenerate(sound, speech([[1, 2, 1, 2, 5]], [1.5])) is None

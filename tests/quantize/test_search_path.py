@@ -55,7 +55,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     facts: dict[str, Any] = {"name": "tiny", "requirements": chain.requirements, "python": version, "versions": {}}
-    facts |= {"disk_bytes": 2, "seconds": 1, "created_at": "2026-11-30"}
+    facts |= {"disk_bytes": 2, "build_s": 1, "created_at": "2026-11-30"}
     (place / toolchain.MANIFEST).write_text(json.dumps(facts))
     return place
 

@@ -107,12 +107,16 @@ def test_a_record_of_an_older_schema_is_read_with_what_it_knows(version: int) ->
     assert (before["schema_version"], record.schema_version) == (version, SCHEMA_VERSION)
     assert record.cells[0].status == before["cells"][0]["status"]
     assert record.cells[0].n_requests == record.cells[0].concurrency
-    assert record.checkpoint.fidelity.kl == before["checkpoint"]["fidelity"]["kl"]
+    assert record.checkpoint.fidelity.kl_nats == before["checkpoint"]["fidelity"]["kl"]
     assert len(record.checkpoint.layer_errors) == len(before["checkpoint"].get("layer_errors", ()))
     calibration = before["checkpoint"]["calibration"]
     assert (record.checkpoint.calibration and record.checkpoint.calibration.n_tokens) == (
         calibration and calibration["n_tokens"]
     )
+    assert record.checkpoint.build_s == before["checkpoint"]["seconds"]
+    assert record.stage_durations_s == before["stage_seconds"]
+    assert [score.duration_s for score in record.scores] == [score["seconds"] for score in before["scores"]]
+    assert record.dollars_per_hour == before.get("price_per_hour")
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
     with pytest.raises(ValueError, match="schema_version"):
         RunRecord.model_validate({**before, "schema_version": 99})
@@ -132,6 +136,45 @@ def test_a_record_of_schema_5_keeps_what_it_was_asked_to_do() -> None:
     assert spec.model.architecture is not None
     assert spec.model.architecture.model_dump() == asked["model"]["architecture"]
     assert spec.workload == asked["workload"]
+
+
+def test_figures_of_older_schemas_get_units_in_their_names() -> None:
+    """Energy, temperature, power, price and request rate, which the recorded runs on a CPU do not have."""
+    before = json.loads((FIXTURES / "records" / "v5.json").read_bytes())
+    state = {"index": 0, "sm_clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 61, "power_w": 500.0}
+    state |= {"memory_used_bytes": 1 << 30, "throttled": []}
+    trial = before["cells"][0]["trials"][0]
+    trial |= {"energy": {"joules": 7.25, "how": "counter", "valid": True}, "devices_after": [state]}
+    before["cells"][0]["request_rate"] = 2.5
+    before["price_per_hour"] = 3.6
+    record = RunRecord.model_validate(before)
+    cell = record.cells[0]
+    assert cell.request_rate_per_s == 2.5
+    assert cell.trials[0].energy is not None
+    assert cell.trials[0].energy.total_j == 7.25
+    assert cell.trials[0].devices_after[0].temperature_celsius == 61
+    assert record.dollars_per_hour == 3.6
+    assert record.scores[0].work is not None
+    assert record.scores[0].work.duration_s == before["scores"][0]["work"]["seconds"]
+    assert record.control is not None
+    assert record.control.checkpoint.build_s == before["control"]["checkpoint"]["seconds"]
+
+
+def test_an_interrupted_run_of_schema_5_is_read_with_its_cells_and_scores(tmp_path: Path) -> None:
+    """Its cells and scores are files of their own, which carry no schema version."""
+    before = json.loads((FIXTURES / "records" / "v5.json").read_bytes())
+    folder = tmp_path / "runs" / before["run_id"]
+    kept = {"cells/1.json": before["cells"][0], "control/1.json": before["control"]["cells"][0]}
+    kept["scores/1.json"] = before["scores"][0]
+    begun = {**before, "cells": [], "scores": [], "finished_at": None}
+    for name, content in {"run.json": begun, **kept}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    (record,) = Store(tmp_path).records()
+    assert record.cells == RunRecord.model_validate(before).cells[:1]
+    assert record.scores == RunRecord.model_validate(before).scores[:1]
+    assert record.control is not None
+    assert len(record.control.cells) == 1
 
 
 @pytest.mark.parametrize(

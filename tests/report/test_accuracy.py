@@ -51,7 +51,7 @@ def test_every_variant_and_task_has_a_verdict_with_its_figures(demo: list[RunRec
         assert "over 12 comparisons" in told
         assert f"+{found.gained} −{found.lost} of {found.n}" in told
         assert f"loss, Holm {one.verdict.p_worse_holm:.3f}" in told
-        assert (row[6].text == "–") == (found.choice_kl is None)
+        assert (row[6].text == "–") == (found.choice_kl_nats is None)
 
 
 def test_the_margin_is_a_band_and_every_row_says_its_verdict_in_words(demo: list[RunRecord]) -> None:

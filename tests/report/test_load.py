@@ -77,10 +77,10 @@ def test_an_open_loop_that_was_too_much_is_told_without_latencies() -> None:
     def rates(quant: str) -> tuple[SpeedCell, ...]:
         fields = {"n_requests": 100, "concurrency": 256}
         return (
-            loaded(quant, 1, request_rate=1.0, **fields),
-            loaded(quant, 4, request_rate=4.0, saturated="the queue grew", **fields),
+            loaded(quant, 1, request_rate_per_s=1.0, **fields),
+            loaded(quant, 4, request_rate_per_s=4.0, saturated="the queue grew", **fields),
             cell(quant, 256, status="not_supported", reasons=("not tried",)).model_copy(
-                update={"request_rate": 8.0, **fields}
+                update={"request_rate_per_s": 8.0, **fields}
             ),
         )
 

@@ -25,7 +25,7 @@ def state(index: int = 0, **changes: Any) -> DeviceState:
         "index": index,
         "sm_clock_mhz": 1980,
         "memory_clock_mhz": 2619,
-        "temperature_c": 58,
+        "temperature_celsius": 58,
         "power_w": 412.4,
         "memory_used_bytes": 83_000_000_000,
         "throttled": (),
@@ -57,7 +57,7 @@ def measured(quant: str, status: str = "ok", **changes: Any) -> tuple[SpeedCell,
             "devices_after": (
                 state(sm_clock_mhz=1980 - 15 * number, throttled=("SwPowerCap",) if number == 1 else ()),
             ),
-            "energy": Energy(joules=1600.0 + number, how="counter", valid=True),
+            "energy": Energy(total_j=1600.0 + number, how="counter", valid=True),
         }
         return before.model_copy(update=more | changes)
 
@@ -73,7 +73,7 @@ def gpu_record(quant: str = "bf16", **changes: Any) -> RunRecord:
     values: dict[str, Any] = {
         "cells": measured(quant),
         "server": facts(),
-        "price_per_hour": 3.6,
+        "dollars_per_hour": 3.6,
         "spec": recorded_spec(quant, architecture=QWEN3_8B),
     }
     return record(quant, **(values | changes))
@@ -147,7 +147,7 @@ def test_clocks_are_those_at_the_end_of_the_trials_and_throttling_is_counted() -
 
 def test_devices_that_tell_nothing_have_dashes() -> None:
     bare = state(
-        sm_clock_mhz=None, memory_clock_mhz=None, temperature_c=None, power_w=None, memory_used_bytes=None
+        sm_clock_mhz=None, memory_clock_mhz=None, temperature_celsius=None, power_w=None, memory_used_bytes=None
     )  # fmt: skip
     shown = row(made(gpu_record(cells=measured("bf16", devices_after=(bare, state(1))))), "Accelerators")
     assert {name for name, one in shown.items() if one.text == "–"} == {
@@ -172,9 +172,9 @@ def test_energy_and_money_have_their_units() -> None:
 @pytest.mark.parametrize(
     ("changes", "columns"),
     [
-        ({"price_per_hour": None}, 4),
+        ({"dollars_per_hour": None}, 4),
         ({"cells": measured("bf16", energy=None)}, 3),
-        ({"cells": measured("bf16", energy=Energy(joules=1, how="counter", valid=False))}, 3),
+        ({"cells": measured("bf16", energy=Energy(total_j=1, how="counter", valid=False))}, 3),
     ],
 )
 def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns: int) -> None:
@@ -184,7 +184,7 @@ def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns
 
 
 def test_without_energy_and_price_there_is_no_table_of_costs() -> None:
-    found = made(gpu_record(price_per_hour=None, cells=measured("bf16", energy=None)))
+    found = made(gpu_record(dollars_per_hour=None, cells=measured("bf16", energy=None)))
     assert table(found, "Energy and money") is None
 
 
@@ -195,14 +195,14 @@ def test_emulated_figures_are_faint() -> None:
 
 
 def test_a_price_alone_is_enough_for_money() -> None:
-    found = made(record(price_per_hour=0.2))
+    found = made(record(dollars_per_hour=0.2))
     assert table(found, "Memory by variant") is None
     assert table(found, "Energy and money")
 
 
 def test_open_loops_have_groups_of_their_own() -> None:
     closed = measured("bf16")[0]
-    found = made(gpu_record(cells=(closed, closed.model_copy(update={"request_rate": 2.5}))))
+    found = made(gpu_record(cells=(closed, closed.model_copy(update={"request_rate_per_s": 2.5}))))
     shown = table(found, "Energy and money")
     assert shown
     assert [group.title for group in shown.groups] == [

@@ -118,7 +118,7 @@ def test_every_status_stands_with_its_reason(status: Any) -> None:
 def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
     broken = cell("fp8", 777).model_copy(update={"status": status, "reasons": ("broken",)})
     unscored = score("fp8", "mini-mmlu").model_copy(update={"status": status, "reasons": ("broken",)})
-    html = render([record("fp8", cells=(broken,), scores=(unscored,), stage_seconds={})], title="t")
+    html = render([record("fp8", cells=(broken,), scores=(unscored,), stage_durations_s={})], title="t")
     assert "tok/s" not in html
     assert not re.search(r"\d ms\b", html)
     assert " ± " not in Page(html).rows_with("fp8")[0]
@@ -142,7 +142,7 @@ def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
                 cells=(),
                 scores=(),
                 log=(),
-                stage_seconds={},
+                stage_durations_s={},
                 engine_info={},
                 spec=recorded_spec(),
                 finished_at=None,
@@ -278,7 +278,7 @@ def test_a_checkpoint_tells_its_format_experts_and_proof() -> None:
 
 
 def test_what_an_older_record_does_not_tell_is_not_made_up() -> None:
-    older = {"format": None, "layer_errors": (), "canaries": None, "proof_seconds": 0.0, "proof_peak_rss_bytes": 0}
+    older = {"format": None, "layer_errors": (), "canaries": None, "proof_s": 0.0, "proof_peak_rss_bytes": 0}
     (row,) = section_rows([record("fp8", checkpoint=manifest("fp8", **older))], "quantization", "GB")
     assert "not recorded" in row
     assert "0 s" not in row.replace("1.84 s", "")
@@ -320,7 +320,7 @@ def test_a_roof_is_drawn_for_every_variant() -> None:
 
 
 def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:
-    opened = native_cell("bf16", 256, request_rate=2.5, n_requests=64)
+    opened = native_cell("bf16", 256, request_rate_per_s=2.5, n_requests=64)
     slots = native_cell("bf16", 256, n_requests=4)
     made = native_record(cells=(native_cell("bf16", 256), opened, slots))
     rows = section_rows([made], "speed")

@@ -98,7 +98,7 @@ def _lives(process: psutil.Process) -> bool:
 def test_a_server_that_is_ready_has_generated_and_is_ours(place: Place) -> None:
     with place.serve(Plan()) as engine:
         assert engine.alive() is None
-        assert engine.started_s > 0
+        assert engine.startup_s > 0
         assert engine.child is not None
         assert engine.child.listens_on(int(engine.base_url.rsplit(":", 1)[1]))
         assert not engine.child.listens_on(free_port())

@@ -27,13 +27,13 @@ def test_a_counter_that_moves_often_is_believed() -> None:
     found = energy(readings(21, 0.2))
     assert found
     assert (found.how, found.valid) == ("counter", True)
-    assert found.joules == pytest.approx(1200)
+    assert found.total_j == pytest.approx(1200)
 
 
 def test_devices_are_summed() -> None:
     found = energy(readings(21, 0.2, devices=4))
     assert found
-    assert found.joules == pytest.approx(4800)
+    assert found.total_j == pytest.approx(4800)
 
 
 @pytest.mark.parametrize(("n", "period_s"), [(10, 0.2), (21, 0.02), (2, 60.0)])
@@ -48,7 +48,7 @@ def test_a_counter_that_stands_still_falls_back_to_power() -> None:
     found = energy(still)
     assert found
     assert (found.how, found.valid) == ("integrated", True)
-    assert found.joules == pytest.approx(12 * 300.5, rel=0.01)
+    assert found.total_j == pytest.approx(12 * 300.5, rel=0.01)
 
 
 def test_one_still_counter_of_two_makes_the_sum_invalid() -> None:
@@ -62,7 +62,7 @@ def test_a_counter_that_goes_back_is_not_valid_and_never_negative() -> None:
     values = readings(61, 0.2, watts=None)
     found = energy([Reading(one.at_ns, one.power_w, (1000.0 - i,)) for i, one in enumerate(values)])
     assert found
-    assert (found.joules, found.valid) == (0.0, False)
+    assert (found.total_j, found.valid) == (0.0, False)
 
 
 def test_a_missing_reading_of_the_counter_is_not_valid() -> None:
@@ -84,7 +84,7 @@ def test_power_that_never_changes_stands_still() -> None:
     found = energy([Reading(one.at_ns, (300.0,), None) for one in readings(61, 0.2)])
     assert found
     assert not found.valid
-    assert found.joules == pytest.approx(3600)
+    assert found.total_j == pytest.approx(3600)
 
 
 @pytest.mark.parametrize("gone", [slice(20, 21), slice(20, 30)])
@@ -120,7 +120,7 @@ def test_integrated_energy_lies_between_the_lowest_and_the_highest_power(steps: 
     assert found
     seconds = (values[-1].at_ns - values[0].at_ns) / NS_PER_S
     watts = [watts for _, watts in steps]
-    assert min(watts) * seconds * (1 - 1e-9) <= found.joules <= max(watts) * seconds * (1 + 1e-9)
+    assert min(watts) * seconds * (1 - 1e-9) <= found.total_j <= max(watts) * seconds * (1 + 1e-9)
 
 
 @given(st.lists(JOULES, min_size=2, max_size=50).map(sorted), st.floats(0, 1e5))
@@ -128,7 +128,7 @@ def test_counted_energy_is_the_difference_wherever_the_counter_began(counter: li
     def of(values: list[float]) -> float:
         found = counted([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
         assert found
-        return found.joules
+        return found.total_j
 
     assert of(counter) == counter[-1] - counter[0]
     assert of([value + more for value in counter]) == pytest.approx(of(counter), abs=1e-6)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.alone
 
 
 def opened(rate: float, n: int = 400, input_len: int = 8) -> Shape:
-    return Shape(input_len=input_len, output_len=4, concurrency=10_000, request_rate=rate, n_requests=n)
+    return Shape(input_len=input_len, output_len=4, concurrency=10_000, request_rate_per_s=rate, n_requests=n)
 
 
 def queue(came_s: Sequence[float], servers: int, service_s: float) -> list[float]:
@@ -103,7 +103,7 @@ def test_an_order_is_complete_and_its_rates_rise(found: list[Shape], seed: int) 
     assert sorted(order, key=str) == sorted(found, key=str)
     assert in_order(found, seed) == order
     for length in (8, 16):
-        rates = [shape.request_rate for shape in order if shape.request_rate and shape.input_len == length]
+        rates = [shape.request_rate_per_s for shape in order if shape.request_rate_per_s and shape.input_len == length]
         assert rates == sorted(rates)
 
 

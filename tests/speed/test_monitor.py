@@ -246,7 +246,7 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
     seen = watch(Monitor(lambda: 1, opened(one, other)), seconds=SAMPLE_PERIOD_S * 2.5)
     assert seen.energy
     assert seen.energy.how == "counter"
-    assert seen.energy.joules == pytest.approx(80 * (len(seen.memory) - 1))
+    assert seen.energy.total_j == pytest.approx(80 * (len(seen.memory) - 1))
     assert not seen.energy.valid  # too short
 
 

@@ -168,7 +168,7 @@ def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> 
     # The warm-up is of 8 requests, then the first trial of the slowest rate begins.
     server.load(*[good()] * 8, *[stuck] * 60)
     slow, *faster = measure_all(server, shapes, trials=1, stall_s=5)
-    assert (slow.status, slow.request_rate) == ("ok", 200)
+    assert (slow.status, slow.request_rate_per_s) == ("ok", 200)
     assert "20 requests were under way at once" in (slow.trials[0].saturated or "")
     assert any("more came than the server can take" in text for text in slow.warnings)
     assert len(server.truth()) <= 8 + 20
@@ -231,7 +231,7 @@ def test_a_wave_that_the_cache_cannot_hold_at_once_is_not_supported(server: Runn
     assert not_supported(closed_loop(20, 5, 4, per_slot=9), None, FACTS) is None
     reason = "5 x (20 + 5 tokens) are 125 at once, more than the 100 that fit into the server's KV cache"
     assert not_supported(closed_loop(20, 5, 5), None, FACTS) == reason
-    open_loop = Shape(input_len=20, output_len=5, concurrency=200, request_rate=3, n_requests=9)
+    open_loop = Shape(input_len=20, output_len=5, concurrency=200, request_rate_per_s=3, n_requests=9)
     assert not_supported(open_loop, None, FACTS) is None
     cell = measure(server, shape=closed_loop(20, 5, 5), facts=FACTS)
     assert (cell.status, cell.reasons, cell.trials) == ("not_supported", (reason,), ())

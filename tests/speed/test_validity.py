@@ -165,7 +165,13 @@ def test_a_client_without_a_core_left_is_bound() -> None:
 
 def on_device(before: dict[str, Any], after: dict[str, Any]) -> Trial:
     def state(changes: dict[str, Any]) -> DeviceState:
-        values = {"index": 0, "sm_clock_mhz": 1980, "memory_clock_mhz": 2619, "temperature_c": 60, "power_w": 500.0}
+        values = {
+            "index": 0,
+            "sm_clock_mhz": 1980,
+            "memory_clock_mhz": 2619,
+            "temperature_celsius": 60,
+            "power_w": 500.0,
+        }
         return DeviceState.model_validate({**values, "memory_used_bytes": 1, "throttled": (), **changes})
 
     return trial(slow(100)).model_copy(update={"devices_before": (state(before),), "devices_after": (state(after),)})

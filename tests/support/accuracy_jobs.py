@@ -132,7 +132,7 @@ def score(job: TaskJob, *folders: Path) -> TaskScore:
 
 def outcome(found: TaskScore) -> dict[str, Any]:
     """Return what must be the same whatever went wrong on the way."""
-    return found.model_dump(exclude={"seconds", "work", "engine", "key"})
+    return found.model_dump(exclude={"duration_s", "work", "engine", "key"})
 
 
 def picks(found: TaskScore) -> list[str]:

@@ -71,7 +71,7 @@ def hostile_record() -> RunRecord:
             score("awq-int4", "other", status="invalid", reasons=(HOSTILE,)),
         ),
         failures=(Failure(stage=HOSTILE, message=HOSTILE),),
-        stage_seconds={HOSTILE: 1.0},
+        stage_durations_s={HOSTILE: 1.0},
         log=(HOSTILE,),
         started_at=HOSTILE,
         finished_at=HOSTILE,

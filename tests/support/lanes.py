@@ -86,4 +86,4 @@ def measure_all(server: Running, shapes: Sequence[Shape], **changes: Any) -> lis
 
 
 def opened(rate: float, n: int, most: int = 100) -> Shape:
-    return Shape(input_len=6, output_len=4, concurrency=most, request_rate=rate, n_requests=n)
+    return Shape(input_len=6, output_len=4, concurrency=most, request_rate_per_s=rate, n_requests=n)

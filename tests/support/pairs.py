@@ -23,7 +23,7 @@ def task_score(items: Sequence[ItemOutcome], quant: str = "bf16", **changes: Any
         "variant": Variant(model="m", quant=quant), "engine": "sglang", "task": "mmlu", "key": quant, "status": "ok",
         "reasons": (), "metrics": (Metric(name="acc", value=0.5, stderr=None),), "n_items": len(items),
         "num_fewshot": 5, "limit": None, "chat_template": False, "task_versions": {"mmlu": "2"}, "counts": {},
-        "seconds": 1.0, "items": tuple(items),
+        "duration_s": 1.0, "items": tuple(items),
     }  # fmt: skip
     return TaskScore.model_validate(values | changes)
 

@@ -126,6 +126,18 @@ def test_no_room_on_the_disk_is_told_with_figures_before_anything_is_spent(write
     assert not place_of(chain).exists()
 
 
+def test_an_environment_built_before_its_manifest_named_units_is_used(tmp_path: Path) -> None:
+    """It holds gigabytes: a name is no reason to build it again."""
+    facts = {"name": "tiny", "requirements": ["tiny-tool==1.0"], "python": "3.11", "versions": {"tiny-tool": "1.0"}}
+    facts |= {"disk_bytes": 2_000_000, "seconds": 12.5, "created_at": "2026-11-30T19:29:20+00:00"}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    (tmp_path / toolchain.MANIFEST).write_text(json.dumps(facts))
+    built = toolchain.read_built(tmp_path)
+    assert built is not None
+    assert built.build_s == 12.5
+
+
 def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     chain = write()
     place = place_of(chain)

@@ -80,7 +80,7 @@ def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     (found,) = records(cli.folder)
-    by_rate = {cell.request_rate: cell for cell in found.cells}
+    by_rate = {cell.request_rate_per_s: cell for cell in found.cells}
     assert set(by_rate) == {None, 20, 4000}
     assert by_rate[4000].status == "not_supported" or by_rate[4000].trials[0].saturated is not None
     (report,) = (cli.folder / "reports").glob("*.html")

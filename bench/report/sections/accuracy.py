@@ -99,7 +99,7 @@ def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) ->
         Cell("none" if score.limit is None else f"{fmt.count(score.limit)} per subject", numeric=True),
         Cell("yes" if score.chat_template else "no"),
         Cell(thinking, (drawn(score.sampling),) if score.sampling else ()),
-        number(score.seconds, fmt.seconds, "s"),
+        number(score.duration_s, fmt.seconds, "s"),
     ]
 
 

@@ -126,7 +126,7 @@ def _choice_table(items: Sequence[ChangedItem], title: str) -> Table:
             Cell(_choice(one.baseline.target)),
             _picked(one.baseline),
             _picked(one.variant),
-            number(one.margin, nats, "nats"),
+            number(one.margin_nats, nats, "nats"),
         ]
         for one in items
     ]

@@ -20,7 +20,7 @@ ORDER = 75
 LARGEST = 700_000
 """Bytes of raw observations, compressed, that a page carries at most; without them it still holds every figure."""
 CELLS = (
-    "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate", "n_requests",
+    "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate_per_s", "n_requests",
     "status", "n_trials", "figure", "unit", "median", "low", "high",
 )  # fmt: skip
 FIGURES = {
@@ -90,10 +90,10 @@ def _downloads(records: Sequence[RunRecord]) -> list[Block]:
 def cell_command(record: RunRecord, cell: SpeedCell) -> str:
     """Return what measures one cell again, and nothing else."""
     words = [*record.command, f"workload.input_lens=[{cell.input_len}]", f"workload.output_len={cell.output_len}"]
-    if cell.request_rate is None:
+    if cell.request_rate_per_s is None:
         words += [f"workload.concurrency=[{cell.concurrency}]", "workload.request_rates=[]"]
     else:
-        words += [f"workload.request_rates=[{cell.request_rate:g}]", "workload.concurrency=[]"]
+        words += [f"workload.request_rates=[{cell.request_rate_per_s:g}]", "workload.concurrency=[]"]
     return shlex.join(["python", "-m", "bench.run", *words, "accuracy=none"])
 
 

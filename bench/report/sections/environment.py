@@ -62,7 +62,7 @@ def _row(run: Run) -> list[Cell]:
 
 def _run_details(run: Run) -> Details:
     record = run.record
-    facts = [Term(f"Stage {name}", (fmt.seconds(value),)) for name, value in record.stage_seconds.items()]
+    facts = [Term(f"Stage {name}", (fmt.seconds(value),)) for name, value in record.stage_durations_s.items()]
     facts += [Term(str(name), (str(value),), code=True) for name, value in record.engine_info.reported().items()]
     facts += [Term("Session", (record.session,)), Term("Run key", (record.key,), code=True)]
     return Details(f"{run.label}: stages and what the server told", [Terms(facts)])

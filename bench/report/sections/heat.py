@@ -55,7 +55,7 @@ def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> 
         run.label: {
             cell.input_len: cell
             for cell in run.record.cells
-            if cell.request_rate is None and (cell.output_len, cell.concurrency) == load
+            if cell.request_rate_per_s is None and (cell.output_len, cell.concurrency) == load
         }
         for run in everything
     }
@@ -93,7 +93,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             (cell.output_len, cell.concurrency)
             for run in everything
             for cell in run.record.cells
-            if cell.request_rate is None and run.quantized and run.baseline
+            if cell.request_rate_per_s is None and run.quantized and run.baseline
         }
     )
     blocks: list[Block] = [table for load in loads for table in _tables(everything, load, several=len(loads) > 1)]

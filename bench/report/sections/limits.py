@@ -146,7 +146,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         blocks.append(_device(Device.model_validate_json(json), number_of))
     loads: dict[Load, list[_Held]] = {}
     for one in cells:
-        if one.cell.request_rate is None:
+        if one.cell.request_rate_per_s is None:
             cell = one.cell
             load = (one.run.record.variant.model, cell.output_len, cell.concurrency, cell.n_requests)
             loads.setdefault(load, []).append(one)
@@ -156,7 +156,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     note = "A decode step reads all weights that it needs once, and the keys and values of every request; a prefill "
     note += "multiplies every prompt token with them. Bytes over bandwidth and multiplications over peak: the longer "
     note += "time is the least there can be, and everything above 100 % would be a mistake. "
-    if any(one.cell.request_rate is not None for one in cells):
+    if any(one.cell.request_rate_per_s is not None for one in cells):
         note += "In an open loop the limit is that of a request that has the device to itself. "
     if any(cell.status == "emulated" for record in records for cell in record.cells):
         note += "Emulated cells have no limit: they move expanded weights."

@@ -120,7 +120,7 @@ def _traced(run: Run) -> Traced | None:
     known = [cell for cell, _ in run.measured() if any(trial.memory for trial in cell.trials)]
     if not known:
         return None
-    closed = [cell for cell in known if cell.request_rate is None]
+    closed = [cell for cell in known if cell.request_rate_per_s is None]
     longest = max(closed or known, key=lambda cell: (cell.input_len, cell.output_len, cell.concurrency))
     series = [trial.memory for trial in longest.trials if trial.memory]
     return Traced(run, longest, max(series, key=lambda points: max(used for _, used in points)))
@@ -179,7 +179,7 @@ def _device_rows(run: Run) -> list[list[Cell]]:
                 Cell(str(index), numeric=True),
                 _range(seen, lambda state: state.sm_clock_mhz, "MHz"),
                 _range(seen, lambda state: state.memory_clock_mhz, "MHz"),
-                number(_highest(seen, lambda state: state.temperature_c), lambda value: f"{value:.0f} °C"),
+                number(_highest(seen, lambda state: state.temperature_celsius), lambda value: f"{value:.0f} °C"),
                 number(_highest(seen, lambda state: state.power_w), _watts, "W"),
                 number(_highest(seen, lambda state: state.memory_used_bytes), fmt.size, "bytes"),
                 Cell(", ".join(held) or "never"),
@@ -220,8 +220,8 @@ def _cost_row(run: Run, cell: SpeedCell, found: Cost, *, energy: bool, money: bo
 def _load(cell: SpeedCell) -> str:
     """Return in words what the cells of one group share."""
     words = f"{fmt.plural(cell.input_len, 'token')} in, {fmt.count(cell.output_len)} out, "
-    if cell.request_rate is not None:
-        return f"{words}{cell.request_rate:g} requests per second"
+    if cell.request_rate_per_s is not None:
+        return f"{words}{cell.request_rate_per_s:g} requests per second"
     return f"{words}concurrency {cell.concurrency}"
 
 
@@ -231,7 +231,7 @@ def _costs(everything: Sequence[Run]) -> Table | None:
         (run, cell, made)
         for run in everything
         for cell, _ in run.measured()
-        if (made := cost(cell, run.record.price_per_hour))
+        if (made := cost(cell, run.record.dollars_per_hour))
     ]
     energy = any(made.average_w for _, _, made in found)
     money = any(made.dollars_per_million_output_tokens for _, _, made in found)

@@ -57,7 +57,7 @@ def _format(manifest: Manifest) -> str:
 def _proof(manifest: Manifest) -> tuple[float, str] | None:
     """Return (seconds, peak memory in words) of the proof; None for records of schema 1, which do not tell."""
     memory = manifest.proof_peak_rss_bytes
-    return (manifest.proof_seconds, fmt.size(memory)) if memory else None
+    return (manifest.proof_s, fmt.size(memory)) if memory else None
 
 
 def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
@@ -84,7 +84,7 @@ def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
                 Cell(_format(manifest)),
                 Cell(calibration.id, tokens, calibration.source) if calibration else Cell(),
                 *(share if experts else ()),
-                number(manifest.seconds, fmt.seconds, "s", notes=(fmt.size(manifest.peak_rss_bytes),)),
+                number(manifest.build_s, fmt.seconds, "s", notes=(fmt.size(manifest.peak_rss_bytes),)),
                 number(proof[0], fmt.seconds, "s", notes=(proof[1],)) if proof else Cell(numeric=True),
             ]
         )
@@ -94,11 +94,11 @@ def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
 def _canary_cells(found: Canaries | None) -> list[Cell]:
     if found is None:
         return [Cell(numeric=True)] * 3
-    source, own = found.source, found.found
+    source, own = found.source, found.checkpoint
     compared = f"of {fmt.count(found.prompts * found.new_tokens)}"
     return [
         number(own.repetition, fmt.percent, "of 1", notes=(f"source {fmt.percent(source.repetition)}",)),
-        number(own.entropy, fmt.two_decimals, "nats", notes=(f"source {fmt.two_decimals(source.entropy)}",)),
+        number(own.entropy_nats, fmt.two_decimals, "nats", notes=(f"source {fmt.two_decimals(source.entropy_nats)}",)),
         number(found.same_tokens, fmt.percent, "of 1", notes=(compared,)),
     ]
 
@@ -126,7 +126,7 @@ def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
         [
             run.heading,
             Cell(found.text_id, (fmt.plural(found.n_tokens, "position"),), f"SHA-256 {found.text_sha256}"),
-            number(found.kl, fmt.significant, "nats per token"),
+            number(found.kl_nats, fmt.significant, "nats per token"),
             number(found.top1_agreement, fmt.percent, "of 1"),
             number(found.perplexity, fmt.two_decimals, notes=(f"source {fmt.two_decimals(found.source_perplexity)}",)),
             *(_canary_cells(manifest.canaries) if canaries else ()),
@@ -185,7 +185,7 @@ def _facts(manifest: Manifest) -> Terms:
             *items,
             Term("Libraries", (libraries or "none",)),
             Term("Seed", (str(manifest.seed),)),
-            Term("Built", (f"{fmt.moment(manifest.created_at)} UTC, in {fmt.seconds(manifest.seconds)}",)),
+            Term("Built", (f"{fmt.moment(manifest.created_at)} UTC, in {fmt.seconds(manifest.build_s)}",)),
             Term("Peak memory of the build", (fmt.size(manifest.peak_rss_bytes),)),
             Term("Proof", (f"{fmt.seconds(proof[0])}, peak memory {proof[1]}" if proof else "not recorded",)),
             Term("Files", (f"{len(manifest.files)}, of which weights {fmt.size(manifest.checkpoint_bytes)}",)),

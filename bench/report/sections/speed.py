@@ -57,12 +57,12 @@ MARK = CLIENT_BOUND.rstrip(": ")
 
 
 def _load(cell: SpeedCell, run: Run) -> Load:
-    return run.record.variant.model, cell.output_len, cell.concurrency, cell.request_rate or 0.0, cell.n_requests
+    return run.record.variant.model, cell.output_len, cell.concurrency, cell.request_rate_per_s or 0.0, cell.n_requests
 
 
 def _words(shape: Shape) -> str:
     """Return a shape's load, e.g. ``4 at once, 16 requests``."""
-    if shape.request_rate is None and shape.n_requests == shape.concurrency:
+    if shape.request_rate_per_s is None and shape.n_requests == shape.concurrency:
         return shape.load
     return f"{shape.load}, {fmt.plural(shape.n_requests, 'request')}"
 
@@ -194,7 +194,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         ): f"{run.record.variant.model}, {fmt.plural(cell.output_len, 'token')} out, {_words(shape_of(cell))}"
         for run in everything
         for cell in run.record.cells
-        if cell.request_rate is None
+        if cell.request_rate_per_s is None
     }
     drawn = [_figures(everything, load, words, f"speed{index}") for index, (load, words) in enumerate(loads.items())]
     blocks: list[Block] = [figures for figures in drawn if figures]

@@ -55,8 +55,10 @@ def _facts(everything: Sequence[Run]) -> str:
         sentences.append(f"Smallest checkpoint: {run.label}, {fmt.size(checkpoint.checkpoint_bytes)}.")
         near = [(run, checkpoint.fidelity) for run, checkpoint in made if checkpoint.fidelity]
         if near:
-            run, fidelity = min(near, key=lambda pair: pair[1].kl)
-            sentences.append(f"Closest to its source: {run.label}, KL {fmt.significant(fidelity.kl)} nats per token.")
+            run, fidelity = min(near, key=lambda pair: pair[1].kl_nats)
+            sentences.append(
+                f"Closest to its source: {run.label}, KL {fmt.significant(fidelity.kl_nats)} nats per token."
+            )
     return " ".join(sentences)
 
 
@@ -71,7 +73,7 @@ def _checkpoint_cells(run: Run) -> list[Cell]:
     return [
         number(made.bits_per_quantized_weight, fmt.significant, "bits"),
         number(made.checkpoint_bytes, fmt.size, "bytes", notes=ratio),
-        number(fidelity.kl if fidelity else None, fmt.significant, "nats per token", notes=top1),
+        number(fidelity.kl_nats if fidelity else None, fmt.significant, "nats per token", notes=top1),
     ]
 
 

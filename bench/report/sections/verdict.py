@@ -71,7 +71,7 @@ def _row(one: Judged) -> list[Cell]:
         Cell("", (one.verdict.reason, *_unpaired(found)), verdict=one.verdict.kind),
         *_figures_of(found),
         replace(p_cell(found.mcnemar_p), notes=(f"loss, Holm {p_text(one.verdict.p_worse_holm)}",)),
-        kl_cell(found.choice_kl),
+        kl_cell(found.choice_kl_nats),
         Cell(f"{points(one.verdict.mde, signed=False)} pp", exact=f"{one.verdict.mde!r} of 1", numeric=True),
     ]
 
@@ -85,7 +85,7 @@ def _floor_row(one: NoiseFloor) -> list[Cell]:
         Cell("noise floor", ("the same asked a second time, in another order", *_unpaired(one.comparison))),
         *_figures_of(one.comparison),
         p_cell(one.comparison.mcnemar_p),
-        kl_cell(one.comparison.choice_kl),
+        kl_cell(one.comparison.choice_kl_nats),
         Cell(numeric=True),
     ]
 

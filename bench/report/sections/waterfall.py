@@ -42,7 +42,7 @@ def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float
         limit, summary = limit_of(record, cell), summarize(cell)
         same_load = _shape(cell).model_copy(update={"input_len": shape.input_len}) == shape
         if same_load and limit and summary and summary.tpot_s:
-            points.append((limit.decode.bytes, summary.tpot_s))
+            points.append((limit.decode.moved_bytes, summary.tpot_s))
     return fixed_seconds(points)
 
 
@@ -53,7 +53,7 @@ def _pairs(run: Run) -> Iterator[_Pair]:
         return
     for cell, summary in sorted(run.measured(), key=lambda pair: (pair[0].input_len, pair[0].concurrency)):
         other = cell_under_same_load(base.cells, cell)
-        if other is None or cell.request_rate is not None:
+        if other is None or cell.request_rate_per_s is not None:
             continue
         one_limit, two_limit, one_summary = limit_of(base.record, other), limit_of(run.record, cell), summarize(other)
         one = measured(one_limit, one_summary) if one_limit and one_summary else None

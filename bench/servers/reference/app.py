@@ -277,5 +277,5 @@ def _answer(job: Job, progress: Progress) -> dict[str, Any]:
                 "output_token_ids_logprobs": job.output_logprobs.ids[:n],
             }
     if progress.is_last:
-        meta["e2e_latency"] = job.finished - job.received
+        meta["e2e_latency"] = job.finished_s - job.received_s
     return {"text": progress.text, "output_ids": job.output_ids[:n], "meta_info": meta}

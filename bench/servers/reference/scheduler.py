@@ -92,7 +92,7 @@ class Job:
     reuse: bool
     """Whether the prefix cache may serve it and keep it."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    received: float = field(default_factory=time.perf_counter)
+    received_s: float = field(default_factory=time.perf_counter)
     events: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     """Set by the event loop when nobody waits any more."""
@@ -117,7 +117,7 @@ class Job:
     output_ids: list[int] = field(default_factory=list)
     input_logprobs: Logprobs = field(default_factory=Logprobs)
     output_logprobs: Logprobs = field(default_factory=Logprobs)
-    finished: float = 0.0
+    finished_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -336,7 +336,7 @@ class Scheduler:
         self._end(job, Progress(len(job.output_ids), text, finish_reason=reason))
 
     def _end(self, job: Job, progress: Progress) -> None:
-        job.finished = time.perf_counter()
+        job.finished_s = time.perf_counter()
         self._post(job, progress)
 
     def _post(self, job: Job, progress: Progress) -> None:
