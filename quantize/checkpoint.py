@@ -74,8 +74,9 @@ class Fidelity(Frozen):
     top1_agreement: float
     """Share of positions with the same most likely next token, 0 to 1."""
     perplexity: float
-    """Perplexity of this checkpoint on the held-out text."""
+    """Perplexity of this checkpoint on the held-out text, without unit."""
     source_perplexity: float
+    """The same of its source, without unit."""
 
 
 class LayerError(Frozen):
@@ -90,7 +91,7 @@ class LayerError(Frozen):
     name: str
     """Name below the decoder layer, e.g. ``mlp.down_proj``."""
     relative_error: float
-    """|output - source's output| / |source's output|, Frobenius, over held-out positions."""
+    """Ratio |output - source's output| / |source's output|, Frobenius, over held-out positions."""
 
 
 class Speech(Frozen):

@@ -32,7 +32,7 @@ class MethodConfig(Frozen):
     ignore: tuple[str, ...]
     """Layers left in 16 bits: names, or ``re:`` patterns."""
     max_kl: PositiveFloat
-    """A checkpoint whose mean KL divergence from its source is above this, nats per token, is not published."""
+    """Highest mean KL divergence from the source, in the unit of nats per token, at which a checkpoint is published."""
 
     def check_backend(self, *known: Name) -> None:
         """Check that the method can be done by the backend.

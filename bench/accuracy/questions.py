@@ -18,10 +18,13 @@ class Sampling(Frozen):
     max_new_tokens: int
     stop: tuple[str, ...]
     temperature: float = 0.0
+    """Divides the logits before the softmax, without unit; 0 takes the most likely token."""
     top_p: float = 1.0
+    """Share of the probability, most likely tokens first, that tokens are drawn from."""
     top_k: int = -1
     """-1 for all tokens."""
     min_p: float = 0.0
+    """Share of the most likely token's probability below which none is drawn."""
     seed: int | None = None
     """Of the draws; None where nothing is drawn."""
 
@@ -63,7 +66,7 @@ class Answer(Frozen):
     """What came back."""
 
     logprobs: tuple[float, ...] = ()
-    """Nats: of each choice, or of the continuation as a whole."""
+    """Log-probability (natural) of each choice, or of the continuation as a whole."""
     greedy: tuple[bool, ...] = ()
     """Whether the most likely tokens would have been these."""
     text: str | None = None

@@ -42,7 +42,7 @@ class CellPair(Frozen):
     variants: tuple[Variant, Variant]
     shape: Shape
     figure: Figure
-    seconds: tuple[float | None, float | None]
+    medians_s: tuple[float | None, float | None]
     """Medians over trials; None where there is no valid figure."""
     ratio: Interval | None
     """First's time / second's: above 1 the second is faster."""
@@ -58,6 +58,7 @@ class ScorePair(Frozen):
     variants: tuple[Variant, Variant]
     task: str
     values: tuple[float | None, float | None]
+    """Scores, 0 to 1; None where there is no valid one."""
     verdict: Verdict | None
     reason: str
 
@@ -147,7 +148,7 @@ def _cell_pair(
             "variants": (cell.variant, beside.variant),
             "shape": shape_of(cell),
             "figure": name,
-            "seconds": medians,
+            "medians_s": medians,
             "ratio": found.ratio if found else None,
             "kind": found.verdict if found else "not compared",
             "reason": reason,

@@ -25,15 +25,17 @@ class SubjectDamage(Frozen):
     subject: str
     n: int
     baseline_mean: float
+    """Mean score, 0 to 1."""
     variant_mean: float
+    """The same, 0 to 1."""
     delta: Estimate
     """variant - baseline; the interval is for this subject alone."""
     gained: int
     lost: int
     p: float
-    """Exact two-sided McNemar (sign) test."""
+    """P value of an exact two-sided McNemar (sign) test."""
     p_holm: float
-    """Corrected for the number of subjects (Holm): the one to read."""
+    """The same p value, corrected for the number of subjects (Holm): the one to read."""
 
 
 class ChangedItem(Frozen):
@@ -54,7 +56,9 @@ class LengthBin(Frozen):
     longest_tokens: int
     n: int
     baseline_mean: float
+    """Mean score, 0 to 1."""
     variant_mean: float
+    """The same, 0 to 1."""
     delta: Estimate
     """variant - baseline; the interval is for this bin alone."""
 
@@ -68,8 +72,9 @@ class TwoByTwo(Frozen):
     engines: tuple[str, str]
     n: int
     baseline_means: tuple[float, float]
-    """One for each engine."""
+    """Mean score on each engine, 0 to 1."""
     variant_means: tuple[float, float]
+    """The same of the variant, 0 to 1."""
     deltas: tuple[Estimate, Estimate]
     """variant - baseline on each engine."""
     engine_gap: Estimate

@@ -36,7 +36,7 @@ RESAMPLES = 2000
 
 
 class Estimate(Frozen):
-    """A figure and its interval, 95 % unless said otherwise."""
+    """A figure and its interval, 95 % unless said otherwise; in the unit of the figure."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Estimate(Frozen):
 
 
 class Spread(Frozen):
-    """A mean, how far it may be off, and on how much that rests."""
+    """A mean, how far it may be off, and on how much that rests; in the unit of what is averaged."""
 
     mean: float
     se: float
@@ -164,7 +164,9 @@ class Difference(Frozen):
     method: Literal["clustered t", "t", "score"]
     """How intervals and tests are made: t over subjects, t over items, or Tango's score interval over items."""
     baseline_mean: float
+    """Mean score, 0 to 1."""
     variant_mean: float
+    """The same, 0 to 1."""
     gained: int
     """Items on which the variant scores higher."""
     lost: int
@@ -172,7 +174,7 @@ class Difference(Frozen):
     spread: Spread
     """Of the difference, with one item gained and one lost added."""
     mcnemar_p: float
-    """Exact two-sided McNemar test of gained against lost; a sign test where items score between 0 and 1."""
+    """P value of McNemar's exact two-sided test; of a sign test where items score between 0 and 1."""
 
     @property
     def delta(self) -> Estimate:

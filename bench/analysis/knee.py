@@ -20,7 +20,7 @@ class LoadPoint(Frozen):
     """One load and what came of it."""
 
     load: float
-    """Requests at once of a closed loop, requests per second of an open one."""
+    """In the unit of the series: requests at once of a closed loop, requests per second of an open one."""
     throughput_tokens_per_s: float
     """Output rate."""
     latency_s: float | None

@@ -68,9 +68,9 @@ class Comparison(Difference):
     unpaired: int
     """Items that only one of the two has."""
     paired_se: float | None
-    """Standard error if items were drawn at random; None for a single item."""
+    """Standard error, of 1, if items were drawn at random; None for a single item."""
     clustered_se: float | None
-    """Standard error (CR2) if subjects were drawn at random; None for a single subject."""
+    """Standard error (CR2), of 1, if subjects were drawn at random; None for a single subject."""
     bootstrap: Estimate
     """The difference with a percentile-bootstrap interval, as a check; decides nothing."""
     recovery: Estimate | None

@@ -25,14 +25,15 @@ class Verdict(Frozen):
 
     comparison: Comparison
     margin: float
+    """Loss, of 1, up to which a variant counts as no worse."""
     alpha: float
-    """Level of the two-sided intervals: half for any false *worse* in the report, half for any false *non-inferior*."""
+    """Error probability: half for any false *worse* in the report, half for any false *non-inferior*."""
     comparisons: int
     """How many the report makes."""
     p_worse: float
     """Twice the one-sided p value of a loss, at most 1: below 0.05 exactly where the 95 % interval lies below 0."""
     p_worse_holm: float
-    """Corrected for the number of comparisons (Holm)."""
+    """The same p value, corrected for the number of comparisons (Holm)."""
     simultaneous: Estimate
     """The difference with an interval that holds for all comparisons at once (Bonferroni)."""
     mde: float

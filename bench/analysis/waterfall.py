@@ -45,8 +45,9 @@ class Step(Frozen):
     name: str
     """A key of ``MEANING``."""
     factor: float
+    """Ratio of speeds."""
     product: float
-    """Of this factor and all before it."""
+    """Ratio of speeds: of this factor and all before it."""
 
 
 class Waterfall(Frozen):
@@ -55,9 +56,9 @@ class Waterfall(Frozen):
     steps: tuple[Step, ...]
     """In the order in which they are multiplied; the last is that of prefill."""
     decode_speedup: float
-    """Baseline's TPOT / variant's: the product of all steps but the last."""
+    """Ratio of the baseline's TPOT to the variant's: the product of all steps but the last."""
     end_to_end_speedup: float
-    """Baseline's end-to-end time / variant's: the product of all."""
+    """Ratio of the baseline's end-to-end time to the variant's: the product of all."""
 
 
 def measured(limit: Limit, summary: CellSummary) -> Measured | None:

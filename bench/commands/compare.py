@@ -55,7 +55,7 @@ def _cell_row(pair: CellPair) -> tuple[str, ...]:
     shape = pair.shape
     return (
         _names(pair), f"{shape.input_len:,}", f"{shape.output_len:,}", shape.load, pair.figure,
-        *map(_seconds, pair.seconds), _ratio(pair.ratio), pair.kind, pair.reason,
+        *map(_seconds, pair.medians_s), _ratio(pair.ratio), pair.kind, pair.reason,
     )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class Workload(Frozen):
     requests_per_slot: PositiveInt
     """Requests that each of the concurrent slots sends one after the other; 1 sends all of a trial together."""
     request_rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple)]
-    """Requests per second of open loops with Poisson arrivals; none for closed loops alone."""
+    """In the unit of requests per second: open loops with Poisson arrivals; none for closed loops alone."""
     open_loop_requests: PositiveInt
     """Requests of one trial of an open loop."""
     open_loop_concurrency: PositiveInt
@@ -130,6 +130,7 @@ class Rope(Frozen):
     """The rotary positions of a model."""
 
     theta: PositiveFloat
+    """Base of the rotary frequencies, without unit."""
     original: PositiveInt
     """Positions that it was trained with, tokens: what YaRN stretches."""
     longest: PositiveInt | None = None

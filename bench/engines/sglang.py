@@ -51,7 +51,7 @@ ADVICE: Mapping[Kind, str] = {
 
 
 class Config(EngineConfig):
-    """Fields of ``engine=sglang``; configs/engine/sglang.yaml explains them."""
+    """Fields of ``engine=sglang``, by SGLang's own names; configs/engine/sglang.yaml explains them."""
 
     toolchain: str
     device: Literal["auto", "cuda", "cpu"]

@@ -52,7 +52,7 @@ ADVICE: Mapping[Kind, str] = {
 
 
 class Config(EngineConfig):
-    """Fields of ``engine=vllm``; configs/engine/vllm.yaml explains them."""
+    """Fields of ``engine=vllm``, by vLLM's own names; configs/engine/vllm.yaml explains them."""
 
     device: Literal["auto", "cuda", "cpu"]
     dtype: Literal["auto", "bfloat16", "float16", "float32"]

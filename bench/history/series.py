@@ -23,7 +23,7 @@ class Measured(NamedTuple):
     epoch: str
     """What the conditions were; see :func:`bench.history.index.epoch_of`."""
     value: float | None
-    """ln(variant's speed / control's), over the rounds; None where there is nothing to judge."""
+    """Logarithm of the ratio of the variant's speed to the control's, over the rounds; None if it cannot be judged."""
     problem: str | None = None
     """Why there is none."""
 

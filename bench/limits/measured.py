@@ -13,7 +13,7 @@ TOLERANCE = 0.02
 
 
 class Share(Frozen):
-    """Measured figures as shares of the limit, 1 being the limit itself. None where the figure is not defined."""
+    """Measured figures as shares of 1, the limit itself. None where the figure is not defined."""
 
     mbu: float | None
     """Model bandwidth utilisation of decoding: bytes of a step / TPOT / bandwidth."""

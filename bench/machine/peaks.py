@@ -36,6 +36,7 @@ class Entry(Frozen):
     bandwidth_tb_per_s: PositiveFloat
     memory_gb: PositiveFloat
     tflops: dict[str, PositiveFloat]
+    """In the unit of datasheets, 10^12 operations per second, by what is multiplied."""
     source: str
 
     def device(self) -> Device:

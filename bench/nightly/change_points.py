@@ -28,8 +28,9 @@ class ChangePoint(Frozen):
     night: str
     """The first of the new level."""
     change: float
-    """New level / old level - 1, of variant's speed / control's speed."""
+    """Share: new level / old level - 1, of variant's speed / control's speed."""
     p: float
+    """P value of the change."""
 
 
 def change_points(histories: Mapping[str, Sequence[Judged]]) -> tuple[ChangePoint, ...]:

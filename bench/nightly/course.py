@@ -27,7 +27,7 @@ class Judged(NamedTuple):
     """The date on whose evening it began."""
     run_ids: tuple[str, ...]
     value: float | None
-    """ln(variant / control), of both measurements where there are two."""
+    """Logarithm of the ratio of the variant's speed to the control's, of both measurements where there are two."""
     kind: Kind | Literal["invalid"]
     judgement: Judgement | None
     reason: str

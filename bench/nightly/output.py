@@ -22,7 +22,7 @@ class Line(Frozen):
     kind: str
     reason: str
     ratio: float | None = None
-    """Variant's speed / control's speed."""
+    """Ratio of the variant's speed to the control's."""
 
 
 def exit_code(lines: Sequence[Line]) -> int:

@@ -34,16 +34,17 @@ class Rule(Frozen):
     """When a night is an alarm."""
 
     z: PositiveFloat = 3.0
+    """Standard deviations below the level at which a night is a step."""
     least_change: PositiveFloat = 0.02
     """Share of the level below which no step counts."""
     least_drift: PositiveFloat = 0.01
-    """The same for what several nights lost little by little."""
+    """The same share for what several nights lost little by little."""
     window: PositiveInt = 20
     """Accepted nights that make the level and its spread."""
     least_nights: PositiveInt = 8
     """With fewer of them nothing is judged."""
     least_sd: PositiveFloat = 0.003
-    """The spread of nights is never taken to be less: a few nights may agree by chance."""
+    """Least standard deviation of nights that is assumed: a few nights may agree by chance."""
     slack: PositiveFloat = 1.0
     """Standard deviations that the CUSUM forgives each night."""
     bound: PositiveFloat = 8.0
@@ -53,7 +54,7 @@ class Rule(Frozen):
 
 
 class Level(NamedTuple):
-    """Where a series stands, as natural logarithms."""
+    """Level of a series, in the unit of its nights: logarithms of ratios."""
 
     median: float
     sd: float

@@ -29,11 +29,13 @@ class Finding(Frozen):
     """The task, or the engine and its load."""
     input_len: int | None
     value: float
-    """Relative loss, or speed-up minus 1."""
+    """Relative loss, or speed-up minus 1, as a share."""
     points: float | None
     """Loss as a difference of scores, of 1; None for speeds."""
     low: float | None
+    """Ends of the interval of ``value``, as shares; None without one."""
     high: float | None
+    """The upper one, as a share."""
     answer: Answer
 
 

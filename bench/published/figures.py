@@ -113,8 +113,9 @@ class PublishedScore(Frozen):
     metric: str
     """lm-eval's name."""
     score: float
+    """0 to 1."""
     bf16_score: float | None
-    """Of the same page; None where it prints none."""
+    """Of the same page, 0 to 1; None where it prints none."""
     n_items: int | None
 
 
@@ -126,7 +127,9 @@ class Claim(Frozen):
     quants: tuple[str, ...]
     figure: Literal["accuracy", "speed"]
     above: float | None = None
+    """Relative loss, or speed-up minus 1, as a share, from which the claim holds; None without such an end."""
     below: float | None = None
+    """The same, as a share, up to which it holds."""
 
 
 @cache

@@ -23,7 +23,7 @@ PASSES = 5
 
 
 class Estimate(Frozen):
-    """A time in seconds and its interval."""
+    """A time and its interval, in the unit of seconds."""
 
     low: float
     value: float
@@ -38,7 +38,7 @@ class Residual(Frozen):
     bytes_per_step: float
     tpot_s: float
     relative: float
-    """(published - fitted) / fitted."""
+    """Share: (published - fitted) / fitted."""
 
 
 class Law(Frozen):
@@ -52,7 +52,7 @@ class Law(Frozen):
     overhead_s: float
     s_per_byte: float
     covariance: tuple[tuple[float, float], tuple[float, float]]
-    """Of (overhead_s, s_per_byte)."""
+    """In the unit of (overhead_s, s_per_byte), multiplied with each other."""
     relative_sd: float
     """Standard deviation of one cell, as a share of its time."""
     residuals: tuple[Residual, ...]

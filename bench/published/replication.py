@@ -37,6 +37,7 @@ class CellReplication(Frozen):
     of_roof: float | None
     """Least time of the whole request / measured time, 0 to 1."""
     published_of_roof: float | None
+    """The same of the published time, 0 to 1."""
 
 
 class ScoreReplication(Frozen):
@@ -46,6 +47,7 @@ class ScoreReplication(Frozen):
     kind: Kind
     reason: str
     score: float | None
+    """Measured, 0 to 1."""
     difference: tuple[float, float, float] | None
     """Measured minus published with its 95 % interval: (low, value, high), of 1."""
 

@@ -56,7 +56,7 @@ class _Described(BaseModel):
 
 
 class Memory(_Described):
-    """Memory of SGLang's first scheduler, GiB."""
+    """Memory of SGLang's first scheduler by its own names, GiB."""
 
     weight: Number | None = None
     kvcache: Number | None = None

@@ -23,7 +23,7 @@ class Margin(Frozen):
     """Of 1."""
     origin: Literal["given", "declared"]
     declared: tuple[float, ...]
-    """Every margin that the runs declare, smallest first."""
+    """Every margin that the runs declare, of 1, smallest first."""
 
     @property
     def words(self) -> str:

@@ -34,6 +34,7 @@ class Yarn(Frozen):
     """YaRN: rotary positions stretched to a longer context (Peng et al., arXiv 2309.00071)."""
 
     factor: PositiveFloat
+    """Ratio of the stretched context to the trained one."""
     original: PositiveInt
     """Positions that the model was trained with, tokens."""
 
@@ -47,8 +48,9 @@ class Mode(Frozen):
     """How tokens are drawn."""
 
     temperature: float = Field(ge=0, allow_inf_nan=False)
-    """0 takes the most likely token."""
+    """Divides the logits before the softmax, without unit; 0 takes the most likely token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Share of the probability, most likely tokens first, that tokens are drawn from."""
     top_k: int = Field(default=-1, ge=-1)
     """-1 for all tokens."""
     min_p: float = Field(default=0.0, ge=0, le=1)
@@ -92,7 +94,7 @@ class ClientLoad(Frozen):
     """99th percentile of how late its event loop woke up."""
     lag_max_ns: int
     cpu_share: float
-    """CPU time over wall time; 1 is one core."""
+    """Ratio of CPU time to wall time; 1 is one core."""
 
 
 class DeviceState(Frozen):
@@ -192,7 +194,7 @@ class Device(Frozen):
     bandwidth_bytes_per_s: float
     """Of its main memory."""
     bandwidth_by_size: tuple[tuple[int, float], ...] = ()
-    """(bytes read over and over, bytes per second), measured: caches make small ones faster. Rising sizes."""
+    """(bytes read over and over, in the unit of the above), measured; caches make small ones faster. Rising sizes."""
     flops_per_s: dict[str, float]
     """By what is multiplied: ``bf16``, ``fp8``, ``int8``, ``fp4``, ``fp32``; dense."""
     memory_bytes: int
@@ -255,8 +257,9 @@ class ItemOutcome(Frozen):
     answer: str
     """What the model said: the generated text, or the picked choice's index."""
     logprobs: tuple[float, ...]
-    """Log-probability of each choice, nats; empty for generated answers."""
+    """Log-probability (natural) of each choice; empty for generated answers."""
     metrics: dict[str, float]
+    """What lm-eval computes of the item, 0 to 1."""
     prompt_tokens: int | None = None
     """Length of the prompt; of the longest where an item has several."""
     problem: Problem | None = None

@@ -27,7 +27,7 @@ FEWEST_P90, FEWEST_P99 = 20, 200
 
 
 class Interval(Frozen):
-    """A median over trials and the percentile-bootstrap interval of that median."""
+    """A median over trials and its percentile-bootstrap interval, in the unit of the figure."""
 
     median: float
     low: float
@@ -39,7 +39,7 @@ class Interval(Frozen):
 
 
 class Percentiles(Frozen):
-    """Percentiles of a figure over the requests (or gaps) of all trials together."""
+    """Percentiles over the requests (or gaps) of all trials together, in the unit of the figure."""
 
     p50: float
     p90: float | None

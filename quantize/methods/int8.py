@@ -21,7 +21,7 @@ class Config(CalibratedConfig):
     """Fields of ``method: int8``."""
 
     smoothing_strength: float = Field(ge=0, le=1)
-    """SmoothQuant's alpha: how much of the activations' range moves into the weights; 0 leaves SmoothQuant out."""
+    """SmoothQuant's alpha, 0 to 1: how much of the activations' range moves into the weights; 0 turns it off."""
     damp: float = Field(gt=0, lt=1)
     """Share of the Hessian's mean diagonal that GPTQ adds to it."""
 

@@ -105,7 +105,7 @@ def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
         assert pair.controlled
         assert pair.ratio
         assert pair.ratio.median == pytest.approx(1, abs=1e-6)
-        assert pair.seconds[1] == pytest.approx(1.3 * (pair.seconds[0] or 0), rel=1e-6)
+        assert pair.medians_s[1] == pytest.approx(1.3 * (pair.medians_s[0] or 0), rel=1e-6)
     alone = [one.model_copy(update={"control": None}) for one in (first, second)]
     for pair in compared([alone[0]], [alone[1]]).cells:
         assert not pair.controlled

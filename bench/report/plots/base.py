@@ -75,7 +75,7 @@ ElementTree.register_namespace("", SVG)
 
 @dataclass(frozen=True)
 class Point:
-    """A measured value with its interval. ``at`` is a position on the other axis."""
+    """A measured value with its interval; ``at`` is a position on the other axis; in the unit of the axes."""
 
     at: float
     value: float
@@ -100,7 +100,7 @@ class HeatRow:
 
     label: str
     values: tuple[float | None, ...]
-    """One per column; None where there is nothing."""
+    """One per column, in the unit of the map; None where there is nothing."""
     figure: str
     """Written beside the row."""
     dots: frozenset[int] = frozenset()

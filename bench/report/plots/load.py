@@ -18,7 +18,7 @@ class Curve:
 
     mark: Mark
     points: tuple[tuple[float, float], ...]
-    """(x, y)"""
+    """(x, y), in the unit of the axes."""
     hollow: bool
     """Whether they are no figures of the variant itself (emulated)."""
     ringed: int | None = None

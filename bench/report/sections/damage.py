@@ -65,7 +65,7 @@ class Errors:
     worst: Sequence[LayerError]
     """The largest, the largest first."""
     middle: float
-    """Median of all."""
+    """Median of all, a ratio."""
 
 
 def _errors(run: Run) -> Errors | None:

@@ -53,8 +53,9 @@ class SamplingParams(BaseModel):
 
     max_new_tokens: Annotated[int, Field(ge=0)] = 128
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """0 is greedy."""
+    """Divides the logits before the softmax, without unit; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the probability, most likely tokens first, that tokens are drawn from."""
     top_k: Annotated[int, Field(ge=-1)] = -1
     """-1 (or 0) is the whole vocabulary."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
