@@ -158,5 +158,19 @@ def _changed(fields: Any, **changes: Change) -> Any:
     return {name: changes[name](value) if name in changes else value for name, value in fields.items()}
 
 
-UPGRADES = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5}
+UPGRADES: dict[Any, Change] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5: _from_5}
 """By schema version: what makes the next one of a record. Records on disk stay as they are."""
+
+
+def upgraded_record(record: Any) -> Any:
+    """Return a record of any schema as one of the present schema.
+
+    Raises:
+        ValueError: it lacks a field that every record of its schema has.
+    """
+    while isinstance(record, dict) and (upgrade := UPGRADES.get(record.get("schema_version"))):
+        try:
+            record = upgrade(record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a record of schema {record['schema_version']} lacks a field: {error}") from error
+    return record

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bench.records.engine_info import KeptInfo
-from bench.records.migrations import UPGRADES, upgraded_cell, upgraded_score
+from bench.records.migrations import upgraded_cell, upgraded_record, upgraded_score
 from bench.records.spec import RecordedSpec
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
@@ -403,9 +403,4 @@ class RunRecord(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
-        while isinstance(data, dict) and (upgrade := UPGRADES.get(data.get("schema_version", SCHEMA_VERSION))):
-            try:
-                data = upgrade(data)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"a record of schema {data.get('schema_version')} lacks a field: {error}") from error
-        return data
+        return upgraded_record(data)
