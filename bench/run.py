@@ -19,7 +19,7 @@ from bench.errors import QuantbenchError
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
 from bench.pipeline.job import job, tell
-from bench.pipeline.session import Session
+from bench.pipeline.session import CommandSession
 from bench.plan.announce import announce
 from bench.plan.preflight import check_shown, launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             show(specs)
             return 0
-        with Session(specs[0].results_dir, arguments) as session:
+        with CommandSession(specs[0].results_dir, arguments) as session:
             for line in announce(specs, resumed=session.resumed):
                 PROGRESS.print(line, markup=False, soft_wrap=True)
             _launch(arguments, specs, session)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: Session) -> None:
+def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: CommandSession) -> None:
     """Run the jobs; those that a worker took with it when it died are run again.
 
     Raises:

@@ -38,7 +38,7 @@ Samples = Sequence[Sequence[int]]
 """Calibration samples as token ids."""
 
 
-class Made(Frozen):
+class QuantizeResult(Frozen):
     """What is worth knowing of a checkpoint that was just written."""
 
     notes: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Made(Frozen):
     """Share of experts that the router itself chose for calibration tokens; None without experts or calibration."""
 
 
-Run = Callable[[Any, Architecture, Path, Path, Samples], Made]
+QuantizeFunction = Callable[[Any, Architecture, Path, Path, Samples], QuantizeResult]
 """Writes a complete checkpoint folder from (method's config, shapes, source, target, samples)."""
 
 
@@ -59,7 +59,7 @@ class Backend:
     """Environment that it runs in."""
     packages: tuple[str, ...]
     """Packages that it imports."""
-    methods: Mapping[str, Run]
+    methods: Mapping[str, QuantizeFunction]
     """What it can do, by name of the method."""
 
 

@@ -106,7 +106,7 @@ def measure(
     *,
     device: torch.device,
     free: FreeMemory = free_memory,
-) -> "Measured":
+) -> "FidelityReport":
     """Compare two checkpoints on windows of held-out token ids.
 
     Args:
@@ -134,7 +134,7 @@ def measure(
         source_perplexity=math.exp(min(MAX_LOSS, totals["source_loss"] / predicted)),
     )
     prompts = [ids[:CANARY_PROMPT_TOKENS] for ids in windows if len(ids) > CANARY_PROMPT_TOKENS][:CANARIES]
-    return Measured(fidelity, errors, canaries(source, folder, prompts, device=device, free=free))
+    return FidelityReport(fidelity, errors, canaries(source, folder, prompts, device=device, free=free))
 
 
 def _compare(
@@ -173,7 +173,7 @@ def _compare(
     return totals, tuple(errors)
 
 
-class Measured:
+class FidelityReport:
     """What :func:`measure` found."""
 
     def __init__(self, fidelity: Fidelity, layer_errors: tuple[LayerError, ...], canaries: Canaries | None) -> None:

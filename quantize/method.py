@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt, SerializeAsAny
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Name, Samples, backend, backends_for
+from quantize.backend import Name, QuantizeResult, Samples, backend, backends_for
 from quantize.estimate import Calibration
 from quantize.formats import Activations, Container, Format, integers
 from quantize.key import Frozen
@@ -160,7 +160,7 @@ class Method(Frozen, ABC):
         """Return what the written files must look like."""
 
     @abstractmethod
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the quantized checkpoint.
 
         Args:
@@ -238,7 +238,7 @@ class WeightOnly(Quantizing):
         form = self.config.format(architecture)
         return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the quantized checkpoint with the backend, and add the config's own notes."""
         run = backend(self.config.backend).methods[self.name]
         made = run(self.config, architecture, source, target, samples)

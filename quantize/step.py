@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.architecture import Architecture
-from quantize.backend import Made
+from quantize.backend import QuantizeResult
 from quantize.bf16 import multiply_in_float32
 from quantize.errors import explain_failure
 from quantize.imports import without_sklearn
@@ -32,7 +32,7 @@ class Step(Frozen):
     samples: tuple[tuple[int, ...], ...]
 
 
-def make(step: Step) -> Made:
+def make(step: Step) -> QuantizeResult:
     """Write the checkpoint and return what is worth knowing of it."""
     multiply_in_float32()
     return method(step.method, step.config).quantize(step.architecture, step.source, step.target, step.samples)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from quantize import locks, proof
 from quantize.architecture import Architecture
-from quantize.backend import Made
+from quantize.backend import QuantizeResult
 from quantize.calibration import calibration_samples, heldout_windows
 from quantize.checkpoint import (
     CalibrationFact,
@@ -65,7 +65,7 @@ class Release(Frozen):
     identity: dict[str, Any]
 
 
-class Job(Frozen):
+class BuildJob(Frozen):
     """What the worker is asked to build."""
 
     stage: Literal["source", "quantize"]
@@ -101,7 +101,7 @@ class StepFailedError(Exception):
 
 
 @contextlib.contextmanager
-def only_builder(job: Job) -> Iterator[int]:
+def only_builder(job: BuildJob) -> Iterator[int]:
     """Hold the lock beside the target, and yield its file descriptor; wait while another process builds the same.
 
     The process that makes the weights inherits the descriptor: the lock is held until that one has ended too.
@@ -111,18 +111,18 @@ def only_builder(job: Job) -> Iterator[int]:
         yield lock
 
 
-def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: Job, work: Path) -> str:
+def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], job: BuildJob, work: Path) -> str:
     return source({"kind": kind, **config}).materialize(identity, job.architecture, work)
 
 
-def _tokenizer(job: Job) -> Any:
+def _tokenizer(job: BuildJob) -> Any:
     from transformers import AutoTokenizer
 
     assert job.source is not None
     return AutoTokenizer.from_pretrained(job.source, local_files_only=True, trust_remote_code=own_code(job.source))
 
 
-def _run_step(job: Job, samples: list[list[int]], work: Path, lock: int) -> Made:
+def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) -> QuantizeResult:
     """Make the weights in a process of their own and return what it says of them.
 
     Another interpreter finds ``quantize`` and nothing else of ours: its own packages stay its own.
@@ -159,10 +159,10 @@ def _run_step(job: Job, samples: list[list[int]], work: Path, lock: int) -> Made
         said += " (out of memory?)" if code == -9 else ""
         failed.unlink(missing_ok=True)
         raise StepFailedError(said)
-    return Made.model_validate_json(made.read_bytes())
+    return QuantizeResult.model_validate_json(made.read_bytes())
 
 
-def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None, dict[str, Any]]:
+def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, CalibrationFact | None, dict[str, Any]]:
     """Write the weights, or find them written by a builder that was killed later; return (made, calibration, cost)."""
     notes: tuple[str, ...] = ()
     calibration = None
@@ -176,7 +176,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
         samples = []
     if cost_file.exists() and work.is_dir():
         log.info("going on with weights that were written before: %s", work.name)
-        made = Made.model_validate_json(job.beside("made").read_bytes())
+        made = QuantizeResult.model_validate_json(job.beside("made").read_bytes())
         return (
             made.model_copy(update={"notes": (*notes, *made.notes)}),
             calibration,
@@ -187,7 +187,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
     begin = time.monotonic()
     if job.release:
         where = _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
-        made = Made(notes=(f"{RELEASED}: {where}",))
+        made = QuantizeResult(notes=(f"{RELEASED}: {where}",))
         job.beside("made").write_text(made.model_dump_json())
     else:
         made = _run_step(job, samples, work, lock)
@@ -201,7 +201,7 @@ def _make(job: Job, work: Path, lock: int) -> tuple[Made, CalibrationFact | None
     return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, cost
 
 
-def _remove(job: Job, work: Path) -> None:
+def _remove(job: BuildJob, work: Path) -> None:
     """Remove what a killed builder left."""
     if work.exists():
         log.info("removing what an earlier builder left: %s", work.name)
@@ -210,12 +210,12 @@ def _remove(job: Job, work: Path) -> None:
         job.beside(suffix).unlink(missing_ok=True)
 
 
-def _expected(job: Job, written: Reader) -> Expected:
+def _expected(job: BuildJob, written: Reader) -> Expected:
     expected = method(job.module, job.config).expected(job.architecture)
     return proof.expected_of_release(written, expected, job.module) if job.release else expected
 
 
-def _prove(job: Job, work: Path) -> dict[str, Any]:
+def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     """Prove the weights in ``work`` and return the facts for the manifest.
 
     Raises:
@@ -266,7 +266,7 @@ def _prove(job: Job, work: Path) -> dict[str, Any]:
     return facts
 
 
-def _manifest(job: Job, work: Path, lock: int) -> Manifest:
+def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
     """Make and prove the checkpoint in ``work`` and return its manifest."""
     facts: dict[str, Any] = {"calibration": None, "experts_reached": None, "fidelity": None, "layer_errors": ()}
     facts |= {"canaries": None, "notes": (), "format": None, "bits_per_quantized_weight": None}
@@ -309,7 +309,7 @@ def _peak_rss(*, children: bool) -> int:
     return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def build(job: Job) -> None:
+def build(job: BuildJob) -> None:
     """Build and publish the job's checkpoint, unless another process has just done so.
 
     Raises:
@@ -356,7 +356,7 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     try:
         without_sklearn()
-        build(Job.model_validate_json(job_file.read_bytes()))
+        build(BuildJob.model_validate_json(job_file.read_bytes()))
     except StepFailedError as error:
         message = str(error)
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log

@@ -32,7 +32,7 @@ class _FailedError(Exception):
 
 
 @dataclass(frozen=True)
-class Server:
+class Endpoint:
     """Where questions go."""
 
     base_url: str
@@ -52,7 +52,7 @@ class Asker:
 
     def __init__(
         self,
-        server: Server,
+        server: Endpoint,
         journal: Journal,
         *,
         backwards: bool = False,

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.accuracy import data
-from bench.accuracy.asking import Asker, Server, ServerGoneError
+from bench.accuracy.asking import Asker, Endpoint, ServerGoneError
 from bench.accuracy.journal import Journal
-from bench.accuracy.questions import Note
+from bench.accuracy.questions import PromptNote
 from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, MINI_TASKS, TaskJob
 from bench.errors import AccuracyError
 from bench.files import write_atomic
@@ -57,7 +57,7 @@ def _number(value: Any) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _outcome(task: str, sample: dict[str, Any], notes: dict[str, Note]) -> ItemOutcome:
+def _outcome(task: str, sample: dict[str, Any], notes: dict[str, PromptNote]) -> ItemOutcome:
     said = sample["filtered_resps"]
     first = said[0]
     # Beside (log-probability, is greedy), a response may be a text, a log-probability alone or several texts.
@@ -129,7 +129,7 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     with Journal(job.journal) as journal:
         if journal.dropped:
             log.warning("%s: dropped %d lines that cannot be read; asked again", job.journal, journal.dropped)
-        server = Server(job.base_url, job.protocol, job.served_model, job.concurrency, job.timeout_s)
+        server = Endpoint(job.base_url, job.protocol, job.served_model, job.concurrency, job.timeout_s)
         asker = Asker(server, journal, backwards=bool(job.repeat), on_progress=_progress_writer(job.progress))
         model = ServedLM(
             asker,

@@ -77,7 +77,7 @@ class Answer(Frozen):
 
 
 @dataclass(frozen=True)
-class Note:
+class PromptNote:
     """What is worth knowing of a prompt besides its score."""
 
     prompt_tokens: int

@@ -16,7 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer
 
 from bench.accuracy.asking import Asker
-from bench.accuracy.questions import Note, Question, Sampling
+from bench.accuracy.questions import PromptNote, Question, Sampling
 from bench.errors import AccuracyError
 from bench.records.record import Mode, Problem
 from quantize.checkpoint import own_code
@@ -62,7 +62,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             tokenizer, local_files_only=True, trust_remote_code=own_code(tokenizer)
         )
         self.max_length = max_length
-        self.notes: dict[str, Note] = {}
+        self.notes: dict[str, PromptNote] = {}
         """By prompt."""
         self.reasons = REASONING_END in str(self.tokenizer.chat_template)
         """Whether answers may begin with reasoning, to be stripped."""
@@ -157,8 +157,8 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for (text, _), context, continuation in requests:
             if len(continuation) == 1:
                 choices.setdefault(tuple(context), {})[continuation[0]] = None
-            before = self.notes.get(text, Note(0))
-            self.notes[text] = Note(max(before.prompt_tokens, len(context) + len(continuation)))
+            before = self.notes.get(text, PromptNote(0))
+            self.notes[text] = PromptNote(max(before.prompt_tokens, len(context) + len(continuation)))
         together = {context: Question(context=context, choices=tuple(tokens)) for context, tokens in choices.items()}
         wanted = [
             together[tuple(context)]
@@ -205,7 +205,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for place, (context, settings) in enumerate(asked):
             room = self.max_length - len(ids[context])
             if room < 1:
-                self.notes[context] = Note(len(ids[context]), "over_long")
+                self.notes[context] = PromptNote(len(ids[context]), "over_long")
                 continue
             sampling = self._sampling(settings, room)
             question = Question(context=tuple(ids[context]), sampling=sampling, nth=drawn[context])
@@ -216,7 +216,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             context, settings = asked[place]
             texts[place], problem = self.spoken(answer.text or "", settings["until"], cut=answer.cut)
             other = self.notes.get(context)  # of another answer drawn to the same prompt
-            self.notes[context] = Note(len(ids[context]), problem or (other.problem if other else None))
+            self.notes[context] = PromptNote(len(ids[context]), problem or (other.problem if other else None))
         return texts
 
     def _sampling(self, settings: dict[str, Any], room: int) -> Sampling:

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.analysis.difference import ALPHA, Difference, Estimate, Labels, difference, spread
+from bench.analysis.difference import ALPHA, Difference, Labels, difference, spread
+from bench.analysis.estimate import Estimate
 from bench.analysis.paired import Pairs, pair
 from bench.analysis.verdict import holm
 from bench.records.record import ItemOutcome, TaskScore, Variant

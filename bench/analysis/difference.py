@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from scipy.stats import binomtest
 
+from bench.analysis.estimate import Estimate
 from quantize.key import Frozen
 
 Array = NDArray[np.float64]
@@ -33,14 +34,6 @@ FEWEST_CLUSTERS = 10
 FEWEST_FOR_SCORE = 500
 """Items from which the score interval holds what it promises; with fewer t errs on the safe side."""
 RESAMPLES = 2000
-
-
-class Estimate(Frozen):
-    """A figure and its interval, 95 % unless said otherwise; in the unit of the figure."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Spread(Frozen):

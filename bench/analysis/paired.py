@@ -16,7 +16,6 @@ from bench.analysis.difference import (
     CONFIDENCE,
     Array,
     Difference,
-    Estimate,
     Labels,
     bootstrap_means,
     by_subject,
@@ -24,6 +23,7 @@ from bench.analysis.difference import (
     mean_of_units,
     spread,
 )
+from bench.analysis.estimate import Estimate
 from bench.records.record import ItemOutcome, Status, TaskScore, Variant
 from quantize.key import Frozen
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.analysis.difference import ALPHA, Array, Estimate
+from bench.analysis.difference import ALPHA, Array
+from bench.analysis.estimate import Estimate
 from bench.analysis.paired import Comparison
 from bench.format import points_by_size as pp
 from bench.records.margin import in_points

@@ -31,7 +31,7 @@ MEANING = {
 }
 
 
-class Measured(Frozen):
+class TimedCell(Frozen):
     """One cell: what a decode step reads, and how long it and the whole request took."""
 
     traffic: Traffic
@@ -39,7 +39,7 @@ class Measured(Frozen):
     e2e_s: float
 
 
-class Step(Frozen):
+class WaterfallStep(Frozen):
     """One factor of a waterfall."""
 
     name: str
@@ -53,7 +53,7 @@ class Step(Frozen):
 class Waterfall(Frozen):
     """The factors whose product is a speed-up."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[WaterfallStep, ...]
     """In the order in which they are multiplied; the last is that of prefill."""
     decode_speedup: float
     """Ratio of the baseline's TPOT to the variant's: the product of all steps but the last."""
@@ -61,11 +61,11 @@ class Waterfall(Frozen):
     """Ratio of the baseline's end-to-end time to the variant's: the product of all."""
 
 
-def measured(limit: Limit, summary: CellSummary) -> Measured | None:
+def measured(limit: Limit, summary: CellSummary) -> TimedCell | None:
     """Return what a waterfall needs of a cell; None if no token came after the first."""
     if summary.tpot_s is None or summary.e2e_s is None:
         return None
-    return Measured(traffic=limit.traffic, tpot_s=summary.tpot_s.median, e2e_s=summary.e2e_s.median)
+    return TimedCell(traffic=limit.traffic, tpot_s=summary.tpot_s.median, e2e_s=summary.e2e_s.median)
 
 
 def fixed_seconds(points: Sequence[tuple[float, Interval]]) -> float | None:
@@ -87,7 +87,7 @@ def fixed_seconds(points: Sequence[tuple[float, Interval]]) -> float | None:
     return float(fixed) if fixed >= 0 else None
 
 
-def waterfall(before: Measured, after: Measured, fixed_s: float | None) -> Waterfall:
+def waterfall(before: TimedCell, after: TimedCell, fixed_s: float | None) -> Waterfall:
     """Return the factors that lead from the bits of a weight to the measured speed-up.
 
     Args:
@@ -110,6 +110,6 @@ def waterfall(before: Measured, after: Measured, fixed_s: float | None) -> Water
     products[PREFILL] = end_to_end
     steps, last = [], 1.0
     for name, product in products.items():
-        steps.append(Step(name=name, factor=product / last, product=product))
+        steps.append(WaterfallStep(name=name, factor=product / last, product=product))
         last = product
     return Waterfall(steps=tuple(steps), decode_speedup=decode, end_to_end_speedup=end_to_end)

@@ -20,7 +20,7 @@ from bench.console import console, table
 from bench.errors import QuantbenchError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
-from bench.history.series import Mark
+from bench.history.series import EpochMark
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.store import damaged, is_held, partial, read_begun, sums_of
 from bench.speed.metrics import summarize
@@ -139,7 +139,7 @@ def _rebuild(arguments: argparse.Namespace) -> int:
 
 
 def outdated(
-    rows: Sequence[RunRow], marks: Sequence[Mark], *, keep: int | None = None, before: datetime | None = None
+    rows: Sequence[RunRow], marks: Sequence[EpochMark], *, keep: int | None = None, before: datetime | None = None
 ) -> list[RunRow]:
     """Return the runs that may go; never one with which a person began a new epoch.
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from bench.analysis.baseline import control_cell
 from bench.errors import StoreError
-from bench.history.series import Figure, Mark, Measured, value_of
+from bench.history.series import EpochMark, Figure, Measurement, value_of
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.store import sums_of
 from bench.speed.metrics import per_trial, tpot_s, ttft_s
@@ -88,7 +88,7 @@ class SeriesKey(Frozen):
     concurrency: int
 
 
-class Refreshed(Frozen):
+class RefreshResult(Frozen):
     """What a refresh did."""
 
     read: int
@@ -184,7 +184,7 @@ class Index:
         """Let go of the file."""
         self._db.close()
 
-    def refresh(self) -> Refreshed:
+    def refresh(self) -> RefreshResult:
         """Take in runs that are new or have changed, each as soon as it is read, and forget those that are gone.
 
         Raises:
@@ -216,9 +216,9 @@ class Index:
             with self._writing():
                 for run_id in gone:
                     self._forget(run_id)
-        return Refreshed(read=read, removed=len(gone), unreadable=unreadable)
+        return RefreshResult(read=read, removed=len(gone), unreadable=unreadable)
 
-    def rebuild(self) -> Refreshed:
+    def rebuild(self) -> RefreshResult:
         """Make the index anew from the records."""
         with self._writing():
             self._db.execute("delete from runs")
@@ -285,7 +285,7 @@ class Index:
         names = tuple(SeriesKey.model_fields)
         return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
-    def nights(self, key: SeriesKey, figure: Figure, *, after: str = "") -> list[Measured]:
+    def nights(self, key: SeriesKey, figure: Figure, *, after: str = "") -> list[Measurement]:
         """Return the history of a series, oldest first; only what began after a moment, where one is given."""
         rows = self._ask(
             f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
@@ -294,7 +294,7 @@ class Index:
             " and c.started_at > ? order by c.started_at, c.run_id",
             (*_values(key), after),
         )
-        return [Measured(*row) for row in rows]
+        return [Measurement(*row) for row in rows]
 
     def courses(
         self, signature: str, of: Iterable[tuple[str, str, str]]
@@ -375,7 +375,7 @@ def set_aside(results_dir: Path, run_id: str) -> Path:
     return target
 
 
-def marks_of(results_dir: Path) -> list[Mark]:
+def marks_of(results_dir: Path) -> list[EpochMark]:
     """Return where people began new epochs.
 
     Raises:
@@ -383,6 +383,6 @@ def marks_of(results_dir: Path) -> list[Mark]:
     """
     file = results_dir / MARKS
     try:
-        return [Mark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
+        return [EpochMark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(f"{file}: {str(error).splitlines()[0]}") from error

@@ -14,7 +14,7 @@ LEAST_ROUNDS = 5
 """Rounds of a night: one spoiled round of five moves the Hodges-Lehmann estimate by little."""
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """One run's measurement of a series."""
 
     run_id: str
@@ -28,7 +28,7 @@ class Measured(NamedTuple):
     """Why there is none."""
 
 
-class Mark(Frozen):
+class EpochMark(Frozen):
     """Somebody's word that from a run on everything counts anew."""
 
     run_id: str

@@ -2,7 +2,7 @@
 
 Runs of one night belong together: the first is the night's measurement, the next one its second measurement. A night is
 accepted, and so becomes part of the level, unless it was an alarm or could not be measured. A new epoch begins where
-the conditions changed, or where a person said so (`Mark`).
+the conditions changed, or where a person said so (`EpochMark`).
 """
 
 import json
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from bench.history.series import Mark, Measured
+from bench.history.series import EpochMark, Measurement
 from bench.nightly.rule import Judgement, Kind, Rule, Track, judge
 
 NIGHT_BEGINS_H = 12
@@ -74,9 +74,9 @@ def night_of(started_at: str) -> str:
     return str((datetime.fromisoformat(started_at) - timedelta(hours=NIGHT_BEGINS_H)).date())
 
 
-def by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
+def by_night(runs: Iterable[Measurement]) -> list[list[Measurement]]:
     """Return the runs of each night, nights and runs oldest first."""
-    nights: dict[tuple[str, str], list[Measured]] = {}
+    nights: dict[tuple[str, str], list[Measurement]] = {}
     for run in sorted(runs, key=lambda one: one.started_at):
         nights.setdefault((night_of(run.started_at), run.epoch), []).append(run)
     return list(nights.values())
@@ -85,7 +85,7 @@ def by_night(runs: Iterable[Measured]) -> list[list[Measured]]:
 class Course:
     """A series on its way through the nights; what it has seen is kept in a few figures (:meth:`state`)."""
 
-    def __init__(self, marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> None:
+    def __init__(self, marks: Sequence[EpochMark] = (), *, rule: Rule | None = None) -> None:
         """Begin before the first night.
 
         Args:
@@ -99,7 +99,7 @@ class Course:
         self._nights = self._measured = self._accepted = 0
         self._epochs: list[tuple[str, str]] = []
 
-    def step(self, night: Sequence[Measured]) -> Judged:
+    def step(self, night: Sequence[Measurement]) -> Judged:
         """Judge the next night and take it in."""
         begins = next((self._marked[run.run_id] for run in night if run.run_id in self._marked), None)
         if begins is None and night[0].epoch != self._epoch:
@@ -134,7 +134,9 @@ class Course:
         self._epochs = [(night, why) for night, why in epochs]
 
 
-def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule | None = None) -> tuple[Judged, ...]:
+def replay(
+    runs: Iterable[Measurement], marks: Sequence[EpochMark] = (), *, rule: Rule | None = None
+) -> tuple[Judged, ...]:
     """Judge every night of a series in its turn, oldest first.
 
     Args:
@@ -146,7 +148,7 @@ def replay(runs: Iterable[Measured], marks: Sequence[Mark] = (), *, rule: Rule |
     return tuple(course.step(night) for night in by_night(runs))
 
 
-def _judge(night: Sequence[Measured], track: Track, begins: str | None) -> Judged:
+def _judge(night: Sequence[Measurement], track: Track, begins: str | None) -> Judged:
     numbers = [run.value for run in night if run.value is not None]
     again = sum(numbers[1:]) / len(numbers[1:]) if len(numbers) > 1 else None
     judgement = judge(track, numbers[0], again) if numbers else None

@@ -19,7 +19,7 @@ from bench.errors import StoreError, nearest
 from bench.files import write_atomic
 from bench.history.find import read_record
 from bench.history.index import MARKS, Index, RunRow, marks_of
-from bench.history.series import Mark
+from bench.history.series import EpochMark
 from bench.nightly.nights import histories, standings
 from bench.nightly.output import Line
 from bench.records.record import RunRecord, TaskScore
@@ -35,7 +35,7 @@ class Tonight(Frozen):
 
 def accept(results_dir: Path, run_id: str, reason: str) -> None:
     """Begin a new epoch with a run: what it measured is right, and the nights before say nothing any more."""
-    mark = Mark(run_id=run_id, reason=reason, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    mark = EpochMark(run_id=run_id, reason=reason, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
     marks = [one for one in marks_of(results_dir) if one.run_id != run_id]
     write_atomic(results_dir / MARKS, json.dumps([one.model_dump() for one in (*marks, mark)], indent=1))
 
@@ -56,7 +56,7 @@ def tonight_of(index: Index, session: str | None) -> Tonight:
     return Tonight(session=chosen, runs=found)
 
 
-def speed_lines(index: Index, tonight: Tonight, marks: Sequence[Mark], *, newest: bool) -> list[Line]:
+def speed_lines(index: Index, tonight: Tonight, marks: Sequence[EpochMark], *, newest: bool) -> list[Line]:
     """Return what tonight says in every series that its runs belong to.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable, Sequence
 
 from bench.history.index import Index, RunRow, SeriesKey
-from bench.history.series import Figure, Mark
+from bench.history.series import EpochMark, Figure
 from bench.nightly.course import Course, Judged, Standing, by_night, replay
 from bench.nightly.rule import Rule
 from quantize.key import canonical_json, sha256_text
@@ -16,7 +16,7 @@ def name_of(key: SeriesKey, figure: Figure) -> str:
     return f"{key.model} {key.quant} {key.engine} in{key.input_len} out{key.output_len} c{key.concurrency} {figure}"
 
 
-def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> dict[str, Standing]:
+def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark]) -> dict[str, Standing]:
     """Return {name: where it stands} of every series that has one of the runs in its last night.
 
     Where each series stood before its last night is kept in the index: the next time only what is new is judged.
@@ -45,7 +45,7 @@ def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[Mark]) -> di
 
 
 def histories(
-    index: Index, runs: Iterable[RunRow], marks: Sequence[Mark], names: Container[str] | None = None
+    index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark], names: Container[str] | None = None
 ) -> dict[str, tuple[Judged, ...]]:
     """Return {name: nights, oldest first} of every series that has one of the runs.
 

@@ -9,7 +9,7 @@ from bench.accuracy import tasks as accuracy_tasks
 from bench.errors import AccuracyError
 from bench.files import write_atomic
 from bench.machine.child import Child
-from bench.pipeline.state import Run
+from bench.pipeline.state import RunState
 from bench.plan.stages import TaskStage, context_of
 from bench.records.record import TaskScore
 from bench.records.store import Store
@@ -23,7 +23,7 @@ PROMPT_TOKENS = 1024
 """A long prompt of five examples: what tells from the room for keys and values how many fit."""
 
 
-def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
+def tasks_to_run(run: RunState) -> tuple[TaskStage, ...]:
     """Return the tasks without a score under the same key, here or in an earlier run."""
     have = {score.key for score in run.folder.scores() if score.status in ("ok", "emulated")}
     left = []
@@ -41,7 +41,7 @@ def tasks_to_run(run: Run) -> tuple[TaskStage, ...]:
     return tuple(left)
 
 
-def measure_accuracy(run: Run, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> tuple[TaskStage, ...]:
+def measure_accuracy(run: RunState, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> tuple[TaskStage, ...]:
     """Run the tasks that are left in a process of their own, keeping each score as it appears.
 
     Returns:
@@ -79,7 +79,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.TaskJob:
+def _job(run: RunState, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.TaskJob:
     spec, folder, name = run.spec.accuracy, run.folder.path, f"{stage.task}-{stage.key.digest[:16]}"
     chat = stage.task in spec.chat_template
     return accuracy_tasks.TaskJob(
@@ -113,7 +113,7 @@ def _job(run: Run, engine: RunningEngine, stage: TaskStage) -> accuracy_tasks.Ta
     )
 
 
-def _tokenizer(run: Run) -> Path:
+def _tokenizer(run: RunState) -> Path:
     """Return the folder with the served model's tokenizer.
 
     Raises:
@@ -122,7 +122,7 @@ def _tokenizer(run: Run) -> Path:
     return run.spec.engine.tokenizer(run.checkpoint.path if run.checkpoint else None)
 
 
-def _journal(run: Run, name: str) -> Path:
+def _journal(run: RunState, name: str) -> Path:
     """Return where answers are kept; those of an earlier run count unless somebody else may have changed the model."""
     if run.spec.engine.is_external:
         return run.folder.path / "answers" / f"{name}.jsonl"
@@ -138,7 +138,7 @@ def _concurrency(asked: int | str, engine: RunningEngine) -> int:
     return max(1, min(MOST, 2 * running))
 
 
-def _await_score(run: Run, child: Child, job: accuracy_tasks.TaskJob, title: str) -> bool:
+def _await_score(run: RunState, child: Child, job: accuracy_tasks.TaskJob, title: str) -> bool:
     """Show a task's progress until its score is there, and keep it; False if the server has ended before."""
     with run.view.stage(title) as line:
         while not job.result.exists():

@@ -29,7 +29,7 @@ from quantize.estimate import Needs, estimate
 from quantize.memory import available_memory
 from quantize.method import Method
 from quantize.source import Source
-from quantize.worker import Job
+from quantize.worker import BuildJob
 
 POLL_S = 0.25
 HELDOUT_SAMPLES = 100
@@ -126,7 +126,7 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
     job_file = folder / f"{stage.target.name}-{time.time_ns()}.json"
     log_file = job_file.with_suffix(".log")
     error_file = job_file.with_suffix(".error")
-    job = Job(
+    job = BuildJob(
         stage=stage.name,
         module=stage.work.kind if isinstance(stage.work, Source) else stage.work.name,
         config=stage.work.config.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from bench.pipeline.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.pipeline.checkpoints import build, find
 from bench.pipeline.session import attempt_of
 from bench.pipeline.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
-from bench.pipeline.state import FINAL, Run, utc_now
+from bench.pipeline.state import FINAL, RunState, utc_now
 from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
@@ -81,7 +81,7 @@ def execute(spec: RunSpec) -> RunRecord:
             view.say(f"  done before this command was cut short: run {before.run_id}")
             return before
         folder, begun, resumed = _begin(spec, made.key)
-        run = Run(spec, made, folder, begun, view)
+        run = RunState(spec, made, folder, begun, view)
         try:
             if resumed:
                 run.note(resumed)
@@ -101,7 +101,7 @@ def execute(spec: RunSpec) -> RunRecord:
     return record
 
 
-def _measure(run: Run) -> None:
+def _measure(run: RunState) -> None:
     """Build, serve and measure; everything it leaves undone stands among the run's failures."""
     if run.plan.source is not None and not _build_all(run):
         return
@@ -131,7 +131,7 @@ def _measure(run: Run) -> None:
                 groups = [(subject,) for subject in group]
 
 
-def _build_all(run: Run) -> bool:
+def _build_all(run: RunState) -> bool:
     """Find or build every checkpoint; return False if one cannot be had."""
     name, baseline = run.spec.model.name, run.spec.baseline
     source = None
@@ -146,7 +146,7 @@ def _build_all(run: Run) -> bool:
     return run.checkpoint is not None and (baseline is None or run.baseline is not None)
 
 
-def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStage, ...]) -> None:
+def _serve_and_measure(run: RunState, group: Sequence[Subject], tasks: tuple[TaskStage, ...]) -> None:
     """Serve a group and measure what is left to measure; a server that ends is started anew for the rest."""
     shapes = shapes_left(run, group)
     while shapes or tasks:
@@ -172,7 +172,7 @@ def _serve_and_measure(run: Run, group: Sequence[Subject], tasks: tuple[TaskStag
 
 
 @contextmanager
-def devices_for(run: Run, group: Sequence[Subject]) -> Iterator[None]:
+def devices_for(run: RunState, group: Sequence[Subject]) -> Iterator[None]:
     """Hold what a group's servers compute on for the duration of a ``with`` block; wait while others hold it."""
     engine = run.spec.engine
     if engine.is_external:
@@ -193,7 +193,7 @@ def devices_for(run: Run, group: Sequence[Subject]) -> Iterator[None]:
         yield
 
 
-def _checkpoint(run: Run, stage: BuildStage | None, source: Checkpoint | None, what: str) -> Checkpoint:
+def _checkpoint(run: RunState, stage: BuildStage | None, source: Checkpoint | None, what: str) -> Checkpoint:
     assert stage is not None
     found, why = find(stage)
     if found:

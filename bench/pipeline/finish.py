@@ -9,7 +9,7 @@ from bench.errors import StoreError
 from bench.history.index import Index, marks_of
 from bench.nightly.course import Judged
 from bench.nightly.nights import histories
-from bench.pipeline.session import Session
+from bench.pipeline.session import CommandSession
 from bench.pipeline.summary import show
 from bench.records.record import RunRecord
 from bench.records.store import Store, is_complete
@@ -38,7 +38,7 @@ def publish(records: Sequence[RunRecord], spec: RunSpec, session: str, name: str
     return write(records, path, title=title_of(records), lang=spec.report.lang, histories=nights)
 
 
-def finish(specs: Sequence[RunSpec], session: Session) -> int:
+def finish(specs: Sequence[RunSpec], session: CommandSession) -> int:
     """Write the report, show the summary, and return 1 if anything failed, was invalid or is missing, else 0."""
     store = Store(specs[0].results_dir)
     records = list(store.records(session.name))

@@ -15,7 +15,7 @@ from quantize import locks
 from quantize.key import Frozen
 
 
-class _Begun(Frozen):
+class _SessionFile(Frozen):
     """What ``RESULTS/sessions/NAME.json`` holds; it goes when the command has ended."""
 
     name: str
@@ -24,7 +24,7 @@ class _Begun(Frozen):
     """When this attempt began, UTC, ISO 8601: what ended before counts as done."""
 
 
-class Session:
+class CommandSession:
     """The session of one command, held by one process. Use as a context manager around the whole command."""
 
     def __init__(self, results_dir: Path, command: Sequence[str]) -> None:
@@ -53,14 +53,14 @@ class Session:
         """Begin to run the command, once more perhaps: what has ended by now is not run again."""
         self.attempts += 1
         self.attempt_at = datetime.now(UTC).isoformat()
-        begun = _Begun(name=self.name, command=self.command, attempt_at=self.attempt_at)
+        begun = _SessionFile(name=self.name, command=self.command, attempt_at=self.attempt_at)
         write_atomic(self._file, begun.model_dump_json())
 
     def _cut_short(self, command: tuple[str, ...]) -> str | None:
         """Return the newest session of the same command that no process holds."""
         for file in sorted(self._folder.glob("*.json"), reverse=True):
             try:
-                begun = _Begun.model_validate_json(file.read_bytes())
+                begun = _SessionFile.model_validate_json(file.read_bytes())
                 taken = locks.is_held(file.with_suffix(".lock"))
             except (OSError, ValidationError):
                 continue
@@ -84,6 +84,6 @@ class Session:
 def attempt_of(results_dir: Path, session: str) -> str | None:
     """Return when the present attempt of a session began, UTC, ISO 8601; None if nobody holds such a session."""
     try:
-        return _Begun.model_validate_json((results_dir / "sessions" / f"{session}.json").read_bytes()).attempt_at
+        return _SessionFile.model_validate_json((results_dir / "sessions" / f"{session}.json").read_bytes()).attempt_at
     except (OSError, ValidationError):
         return None

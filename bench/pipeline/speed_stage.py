@@ -11,7 +11,7 @@ from bench.config.spec import RunSpec
 from bench.limits.measured import exceeds, limit_of
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_here
-from bench.pipeline.state import FINAL, Run
+from bench.pipeline.state import FINAL, RunState
 from bench.plan.stages import context_of
 from bench.records.record import ServerFacts, SpeedCell, Variant
 from bench.records.store import CELLS, CONTROL
@@ -44,7 +44,7 @@ class Subject:
 Served = tuple[Subject, RunningEngine]
 
 
-def subjects(run: Run) -> tuple[Subject, ...]:
+def subjects(run: RunState) -> tuple[Subject, ...]:
     """Return what is to be served: the variant, and its baseline where one was asked for."""
     variant = Subject(run.spec.variant, run.checkpoint, CELLS)
     if run.spec.baseline is None:
@@ -52,7 +52,7 @@ def subjects(run: Run) -> tuple[Subject, ...]:
     return variant, Subject(run.spec.baseline.variant, run.baseline, CONTROL)
 
 
-def side_by_side(run: Run) -> tuple[tuple[Subject, ...], ...]:
+def side_by_side(run: RunState) -> tuple[tuple[Subject, ...], ...]:
     """Return the groups of subjects that are served together, one group after the other."""
     chosen = subjects(run)
     if len(chosen) == 1:
@@ -64,12 +64,12 @@ def side_by_side(run: Run) -> tuple[tuple[Subject, ...], ...]:
     return tuple((subject,) for subject in chosen)
 
 
-def final_shapes(run: Run, subject: Subject) -> set[Shape]:
+def final_shapes(run: RunState, subject: Subject) -> set[Shape]:
     """Return the shapes whose cells need not be measured again."""
     return {shape_of(cell) for cell in run.folder.cells(subject.place) if cell.status in FINAL}
 
 
-def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
+def shapes_left(run: RunState, group: Sequence[Subject]) -> tuple[Shape, ...]:
     """Return the shapes that still need time; those known to be impossible become cells at once."""
     final = [final_shapes(run, subject) for subject in group]
     left = []
@@ -97,7 +97,7 @@ def shapes_left(run: Run, group: Sequence[Subject]) -> tuple[Shape, ...]:
     return tuple(left)
 
 
-def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
+def _does_not_fit(run: RunState, checkpoints: Sequence[Checkpoint]) -> str | None:
     """Return why two servers cannot stand side by side; None if they can.
 
     Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
@@ -123,7 +123,7 @@ def _does_not_fit(run: Run, checkpoints: Sequence[Checkpoint]) -> str | None:
 
 
 @contextlib.contextmanager
-def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
+def servers(run: RunState, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
     """Serve every subject of a group for the duration of a ``with`` block; what they tell goes to the run."""
     devices = Devices.here()
     with contextlib.ExitStack() as stack:
@@ -154,7 +154,7 @@ def servers(run: Run, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
         _learn(run, subject, engine, engine.facts.model_copy(update={"memory_returned": engine.after.memory_returned}))
 
 
-def _learn(run: Run, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
+def _learn(run: RunState, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
     """Keep what a server tells of itself, on disk too: a run that goes on needs it for the cells it has."""
     if subject.place == CELLS:
         run.engine_info, run.server = engine.info, facts
@@ -163,7 +163,7 @@ def _learn(run: Run, subject: Subject, engine: RunningEngine, facts: ServerFacts
     run.remember()
 
 
-def measure_speed(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+def measure_speed(run: RunState, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     """Measure every shape on all servers, keeping each cell; return the shapes left when a server ended."""
     if not shapes:
         return ()
@@ -171,7 +171,7 @@ def measure_speed(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...])
     return run_client(_sweep(run, served, shapes))
 
 
-def find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None:
+def find_device(run: RunState, engine: RunningEngine, *, again: bool = False) -> None:
     """Find out once what the device can do at most: a CPU is measured, a server elsewhere stays unknown."""
     if engine.child is None or (run.device is not None and not again):
         return
@@ -182,7 +182,7 @@ def find_device(run: Run, engine: RunningEngine, *, again: bool = False) -> None
     run.remember()
 
 
-def _expanded(run: Run, subject: Subject, engine: RunningEngine) -> bool:
+def _expanded(run: RunState, subject: Subject, engine: RunningEngine) -> bool:
     """Tell whether the memory of a server's weights says that it expanded them; the record says so too."""
     if subject.checkpoint is None:
         return False
@@ -201,7 +201,7 @@ def _unknown() -> None:
     """Know nothing of the memory of a server elsewhere."""
 
 
-def _above_limit(run: Run, engine: RunningEngine, cell: SpeedCell) -> str | None:
+def _above_limit(run: RunState, engine: RunningEngine, cell: SpeedCell) -> str | None:
     """Return why a cell is faster than physically possible; a CPU is measured again before that is said."""
     reason: str | None = None
     for again in (False, True):
@@ -219,7 +219,7 @@ def _cards(facts: ServerFacts) -> int:
 
 
 def _lane(
-    run: Run, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None, *, paired: bool
+    run: RunState, subject: Subject, engine: RunningEngine, client: Client, devices: Devices | None, *, paired: bool
 ) -> Lane:
     folder = subject.checkpoint.path if subject.checkpoint else None
     watched = None if engine.child is None or _on_cpu(engine) else devices
@@ -256,7 +256,7 @@ def _as_served(spec: RunSpec, cell: SpeedCell) -> SpeedCell:
     return cell.model_copy(update=served)
 
 
-async def _sweep(run: Run, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+async def _sweep(run: RunState, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
     left = list(shapes)
     async with contextlib.AsyncExitStack() as stack:
         devices = Devices.here(_cards(served[0][1].facts))

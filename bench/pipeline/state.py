@@ -18,7 +18,7 @@ FINAL = ("ok", "emulated", "not_supported")
 """States of a result that a resumed run does not measure again."""
 
 
-class Run:
+class RunState:
     """What every stage needs, and what the stages have found so far."""
 
     def __init__(self, spec: RunSpec, plan: Plan, folder: RunFolder, begun: RunRecord, view: View) -> None:

@@ -2,11 +2,12 @@
 
 import math
 
+from bench.analysis.estimate import Estimate
 from bench.config.spec import RunSpec
 from bench.limits.roofline import Bound, Limit, kv_bytes_per_token, limit, weight_bytes
-from bench.plan.placement import Fit, Served, tokens_at_once
+from bench.plan.placement import Fit, ServedWeights, tokens_at_once
 from bench.plan.stages import context_of
-from bench.published.law import Estimate, law_for
+from bench.published.law import law_for
 from bench.records.record import Device
 from bench.speed.shapes import Shape
 from quantize.key import Frozen
@@ -51,7 +52,7 @@ def _reason(spec: RunSpec, shape: Shape, found: Fit | None) -> str | None:
     return f"{held:,} tokens at once, and {room:,} find room beside the weights" if held > room else None
 
 
-def _limits(spec: RunSpec, shape: Shape, model: Served, device: Device, found: Fit) -> tuple[Limit, Limit]:
+def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, found: Fit) -> tuple[Limit, Limit]:
     """Return (the limit of decoding, the limit of prefilling).
 
     A token passes the groups of layers one after the other, so it takes no less time for their number; the pieces of
@@ -77,7 +78,7 @@ def _limits(spec: RunSpec, shape: Shape, model: Served, device: Device, found: F
     return on(spread.tp), on(spread.devices)
 
 
-def _likely(spec: RunSpec, shape: Shape, model: Served, found: Fit, step: Limit) -> Estimate | None:
+def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, found: Fit, step: Limit) -> Estimate | None:
     """Return the likely time of a token by the law of published cells: dense models, one request, one device."""
     alone = shape.request_rate_per_s is None and shape.concurrency == found.devices == 1
     if not alone or step.device.measured or spec.model.architecture.experts:
@@ -89,7 +90,9 @@ def _likely(spec: RunSpec, shape: Shape, model: Served, found: Fit, step: Limit)
     return law.predict(step.traffic.total_bytes, bandwidth_bytes_per_s=step.bandwidth_bytes_per_s)
 
 
-def cell_of(spec: RunSpec, shape: Shape, model: Served, device: Device | None, found: Fit | None) -> CellForecast:
+def cell_of(
+    spec: RunSpec, shape: Shape, model: ServedWeights, device: Device | None, found: Fit | None
+) -> CellForecast:
     """Return what is known of one cell beforehand.
 
     Args:

@@ -6,16 +6,16 @@
 
 import contextlib
 
+from bench.analysis.estimate import Estimate
 from bench.config.spec import RunSpec
 from bench.errors import QuantbenchError
 from bench.limits.roofline import active_parameters, linear_flops, peak
 from bench.machine.nvml import Devices
 from bench.machine.peaks import device_kept, lookup
 from bench.plan.cells import CellForecast, cell_of
-from bench.plan.placement import Fit, Served, fit, served, sizes
+from bench.plan.placement import Fit, ServedWeights, fit, served, sizes
 from bench.plan.stages import check, shapes_of
 from bench.plan.tasks import TaskForecast, task_of
-from bench.published.law import Estimate
 from bench.records.record import Device
 from quantize.estimate import Needs, estimate
 from quantize.key import Frozen
@@ -98,7 +98,7 @@ def _sum(times: list[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _build(spec: RunSpec, model: Served, device: Device | None) -> Build | None:
+def _build(spec: RunSpec, model: ServedWeights, device: Device | None) -> Build | None:
     if spec.engine.is_external:
         return None
     architecture, method, release = spec.model.architecture, spec.quant.method, spec.release
@@ -126,7 +126,7 @@ def _build(spec: RunSpec, model: Served, device: Device | None) -> Build | None:
     )
 
 
-def _remarks(spec: RunSpec, model: Served, device: Device | None) -> list[str]:
+def _remarks(spec: RunSpec, model: ServedWeights, device: Device | None) -> list[str]:
     found = []
     if spec.yarn is not None:
         found.append(f"YaRN stretches the positions {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens")

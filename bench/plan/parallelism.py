@@ -31,7 +31,7 @@ class Load(Frozen):
     """What a server may take of one device."""
 
 
-class Spread(Frozen):
+class Sharding(Frozen):
     """One way to spread a model. Bytes are those of the device that holds most."""
 
     tp: int
@@ -91,7 +91,7 @@ def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_e
     return None
 
 
-def spread(architecture: Architecture, load: Load, tp: int, pp: int = 1, *, whole_experts: bool = False) -> Spread:
+def spread(architecture: Architecture, load: Load, tp: int, pp: int = 1, *, whole_experts: bool = False) -> Sharding:
     """Return what the fullest device holds; keys and values are copied where there are more devices than their heads.
 
     Machines take whole layers in turn, so one may have a layer more than another; the first also holds the input
@@ -100,7 +100,7 @@ def spread(architecture: Architecture, load: Load, tp: int, pp: int = 1, *, whol
     layers = math.ceil(architecture.layers / pp) / architecture.layers
     rest = load.rest_bytes if pp == 1 or architecture.tied_embeddings else load.rest_bytes / 2
     per_token = load.kv_bytes_per_token * layers / min(tp, architecture.kv_heads)
-    return Spread(
+    return Sharding(
         tp=tp,
         pp=pp,
         ep=tp if whole_experts else 1,
@@ -122,7 +122,7 @@ def _sizes(per_machine: int, machines: int) -> Iterator[tuple[int, int]]:
 
 def fewest(
     architecture: Architecture, form: Format | None, load: Load, *, per_machine: int, machines: int
-) -> tuple[Spread | None, tuple[str, ...]]:
+) -> tuple[Sharding | None, tuple[str, ...]]:
     """Return the spread over the fewest devices that fits, and why smaller or simpler ones are refused.
 
     Args:

@@ -7,7 +7,7 @@ from bench import format as fmt
 from bench.config.spec import RunSpec
 from bench.engines import Parallelism, splitting
 from bench.limits.roofline import KV_BITS, bits_per_weight, kv_bytes_per_token
-from bench.plan.parallelism import Load, Spread, fewest, refusal, spread
+from bench.plan.parallelism import Load, Sharding, fewest, refusal, spread
 from bench.plan.stages import context_of, shapes_of
 from bench.records.record import Device
 from bench.speed.shapes import Shape
@@ -22,7 +22,7 @@ ASSUMED_TOKENS = 4096
 """Keys and values that are held where nothing but accuracy is measured."""
 
 
-class Served(Frozen):
+class ServedWeights(Frozen):
     """How a server holds and multiplies a model's weights."""
 
     form: Format | None
@@ -41,7 +41,7 @@ class Served(Frozen):
 class Fit(Frozen):
     """How a server is spread, and what is to be said of it."""
 
-    spread: Spread
+    spread: Sharding
     """Of one copy; the fewest devices, or those that were asked for."""
     copies: int
     """Of the model, each on devices of its own."""
@@ -76,14 +76,14 @@ def format_of(spec: RunSpec) -> Format | None:
     return method.expected(spec.model.architecture).format
 
 
-def served(spec: RunSpec) -> Served:
+def served(spec: RunSpec) -> ServedWeights:
     """Return how a run's server holds its weights."""
     form = format_of(spec)
     bits = bits_per_weight(form, spec.model.architecture) if form else None
     emulated = form is not None and spec.engine.emulates(form, spec.hardware.on_cpu)
     inputs = form.activations if form and not emulated else None
     kv_dtype = spec.engine.kv_cache_dtype
-    return Served(
+    return ServedWeights(
         form=form,
         stored_bits=bits,
         bits=None if emulated else bits,
@@ -111,14 +111,14 @@ def _is_typed(spec: RunSpec) -> bool:
     return bool(spec.engine.parallel_fields) and any(pattern.match(word) for word in spec.command)
 
 
-def typed(spec: RunSpec, found: Spread) -> str:
+def typed(spec: RunSpec, found: Sharding) -> str:
     """Return the overrides that spread a server so."""
     words = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
     split = Parallelism(tp=found.tp, pp=found.pp, whole_experts=found.ep > 1)
     return " ".join([*words, *spec.engine.parallel_overrides(split)])
 
 
-def _load(spec: RunSpec, model: Served, device: Device, kv_tokens: int) -> Load:
+def _load(spec: RunSpec, model: ServedWeights, device: Device, kv_tokens: int) -> Load:
     layers, rest = sizes(spec.model.architecture, model.bits)
     part = WHOLE if device.measured else spec.engine.memory_fraction or WHOLE
     return Load(
@@ -130,13 +130,13 @@ def _load(spec: RunSpec, model: Served, device: Device, kv_tokens: int) -> Load:
     )
 
 
-def _too_much(found: Spread) -> str:
+def _too_much(found: Sharding) -> str:
     held = f"{fmt.space(found.weights_bytes)} of weights and {fmt.space(found.kv_bytes)} of keys and values"
     room = fmt.space(found.budget_bytes)
     return f"{held}{' for each device' if found.devices > 1 else ''} are more than the {room} that a server may take"
 
 
-def fit(spec: RunSpec, model: Served, device: Device, *, per_machine: int) -> Fit:
+def fit(spec: RunSpec, model: ServedWeights, device: Device, *, per_machine: int) -> Fit:
     """Return how the server of a run is spread over devices: as the engine's fields say, else over the fewest.
 
     Args:
@@ -169,7 +169,7 @@ def fit(spec: RunSpec, model: Served, device: Device, *, per_machine: int) -> Fi
     return Fit(spread=shown, copies=copies, refused=None, remarks=(*why, _too_much(shown), *more))
 
 
-def _asked(spec: RunSpec, model: Served, load: Load, copies: int, advice: str | None) -> Fit:
+def _asked(spec: RunSpec, model: ServedWeights, load: Load, copies: int, advice: str | None) -> Fit:
     """Return how a server is spread as its fields say, judged."""
     architecture = spec.model.architecture
     tp, pp = spec.engine.parallelism.tp, spec.engine.parallelism.pp

@@ -11,14 +11,14 @@ from bench.accuracy.data import Benchmark, benchmarks
 from bench.analysis.baseline import BASELINE
 from bench.config.spec import AccuracySpec, RunSpec
 from bench.limits.roofline import linear_flops, peak
-from bench.plan.placement import Fit, Served
+from bench.plan.placement import Fit, ServedWeights
 from bench.records.record import Device
 from quantize.key import Frozen
 
 FILE = Path(__file__).resolve().parent / "tasks.toml"
 
 
-class Assumed(Frozen):
+class Assumption(Frozen):
     """What is taken to be true of a task; ``tasks.toml`` explains the fields."""
 
     items: PositiveInt | None = None
@@ -41,9 +41,9 @@ class TaskForecast(Frozen):
 
 
 @functools.cache
-def assumed() -> dict[str, Assumed]:
+def assumed() -> dict[str, Assumption]:
     """Return what is taken to be true of each task."""
-    return {name: Assumed.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
+    return {name: Assumption.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
 
 
 def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | None:
@@ -56,7 +56,7 @@ def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | 
     return sum(min(per_leaf, leaf.items) for leaf in known.leaves.values())
 
 
-def task_of(spec: RunSpec, task: str, model: Served, device: Device | None, found: Fit | None) -> TaskForecast:
+def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | None, found: Fit | None) -> TaskForecast:
     """Return what is known of one task beforehand."""
     known, lengths = benchmarks().get(task), assumed().get(task)
     items = _items(spec.accuracy, task, known)

@@ -21,7 +21,7 @@ from quantize.architecture import Architecture
 from quantize.key import Frozen
 
 
-class Source(Frozen):
+class Page(Frozen):
     """One page of figures."""
 
     title: str
@@ -45,7 +45,7 @@ class Source(Frozen):
     traps: tuple[str, ...] = ()
 
 
-class Stored(Frozen):
+class StoredWeights(Frozen):
     """How the releases of a quantization store their weights."""
 
     bits: PositiveFloat | None = None
@@ -91,7 +91,7 @@ class PublishedCell(Frozen):
         return self.duration_s / self.output_len if self.input_len == 1 else None
 
 
-class Share(Frozen):
+class RoofShare(Frozen):
     """A published speed against the physical limit of its device."""
 
     mbu: float | None
@@ -138,15 +138,15 @@ def _toml(name: str) -> dict[str, Any]:
 
 
 @cache
-def sources() -> dict[str, Source]:
+def sources() -> dict[str, Page]:
     """Return every page, by its short name."""
-    return {name: Source.model_validate(fields) for name, fields in _toml("sources.toml")["source"].items()}
+    return {name: Page.model_validate(fields) for name, fields in _toml("sources.toml")["source"].items()}
 
 
 @cache
-def formats() -> dict[str, Stored]:
+def formats() -> dict[str, StoredWeights]:
     """Return how timed quantizations are stored, by our name."""
-    return {name: Stored.model_validate(fields) for name, fields in _toml("sources.toml")["format"].items()}
+    return {name: StoredWeights.model_validate(fields) for name, fields in _toml("sources.toml")["format"].items()}
 
 
 @cache
@@ -243,14 +243,14 @@ def limit_of(cell: PublishedCell) -> Limit | None:
     )
 
 
-def share_of(cell: PublishedCell) -> Share | None:
+def share_of(cell: PublishedCell) -> RoofShare | None:
     """Return a published speed as shares of the limit; None where that is not known."""
     found = limit_of(cell)
     if found is None:
         return None
     least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s
     mbu = found.decode.memory_s / cell.tpot_s if cell.tpot_s else None
-    return Share(mbu=mbu, of_roof=least / cell.duration_s)
+    return RoofShare(mbu=mbu, of_roof=least / cell.duration_s)
 
 
 def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from bench.analysis.estimate import Estimate
 from bench.published.figures import PublishedCell, architecture_of, cells, limit_of, sources
 from quantize.key import Frozen
 
@@ -20,14 +21,6 @@ FEWEST = 4
 """Cells below which nothing is fitted: two parameters, and two to see how far they are off."""
 PASSES = 5
 """Times that the weights are made anew; they stand still long before."""
-
-
-class Estimate(Frozen):
-    """A time and its interval, in the unit of seconds."""
-
-    low: float
-    value: float
-    high: float
 
 
 class Residual(Frozen):

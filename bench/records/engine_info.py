@@ -64,7 +64,7 @@ class Memory(_Described):
     token_capacity: Count | None = None
 
 
-class ServedModel(_Described):
+class ModelEntry(_Described):
     """An entry of ``/v1/models``."""
 
     id: Text | None = None
@@ -168,7 +168,7 @@ class EngineInfo(_Described):
     skip_tokenizer_init: Flag | None = None
 
     memory_usage: Memory | None = None
-    model: ServedModel | None = None
+    model: ModelEntry | None = None
     cache: Cache | None = None
     kernels: dict[Scheme, Kernel] | None = None
     """Scheme of quantized layers: the kernel that vLLM chose for it."""

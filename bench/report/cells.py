@@ -1,7 +1,8 @@
 """Cells and words of comparisons with BF16, the same in every table."""
 
 from bench import format as fmt
-from bench.analysis.difference import Difference, Estimate
+from bench.analysis.difference import Difference
+from bench.analysis.estimate import Estimate
 from bench.report.document import Cell
 
 SMALLEST_P = 0.001

@@ -23,7 +23,7 @@ from bench.speed.client import now_ns
 from bench.speed.energy import NS_PER_S, Reading, energy
 from bench.speed.memory import DeviceMemory, TreeMemory
 
-__all__ = ["DeviceMemory", "Monitor", "Observed", "TreeMemory"]
+__all__ = ["DeviceMemory", "Monitor", "Observation", "TreeMemory"]
 
 SAMPLE_PERIOD_S = 0.2
 STATES_EVERY = 5
@@ -145,7 +145,7 @@ class _Samples:
 
 
 @dataclass
-class Observed:
+class Observation:
     """What was seen during a trial; complete once its block has been left."""
 
     peak_memory_bytes: int | None = None
@@ -176,13 +176,13 @@ class Monitor:
         self._devices = devices
 
     @asynccontextmanager
-    async def trial(self) -> AsyncIterator[Observed]:
+    async def trial(self) -> AsyncIterator[Observation]:
         """Watch what happens inside an ``async with`` block; what is read before and after it is none of its time.
 
         Raises:
             EngineError: a device is lost.
         """
-        observed = Observed()
+        observed = Observation()
         samples, over = _Samples(self._memory, self._devices), threading.Event()
         observed.devices_before = samples.states()
         samples.throttled.clear()

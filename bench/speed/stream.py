@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from bench.records.record import RequestTrace
-from bench.speed.protocols import Dialect, Told
+from bench.speed.protocols import EventFacts, StreamDialect
 
 MAX_EVENT_BYTES = 2**26
 """An event longer than this is refused, so that no stream can take all memory."""
@@ -52,7 +52,7 @@ class _Body:
 class Stream:
     """What has been seen of one answer so far."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: StreamDialect) -> None:
         """Begin with nothing seen.
 
         Args:
@@ -72,7 +72,7 @@ class Stream:
         self._event_ns: list[int] = []
         self._event_tokens: list[int] = []
         self._counted = True
-        self._told = Told()
+        self._told = EventFacts()
         self._newest: bytes | None = None
         self._rest: list[bytes] = []
         self._rest_bytes = 0
@@ -186,14 +186,14 @@ class Stream:
             newest, self._newest = self._newest[5:], None
             self._look(newest)
 
-    def _look(self, data: bytes) -> Told:
+    def _look(self, data: bytes) -> EventFacts:
         """Return what an event tells, and keep it."""
         try:
             told = self._dialect.told(data)
         except ValueError:
             text = data[:SHOWN].decode(errors="replace")
             self.error = self.error or f"the server sent an event that cannot be read: {text}"
-            return Told()
+            return EventFacts()
         if told.error is not None:
             self.error = self.error or f"the server sent an error after {self.tokens} tokens: {told.error}"
         if told.aborted is not None:

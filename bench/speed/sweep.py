@@ -16,7 +16,7 @@ from bench.speed.load import arrivals_ns, in_order, warm_up_requests
 from bench.speed.metrics import is_saturated, wave_ns
 from bench.speed.prompts import wave_prompts
 from bench.speed.shapes import Shape
-from bench.speed.validity import Verdict, broke, judge
+from bench.speed.validity import Validity, broke, judge
 from bench.speed.wave import Observer, send_wave
 
 DRAIN_ATTEMPTS = 12
@@ -139,9 +139,9 @@ class _Measuring:
                     raise
         return None
 
-    def _verdict(self) -> Verdict:
+    def _verdict(self) -> Validity:
         if self._error is not None:
-            return Verdict("failed", (self._error,), ())
+            return Validity("failed", (self._error,), ())
         return judge(
             self._kept,
             input_len=self._shape.input_len,

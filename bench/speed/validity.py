@@ -50,7 +50,7 @@ NS_PER_MS = 1e6
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Validity:
     """What a cell's trials are worth."""
 
     status: Status
@@ -244,7 +244,7 @@ def _warnings(trials: Sequence[Trial]) -> Iterator[str]:
 
 def judge(
     trials: Sequence[Trial], *, input_len: int, output_len: int, emulated: bool, proves_cache: bool = True
-) -> Verdict:
+) -> Validity:
     """Return the status of a cell and the reasons for it, each once and with its count over all trials.
 
     A request that broke makes the cell ``failed``, any other fault ``invalid``; a cell without a fault is
@@ -259,13 +259,13 @@ def judge(
     """
     faults = check_requests(trials, input_len=input_len, output_len=output_len, proves_cache=proves_cache)
     if any(map(broke, trials)):
-        return Verdict("failed", faults, ())
+        return Validity("failed", faults, ())
     faults += tuple(dict.fromkeys(reason for trial in trials for reason in slowed_down(trial)))
     bound = _bound(trials)
     # Half of the trials without a core to themselves decide the median; late stamps are a bound, told beside it.
     if 2 * sum(any(_no_core_left(trial)) for trial in trials) >= len(trials):
         faults += bound
     if faults:
-        return Verdict("invalid", faults, ())
+        return Validity("invalid", faults, ())
     warnings = (*bound, *dict.fromkeys(_warnings(trials)))
-    return Verdict("emulated", (EMULATED,), warnings) if emulated else Verdict("ok", (), warnings)
+    return Validity("emulated", (EMULATED,), warnings) if emulated else Validity("ok", (), warnings)

@@ -21,7 +21,7 @@ from bench.files import write_atomic
 from bench.machine.child import Child
 from bench.paths import cache_dir
 from bench.toolchains import toolchain
-from bench.toolchains.toolchain import Built, Toolchain
+from bench.toolchains.toolchain import Toolchain, ToolchainManifest
 from quantize import locks
 from quantize.search_path import search_path
 
@@ -117,7 +117,7 @@ def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, w
         run_check(chain, python, log)
         versions = json.loads(_ask(python, VERSIONS, {}))
     _move(work, place)
-    built = Built(
+    built = ToolchainManifest(
         name=chain.name,
         requirements=(*chain.requirements, *chain.no_deps),
         python=version,

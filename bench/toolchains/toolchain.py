@@ -105,7 +105,7 @@ class State(Frozen):
     """Its interpreter; None where it cannot be used."""
 
 
-class Built(Frozen):
+class ToolchainManifest(Frozen):
     """What a finished environment says of itself; written last."""
 
     name: str
@@ -169,11 +169,13 @@ def folder(chain: Toolchain, version: str) -> Path:
     return cache_dir() / "toolchains" / f"{chain.name}-{sha256_text(canonical_json(asked))[:12]}"
 
 
-def read_built(place: Path) -> Built | None:
+def read_built(place: Path) -> ToolchainManifest | None:
     """Return what a finished environment says of itself; None where there is none, or a half-built one."""
     try:
         written = json.loads((place / MANIFEST).read_bytes())
-        found = Built.model_validate(renamed(written, seconds="build_s"))  # its name before it carried the unit
+        found = ToolchainManifest.model_validate(
+            renamed(written, seconds="build_s")
+        )  # its name before it carried the unit
     except (OSError, ValueError):
         return None
     return found if (place / "bin" / "python").exists() else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native, transformers4
 from quantize.architecture import Architecture
-from quantize.backend import Backend, Made, Samples
+from quantize.backend import Backend, QuantizeResult, Samples
 
 if TYPE_CHECKING:
     from quantize.methods.gptq import Config
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("auto_gptq", "peft", "transformers", "torch")
 
 
-def gptq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def gptq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
     """Run GPTQ and write the ``gptq`` container.
 
     Raises:
@@ -72,7 +72,9 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     unreached = sum(not layer.reached for layer in layers)
     notes = (f"{unreached} of {len(layers)} layers saw no calibration token and were rounded",) if unreached else ()
     experts = [layer.reached for layer in layers if layer.expert_input]
-    return Made(notes=notes, experts_reached=sum(experts) / len(experts) if experts and architecture.experts else None)
+    return QuantizeResult(
+        notes=notes, experts_reached=sum(experts) / len(experts) if experts and architecture.experts else None
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native, transformers4
 from quantize.architecture import Architecture
-from quantize.backend import Backend, Made, Samples
+from quantize.backend import Backend, QuantizeResult, Samples
 
 if TYPE_CHECKING:
     from quantize.methods.awq import Config
@@ -18,7 +18,7 @@ PACKAGES = ("awq", "transformers", "torch")
 ROWS = 64
 
 
-def awq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def awq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
     """Run AWQ and write the ``awq`` container, version ``gemm``.
 
     Raises:
@@ -68,8 +68,10 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
     tokens = sum(map(len, samples))
     used = tokens // length * length
     if all(len(ids) == length for ids in samples):
-        return Made()
-    return Made(notes=(f"AutoAWQ joins samples and cuts them every {length} tokens: {used} of {tokens} were used",))
+        return QuantizeResult()
+    return QuantizeResult(
+        notes=(f"AutoAWQ joins samples and cuts them every {length} tokens: {used} of {tokens} were used",)
+    )
 
 
 def weights_come_back() -> Any:

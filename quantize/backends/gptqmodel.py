@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize import native
 from quantize.architecture import Architecture
-from quantize.backend import Backend, Made, Samples
+from quantize.backend import Backend, QuantizeResult, Samples
 from quantize.checkpoint import tensors
 from quantize.proof import is_ignored, linear_layers
 
@@ -31,7 +31,9 @@ LEFT_OVER = ("quantize_config.json", "quant_log.csv")
 """Written by the library beside the checkpoint: what ``config.json`` says too, and times."""
 
 
-def gptq(config: "GptqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def gptq(
+    config: "GptqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples
+) -> QuantizeResult:
     """Run GPTQ and write the ``gptq`` container.
 
     Raises:
@@ -51,7 +53,9 @@ def gptq(config: "GptqMethod", architecture: Architecture, source: Path, target:
     return _run(config, source, target, samples, settings=settings, more={"desc_act": config.act_order == "group"})
 
 
-def awq(config: "AwqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def awq(
+    config: "AwqMethod", architecture: Architecture, source: Path, target: Path, samples: Samples
+) -> QuantizeResult:
     """Run AWQ and write the ``awq`` container, version ``gemm``.
 
     Raises:
@@ -76,7 +80,7 @@ def _run(
     *,
     settings: dict[str, Any],
     more: dict[str, Any],
-) -> Made:
+) -> QuantizeResult:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import torch
@@ -107,7 +111,7 @@ def _run(
         (target / name).unlink(missing_ok=True)
     native.finish(source, target, {**quantization, **more})
     shares = [len(experts) / count for experts, count in chosen]
-    return Made(experts_reached=sum(shares) / len(shares) if shares else None)
+    return QuantizeResult(experts_reached=sum(shares) / len(shares) if shares else None)
 
 
 def watch_routers(model: Any) -> list[tuple[set[int], int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantize.architecture import Architecture
-from quantize.backend import Backend, Made, Samples
+from quantize.backend import Backend, QuantizeResult, Samples
 from quantize.checkpoint import own_code, weight_files
 from quantize.memory import available_memory
 from quantize.method import WeightOnlyConfig
@@ -46,15 +46,17 @@ def weight_only_scheme(config: WeightOnlyConfig, architecture: Architecture) -> 
     return QuantizationScheme(targets=["Linear"], weights=weights)
 
 
-def rtn(config: WeightOnlyConfig, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def rtn(
+    config: WeightOnlyConfig, architecture: Architecture, source: Path, target: Path, samples: Samples
+) -> QuantizeResult:
     """Round every weight to its nearest step, shard by shard."""
     without_data(source, target, weight_only_scheme(config, architecture), config.ignore)
-    return Made()
+    return QuantizeResult()
 
 
 def gptq(
     config: "gptq_method.Config", architecture: Architecture, source: Path, target: Path, samples: Samples
-) -> Made:
+) -> QuantizeResult:
     """Run GPTQ."""
     from llmcompressor.modifiers.quantization import GPTQModifier
 
@@ -67,7 +69,9 @@ def gptq(
     return oneshot(source, target, [modifier], samples=samples)
 
 
-def awq(config: "awq_method.Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+def awq(
+    config: "awq_method.Config", architecture: Architecture, source: Path, target: Path, samples: Samples
+) -> QuantizeResult:
     """Run AWQ's search, then round."""
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
@@ -83,7 +87,7 @@ def awq(config: "awq_method.Config", architecture: Architecture, source: Path, t
 
 def autoround(
     config: "autoround_method.Config", architecture: Architecture, source: Path, target: Path, samples: Samples
-) -> Made:
+) -> QuantizeResult:
     """Run AutoRound."""
     import torch
     from llmcompressor.modifiers.autoround import AutoRoundModifier
@@ -207,7 +211,7 @@ class ExpertsReached:
         return sum(map(len, self.chosen.values())) / (self.experts * len(self.chosen))
 
 
-def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Samples) -> Made:
+def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Samples) -> QuantizeResult:
     """Apply a recipe to the checkpoint in ``source`` and write the compressed result, tokenizer included.
 
     Args:
@@ -242,7 +246,7 @@ def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Sampl
     for file in source.glob("*.py"):
         shutil.copy2(file, target)
     shutil.rmtree(offload, ignore_errors=True)
-    return Made(experts_reached=reached.share())
+    return QuantizeResult(experts_reached=reached.share())
 
 
 BACKEND = Backend("llmcompressor", PACKAGES, {"rtn": rtn, "gptq": gptq, "awq": awq, "autoround": autoround})

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Samples
+from quantize.backend import QuantizeResult, Samples
 from quantize.backends import llmcompressor
 from quantize.formats import Activations, Format
 from quantize.method import Expected, MethodConfig, Quantizing, choose_group_size
@@ -75,11 +75,11 @@ class FP4(Quantizing):
         )
         return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the FP4 checkpoint of ``source`` to ``target``."""
         if self.config.scheme == "mxfp4":
             llmcompressor.without_data(source, target, "MXFP4", self.config.ignore)
-            return Made()
+            return QuantizeResult()
         from llmcompressor.modifiers.quantization import QuantizationModifier
 
         modifier = QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=list(self.config.ignore))

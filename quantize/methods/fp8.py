@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Samples
+from quantize.backend import QuantizeResult, Samples
 from quantize.backends import llmcompressor
 from quantize.formats import Activations, Format
 from quantize.method import DYNAMIC_FP8, Expected, Method, MethodConfig, Quantizing
@@ -86,7 +86,7 @@ class FP8(Quantizing):
         )
         return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the FP8 checkpoint of ``source`` to ``target``."""
         if self.config.scheme == "static":
             from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -98,4 +98,4 @@ class FP8(Quantizing):
         )
         if self.config.scheme == "block":
             llmcompressor.as_native_fp8(target, BLOCK)
-        return Made()
+        return QuantizeResult()

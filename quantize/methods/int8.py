@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Samples
+from quantize.backend import QuantizeResult, Samples
 from quantize.backends import llmcompressor
 from quantize.estimate import hessian_bytes
 from quantize.formats import Format
@@ -61,7 +61,7 @@ class INT8(Quantizing):
         )
         return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl, moves_scales=True)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the INT8 checkpoint of ``source`` to ``target``, calibrated on ``samples``."""
         from llmcompressor.modifiers.quantization import GPTQModifier
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier

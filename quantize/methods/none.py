@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Samples
+from quantize.backend import QuantizeResult, Samples
 from quantize.checkpoint import link_tree
 from quantize.key import Frozen
 from quantize.method import Expected, Method
@@ -22,7 +22,7 @@ class Unquantized(Method):
         """Return what the checkpoint must look like: nothing quantized."""
         return Expected(format=None)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Link every file of ``source`` into ``target``, or copy where the file system cannot link."""
         link_tree(source, target)
-        return Made()
+        return QuantizeResult()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from bench.accuracy import asking as module
-from bench.accuracy.asking import Asker, Server, ServerGoneError
+from bench.accuracy.asking import Asker, Endpoint, ServerGoneError
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer, Question, Sampling
 from bench.accuracy.tasks import KEY_VARIABLE
@@ -263,7 +263,7 @@ def test_a_server_that_is_gone_is_told_at_once_and_its_answers_are_kept(tmp_path
 def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
     with answering() as server, Journal(tmp_path / "j") as journal:
         server.delay_s = 0.5
-        asker = Asker(Server(server.url, "sglang", "", 2, timeout_s=0.05), journal)
+        asker = Asker(Endpoint(server.url, "sglang", "", 2, timeout_s=0.05), journal)
         with pytest.raises(AccuracyError, match=r"2 of 2 questions .*Timeout.*\(try 3 of 3\)"):
             asker.ask(questions(2))
     assert len(server.bodies) == 2 * module.TRIES

@@ -203,7 +203,7 @@ def test_one_builder_at_a_time(tmp_path: Path) -> None:
 
 
 def test_no_room_on_the_disk_is_told_with_figures(tmp_path: Path) -> None:
-    listing = mirror_build.Listing(source=sources.Source(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
+    listing = mirror_build.Listing(source=sources.HubDataset(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
     with mirror.View("test") as view, pytest.raises(AccuracyError, match=r"needs 1000000000\.0 GB on the disk of"):
         mirror_build.check_room(tmp_path, [listing], view)
 

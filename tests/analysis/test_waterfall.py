@@ -17,7 +17,7 @@ from bench.analysis.waterfall import (
     PREFILL,
     REST,
     WEIGHTS,
-    Measured,
+    TimedCell,
     fixed_seconds,
     waterfall,
 )
@@ -31,21 +31,21 @@ from tests.support.qwen3 import AWQ, QWEN3_8B, h20
 times = st.floats(1e-4, 10)
 sizes = st.floats(1e6, 1e12)
 cells = st.builds(
-    Measured,
+    TimedCell,
     traffic=st.builds(Traffic, linear_bytes=sizes, rest_bytes=sizes, kv_bytes=sizes),
     tpot_s=times,
     e2e_s=times,
 )
 
 
-def qwen(published_tokens_per_s: float, bits: float | None) -> Measured:
+def qwen(published_tokens_per_s: float, bits: float | None) -> TimedCell:
     """Return input 1, 2048 tokens out, from a published figure of (prompt + generated tokens) / time.
 
     https://qwen.readthedocs.io/en/latest/getting_started/speed_benchmark.html; prefill of one token is a decode step.
     """
     found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, bits), h20(), input_len=1, output_len=2048)
     e2e = 2049 / published_tokens_per_s
-    return Measured(traffic=found.traffic, tpot_s=e2e / 2048, e2e_s=e2e)
+    return TimedCell(traffic=found.traffic, tpot_s=e2e / 2048, e2e_s=e2e)
 
 
 def exact(value: float) -> Interval:
@@ -53,7 +53,9 @@ def exact(value: float) -> Interval:
 
 
 @given(cells, cells, st.none() | times)
-def test_the_factors_multiply_up_to_what_was_measured(before: Measured, after: Measured, fixed_s: float | None) -> None:
+def test_the_factors_multiply_up_to_what_was_measured(
+    before: TimedCell, after: TimedCell, fixed_s: float | None
+) -> None:
     found = waterfall(before, after, fixed_s)
     assert math.prod(step.factor for step in found.steps[:-1]) == pytest.approx(before.tpot_s / after.tpot_s, rel=1e-9)
     assert math.prod(step.factor for step in found.steps) == pytest.approx(before.e2e_s / after.e2e_s, rel=1e-9)
@@ -101,8 +103,8 @@ def test_a_known_fixed_time_is_kept_apart_from_the_kernels() -> None:
     one = Traffic(linear_bytes=16e9, rest_bytes=0, kv_bytes=0)
     two = Traffic(linear_bytes=8e9, rest_bytes=0, kv_bytes=0)
     fixed = 0.004
-    before = Measured(traffic=one, tpot_s=fixed + 16e9 / 4e12, e2e_s=1)
-    after = Measured(traffic=two, tpot_s=fixed + 8e9 / 3e12, e2e_s=1)
+    before = TimedCell(traffic=one, tpot_s=fixed + 16e9 / 4e12, e2e_s=1)
+    after = TimedCell(traffic=two, tpot_s=fixed + 8e9 / 3e12, e2e_s=1)
     factors = {step.name: step.factor for step in waterfall(before, after, fixed).steps}
     assert factors[KERNELS] == pytest.approx(3 / 4)
     assert factors[OVERHEAD] < 1

@@ -9,7 +9,7 @@ import pytest
 
 from bench.commands.results import main, outdated
 from bench.history.index import SET_ASIDE, Index, RunRow
-from bench.history.series import Mark
+from bench.history.series import EpochMark
 from bench.records.store import SUMS, Store
 from testkit.records import QUANTS, controlled_record, keep, record, troubled_records
 
@@ -161,7 +161,7 @@ def row(day: int, quant: str = "fp8") -> RunRow:
 
 def test_runs_that_began_an_epoch_stay() -> None:
     rows = [row(day) for day in range(9, 0, -1)]
-    mark = Mark(run_id="fp8-2", reason="new driver", at="2026-11-02")
+    mark = EpochMark(run_id="fp8-2", reason="new driver", at="2026-11-02")
     assert [one.run_id for one in outdated(rows, [mark], keep=6)] == ["fp8-3", "fp8-1"]
     before = datetime(2026, 11, 3, tzinfo=UTC)
     assert [one.run_id for one in outdated(rows, [], before=before)] == ["fp8-2", "fp8-1"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench.accuracy.asking import Asker, Server
+from bench.accuracy.asking import Asker, Endpoint
 from bench.accuracy.journal import Journal
 from bench.accuracy.tasks import KEY_VARIABLE
 from bench.config.compose import compose_job
@@ -324,7 +324,7 @@ def test_a_real_server_answers_questions_as_transformers_does(
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, str(served.api_key))
     asked = list(questions.mixed(range(BROKEN), CONTEXT))
-    server = Server(served.base_url, served.protocol, served.served_model, concurrency=16, timeout_s=240.0)
+    server = Endpoint(served.base_url, served.protocol, served.served_model, concurrency=16, timeout_s=240.0)
     with Journal(tmp_path / "answers.jsonl") as journal:
         found = Asker(server, journal).ask(asked)
     reference = Reference(small)

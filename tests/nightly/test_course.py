@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.history.series import Mark, value_of
+from bench.history.series import EpochMark, value_of
 from bench.nightly.course import Course, by_night, night_of, replay
 from bench.nightly.rule import Rule
 from tests.support.nights import run
@@ -37,7 +37,7 @@ def test_an_alarm_stays_one_until_somebody_accepts_it() -> None:
         nights += [run(day, -0.05), run(day, -0.05, hour=22)]
     kinds = [one.kind for one in replay(nights)]
     assert kinds[25:] == ["regression"] * 15
-    mark = Mark(run_id=run(30, hour=22).run_id, reason="the new kernel is worth it", at="2026-02-03")
+    mark = EpochMark(run_id=run(30, hour=22).run_id, reason="the new kernel is worth it", at="2026-02-03")
     judged = replay(nights, [mark])
     assert judged[30].epoch_begins == "the new kernel is worth it"
     assert [one.kind for one in judged[30:]] == ["not_enough_data"] * 8 + ["fine"] * 2

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.history.index import Index
-from bench.history.series import Mark
+from bench.history.series import EpochMark
 from bench.nightly.course import standing_of
 from bench.nightly.nights import histories, standings
 from testkit.records import keep
@@ -29,7 +29,7 @@ def test_a_word_of_a_person_or_a_run_that_is_gone_makes_it_anew(tmp_path: Path) 
     index.refresh()
     newest = index.runs(limit=1)
     standings(index, newest, ())
-    marks = [Mark(run_id="run-009-23", reason="right", at="2026-01-10")]
+    marks = [EpochMark(run_id="run-009-23", reason="right", at="2026-01-10")]
     assert {one.last.kind for one in standings(index, newest, marks).values()} == {"not_enough_data"}
     for file in (tmp_path / "runs" / "run-003-23").glob("*.json"):
         file.unlink()

@@ -96,7 +96,7 @@ def test_what_makes_the_weights_finds_the_programs_of_its_toolchain(
     built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     install(built, "pydantic.py", LOOK)  # the first package that the step imports
-    job = worker.Job(
+    job = worker.BuildJob(
         stage="quantize",
         module="gptq",
         config={},

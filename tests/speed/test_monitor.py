@@ -18,7 +18,7 @@ from bench.errors import EngineError
 from bench.machine.nvml import Devices
 from bench.records.record import Trial
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
-from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observed, client_load, thin
+from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observation, client_load, thin
 from tests.support.fake_nvml import Card, fake_nvml
 
 pytestmark = pytest.mark.alone
@@ -44,10 +44,10 @@ def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
         process.stdin.write("\n")
 
 
-def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> Observed:
+def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> Observation:
     """Watch a trial that waits, then holds the event loop up."""
 
-    async def trial() -> Observed:
+    async def trial() -> Observation:
         async with monitor.trial() as observed:
             await asyncio.sleep(seconds)
             time.sleep(block_s)
@@ -153,7 +153,7 @@ def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
 
 
 def test_work_shows_in_the_cpu_share() -> None:
-    async def trial() -> Observed:
+    async def trial() -> Observation:
         async with Monitor(lambda: 1).trial() as observed:
             end = time.thread_time() + 0.3
             while time.thread_time() < end:
@@ -254,7 +254,7 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
 def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
     card = Card()
 
-    async def trial() -> Observed:
+    async def trial() -> Observation:
         async with Monitor(lambda: 1, opened(card)).trial() as observed:
             card.reasons = pynvml.nvmlClocksEventReasonHwSlowdown
             await asyncio.sleep(SAMPLE_PERIOD_S * 2.5)
@@ -270,7 +270,7 @@ def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
 def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() -> None:
     card = Card(reasons=pynvml.nvmlClocksEventReasonSwPowerCap)
 
-    async def trial() -> Observed:
+    async def trial() -> Observation:
         async with Monitor(lambda: 1, opened(card)).trial() as observed:
             card.reasons = 0
         return observed

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.records.record import ClientLoad, DeviceState, RequestTrace, Trial
-from bench.speed.validity import EMULATED, LEAVE_A_CORE, Verdict, broke, check_requests, judge
+from bench.speed.validity import EMULATED, LEAVE_A_CORE, Validity, broke, check_requests, judge
 
 GOOD: dict[str, Any] = {
     "start_ns": 0,
@@ -48,7 +48,7 @@ def reasons(*changes: dict[str, Any]) -> tuple[str, ...]:
     return check_requests([trial(*changes)], input_len=7, output_len=4)
 
 
-def judged(*trials: Trial, **changes: Any) -> Verdict:
+def judged(*trials: Trial, **changes: Any) -> Validity:
     return judge(trials, **({"input_len": 7, "output_len": 4, "emulated": False} | changes))
 
 

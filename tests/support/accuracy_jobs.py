@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy.asking import Asker, Server
+from bench.accuracy.asking import Asker, Endpoint
 from bench.accuracy.journal import Journal
 from bench.accuracy.questions import Answer
 from bench.accuracy.tasks import MINI_DIR, TaskJob
@@ -63,7 +63,7 @@ def requests(*args: tuple[Any, ...]) -> list[Request]:
 def asking(url: str, journal: Path, concurrency: int = 4, **options: Any) -> Iterator[Asker]:
     """Ask a server for the duration of a ``with`` block; ``options`` as `Asker`'s."""
     with Journal(journal) as kept:
-        yield Asker(Server(url, "sglang", "", concurrency, timeout_s=20.0), kept, **options)
+        yield Asker(Endpoint(url, "sglang", "", concurrency, timeout_s=20.0), kept, **options)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bench.history.series import Measured
+from bench.history.series import Measurement
 from bench.records.record import Control, RunRecord, SpeedCell, Variant
 from testkit.manifests import manifest
 from testkit.records import native_cell, paced, record
@@ -41,11 +41,11 @@ def night(day: int, change: float = 0.0, *, hour: int = 23) -> RunRecord:
 QUIET = (0.001, -0.001, 0.002, -0.002)
 
 
-def run(day: int, change: float = 0.0, *, hour: int = 23, epoch: str = "a", problem: str | None = None) -> Measured:
+def run(day: int, change: float = 0.0, *, hour: int = 23, epoch: str = "a", problem: str | None = None) -> Measurement:
     """Return a run of the ``day``-th night with a little noise, in turns with a control."""
     drift = math.exp(0.01 * math.sin(day))  # the whole night is faster or slower
     pace = math.exp(QUIET[day % len(QUIET)]) * (1 + change) * drift
-    return Measured(
+    return Measurement(
         run_id=f"run-{day:03}-{hour}",
         started_at=f"2026-{1 + day // 28:02}-{1 + day % 28:02}T{hour:02}:00:00+00:00",
         epoch=epoch,

@@ -89,7 +89,7 @@ def test_the_example_quantization_and_source_make_a_proven_checkpoint(repository
     assert made.provenance.startswith("the archive weights.tar, sha256 ")
     assert (made.format or "").startswith("int8, scales per channel, symmetric")
     assert made.fidelity is not None
-    assert 0 < made.fidelity.kl < 0.01
+    assert 0 < made.fidelity.kl_nats < 0.01
     [page] = repository.glob("reports/*rtn-w8a8*.html")
     section = page.read_text().partition('id="files"')[2].partition("</section>")[0]
     assert "rtn-w8a8" in section

@@ -16,7 +16,7 @@ import pytest
 
 from bench.errors import ConfigError
 from bench.machine import lease
-from bench.pipeline.session import Session, attempt_of
+from bench.pipeline.session import CommandSession, attempt_of
 from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
 from bench.records.store import Store, unfinished
@@ -187,7 +187,7 @@ def test_runs_share_devices_out_and_hand_their_own_to_the_server(
 
 
 def test_what_a_session_has_not_ended_is_known(tmp_path: Path) -> None:
-    with Session(tmp_path, ["-m", "x"]) as session:
+    with CommandSession(tmp_path, ["-m", "x"]) as session:
         store = Store(tmp_path)
         for number, ended in ((1, "2026-11-26T03:00:00+00:00"), (2, None)):
             one = record(

@@ -32,7 +32,7 @@ from bench.accuracy.mirror.files import (
     read,
     write,
 )
-from bench.accuracy.mirror.sources import Source, repos_of, source_of
+from bench.accuracy.mirror.sources import HubDataset, repos_of, source_of
 from bench.console import View
 from bench.errors import AccuracyError
 from bench.toolchains.toolchain import interpreter_for
@@ -48,7 +48,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 class Listing(Frozen):
     """What the hub has of a source."""
 
-    source: Source
+    source: HubDataset
     commit: str
     sizes: dict[str, int]
     """Bytes of each file that is wanted."""
@@ -84,7 +84,7 @@ def build(names: Sequence[str], out: Path) -> list[str]:
 
 def _measure_new(
     out: Path, mirror: Mirror, repos: Mapping[str, tuple[str, ...]], view: View
-) -> dict[str, mirror_check.Found]:
+) -> dict[str, mirror_check.LoadedTask]:
     """Return what lm-eval reads for each task, measured now unless ``mirror.json`` knows it."""
     known = {name: facts.leaves for name in repos if (facts := mirror.tasks.get(name)) and facts.leaves}
     new = [name for name in repos if name not in known]
@@ -97,7 +97,7 @@ def _measure_new(
         write(out, mirror.model_copy(update={"tasks": {**mirror.tasks, **measured}}))
     else:
         view.say("  up to date")
-    return found | {name: mirror_check.Found(leaves=leaves, errors={}) for name, leaves in known.items()}
+    return found | {name: mirror_check.LoadedTask(leaves=leaves, errors={}) for name, leaves in known.items()}
 
 
 def check_place(out: Path) -> None:
@@ -143,7 +143,7 @@ def _telling(out: Path) -> Iterator[None]:
         raise AccuracyError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
 
 
-def _list(source: Source) -> Listing:
+def _list(source: HubDataset) -> Listing:
     """Ask the hub which commit is meant, and which files it has.
 
     Raises:
@@ -167,7 +167,7 @@ def _list(source: Source) -> Listing:
     return listing
 
 
-def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[Source], view: View) -> Mirror:
+def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[HubDataset], view: View) -> Mirror:
     """Fetch the data sets that are missing, damaged or at another commit; return the mirror with them."""
     listings = []
     for source in sources:

@@ -30,7 +30,7 @@ REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"
 NEEDS_PUNKT = "NLTK's punkt_tab is not there: pip install --no-deps llama-index-core, or set NLTK_DATA"
 
 
-class Job(Frozen):
+class LoadJob(Frozen):
     """One task to be loaded."""
 
     task: str
@@ -41,7 +41,7 @@ class Job(Frozen):
     nltk: bool
 
 
-class Wanted(Frozen):
+class LeafQuery(Frozen):
     """What is known of a leaf task: what to look at."""
 
     fields: tuple[str, ...] | None = None
@@ -51,11 +51,11 @@ class Wanted(Frozen):
 class Request(Frozen):
     """What the process is asked."""
 
-    jobs: tuple[Job, ...]
-    leaves: dict[str, Wanted]
+    jobs: tuple[LoadJob, ...]
+    leaves: dict[str, LeafQuery]
 
 
-class Found(Frozen):
+class LoadedTask(Frozen):
     """What was loaded for one task."""
 
     leaves: dict[str, Leaf]
@@ -69,15 +69,15 @@ def benchmark_of(task: str) -> Benchmark | None:
     return data.benchmarks().get(task) or (leaf[0] if leaf else None)
 
 
-def _job(task: str) -> Job:
+def _job(task: str) -> LoadJob:
     known = benchmark_of(task)
     if known is None:
-        return Job(task=task, names=(task,), tasks_dir=None, nltk=False)
+        return LoadJob(task=task, names=(task,), tasks_dir=None, nltk=False)
     names = tuple(known.leaves) if task in data.benchmarks() else (task,)
-    return Job(task=task, names=names, tasks_dir=known.tasks_dir, nltk=known.nltk)
+    return LoadJob(task=task, names=names, tasks_dir=known.tasks_dir, nltk=known.nltk)
 
 
-def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]:
+def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, LoadedTask]:
     """Return what lm-eval reads for each task in a mirror.
 
     Raises:
@@ -90,7 +90,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
         request = Request(
             jobs=tuple(_job(task) for task in tasks),
             leaves={
-                name: Wanted(fields=known.fields, examples=leaf.examples > 0)
+                name: LeafQuery(fields=known.fields, examples=leaf.examples > 0)
                 for name, (known, leaf) in data.known_leaves().items()
             },
         )
@@ -110,7 +110,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Found]
             if not (folder / RESULT).exists():
                 raise AccuracyError(f"the data in {hub_dir} could not be loaded: {child.log_tail()}")
         results = json.loads((folder / RESULT).read_bytes())
-    return {task: Found.model_validate(found) for task, found in results.items()}
+    return {task: LoadedTask.model_validate(found) for task, found in results.items()}
 
 
 def _show(progress: Path, line: Stage) -> None:
@@ -122,7 +122,7 @@ def _show(progress: Path, line: Stage) -> None:
         line.update()
 
 
-def problems_of(found: Found) -> list[str]:
+def problems_of(found: LoadedTask) -> list[str]:
     """Return in which ways what was loaded is not what is known of it."""
     problems = [f"{name}: cannot be loaded ({error})" for name, error in found.errors.items()]
     known = data.known_leaves()
@@ -132,19 +132,19 @@ def problems_of(found: Found) -> list[str]:
     return problems
 
 
-def _load(names: Sequence[str], manager: Any, wanted: Mapping[str, Wanted]) -> Iterator[Found]:
+def _load(names: Sequence[str], manager: Any, wanted: Mapping[str, LeafQuery]) -> Iterator[LoadedTask]:
     """Load what is named, one after the other, and yield what each is."""
     for name in names:
         leaves = {}
         try:
             for leaf, task in manager.load([name])["tasks"].items():
-                look = wanted.get(leaf, Wanted())
+                look = wanted.get(leaf, LeafQuery())
                 leaves[leaf] = data.measure(task, look.fields, examples=look.examples)
         except Exception as error:  # noqa: BLE001 - whatever a data set's files make the libraries raise is its problem
             said = " ".join(str(error).split())[:ERROR_CHARS]
-            yield Found(leaves={}, errors={name: f"{type(error).__name__}: {said}"})
+            yield LoadedTask(leaves={}, errors={name: f"{type(error).__name__}: {said}"})
         else:
-            yield Found(leaves=leaves, errors={})
+            yield LoadedTask(leaves=leaves, errors={})
 
 
 def _lacks_punkt() -> bool:
@@ -167,7 +167,7 @@ def main(argv: list[str]) -> int:
     yaml_dir = Path(lm_eval.__file__).parent / "tasks"
     request = Request.model_validate_json((folder / REQUEST).read_bytes())
     done, total = 0, sum(len(job.names) for job in request.jobs)
-    results: dict[str, Found] = {}
+    results: dict[str, LoadedTask] = {}
     for job in request.jobs:
         own = {"include_defaults": False, "include_path": str(yaml_dir / job.tasks_dir)} if job.tasks_dir else {}
         leaves: dict[str, Leaf] = {}
@@ -177,7 +177,7 @@ def main(argv: list[str]) -> int:
             errors |= found.errors
             done += 1
             write_atomic(folder / PROGRESS, f"{done} {total}")
-        results[job.task] = Found(leaves=leaves, errors=errors)
+        results[job.task] = LoadedTask(leaves=leaves, errors=errors)
     write_atomic(folder / RESULT, json.dumps({task: found.model_dump() for task, found in results.items()}))
     return 0
 

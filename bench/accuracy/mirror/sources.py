@@ -13,7 +13,7 @@ LOCAL_FORMATS = ("arrow", "csv", "json", "parquet", "text")
 """Names in a task's yaml that stand for a kind of file, not for a data set."""
 
 
-class Source(Frozen):
+class HubDataset(Frozen):
     """A data set that is wanted."""
 
     repo: str
@@ -25,12 +25,12 @@ class Source(Frozen):
     nltk: bool = False
 
 
-def source_of(repo: str) -> Source:
+def source_of(repo: str) -> HubDataset:
     """Return what to fetch of a repository: of a known one what its task reads, at its commit; else all of it."""
     known = data.benchmark_of_repo(repo)
     if known is None:
-        return Source(repo=repo)
-    return Source.model_validate(known.model_dump(include=set(Source.model_fields)))
+        return HubDataset(repo=repo)
+    return HubDataset.model_validate(known.model_dump(include=set(HubDataset.model_fields)))
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """How questions are put to servers: one module for each API, named like those of :mod:`bench.speed.protocols`.
 
-A module holds what `Dialect` lists, and nothing that waits. Adding an API is one file here and one there.
+A module holds what `QuestionDialect` lists, and nothing that waits. Adding an API is one file here and one there.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 from bench.accuracy.questions import Answer, Question
 
 
-class Dialect(Protocol):
+class QuestionDialect(Protocol):
     """What a module of this package holds."""
 
     PATH: str
@@ -33,6 +33,6 @@ class Dialect(Protocol):
         """
 
 
-def dialect(name: str) -> Dialect:
+def dialect(name: str) -> QuestionDialect:
     """Return the module called ``name``."""
-    return cast(Dialect, import_module(f"{__name__}.{name}"))
+    return cast(QuestionDialect, import_module(f"{__name__}.{name}"))

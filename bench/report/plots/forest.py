@@ -7,7 +7,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 
-from bench.analysis.difference import Estimate
+from bench.analysis.estimate import Estimate
 from bench.report.document import Mark
 from bench.report.plots import base
 

@@ -25,7 +25,7 @@ from bench.servers.reference.protocol import (
     parse,
     prompts,
 )
-from bench.servers.reference.scheduler import Job, Progress, Scheduler
+from bench.servers.reference.scheduler import GenerationJob, Progress, Scheduler
 
 MAX_BODY_BYTES = 2**28
 """Room for a batch of many prompts of 131,072 token ids."""
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """A model that answers."""
 
     model: Model
     scheduler: Scheduler
     limits: Limits
 
-    def submit(self, asked: GenerateRequest) -> tuple[Job, ...]:
+    def submit(self, asked: GenerateRequest) -> tuple[GenerationJob, ...]:
         """Queue the prompts of a request.
 
         Raises:
@@ -67,7 +67,7 @@ class Server:
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
-        self.served: Served | None = None
+        self.served: LoadedModel | None = None
 
     def app(self) -> web.Application:
         """Return the web application."""
@@ -114,9 +114,9 @@ class Server:
             cache_tokens=args.cache_tokens,
         )
         await _one_token(scheduler)
-        self.served = Served(model, scheduler, limits)
+        self.served = LoadedModel(model, scheduler, limits)
 
-    def _ready(self) -> Served:
+    def _ready(self) -> LoadedModel:
         if self.served is None:
             raise RequestError("the model is still loading", status=503)
         return self.served
@@ -204,7 +204,7 @@ async def _one_token(scheduler: Scheduler) -> None:
     await _last(scheduler.submit(HEALTH_PROMPT, streams=False, reuse=False))
 
 
-async def _last(job: Job) -> Progress:
+async def _last(job: GenerationJob) -> Progress:
     """Wait for a job's end.
 
     Raises:
@@ -217,15 +217,15 @@ async def _last(job: Job) -> Progress:
     return progress
 
 
-def _cancel(jobs: Iterable[Job]) -> None:
+def _cancel(jobs: Iterable[GenerationJob]) -> None:
     """Stop jobs that nobody waits for; those that have ended do not care."""
     for job in jobs:
         job.cancelled = True
 
 
-async def _events(served: Served, asked: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+async def _events(served: LoadedModel, asked: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the JSON of each event of a streamed answer; errors are events, too."""
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[GenerationJob, ...] = ()
     try:
         jobs = served.submit(asked)
         while True:
@@ -253,7 +253,7 @@ async def _stream(request: web.Request, events: AsyncGenerator[dict[str, Any], N
     return response
 
 
-def _answer(job: Job, progress: Progress) -> dict[str, Any]:
+def _answer(job: GenerationJob, progress: Progress) -> dict[str, Any]:
     """Return the JSON of everything a job has produced up to ``progress``."""
     n = progress.n_output
     meta: dict[str, Any] = {

@@ -83,7 +83,7 @@ class Logprobs:
 
 
 @dataclass(eq=False)
-class Job:
+class GenerationJob:
     """One prompt on its way through the model thread. Lists only ever grow."""
 
     prompt: Prompt
@@ -124,7 +124,7 @@ class Job:
 class _Running:
     """A job with its state in the model thread."""
 
-    job: Job
+    job: GenerationJob
     kv: SequenceKV
     generator: torch.Generator
     text: TextStream | None
@@ -148,7 +148,7 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._in_flight = 0
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[GenerationJob] = deque()
         self._running: list[_Running] = []
         self._prefix = PrefixCache(cache_tokens)
         threading.Thread(target=self._run, name="model", daemon=True).start()
@@ -158,9 +158,9 @@ class Scheduler:
         """Jobs that run or wait."""
         return self._in_flight
 
-    def submit(self, prompt: Prompt, *, streams: bool, reuse: bool) -> Job:
+    def submit(self, prompt: Prompt, *, streams: bool, reuse: bool) -> GenerationJob:
         """Queue a prompt; the job's events end with one that ``is_last``."""
-        job = Job(prompt, streams, reuse)
+        job = GenerationJob(prompt, streams, reuse)
         self._in_flight += 1
         self._inbox.put(lambda: self._waiting.append(job))
         return job
@@ -176,7 +176,7 @@ class Scheduler:
         self._inbox.put(clear)
         await done.wait()
 
-    def _deliver(self, job: Job, progress: Progress) -> None:
+    def _deliver(self, job: GenerationJob, progress: Progress) -> None:
         """Hand over an event, on the event loop."""
         self._in_flight -= progress.is_last
         job.events.put_nowait(progress)
@@ -191,13 +191,13 @@ class Scheduler:
                 self._start(group)
             self._decode()
 
-    def _next_group(self) -> list[Job]:
+    def _next_group(self) -> list[GenerationJob]:
         """Take waiting jobs, first come, first served, whose prompts one forward pass can compute together.
 
         A job stays behind while another one is about to compute more of its beginning than the cache knows. Empty if
         none fits beside those that run.
         """
-        group: list[Job] = []
+        group: list[GenerationJob] = []
         room = self._max_total - sum(running.job.prompt.n_positions for running in self._running)
         slots = self._max_running - len(self._running)
         tokens = kept = 0
@@ -217,7 +217,7 @@ class Scheduler:
             self._waiting.remove(job)
         return group
 
-    def _start(self, group: Sequence[Job]) -> None:
+    def _start(self, group: Sequence[GenerationJob]) -> None:
         """Prefill jobs; afterwards they run, or are over already."""
         with self._failing(group):
             begun = [(job, self._known_beginning(job)) for job in group if not self._is_cancelled(job)]
@@ -229,13 +229,13 @@ class Scheduler:
                     self._score(job, kv.length, logits)
                     self._begin(job, kv, logits[-1])
 
-    def _is_cancelled(self, job: Job) -> bool:
+    def _is_cancelled(self, job: GenerationJob) -> bool:
         """Tell whether nobody waits for a job any more, and end it then."""
         if job.cancelled:
             self._end(job, Progress(0, "", error=CANCELLED))
         return job.cancelled
 
-    def _known_beginning(self, job: Job) -> SequenceKV:
+    def _known_beginning(self, job: GenerationJob) -> SequenceKV:
         """Return the cached beginning of a prompt, always leaving the positions whose logits are needed."""
         prompt = job.prompt
         reserve = len(prompt.tokens) + min(prompt.params.max_new_tokens, MIN_GROWTH)
@@ -245,7 +245,7 @@ class Scheduler:
             job.input_logprobs.begin(prompt)
         return kv
 
-    def _prefill_in_chunks(self, job: Job, kv: SequenceKV) -> bool:
+    def _prefill_in_chunks(self, job: GenerationJob, kv: SequenceKV) -> bool:
         """Compute a prompt until one pass can take the rest; return False if it was cancelled."""
         chunk = self._max_chunk if job.prompt.logprob_start is None else min(self._max_chunk, SCORING_CHUNK)
         while len(job.prompt.tokens) - kv.length > chunk:
@@ -255,7 +255,9 @@ class Scheduler:
                 return False
         return True
 
-    def _forward(self, begun: Sequence[tuple[Job, SequenceKV]], new: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    def _forward(
+        self, begun: Sequence[tuple[GenerationJob, SequenceKV]], new: Sequence[int]
+    ) -> tuple[torch.Tensor, ...]:
         """Compute the next ``new`` positions of each prompt; return their last logits, as many as are needed."""
         pieces, keep = [], []
         for (job, kv), n in zip(begun, new, strict=True):
@@ -263,13 +265,13 @@ class Scheduler:
             keep.append(max(1, kv.length + n - max(kv.length, job.wanted)))
         return self._model.forward(pieces, [kv for _, kv in begun], keep)
 
-    def _score(self, job: Job, end: int, logits: torch.Tensor) -> None:
+    def _score(self, job: GenerationJob, end: int, logits: torch.Tensor) -> None:
         """Add the log-probabilities of the prompt tokens that ``logits`` predict, which end at position ``end``."""
         following = job.prompt.tokens[max(end - len(logits), job.wanted) + 1 : end + 1]
         if following:
             job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, job.prompt)
 
-    def _begin(self, job: Job, kv: SequenceKV, logits: torch.Tensor) -> None:
+    def _begin(self, job: GenerationJob, kv: SequenceKV, logits: torch.Tensor) -> None:
         """Let a job whose prompt is computed produce its first token, if it is to have any."""
         tokenizer, params = self._model.tokenizer, job.prompt.params
         text = TextStream(tokenizer, params.skip_special_tokens) if tokenizer else None
@@ -335,15 +337,15 @@ class Scheduler:
             self._prefix.insert([*job.prompt.tokens, *job.output_ids][: kv.length], kv)
         self._end(job, Progress(len(job.output_ids), text, finish_reason=reason))
 
-    def _end(self, job: Job, progress: Progress) -> None:
+    def _end(self, job: GenerationJob, progress: Progress) -> None:
         job.finished_s = time.perf_counter()
         self._post(job, progress)
 
-    def _post(self, job: Job, progress: Progress) -> None:
+    def _post(self, job: GenerationJob, progress: Progress) -> None:
         self._loop.call_soon_threadsafe(self._deliver, job, progress)
 
     @contextmanager
-    def _failing(self, jobs: Sequence[Job]) -> Iterator[None]:
+    def _failing(self, jobs: Sequence[GenerationJob]) -> Iterator[None]:
         """Let any error inside fail ``jobs`` and nothing else."""
         try:
             yield

@@ -1,6 +1,6 @@
 """How servers are asked and how their streams are read: one module for each API, by whose name it is chosen.
 
-A module holds what `Dialect` lists, and nothing that waits or reads a clock. Adding an API is one file here.
+A module holds what `StreamDialect` lists, and nothing that waits or reads a clock. Adding an API is one file here.
 """
 
 import re
@@ -17,7 +17,7 @@ _NULL = (b":null", b": null")
 
 
 @dataclass
-class Told:
+class EventFacts:
     """What the events of an answer have told; None stands for what they did not."""
 
     tokens: int | None = None
@@ -32,7 +32,7 @@ class Told:
     aborted: str | None = None
     """Why the server gave up on this request alone."""
 
-    def update(self, later: "Told") -> None:
+    def update(self, later: "EventFacts") -> None:
         """Take over what ``later`` tells."""
         for field in fields(self):
             value = getattr(later, field.name)
@@ -40,7 +40,7 @@ class Told:
                 setattr(self, field.name, value)
 
 
-class Dialect(Protocol):
+class StreamDialect(Protocol):
     """What a module of this package holds."""
 
     PATH: str
@@ -63,7 +63,7 @@ class Dialect(Protocol):
         Called for each event, so it looks for the count alone and parses nothing.
         """
 
-    def told(self, event: bytes) -> Told:
+    def told(self, event: bytes) -> EventFacts:
         """Return everything that an event tells.
 
         Raises:
@@ -76,7 +76,7 @@ def names() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__))
 
 
-def dialect(name: str) -> Dialect:
+def dialect(name: str) -> StreamDialect:
     """Return the module called ``name``.
 
     Raises:
@@ -86,7 +86,7 @@ def dialect(name: str) -> Dialect:
         raise ConfigError(
             f"no protocol '{name}'; known are {', '.join(names())}, one file each in bench/speed/protocols"
         )
-    return cast(Dialect, import_module(f"{__name__}.{name}"))
+    return cast(StreamDialect, import_module(f"{__name__}.{name}"))
 
 
 def middle_count(event: bytes) -> int | None:

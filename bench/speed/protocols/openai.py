@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.speed.protocols import Told, middle_count
+from bench.speed.protocols import EventFacts, middle_count
 
 PATH = "/v1/completions"
 FLUSH_PATH: str | None = None
@@ -81,7 +81,7 @@ def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> 
 running_count = middle_count
 
 
-def told(event: bytes) -> Told:
+def told(event: bytes) -> EventFacts:
     """Return everything that an event tells; the last one, which carries only usage, brings no tokens.
 
     Raises:
@@ -92,7 +92,7 @@ def told(event: bytes) -> Told:
     choice = seen.choices[0] if seen.choices else _Choice()
     delta = choice.delta or _Delta()
     error = seen.error.message if isinstance(seen.error, _Fault) else seen.error
-    return Told(
+    return EventFacts(
         tokens=usage.completion_tokens if seen.choices else None,
         more=bool(choice.text or delta.content or delta.reasoning_content),
         prompt_tokens=usage.prompt_tokens,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.speed.protocols import Told, middle_count
+from bench.speed.protocols import EventFacts, middle_count
 
 PATH = "/generate"
 FLUSH_PATH: str | None = "/flush_cache"
@@ -55,7 +55,7 @@ def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> 
 running_count = middle_count
 
 
-def told(event: bytes) -> Told:
+def told(event: bytes) -> EventFacts:
     """Return everything that an event tells.
 
     Raises:
@@ -64,7 +64,7 @@ def told(event: bytes) -> Told:
     seen = _Event.model_validate_json(event)
     meta, ids = seen.meta_info, seen.output_ids
     aborted = meta.finish_reason is not None and meta.finish_reason.type == "abort"
-    return Told(
+    return EventFacts(
         tokens=len(ids) if meta.completion_tokens is None and ids else meta.completion_tokens,
         more=bool(ids),
         prompt_tokens=meta.prompt_tokens,
