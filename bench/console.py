@@ -1,5 +1,6 @@
 """What a command prints: progress while a run works, and tables; plain lines where there is no terminal."""
 
+import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,9 +117,17 @@ PLAIN_WIDTH = 200
 """Columns of a table where no terminal says how many it has."""
 
 
+class _Output(Console):
+    """A console that leaves a closed pipe to the command."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what rich would turn into an exit of its own; called while that is handled."""
+        raise BrokenPipeError(errno.EPIPE, "what the output was piped into has ended")
+
+
 def console() -> Console:
     """Return where tables are printed: as wide as the terminal, or ``PLAIN_WIDTH``."""
-    found = Console(highlight=False)
+    found = _Output(highlight=False)
     if not found.is_terminal and "COLUMNS" not in os.environ:
         found.width = PLAIN_WIDTH
     return found

@@ -18,6 +18,9 @@ A message names what was wrong, where, and what to type next.
 import difflib
 from collections.abc import Iterable
 
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + 2, as shells give it."""
+
 
 class QuantbenchError(Exception):
     """Base of all errors that are told in one line, without a traceback."""

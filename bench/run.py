@@ -15,7 +15,7 @@ from bench.config.compose import with_plus
 from bench.config.presets import register
 from bench.config.spec import RunSpec
 from bench.console import PROGRESS
-from bench.errors import QuantbenchError
+from bench.errors import EXIT_INTERRUPTED, QuantbenchError
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
 from bench.pipeline.job import job, tell
@@ -24,7 +24,6 @@ from bench.plan.announce import announce
 from bench.plan.preflight import check_shown, launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished
 
-EXIT_INTERRUPTED = 130
 ATTEMPTS = 3
 """Times that a command is run where its workers die."""
 

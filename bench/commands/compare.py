@@ -8,12 +8,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
+from bench.commands.common import add_results, complain, ends_in_one_line
 from bench.console import console, table
-from bench.errors import ConfigError, QuantbenchError
+from bench.errors import ConfigError
 from bench.history.find import FORMS, records_named
 from bench.published.figures import PublishedCell, published_named
 from bench.published.replication import replications, score_replications
@@ -176,9 +176,9 @@ def _main(arguments: argparse.Namespace) -> int:
     else:
         _show(found, speeds=speeds)
     if found.cells and not speeds:
-        sys.stderr.write(
-            f"error: speeds are not compared: {len(found.unlike)} conditions differ, first {found.unlike[0]}; "
-            "add --anyway to compare them all the same\n"
+        complain(
+            f"speeds are not compared: {len(found.unlike)} conditions differ, first {found.unlike[0]}; "
+            "add --anyway to compare them all the same"
         )
         return REFUSED
     return 0
@@ -191,6 +191,7 @@ def _margin(text: str) -> float:
         raise ConfigError(f"--margin {error}") from None
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what changed and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -201,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("a", metavar="A", help="what is compared with")
     parser.add_argument("b", metavar="B", help="what is compared")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(parser)
     parser.add_argument("--anyway", action="store_true", help="compare speeds of unlike conditions too")
     parser.add_argument(
         "--margin",
@@ -209,8 +210,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
-    try:
-        return _main(arguments)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    return _main(arguments)

@@ -7,13 +7,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bench import format as fmt
 from bench.analysis.baseline import with_baselines
 from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
+from bench.commands.common import add_results, ends_in_one_line
 from bench.console import console, table
-from bench.errors import ConfigError, QuantbenchError
+from bench.errors import ConfigError
 from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
 from bench.report.decision import SHOW, decision
@@ -93,6 +93,7 @@ def _show(found: Decision) -> None:
     )
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the decision and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -104,14 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("constraints", nargs="*", metavar="CONSTRAINT", help="quote it: < and > are the shell's")
     parser.add_argument("--goal", help="a figure such as decode@30k, throughput@1k/16 or size (default: decode speed)")
     parser.add_argument("--of", action="append", default=[], metavar="NAME", help=f"{FORMS}; may be repeated")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
-    try:
-        found = decision(_records(arguments), arguments.constraints, arguments.goal)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    found = decision(_records(arguments), arguments.constraints, arguments.goal)
     if arguments.format == "json":
         sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
     else:

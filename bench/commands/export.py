@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import QuantbenchError, ToolchainError
+from bench.commands.common import add_results, ends_in_one_line
+from bench.errors import ConfigError, ToolchainError
 from bench.files import write_atomic
+from bench.history.find import check_results
 from bench.records.record import RunRecord
 from bench.records.store import Store
 from bench.report.rows import COLUMNS, session_rows
@@ -22,6 +24,7 @@ from bench.report.rows import COLUMNS, session_rows
 FORMATS = ("csv", "json", "parquet", "mlflow")
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the rows and return the exit code."""
     columns = "\n".join(f"  {name:<26}{text}" for name, text in COLUMNS.items())
@@ -32,23 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--format", choices=FORMATS, default="csv", help="csv (default), json, parquet or mlflow")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(parser)
     parser.add_argument(
         "--out", help="file to write instead of the terminal; with mlflow the address of its tracking server"
     )
     arguments = parser.parse_args(argv)
-    store = Store(arguments.results)
-    if not store.runs_dir.is_dir():
-        sys.stderr.write(f"error: {store.runs_dir} is not there; name the results folder with --results DIR\n")
-        return 2
+    check_results(arguments.results)
     if arguments.format == "parquet" and arguments.out is None:
-        sys.stderr.write("error: parquet is no text; say where it goes: --out FILE\n")
-        return 2
-    try:
-        _write(store, arguments.format, arguments.out)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        raise ConfigError("parquet is no text; say where it goes: --out FILE")
+    _write(Store(arguments.results), arguments.format, arguments.out)
     return 0
 
 

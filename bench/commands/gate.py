@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from bench.errors import QuantbenchError
+from bench.commands.common import add_results, ends_in_one_line
+from bench.errors import ConfigError
 from bench.files import append, write_atomic
+from bench.history.find import check_results
 from bench.history.index import Index, marks_of
 from bench.nightly.change_points import change_points
 from bench.nightly.course import Judged
@@ -17,6 +19,8 @@ from bench.nightly.gate import Tonight, accept, judged, measure_again
 from bench.nightly.nights import histories
 from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
 
+INVALID = 3
+"""Exit code of every error: no judgement."""
 HISTORY = "gate.jsonl"
 """File of the results folder to which every judgement is appended."""
 
@@ -35,9 +39,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave with the code of an invalid run."""
         self.print_usage(sys.stderr)
-        self.exit(3, f"{self.prog}: error: {message}\n")
+        self.exit(INVALID, f"{self.prog}: error: {message}\n")
 
 
+@ends_in_one_line(failed=INVALID)
 def main(argv: Sequence[str] | None = None) -> int:
     """Judge, print, write what CI wants, and return the exit code."""
     parser = _Parser(
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Say whether the newest session is worse than the nights before.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT.items()),
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(parser)
     parser.add_argument("--session", help="the session to judge (default: the newest)")
     parser.add_argument("--rerun", action="store_true", help="measure a second time what is an alarm, and judge both")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
@@ -55,23 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--accept", metavar="RUN", help="begin a new epoch with this run instead of judging")
     parser.add_argument("--reason", default="", help="why, with --accept")
-    arguments = parser.parse_args(argv)
-    try:
-        return _main(arguments)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 3
+    return _main(parser.parse_args(argv))
 
 
 def _main(arguments: argparse.Namespace) -> int:
     results: Path = arguments.results
-    if not (results / "runs").is_dir():
-        sys.stderr.write(f"error: {results / 'runs'} is not there; name the results folder with --results DIR\n")
-        return 3
+    check_results(results)
     if arguments.accept:
         if not arguments.reason or not (results / "runs" / arguments.accept / "record.json").exists():
-            sys.stderr.write("error: --accept RUN needs the name of a run that has ended, and --reason 'why'\n")
-            return 3
+            raise ConfigError("--accept RUN needs the name of a run that has ended, and --reason 'why'")
         accept(results, arguments.accept, arguments.reason)
         sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
         return 0

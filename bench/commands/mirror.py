@@ -11,8 +11,9 @@ from bench.accuracy.mirror import build as mirror_build
 from bench.accuracy.mirror import check as mirror_check
 from bench.accuracy.mirror.files import MANIFEST, Mirror, all_file_problems, read
 from bench.accuracy.mirror.sources import check_names
+from bench.commands.common import complain, ends_in_one_line
 from bench.console import View
-from bench.errors import AccuracyError, ConfigError, QuantbenchError, nearest
+from bench.errors import AccuracyError, ConfigError, nearest
 from bench.machine.direct import bypass_proxies
 
 ACTIONS = {
@@ -127,27 +128,21 @@ def check(hub_dir: Path) -> list[str]:
     return problems
 
 
+@ends_in_one_line(interrupted="stopped: the same command goes on where it was")
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     bypass_proxies()
-    try:
-        if argv and not argv[0].startswith("-") and argv[0] not in ACTIONS:
-            raise ConfigError(f"no action '{argv[0]}'{nearest(argv[0], ACTIONS)} Known: {', '.join(ACTIONS)}")
-        arguments = parser().parse_args(argv)
-        folder: Path = arguments.folder.expanduser().absolute()
-        if arguments.action == "build":
-            problems = build(tuple(filter(None, arguments.tasks.split(","))), folder)
-            cure = ""
-        else:
-            problems = check(folder)
-            cure = f"quantbench mirror build --out {folder} fetches what it built anew; "
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped: the same command goes on where it was\n")
-        return 130
+    if argv and not argv[0].startswith("-") and argv[0] not in ACTIONS:
+        raise ConfigError(f"no action '{argv[0]}'{nearest(argv[0], ACTIONS)} Known: {', '.join(ACTIONS)}")
+    arguments = parser().parse_args(argv)
+    folder: Path = arguments.folder.expanduser().absolute()
+    if arguments.action == "build":
+        problems = build(tuple(filter(None, arguments.tasks.split(","))), folder)
+        cure = ""
+    else:
+        problems = check(folder)
+        cure = f"quantbench mirror build --out {folder} fetches what it built anew; "
     if problems:
-        lines = "".join(f"  {problem}\n" for problem in problems)
-        sys.stderr.write(f"{lines}error: not what is known of it, in {len(problems)} points; {cure}{ALL_THE_SAME}\n")
+        sys.stderr.write("".join(f"  {problem}\n" for problem in problems))
+        complain(f"not what is known of it, in {len(problems)} points; {cure}{ALL_THE_SAME}")
     return 1 if problems else 0

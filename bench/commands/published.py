@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import format as fmt
+from bench.commands.common import ends_in_one_line
 from bench.console import console
-from bench.errors import nearest
+from bench.errors import ConfigError, nearest
 from bench.published.figures import cells, sources, table_of
 
 
@@ -38,6 +39,7 @@ def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
             out.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the published speeds of a model and return the exit code."""
     models = sorted({cell.model for cell in cells()})
@@ -54,13 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write("\n".join(models) + "\n")
         return 0
     if arguments.model not in models:
-        sys.stderr.write(f"error: nothing published of {arguments.model}{nearest(arguments.model, models)}\n")
-        return 2
+        raise ConfigError(f"nothing published of {arguments.model}{nearest(arguments.model, models)}")
     rows = table_of(arguments.model, arguments.engine)
     if not rows:
         known = ", ".join(dict.fromkeys(cell.engine for cell in cells() if cell.model == arguments.model))
-        sys.stderr.write(f"error: nothing published of {arguments.model} on {arguments.engine}; there is: {known}\n")
-        return 2
+        raise ConfigError(f"nothing published of {arguments.model} on {arguments.engine}; there is: {known}")
     if arguments.format == "json":
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     elif arguments.format == "csv":

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from bench import format as fmt
 from bench.commands import export
+from bench.commands.common import add_results, ends_in_one_line
 from bench.console import console, table
-from bench.errors import QuantbenchError, StoreError
+from bench.errors import ConfigError, StoreError
 from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
 from bench.history.series import EpochMark
@@ -170,8 +171,7 @@ def _unfinished(runs_dir: Path) -> list[str]:
 def _prune(arguments: argparse.Namespace) -> int:
     results: Path = arguments.results
     if arguments.keep is None and arguments.older_than is None and not arguments.unfinished:
-        sys.stderr.write("error: say what may go: --keep N, --older-than DAYS or --unfinished\n")
-        return 2
+        raise ConfigError("say what may go: --keep N, --older-than DAYS or --unfinished")
     index = open_index(results)
     try:
         rows = index.runs()
@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
         description="List, show, check, remove and hand over what a results folder holds.",
         epilog=f"People's words about new epochs stand in RESULTS/{MARKS}; see quantbench gate --accept.",
     )
-    made.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(made)
     doing = made.add_subparsers(dest="doing", required=True, metavar="list|show|rebuild|prune|export")
     listing = doing.add_parser("list", help="one line for each ended run, newest first")
     listing.add_argument("--model", help="only this model's")
@@ -249,6 +249,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what was asked and return the exit code."""
     arguments, rest = parser().parse_known_args(argv)
@@ -256,9 +257,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return export.main(["--results", str(arguments.results), *rest])
     if rest:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
-        code: int = arguments.call(arguments)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    code: int = arguments.call(arguments)
     return code

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from bench import format as fmt
+from bench.commands.common import ends_in_one_line
 from bench.console import console, table
-from bench.errors import QuantbenchError, nearest
+from bench.errors import ConfigError, nearest
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
 
@@ -61,20 +62,16 @@ def find_mistake(action: str, name: str | None) -> str | None:
     return None if name in known else f"no toolchain '{name}'{nearest(name, known)} Known: {', '.join(known)}"
 
 
+@ends_in_one_line()
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     arguments = parser().parse_args(argv)
     mistake = find_mistake(arguments.action, arguments.name)
     if mistake:
-        sys.stderr.write(f"error: {mistake}\n")
-        return 2
+        raise ConfigError(mistake)
     if arguments.action == "list":
         show()
         return 0
     act = toolchain_build.build if arguments.action == "build" else toolchain_build.check
-    try:
-        sys.stdout.write(act(arguments.name) + "\n")
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+    sys.stdout.write(act(arguments.name) + "\n")
     return 0

@@ -9,18 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import QuantbenchError
+from bench.commands.common import add_results, ends_in_one_line
 from bench.report.lang import LANGUAGES
 from bench.report.website import build
 
 
+@ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the site and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="quantbench site", description="Make a folder of pages over all runs, with the history of every variant."
     )
     parser.add_argument("action", choices=("build",), help="the only thing there is to do")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    add_results(parser)
     parser.add_argument("--out", type=Path, default=Path("site"), help="folder of the pages (default: site)")
     parser.add_argument(
         "--reports",
@@ -31,13 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the pages (default: en)")
     arguments = parser.parse_args(argv)
-    try:
-        made, kept = build(arguments.results, arguments.out, reports=max(arguments.reports, 0), lang=arguments.lang)
-    except QuantbenchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+    made, kept = build(arguments.results, arguments.out, reports=max(arguments.reports, 0), lang=arguments.lang)
     sys.stdout.write(f"{made} pages made, {kept} still right: {arguments.out / 'index.html'}\n")
     return 0

@@ -26,6 +26,16 @@ def read_record(file: Path) -> RunRecord:
         raise StoreError(f"{file} is not a record of a run: {error.errors()[0]['msg']}") from error
 
 
+def check_results(results_dir: Path) -> None:
+    """Check that a results folder holds runs.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not (results_dir / "runs").is_dir():
+        raise ConfigError(f"{results_dir / 'runs'} is not there; name the results folder with --results DIR")
+
+
 def open_index(results_dir: Path) -> Index:
     """Return the index of a results folder, up to date.
 
@@ -33,8 +43,7 @@ def open_index(results_dir: Path) -> Index:
         ConfigError: there are no results in it.
         StoreError: the index cannot be made.
     """
-    if not (results_dir / "runs").is_dir():
-        raise ConfigError(f"{results_dir / 'runs'} is not there; name the results folder with --results DIR")
+    check_results(results_dir)
     index = Index(results_dir)
     index.refresh()
     return index
