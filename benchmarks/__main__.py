@@ -4,10 +4,10 @@ import importlib
 import platform
 import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.machine.environment import read_environment
+from quantize.clock import utc_date
 
 NAMES = ("client", "accuracy", "overhead", "quantize", "size", "nights")
 LAST = Path(__file__).resolve().parent / "last"
@@ -28,8 +28,7 @@ def main(chosen: list[str]) -> int:
     LAST.mkdir(exist_ok=True)
     for name in chosen or NAMES:
         table = importlib.import_module(f"benchmarks.{name}").run()
-        date = f"{datetime.now(UTC):%Y-%m-%d}"
-        head = f"{date} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
+        head = f"{utc_date()} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
         body = f"{head}\n\n{table}\n"
         (LAST / f"{name}.md").write_text(f"# {name}\n\n{body}")
         into_docs(name, body)

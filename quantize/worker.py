@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +38,7 @@ from quantize.checkpoint import (
     weight_files,
     with_units,
 )
+from quantize.clock import utc_now
 from quantize.errors import explain_failure
 from quantize.estimate import proof_memory
 from quantize.imports import without_sklearn
@@ -295,7 +295,7 @@ def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
         seed=job.seed,
         proof_s=time.monotonic() - begin,
         proof_peak_rss_bytes=_peak_rss(children=False),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         **cost,
         **facts,
     )

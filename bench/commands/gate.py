@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +17,7 @@ from bench.nightly.course import Judged
 from bench.nightly.gate import Tonight, accept, judged, measure_again
 from bench.nightly.nights import histories
 from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
+from quantize.clock import utc_mark
 
 INVALID = 3
 """Exit code of every error: no judgement."""
@@ -98,7 +98,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 def _entry(tonight: Tonight, lines: Sequence[Line]) -> str:
     told = {
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "at": utc_mark(),
         "session": tonight.session,
         "exit_code": exit_code(lines),
         "lines": [line.model_dump() for line in lines],

@@ -7,7 +7,6 @@ import re
 import subprocess
 import tomllib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ from bench.machine.environment import cpu_name
 from bench.machine.nvml import Devices
 from bench.paths import cache_dir
 from bench.records.record import Device
+from quantize.clock import utc_date
 from quantize.key import Frozen, canonical_json, sha256_text
 from quantize.search_path import search_path
 
@@ -120,7 +120,7 @@ def probe(interpreter: str, threads: int) -> Device:
         bandwidth_by_size=by_size,
         flops_per_s=found["flops_per_s"],
         memory_bytes=psutil.virtual_memory().total,
-        source=f"measured with {found['how']} on {datetime.now(UTC):%Y-%m-%d}",
+        source=f"measured with {found['how']} on {utc_date()}",
         measured=True,
     )
 

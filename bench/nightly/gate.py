@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.analysis.judgement import Outcome, Pair, is_reused, judged_together
@@ -23,6 +22,7 @@ from bench.history.series import EpochMark
 from bench.nightly.nights import histories, standings
 from bench.nightly.output import Line
 from bench.records.record import RunRecord, TaskScore
+from quantize.clock import utc_mark
 from quantize.key import Frozen
 
 
@@ -35,7 +35,7 @@ class Tonight(Frozen):
 
 def accept(results_dir: Path, run_id: str, reason: str) -> None:
     """Begin a new epoch with a run: what it measured is right, and the nights before say nothing any more."""
-    mark = EpochMark(run_id=run_id, reason=reason, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    mark = EpochMark(run_id=run_id, reason=reason, at=utc_mark())
     marks = [one for one in marks_of(results_dir) if one.run_id != run_id]
     write_atomic(results_dir / MARKS, json.dumps([one.model_dump() for one in (*marks, mark)], indent=1))
 

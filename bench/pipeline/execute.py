@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from bench.config.spec import RunSpec, recorded
@@ -17,13 +17,14 @@ from bench.pipeline.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.pipeline.checkpoints import build, find
 from bench.pipeline.session import attempt_of
 from bench.pipeline.speed_stage import Subject, find_device, measure_speed, servers, shapes_left, side_by_side
-from bench.pipeline.state import FINAL, RunState, utc_now
+from bench.pipeline.state import FINAL, RunState
 from bench.plan.stages import BuildStage, TaskStage, context_of, plan
 from bench.records.engine_info import EngineInfo
 from bench.records.record import Failure, RunRecord
 from bench.records.store import CELLS, RunFolder, Store
 from bench.servers.lifecycle import join
 from quantize.checkpoint import Checkpoint
+from quantize.clock import utc_name, utc_now
 from quantize.key import Key
 
 
@@ -45,7 +46,7 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         kept = sum(cell.status in FINAL for cell in folder.cells()) + len(folder.scores())
         return folder, begun, f"going on with run {begun.run_id}, which was cut short; {kept} results kept"
     variant = f"{spec.model.name}-{spec.quant.name}"
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{variant}-{key.digest[:8]}"
+    run_id = f"{utc_name()}-{variant}-{key.digest[:8]}"
     folder = store.create(run_id)
     begun = RunRecord(
         run_id=run_id,

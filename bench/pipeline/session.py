@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from bench.errors import StoreError
 from bench.files import write_atomic
 from quantize import locks
+from quantize.clock import utc_name, utc_now
 from quantize.key import Frozen
 
 
@@ -36,7 +36,7 @@ class CommandSession:
         self._folder = results_dir / "sessions"
         found = self._cut_short(tuple(command))
         self.resumed = found is not None
-        self.name = found or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self.name = found or f"{utc_name()}-{os.getpid()}"
         self._file = self._folder / f"{self.name}.json"
         self.command = tuple(command)
         self.attempts = 0
@@ -52,7 +52,7 @@ class CommandSession:
     def begin_attempt(self) -> None:
         """Begin to run the command, once more perhaps: what has ended by now is not run again."""
         self.attempts += 1
-        self.attempt_at = datetime.now(UTC).isoformat()
+        self.attempt_at = utc_now("microseconds")
         begun = _SessionFile(name=self.name, command=self.command, attempt_at=self.attempt_at)
         write_atomic(self._file, begun.model_dump_json())
 

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from bench.config.spec import RunSpec
 from bench.console import View
@@ -13,6 +12,7 @@ from bench.records.engine_info import EngineInfo
 from bench.records.record import Control, Device, Failure, RunRecord, ServerFacts, SpeedCell
 from bench.records.store import CONTROL, RunFolder
 from quantize.checkpoint import Checkpoint
+from quantize.clock import utc_now
 
 FINAL = ("ok", "emulated", "not_supported")
 """States of a result that a resumed run does not measure again."""
@@ -99,8 +99,3 @@ class RunState:
                 "finished_at": utc_now(),
             }
         )
-
-
-def utc_now() -> str:
-    """Return the time in UTC, ISO 8601; for people."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,12 +9,12 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bench.records.record import RequestTrace, Trial
 from bench.speed.client import Client, now_ns
 from bench.speed.load import NS_PER_S, fell_behind, saturation
+from quantize.clock import utc_now
 
 ALIVE_PERIOD_S = 1.0
 SPIN_S = 0.001
@@ -159,7 +159,7 @@ async def send_wave(
     Raises:
         EngineError: an accelerator was lost.
     """
-    started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    started_at = utc_now("milliseconds")
     saturated = None
     with _no_collection():
         async with observer.trial() as observed:

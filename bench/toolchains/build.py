@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import format as fmt
@@ -23,6 +22,7 @@ from bench.paths import cache_dir
 from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Toolchain, ToolchainManifest
 from quantize import locks
+from quantize.clock import utc_now
 from quantize.search_path import search_path
 
 POLL_S = 0.25
@@ -124,7 +124,7 @@ def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, w
         versions=dict(sorted(versions.items())),
         disk_bytes=_disk_bytes(work),
         build_s=time.monotonic() - begin,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
     )
     write_atomic(work / toolchain.MANIFEST, built.model_dump_json(indent=1))
     work.rename(place)

@@ -28,7 +28,6 @@ from bench.accuracy.mirror.files import (
     Tables,
     TaskData,
     file_problems,
-    now,
     read,
     write,
 )
@@ -38,6 +37,7 @@ from bench.errors import AccuracyError
 from bench.toolchains.toolchain import interpreter_for
 from quantize import hub, locks
 from quantize.checkpoint import hash_file, hash_folder
+from quantize.clock import utc_now
 from quantize.key import Frozen
 
 DOWNLOADS = 8
@@ -248,7 +248,7 @@ def _publish(out: Path, mirror: Mirror, found: Listing, work: Path) -> Mirror:
         revision=found.source.revision,
         commit=found.commit,
         licence=found.source.licence,
-        fetched_at=now(),
+        fetched_at=utc_now(),
         files={name: hash_file(work / name) for name in sorted(found.sizes)},
     )
     repo = found.source.repo

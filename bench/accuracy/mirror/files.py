@@ -9,7 +9,6 @@
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -19,6 +18,7 @@ from bench.accuracy.data import Leaf
 from bench.errors import AccuracyError
 from bench.files import write_atomic
 from quantize.checkpoint import FileFact, hash_file
+from quantize.clock import utc_now
 from quantize.key import Frozen
 
 MANIFEST = "mirror.json"
@@ -71,11 +71,6 @@ class Mirror(Frozen):
             yield NLTK, self.nltk.files
 
 
-def now() -> str:
-    """Return the time in UTC, ISO 8601; for people."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def read(hub_dir: Path) -> Mirror | None:
     """Return what ``mirror.json`` says; None for a folder without one, which may be a mirror made by hand.
 
@@ -94,7 +89,7 @@ def read(hub_dir: Path) -> Mirror | None:
 
 def write(hub_dir: Path, mirror: Mirror) -> None:
     """Write ``mirror.json``, whole or not at all."""
-    current = mirror.model_copy(update={"quantbench": __version__, "updated_at": now()})
+    current = mirror.model_copy(update={"quantbench": __version__, "updated_at": utc_now()})
     write_atomic(hub_dir / MANIFEST, current.model_dump_json(indent=1) + "\n")
 
 
