@@ -1,7 +1,6 @@
 """The pages on adding things name everything that a new one may define, and nothing else."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,9 @@ from bench.engines import Engine
 from bench.toolchains.toolchain import Toolchain
 from quantize.method import Method
 from quantize.source import Source
+from tests.support.paths import ROOT
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = ROOT / "docs"
 KINDS = {"adding-an-engine.md": Engine, "adding-a-quantization.md": Method, "adding-a-model.md": Source}
 GIVEN = {"name", "kind", "config"}
 """What every plug-in has without defining it: the name of its module, and its fields."""

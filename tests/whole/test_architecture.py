@@ -2,12 +2,12 @@
 
 import importlib.util
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PAGE = ROOT / "docs" / "architecture.md"
 AGAIN = "run python docs/draw_architecture.py"
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "decisions"
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "docs" / "decisions"
 FILES = sorted(FOLDER.glob("*.md"))
 HEAD = re.compile(
     r"# (?P<number>\d{4}): (?P<title>[A-Z].+)\n\n"

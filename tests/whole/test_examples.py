@@ -12,8 +12,8 @@ import pytest
 
 from bench.config.compose import compose_job
 from bench.records.record import RunRecord
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 KINDS = ("engine", "quantization", "section", "source")
 

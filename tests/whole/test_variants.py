@@ -78,7 +78,7 @@ def test_every_variant_of_a_dense_model(dense: dict[str, RunRecord]) -> None:
     assert sorted(dense) == VARIANTS
     check_all(dense, blocks=2 * 7)
     kl = {quant: record.checkpoint.fidelity.kl_nats for quant, record in dense.items() if quant != "bf16"}
-    eight = [quant for quant in kl if dense[quant].checkpoint.bits_per_quantized_weight >= 8]
+    eight = [quant for quant in kl if dense[quant].checkpoint.bits_per_quantized_weight > 6]
     assert max(kl[quant] for quant in eight) < min(kl[quant] for quant in kl if quant not in eight)
     assert kl["fp8-block"] < kl["gptq-int4"] < kl["nvfp4"]
     if EVERY:

@@ -6,7 +6,7 @@ The baseline that SmoothQuant and GPTQ must beat in ``int8-w8a8``. Needs no text
 from pathlib import Path
 
 from quantize.architecture import Architecture
-from quantize.backend import Made, Samples
+from quantize.backend import QuantizeResult, Samples
 from quantize.backends import llmcompressor
 from quantize.formats import Format
 from quantize.method import DYNAMIC_INT8, Expected, MethodConfig, Quantizing
@@ -40,9 +40,9 @@ class W8A8(Quantizing):
             packed=False,
             activations=DYNAMIC_INT8,
         )
-        return Expected(format=form, ignore=self.config.ignore, max_kl=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
-    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> Made:
+    def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the checkpoint, shard by shard."""
         llmcompressor.without_data(source, target, "W8A8", self.config.ignore)
-        return Made()
+        return QuantizeResult()
