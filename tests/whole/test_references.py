@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench.cli import COMMANDS
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("bench", "quantize", "tests", "testkit", "benchmarks")
 FOLDERS = (*PACKAGES, "configs", "constraints", "docs", "examples", "results/published", ".github")
 PLACEHOLDER = re.compile(r"(?<![A-Za-z])[A-Z]{3,}(?![A-Za-z])")
 """Stands for a name that a reader chooses, as in ``configs/quant/NAME.yaml``."""
-MODULES = ("bench.run", "benchmarks", "bench.servers.reference", "bench.machine.probe")
-"""What ``python -m`` starts in the docs: the command, the benchmarks, and two programs that are run by hand."""
+MODULES = ("bench.run", "benchmarks")
+"""What ``python -m`` starts in the docs; everything else is a word of ``quantbench``."""
 
 
 def quoted(text: str) -> set[str]:
