@@ -12,8 +12,8 @@ from bench.cli import COMMANDS, MODULES
 from bench.commands import export
 from bench.commands.common import EXIT_BROKEN_PIPE
 from bench.errors import EXIT_INTERRUPTED
+from testkit.records import keep, native_records
 from tests.conftest import ROOT
-from tests.records import keep, native_records
 
 WORDS = [word for word in COMMANDS if word != "run"]
 READS_RESULTS = {"results": ["list"], "compare": ["a", "b"], "decide": [], "export": [], "gate": [], "site": ["build"]}
