@@ -22,7 +22,7 @@ from bench.pipeline.job import job, tell
 from bench.pipeline.session import CommandSession
 from bench.plan.announce import announce
 from bench.plan.preflight import check_shown, launches_elsewhere, preflight, shows_only
-from bench.records.store import unfinished
+from bench.records.store import unfinished_places
 
 ATTEMPTS = 3
 """Times that a command is run where its workers die."""
@@ -84,7 +84,7 @@ def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: Command
                 raise
             lost = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         commands = [spec.command for spec in specs]
-        left = [specs[place] for place in unfinished(specs[0].results_dir, session.name, commands)]
+        left = [specs[place] for place in unfinished_places(specs[0].results_dir, session.name, commands)]
         if not left or not launches_elsewhere(arguments) or attempt == ATTEMPTS:
             return
         names = ", ".join(f"{spec.variant.model} {spec.variant.quant}" for spec in left)

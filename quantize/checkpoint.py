@@ -234,7 +234,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{folder} has no readable manifest ({error})") from error
 
 
-def renamed(fields: Any, **names: str) -> Any:
+def rename_fields(fields: Any, **names: str) -> Any:
     """Return a mapping with some of its fields under other names, given as ``old="new"``; anything else as it is."""
     return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, dict) else fields
 
@@ -245,14 +245,14 @@ def with_units(facts: Any) -> Any:
     Args:
         facts: fields of a manifest as its file holds them, all or some.
     """
-    facts = renamed(facts, seconds="build_s", proof_seconds="proof_s")
+    facts = rename_fields(facts, seconds="build_s", proof_seconds="proof_s")
     if not isinstance(facts, dict):
         return facts
     if "fidelity" in facts:
-        facts["fidelity"] = renamed(facts["fidelity"], kl="kl_nats")
-    canaries = renamed(facts.get("canaries"), found="checkpoint")
+        facts["fidelity"] = rename_fields(facts["fidelity"], kl="kl_nats")
+    canaries = rename_fields(facts.get("canaries"), found="checkpoint")
     if isinstance(canaries, dict):
-        facts["canaries"] = {name: renamed(value, entropy="entropy_nats") for name, value in canaries.items()}
+        facts["canaries"] = {name: rename_fields(value, entropy="entropy_nats") for name, value in canaries.items()}
     return facts
 
 

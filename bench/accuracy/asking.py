@@ -168,7 +168,7 @@ class Asker:
         try:
             answers = [await self._post(session, body) for body in bodies]
         except _FailedError as error:
-            if told := self._dialect.refused(question, str(error)):
+            if told := self._dialect.refusal(question, str(error)):
                 raise AccuracyError(told) from error
             raise
         self._requests += len(bodies)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Verdict, judge
-from bench.records.margin import Margin, applied
+from bench.records.margin import Margin, applicable_margin
 from bench.records.record import RunRecord, TaskScore
 
 UNCHANGED = "unchanged: everything that it depends on is the same"
@@ -60,7 +60,7 @@ def judged_together(pairs: Sequence[Pair], given: float | None = None) -> Judgem
         pairs: everything that is shown together.
         given: margin that takes precedence over those that the runs declare, of 1.
     """
-    margin = applied([pair.run for pair in pairs], given)
+    margin = applicable_margin([pair.run for pair in pairs], given)
     compared = [_compared(pair) for pair in pairs]
     family = [comparison for comparison, _ in compared if comparison]
     verdicts = iter(judge(family, margin.value) if margin else ())

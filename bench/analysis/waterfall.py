@@ -61,7 +61,7 @@ class Waterfall(Frozen):
     """Ratio of the baseline's end-to-end time to the variant's: the product of all."""
 
 
-def measured(limit: Limit, summary: CellSummary) -> TimedCell | None:
+def timed_cell(limit: Limit, summary: CellSummary) -> TimedCell | None:
     """Return what a waterfall needs of a cell; None if no token came after the first."""
     if summary.tpot_s is None or summary.e2e_s is None:
         return None

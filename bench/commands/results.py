@@ -23,7 +23,7 @@ from bench.history.find import open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
 from bench.history.series import EpochMark
 from bench.records.record import RunRecord, SpeedCell
-from bench.records.store import damaged, is_held, partial, read_begun, sums_of
+from bench.records.store import damaged_files, is_held, partial, read_begun, sums_of
 from bench.speed.metrics import summarize
 
 
@@ -111,7 +111,7 @@ def _show(arguments: argparse.Namespace) -> int:
 def _fault(folder: Path) -> str | None:
     """Return what is wrong with a run's files; None for nothing."""
     try:
-        if wrong := damaged(folder):
+        if wrong := damaged_files(folder):
             return "; ".join(wrong)
         ended = folder / "record.json"
         if ended.exists():

@@ -249,7 +249,7 @@ def _recorded_quant(quant: QuantSpec, release: Source | None) -> RecordedQuant:
     )
 
 
-def recorded(spec: RunSpec) -> RecordedSpec:
+def record_spec(spec: RunSpec) -> RecordedSpec:
     """Return a spec as its run's record keeps it."""
     fields = spec.engine.config.model_dump(mode="json")
     named = {"margin", "tasks", "limit", "max_gen_toks"}

@@ -102,7 +102,7 @@ def _parallel(config: Config) -> dict[str, Any]:
     return flags
 
 
-def stretched(yarn: Yarn, context_length: int) -> dict[str, Any]:
+def yarn_fields(yarn: Yarn, context_length: int) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
     SGLang takes the longest context from ``max_position_embeddings`` alone once ``rope_scaling`` names the original
@@ -222,7 +222,7 @@ class SGLang(Engine):
             "--kv-cache-dtype": self.config.kv_cache_dtype,
             "--mem-fraction-static": f"{fraction(self.config, launch):.4g}",
             "--context-length": context,
-            "--json-model-override-args": json.dumps(stretched(launch.yarn, context)) if launch.yarn else None,
+            "--json-model-override-args": json.dumps(yarn_fields(launch.yarn, context)) if launch.yarn else None,
             "--max-total-tokens": self.config.max_total_tokens,
             "--max-running-requests": self.config.max_running_requests,
             "--chunked-prefill-size": self.config.chunked_prefill_size,

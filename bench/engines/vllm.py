@@ -71,7 +71,7 @@ class Config(EngineConfig):
     extra_args: tuple[str, ...]
 
 
-def stretched(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
+def yarn_fields(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
     vLLM replaces ``rope_parameters`` as a whole, so the model's own base frequency goes in again.
@@ -222,7 +222,7 @@ class VLLM(Engine):
         if self.config.max_num_batched_tokens is not None:
             argv += ["--max-num-batched-tokens", str(self.config.max_num_batched_tokens)]
         if launch.yarn is not None:
-            argv += ["--hf-overrides", json.dumps(stretched(launch.yarn, launch.checkpoint))]
+            argv += ["--hf-overrides", json.dumps(yarn_fields(launch.yarn, launch.checkpoint))]
         return [*argv, *self.config.extra_args]
 
     def environment(self, api_key: str) -> dict[str, str]:

@@ -63,7 +63,7 @@ def _take(entries: Sequence[str], count: int) -> list[tuple[str, IO[str]]] | Non
 
 
 @contextlib.contextmanager
-def leased(count: int, *, on_cpu: bool, on_wait: Callable[[], None]) -> Iterator[tuple[str, ...]]:
+def lease_devices(count: int, *, on_cpu: bool, on_wait: Callable[[], None]) -> Iterator[tuple[str, ...]]:
     """Hold devices for the duration of a ``with`` block; CUDA_VISIBLE_DEVICES names them, for the server to inherit.
 
     Args:

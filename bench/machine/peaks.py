@@ -146,7 +146,7 @@ def _torch_version(interpreter: str) -> str:
     return done.stdout.strip()
 
 
-def device_kept(*, cpu: bool = False) -> Device | None:
+def kept_device(*, cpu: bool = False) -> Device | None:
     """Return the device at hand without measuring anything: from the table, or what an earlier run has measured.
 
     Args:

@@ -6,13 +6,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
-from bench.config.spec import RunSpec, recorded
+from bench.config.spec import RunSpec, record_spec
 from bench.console import Stage, View
 from bench.errors import EngineError, QuantbenchError
 from bench.files import write_atomic
 from bench.machine.child import end_orphans
 from bench.machine.environment import read_environment
-from bench.machine.lease import leased
+from bench.machine.lease import lease_devices
 from bench.pipeline.accuracy_stage import measure_accuracy, tasks_to_run
 from bench.pipeline.checkpoints import build, find
 from bench.pipeline.session import attempt_of
@@ -34,11 +34,11 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
     update: dict[str, Any] = {
         "session": spec.session,
         "command": spec.command,
-        "spec": recorded(spec),
+        "spec": record_spec(spec),
         "dollars_per_hour": spec.price_per_hour,
     }
     environment = read_environment()
-    cut_short = store.unfinished(key.digest, environment)
+    cut_short = store.find_unfinished(key.digest, environment)
     if cut_short:
         folder, begun = cut_short
         begun = begun.model_copy(update=update)
@@ -76,7 +76,7 @@ def execute(spec: RunSpec) -> RunRecord:
         for line in end_orphans():
             view.say(f"  {line}")
         made = plan(spec)
-        before = Store(spec.results_dir).done(spec.session, made.key.digest, read_environment())
+        before = Store(spec.results_dir).find_done(spec.session, made.key.digest, read_environment())
         attempt_at = attempt_of(spec.results_dir, spec.session)
         if before and attempt_at and datetime.fromisoformat(before.started_at) < datetime.fromisoformat(attempt_at):
             view.say(f"  done before this command was cut short: run {before.run_id}")
@@ -187,7 +187,7 @@ def devices_for(run: RunState, group: Sequence[Subject]) -> Iterator[None]:
         line = line or waiting.enter_context(run.view.stage("waiting for a device that another run holds"))
         line.update()
 
-    with ExitStack() as waiting, leased(count, on_cpu=engine.device == "cpu", on_wait=wait) as held:
+    with ExitStack() as waiting, lease_devices(count, on_cpu=engine.device == "cpu", on_wait=wait) as held:
         waiting.close()
         if held:
             run.note(f"on device {', '.join(held)}")

@@ -7,7 +7,7 @@ machine. Where there is none, none is made up; the least time is the physical li
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.config.spec import RunSpec, recorded
+from bench.config.spec import RunSpec, record_spec
 from bench.plan.forecast import Forecast, forecast_of
 from bench.plan.table import devices
 from bench.records.record import RunRecord, Variant
@@ -29,7 +29,7 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
 
     The longest, because a run that reused a checkpoint or a score says too little.
     """
-    wanted = _kind(spec.variant, recorded(spec))
+    wanted = _kind(spec.variant, record_spec(spec))
     found = [
         sum(seconds for stage, seconds in record.stage_durations_s.items() if stage in ("source", "quantize", "serve"))
         for record in earlier

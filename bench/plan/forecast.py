@@ -11,9 +11,9 @@ from bench.config.spec import RunSpec
 from bench.errors import QuantbenchError
 from bench.limits.roofline import active_parameters, linear_flops, peak
 from bench.machine.nvml import Devices
-from bench.machine.peaks import device_kept, lookup
+from bench.machine.peaks import kept_device, lookup
 from bench.plan.cells import CellForecast, cell_of
-from bench.plan.placement import Fit, ServedWeights, fit, served, sizes
+from bench.plan.placement import Fit, ServedWeights, fit, served_weights, sizes
 from bench.plan.stages import check, shapes_of
 from bench.plan.tasks import TaskForecast, task_of
 from bench.records.record import Device
@@ -154,7 +154,7 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
         problems: why it cannot run on this machine as it is.
         per_machine: devices of one machine.
     """
-    architecture, model = spec.model.architecture, served(spec)
+    architecture, model = spec.model.architecture, served_weights(spec)
     found = fit(spec, model, device, per_machine=per_machine) if device else None
     baseline = None
     if spec.baseline:
@@ -190,7 +190,7 @@ def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
         why = None if found else f"'{spec.hardware.device}' is not in the table of devices"
         return found, spec.hardware.devices_per_machine or 1, why
     cpu = spec.hardware.name == "cpu" or spec.engine.device == "cpu"
-    found = device_kept(cpu=cpu)
+    found = kept_device(cpu=cpu)
     why = None if found else "what this machine can do is measured by a first run; hardware=h100 plans for another"
     return found, 1 if cpu else _devices_here(), why
 

@@ -76,7 +76,7 @@ def format_of(spec: RunSpec) -> Format | None:
     return method.expected(spec.model.architecture).format
 
 
-def served(spec: RunSpec) -> ServedWeights:
+def served_weights(spec: RunSpec) -> ServedWeights:
     """Return how a run's server holds its weights."""
     form = format_of(spec)
     bits = bits_per_weight(form, spec.model.architecture) if form else None
@@ -111,7 +111,7 @@ def _is_typed(spec: RunSpec) -> bool:
     return bool(spec.engine.parallel_fields) and any(pattern.match(word) for word in spec.command)
 
 
-def typed(spec: RunSpec, found: Sharding) -> str:
+def split_overrides(spec: RunSpec, found: Sharding) -> str:
     """Return the overrides that spread a server so."""
     words = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
     split = Parallelism(tp=found.tp, pp=found.pp, whole_experts=found.ep > 1)
@@ -153,7 +153,7 @@ def fit(spec: RunSpec, model: ServedWeights, device: Device, *, per_machine: int
     most = (per_machine, MOST_MACHINES) if spreads else (1, 1)
     architecture = spec.model.architecture
     least, why = fewest(architecture, model.form, largest, per_machine=most[0], machines=most[1])
-    advice = f"type {typed(spec, least)}" if least and least.devices > 1 else None
+    advice = f"type {split_overrides(spec, least)}" if least and least.devices > 1 else None
     if spec.engine.parallelism.tp * spec.engine.parallelism.pp > 1 or _is_typed(spec):
         return _asked(spec, model, largest, copies, advice)
     if least is not None:

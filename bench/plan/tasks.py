@@ -41,14 +41,14 @@ class TaskForecast(Frozen):
 
 
 @functools.cache
-def assumed() -> dict[str, Assumption]:
+def assumptions() -> dict[str, Assumption]:
     """Return what is taken to be true of each task."""
     return {name: Assumption.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
 
 
 def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | None:
     if known is None:
-        own = assumed()[task].items if task in assumed() else None
+        own = assumptions()[task].items if task in assumptions() else None
         return own if own is None or accuracy.limit is None else min(own, max(accuracy.limit, accuracy.at_least))
     if accuracy.limit is None:
         return known.items
@@ -58,7 +58,7 @@ def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | 
 
 def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | None, found: Fit | None) -> TaskForecast:
     """Return what is known of one task beforehand."""
-    known, lengths = benchmarks().get(task), assumed().get(task)
+    known, lengths = benchmarks().get(task), assumptions().get(task)
     items = _items(spec.accuracy, task, known)
     tokens = None
     examples = spec.accuracy.fewshot_of(task)

@@ -67,7 +67,7 @@ def in_points(margin: float) -> str:
     return f"{100 * margin:g} pp"
 
 
-def applied(records: Sequence[RunRecord], given: float | None = None) -> Margin | None:
+def applicable_margin(records: Sequence[RunRecord], given: float | None = None) -> Margin | None:
     """Return the margin by which runs are judged together: the one that is given, or the strictest that they declare.
 
     A margin that is loosened after the measurement proves nothing, so the strictest applies to all of them. None

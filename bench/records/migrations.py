@@ -7,7 +7,7 @@ Cells and scores are also files of their own, without a schema version: what hol
 from collections.abc import Callable
 from typing import Any
 
-from quantize.checkpoint import renamed, with_units
+from quantize.checkpoint import rename_fields, with_units
 
 Change = Callable[[Any], Any]
 
@@ -97,7 +97,7 @@ def _from_5(record: dict[str, Any]) -> dict[str, Any]:
     accuracy = dict(_field(spec, "accuracy"))
     named = {name: _field(spec, "accuracy", name) for name in ("margin", "tasks", "limit", "max_gen_toks")}
     baseline = _field(spec, "baseline")
-    record = renamed(record, price_per_hour="dollars_per_hour", stage_seconds="stage_durations_s")
+    record = rename_fields(record, price_per_hour="dollars_per_hour", stage_seconds="stage_durations_s")
     if control := record.get("control"):
         record["control"] = {**control, "checkpoint": with_units(control["checkpoint"])}
     return {
@@ -124,7 +124,7 @@ def _from_5(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def upgraded_cell(cell: Any) -> Any:
+def upgrade_cell(cell: Any) -> Any:
     """Return a speed cell of any schema as one of schema 6.
 
     In schema 2 all requests of a trial were sent together; until schema 5 some figures lacked units in their names.
@@ -132,18 +132,25 @@ def upgraded_cell(cell: Any) -> Any:
     if not isinstance(cell, dict):
         return cell
     sent_together = {"n_requests": cell["concurrency"]} if "concurrency" in cell else {}
-    return _changed(renamed({**sent_together, **cell}, request_rate="request_rate_per_s"), trials=_each(_trial))
+    return _change_fields(
+        rename_fields({**sent_together, **cell}, request_rate="request_rate_per_s"), trials=_each(_trial)
+    )
 
 
-def upgraded_score(score: Any) -> Any:
+def upgrade_score(score: Any) -> Any:
     """Return a task's score of any schema as one of schema 6: until schema 5 its times lacked units in their names."""
-    return _changed(renamed(score, seconds="duration_s"), work=lambda work: renamed(work, seconds="duration_s"))
+    return _change_fields(
+        rename_fields(score, seconds="duration_s"), work=lambda work: rename_fields(work, seconds="duration_s")
+    )
 
 
 def _trial(trial: Any) -> Any:
-    states = _each(lambda state: renamed(state, temperature_c="temperature_celsius"))
-    return _changed(
-        trial, energy=lambda energy: renamed(energy, joules="total_j"), devices_before=states, devices_after=states
+    states = _each(lambda state: rename_fields(state, temperature_c="temperature_celsius"))
+    return _change_fields(
+        trial,
+        energy=lambda energy: rename_fields(energy, joules="total_j"),
+        devices_before=states,
+        devices_after=states,
     )
 
 
@@ -151,7 +158,7 @@ def _each(change: Change) -> Change:
     return lambda values: [change(value) for value in values] if isinstance(values, list | tuple) else values
 
 
-def _changed(fields: Any, **changes: Change) -> Any:
+def _change_fields(fields: Any, **changes: Change) -> Any:
     """Return a mapping with some of its values changed, where they are there; anything else as it is."""
     if not isinstance(fields, dict):
         return fields
@@ -162,7 +169,7 @@ UPGRADES: dict[Any, Change] = {1: _from_1, 2: _from_2, 3: _from_3, 4: _from_4, 5
 """By schema version: what makes the next one of a record. Records on disk stay as they are."""
 
 
-def upgraded_record(record: Any) -> Any:
+def upgrade_record(record: Any) -> Any:
     """Return a record of any schema as one of the present schema.
 
     Raises:

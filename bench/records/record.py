@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from bench.records.engine_info import KeptInfo
-from bench.records.migrations import upgraded_cell, upgraded_record, upgraded_score
+from bench.records.migrations import upgrade_cell, upgrade_record, upgrade_score
 from bench.records.spec import RecordedSpec
 from quantize.checkpoint import Manifest
 from quantize.key import Frozen
@@ -184,7 +184,7 @@ class SpeedCell(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
-        return upgraded_cell(data)
+        return upgrade_cell(data)
 
 
 class Device(Frozen):
@@ -332,7 +332,7 @@ class TaskScore(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
-        return upgraded_score(data)
+        return upgrade_score(data)
 
 
 class Failure(Frozen):
@@ -403,4 +403,4 @@ class RunRecord(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:
-        return upgraded_record(data)
+        return upgrade_record(data)

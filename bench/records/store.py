@@ -119,7 +119,7 @@ def sums_of(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def damaged(folder: Path) -> list[str]:
+def damaged_files(folder: Path) -> list[str]:
     """Return which files of a run are not as they were when it ended.
 
     Raises:
@@ -156,7 +156,7 @@ class Store:
         """Return the folder of a new run."""
         return RunFolder(self.runs_dir / run_id)
 
-    def unfinished(self, key: str, environment: Environment) -> tuple[RunFolder, RunRecord] | None:
+    def find_unfinished(self, key: str, environment: Environment) -> tuple[RunFolder, RunRecord] | None:
         """Return the newest run with this key, cut short in this very environment, that no process holds."""
         for file in sorted(self.runs_dir.glob("*/run.json"), reverse=True):
             if (file.parent / "record.json").exists():
@@ -186,7 +186,7 @@ class Store:
             write_atomic(file, most.read_bytes())
         return file
 
-    def done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
+    def find_done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
         """Return the session's newest run with this key, on a machine like this, that has ended with all it was for."""
         found = [record for record in self.records(session) if record.key == key and is_complete(record)]
         return next((record for record in reversed(found) if _alike(record.environment, environment)), None)
@@ -217,7 +217,7 @@ class Store:
         return found
 
 
-def unfinished(results_dir: Path, session: str, commands: Sequence[tuple[str, ...]]) -> list[int]:
+def unfinished_places(results_dir: Path, session: str, commands: Sequence[tuple[str, ...]]) -> list[int]:
     """Return the places of those commands of a session's runs that no run has ended."""
     ended = [record.command for record in Store(results_dir).records(session) if record.finished_at is not None]
     return [place for place, command in enumerate(commands) if command not in ended]

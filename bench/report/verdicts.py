@@ -12,7 +12,7 @@ from bench.analysis.damage import TwoByTwo, two_by_two
 from bench.analysis.judgement import Pair, is_reused, judged_together
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Kind, Verdict
-from bench.records.margin import Margin, applied
+from bench.records.margin import Margin, applicable_margin
 from bench.records.record import RunRecord, TaskScore
 from bench.report.view import Run, runs, score_of, tasks
 
@@ -140,7 +140,7 @@ def _verdicts(same: _Same, given: float | None) -> Verdicts:
     judgement = judged_together(pairs, given)
     return Verdicts(
         # Where nothing is compared, as with BF16 alone, the margin is that of the runs that have scores.
-        margin=judgement.margin or applied([record for record in same.records if record.scores], given),
+        margin=judgement.margin or applicable_margin([record for record in same.records if record.scores], given),
         judged=tuple(
             Judged(run, score, outcome.verdict, outcome.obstacle if pair.baseline else _no_baseline(run, score.task))
             for (run, score), pair, outcome in zip(found, pairs, judgement.outcomes, strict=True)

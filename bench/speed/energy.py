@@ -33,7 +33,7 @@ class Reading:
     """None unless all of them have a counter."""
 
 
-def counted(readings: Sequence[Reading]) -> Energy | None:
+def counter_energy(readings: Sequence[Reading]) -> Energy | None:
     """Return the energy by the devices' own counters; None if the first or the last reading is without them.
 
     Valid if a second or more has passed and every device's counter was seen to move ten times or more, never
@@ -58,7 +58,7 @@ def counted(readings: Sequence[Reading]) -> Energy | None:
     return Energy(total_j=max(joules, 0.0), how="counter", valid=valid)
 
 
-def integrated(readings: Sequence[Reading]) -> Energy | None:
+def integrated_energy(readings: Sequence[Reading]) -> Energy | None:
     """Return the energy by power over time (trapezoids); None if there are not two readings of all devices.
 
     Valid if ten seconds or more have passed, no reading is missing or late, and no device's power stood still
@@ -89,7 +89,7 @@ def energy(readings: Sequence[Reading]) -> Energy | None:
     Args:
         readings: in the order of their times, the first at a trial's beginning, the last at its end.
     """
-    found = [one for one in (counted(readings), integrated(readings)) if one is not None]
+    found = [one for one in (counter_energy(readings), integrated_energy(readings)) if one is not None]
     return next((one for one in found if one.valid), found[0] if found else None)
 
 

@@ -189,7 +189,7 @@ class Stream:
     def _look(self, data: bytes) -> EventFacts:
         """Return what an event tells, and keep it."""
         try:
-            told = self._dialect.told(data)
+            told = self._dialect.read_event(data)
         except ValueError:
             text = data[:SHOWN].decode(errors="replace")
             self.error = self.error or f"the server sent an event that cannot be read: {text}"

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator
 from bench import format as fmt
 from bench.errors import ToolchainError
 from bench.paths import cache_dir
-from quantize.checkpoint import renamed
+from quantize.checkpoint import rename_fields
 from quantize.key import Frozen, canonical_json, sha256_text
 
 EXTRA_OF = {
@@ -174,7 +174,7 @@ def read_built(place: Path) -> ToolchainManifest | None:
     try:
         written = json.loads((place / MANIFEST).read_bytes())
         found = ToolchainManifest.model_validate(
-            renamed(written, seconds="build_s")
+            rename_fields(written, seconds="build_s")
         )  # its name before it carried the unit
     except (OSError, ValueError):
         return None

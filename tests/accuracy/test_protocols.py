@@ -351,22 +351,22 @@ REFUSALS = {
 @pytest.mark.parametrize("server", REFUSALS)
 def test_a_server_that_cannot_score_is_told_with_what_can_be_done(server: str) -> None:
     for name in ("choices", "continuation"):
-        told = openai.refused(vllm.QUESTIONS[name], REFUSALS[server])
+        told = openai.refusal(vllm.QUESTIONS[name], REFUSALS[server])
         assert told is not None
         assert REFUSALS[server] in told
         assert "accuracy.tasks=" in told
         assert "engine.protocol=sglang" in told
-    assert openai.refused(vllm.QUESTIONS["text"], REFUSALS[server]) is None
+    assert openai.refusal(vllm.QUESTIONS["text"], REFUSALS[server]) is None
 
 
 def test_logits_that_are_no_numbers_are_told_although_vllm_cannot_send_them() -> None:
     reason = f"HTTP 400: {recorded('error_not_finite')}"
-    assert "not finite" in str(openai.refused(vllm.QUESTIONS["choices"], reason))
+    assert "not finite" in str(openai.refusal(vllm.QUESTIONS["choices"], reason))
 
 
 def test_a_refusal_of_one_question_says_nothing_of_the_others() -> None:
-    assert openai.refused(vllm.QUESTIONS["choices"], f"HTTP 400: {recorded('error_too_long')}") is None
-    assert openai.refused(vllm.QUESTIONS["choices"], "HTTP 503: busy") is None
+    assert openai.refusal(vllm.QUESTIONS["choices"], f"HTTP 400: {recorded('error_too_long')}") is None
+    assert openai.refusal(vllm.QUESTIONS["choices"], "HTTP 503: busy") is None
 
 
 def test_vllm_takes_as_many_stops_as_are_sent_at_most() -> None:

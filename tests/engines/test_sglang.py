@@ -150,7 +150,7 @@ def test_two_servers_share_the_memory() -> None:
 
 @given(st.floats(1, 64), st.integers(1024, 2**20), st.integers(1, 2**21))
 def test_a_stretched_context_is_as_long_as_what_is_asked_for(factor: float, original: int, context: int) -> None:
-    fields = sglang.stretched(Yarn(factor=factor, original=original), context)
+    fields = sglang.yarn_fields(Yarn(factor=factor, original=original), context)
     assert fields["max_position_embeddings"] >= context
     assert fields["rope_scaling"]["original_max_position_embeddings"] == original
 

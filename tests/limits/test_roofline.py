@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.compose import compose_job
-from bench.config.spec import recorded
+from bench.config.spec import record_spec
 from bench.limits.measured import limit_of
 from bench.limits.roofline import (
     KV_BITS,
@@ -167,7 +167,7 @@ def test_small_models_may_live_in_a_cache() -> None:
 
 
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
-    asked = recorded(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
+    asked = record_spec(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
     made = native_record(spec=asked, device=h20())
     found = limit_of(made, made.cells[0])
     assert found

@@ -11,9 +11,9 @@ from bench.config.compose import names
 from bench.limits.roofline import bits_per_weight
 from bench.plan.forecast import Forecast, forecast, forecast_of
 from bench.plan.parallelism import Load, fewest, refusal, spread
-from bench.plan.placement import format_of, served, sizes
+from bench.plan.placement import format_of, served_weights, sizes
 from bench.plan.table import answer, trouble
-from bench.plan.tasks import assumed
+from bench.plan.tasks import assumptions
 from bench.published.figures import architecture_of
 from tests.support.forecasts import CORE, DEVICES, PARTS, spec
 
@@ -223,7 +223,7 @@ def test_items_of_limited_tasks_are_counted() -> None:
 def test_items_of_our_own_tasks_are_as_many_as_their_files_hold() -> None:
     for task, file in {"mini-mmlu": "mmlu_test", "mini-ceval": "ceval_val", "mini-ifeval": "ifeval_test"}.items():
         lines = (MINI_DIR / f"{file}.jsonl").read_text().splitlines()
-        assert assumed()[task].items == len([line for line in lines if line])
+        assert assumptions()[task].items == len([line for line in lines if line])
     assert [task.items for task in planned("qwen3-8b").tasks] == [64, 48, 32]
 
 
@@ -293,6 +293,6 @@ def test_a_longer_input_is_never_faster_and_more_devices_never_slower(
 
 
 def test_a_blocks_format_is_that_of_what_is_served() -> None:
-    assert served(spec("qwen3-8b", "fp8")).multiplied_in == "fp8"
-    assert served(spec("qwen3-8b", "awq-int4")).multiplied_in == "bf16"
-    assert served(spec("qwen3-8b", "fp8", "h100", "engine=transformers")).multiplied_in == "bf16"
+    assert served_weights(spec("qwen3-8b", "fp8")).multiplied_in == "fp8"
+    assert served_weights(spec("qwen3-8b", "awq-int4")).multiplied_in == "bf16"
+    assert served_weights(spec("qwen3-8b", "fp8", "h100", "engine=transformers")).multiplied_in == "bf16"

@@ -124,7 +124,7 @@ def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(
 ) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     measured = DEVICES["h20"].model_copy(update={"name": "some CPU", "measured": True})
-    monkeypatch.setattr("bench.plan.forecast.device_kept", lambda *, cpu: measured)
+    monkeypatch.setattr("bench.plan.forecast.kept_device", lambda *, cpu: measured)
     told = [
         announce([compose_job([f"+model={model}", "engine=transformers", f"results_dir={tmp_path}"])], resumed=False)
         for model in ("qwen3-8b", "qwen3-235b-a22b")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.speed.energy import NS_PER_S, Reading, counted, energy, integrated
+from bench.speed.energy import NS_PER_S, Reading, counter_energy, energy, integrated_energy
 
 JOULES = st.floats(0, 1e6)
 
@@ -38,7 +38,7 @@ def test_devices_are_summed() -> None:
 
 @pytest.mark.parametrize(("n", "period_s"), [(10, 0.2), (21, 0.02), (2, 60.0)])
 def test_too_short_or_too_few_updates_is_not_valid(n: int, period_s: float) -> None:
-    found = counted(readings(n, period_s))
+    found = counter_energy(readings(n, period_s))
     assert found
     assert not found.valid
 
@@ -74,7 +74,9 @@ def test_a_missing_reading_of_the_counter_is_not_valid() -> None:
 
 
 def test_power_over_time_is_believed_after_ten_seconds() -> None:
-    assert [bool(found and found.valid) for found in map(integrated, (readings(50, 0.2), readings(51, 0.2)))] == [
+    assert [
+        bool(found and found.valid) for found in map(integrated_energy, (readings(50, 0.2), readings(51, 0.2)))
+    ] == [
         False,
         True,
     ]
@@ -116,7 +118,7 @@ def test_integrated_energy_lies_between_the_lowest_and_the_highest_power(steps: 
     for gap_s, watts in steps:
         at_ns += round(gap_s * NS_PER_S)
         values.append(Reading(at_ns, (watts,), None))
-    found = integrated(values)
+    found = integrated_energy(values)
     assert found
     seconds = (values[-1].at_ns - values[0].at_ns) / NS_PER_S
     watts = [watts for _, watts in steps]
@@ -126,7 +128,7 @@ def test_integrated_energy_lies_between_the_lowest_and_the_highest_power(steps: 
 @given(st.lists(JOULES, min_size=2, max_size=50).map(sorted), st.floats(0, 1e5))
 def test_counted_energy_is_the_difference_wherever_the_counter_began(counter: list[float], more: float) -> None:
     def of(values: list[float]) -> float:
-        found = counted([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
+        found = counter_energy([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
         assert found
         return found.total_j
 

@@ -19,7 +19,7 @@ from bench.machine import lease
 from bench.pipeline.session import CommandSession, attempt_of
 from bench.plan.preflight import check_launcher, launches_elsewhere
 from bench.records.record import RunRecord, TaskScore
-from bench.records.store import Store, unfinished
+from bench.records.store import Store, unfinished_places
 from testkit.records import environment, record
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
@@ -142,8 +142,8 @@ def test_a_launcher_that_is_not_there_is_told_with_the_nearest(monkeypatch: pyte
 
 HOLD = """
 import sys, time
-from bench.machine.lease import leased
-with leased(1, on_cpu=True, on_wait=lambda: None):
+from bench.machine.lease import lease_devices
+with lease_devices(1, on_cpu=True, on_wait=lambda: None):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -163,7 +163,7 @@ def test_one_run_at_a_time_computes_on_a_cpu_and_a_dead_one_lets_go(
         waited.append(time.monotonic())
         other.kill()
 
-    with lease.leased(1, on_cpu=True, on_wait=wait) as held:
+    with lease.lease_devices(1, on_cpu=True, on_wait=wait) as held:
         assert held == ()
     assert waited
     other.wait()
@@ -176,13 +176,13 @@ def test_runs_share_devices_out_and_hand_their_own_to_the_server(
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(lease, "visible", lambda: ["2", "5", "7"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
-    with lease.leased(1, on_cpu=False, on_wait=pytest.fail) as first:
+    with lease.lease_devices(1, on_cpu=False, on_wait=pytest.fail) as first:
         assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == (("2",), "2")
-        with lease.leased(2, on_cpu=False, on_wait=pytest.fail) as second:
+        with lease.lease_devices(2, on_cpu=False, on_wait=pytest.fail) as second:
             assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == (("5", "7"), "5,7")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,5,7"
-    with lease.leased(8, on_cpu=False, on_wait=pytest.fail) as everything:
+    with lease.lease_devices(8, on_cpu=False, on_wait=pytest.fail) as everything:
         assert everything == ("2", "5", "7"), "more than there are: all of them"
 
 
@@ -198,7 +198,7 @@ def test_what_a_session_has_not_ended_is_known(tmp_path: Path) -> None:
             if ended:
                 folder.finish(one)
             folder.release()
-        assert unfinished(tmp_path, session.name, [("quant=1",), ("quant=2",), ("quant=3",)]) == [1, 2]
+        assert unfinished_places(tmp_path, session.name, [("quant=1",), ("quant=2",), ("quant=3",)]) == [1, 2]
         first = attempt_of(tmp_path, session.name)
         session.begin_attempt()
         assert first is not None
@@ -213,8 +213,8 @@ def test_what_another_machine_of_the_cluster_has_done_is_done(tmp_path: Path) ->
     folder.begin(one)
     folder.finish(one)
     folder.release()
-    assert store.done("s", one.key, environment(hostname="node-2")) is not None
-    assert store.done("s", one.key, environment(hostname="node-2", cpu_cores=64)) is None
+    assert store.find_done("s", one.key, environment(hostname="node-2")) is not None
+    assert store.find_done("s", one.key, environment(hostname="node-2", cpu_cores=64)) is None
 
 
 EXAMPLE = ROOT / "examples" / "slurm-235b.sbatch"

@@ -21,7 +21,7 @@ class QuestionDialect(Protocol):
     def requests(self, question: Question, model: str) -> list[dict[str, Any]]:
         """Return the bodies of the requests that answer a question; one if the API can do it in one."""
 
-    def refused(self, question: Question, reason: str) -> str | None:
+    def refusal(self, question: Question, reason: str) -> str | None:
         """Return what a refusal says of every question of the kind, with what to type; None if only of this one."""
 
     def read(self, question: Question, answers: Sequence[dict[str, Any]]) -> Answer:

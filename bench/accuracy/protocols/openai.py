@@ -53,7 +53,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return {**body, "stop": sampling.stop} if sampling.stop else body
 
 
-def refused(question: Question, reason: str) -> str | None:
+def refusal(question: Question, reason: str) -> str | None:
     """Return what a refusal says of all questions of the kind; None where it may be about this one alone.
 
     Args:

@@ -37,7 +37,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return {**params, "stop": sampling.stop} if sampling.stop else params
 
 
-def refused(question: Question, reason: str) -> str | None:
+def refusal(question: Question, reason: str) -> str | None:
     """Return None: a refusal is of one question."""
     return None
 

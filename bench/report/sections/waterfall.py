@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench import format as fmt
 from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import Speedup, speedup
-from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, measured, waterfall
+from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, timed_cell, waterfall
 from bench.limits.measured import limit_of
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, Head, Section, Table, Term, Terms, Text
@@ -56,8 +56,8 @@ def _pairs(run: Run) -> Iterator[_Pair]:
         if other is None or cell.request_rate_per_s is not None:
             continue
         one_limit, two_limit, one_summary = limit_of(base.record, other), limit_of(run.record, cell), summarize(other)
-        one = measured(one_limit, one_summary) if one_limit and one_summary else None
-        two = measured(two_limit, summary) if two_limit else None
+        one = timed_cell(one_limit, one_summary) if one_limit and one_summary else None
+        two = timed_cell(two_limit, summary) if two_limit else None
         if one is not None and two is not None:
             found = waterfall(one, two, _fixed(base.record, base.cells, _shape(cell)))
             against = other.variant.quant

@@ -63,7 +63,7 @@ class StreamDialect(Protocol):
         Called for each event, so it looks for the count alone and parses nothing.
         """
 
-    def told(self, event: bytes) -> EventFacts:
+    def read_event(self, event: bytes) -> EventFacts:
         """Return everything that an event tells.
 
         Raises:

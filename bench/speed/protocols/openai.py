@@ -81,7 +81,7 @@ def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> 
 running_count = middle_count
 
 
-def told(event: bytes) -> EventFacts:
+def read_event(event: bytes) -> EventFacts:
     """Return everything that an event tells; the last one, which carries only usage, brings no tokens.
 
     Raises:
