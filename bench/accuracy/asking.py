@@ -168,8 +168,8 @@ class Asker:
         try:
             answers = [await self._post(session, body) for body in bodies]
         except _FailedError as error:
-            if told := self._dialect.refusal(question, str(error)):
-                raise AccuracyError(told) from error
+            if refusal := self._dialect.refusal(question, str(error)):
+                raise AccuracyError(refusal) from error
             raise
         self._requests += len(bodies)
         try:

@@ -101,10 +101,10 @@ def digest(docs: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
     Raises:
         KeyError: a document lacks one of the fields.
     """
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for doc in docs:
-        found.update(canonical_json(_without_none({field: doc[field] for field in fields})).encode() + b"\n")
-    return found.hexdigest()
+        hasher.update(canonical_json(_without_none({field: doc[field] for field in fields})).encode() + b"\n")
+    return hasher.hexdigest()
 
 
 def measure(task: Any, fields: Sequence[str] | None = None, *, examples: bool = False) -> Leaf:
@@ -127,12 +127,12 @@ def measure(task: Any, fields: Sequence[str] | None = None, *, examples: bool = 
     )
 
 
-def compare(name: str, known: Leaf, found: Leaf) -> list[str]:
+def compare(name: str, known: Leaf, loaded: Leaf) -> list[str]:
     """Return in which ways the data of leaf task ``name`` is not what is known of it."""
     problems = []
     for what, counts, digests in (
-        ("items", (found.items, known.items), (found.sha256, known.sha256)),
-        ("few-shot examples", (found.examples, known.examples), (found.examples_sha256, known.examples_sha256)),
+        ("items", (loaded.items, known.items), (loaded.sha256, known.sha256)),
+        ("few-shot examples", (loaded.examples, known.examples), (loaded.examples_sha256, known.examples_sha256)),
     ):
         if counts[0] != counts[1]:
             problems.append(f"{name}: {counts[0]} {what}, not {counts[1]}")
@@ -158,11 +158,11 @@ def verify_docs(task: str, loaded: Mapping[str, Any]) -> tuple[str, ...]:
         if name not in loaded:
             continue
         try:
-            found = measure(loaded[name], known.fields, examples=leaf.examples > 0)
+            measured = measure(loaded[name], known.fields, examples=leaf.examples > 0)
         except KeyError as error:
             problems.append(f"{name}: its items have no field {error}")
         else:
-            problems += compare(name, leaf, found)
+            problems += compare(name, leaf, measured)
     return tuple(sorted(problems))
 
 

@@ -63,7 +63,7 @@ def _outcome(task: str, sample: dict[str, Any], notes: dict[str, PromptNote]) ->
     # Beside (log-probability, is greedy), a response may be a text, a log-probability alone or several texts.
     logprobs = tuple(response[0] for response in said) if isinstance(first, tuple) else ()
     answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else str(first)
-    told = [notes[arguments[0]] for arguments in sample["arguments"] if arguments[0] in notes]
+    prompt_notes = [notes[arguments[0]] for arguments in sample["arguments"] if arguments[0] in notes]
     return ItemOutcome(
         task=task,
         doc_id=sample["doc_id"],
@@ -73,20 +73,20 @@ def _outcome(task: str, sample: dict[str, Any], notes: dict[str, PromptNote]) ->
         answer=answer,
         logprobs=logprobs,
         metrics={name: number for name in sample["metrics"] if (number := _number(sample[name])) is not None},
-        prompt_tokens=max((note.prompt_tokens for note in told), default=None),
-        problem=next((note.problem for note in told if note.problem), None),
+        prompt_tokens=max((note.prompt_tokens for note in prompt_notes), default=None),
+        problem=next((note.problem for note in prompt_notes if note.problem), None),
     )
 
 
 def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
     """Return a result's figures, lm-eval's ``acc,none`` and ``acc_stderr,none`` being one."""
-    found: list[Metric] = []
+    metrics: list[Metric] = []
     for key, value in result.items():
         name, comma, kind = key.partition(",")
         if comma and not name.endswith("_stderr") and (number := _number(value)) is not None:
             label = name if kind == "none" else f"{name},{kind}"
-            found.append(Metric(name=label, value=number, stderr=_number(result.get(f"{name}_stderr,{kind}"))))
-    return tuple(found)
+            metrics.append(Metric(name=label, value=number, stderr=_number(result.get(f"{name}_stderr,{kind}"))))
+    return tuple(metrics)
 
 
 def _too_many(counts: Mapping[Problem, int], n_items: int, allowed: dict[Problem, float]) -> tuple[str, ...]:
@@ -157,15 +157,15 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
     items = tuple(_outcome(leaf, sample, model.notes) for leaf in sorted(samples) for sample in samples[leaf])
     # An item counts once for all its filters.
-    found = {(item.task, item.doc_id): item.problem for item in items}
-    counts = Counter(problem for problem in found.values() if problem)
+    item_problems = {(item.task, item.doc_id): item.problem for item in items}
+    counts = Counter(problem for problem in item_problems.values() if problem)
     shots = {results["n-shot"].get(leaf) for leaf in samples}
-    reasons = _too_many(counts, len(found), job.max_share)
+    reasons = _too_many(counts, len(item_problems), job.max_share)
     status: Status = "invalid" if reasons else "emulated" if job.emulates else "ok"
     return _score(job, status, seconds=time.monotonic() - begin, reasons=reasons).model_copy(
         update={
             "metrics": _metrics(results["results"][job.task]),
-            "n_items": len(found),
+            "n_items": len(item_problems),
             "num_fewshot": shots.pop() if len(shots) == 1 else None,
             "limit": limit,
             "task_versions": {name: str(version) for name, version in results["versions"].items()},

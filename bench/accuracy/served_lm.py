@@ -100,14 +100,14 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _encode(self, texts: Iterable[str], add_special_tokens: bool | None = None) -> dict[str, list[int]]:
         """Return the token ids of different texts, encoded together, which takes all cores."""
-        found: dict[str, list[int]] = {}
+        encoded: dict[str, list[int]] = {}
         first = self.tokenizer.decode(self.prefix_token_id)
         for begun, group in itertools.groupby(dict.fromkeys(texts), lambda text: has_bos_prefix(text, first)):
             some = list(group)
             adds = False if begun and add_special_tokens is None else add_special_tokens
             options = {} if adds is None else {"add_special_tokens": adds}
-            found |= zip(some, self.tokenizer(some, **options)["input_ids"], strict=True)
-        return found
+            encoded |= zip(some, self.tokenizer(some, **options)["input_ids"], strict=True)
+        return encoded
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the model's own template writes it, with or without reasoning."""
@@ -166,11 +166,11 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             else Question(context=tuple(context), continuation=tuple(continuation))
             for _, context, continuation in requests
         ]
-        found = []
+        results = []
         for (_, _, continuation), question, answer in zip(requests, wanted, self._asker.ask(wanted), strict=True):
             place = question.choices.index(continuation[0]) if question.choices else 0
-            found.append((answer.logprobs[place], answer.greedy[place]))
-        return found
+            results.append((answer.logprobs[place], answer.greedy[place]))
+        return results
 
     def _refuse_over_long(self, requests: Sequence[TokenRequest]) -> None:
         over = [len(before) + len(after) for _, before, after in requests if len(before) + len(after) > self.max_length]

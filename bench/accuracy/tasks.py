@@ -71,8 +71,8 @@ class TaskJob(Frozen):
 
 
 def _lm_eval_tasks_dir() -> Path | None:
-    found = importlib.util.find_spec("lm_eval")
-    return Path(found.origin).parent / "tasks" if found and found.origin else None
+    spec = importlib.util.find_spec("lm_eval")
+    return Path(spec.origin).parent / "tasks" if spec and spec.origin else None
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:

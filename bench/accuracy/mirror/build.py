@@ -77,9 +77,9 @@ def build(names: Sequence[str], out: Path) -> list[str]:
             mirror = _fetch_all(out, read(out) or Mirror(), sources, view)
             if any(source.nltk for source in sources):
                 mirror = _fetch_tables(out, mirror, view)
-            found = _measure_new(out, mirror, repos, view)
+            loaded = _measure_new(out, mirror, repos, view)
             shutil.rmtree(out / PART)
-    return [problem for name in names for problem in mirror_check.problems_of(found[name])]
+    return [problem for name in names for problem in mirror_check.problems_of(loaded[name])]
 
 
 def _measure_new(
@@ -88,16 +88,16 @@ def _measure_new(
     """Return what lm-eval reads for each task, measured now unless ``mirror.json`` knows it."""
     known = {name: facts.leaves for name in repos if (facts := mirror.tasks.get(name)) and facts.leaves}
     new = [name for name in repos if name not in known]
-    found = mirror_check.measure(out, new, view) if new else {}
+    loaded = mirror_check.measure(out, new, view) if new else {}
     if new:
         measured = {
             name: TaskData(repos=repos[name], leaves={} if facts.errors else facts.leaves)
-            for name, facts in found.items()
+            for name, facts in loaded.items()
         }
         write(out, mirror.model_copy(update={"tasks": {**mirror.tasks, **measured}}))
     else:
         view.say("  up to date")
-    return found | {name: mirror_check.LoadedTask(leaves=leaves, errors={}) for name, leaves in known.items()}
+    return loaded | {name: mirror_check.LoadedTask(leaves=leaves, errors={}) for name, leaves in known.items()}
 
 
 def check_place(out: Path) -> None:
@@ -180,13 +180,13 @@ def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[HubDataset], view: V
                 continue
             view.say(f"  {source.repo} is fetched again: {data.shorten(problems)}")
         listings.append(_list(source))
-    for found in listings:
-        licence = f", {found.source.licence}" if found.source.licence else ""
-        size = f"{len(found.sizes)} files, {fmt.space(sum(found.sizes.values()))}"
-        view.say(f"  {found.source.repo} at commit {found.commit[:12]}: {size}{licence}")
+    for listing in listings:
+        licence = f", {listing.source.licence}" if listing.source.licence else ""
+        size = f"{len(listing.sizes)} files, {fmt.space(sum(listing.sizes.values()))}"
+        view.say(f"  {listing.source.repo} at commit {listing.commit[:12]}: {size}{licence}")
     check_room(out, listings, view)
-    for found in listings:
-        mirror = _publish(out, mirror, found, _fetch(out, found, view))
+    for listing in listings:
+        mirror = _publish(out, mirror, listing, _fetch(out, listing, view))
     return mirror
 
 
@@ -199,7 +199,7 @@ def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
     if not listings:
         return
     here = sum(file.stat().st_size for file in (out / PART).rglob("*") if file.is_file())
-    needed = max(0, sum(sum(found.sizes.values()) for found in listings) - here)
+    needed = max(0, sum(sum(listing.sizes.values()) for listing in listings) - here)
     free = shutil.disk_usage(out).free
     view.say(f"  needs {fmt.space(needed)} of disk, {fmt.space(free)} are free")
     if needed > free:
@@ -209,7 +209,7 @@ def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
         )
 
 
-def _fetch(out: Path, found: Listing, view: View) -> Path:
+def _fetch(out: Path, listing: Listing, view: View) -> Path:
     """Fetch the files of a listing, going on with what is there; return their folder.
 
     Raises:
@@ -218,23 +218,23 @@ def _fetch(out: Path, found: Listing, view: View) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    repo, commit = found.source.repo, found.commit
+    repo, commit = listing.source.repo, listing.commit
     work = out / PART / commit / repo
     where = {"revision": commit, "repo_type": "dataset", "local_dir": work}
     with (
-        view.stage(repo, total=len(found.sizes)) as line,
+        view.stage(repo, total=len(listing.sizes)) as line,
         hub.asking(repo, commit),
         ThreadPoolExecutor(DOWNLOADS) as pool,
     ):
         try:
-            started = [pool.submit(hf_hub_download, repo, file, **where) for file in found.sizes]
+            started = [pool.submit(hf_hub_download, repo, file, **where) for file in listing.sizes]
             for done, future in enumerate(as_completed(started), 1):
                 future.result()
                 line.update(done=done)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for name, size in found.sizes.items():
+    for name, size in listing.sizes.items():
         file = work / name
         if (here := file.stat().st_size) != size:
             file.unlink()
@@ -242,16 +242,16 @@ def _fetch(out: Path, found: Listing, view: View) -> Path:
     return work
 
 
-def _publish(out: Path, mirror: Mirror, found: Listing, work: Path) -> Mirror:
+def _publish(out: Path, mirror: Mirror, listing: Listing, work: Path) -> Mirror:
     """Write a data set into ``mirror.json`` and move it to its place."""
     facts = Dataset(
-        revision=found.source.revision,
-        commit=found.commit,
-        licence=found.source.licence,
+        revision=listing.source.revision,
+        commit=listing.commit,
+        licence=listing.source.licence,
         fetched_at=utc_now(),
-        files={name: hash_file(work / name) for name in sorted(found.sizes)},
+        files={name: hash_file(work / name) for name in sorted(listing.sizes)},
     )
-    repo = found.source.repo
+    repo = listing.source.repo
     unmeasured = {
         name: task.model_copy(update={"leaves": {}}) if repo in task.repos else task
         for name, task in mirror.tasks.items()

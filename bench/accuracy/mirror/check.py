@@ -110,7 +110,7 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Loaded
             if not (folder / RESULT).exists():
                 raise AccuracyError(f"the data in {hub_dir} could not be loaded: {child.log_tail()}")
         results = json.loads((folder / RESULT).read_bytes())
-    return {task: LoadedTask.model_validate(found) for task, found in results.items()}
+    return {task: LoadedTask.model_validate(loaded) for task, loaded in results.items()}
 
 
 def _show(progress: Path, line: Stage) -> None:
@@ -122,11 +122,11 @@ def _show(progress: Path, line: Stage) -> None:
         line.update()
 
 
-def problems_of(found: LoadedTask) -> list[str]:
+def problems_of(loaded: LoadedTask) -> list[str]:
     """Return in which ways what was loaded is not what is known of it."""
-    problems = [f"{name}: cannot be loaded ({error})" for name, error in found.errors.items()]
+    problems = [f"{name}: cannot be loaded ({error})" for name, error in loaded.errors.items()]
     known = data.known_leaves()
-    for name, leaf in found.leaves.items():
+    for name, leaf in loaded.leaves.items():
         if name in known:
             problems += data.compare(name, known[name][1], leaf)
     return problems
@@ -172,13 +172,13 @@ def main(argv: list[str]) -> int:
         own = {"include_defaults": False, "include_path": str(yaml_dir / job.tasks_dir)} if job.tasks_dir else {}
         leaves: dict[str, Leaf] = {}
         errors = {"nltk": NEEDS_PUNKT} if job.nltk and _lacks_punkt() else {}
-        for found in _load(job.names, TaskManager(**own), request.leaves):
-            leaves |= found.leaves
-            errors |= found.errors
+        for loaded in _load(job.names, TaskManager(**own), request.leaves):
+            leaves |= loaded.leaves
+            errors |= loaded.errors
             done += 1
             write_atomic(folder / PROGRESS, f"{done} {total}")
         results[job.task] = LoadedTask(leaves=leaves, errors=errors)
-    write_atomic(folder / RESULT, json.dumps({task: found.model_dump() for task, found in results.items()}))
+    write_atomic(folder / RESULT, json.dumps({task: loaded.model_dump() for task, loaded in results.items()}))
     return 0
 
 

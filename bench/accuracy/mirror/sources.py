@@ -79,12 +79,12 @@ def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     Raises:
         ConfigError: a task reads no data set on the hub.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    repos: dict[str, tuple[str, ...]] = {}
     index: Mapping[str, Any] | None = None
     for task in tasks:
         known = benchmark_of(task)
         if known:
-            found[task] = (known.repo,)
+            repos[task] = (known.repo,)
             continue
         if index is None:
             from lm_eval.tasks import TaskManager
@@ -93,5 +93,5 @@ def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
         paths = dataset_paths(index, task)
         if not paths or paths & set(LOCAL_FORMATS):
             raise ConfigError(f"--tasks: {task} names no data set on the hub, so a mirror cannot hold its data")
-        found[task] = tuple(sorted(paths))
-    return found
+        repos[task] = tuple(sorted(paths))
+    return repos

@@ -95,12 +95,12 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
     return Answer(logprobs=logprobs, greedy=greedy, cached_tokens=cached)
 
 
-def _rows(question: Question, told: dict[str, Any] | None, who: str) -> list[dict[int, float]]:
+def _rows(question: Question, logprobs: dict[str, Any] | None, who: str) -> list[dict[int, float]]:
     """Return {token: log-probability} for each position that was asked about; every token asked about is there."""
-    if not told or not all(str(name).startswith(ID) for name in told["tokens"]):
+    if not logprobs or not all(str(name).startswith(ID) for name in logprobs["tokens"]):
         raise AccuracyError(f"{who} tells no log-probabilities by token id: {INSTEAD}")
-    echoed, tops = tuple(map(_token, told["tokens"][:-1])), told["top_logprobs"]
-    if echoed != (question.prompt[:-1] if question.continuation else ()) or len(tops) != len(told["tokens"]):
+    echoed, tops = tuple(map(_token, logprobs["tokens"][:-1])), logprobs["top_logprobs"]
+    if echoed != (question.prompt[:-1] if question.continuation else ()) or len(tops) != len(logprobs["tokens"]):
         raise AccuracyError(f"{who} scored other tokens than it was asked to: {INSTEAD}")
     n = max(1, len(question.continuation))
     rows = [{_token(name): _nats(logprob) for name, logprob in row.items()} for row in tops[-n:]]

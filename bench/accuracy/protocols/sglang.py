@@ -54,8 +54,8 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
             output_tokens=meta.get("completion_tokens"),
         )
     if question.choices:
-        (told,) = meta["output_token_ids_logprobs"]
-        by_token = {token: finite(logprob) for logprob, token, _ in told}
+        (row,) = meta["output_token_ids_logprobs"]
+        by_token = {token: finite(logprob) for logprob, token, _ in row}
         (said,) = answer["output_ids"]
         logprobs = tuple(by_token[token] for token in question.choices)
         greedy = tuple(token == said for token in question.choices)
