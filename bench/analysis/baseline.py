@@ -36,9 +36,9 @@ def is_beside(record: RunRecord) -> bool:
 
 def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Return the records and, after each whose baseline was served beside it, one of that baseline's cells alone."""
-    found: list[RunRecord] = []
+    expanded: list[RunRecord] = []
     for record in records:
-        found.append(record)
+        expanded.append(record)
         if record.control is not None:
             control = record.control
             baseline: dict[str, object] = {
@@ -52,8 +52,8 @@ def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
                 "scores": (),
                 "failures": (),
             }
-            found.append(record.model_copy(update=baseline))
-    return found
+            expanded.append(record.model_copy(update=baseline))
+    return expanded
 
 
 def baselines(records: Sequence[RunRecord]) -> tuple[RunRecord | None, ...]:
@@ -66,8 +66,8 @@ def baselines(records: Sequence[RunRecord]) -> tuple[RunRecord | None, ...]:
     for record in sorted(records, key=is_beside):
         if is_baseline(record):
             first.setdefault((record.variant.model, record.engine), record)
-    found = (first.get((record.variant.model, record.engine)) for record in records)
-    return tuple(None if baseline is record else baseline for record, baseline in zip(records, found, strict=True))
+    own = (first.get((record.variant.model, record.engine)) for record in records)
+    return tuple(None if baseline is record else baseline for record, baseline in zip(records, own, strict=True))
 
 
 def speed_baseline(record: RunRecord, baseline: RunRecord | None) -> SpeedBaseline | None:
@@ -97,19 +97,21 @@ def _load(cell: SpeedCell) -> tuple[int, int, int, float | None, int]:
 
 def cell_under_same_load(cells: Iterable[SpeedCell], cell: SpeedCell) -> SpeedCell | None:
     """Return the first of some cells that was measured under the same load as another."""
-    return next((one for one in cells if _load(one) == _load(cell)), None)
+    return next((candidate for candidate in cells if _load(candidate) == _load(cell)), None)
 
 
 def control_cell(record: RunRecord, cell: SpeedCell) -> SpeedCell | None:
     """Return the cell of the baseline beside a run whose trials took turns with those of one of the run's cells."""
     if record.control is None or not cell.interleaved:
         return None
-    return cell_under_same_load((one for one in record.control.cells if one.interleaved and one.status == "ok"), cell)
+    return cell_under_same_load(
+        (beside for beside in record.control.cells if beside.interleaved and beside.status == "ok"), cell
+    )
 
 
-def paired_runs(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
+def paired_runs(first: Sequence[RunRecord], second: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
     """Return which runs belong together: the same variants, or, where each side has one run, these two."""
-    if len(one) == len(other) == 1:
-        return [(one[0], other[0])]
-    newest = {record.variant: record for record in other}
-    return [(record, newest[record.variant]) for record in one if record.variant in newest]
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])]
+    newest = {record.variant: record for record in second}
+    return [(record, newest[record.variant]) for record in first if record.variant in newest]

@@ -75,12 +75,12 @@ class Candidate(Frozen):
     @property
     def standing(self) -> Answer:
         """Whether it keeps every need: the worst answer."""
-        return worst([one.answer for one in self.held])
+        return worst([held.answer for held in self.held])
 
     @property
     def why_not(self) -> tuple[str, ...]:
         """Return what stands against it."""
-        return tuple(f"{one.need.text}: {one.reason}" for one in self.held if one.answer != "kept")
+        return tuple(f"{held.need.text}: {held.reason}" for held in self.held if held.answer != "kept")
 
 
 class Decision(Frozen):
@@ -118,10 +118,10 @@ def tokens(text: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    found = re.fullmatch(r"(\d+)([kK]?)", text)
-    if not found or not int(found[1]):
+    match = re.fullmatch(r"(\d+)([kK]?)", text)
+    if not match or not int(match[1]):
         raise ValueError(text)
-    return int(found[1]) * (1000 if found[2] else 1)
+    return int(match[1]) * (1000 if match[2] else 1)
 
 
 def parse(text: str, tasks: Sequence[str]) -> Need:
@@ -186,21 +186,21 @@ def _kind(subject: str, tasks: Sequence[str]) -> str | None:
 
 def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> SpeedCell | None:
     """Return the closed loop whose input length is nearest to one that was named, if it is near enough."""
-    found = [
+    near = [
         cell
         for cell in record.cells
         if cell.request_rate_per_s is None
         and abs(cell.input_len - input_len) <= NEAR * input_len
         and (concurrency is None or cell.concurrency == concurrency)
     ]
-    return min(found, key=lambda cell: (abs(cell.input_len - input_len), cell.concurrency), default=None)
+    return min(near, key=lambda cell: (abs(cell.input_len - input_len), cell.concurrency), default=None)
 
 
 def figure_of(record: RunRecord, need: Need) -> Interval | str:
     """Return the figure that a need of speed, memory or size is about, or why there is none."""
     if need.subject == "size":
-        made = record.checkpoint
-        return _exact(made.checkpoint_bytes) if made else "there is no checkpoint"
+        checkpoint = record.checkpoint
+        return _exact(checkpoint.checkpoint_bytes) if checkpoint else "there is no checkpoint"
     if need.subject == "memory":
         return _memory(record)
     if need.subject not in FIGURES:
@@ -211,8 +211,8 @@ def figure_of(record: RunRecord, need: Need) -> Interval | str:
         return f"not measured there; measured: {measured or 'nothing'}"
     if cell.status != "ok":
         return f"the cell is {cell.status.replace('_', ' ')}"
-    found: Interval | None = getattr(summarize(cell), FIGURES[need.subject][0], None)
-    return found or "that figure is not defined there"
+    figure: Interval | None = getattr(summarize(cell), FIGURES[need.subject][0], None)
+    return figure or "that figure is not defined there"
 
 
 def _exact(value: float) -> Interval:
@@ -221,8 +221,10 @@ def _exact(value: float) -> Interval:
 
 def _memory(record: RunRecord) -> Interval | str:
     """Return the highest memory of the server while it measured what is not emulated."""
-    found = [cell for cell in record.cells if cell.status == "ok"]
-    peaks = [summary.peak_memory_bytes for cell in found if (summary := summarize(cell)) and summary.peak_memory_bytes]
+    valid_cells = [cell for cell in record.cells if cell.status == "ok"]
+    peaks = [
+        summary.peak_memory_bytes for cell in valid_cells if (summary := summarize(cell)) and summary.peak_memory_bytes
+    ]
     if peaks:
         return _exact(max(peaks))
     states = sorted({cell.status.replace("_", " ") for cell in record.cells})
@@ -230,7 +232,7 @@ def _memory(record: RunRecord) -> Interval | str:
 
 
 def _score(record: RunRecord, task: str) -> Interval | str:
-    score = next((one for one in record.scores if one.task == task and not one.repeat), None)
+    score = next((candidate for candidate in record.scores if candidate.task == task and not candidate.repeat), None)
     if score is None or score.status not in ("ok", "emulated") or not score.metrics:
         return f"the score is {score.status}" if score else "not scored"
     main = score.metrics[0]
@@ -244,13 +246,13 @@ def hold(figure: Interval | str, need: Need, show: Callable[[float], str]) -> He
         return Held(need=need, answer="not known", reason=figure)
     sign = 1 if need.relation == "<=" else -1
     worst = figure.high if sign == 1 else figure.low
-    told = f"{show(figure.median)}"
+    shown = f"{show(figure.median)}"
     if figure.low != figure.high:
-        told += f" ({show(figure.low)} – {show(figure.high)})"
+        shown += f" ({show(figure.low)} – {show(figure.high)})"
     if sign * worst <= sign * need.bound:
-        return Held(need=need, answer="kept", reason=told)
+        return Held(need=need, answer="kept", reason=shown)
     within = sign * figure.median <= sign * need.bound
-    return Held(need=need, answer="unsure" if within else "broken", reason=told)
+    return Held(need=need, answer="unsure" if within else "broken", reason=shown)
 
 
 def front(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
@@ -272,20 +274,31 @@ def decide(
     """
     sign = -1 if lower_is_better else 1
 
-    def order(one: Candidate) -> tuple[bool, float, float, str]:
-        worth = sign * one.goal.median if one.goal else -math.inf
-        return (one.standing == "unsure", -worth, -(one.accuracy.median if one.accuracy else -1.0), one.label)
+    def order(candidate: Candidate) -> tuple[bool, float, float, str]:
+        worth = sign * candidate.goal.median if candidate.goal else -math.inf
+        return (
+            candidate.standing == "unsure",
+            -worth,
+            -(candidate.accuracy.median if candidate.accuracy else -1.0),
+            candidate.label,
+        )
 
     placed = [
-        (one.run_id, sign * one.goal.median, one.accuracy.median) for one in candidates if one.goal and one.accuracy
+        (candidate.run_id, sign * candidate.goal.median, candidate.accuracy.median)
+        for candidate in candidates
+        if candidate.goal and candidate.accuracy
     ]
     return Decision(
         goal=goal,
         subject=subject,
         lower_is_better=lower_is_better,
         margin=margin,
-        ranked=tuple(sorted((one for one in candidates if one.standing in ("kept", "unsure")), key=order)),
-        fallen=tuple(one for answer in ("not known", "broken") for one in candidates if one.standing == answer),
+        ranked=tuple(
+            sorted((candidate for candidate in candidates if candidate.standing in ("kept", "unsure")), key=order)
+        ),
+        fallen=tuple(
+            candidate for answer in ("not known", "broken") for candidate in candidates if candidate.standing == answer
+        ),
         front=front(placed),
     )
 

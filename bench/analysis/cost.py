@@ -103,7 +103,7 @@ def cost(cell: SpeedCell, price_per_hour: float | None) -> Cost | None:
     def over_trials(figure: Callable[[Trial], float | None]) -> Interval | None:
         return bootstrap_median(map(figure, cell.trials))
 
-    found = Cost(
+    costs = Cost(
         average_w=over_trials(average_w),
         joules_per_million_output_tokens=over_trials(lambda trial: joules_per_million(trial, output_tokens)),
         joules_per_million_total_tokens=over_trials(lambda trial: joules_per_million(trial, total_tokens)),
@@ -115,5 +115,5 @@ def cost(cell: SpeedCell, price_per_hour: float | None) -> Cost | None:
         ),
         energy_from=tuple(sorted({trial.energy.how for trial in cell.trials if trial.energy and trial.energy.valid})),
     )
-    known = (found.average_w, found.joules_per_million_output_tokens, found.dollars_per_million_output_tokens)
-    return found if any(value is not None for value in known) else None
+    known = (costs.average_w, costs.joules_per_million_output_tokens, costs.dollars_per_million_output_tokens)
+    return costs if any(value is not None for value in known) else None

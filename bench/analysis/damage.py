@@ -86,7 +86,9 @@ class TwoByTwo(Frozen):
     @property
     def reading(self) -> str:
         """What the interaction says, in one plain sentence."""
-        value, low, high = (100 * one for one in (self.interaction.value, self.interaction.low, self.interaction.high))
+        value, low, high = (
+            100 * share for share in (self.interaction.value, self.interaction.low, self.interaction.high)
+        )
         between = f"{value:+.1f} pp (95 % interval {low:+.1f} to {high:+.1f})".replace("-", "\u2212")
         first, second = self.engines
         if low <= 0 <= high:
@@ -108,21 +110,21 @@ def by_subject(baseline: TaskScore, variant: TaskScore) -> tuple[SubjectDamage, 
     if pairs is None:
         return ()
     names = sorted({key.task for key in pairs.ids})
-    found = [_subset(pairs, np.flatnonzero(pairs.subjects == index)) for index in range(len(names))]
-    corrected = holm(np.array([one.mcnemar_p for one in found]))
+    changes = [_subset(pairs, np.flatnonzero(pairs.subjects == index)) for index in range(len(names))]
+    corrected = holm(np.array([change.mcnemar_p for change in changes]))
     subjects = [
         SubjectDamage(
             subject=name,
-            n=one.n,
-            baseline_mean=one.baseline_mean,
-            variant_mean=one.variant_mean,
-            delta=one.delta,
-            gained=one.gained,
-            lost=one.lost,
-            p=one.mcnemar_p,
+            n=change.n,
+            baseline_mean=change.baseline_mean,
+            variant_mean=change.variant_mean,
+            delta=change.delta,
+            gained=change.gained,
+            lost=change.lost,
+            p=change.mcnemar_p,
             p_holm=float(p),
         )
-        for name, one, p in zip(names, found, corrected, strict=True)
+        for name, change, p in zip(names, changes, corrected, strict=True)
     ]
     return tuple(sorted(subjects, key=lambda subject: subject.delta.value))
 
@@ -140,8 +142,8 @@ def subject_note(subjects: Sequence[SubjectDamage]) -> str:
 def _margin(before: ItemOutcome, after: ItemOutcome) -> float | None:
     if not before.logprobs or len(before.logprobs) != len(after.logprobs):
         return None
-    one, two = int(before.answer), int(after.answer)
-    return before.logprobs[one] - before.logprobs[two] + after.logprobs[two] - after.logprobs[one]
+    old_pick, new_pick = int(before.answer), int(after.answer)
+    return before.logprobs[old_pick] - before.logprobs[new_pick] + after.logprobs[new_pick] - after.logprobs[old_pick]
 
 
 def changed_items(baseline: TaskScore, variant: TaskScore) -> tuple[ChangedItem, ...]:
@@ -150,12 +152,12 @@ def changed_items(baseline: TaskScore, variant: TaskScore) -> tuple[ChangedItem,
     if pairs is None:
         return ()
     values = pairs.values[1] - pairs.values[0]
-    found = [
-        ChangedItem(change="lost" if value < 0 else "gained", baseline=one, variant=two, margin_nats=_margin(one, two))
-        for one, two, value in zip(*pairs.items, values, strict=True)
+    changes = [
+        ChangedItem(change="lost" if value < 0 else "gained", baseline=old, variant=new, margin_nats=_margin(old, new))
+        for old, new, value in zip(*pairs.items, values, strict=True)
         if value
     ]
-    return tuple(sorted(found, key=lambda item: -1.0 if item.margin_nats is None else item.margin_nats, reverse=True))
+    return tuple(sorted(changes, key=lambda item: -1.0 if item.margin_nats is None else item.margin_nats, reverse=True))
 
 
 def _length_ranges(lengths: Labels) -> list[tuple[int, int]]:
@@ -179,21 +181,23 @@ def by_prompt_length(baseline: TaskScore, variant: TaskScore) -> tuple[LengthBin
     pairs = pair(baseline, variant)
     if pairs is None:
         return None
-    lengths = np.array([one.prompt_tokens or two.prompt_tokens or 0 for one, two in zip(*pairs.items, strict=True)])
-    found = []
+    lengths = np.array(
+        [before.prompt_tokens or after.prompt_tokens or 0 for before, after in zip(*pairs.items, strict=True)]
+    )
+    bins = []
     for shortest, longest in _length_ranges(lengths[lengths > 0]):
-        one = _subset(pairs, np.flatnonzero((shortest <= lengths) & (lengths <= longest)))
-        found.append(
+        subset = _subset(pairs, np.flatnonzero((shortest <= lengths) & (lengths <= longest)))
+        bins.append(
             LengthBin(
                 shortest_tokens=shortest,
                 longest_tokens=longest,
-                n=one.n,
-                baseline_mean=one.baseline_mean,
-                variant_mean=one.variant_mean,
-                delta=one.delta,
+                n=subset.n,
+                baseline_mean=subset.baseline_mean,
+                variant_mean=subset.variant_mean,
+                delta=subset.delta,
             )
         )
-    return tuple(found) or None
+    return tuple(bins) or None
 
 
 def two_by_two(

@@ -70,8 +70,8 @@ def mean_of_units(sums: Array, sizes: Array) -> tuple[Array, Array, float]:
 
 def add_pair(sums: Array, sizes: Array, size: float = 1.0) -> tuple[Array, Array]:
     """Return the units of :func:`mean_of_units` and two more, of one item each, that gain and lose ``size``."""
-    one = np.full((*sums.shape[:-1], 1), size)
-    return np.concatenate([sums, one, -one], axis=-1), np.concatenate([sizes, [1.0, 1.0]])
+    gain = np.full((*sums.shape[:-1], 1), size)
+    return np.concatenate([sums, gain, -gain], axis=-1), np.concatenate([sizes, [1.0, 1.0]])
 
 
 def is_clustered(subjects: Labels) -> bool:

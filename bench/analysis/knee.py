@@ -96,11 +96,11 @@ def knee(points: Sequence[LoadPoint]) -> Knee | None:
     able = [(point.power, -point.load, point) for point in points if point.power is not None]
     if len(loads) < FEWEST_LOADS or not able:
         return None
-    best = max(able, key=lambda one: one[:2])[2]
+    best = max(able, key=lambda entry: entry[:2])[2]
     return Knee(point=best, bracketed=loads[0] < best.load < loads[-1])
 
 
 def best_goodput(points: Sequence[LoadPoint]) -> LoadPoint | None:
     """Return the load with the highest goodput, the lowest of several; None if no request of any kept the objective."""
     able = [(point.goodput_requests_per_s, -point.load, point) for point in points if point.goodput_requests_per_s]
-    return max(able, key=lambda one: one[:2])[2] if able else None
+    return max(able, key=lambda entry: entry[:2])[2] if able else None

@@ -110,11 +110,11 @@ def outcomes(score: TaskScore) -> Outcomes:
     lm-eval lists an item once for each answer filter; the main metric belongs to the first.
     """
     metric = main_metric(score)
-    found: Outcomes = {}
+    by_id: Outcomes = {}
     for item in score.items:
         if metric in item.metrics:
-            found.setdefault(ItemId(item.task, item.doc_id, item.doc_hash, item.prompt_hash), item)
-    return found
+            by_id.setdefault(ItemId(item.task, item.doc_id, item.doc_hash, item.prompt_hash), item)
+    return by_id
 
 
 def item_values(score: TaskScore) -> dict[ItemId, float]:
@@ -137,7 +137,9 @@ def _setting(baseline: TaskScore, variant: TaskScore) -> str | None:
     }
     for task in sorted(baseline.task_versions.keys() & variant.task_versions.keys()):
         settings[f"versions of {task}"] = (baseline.task_versions[task], variant.task_versions[task])
-    different = (f"different {name}: {one} and {two}" for name, (one, two) in settings.items() if one != two)
+    different = (
+        f"different {name}: {first} and {second}" for name, (first, second) in settings.items() if first != second
+    )
     return next(different, None)
 
 
@@ -162,17 +164,17 @@ def obstacle(baseline: TaskScore, variant: TaskScore) -> str | None:
 
 def pair(*scores: TaskScore) -> Pairs | None:
     """Return the items that all scores have; None if any cannot be compared with the first (:func:`obstacle`)."""
-    found = [outcomes(score) for score in scores]
-    if any(_obstacle(scores[0], score, found[0], own) for score, own in zip(scores[1:], found[1:], strict=True)):
+    by_score = [outcomes(score) for score in scores]
+    if any(_obstacle(scores[0], score, by_score[0], own) for score, own in zip(scores[1:], by_score[1:], strict=True)):
         return None
-    ids = tuple(sorted(set.intersection(*map(set, found))))
+    ids = tuple(sorted(set.intersection(*map(set, by_score))))
     if not ids:
         return None
     metric = main_metric(scores[0])
-    items = tuple(tuple(own[key] for key in ids) for own in found)
+    items = tuple(tuple(own[key] for key in ids) for own in by_score)
     values = tuple(np.array([item.metrics[metric] for item in column]) for column in items)
     _, subjects = np.unique([key.task for key in ids], return_inverse=True)
-    return Pairs(ids, items, values, subjects, unpaired=sum(map(len, found)) - len(scores) * len(ids))
+    return Pairs(ids, items, values, subjects, unpaired=sum(map(len, by_score)) - len(scores) * len(ids))
 
 
 def _standard_errors(values: Array, subjects: Labels) -> tuple[float | None, float | None]:
@@ -198,9 +200,11 @@ def choice_kl(pairs: Pairs) -> Estimate | None:
     It tells how far the answers moved, also where none flipped: fidelity, not accuracy. None with fewer than two items
     of which both have finite log-probabilities of as many choices.
     """
-    logprobs = [(one.logprobs, two.logprobs) for one, two in zip(*pairs.items, strict=True)]
+    logprobs = [(before.logprobs, after.logprobs) for before, after in zip(*pairs.items, strict=True)]
     usable = [
-        index for index, (one, two) in enumerate(logprobs) if len(one) == len(two) > 0 and np.isfinite([one, two]).all()
+        index
+        for index, (before, after) in enumerate(logprobs)
+        if len(before) == len(after) > 0 and np.isfinite([before, after]).all()
     ]
     if len(usable) < 2:
         return None
@@ -215,12 +219,12 @@ def choice_kl(pairs: Pairs) -> Estimate | None:
 
 
 def _noise(baseline: TaskScore, repeat: TaskScore | None, variant: TaskScore) -> Noise | None:
-    found = pair(baseline, repeat, variant) if repeat else None
-    if found is None:
+    pairs = pair(baseline, repeat, variant) if repeat else None
+    if pairs is None:
         return None
-    first, again, other = found.values
+    first, again, other = pairs.values
     by_chance, by_variant = (again != first).astype(float), (other != first).astype(float)
-    excess = difference(by_chance, by_variant, found.subjects)
+    excess = difference(by_chance, by_variant, pairs.subjects)
     return Noise(n=excess.n, flip_rate=excess.baseline_mean, excess=excess.delta)
 
 
@@ -241,9 +245,9 @@ def compare(baseline: TaskScore, variant: TaskScore, repeat: TaskScore | None = 
     paired_se, clustered_se = _standard_errors(values, pairs.subjects)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(bootstrap_means(values, pairs.subjects), (tail, 1 - tail))
-    found = difference(before, after, pairs.subjects)
+    change = difference(before, after, pairs.subjects)
     return Comparison(
-        **dict(found),
+        **dict(change),
         task=baseline.task,
         baseline=baseline.variant,
         variant=variant.variant,
@@ -253,7 +257,7 @@ def compare(baseline: TaskScore, variant: TaskScore, repeat: TaskScore | None = 
         unpaired=pairs.unpaired,
         paired_se=paired_se,
         clustered_se=clustered_se,
-        bootstrap=Estimate(value=found.delta.value, low=float(low), high=float(high)),
+        bootstrap=Estimate(value=change.delta.value, low=float(low), high=float(high)),
         recovery=_recovery(before, after, pairs.subjects),
         choice_kl_nats=choice_kl(pairs),
         noise=_noise(baseline, repeat, variant),

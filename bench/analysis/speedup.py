@@ -49,7 +49,7 @@ def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTr
     if not before or not after:
         return None
     if baseline.interleaved and variant.interleaved and len(before) == len(after):
-        ratios = bootstrap_median(one / other for one, other in zip(before, after, strict=True))
+        ratios = bootstrap_median(old / new for old, new in zip(before, after, strict=True))
         return Speedup(ratio=ratios, paired=True) if ratios else None
     return Speedup(ratio=ratio_of_medians(before, after), paired=False)
 

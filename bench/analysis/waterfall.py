@@ -96,10 +96,10 @@ def waterfall(before: TimedCell, after: TimedCell, fixed_s: float | None) -> Wat
         fixed_s: from :func:`fixed_seconds` of the baseline; None, or one that is no shorter than a whole step of
             either, leaves kernels and fixed time in one factor.
     """
-    one, two = before.traffic, after.traffic
-    bits = one.linear_bytes / two.linear_bytes
-    weights = (one.linear_bytes + one.rest_bytes) / (two.linear_bytes + two.rest_bytes)
-    everything = one.total_bytes / two.total_bytes
+    old, new = before.traffic, after.traffic
+    bits = old.linear_bytes / new.linear_bytes
+    weights = (old.linear_bytes + old.rest_bytes) / (new.linear_bytes + new.rest_bytes)
+    everything = old.total_bytes / new.total_bytes
     decode = before.tpot_s / after.tpot_s
     end_to_end = before.e2e_s / after.e2e_s
     products = {WEIGHTS: bits, REST: weights, CACHE: everything}
