@@ -81,17 +81,17 @@ class Config(EngineConfig):
 def _object(body: bytes) -> dict[str, Any] | None:
     """Return a JSON object; None where a server answers with a page of its own instead."""
     try:
-        found = json.loads(body)
+        value = json.loads(body)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _of_sglang(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
-    if not told:
+def _of_sglang(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
+    if not answers:
         raise EngineError(f"{config.url} is no SGLang server (no /server_info); try engine.protocol=openai")
-    server = {**told.get("/get_server_info", {}), **told.get("/server_info", {})}
-    info = EngineInfo.of({**told.get("/model_info", {}), **server})
+    server = {**answers.get("/get_server_info", {}), **answers.get("/server_info", {})}
+    info = EngineInfo.of({**answers.get("/model_info", {}), **server})
     states = server.get("internal_states")
     copies = [EngineInfo.of(state) for state in states if isinstance(state, dict)] if isinstance(states, list) else []
     running = [copy.effective_max_running_requests_per_dp for copy in copies]
@@ -108,16 +108,16 @@ def _of_sglang(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, Server
     )
 
 
-def _of_openai(config: Config, told: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
-    models = {str(model.get("id")): model for model in told.get("/v1/models", {}).get("data") or ()}
+def _of_openai(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
+    models = {str(model.get("id")): model for model in answers.get("/v1/models", {}).get("data") or ()}
     if models and config.served_model not in models:
         named = f"has no model '{config.served_model}'" if config.served_model else "wants the model named"
         raise EngineError(f"{config.url} {named}; it serves {', '.join(models)}: engine.served_model=NAME")
-    props = told.get("/props", {})
+    props = answers.get("/props", {})
     versions = (
-        told.get("/version", {}).get("version"),
+        answers.get("/version", {}).get("version"),
         props.get("build_info"),
-        told.get("/api/version", {}).get("version"),
+        answers.get("/api/version", {}).get("version"),
     )
     described = {
         "version": next((str(version) for version in versions if version), None),
@@ -292,6 +292,8 @@ class Attach(Engine):
             raise EngineError(
                 f"{self.config.url} {where}, which is not followed: set engine.url to the server's own address"
             )
-        told = {place: found for place, (status, body) in answers.items() if status == 200 and (found := _object(body))}
+        objects = {
+            place: parsed for place, (status, body) in answers.items() if status == 200 and (parsed := _object(body))
+        }
         read = _of_sglang if self.config.protocol == "sglang" else _of_openai
-        return read(self.config, told)
+        return read(self.config, objects)

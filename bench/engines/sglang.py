@@ -132,10 +132,10 @@ def weights_bytes(config: Config, device: str | None, memory: dict[str, Any]) ->
         device: where the server says it runs.
         memory: ``memory_usage`` of its first replica, as ``/server_info`` tells it.
     """
-    told = memory.get("weight")
-    if device == "cpu" or told is None:
+    used_gib = memory.get("weight")
+    if device == "cpu" or used_gib is None:
         return None
-    return int(told * GIB * config.tp_size * config.pp_size)
+    return int(used_gib * GIB * config.tp_size * config.pp_size)
 
 
 class SGLang(Engine):
@@ -270,17 +270,17 @@ class SGLang(Engine):
         Raises:
             EngineError: it does not report it.
         """
-        told = {}
+        answers = {}
         for path in ("/server_info", "/model_info"):
             status, body = ask(path)
             if status != 200:
                 raise EngineError(f"the server does not answer {path} (HTTP {status})")
-            told[path] = json.loads(body)
-        server = told["/server_info"]
+            answers[path] = json.loads(body)
+        server = answers["/server_info"]
         states = server.get("internal_states") or [{}]
         state = states[0]
         memory = state.get("memory_usage", {})
-        info = EngineInfo.of({**told["/model_info"], **state, **server})
+        info = EngineInfo.of({**answers["/model_info"], **state, **server})
         return info, ServerFacts(
             version=server.get("version"),
             kv_capacity_tokens=_times(server.get("max_total_num_tokens"), self.config.dp_size),

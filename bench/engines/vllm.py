@@ -101,8 +101,8 @@ def kv_capacity(caches: Sequence[Mapping[str, str]]) -> int | None:
 
 def weights_bytes(log: str, devices: int) -> int | None:
     """Return the memory of one copy's weights over all its devices; None where the log does not tell (on a CPU)."""
-    told = WEIGHTS.findall(log)
-    return int(float(told[0]) * devices * GIB) if told else None
+    sizes_gib = WEIGHTS.findall(log)
+    return int(float(sizes_gib[0]) * devices * GIB) if sizes_gib else None
 
 
 def kernels(log: str) -> dict[str, str]:
@@ -259,15 +259,15 @@ class VLLM(Engine):
         Raises:
             EngineError: it does not report it.
         """
-        told = {}
+        answers = {}
         for path in ("/version", "/v1/models", "/metrics"):
             status, body = ask(path)
             if status != 200:
                 raise EngineError(f"the server does not answer {path} (HTTP {status})")
-            told[path] = body
-        version = str(json.loads(told["/version"])["version"])
-        model: dict[str, Any] = json.loads(told["/v1/models"])["data"][0]
-        caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(told["/metrics"].decode())]
+            answers[path] = body
+        version = str(json.loads(answers["/version"])["version"])
+        model: dict[str, Any] = json.loads(answers["/v1/models"])["data"][0]
+        caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(answers["/metrics"].decode())]
         said = log()
         device = self.device_used
         info = {

@@ -298,8 +298,8 @@ def _look_back(
             break
         time.sleep(POLL_S)
     if not after.memory_returned:
-        told = ", ".join(f"{fmt.space(more)} on device {index}" for index, more in enumerate(kept) if more > 0)
-        on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_S:g} s: {told}")
+        per_device = ", ".join(f"{fmt.space(more)} on device {index}" for index, more in enumerate(kept) if more > 0)
+        on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_S:g} s: {per_device}")
 
 
 def join(

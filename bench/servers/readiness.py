@@ -167,8 +167,8 @@ class Start:
     def _check(self, *, answered: bool) -> None:
         child = self._child
         if child.exit_code is not None:
-            found = self._diagnosis(child.log_text())
-            kind = PortTakenError if found and found.kind == "port taken" else EngineError
+            diagnosis = self._diagnosis(child.log_text())
+            kind = PortTakenError if diagnosis and diagnosis.kind == "port taken" else EngineError
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
         if answered and not child.listens_on(self._door.port):
             # Also true of a child of ours that ended in this moment: then its log tells more than the port.

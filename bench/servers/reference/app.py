@@ -58,8 +58,8 @@ class LoadedModel:
             RequestError: one of them cannot be served; nothing is queued then.
         """
         tokenizer = self.model.tokenizer
-        found = prompts(asked, self.limits, tokenizer.encode if tokenizer else None)
-        return tuple(self.scheduler.submit(prompt, streams=asked.stream, reuse=True) for prompt in found)
+        batch = prompts(asked, self.limits, tokenizer.encode if tokenizer else None)
+        return tuple(self.scheduler.submit(prompt, streams=asked.stream, reuse=True) for prompt in batch)
 
 
 class Server:

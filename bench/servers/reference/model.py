@@ -53,8 +53,8 @@ class Model:
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise LoadError("--device cuda: this machine has no CUDA device; use --device cpu")
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(found if device == "auto" else device)
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(available if device == "auto" else device)
         attention.register()
         transformers_logging.disable_progress_bar()
         self.config: Any = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=own_code(path))
@@ -127,7 +127,7 @@ class Model:
         threads = torch.get_num_threads()
         shares = even([len(piece) for piece in tokens], threads if self._passes else 1)
         if len(shares) == 1:
-            found = self._forward(tokens, sequences, keep)
+            logits = self._forward(tokens, sequences, keep)
         else:
             # Threads that share one product wait for each other after each; those with sequences of their own do not.
             each = threads // len(shares)
@@ -143,11 +143,13 @@ class Model:
                     for share in shares
                 ]
                 wait(passes)
-            rows = dict(zip(itertools.chain(*shares), itertools.chain(*(one.result() for one in passes)), strict=True))
-            found = tuple(rows[place] for place in range(len(tokens)))
+            rows = dict(
+                zip(itertools.chain(*shares), itertools.chain(*(future.result() for future in passes)), strict=True)
+            )
+            logits = tuple(rows[place] for place in range(len(tokens)))
         for sequence, piece in zip(sequences, tokens, strict=True):
             sequence.advance(len(piece))
-        return found
+        return logits
 
     def _alone(
         self, threads: int, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
@@ -240,14 +242,14 @@ def _tokenizer(path: Path) -> Tokenizer | None:
 
 def _eos_ids(path: Path, config: Any, tokenizer: Tokenizer | None) -> frozenset[int]:
     """Return every token id that ends an answer: those of the generation config, the config and the tokenizer."""
-    found = [config.eos_token_id, tokenizer and tokenizer.eos_token_id]
+    candidates = [config.eos_token_id, tokenizer and tokenizer.eos_token_id]
     if (path / "generation_config.json").exists():
-        found.append(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
-    flat = [token for ids in found for token in (ids if isinstance(ids, list) else [ids])]
+        candidates.append(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
+    flat = [token for ids in candidates for token in (ids if isinstance(ids, list) else [ids])]
     return frozenset(token for token in flat if token is not None)
 
 
 def _quantization(path: Path) -> dict[str, Any] | None:
     """Return the checkpoint's quantization config as its own file says it, or None."""
-    found: dict[str, Any] | None = json.loads((path / "config.json").read_bytes()).get("quantization_config")
-    return found
+    config: dict[str, Any] | None = json.loads((path / "config.json").read_bytes()).get("quantization_config")
+    return config
