@@ -75,14 +75,14 @@ def execute(spec: RunSpec) -> RunRecord:
     with View(f"{spec.model.title} · {spec.variant.quant} · {spec.engine.name}") as view:
         for line in end_orphans():
             view.say(f"  {line}")
-        made = plan(spec)
-        before = Store(spec.results_dir).find_done(spec.session, made.key.digest, read_environment())
+        run_plan = plan(spec)
+        before = Store(spec.results_dir).find_done(spec.session, run_plan.key.digest, read_environment())
         attempt_at = attempt_of(spec.results_dir, spec.session)
         if before and attempt_at and datetime.fromisoformat(before.started_at) < datetime.fromisoformat(attempt_at):
             view.say(f"  done before this command was cut short: run {before.run_id}")
             return before
-        folder, begun, resumed = _begin(spec, made.key)
-        run = RunState(spec, made, folder, begun, view)
+        folder, begun, resumed = _begin(spec, run_plan.key)
+        run = RunState(spec, run_plan, folder, begun, view)
         try:
             if resumed:
                 run.note(resumed)
@@ -196,10 +196,10 @@ def devices_for(run: RunState, group: Sequence[Subject]) -> Iterator[None]:
 
 def _checkpoint(run: RunState, stage: BuildStage | None, source: Checkpoint | None, what: str) -> Checkpoint:
     assert stage is not None
-    found, why = find(stage)
-    if found:
+    checkpoint, why = find(stage)
+    if checkpoint:
         run.note(f"{what}: reused ({why})")
-        return found
+        return checkpoint
     run.note(f"{what}: building ({why})")
     with run.view.stage(f"building {what}") as line:
         return build(stage, source.path if source else None, run.spec, what=what, why=why, line=line)

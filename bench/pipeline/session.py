@@ -34,9 +34,9 @@ class CommandSession:
             StoreError: the results folder cannot be written, or another process has just begun the same command.
         """
         self._folder = results_dir / "sessions"
-        found = self._cut_short(tuple(command))
-        self.resumed = found is not None
-        self.name = found or f"{utc_name()}-{os.getpid()}"
+        interrupted = self._cut_short(tuple(command))
+        self.resumed = interrupted is not None
+        self.name = interrupted or f"{utc_name()}-{os.getpid()}"
         self._file = self._folder / f"{self.name}.json"
         self.command = tuple(command)
         self.attempts = 0

@@ -207,8 +207,8 @@ def _above_limit(run: RunState, engine: RunningEngine, cell: SpeedCell) -> str |
     for again in (False, True):
         if again:
             find_device(run, engine, again=True)
-        found = limit_of(run.so_far(), cell)
-        reason = exceeds(found, cell) if found else None
+        cell_limit = limit_of(run.so_far(), cell)
+        reason = exceeds(cell_limit, cell) if cell_limit else None
         if reason is None or run.device is None or not run.device.measured:
             return reason
     return reason
@@ -249,10 +249,10 @@ def _lane(
 
 def _as_served(spec: RunSpec, cell: SpeedCell) -> SpeedCell:
     """Return a cell with the context that it was served in."""
-    told: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     if spec.yarn is not None:
-        told = (f"YaRN: positions stretched {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens",)
-    served = {"context_length": context_of(spec), "yarn": spec.yarn, "warnings": (*cell.warnings, *told)}
+        warnings = (f"YaRN: positions stretched {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens",)
+    served = {"context_length": context_of(spec), "yarn": spec.yarn, "warnings": (*cell.warnings, *warnings)}
     return cell.model_copy(update=served)
 
 

@@ -52,13 +52,17 @@ def show(records: Sequence[RunRecord], report: Path) -> None:
     table = Table(title="quantbench", title_justify="left")
     for heading in ("model", "quant", "size", "bits/weight", "KL", "decode", *tasks, "status"):
         table.add_column(heading)
-    verdicts = {(one.run.record.run_id, one.score.task): one for one in judged(records)}
+    verdicts = {(entry.run.record.run_id, entry.score.task): entry for entry in judged(records)}
     for record in records:
-        made = record.checkpoint
+        manifest = record.checkpoint
         row = [escape(record.variant.model), escape(record.variant.quant)]
-        row.append(fmt.size(made.checkpoint_bytes) if made else fmt.MISSING)
-        row.append(f"{made.bits_per_quantized_weight:.2f}" if made and made.bits_per_quantized_weight else fmt.MISSING)
-        row.append(f"{made.fidelity.kl_nats:.4f}" if made and made.fidelity else fmt.MISSING)
+        row.append(fmt.size(manifest.checkpoint_bytes) if manifest else fmt.MISSING)
+        row.append(
+            f"{manifest.bits_per_quantized_weight:.2f}"
+            if manifest and manifest.bits_per_quantized_weight
+            else fmt.MISSING
+        )
+        row.append(f"{manifest.fidelity.kl_nats:.4f}" if manifest and manifest.fidelity else fmt.MISSING)
         row.append(_decode(record))
         for task in tasks:
             score = score_of(record, task)

@@ -30,23 +30,23 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
     The longest, because a run that reused a checkpoint or a score says too little.
     """
     wanted = _kind(spec.variant, record_spec(spec))
-    found = [
+    durations_s = [
         sum(seconds for stage, seconds in record.stage_durations_s.items() if stage in ("source", "quantize", "serve"))
         for record in earlier
         if not record.failures and _kind(record.variant, record.spec) == wanted
     ]
-    return max(found, default=None)
+    return max(durations_s, default=None)
 
 
-def _at_best(one: Forecast) -> str:
+def _at_best(forecast: Forecast) -> str:
     """Return the least time of the cells on the device at hand, with ``; `` behind it; nothing if it is not known.
 
     Of the cells alone: they are measured anew in every run, checkpoints and scores may be there already.
     """
-    if one.device is None or one.cells_best_s is None:
+    if forecast.device is None or forecast.cells_best_s is None:
         return ""
-    several = f"{devices(one)}, each " if one.fit and one.fit.devices > 1 else ""
-    return f"cells at least {fmt.duration(one.cells_best_s)} on {several}{one.device.name}; "
+    several = f"{devices(forecast)}, each " if forecast.fit and forecast.fit.devices > 1 else ""
+    return f"cells at least {fmt.duration(forecast.cells_best_s)} on {several}{forecast.device.name}; "
 
 
 def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
@@ -60,15 +60,15 @@ def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
     lines = ["going on with this command, which was cut short"] if resumed else []
     known: list[float] = []
     for spec in specs:
-        one = forecast_of(spec)
+        forecast = forecast_of(spec)
         seconds = seconds_before(spec, earlier)
         known += [seconds] if seconds is not None else []
         time = f"up to {seconds / 60:.1f} min, as before" if seconds is not None else "no earlier run to estimate from"
         lines.append(
-            f"{spec.variant.model} {spec.variant.quant}: {len(one.cells)} cells of {spec.workload.trials} trials, "
-            f"{len(spec.accuracy.tasks)} tasks; {_at_best(one)}{time}"
+            f"{spec.variant.model} {spec.variant.quant}: {len(forecast.cells)} cells of {spec.workload.trials} trials, "
+            f"{len(spec.accuracy.tasks)} tasks; {_at_best(forecast)}{time}"
         )
-        lines += [f"  {remark}" for remark in (one.fit.remarks if one.fit else ())]
+        lines += [f"  {remark}" for remark in (forecast.fit.remarks if forecast.fit else ())]
     if len(specs) > 1 and len(known) == len(specs):
         lines.append(f"in all up to {sum(known) / 60:.1f} min")
     return lines

@@ -36,30 +36,30 @@ class CellForecast(Frozen):
     """Why it cannot run."""
 
 
-def _reason(spec: RunSpec, shape: Shape, found: Fit | None) -> str | None:
+def _reason(spec: RunSpec, shape: Shape, fit: Fit | None) -> str | None:
     length, tokens = context_of(spec), shape.input_len + shape.output_len
     if tokens > length:
         name, longest = STRETCHED
         more = f"; type context={name}" if length < tokens <= longest and spec.model.rope else ""
         return f"{tokens:,} tokens are more than the context of {length:,}{more}"
-    if found is None:
+    if fit is None:
         return None
-    if found.refused:
-        return found.refused
-    held, room = tokens_at_once(shape, found.copies), found.spread.kv_capacity_tokens
+    if fit.refused:
+        return fit.refused
+    held, room = tokens_at_once(shape, fit.copies), fit.spread.kv_capacity_tokens
     if room == 0:
         return "the weights do not fit"
     return f"{held:,} tokens at once, and {room:,} find room beside the weights" if held > room else None
 
 
-def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, found: Fit) -> tuple[Limit, Limit]:
+def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, fit: Fit) -> tuple[Limit, Limit]:
     """Return (the limit of decoding, the limit of prefilling).
 
     A token passes the groups of layers one after the other, so it takes no less time for their number; the pieces of
     a long prompt can be in all of them at once.
     """
     closed = shape.request_rate_per_s is None
-    architecture, spread = spec.model.architecture, found.spread
+    architecture, spread = spec.model.architecture, fit.spread
 
     def on(devices: int) -> Limit:
         return limit(
@@ -68,7 +68,7 @@ def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, f
             device,
             input_len=shape.input_len,
             output_len=shape.output_len,
-            concurrency=math.ceil(shape.concurrency / found.copies) if closed else 1,
+            concurrency=math.ceil(shape.concurrency / fit.copies) if closed else 1,
             sent_together=closed and shape.n_requests == shape.concurrency,
             devices=devices,
             kv_cache_dtype=model.kv_cache_dtype,
@@ -78,9 +78,9 @@ def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, f
     return on(spread.tp), on(spread.devices)
 
 
-def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, found: Fit, step: Limit) -> Estimate | None:
+def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, fit: Fit, step: Limit) -> Estimate | None:
     """Return the likely time of a token by the law of published cells: dense models, one request, one device."""
-    alone = shape.request_rate_per_s is None and shape.concurrency == found.devices == 1
+    alone = shape.request_rate_per_s is None and shape.concurrency == fit.devices == 1
     if not alone or step.device.measured or spec.model.architecture.experts:
         return None
     name = "bf16" if model.emulated else spec.quant.name
@@ -90,9 +90,7 @@ def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, found: Fit, step:
     return law.predict(step.traffic.total_bytes, bandwidth_bytes_per_s=step.bandwidth_bytes_per_s)
 
 
-def cell_of(
-    spec: RunSpec, shape: Shape, model: ServedWeights, device: Device | None, found: Fit | None
-) -> CellForecast:
+def cell_of(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device | None, fit: Fit | None) -> CellForecast:
     """Return what is known of one cell beforehand.
 
     Args:
@@ -100,11 +98,11 @@ def cell_of(
         shape: of the cell.
         model: how its server holds the weights.
         device: one of the devices; None if it is not known.
-        found: how it is spread over them; None if they are not known.
+        fit: how it is spread over them; None if they are not known.
     """
     per_token = kv_bytes_per_token(spec.model.architecture, model.kv_cache_dtype)
-    kv_bytes, reason = tokens_at_once(shape) * per_token, _reason(spec, shape, found)
-    if reason is not None or device is None or found is None:
+    kv_bytes, reason = tokens_at_once(shape) * per_token, _reason(spec, shape, fit)
+    if reason is not None or device is None or fit is None:
         return CellForecast(
             shape=shape,
             kv_bytes=kv_bytes,
@@ -115,8 +113,8 @@ def cell_of(
             likely_s=None,
             reason=reason,
         )
-    decode, prefill = _limits(spec, shape, model, device, found)
-    likely = _likely(spec, shape, model, found, decode)
+    decode, prefill = _limits(spec, shape, model, device, fit)
+    likely = _likely(spec, shape, model, fit, decode)
     waves = spec.workload.trials + 1
 
     def all_trials(tpot_s: float) -> float:

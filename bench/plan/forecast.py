@@ -83,7 +83,7 @@ class Forecast(Frozen):
         known = [cell.likely_s for cell in self.able if cell.likely_s is not None]
         if not known or len(known) < len(self.able):
             return None
-        low, value, high = (sum(getattr(one, end) for one in known) for end in ("low", "value", "high"))
+        low, value, high = (sum(getattr(likely, end) for likely in known) for end in ("low", "value", "high"))
         return Estimate(low=low, value=value, high=high)
 
     @property
@@ -102,7 +102,7 @@ def _build(spec: RunSpec, model: ServedWeights, device: Device | None) -> Build 
     if spec.engine.is_external:
         return None
     architecture, method, release = spec.model.architecture, spec.quant.method, spec.release
-    made, source = sum(sizes(architecture, model.stored_bits)), 2.0 * architecture.parameters()
+    result_bytes, source = sum(sizes(architecture, model.stored_bits)), 2.0 * architecture.parameters()
     needs = estimate(
         architecture,
         None if release else method.calibrating(architecture),
@@ -113,11 +113,11 @@ def _build(spec: RunSpec, model: ServedWeights, device: Device | None) -> Build 
     tokens = calibrating.tokens if calibrating else None
     downloads = [
         *([source] if spec.model.source.downloads else []),
-        *([made] if release and release.downloads else []),
+        *([result_bytes] if release and release.downloads else []),
     ]
     return Build(
         download_bytes=sum(downloads) if downloads else None,
-        disk_bytes=(0.0 if spec.model.source.links else source) + (made if model.form else 0.0),
+        disk_bytes=(0.0 if spec.model.source.links else source) + (result_bytes if model.form else 0.0),
         method=method.name + (f" by {method.backend}" if method.backend and not release else ""),
         release=release is not None,
         needs=needs,
@@ -127,22 +127,22 @@ def _build(spec: RunSpec, model: ServedWeights, device: Device | None) -> Build 
 
 
 def _remarks(spec: RunSpec, model: ServedWeights, device: Device | None) -> list[str]:
-    found = []
+    remarks = []
     if spec.yarn is not None:
-        found.append(f"YaRN stretches the positions {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens")
+        remarks.append(f"YaRN stretches the positions {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens")
         longest = spec.model.rope.longest if spec.model.rope else None
         if longest and spec.yarn.length > longest:
-            found.append(f"its makers say it can be taken to {longest:,} tokens only")
+            remarks.append(f"its makers say it can be taken to {longest:,} tokens only")
     if device and model.multiplied_in not in ("bf16", *device.flops_per_s):
-        found.append(
+        remarks.append(
             f"{device.name} does not multiply {model.multiplied_in}: it computes in BF16, and only the smaller weights "
             "are a gain"
         )
     if model.emulated:
-        found.append(
+        remarks.append(
             f"engine={spec.engine.name} does not compute on quantized kernels here: accuracy counts, speed does not"
         )
-    return found
+    return remarks
 
 
 def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (), *, per_machine: int = 1) -> Forecast:
@@ -155,7 +155,7 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
         per_machine: devices of one machine.
     """
     architecture, model = spec.model.architecture, served_weights(spec)
-    found = fit(spec, model, device, per_machine=per_machine) if device else None
+    placement = fit(spec, model, device, per_machine=per_machine) if device else None
     baseline = None
     if spec.baseline:
         other = {name: getattr(spec.baseline, name) for name in ("variant", "quant", "release")}
@@ -172,12 +172,12 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
         bits=model.stored_bits,
         checkpoint_bytes=sum(sizes(architecture, model.stored_bits)),
         build=_build(spec, model, device),
-        fit=found,
+        fit=placement,
         trials=spec.workload.trials,
-        cells=tuple(cell_of(spec, shape, model, device, found) for shape in shapes_of(spec.workload)),
-        tasks=tuple(task_of(spec, task, model, device, found) for task in spec.accuracy.tasks),
+        cells=tuple(cell_of(spec, shape, model, device, placement) for shape in shapes_of(spec.workload)),
+        tasks=tuple(task_of(spec, task, model, device, placement) for task in spec.accuracy.tasks),
         baseline=baseline,
-        remarks=(*_remarks(spec, model, device), *(found.remarks if found else ()), *problems),
+        remarks=(*_remarks(spec, model, device), *(placement.remarks if placement else ()), *problems),
     )
 
 
@@ -186,13 +186,13 @@ def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
     if spec.engine.is_external:
         return None, 1, "the device of an external server is not known"
     if spec.hardware.device is not None:
-        found = lookup(spec.hardware.device)
-        why = None if found else f"'{spec.hardware.device}' is not in the table of devices"
-        return found, spec.hardware.devices_per_machine or 1, why
+        device = lookup(spec.hardware.device)
+        why = None if device else f"'{spec.hardware.device}' is not in the table of devices"
+        return device, spec.hardware.devices_per_machine or 1, why
     cpu = spec.hardware.name == "cpu" or spec.engine.device == "cpu"
-    found = kept_device(cpu=cpu)
-    why = None if found else "what this machine can do is measured by a first run; hardware=h100 plans for another"
-    return found, 1 if cpu else _devices_here(), why
+    device = kept_device(cpu=cpu)
+    why = None if device else "what this machine can do is measured by a first run; hardware=h100 plans for another"
+    return device, 1 if cpu else _devices_here(), why
 
 
 def _devices_here() -> int:

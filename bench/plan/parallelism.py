@@ -135,11 +135,11 @@ def fewest(
     why: dict[str, None] = {}
     for tp, pp in _sizes(per_machine, machines):
         for whole in (False, True) if architecture.experts and tp > 1 else (False,):
-            found = spread(architecture, load, tp, pp, whole_experts=whole)
-            if not found.fits:
+            sharding = spread(architecture, load, tp, pp, whole_experts=whole)
+            if not sharding.fits:
                 continue
             reason = refusal(architecture, form, tp, whole_experts=whole)
             if reason is None:
-                return found, tuple(why)
+                return sharding, tuple(why)
             why[f"tp {tp}{', whole experts' if whole else ''}: {reason}"] = None
     return None, tuple(why)

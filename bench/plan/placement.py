@@ -111,10 +111,10 @@ def _is_typed(spec: RunSpec) -> bool:
     return bool(spec.engine.parallel_fields) and any(pattern.match(word) for word in spec.command)
 
 
-def split_overrides(spec: RunSpec, found: Sharding) -> str:
+def split_overrides(spec: RunSpec, sharding: Sharding) -> str:
     """Return the overrides that spread a server so."""
     words = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
-    split = Parallelism(tp=found.tp, pp=found.pp, whole_experts=found.ep > 1)
+    split = Parallelism(tp=sharding.tp, pp=sharding.pp, whole_experts=sharding.ep > 1)
     return " ".join([*words, *spec.engine.parallel_overrides(split)])
 
 
@@ -130,10 +130,10 @@ def _load(spec: RunSpec, model: ServedWeights, device: Device, kv_tokens: int) -
     )
 
 
-def _too_much(found: Sharding) -> str:
-    held = f"{fmt.space(found.weights_bytes)} of weights and {fmt.space(found.kv_bytes)} of keys and values"
-    room = fmt.space(found.budget_bytes)
-    return f"{held}{' for each device' if found.devices > 1 else ''} are more than the {room} that a server may take"
+def _too_much(sharding: Sharding) -> str:
+    held = f"{fmt.space(sharding.weights_bytes)} of weights and {fmt.space(sharding.kv_bytes)} of keys and values"
+    room = fmt.space(sharding.budget_bytes)
+    return f"{held}{' for each device' if sharding.devices > 1 else ''} are more than the {room} that a server may take"
 
 
 def fit(spec: RunSpec, model: ServedWeights, device: Device, *, per_machine: int) -> Fit:
@@ -174,13 +174,13 @@ def _asked(spec: RunSpec, model: ServedWeights, load: Load, copies: int, advice:
     architecture = spec.model.architecture
     tp, pp = spec.engine.parallelism.tp, spec.engine.parallelism.pp
     whole = spec.engine.parallelism.whole_experts
-    found = spread(architecture, load, tp, pp, whole_experts=whole)
+    sharding = spread(architecture, load, tp, pp, whole_experts=whole)
     refused = refusal(architecture, model.form, tp, whole_experts=whole)
-    wrong = [*([refused] if refused else []), *([] if found.fits else [_too_much(found)])]
+    wrong = [*([refused] if refused else []), *([] if sharding.fits else [_too_much(sharding)])]
     size = f"tp {tp}{f', pp {pp}' if pp > 1 else ''}, as asked"
     better = f"; {advice}" if advice else ""
     return Fit(
-        spread=found,
+        spread=sharding,
         copies=copies,
         refused=refused,
         remarks=tuple(f"{size}: {reason}{better}" for reason in wrong),

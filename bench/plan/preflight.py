@@ -63,19 +63,19 @@ def _folders(flags: Sequence[str], known: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a flag is not known, a folder is not there, or there are several.
     """
-    found: list[str] = []
+    folders: list[str] = []
     left = iter(flags)
     for flag in left:
         value = next(left) if flag in TAKES_VALUE else ""
         if flag in CONFIG_DIR:
-            found.append(value)
+            folders.append(value)
             if not value or not Path(value).is_dir():
                 raise ConfigError(f"{flag} {value}: no such folder")
         elif flag not in known:
             raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
-    if len(found) > 1:
-        raise ConfigError(f"--config-dir {found[1]}: one folder at most; more with hydra.searchpath=[{found[1]}]")
-    return found
+    if len(folders) > 1:
+        raise ConfigError(f"--config-dir {folders[1]}: one folder at most; more with hydra.searchpath=[{folders[1]}]")
+    return folders
 
 
 def check_shown(arguments: Sequence[str]) -> None:

@@ -56,7 +56,7 @@ def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | 
     return sum(min(per_leaf, leaf.items) for leaf in known.leaves.values())
 
 
-def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | None, found: Fit | None) -> TaskForecast:
+def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | None, fit: Fit | None) -> TaskForecast:
     """Return what is known of one task beforehand."""
     known, lengths = benchmarks().get(task), assumptions().get(task)
     items = _items(spec.accuracy, task, known)
@@ -66,6 +66,6 @@ def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | Non
         tokens = items * lengths.own_tokens + len(known.leaves) * (lengths.tokens - lengths.own_tokens)
         tokens *= 2 if spec.accuracy.noise_floor and spec.quant.name == BASELINE else 1
     best = None
-    if tokens is not None and device is not None and found is not None and found.loads:
-        best = tokens * linear_flops(spec.model.architecture) / peak(device, model.multiplied_in) / found.devices
+    if tokens is not None and device is not None and fit is not None and fit.loads:
+        best = tokens * linear_flops(spec.model.architecture) / peak(device, model.multiplied_in) / fit.devices
     return TaskForecast(task=task, items=items, prompt_tokens=tokens, best_s=best)
