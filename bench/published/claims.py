@@ -85,10 +85,10 @@ def _published_accuracy(claim: Claim) -> Iterator[Finding]:
 def _bf16_of(cell: PublishedCell) -> PublishedCell | None:
     """Return the BF16 cell that ran in the same place, at the same setting, on as many devices."""
 
-    def place(one: PublishedCell) -> tuple[str, str, str, int, int, str]:
-        return one.source, one.model, one.engine, one.input_len, one.devices, one.setting
+    def place(other: PublishedCell) -> tuple[str, str, str, int, int, str]:
+        return other.source, other.model, other.engine, other.input_len, other.devices, other.setting
 
-    return next((one for one in cells() if one.quant == "bf16" and place(one) == place(cell)), None)
+    return next((other for other in cells() if other.quant == "bf16" and place(other) == place(cell)), None)
 
 
 def _published_speed(claim: Claim) -> Iterator[Finding]:

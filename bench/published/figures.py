@@ -171,7 +171,7 @@ def cells() -> tuple[PublishedCell, ...]:
 
     Rows without a length or without a speed have none.
     """
-    found = (
+    published = (
         PublishedCell(
             source=row["source"],
             model=row["model"],
@@ -190,13 +190,13 @@ def cells() -> tuple[PublishedCell, ...]:
         for row in rows_of("speed.csv")
         if row["input_len"] and row["speed_tokens_per_s"]
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(published))
 
 
 @cache
 def scores() -> tuple[PublishedScore, ...]:
     """Return every published accuracy. A page's own BF16 row stands for the BF16 score of its other rows."""
-    found = [
+    published = [
         PublishedScore(
             source=row["source"],
             model=row["model"],
@@ -210,10 +210,10 @@ def scores() -> tuple[PublishedScore, ...]:
         )
         for row in rows_of("accuracy.csv")
     ]
-    plain = {(one.source, one.model, one.task): one.score for one in found if one.quant == "bf16"}
+    plain = {(score.source, score.model, score.task): score.score for score in published if score.quant == "bf16"}
     return tuple(
-        one.model_copy(update={"bf16_score": one.bf16_score or plain.get((one.source, one.model, one.task))})
-        for one in found
+        score.model_copy(update={"bf16_score": score.bf16_score or plain.get((score.source, score.model, score.task))})
+        for score in published
     )
 
 
@@ -245,21 +245,21 @@ def limit_of(cell: PublishedCell) -> Limit | None:
 
 def share_of(cell: PublishedCell) -> RoofShare | None:
     """Return a published speed as shares of the limit; None where that is not known."""
-    found = limit_of(cell)
-    if found is None:
+    roof = limit_of(cell)
+    if roof is None:
         return None
-    least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s
-    mbu = found.decode.memory_s / cell.tpot_s if cell.tpot_s else None
+    least = roof.roof_ttft_s + (cell.output_len - 1) * roof.roof_tpot_s
+    mbu = roof.decode.memory_s / cell.tpot_s if cell.tpot_s else None
     return RoofShare(mbu=mbu, of_roof=least / cell.duration_s)
 
 
 def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
     """Return the published speeds of a model as rows of plain values."""
-    found = []
+    rows = []
     for cell in cells():
         if cell.model == model and engine in (None, cell.engine):
             share = share_of(cell)
-            found.append(
+            rows.append(
                 {
                     **cell.model_dump(),
                     "remarks": cell.remarks,
@@ -270,7 +270,7 @@ def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
                     "of_roof": share.of_roof if share else None,
                 }
             )
-    return found
+    return rows
 
 
 def published_named(name: str) -> list[PublishedCell]:
@@ -284,15 +284,15 @@ def published_named(name: str) -> list[PublishedCell]:
     """
     plain, _, engine = name.partition("@")
     subject, _, quant = plain.partition("/")
-    found = [cell for cell in cells() if subject in (cell.model, cell.source)]
-    if not found:
+    matches = [cell for cell in cells() if subject in (cell.model, cell.source)]
+    if not matches:
         known = [*sorted({cell.model for cell in cells()}), *sources()]
         raise ConfigError(f"nothing published is called '{subject}'{nearest(subject, known)} Known: {', '.join(known)}")
     for what, wanted, of in (("quantization", quant, "quant"), ("engine", engine, "engine")):
-        have = sorted({getattr(cell, of) for cell in found})
+        have = sorted({getattr(cell, of) for cell in matches})
         if wanted and wanted not in have:
             raise ConfigError(
                 f"no {what} '{wanted}' among the published cells of {subject}; there is: {', '.join(have)}"
             )
-        found = [cell for cell in found if wanted in ("", getattr(cell, of))]
-    return found
+        matches = [cell for cell in matches if wanted in ("", getattr(cell, of))]
+    return matches

@@ -132,23 +132,23 @@ def law_for(quant: str, engine: str, source: str | None) -> Law | None:
     if source is None:
         return None
     used = [
-        (cell, found, cell.tpot_s)
+        (cell, roof, cell.tpot_s)
         for cell in cells()
-        if _usable(cell, source, quant, engine) and cell.tpot_s and (found := limit_of(cell))
+        if _usable(cell, source, quant, engine) and cell.tpot_s and (roof := limit_of(cell))
     ]
     try:
-        (overhead, slope), covariance, relative_sd = fit([(found.traffic.total_bytes, tpot) for _, found, tpot in used])
+        (overhead, slope), covariance, relative_sd = fit([(roof.traffic.total_bytes, tpot) for _, roof, tpot in used])
     except ValueError:
         return None
     residuals = tuple(
         Residual(
             model=cell.model,
             label=cell.label,
-            bytes_per_step=found.traffic.total_bytes,
+            bytes_per_step=roof.traffic.total_bytes,
             tpot_s=tpot,
-            relative=tpot / (overhead + slope * found.traffic.total_bytes) - 1,
+            relative=tpot / (overhead + slope * roof.traffic.total_bytes) - 1,
         )
-        for cell, found, tpot in used
+        for cell, roof, tpot in used
     )
     return Law(
         source=source,

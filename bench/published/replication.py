@@ -65,10 +65,10 @@ def _model(record: RunRecord) -> str:
 
 def _matches(record: RunRecord, cell: SpeedCell) -> list[PublishedCell]:
     return [
-        one
-        for one in cells()
-        if (one.model, one.quant, one.engine) == (_model(record), _quant(record), record.engine)
-        and (one.input_len, one.output_len) == (cell.input_len, cell.output_len)
+        published
+        for published in cells()
+        if (published.model, published.quant, published.engine) == (_model(record), _quant(record), record.engine)
+        and (published.input_len, published.output_len) == (cell.input_len, cell.output_len)
         and cell.concurrency == 1
         and cell.request_rate_per_s is None
     ]
@@ -92,12 +92,12 @@ def _differences(record: RunRecord, published: PublishedCell) -> str:
     page = sources()[published.source]
     theirs = page.versions.get(published.engine)
     ours = record.server.version if record.server else None
-    told = [f"{published.engine} {ours}, published with {theirs}"] if theirs and ours and theirs != ours else []
+    reasons = [f"{published.engine} {ours}, published with {theirs}"] if theirs and ours and theirs != ours else []
     if published.setting:
-        told.append(f"published at {page.settings[published.setting]}")
+        reasons.append(f"published at {page.settings[published.setting]}")
     if published.doubt:
-        told.append(f"the published figure is doubtful: {published.doubt}")
-    return "".join(f"; {text}" for text in told)
+        reasons.append(f"the published figure is doubtful: {published.doubt}")
+    return "".join(f"; {text}" for text in reasons)
 
 
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
@@ -105,8 +105,8 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
     counted = published.duration_s * published.speed_tokens_per_s
     times = per_trial(cell, e2e_s) if cell.status in ("ok", "emulated") else []
     speed = bootstrap_median(counted / time for time in times)
-    found = measured_limit(record, cell)
-    least = found.roof_ttft_s + (cell.output_len - 1) * found.roof_tpot_s if found else None
+    roof = measured_limit(record, cell)
+    least = roof.roof_ttft_s + (cell.output_len - 1) * roof.roof_tpot_s if roof else None
     of_roof = least / (counted / speed.median) if least and speed else None
     theirs = share_of(published)
 
@@ -129,12 +129,12 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
         return said("not comparable", f"{other}: only shares of the limit can be compared")
     by = published.speed_tokens_per_s
     ratio = Interval(median=speed.median / by, low=speed.low / by, high=speed.high / by, n=speed.n)
-    told = f"{ratio.median:.3f} times the published speed{_differences(record, published)}"
+    words = f"{ratio.median:.3f} times the published speed{_differences(record, published)}"
     if speed.n < MIN_TRIALS:
-        return said("not enough data", f"{told}; {speed.n} trials, at least {MIN_TRIALS} are needed", ratio)
+        return said("not enough data", f"{words}; {speed.n} trials, at least {MIN_TRIALS} are needed", ratio)
     if ratio.low > 1 + TOLERANCE:
-        return said("faster", told, ratio)
-    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", told, ratio)
+        return said("faster", words, ratio)
+    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", words, ratio)
 
 
 def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellReplication], ...]:
@@ -167,7 +167,7 @@ def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplica
     be. The pages do not tell their prompts in full, so a difference may come from there.
     """
     shown = score.metrics if score.status in ("ok", "emulated") else ()
-    metric = next((one for one in shown if one.name.partition(",")[0] == published.metric), None)
+    metric = next((candidate for candidate in shown if candidate.name.partition(",")[0] == published.metric), None)
 
     def said(kind: Kind, reason: str, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
         value = metric.value if metric else None
@@ -181,9 +181,9 @@ def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplica
         return said("not comparable", reason)
     value = metric.value - published.score
     half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / published.n_items))
-    told = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points; prompts and harness may differ"
+    words = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points; prompts and harness may differ"
     kind: Kind = "higher" if value > half else "lower" if value < -half else "reproduced"
-    return said(kind, told, (value - half, value, value + half))
+    return said(kind, words, (value - half, value, value + half))
 
 
 def score_replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ScoreReplication], ...]:
