@@ -127,10 +127,10 @@ class _Output(Console):
 
 def console() -> Console:
     """Return where tables are printed: as wide as the terminal, or ``PLAIN_WIDTH``."""
-    found = _Output(highlight=False)
-    if not found.is_terminal and "COLUMNS" not in os.environ:
-        found.width = PLAIN_WIDTH
-    return found
+    out = _Output(highlight=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = PLAIN_WIDTH
+    return out
 
 
 def table(
@@ -145,9 +145,9 @@ def table(
         numeric: headings of the columns that are set to the right.
         caption: below it.
     """
-    made = Table(title=escape(title), title_justify="left", caption=escape(caption) or None, caption_justify="left")
+    grid = Table(title=escape(title), title_justify="left", caption=escape(caption) or None, caption_justify="left")
     for head in heads:
-        made.add_column(escape(head), justify="right" if head in numeric else "left", overflow="fold")
+        grid.add_column(escape(head), justify="right" if head in numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(text) for text in row))
-    return made
+        grid.add_row(*(escape(text) for text in row))
+    return grid

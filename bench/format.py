@@ -34,9 +34,9 @@ def seconds(value: float) -> str:
 
 def duration(value: float) -> str:
     """Return seconds that may be days, with one decimal: ``1.5 min``."""
-    for one, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if value >= one:
-            return f"{value / one:.1f} {unit}"
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if value >= unit_s:
+            return f"{value / unit_s:.1f} {unit}"
     return f"{value:.1f} s" if value >= 1 else f"{1e3 * value:.1f} ms"
 
 
@@ -126,6 +126,6 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def plural(number: int, one: str, many: str | None = None) -> str:
+def plural(number: int, singular: str, many: str | None = None) -> str:
     """Return ``1 run`` or ``2 runs``."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return f"{count(number)} {singular if number == 1 else many or singular + 's'}"

@@ -225,11 +225,11 @@ def _explaining(where: str) -> Iterator[None]:
 
 def _model(section: dict[str, Any]) -> ModelSpec:
     with _explaining("model.source"):
-        found = source(section["source"])
+        model_source = source(section["source"])
         if section.get("architecture", {}) is None:
             section = _described(section)
     with _explaining("model"):
-        return ModelSpec.model_validate({**section, "source": found})
+        return ModelSpec.model_validate({**section, "source": model_source})
 
 
 def _accuracy(section: dict[str, Any], model: ModelSpec) -> AccuracySpec:

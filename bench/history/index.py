@@ -104,7 +104,7 @@ def epoch_of(record: RunRecord) -> str:
     client's event loop where it is not uvloop's, which all earlier runs had.
     """
     here = record.environment
-    told = {
+    conditions = {
         "hostname": here.hostname,
         "cpu": [here.cpu, here.cpu_cores],
         "gpus": here.gpus,
@@ -113,7 +113,7 @@ def epoch_of(record: RunRecord) -> str:
         "engine": [record.engine, record.spec.engine.model_dump(), record.server and record.server.version],
         **({} if here.event_loop == "uvloop" else {"event_loop": here.event_loop}),
     }
-    return sha256_text(canonical_json(told))[:12]
+    return sha256_text(canonical_json(conditions))[:12]
 
 
 class Index:
@@ -317,11 +317,11 @@ class Index:
         ]
         return {(_key(row), row[-3]): (row[-2], row[-1]) for row in rows}
 
-    def keep_courses(self, signature: str, found: Iterable[tuple[SeriesKey, str, str, str]]) -> None:
+    def keep_courses(self, signature: str, kept: Iterable[tuple[SeriesKey, str, str, str]]) -> None:
         """Keep (series, figure, through, state) for the next time."""
         same = " and ".join(f"{name} = ?" for name in SeriesKey.model_fields)
         with self._writing():
-            for key, figure, through, state in found:
+            for key, figure, through, state in kept:
                 values = _values(key)
                 self._db.execute(
                     f"insert or replace into courses values ({', '.join('?' * len(values))}, ?, ?, ?, (select count(*)"
@@ -339,15 +339,15 @@ def _key(row: Sequence[Any]) -> SeriesKey:
 
 
 def _cell(cell: SpeedCell, control: SpeedCell | None, started_at: str) -> tuple[Any, ...]:
-    told: list[float | str | None] = []
+    figures: list[float | str | None] = []
     for figure in (tpot_s, ttft_s):
         own = per_trial(cell, figure) if cell.status == "ok" else []
         beside = per_trial(control, figure) if control and control.status == "ok" else []
         value = value_of(own, beside, cell.status)
-        told += [None, value] if isinstance(value, str) else [value, None]
+        figures += [None, value] if isinstance(value, str) else [value, None]
     return (
         cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,
-        cell.concurrency, cell.request_rate_per_s, int(cell.interleaved), started_at, *told,
+        cell.concurrency, cell.request_rate_per_s, int(cell.interleaved), started_at, *figures,
     )  # fmt: skip
 
 
@@ -383,6 +383,6 @@ def marks_of(results_dir: Path) -> list[EpochMark]:
     """
     file = results_dir / MARKS
     try:
-        return [EpochMark.model_validate(one) for one in json.loads(file.read_text())] if file.exists() else []
+        return [EpochMark.model_validate(entry) for entry in json.loads(file.read_text())] if file.exists() else []
     except (OSError, ValueError, ValidationError) as error:
         raise StoreError(f"{file}: {str(error).splitlines()[0]}") from error

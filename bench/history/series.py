@@ -81,4 +81,4 @@ def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
         raise ValueError(f"{len(variant)} trials of the variant, {len(control)} of the control")
     if min((*variant, *control), default=1) <= 0:
         raise ValueError("a speed must be above 0")
-    return hodges_lehmann([math.log(one / other) for one, other in zip(variant, control, strict=True)])
+    return hodges_lehmann([math.log(own / reference) for own, reference in zip(variant, control, strict=True)])

@@ -131,16 +131,16 @@ def exceeds(limit: Limit, cell: SpeedCell) -> str | None:
 def columns(record: RunRecord, cell: SpeedCell) -> dict[str, float | str | None]:
     """Return the export table's columns of a cell; each None where it is not known."""
     names = ("roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill")
-    found, summary = limit_of(record, cell), summarize(cell)
-    if found is None or summary is None:
+    roof, summary = limit_of(record, cell), summarize(cell)
+    if roof is None or summary is None:
         return dict.fromkeys(names)
-    share = against(found, summary)
+    share = against(roof, summary)
     values = (
-        found.roof_tokens_per_s,
+        roof.roof_tokens_per_s,
         share.mbu,
-        found.roof_ttft_s,
+        roof.roof_ttft_s,
         share.mfu,
-        found.decode.by,
-        found.prefill.by,
+        roof.decode.by,
+        roof.prefill.by,
     )
     return dict(zip(names, values, strict=True))

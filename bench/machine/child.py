@@ -62,7 +62,7 @@ def session_members(leader: int, create_time: float) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         if abs(psutil.Process(leader).create_time() - create_time) >= CLOCK_SLACK_S:
             return []
-    found = []
+    members = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
             if (
@@ -70,8 +70,8 @@ def session_members(leader: int, create_time: float) -> list[psutil.Process]:
                 and process.create_time() >= create_time - CLOCK_SLACK_S
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
-    return found
+                members.append(process)
+    return members
 
 
 def _end_session(leader: int, create_time: float) -> None:

@@ -8,11 +8,11 @@ NVIDIA_SMI_S = 20
 
 def has_cuda_device() -> bool:
     """Tell whether nvidia-smi is here, works and lists a device."""
-    found = shutil.which("nvidia-smi")
-    if found is None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
         return False
     try:
-        done = subprocess.run([found, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_S)
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_S)
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0 and "GPU " in done.stdout

@@ -192,12 +192,12 @@ def last_words(log: str, lines: int = 4) -> str:
 
 def why(log: str, patterns: Mapping[Kind, str] = NOTHING, advice: Mapping[Kind, str] = NOTHING) -> str:
     """Return in one line why a server ended and what to change, as far as its log shows; see `diagnose`."""
-    found = diagnose(log, patterns, advice)
+    diagnosis = diagnose(log, patterns, advice)
     words = last_words(log)
-    if found is None:
+    if diagnosis is None:
         return words
-    told = words if found.line in words else found.line
-    return f"{found.kind}: {told}; {found.advice}"
+    quoted = words if diagnosis.line in words else diagnosis.line
+    return f"{diagnosis.kind}: {quoted}; {diagnosis.advice}"
 
 
 def _cut(line: str, width: int = 400) -> str:

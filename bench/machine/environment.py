@@ -26,13 +26,13 @@ VARIABLES = (
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
     """Return the version of each named package that is installed."""
-    found: dict[str, str] = {}
+    installed: dict[str, str] = {}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def cpu_name() -> str:

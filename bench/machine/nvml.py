@@ -67,15 +67,15 @@ def _visible(nvml: Any) -> list[_Device]:
     """Return the devices that CUDA would use, in its order; like CUDA, stop at the first entry that is not there."""
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     entries = [str(index) for index in range(nvml.nvmlDeviceGetCount())] if asked is None else asked.split(",")
-    found: list[_Device] = []
+    devices: list[_Device] = []
     for entry in entries:
         handle = _find(nvml, entry.strip())
         if handle is None:
             break
         part = entry.strip().startswith("MIG-")
         card = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle) if part else handle
-        found.append(_Device(nvml.nvmlDeviceGetIndex(card), nvml.nvmlDeviceGetName(handle), handle, card, not part))
-    return found
+        devices.append(_Device(nvml.nvmlDeviceGetIndex(card), nvml.nvmlDeviceGetName(handle), handle, card, not part))
+    return devices
 
 
 class Devices:
@@ -159,11 +159,11 @@ class Devices:
         Raises:
             EngineError: a device is lost.
         """
-        found: list[Any] = []
+        used_bytes: list[Any] = []
         for device in self._devices:
             listed = self._read(device, "nvmlDeviceGetComputeRunningProcesses", device.handle)
-            found += [process.usedGpuMemory for process in listed or () if process.pid in pids]
-        return None if not found or None in found else sum(found)
+            used_bytes += [process.usedGpuMemory for process in listed or () if process.pid in pids]
+        return None if not used_bytes or None in used_bytes else sum(used_bytes)
 
     def power_w(self) -> list[float | None]:
         """Return the power of every device in watts.
@@ -181,13 +181,13 @@ class Devices:
         Raises:
             EngineError: a device is lost.
         """
-        found: list[float] = []
+        counters_j: list[float] = []
         for device in self._devices:
             counted = self._read(device, "nvmlDeviceGetTotalEnergyConsumption", device.card) if device.whole else None
             if counted is None:
                 return None
-            found.append(counted * MILLI)
-        return found
+            counters_j.append(counted * MILLI)
+        return counters_j
 
     def utilization(self) -> list[int | None]:
         """Return the share of the last sample period in which every device ran a kernel, in percent.
@@ -227,8 +227,8 @@ class Devices:
         return None if milliwatts is None else milliwatts * MILLI
 
     def _of_all(self, part: str) -> list[int] | None:
-        told = [memory for device in self._devices if (memory := self._memory(device)) is not None]
-        return [getattr(memory, part) for memory in told] if len(told) == len(self._devices) else None
+        memories = [memory for device in self._devices if (memory := self._memory(device)) is not None]
+        return [getattr(memory, part) for memory in memories] if len(memories) == len(self._devices) else None
 
     def _memory(self, device: _Device) -> Any | None:
         # Version 2 keeps what the driver reserves for itself out of ``used``, as nvidia-smi does.

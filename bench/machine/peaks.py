@@ -62,14 +62,14 @@ def table() -> list[Entry]:
     Raises:
         ConfigError: a file is not what it should be.
     """
-    found = []
+    entries = []
     for file in (own_table(), TABLE):
         if file.exists():
             try:
-                found += [Entry.model_validate(entry) for entry in tomllib.loads(file.read_text())["device"]]
+                entries += [Entry.model_validate(entry) for entry in tomllib.loads(file.read_text())["device"]]
             except (KeyError, ValueError) as error:
                 raise ConfigError(f"{file}: {str(error).splitlines()[0]}; {TABLE} shows the form") from error
-    return found
+    return entries
 
 
 def lookup(name: str) -> Device | None:
@@ -112,15 +112,15 @@ def probe(interpreter: str, threads: int) -> Device:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise EngineError(f"the CPU cannot be measured: {last} ({' '.join(argv)})")
-    found = json.loads(done.stdout)
-    by_size = tuple((int(size), float(speed)) for size, speed in found["bandwidth_by_size"])
+    measured = json.loads(done.stdout)
+    by_size = tuple((int(size), float(speed)) for size, speed in measured["bandwidth_by_size"])
     return Device(
         name=f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}",
         bandwidth_bytes_per_s=by_size[-1][1],
         bandwidth_by_size=by_size,
-        flops_per_s=found["flops_per_s"],
+        flops_per_s=measured["flops_per_s"],
         memory_bytes=psutil.virtual_memory().total,
-        source=f"measured with {found['how']} on {utc_date()}",
+        source=f"measured with {measured['how']} on {utc_date()}",
         measured=True,
     )
 
@@ -175,8 +175,8 @@ def _cpu(interpreter: str, threads: int, *, again: bool) -> Device:
     kept = Device.model_validate_json(file.read_bytes()) if file.exists() else None
     if kept is not None and not again:
         return kept
-    found = probe(interpreter, threads)
-    device = higher(kept, found) if kept is not None else found
+    measured = probe(interpreter, threads)
+    device = higher(kept, measured) if kept is not None else measured
     write_atomic(file, device.model_dump_json(indent=1))
     return device
 
@@ -209,10 +209,10 @@ def device_here(
         say(f"the GPUs here differ ({', '.join(names)}): no physical limit; choose some with CUDA_VISIBLE_DEVICES")
         return None
     if names:
-        found = lookup(names[0])
-        if found is None:
+        accelerator = lookup(names[0])
+        if accelerator is None:
             say(f"'{names[0]}' is not in the table of devices: no physical limit; add it to {own_table()}")
-        return found
+        return accelerator
     try:
         return _cpu(interpreter, threads or default_threads(), again=again)
     except EngineError as error:

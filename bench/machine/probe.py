@@ -145,14 +145,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", cores)))
     threads = parser.parse_args().threads
     try:
-        found = probe_torch(threads)
+        figures = probe_torch(threads)
     except ImportError:
         try:
-            found = probe_numpy(threads)
+            figures = probe_numpy(threads)
         except ImportError:
             sys.stderr.write(f"error: {sys.executable} has neither torch nor numpy: pip install numpy\n")
             return 1
-    sys.stdout.write(f"{json.dumps({'threads': threads, **found})}\n")
+    sys.stdout.write(f"{json.dumps({'threads': threads, **figures})}\n")
     return 0
 
 

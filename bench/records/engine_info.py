@@ -181,7 +181,7 @@ class EngineInfo(_Described):
         try:
             return cls.model_validate(known)
         except ValidationError as error:
-            wrong = {found["loc"][0] for found in error.errors()}
+            wrong = {problem["loc"][0] for problem in error.errors()}
             return cls.model_validate({name: value for name, value in known.items() if name not in wrong})
 
     def reported(self) -> dict[str, Any]:

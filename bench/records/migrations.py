@@ -14,8 +14,8 @@ Change = Callable[[Any], Any]
 
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record of schema 1 as one of schema 2, whose manifest tells more about calibration and proof."""
-    made = record.get("checkpoint")
-    if made is None:
+    checkpoint = record.get("checkpoint")
+    if checkpoint is None:
         return {**record, "schema_version": 2}
     more: dict[str, Any] = {"format": None, "experts_reached": None, "layer_errors": [], "canaries": None}
     unknown: dict[str, Any] = {
@@ -24,9 +24,9 @@ def _from_1(record: dict[str, Any]) -> dict[str, Any]:
         "chat_template_sha256": None,
         "sample_sha256": [],
     }
-    calibration = {**unknown, **made["calibration"]} if made["calibration"] else None
+    calibration = {**unknown, **checkpoint["calibration"]} if checkpoint["calibration"] else None
     proof = {"proof_seconds": 0.0, "proof_peak_rss_bytes": 0}
-    return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **made, "calibration": calibration}}
+    return {**record, "schema_version": 2, "checkpoint": {**more, **proof, **checkpoint, "calibration": calibration}}
 
 
 def _from_2(record: dict[str, Any]) -> dict[str, Any]:
@@ -72,12 +72,12 @@ def _field(spec: Any, *path: str) -> Any:
     Raises:
         ValueError: it is missing; names it.
     """
-    found = spec
+    value = spec
     for place, name in enumerate(path):
-        if not isinstance(found, dict) or name not in found:
+        if not isinstance(value, dict) or name not in value:
             raise ValueError(f"spec.{'.'.join(path[: place + 1])} is missing from a record of schema 5")
-        found = found[name]
-    return found
+        value = value[name]
+    return value
 
 
 def _quant(spec: Any, *path: str) -> dict[str, Any]:

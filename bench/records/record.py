@@ -397,7 +397,7 @@ class RunRecord(Frozen):
         """Return the baseline beside this run if a cell was measured on its server; None for the run's own cells."""
         if self.control is None:
             return None
-        theirs = cell.variant != self.variant or any(cell is one for one in self.control.cells)
+        theirs = cell.variant != self.variant or any(cell is beside for beside in self.control.cells)
         return self.control if theirs else None
 
     @model_validator(mode="before")

@@ -136,8 +136,8 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def _cells(folder: Path) -> tuple[SpeedCell, ...]:
-    found = [_read(SpeedCell, file) for file in folder.glob("*.json")]
-    return tuple(sorted(found, key=_place))
+    kept = [_read(SpeedCell, file) for file in folder.glob("*.json")]
+    return tuple(sorted(kept, key=_place))
 
 
 def _place(cell: SpeedCell) -> tuple[float, ...]:
@@ -188,8 +188,8 @@ class Store:
 
     def find_done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
         """Return the session's newest run with this key, on a machine like this, that has ended with all it was for."""
-        found = [record for record in self.records(session) if record.key == key and is_complete(record)]
-        return next((record for record in reversed(found) if _alike(record.environment, environment)), None)
+        ended = [record for record in self.records(session) if record.key == key and is_complete(record)]
+        return next((record for record in reversed(ended) if _alike(record.environment, environment)), None)
 
     def records(self, session: str | None = None) -> Iterator[RunRecord]:
         """Yield every run, or every run of a session, oldest first: ended or with what they have so far.
@@ -210,11 +210,11 @@ class Store:
 
     def newest(self, count: int) -> list[RunRecord]:
         """Return up to ``count`` ended runs, newest first, passing over those that cannot be read."""
-        found: list[RunRecord] = []
+        ended: list[RunRecord] = []
         for file in sorted(self.runs_dir.glob("*/record.json"), reverse=True)[:count]:
             with contextlib.suppress(StoreError):
-                found.append(_read(RunRecord, file))
-        return found
+                ended.append(_read(RunRecord, file))
+        return ended
 
 
 def unfinished_places(results_dir: Path, session: str, commands: Sequence[tuple[str, ...]]) -> list[int]:
@@ -223,9 +223,9 @@ def unfinished_places(results_dir: Path, session: str, commands: Sequence[tuple[
     return [place for place, command in enumerate(commands) if command not in ended]
 
 
-def _alike(one: Environment, other: Environment) -> bool:
+def _alike(first: Environment, second: Environment) -> bool:
     """Tell whether two environments are the same but for the machine's name: those of a cluster's like machines are."""
-    return one.model_copy(update={"hostname": ""}) == other.model_copy(update={"hostname": ""})
+    return first.model_copy(update={"hostname": ""}) == second.model_copy(update={"hostname": ""})
 
 
 def is_complete(record: RunRecord) -> bool:

@@ -8,14 +8,14 @@ from otava.series import AnalysisOptions, Metric, Series
 
 def main() -> None:
     """Read standard input, write standard output."""
-    found = {}
+    changes = {}
     for name, values in json.load(sys.stdin).items():
         series = Series(name, None, list(range(len(values))), {"speed": Metric()}, {"speed": values}, {})
         points = series.analyze(AnalysisOptions()).change_points["speed"]
-        found[name] = [
+        changes[name] = [
             [int(point.index), float(point.forward_change_percent()), float(point.pvalue())] for point in points
         ]
-    json.dump(found, sys.stdout)
+    json.dump(changes, sys.stdout)
 
 
 main()

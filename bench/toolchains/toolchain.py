@@ -156,9 +156,9 @@ def base_python(chain: Toolchain) -> tuple[str, str]:
     if not chain.python or current in chain.python:
         return sys.executable, current
     for version in chain.python:
-        found = shutil.which(f"python{version}")
-        if found:
-            return found, version
+        program = shutil.which(f"python{version}")
+        if program:
+            return program, version
     needed = " or ".join(f"python{version}" for version in chain.python)
     raise ToolchainError(f"toolchain {chain.name} needs {needed}, and only Python {current} is here: install it")
 
@@ -173,12 +173,12 @@ def read_built(place: Path) -> ToolchainManifest | None:
     """Return what a finished environment says of itself; None where there is none, or a half-built one."""
     try:
         written = json.loads((place / MANIFEST).read_bytes())
-        found = ToolchainManifest.model_validate(
+        manifest = ToolchainManifest.model_validate(
             rename_fields(written, seconds="build_s")
         )  # its name before it carried the unit
     except (OSError, ValueError):
         return None
-    return found if (place / "bin" / "python").exists() else None
+    return manifest if (place / "bin" / "python").exists() else None
 
 
 def state(chain: Toolchain) -> State:
@@ -210,9 +210,9 @@ def toolchain_interpreter(name: str, what: str) -> str:
         ToolchainError: it is not built; names the one command to type.
     """
     chain = read(name)
-    found = state(chain)
-    if found.python is not None:
-        return found.python
+    status = state(chain)
+    if status.python is not None:
+        return status.python
     if chain.is_current:
         return interpreter_for(chain.modules, what)
     raise ToolchainError(
