@@ -73,7 +73,7 @@ def integrated_energy(readings: Sequence[Reading]) -> Energy | None:
         return None
     gaps_s = [(later - at) / NS_PER_S for (at, _), (later, _) in pairwise(points)]
     totals = [sum(watts) for _, watts in points]
-    joules = sum(gap * (one + other) / 2 for gap, (one, other) in zip(gaps_s, pairwise(totals), strict=True))
+    joules = sum(gap * (before + after) / 2 for gap, (before, after) in zip(gaps_s, pairwise(totals), strict=True))
     valid = (
         (points[-1][0] - points[0][0]) / NS_PER_S >= MIN_INTEGRATED_S
         and len(points) == len(readings)
@@ -89,8 +89,8 @@ def energy(readings: Sequence[Reading]) -> Energy | None:
     Args:
         readings: in the order of their times, the first at a trial's beginning, the last at its end.
     """
-    found = [one for one in (counter_energy(readings), integrated_energy(readings)) if one is not None]
-    return next((one for one in found if one.valid), found[0] if found else None)
+    known = [figure for figure in (counter_energy(readings), integrated_energy(readings)) if figure is not None]
+    return next((figure for figure in known if figure.valid), known[0] if known else None)
 
 
 def _all(values: Sequence[float | None]) -> tuple[float, ...]:

@@ -66,9 +66,9 @@ def in_order(shapes: Sequence[Shape], seed: int) -> list[Shape]:
     for place, shape in enumerate(order):
         if shape.request_rate_per_s is not None:
             places.setdefault((shape.input_len, shape.output_len), []).append(place)
-    for found in places.values():
-        rising = sorted((order[place] for place in found), key=lambda shape: shape.request_rate_per_s or 0)
-        for place, shape in zip(found, rising, strict=True):
+    for group in places.values():
+        rising = sorted((order[place] for place in group), key=lambda shape: shape.request_rate_per_s or 0)
+        for place, shape in zip(group, rising, strict=True):
             order[place] = shape
     return order
 

@@ -56,8 +56,8 @@ class TreeMemory:
         running = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
         parents = {pid: _parent(pid) for pid in running - self._known}
         self._known = running
-        while found := {pid for pid, parent in parents.items() if parent in self._family} - self._family:
-            self._family |= found
+        while children := {pid for pid, parent in parents.items() if parent in self._family} - self._family:
+            self._family |= children
         self._family &= running
 
 

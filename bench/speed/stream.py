@@ -167,12 +167,12 @@ class Stream:
                 self._done = True
                 return
             self._settle()
-            told = self._look(data)
-            tokens = told.tokens
-            if told.more and tokens is None:
+            facts = self._look(data)
+            tokens = facts.tokens
+            if facts.more and tokens is None:
                 self._counted = False
                 tokens = self.tokens + 1
-            elif not (told.more or self._counted):
+            elif not (facts.more or self._counted):
                 # The server's total comes without text: what is missing belongs to the last event that had some.
                 tokens = None
         if tokens is not None and tokens > self.tokens:
@@ -189,17 +189,17 @@ class Stream:
     def _look(self, data: bytes) -> EventFacts:
         """Return what an event tells, and keep it."""
         try:
-            told = self._dialect.read_event(data)
+            facts = self._dialect.read_event(data)
         except ValueError:
             text = data[:SHOWN].decode(errors="replace")
             self.error = self.error or f"the server sent an event that cannot be read: {text}"
             return EventFacts()
-        if told.error is not None:
-            self.error = self.error or f"the server sent an error after {self.tokens} tokens: {told.error}"
-        if told.aborted is not None:
-            self.error = self.error or f"the server aborted after {self.tokens} tokens: {told.aborted}"
-        self._told.update(told)
-        return told
+        if facts.error is not None:
+            self.error = self.error or f"the server sent an error after {self.tokens} tokens: {facts.error}"
+        if facts.aborted is not None:
+            self.error = self.error or f"the server aborted after {self.tokens} tokens: {facts.aborted}"
+        self._told.update(facts)
+        return facts
 
     def _arrived(self, begin_ns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (times of the events since ``begin_ns``, their tokens)."""

@@ -239,14 +239,14 @@ async def _measure(
     measuring = [_Measuring(track, shape, seed) for track, cell in zip(tracks, cells, strict=True) if cell is None]
     for wave in range(trials + 1):
         # A B to warm up, then A B, B A, …
-        for one in measuring if wave % 2 or not wave else reversed(measuring):
-            if not one.over:
-                who = f"{one.lane.variant.quant}: " if len(tracks) > 1 else ""
+        for attempt in measuring if wave % 2 or not wave else reversed(measuring):
+            if not attempt.over:
+                who = f"{attempt.lane.variant.quant}: " if len(tracks) > 1 else ""
                 what = f"trial {wave} of {trials}" if wave else "warm-up"
                 on_progress(f"{who}{shape.input_len} in, {shape.output_len} out, {shape.load}: {what}")
-                await one.take_turn(wave)
-    in_turns = len(measuring) > 1 and not any(one.over for one in measuring)
-    measured = (one.cell(interleaved=in_turns) for one in measuring)
+                await attempt.take_turn(wave)
+    in_turns = len(measuring) > 1 and not any(attempt.over for attempt in measuring)
+    measured = (attempt.cell(interleaved=in_turns) for attempt in measuring)
     return [cell if cell is not None else next(measured) for cell in cells]
 
 

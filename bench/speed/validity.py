@@ -153,7 +153,9 @@ def _span_s(trace: RequestTrace) -> float | None:
 
 
 def _reasons_seen(states: Sequence[DeviceState], words: Sequence[str]) -> dict[str, None]:
-    return dict.fromkeys(f"{word} on device {one.index}" for one in states for word in one.throttled if word in words)
+    return dict.fromkeys(
+        f"{word} on device {state.index}" for state in states for word in state.throttled if word in words
+    )
 
 
 def slowed_down(trial: Trial) -> Iterator[str]:
@@ -186,11 +188,11 @@ def _outliers(values: Sequence[float], name: str, show: Callable[[float], str]) 
 
 def _bound(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Return how far a busy client could put the figures off, as it is for the worst trial."""
-    found = [tuple(client_bound(trial)) for trial in trials]
-    bound = [reasons for reasons in found if reasons]
+    by_trial = [tuple(client_bound(trial)) for trial in trials]
+    bound = [reasons for reasons in by_trial if reasons]
     if not bound:
         return ()
-    worst = max(zip(found, trials, strict=True), key=lambda pair: (bool(pair[0]), _lag_ns(pair[1])))[0]
+    worst = max(zip(by_trial, trials, strict=True), key=lambda pair: (bool(pair[0]), _lag_ns(pair[1])))[0]
     count = f" ({len(bound)} of {len(trials)} trials)" if len(trials) > 1 else ""
     return tuple(f"{reason}{count}; {LEAVE_A_CORE}" for reason in worst)
 

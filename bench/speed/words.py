@@ -62,11 +62,15 @@ def read_words(tokenizer_json: Path) -> Words:
         tokenizer: Any = Tokenizer.from_file(str(tokenizer_json))
     except Exception as error:  # the library raises nothing more precise
         raise SourceError(f"{tokenizer_json} is no tokenizer that can be read ({error})") from error
-    found = candidates(tokenizer.get_vocab(with_added_tokens=False))
-    order = found.ids
-    encoded = tokenizer.encode_batch([found.text([token]) for token in order], add_special_tokens=False)
-    whole = {token: found.by_id[token] for token, one in zip(order, encoded, strict=True) if one.ids == [token]}
-    words = Words(by_id=whole, leading_space=found.leading_space)
+    vocabulary = candidates(tokenizer.get_vocab(with_added_tokens=False))
+    order = vocabulary.ids
+    encoded = tokenizer.encode_batch([vocabulary.text([token]) for token in order], add_special_tokens=False)
+    whole = {
+        token: vocabulary.by_id[token]
+        for token, encoding in zip(order, encoded, strict=True)
+        if encoding.ids == [token]
+    }
+    words = Words(by_id=whole, leading_space=vocabulary.leading_space)
     if not whole or tuple(tokenizer.encode(words.text(words.ids), add_special_tokens=False).ids) != words.ids:
         raise SourceError(
             f"{tokenizer_json} has no words that stay one token each; no prompt of exact length can be made"
