@@ -69,8 +69,8 @@ def backend(name: str) -> Backend:
     Raises:
         PluginError: there is none.
     """
-    found: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
-    return found
+    library: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
+    return library
 
 
 def backends_for(method: str) -> list[str]:

@@ -59,14 +59,14 @@ def windows(texts: Iterable[Sequence[int]], length: int) -> Iterator[list[int]]:
 
 def pool(rows: Iterable[Row], characters: int) -> list[Row]:
     """Return the first rows that together hold at least ``characters``, or all of them."""
-    found: list[Row] = []
+    chosen: list[Row] = []
     size = 0
     for row in rows:
-        found.append(row)
+        chosen.append(row)
         size += len(row) if isinstance(row, str) else sum(len(message["content"]) for message in row)
         if size >= characters:
             break
-    return found
+    return chosen
 
 
 def _check_template(tokenizer: Any, text: TextFile) -> None:
@@ -162,8 +162,8 @@ def heldout_windows(config: HeldoutConfig, tokenizer: Any, planned: dict[str, An
     """
     text = locate(config.set, "heldout", planned and planned["text"])
     rows = read(text.fetch(), column=text.column, lines=text.lines)
-    found = windows(tokens(rows, tokenizer, text, enable_thinking=False), config.max_seq_len)
-    samples = list(islice(found, config.n_samples))
+    every_window = windows(tokens(rows, tokenizer, text, enable_thinking=False), config.max_seq_len)
+    samples = list(islice(every_window, config.n_samples))
     if not samples:
         raise CheckpointError(f"held-out set '{text.name}' holds no text")
     return samples

@@ -41,8 +41,8 @@ class Experts(nn.Module):
             token, place = torch.where(chosen == number)
             expert: Any = self.get_submodule(str(number))
             seen = hidden[token]
-            made = expert.down_proj(self.act_fn(expert.gate_proj(seen)) * expert.up_proj(seen))
-            out.index_add_(0, token, (made * weights[token, place, None]).to(out.dtype))
+            expert_out = expert.down_proj(self.act_fn(expert.gate_proj(seen)) * expert.up_proj(seen))
+            out.index_add_(0, token, (expert_out * weights[token, place, None]).to(out.dtype))
         return out
 
 
@@ -119,8 +119,8 @@ class Expanded:
         if form.activations is None:
             return
         needed = ("input_scale", "input_global_scale")
-        found = [part for part in needed if f"{path}.{part}" in self.reader.facts]
-        parts = {part: self.reader.tensor(f"{path}.{part}").to(self.device) for part in found}
+        present = [part for part in needed if f"{path}.{part}" in self.reader.facts]
+        parts = {part: self.reader.tensor(f"{path}.{part}").to(self.device) for part in present}
         child.register_forward_pre_hook(lambda _, inputs: (round_inputs(form, parts, inputs[0]), *inputs[1:]))
 
     def layer(self, number: int) -> nn.Module:
@@ -144,14 +144,14 @@ class Expanded:
     def run(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """Return what a decoder layer makes of hidden states (batch, length, size) from position 0 on."""
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        made = layer(
+        output = layer(
             hidden,
             attention_mask=None,
             position_ids=positions,
             position_embeddings=self.model.model.rotary_emb(hidden, positions),
             use_cache=False,
         )
-        return made[0] if isinstance(made, tuple) else made
+        return output[0] if isinstance(output, tuple) else output
 
     def whole(self) -> Any:
         """Return the whole model with all its weights, tied where the model ties them."""

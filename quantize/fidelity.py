@@ -54,19 +54,19 @@ def _capture(layer: nn.Module, what: Callable[[], torch.Tensor]) -> dict[str, to
     return seen
 
 
-def relative_error(reference: torch.Tensor, found: torch.Tensor, *, rescale: bool = False) -> float:
-    """Return the size of ``found - reference`` as a share of ``reference``'s (Frobenius) over (positions, features).
+def relative_error(reference: torch.Tensor, output: torch.Tensor, *, rescale: bool = False) -> float:
+    """Return the size of ``output - reference`` as a share of ``reference``'s (Frobenius) over (positions, features).
 
     Args:
         reference: what the source computes.
-        found: what the quantized layer computes.
+        output: what the quantized layer computes.
         rescale: compare up to the best factor per feature.
     """
     if rescale:
-        norm = (found * found).sum(0)
-        found = found * torch.where(norm > 0, (found * reference).sum(0) / norm, 1.0)
+        norm = (output * output).sum(0)
+        output = output * torch.where(norm > 0, (output * reference).sum(0) / norm, 1.0)
     size = float(reference.norm())
-    return float((found - reference).norm()) / size if size else 0.0
+    return float((output - reference).norm()) / size if size else 0.0
 
 
 def _layer_errors(number: int, a: nn.Module, b: nn.Module, source: Expanded, hidden: torch.Tensor) -> list[LayerError]:
@@ -162,8 +162,8 @@ def _compare(
         for ids, state, its_state in zip(batches, states, its_states, strict=True):
             p = head(norm(state)).float().log_softmax(-1)
             q = its_head(its_norm(its_state)).float().log_softmax(-1)
-            for who, found in (("source", p), ("written checkpoint", q)):
-                if not bool(torch.isfinite(found).all()):
+            for who, logits in (("source", p), ("written checkpoint", q)):
+                if not bool(torch.isfinite(logits).all()):
                     raise CheckpointError(f"the {who} computes logits that are not finite numbers")
             following = ids[:, 1:, None]
             totals["kl"] += float((p.exp() * (p - q)).sum())
@@ -192,27 +192,26 @@ def speech(tokens: Sequence[Sequence[int]], entropies: Sequence[float]) -> Speec
     """
     pairs = [list(itertools.pairwise(ids)) for ids in tokens]
     total = sum(map(len, pairs))
-    distinct = sum(len(set(found)) for found in pairs)
+    distinct = sum(len(set(bigrams)) for bigrams in pairs)
     return Speech(
         repetition=1 - distinct / total if total else 0.0,
         entropy_nats=sum(entropies) / len(entropies) if entropies else 0.0,
     )
 
 
-def degenerate(source: Speech, found: Speech) -> str | None:
+def degenerate(source: Speech, candidate: Speech) -> str | None:
     """Return why continuations are degenerate beside the source's own, or None.
 
     A quantized model may repeat itself a little more or hesitate a little more; one that is broken says one thing over
     and over, is certain of everything, or knows nothing.
     """
-    if found.repetition > source.repetition + 0.5:
-        return f"it repeats itself: {found.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
-    if found.entropy_nats < source.entropy_nats / 5:
-        return (
-            f"it is certain of everything: entropy {found.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
-        )
-    if found.entropy_nats > source.entropy_nats + 3:
-        return f"it knows nothing: entropy {found.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
+    if candidate.repetition > source.repetition + 0.5:
+        return f"it repeats itself: {candidate.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
+    if candidate.entropy_nats < source.entropy_nats / 5:
+        entropies = f"entropy {candidate.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
+        return f"it is certain of everything: {entropies}"
+    if candidate.entropy_nats > source.entropy_nats + 3:
+        return f"it knows nothing: entropy {candidate.entropy_nats:.2f} nats, the source {source.entropy_nats:.2f}"
     return None
 
 
@@ -229,11 +228,11 @@ def _speak(
     with torch.inference_mode():
         for _ in range(CANARY_NEW_TOKENS):
             fed = ids if past is None else ids[:, -1:]
-            told = whole(input_ids=fed, past_key_values=past, use_cache=use_cache, logits_to_keep=1)
-            past = getattr(told, "past_key_values", None) if use_cache else None
-            found = told.logits[:, -1].float().log_softmax(-1)
-            entropies += (-(found.exp() * found).sum(-1)).tolist()
-            ids = torch.cat([ids, found.argmax(-1, keepdim=True)], dim=1)
+            output = whole(input_ids=fed, past_key_values=past, use_cache=use_cache, logits_to_keep=1)
+            past = getattr(output, "past_key_values", None) if use_cache else None
+            logprobs = output.logits[:, -1].float().log_softmax(-1)
+            entropies += (-(logprobs.exp() * logprobs).sum(-1)).tolist()
+            ids = torch.cat([ids, logprobs.argmax(-1, keepdim=True)], dim=1)
     new = tuple(tuple(row) for row in ids[:, len(prompts[0]) :].tolist())
     return speech(new, entropies), new
 
@@ -257,6 +256,8 @@ def canaries(
         new_tokens=CANARY_NEW_TOKENS,
         source=before,
         checkpoint=after,
-        same_tokens=sum(a == b for one, other in zip(old, new, strict=True) for a, b in zip(one, other, strict=True))
+        same_tokens=sum(
+            a == b for expected, actual in zip(old, new, strict=True) for a, b in zip(expected, actual, strict=True)
+        )
         / sum(map(len, old)),
     )

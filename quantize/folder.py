@@ -28,14 +28,14 @@ def read_json(file: Path) -> dict[str, Any]:
         SourceUnavailableError: it is not there, or is something else.
     """
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise SourceUnavailableError(f"{file.parent} holds no {file.name}: it is no checkpoint folder") from None
     except (OSError, ValueError) as error:
         raise SourceUnavailableError(f"{file} cannot be read ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise SourceUnavailableError(f"{file} is no JSON object")
-    return found
+    return content
 
 
 def check_config(config: dict[str, Any], where: str, *, quantized: bool, trust_remote_code: bool) -> None:
@@ -50,14 +50,14 @@ def check_config(config: dict[str, Any], where: str, *, quantized: bool, trust_r
     Raises:
         SourceUnavailableError: it is the other kind of checkpoint, or needs code that is not trusted.
     """
-    found = config.get("quantization_config")
-    if found and not quantized:
-        method = found.get("quant_method", "some method") if isinstance(found, dict) else "some method"
+    quantization = config.get("quantization_config")
+    if quantization and not quantized:
+        method = quantization.get("quant_method", "some method") if isinstance(quantization, dict) else "some method"
         raise SourceUnavailableError(
             f"{where} is already quantized ({method}): give the 16-bit checkpoint as the model, and this one as "
             "quant.source="
         )
-    if quantized and not found:
+    if quantized and not quantization:
         raise SourceUnavailableError(f"{where} is not quantized: its config.json has no quantization_config")
     code = config.get("auto_map")
     if code and "--" in json.dumps(code):
@@ -97,10 +97,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    found = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(found, dict) or not all(isinstance(name, str) and "/" not in name for name in found.values()):
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(name, str) and "/" not in name for name in weight_map.values()
+    ):
         raise SourceUnavailableError(f"{folder / INDEX} has no weight_map from tensors to files beside it")
-    return found
+    return weight_map
 
 
 def check_weights(folder: Path) -> None:

@@ -106,31 +106,31 @@ class Format(Frozen):
         return self._compressed_tensors(rows, columns, across, along)
 
     def _compressed_tensors(self, rows: int, columns: int, across: int, along: int) -> dict[str, Stored]:
-        found: dict[str, Stored] = {}
+        parts: dict[str, Stored] = {}
         if self.type == "float" and self.bits == 4:
-            found["weight_packed"] = Stored(dtypes=frozenset({"U8"}), shape=(rows, columns // 2))
+            parts["weight_packed"] = Stored(dtypes=frozenset({"U8"}), shape=(rows, columns // 2))
             scale = frozenset({"F8_E4M3"} if self.scale == "e4m3" else {"U8"})
-            found["weight_scale"] = Stored(dtypes=scale, shape=(rows, along))
+            parts["weight_scale"] = Stored(dtypes=scale, shape=(rows, along))
             if self.scale == "e4m3":
-                found["weight_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
+                parts["weight_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
                 if self.activations:
-                    found["input_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
-            return found
+                    parts["input_global_scale"] = Stored(dtypes=frozenset({"F32"}), shape=(1,))
+            return parts
         if self.packed:
             per_word = 32 // self.bits
-            found["weight_packed"] = Stored(dtypes=frozenset({"I32"}), shape=(rows, math.ceil(columns / per_word)))
-            found["weight_shape"] = Stored(dtypes=frozenset({"I64", "I32"}), shape=(2,))
+            parts["weight_packed"] = Stored(dtypes=frozenset({"I32"}), shape=(rows, math.ceil(columns / per_word)))
+            parts["weight_shape"] = Stored(dtypes=frozenset({"I64", "I32"}), shape=(2,))
             if not self.symmetric:
                 zeros = (math.ceil(rows / per_word), along)
-                found["weight_zero_point"] = Stored(dtypes=frozenset({"I32"}), shape=zeros)
+                parts["weight_zero_point"] = Stored(dtypes=frozenset({"I32"}), shape=zeros)
         else:
             dtype = "F8_E4M3" if self.type == "float" else "I8"
-            found["weight"] = Stored(dtypes=frozenset({dtype}), shape=(rows, columns))
+            parts["weight"] = Stored(dtypes=frozenset({dtype}), shape=(rows, columns))
         scale_shape = (1,) if self.rows_per_scale is None else (across, along)
-        found["weight_scale"] = Stored(dtypes=FLOATS, shape=scale_shape)
+        parts["weight_scale"] = Stored(dtypes=FLOATS, shape=scale_shape)
         if self.activations and self.activations.dynamic is False:
-            found["input_scale"] = Stored(dtypes=FLOATS, shape=(1,))
-        return found
+            parts["input_scale"] = Stored(dtypes=FLOATS, shape=(1,))
+        return parts
 
 
 def integers(
@@ -170,8 +170,8 @@ def _format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
     ignored = tuple(config.get("modules_to_not_convert") or ())
     if method == "gptq" and config.get("checkpoint_format", "gptq") == "gptq":
         group = int(config.get("group_size", 128))
-        made = integers(config["bits"], None if group == -1 else group, symmetric=config["sym"], container="gptq")
-        return made.model_copy(update={"act_order": bool(config.get("desc_act"))}), ignored
+        form = integers(config["bits"], None if group == -1 else group, symmetric=config["sym"], container="gptq")
+        return form.model_copy(update={"act_order": bool(config.get("desc_act"))}), ignored
     if method == "awq" and config.get("version", "gemm").lower() == "gemm":
         bits, group = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
         symmetric = not config.get("zero_point", True)

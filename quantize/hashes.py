@@ -23,8 +23,8 @@ log = logging.getLogger("quantize.hashes")
 
 
 def _state(file: Path) -> dict[str, Any]:
-    found = file.stat()
-    return {"path": str(file), "size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+    status = file.stat()
+    return {"path": str(file), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
 def _recall(memo: Path) -> dict[str, Any]:

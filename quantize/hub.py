@@ -36,12 +36,12 @@ def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
     """Return what the hub answered; None where it did not answer."""
     from huggingface_hub import errors
 
-    found = next((cause for cause in _causes(error) if isinstance(cause, errors.HfHubHTTPError)), None)
-    if found is None:
+    answer = next((cause for cause in _causes(error) if isinstance(cause, errors.HfHubHTTPError)), None)
+    if answer is None:
         return None
-    status = found.response.status_code
+    status = answer.response.status_code
     name = f"{repo}@{revision}"
-    file = PurePosixPath(found.response.url.path).name
+    file = PurePosixPath(answer.response.url.path).name
     by_kind = {
         errors.GatedRepoError: f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN ({status})",
         errors.RevisionNotFoundError: f"{repo} has no revision '{revision}': type one of its branches, tags or commits",
@@ -54,7 +54,7 @@ def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
         403: f"the hub refuses {name} (403): set HF_TOKEN to a token that may read it",
         404: f"the hub knows no {name} (404): check repository and revision",
     }
-    known = next((line for kind, line in by_kind.items() if isinstance(found, kind)), None)
+    known = next((line for kind, line in by_kind.items() if isinstance(answer, kind)), None)
     line = known or by_status.get(status, f"the hub answered {status} for {name}: try again later")
     return HubError(line, answered=status < 500 and status != 429)
 
@@ -103,8 +103,8 @@ def download(repo: str, revision: str, file: str, repo_type: RepoType = "model")
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     where: dict[str, Any] = {"revision": revision, "repo_type": repo_type}
-    if COMMIT.fullmatch(revision) and isinstance(found := try_to_load_from_cache(repo, file, **where), str):
-        return Path(found)
+    if COMMIT.fullmatch(revision) and isinstance(local := try_to_load_from_cache(repo, file, **where), str):
+        return Path(local)
     try:
         with asking(repo, revision):
             # hf_hub_download asks a silent hub again and again for half a minute: find out first.
@@ -122,8 +122,8 @@ def _cached_file(repo: str, pattern: str) -> tuple[str, str] | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     snapshots = Path(HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
-    found = [path.relative_to(snapshots) for path in snapshots.glob(f"*/{pattern}")]
-    return (found[0].parts[0], str(PurePosixPath(*found[0].parts[1:]))) if len(found) == 1 else None
+    paths = [path.relative_to(snapshots) for path in snapshots.glob(f"*/{pattern}")]
+    return (paths[0].parts[0], str(PurePosixPath(*paths[0].parts[1:]))) if len(paths) == 1 else None
 
 
 @functools.cache
@@ -151,7 +151,7 @@ def find_dataset_file(repo: str, revision: str, pattern: str) -> tuple[str, str]
         if cached is None:
             raise
         return cached
-    found = [path for path in paths if fnmatchcase(path, pattern)]
-    if not found:
+    matches = [path for path in paths if fnmatchcase(path, pattern)]
+    if not matches:
         raise HubError(f"{repo}@{commit} holds no file {pattern}", answered=True)
-    return commit, found[0]
+    return commit, matches[0]

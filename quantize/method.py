@@ -241,8 +241,8 @@ class WeightOnly(Quantizing):
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the quantized checkpoint with the backend, and add the config's own notes."""
         run = backend(self.config.backend).methods[self.name]
-        made = run(self.config, architecture, source, target, samples)
-        return made.model_copy(update={"notes": (*self.config.notes(architecture), *made.notes)})
+        result = run(self.config, architecture, source, target, samples)
+        return result.model_copy(update={"notes": (*self.config.notes(architecture), *result.notes)})
 
 
 def method(name: str, fields: Mapping[str, Any]) -> Method:

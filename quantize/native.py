@@ -114,8 +114,8 @@ def inner_layers(source: Path, ignore: tuple[str, ...]) -> tuple[list[list[str]]
     return [stage for stage in stages if stage], sorted(left)
 
 
-def save_float16(target: Path, found: Mapping[str, "torch.Tensor"], *, tied: bool) -> None:
-    """Write ``found`` as safetensors files, floats as float16, without an output layer that is the embedding itself.
+def save_float16(target: Path, weights: Mapping[str, "torch.Tensor"], *, tied: bool) -> None:
+    """Write ``weights`` as safetensors files, floats as float16, without an output layer that is the embedding itself.
 
     Raises:
         ValueError: a number does not fit into float16.
@@ -124,7 +124,7 @@ def save_float16(target: Path, found: Mapping[str, "torch.Tensor"], *, tied: boo
     from huggingface_hub import save_torch_state_dict
 
     kept = {}
-    for name, tensor in found.items():
+    for name, tensor in weights.items():
         if tied and name == "lm_head.weight":
             continue
         kept[name] = (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()

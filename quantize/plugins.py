@@ -48,7 +48,9 @@ def class_named(package: str, name: str, base: type[T]) -> type[T]:
     """
     module = module_named(package, name)
     own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    found = [kind for kind in own if issubclass(kind, base)]
-    if len(found) != 1:
-        raise PluginError(f"{module.__name__} must define one subclass of {base.__name__}, and defines {len(found)}")
-    return found[0]
+    subclasses = [kind for kind in own if issubclass(kind, base)]
+    if len(subclasses) != 1:
+        raise PluginError(
+            f"{module.__name__} must define one subclass of {base.__name__}, and defines {len(subclasses)}"
+        )
+    return subclasses[0]

@@ -30,13 +30,13 @@ def linear_layers(source: Iterable[TensorFact], ignore: Iterable[str]) -> dict[s
     These are its matrices, without the embeddings and without what the scheme leaves alone.
     """
     patterns = tuple(ignore)
-    found: dict[str, tuple[int, int]] = {}
+    layers: dict[str, tuple[int, int]] = {}
     for fact in source:
         layer, _, kind = fact.name.rpartition(".")
         matrix = kind == "weight" and len(fact.shape) == 2
         if matrix and not EMBEDDING.search(layer) and not is_ignored(layer, patterns):
-            found[layer] = (fact.shape[0], fact.shape[1])
-    return found
+            layers[layer] = (fact.shape[0], fact.shape[1])
+    return layers
 
 
 def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
@@ -82,20 +82,20 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
 
 def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Format) -> None:
     """Check that a layer is stored as its format says, in every tensor's dtype and shape."""
-    found = written.quantized_layers.get(layer)
-    if found is None:
+    facts = written.quantized_layers.get(layer)
+    if facts is None:
         plain = written.facts.get(f"{layer}.weight")
         state = f"left in 16 bits ({plain.dtype})" if plain else "missing"
         raise CheckpointError(f"{layer} should be stored as {form} and is {state}: the scheme was not applied")
     wanted = form.stored(*shape)
     for part, stored in wanted.items():
-        fact = found.get(part)
+        fact = facts.get(part)
         if fact is None:
             raise CheckpointError(f"{layer} has no {part}, which {form} needs")
         if fact.dtype not in stored.dtypes or fact.shape != stored.shape:
             dtypes = " or ".join(sorted(stored.dtypes))
             raise CheckpointError(f"{fact.name} is {fact.dtype} {fact.shape}, {form} needs {dtypes} {stored.shape}")
-    unknown = next((part for part in found if part not in wanted), None)
+    unknown = next((part for part in facts if part not in wanted), None)
     if unknown:
         raise CheckpointError(f"{layer} has a tensor {unknown}, which {form} knows nothing of")
 

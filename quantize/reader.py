@@ -57,12 +57,12 @@ class Reader:
     def quantized_layers(self) -> dict[str, dict[str, TensorFact]]:
         """{layer: {tensor name below it: fact}} of every layer whose weight is not stored as it is."""
         marked = {layer for name in self.facts for layer, _, part in [name.rpartition(".")] if part in MARKS}
-        found: dict[str, dict[str, TensorFact]] = {layer: {} for layer in marked}
+        layers: dict[str, dict[str, TensorFact]] = {layer: {} for layer in marked}
         for name, fact in self.facts.items():
             layer, _, part = name.rpartition(".")
             if layer in marked and part != "bias":
-                found[layer][part] = fact
-        return dict(sorted(found.items()))
+                layers[layer][part] = fact
+        return dict(sorted(layers.items()))
 
     def tensor(self, name: str) -> "torch.Tensor":
         """Return one stored tensor.
@@ -76,8 +76,8 @@ class Reader:
             raise CheckpointError(f"{self.folder}: there is no tensor {name}")
         with safe_open(self.files[name], framework="pt") as file:
             # A copy: what safetensors returns keeps the whole file mapped for as long as it lives.
-            found: torch.Tensor = file.get_tensor(name).clone()
-            return found
+            value: torch.Tensor = file.get_tensor(name).clone()
+            return value
 
     def parts(self, layer: str) -> dict[str, "torch.Tensor"]:
         """Return the stored tensors of a quantized layer by their names below it."""

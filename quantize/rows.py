@@ -53,8 +53,8 @@ def _json_rows(file: Path, column: str | None) -> Iterator[Row]:
             except ValueError as error:
                 raise CheckpointError(f"{where}: expected one JSON object per line") from error
             names = (column,) if column else COLUMNS
-            found = [fields[name] for name in names if name in fields] if isinstance(fields, dict) else []
-            yield _row(found[0] if found else None, where)
+            values = [fields[name] for name in names if name in fields] if isinstance(fields, dict) else []
+            yield _row(values[0] if values else None, where)
 
 
 def _parquet_rows(file: Path, column: str | None) -> Iterator[Row]:

@@ -68,7 +68,7 @@ def source(fields: Mapping[str, Any]) -> Source:
     """
     rest = dict(fields)
     kind = str(rest.pop("kind", None))
-    found = class_named("quantize.sources", kind, Source)  # type: ignore[type-abstract]
-    config = found.model_fields["config"].annotation
+    plugin = class_named("quantize.sources", kind, Source)  # type: ignore[type-abstract]
+    config = plugin.model_fields["config"].annotation
     assert config is not None
-    return found(kind=kind, config=config.model_validate(rest))
+    return plugin(kind=kind, config=config.model_validate(rest))

@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
     step = Step.model_validate_json(file.read_bytes())
     try:
         without_sklearn()
-        made = make(step)
-        file.with_suffix(".made").write_text(made.model_dump_json())
+        result = make(step)
+        file.with_suffix(".made").write_text(result.model_dump_json())
     except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
         said = explain_failure(error)
         shutil.rmtree(step.target, ignore_errors=True)  # before anything is written to a disk that may be full

@@ -116,8 +116,8 @@ def set_names() -> list[str]:
 
 def _mirrored(repo: str, pattern: str) -> Path | None:
     mirror = os.environ.get("QUANTBENCH_HUB")
-    found = sorted((Path(mirror).expanduser() / repo).glob(pattern)) if mirror else []
-    return found[0] if found else None
+    files = sorted((Path(mirror).expanduser() / repo).glob(pattern)) if mirror else []
+    return files[0] if files else None
 
 
 def _own_file(name: str, use: Use) -> TextFile:

@@ -16,27 +16,27 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it says something that transformers 4 cannot express.
     """
-    found = dict(config)
-    if "dtype" in found:
-        found["torch_dtype"] = found.pop("dtype")
-    if "num_local_experts" in found and found.get("model_type") == "qwen3_moe":
-        found["num_experts"] = found.pop("num_local_experts")
-    rope = found.pop("rope_parameters", None)
+    translated = dict(config)
+    if "dtype" in translated:
+        translated["torch_dtype"] = translated.pop("dtype")
+    if "num_local_experts" in translated and translated.get("model_type") == "qwen3_moe":
+        translated["num_experts"] = translated.pop("num_local_experts")
+    rope = translated.pop("rope_parameters", None)
     if rope is None:
-        return found
+        return translated
     if any(isinstance(value, dict) for value in rope.values()):
         raise ValueError(
             "config.json has a rotary embedding for each kind of layer: this backend cannot read the model"
         )
     scaling = dict(rope)
-    base = scaling.pop("rope_theta", found.get("rope_theta"))
+    base = scaling.pop("rope_theta", translated.get("rope_theta"))
     if base is None:
         raise ValueError("config.json has rope_parameters without a rope_theta: the model cannot be read safely")
-    found["rope_theta"] = base
+    translated["rope_theta"] = base
     if "partial_rotary_factor" in scaling:
-        found["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
-    found["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
-    return found
+        translated["partial_rotary_factor"] = scaling.pop("partial_rotary_factor")
+    translated["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+    return translated
 
 
 def load(source: Path) -> Any:

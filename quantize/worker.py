@@ -138,7 +138,7 @@ def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) ->
         samples=tuple(map(tuple, samples)),
     )
     file.write_text(step.model_dump_json())
-    made, failed = job.beside("made"), job.beside("error")
+    made_file, failed = job.beside("made"), job.beside("error")
     failed.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as only:
         environment = {**os.environ, **search_path(job.interpreter)}
@@ -153,13 +153,13 @@ def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) ->
         ) as child:
             code = child.wait()
     file.unlink()
-    if code != 0 or not made.exists():
+    if code != 0 or not made_file.exists():
         said = failed.read_text() if failed.exists() else ""
         said = said or f"making the weights ended with code {code}"
         said += " (out of memory?)" if code == -9 else ""
         failed.unlink(missing_ok=True)
         raise StepFailedError(said)
-    return QuantizeResult.model_validate_json(made.read_bytes())
+    return QuantizeResult.model_validate_json(made_file.read_bytes())
 
 
 def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, CalibrationFact | None, dict[str, Any]]:
@@ -176,9 +176,9 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
         samples = []
     if cost_file.exists() and work.is_dir():
         log.info("going on with weights that were written before: %s", work.name)
-        made = QuantizeResult.model_validate_json(job.beside("made").read_bytes())
+        result = QuantizeResult.model_validate_json(job.beside("made").read_bytes())
         return (
-            made.model_copy(update={"notes": (*notes, *made.notes)}),
+            result.model_copy(update={"notes": (*notes, *result.notes)}),
             calibration,
             with_units(json.loads(cost_file.read_text())),
         )
@@ -187,10 +187,10 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
     begin = time.monotonic()
     if job.release:
         where = _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
-        made = QuantizeResult(notes=(f"{RELEASED}: {where}",))
-        job.beside("made").write_text(made.model_dump_json())
+        result = QuantizeResult(notes=(f"{RELEASED}: {where}",))
+        job.beside("made").write_text(result.model_dump_json())
     else:
-        made = _run_step(job, samples, work, lock)
+        result = _run_step(job, samples, work, lock)
     peak = _peak_rss(children=not job.release)
     cost = {"build_s": time.monotonic() - begin, "peak_rss_bytes": peak}
     # Written last and as one step: weights are whole where it stands beside them.
@@ -198,7 +198,7 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
     part.write_text(json.dumps(cost))
     sync_tree(work)
     part.replace(cost_file)
-    return made.model_copy(update={"notes": (*notes, *made.notes)}), calibration, cost
+    return result.model_copy(update={"notes": (*notes, *result.notes)}), calibration, cost
 
 
 def _remove(job: BuildJob, work: Path) -> None:
@@ -244,23 +244,23 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     gpu = default_gpu()
     device = proof_device(proof_memory(job.architecture, (len(windows), len(windows[0]))), gpu)
     try:
-        found = measure(job.source, work, windows, job.heldout.set, device=device)
+        report = measure(job.source, work, windows, job.heldout.set, device=device)
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
     notes = []
     if gpu is not None and device != gpu:
         notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit into the GPU's memory")
-    if found.canaries is None:
+    if report.canaries is None:
         memory = "memory" if device.type == "cpu" else "the GPU's memory"
         notes.append(f"canary prompts were not run: the whole model does not fit into {memory}")
-    facts |= {"fidelity": found.fidelity, "layer_errors": found.layer_errors, "canaries": found.canaries}
+    facts |= {"fidelity": report.fidelity, "layer_errors": report.layer_errors, "canaries": report.canaries}
     facts["notes"] = tuple(notes)
-    if found.fidelity.kl_nats > expected.max_kl_nats:
+    if report.fidelity.kl_nats > expected.max_kl_nats:
         raise RefusedError(
-            f"KL to the source is {found.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
+            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
             f"{expected.max_kl_nats:g}; calibrate on more text, or accept it with quant.max_kl=…"
         )
-    broken = found.canaries and degenerate(found.canaries.source, found.canaries.checkpoint)
+    broken = report.canaries and degenerate(report.canaries.source, report.canaries.checkpoint)
     if broken:
         raise RefusedError(f"what it says is degenerate: {broken}")
     return facts
@@ -279,11 +279,11 @@ def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
         begin = time.monotonic()
     else:
         assert job.source is not None
-        made, calibration, cost = _make(job, work, lock)
+        result, calibration, cost = _make(job, work, lock)
         begin = time.monotonic()
         facts |= _prove(job, work)
-        facts |= {"calibration": calibration, "experts_reached": made.experts_reached}
-        facts["notes"] = (*made.notes, *facts["notes"])
+        facts |= {"calibration": calibration, "experts_reached": result.experts_reached}
+        facts["notes"] = (*result.notes, *facts["notes"])
         facts["provenance"] = read_manifest(job.source).provenance
     return Manifest(
         key=job.key,

@@ -53,8 +53,10 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     with runs_without_cuda(), unreached_layers_are_rounded() as layers:
         Decoder(model, False, settings).quantize(rows, use_cuda_fp16=False, cache_examples_on_gpu=False)
     # The library gives every layer a bias, of zeros where the model has none.
-    found = {name: value for name, value in model.state_dict().items() if not name.endswith(".bias") or name in biased}
-    native.save_float16(target, found, tied=bool(model.config.tie_word_embeddings))
+    tensors = {
+        name: value for name, value in model.state_dict().items() if not name.endswith(".bias") or name in biased
+    }
+    native.save_float16(target, tensors, tied=bool(model.config.tie_word_embeddings))
     quantization = {
         "quant_method": "gptq",
         "bits": config.bits,

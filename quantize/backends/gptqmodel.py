@@ -118,18 +118,18 @@ def watch_routers(model: Any) -> list[tuple[set[int], int]]:
     """Return, for each router of the model, (the experts that it has chosen, filled as it runs; how many there are)."""
     import torch
 
-    found: list[tuple[set[int], int]] = []
+    routers: list[tuple[set[int], int]] = []
     for name, module in model.named_modules():
         count = getattr(module, "num_experts", None)
         if name.endswith("mlp.gate") and count:
             chosen: set[int] = set()
-            found.append((chosen, int(count)))
+            routers.append((chosen, int(count)))
 
             def note(_: Any, inputs: Any, output: Any, chosen: set[int] = chosen) -> None:
                 chosen.update(torch.as_tensor(output[2]).unique().tolist())
 
             module.register_forward_hook(note)
-    return found
+    return routers
 
 
 def left_alone(source: Path, ignore: tuple[str, ...]) -> list[str]:

@@ -151,9 +151,9 @@ def as_native_fp8(folder: Path, block: int) -> None:
         written.replace(file)
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        found = json.loads(index.read_text())
-        found["weight_map"] = {rename(name): shard for name, shard in found["weight_map"].items()}
-        index.write_text(json.dumps(found, indent=1))
+        contents = json.loads(index.read_text())
+        contents["weight_map"] = {rename(name): shard for name, shard in contents["weight_map"].items()}
+        index.write_text(json.dumps(contents, indent=1))
     config = json.loads((folder / "config.json").read_text())
     quantized = {name.removesuffix(".weight_scale_inv") for name in shapes}
     matrices = {name.removesuffix(".weight") for name, axes in shapes.items() if axes == 2 and name.endswith(".weight")}

@@ -77,18 +77,18 @@ class Hub(Source):
 
     def describe(self) -> tuple[str, Architecture, int]:
         """Return (name for people, shapes, context length in tokens), read from the repository's self.config.json."""
-        _, found = self._config()
+        _, config = self._config()
         try:
-            architecture, context_length = shapes.describe(found)
+            architecture, context_length = shapes.describe(config)
         except ValueError as error:
             raise SourceUnavailableError(f"{self.config.repo}@{self.config.revision}: {error}") from error
         return self.config.repo.rpartition("/")[2], architecture, context_length
 
     def identity(self) -> dict[str, Any]:
         """Return repository and commit: asked of the hub, or from the local hub cache where it cannot be reached."""
-        commit, found = self._config()
+        commit, config = self._config()
         check_config(
-            found,
+            config,
             f"{self.config.repo}@{self.config.revision}",
             quantized=self.config.quantized,
             trust_remote_code=self.config.trust_remote_code,
