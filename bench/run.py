@@ -25,7 +25,7 @@ from bench.plan.preflight import check_shown, launches_elsewhere, preflight, sho
 from bench.records.store import unfinished_places
 
 ATTEMPTS = 3
-"""Times that a command is run where its workers die."""
+"""Times that a command is run where its workers die. Chosen: a job that kills three workers kills every one."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ from quantize.rows import Chat, Row, read
 from quantize.texts import CalibrationConfig, HeldoutConfig, TextFile, locate
 
 POOL_CHARACTERS = 4_000_000
+"""Characters of a set from which samples are drawn. Chosen: a million tokens, read in seconds."""
 POOL_PER_TOKEN = 16
 """Characters per token asked for, four times what English takes: enough to choose from."""
 

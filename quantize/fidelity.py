@@ -21,14 +21,15 @@ from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
 
 BATCH_TOKENS = 2048
-"""Held-out tokens that are run at once."""
+"""Held-out tokens that are run at once. Chosen: their logits take 1.2 GB for 151,936 tokens."""
 PROBE_TOKENS = 256
 """Positions that the errors of single layers are measured on: enough for a mean over positions."""
 CANARIES = 4
 CANARY_PROMPT_TOKENS = 16
 CANARY_NEW_TOKENS = 24
+"""Prompts that are continued, and tokens of each. Chosen: seconds on a CPU, and a broken model shows in a few words."""
 MAX_LOSS = 700.0
-"""Nats per token beyond which a perplexity is no number; the ceiling refuses such a checkpoint anyway."""
+"""Nats per token beyond which a perplexity is no number (exp overflows at 709.8); the ceiling refuses it anyway."""
 RESCALED = ("v_proj", "up_proj")
 """AWQ moves a factor per channel from these into the next layer: for every method alike, their outputs are compared up
 to such factors."""
@@ -205,6 +206,7 @@ def degenerate(source: Speech, candidate: Speech) -> str | None:
     A quantized model may repeat itself a little more or hesitate a little more; one that is broken says one thing over
     and over, is certain of everything, or knows nothing.
     """
+    # Chosen far outside of what sound checkpoints do: 4 bits of SmolLM2-135M repeat 0.1 more and are 0.4 nats off.
     if candidate.repetition > source.repetition + 0.5:
         return f"it repeats itself: {candidate.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
     if candidate.entropy_nats < source.entropy_nats / 5:

@@ -18,6 +18,7 @@ from quantize.paths import cache_dir
 SETTLED_NS = 2_000_000_000
 """A file changed more recently could change again within the same time stamp: its hash is not remembered."""
 LARGE_BYTES = 10**9
+"""Size from which it is said that a file is hashed: it takes seconds."""
 
 log = logging.getLogger("quantize.hashes")
 

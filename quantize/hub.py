@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 RepoType = Literal["model", "dataset"]
 TIMEOUT_S = 20
+"""Longest wait for an answer of the hub. Chosen: far longer than an answer takes."""
 COMMIT = re.compile("[0-9a-f]{40}")
 """A revision that can never mean anything else."""
 

@@ -20,6 +20,7 @@ from quantize.plugins import class_named
 from quantize.texts import CalibrationConfig
 
 GROUP_SIZES = (128, 64, 32)
+"""What engines have kernels for; the largest that fits is advised."""
 DYNAMIC_INT8 = Activations(type="int", num_bits=8, strategy="token", dynamic=True)
 DYNAMIC_FP8 = Activations(type="float", num_bits=8, strategy="token", dynamic=True)
 

@@ -19,7 +19,9 @@ SUFFIXES = (*JSON_SUFFIXES, ".parquet", *TEXT_SUFFIXES)
 PASSAGE_CHARACTERS = 4_000
 """Paragraphs are gathered into passages of at least this length, about a thousand tokens."""
 LONGEST_CHARACTERS = 4 * PASSAGE_CHARACTERS
+"""The same in text without paragraphs. Chosen."""
 BATCH_ROWS = 256
+"""Rows of a Parquet file that are read at once. Chosen: little memory, even of long chats."""
 
 
 def _is_chat(value: Any) -> TypeGuard[Chat]:

@@ -17,10 +17,12 @@ from bench.errors import AccuracyError
 from bench.records.record import Work
 
 TRIES = 3
+"""Times that a question is asked in all. Chosen: a connection may break once or twice, and three tries take 1.5 s."""
 PAUSE_S = 0.5
 """Before the second try; twice as long before the third."""
 GIVE_UP = 50
-"""Questions in a row that failed in every try: the rest would fail as well."""
+"""Questions in a row that failed in every try: the rest would fail as well. Chosen: single items that fail
+rarely come so close together."""
 
 
 class ServerGoneError(AccuracyError):

@@ -30,6 +30,7 @@ from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")
 PROGRESS_S = 0.5
+"""How often progress is written at most. Chosen: a reader sees no delay, and the disk no load."""
 
 
 def _progress_writer(file: Path) -> Any:

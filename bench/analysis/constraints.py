@@ -236,7 +236,7 @@ def _score(record: RunRecord, task: str) -> Interval | str:
     if score is None or score.status not in ("ok", "emulated") or not score.metrics:
         return f"the score is {score.status}" if score else "not scored"
     main = score.metrics[0]
-    half = 1.96 * (main.stderr or 0.0)
+    half = 1.96 * (main.stderr or 0.0)  # 95 % of a normal distribution
     return Interval(median=main.value, low=main.value - half, high=main.value + half, n=score.n_items)
 
 

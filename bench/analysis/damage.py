@@ -16,8 +16,9 @@ from bench.records.record import ItemOutcome, TaskScore, Variant
 from quantize.key import Frozen
 
 FEWEST_IN_BIN = 20
-"""Items from which a bin of prompt lengths is given a mean."""
+"""Items from which a bin of prompt lengths is given a mean. Chosen: with 20 its standard error is 11 pp at most."""
 BINS = 4
+"""Bins of prompt lengths at most. Chosen: quarters; more would hold too few items each."""
 
 
 class SubjectDamage(Frozen):

@@ -9,7 +9,8 @@ from quantize.checkpoint import CheckpointError, Manifest
 from quantize.key import Frozen
 
 TOLERANCE = 0.02
-"""How much faster than the limit a figure may be before it is called an error: clocks and datasheets are not exact."""
+"""How much faster than the limit a figure may be before it is called an error. Chosen: clocks and datasheets are not
+exact, and a cache hit or a miscount is off by far more."""
 
 
 class Share(Frozen):

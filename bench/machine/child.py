@@ -28,10 +28,12 @@ from quantize.search_path import search_path
 TERM_S = 10.0
 """How long a session may take to end after SIGTERM before it is killed."""
 POLL_S = 0.05
+"""How often a process that has to end is looked at. Chosen: nobody notices the delay."""
 LOG_BYTES = 2**20
 """How much of a log's end is looked through for what went wrong."""
 CLOCK_SLACK_S = 2.5
-"""Start times are told in ticks since the machine's boot, whose own time moves a little as its clock is set."""
+"""How far two readings of one start time may differ: they count from the boot, whose time moves as the clock is set.
+Chosen: more than a clock is set by, less than it takes for a process id to come again."""
 
 
 def _registry() -> Path:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 NVIDIA_SMI_S = 20
+"""Longest wait for nvidia-smi. Chosen: it takes seconds where it has to load the driver first."""
 
 
 def has_cuda_device() -> bool:

@@ -18,6 +18,7 @@ from bench.paths import cache_dir
 from quantize import locks
 
 POLL_S = 1.0
+"""How often a waiting run looks for free devices. Chosen: short next to the minutes of a run."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MACHINE = "cpu"
 

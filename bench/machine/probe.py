@@ -20,12 +20,14 @@ from typing import Any
 
 SIZES = tuple(2**exponent for exponent in range(18, 31))
 """Bytes that are read over and over: 256 KiB, which a core's own cache holds, to 1 GiB, which none does."""
-SECONDS_PER_FIGURE = 0.3
+FIGURE_S = 0.3
+"""Time that one figure is measured for. Chosen: a hundred repetitions or more, of which the best counts."""
 ROUND_S = 0.002
 """Shortest time that one repetition is measured over."""
 COLUMNS = 2048
+"""Columns of the matrix that is read. Chosen: as wide as those of models."""
 EDGES = (512, 1024, 2048, 4096)
-"""Edges of the square matrices that are multiplied."""
+"""Edges of the square matrices that are multiplied: those of small and of large models."""
 TOO_SLOW_S = 0.04
 """A product that takes this long is not followed by a larger one, which would take 8 times as long."""
 
@@ -84,7 +86,7 @@ def probe_torch(threads: int) -> dict[str, Any]:
         bandwidth = []
         for size in SIZES:
             # Main memory is what most models live in, and its figure needs the most time.
-            budget_s = SECONDS_PER_FIGURE if size >= 2**28 else SECONDS_PER_FIGURE / 4
+            budget_s = FIGURE_S if size >= 2**28 else FIGURE_S / 4
             seconds = [best_seconds(read, budget_s) for read in _torch_readers(torch, size)]
             bandwidth.append((size, size / min(seconds)))
         return {
@@ -103,7 +105,7 @@ def _products(of_edge: Callable[[int], dict[str, Callable[[], object]]]) -> dict
             if kind in slow:
                 continue
             try:
-                seconds = best_seconds(multiply, SECONDS_PER_FIGURE)
+                seconds = best_seconds(multiply, FIGURE_S)
             except (RuntimeError, NotImplementedError):  # this build has no such product
                 slow.add(kind)
                 continue
@@ -127,7 +129,7 @@ def probe_numpy(threads: int) -> dict[str, Any]:
             parts = np.array_split(np.ones(size // 4, dtype=np.float32), threads)
             return lambda: list(pool.map(np.sum, parts))
 
-        bandwidth = [(size, size / best_seconds(read(size), SECONDS_PER_FIGURE)) for size in SIZES]
+        bandwidth = [(size, size / best_seconds(read(size), FIGURE_S)) for size in SIZES]
 
     def products(edge: int) -> dict[str, Callable[[], object]]:
         matrix = np.ones((edge, edge), dtype=np.float32)

@@ -17,8 +17,10 @@ from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
 
 POLL_S = 0.25
+"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 MOST, FEW = 256, 8
-"""Requests under way at once at most; and together, where the server tells nothing of its room."""
+"""Requests under way at once at most; and where the server does not report its room. Chosen: 256 is what vLLM computes
+together by default (``max_num_seqs``), 8 keeps an unknown server busy without filling it."""
 PROMPT_TOKENS = 1024
 """A long prompt of five examples: what tells from the room for keys and values how many fit."""
 

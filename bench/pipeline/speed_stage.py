@@ -27,7 +27,8 @@ from quantize.estimate import checkpoint_bytes
 from quantize.memory import available_memory
 
 EXPANDED = 2.5
-"""Memory of a server on a CPU over the bytes of its checkpoint in 16 bits: a copy to compute with, and its cache."""
+"""Memory of a server on a CPU over the bytes of its checkpoint in 16 bits. Chosen as an upper bound: the weights, a
+copy of them to compute with, and half as much for its cache."""
 
 
 @dataclass(frozen=True)

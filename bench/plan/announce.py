@@ -15,7 +15,7 @@ from bench.records.spec import RecordedSpec
 from bench.records.store import Store
 
 LOOK_BACK = 50
-"""Newest runs that are looked through."""
+"""Newest runs that are looked through for a like one. Chosen: older ones rarely are like, and each has to be read."""
 
 
 def _kind(variant: Variant, spec: RecordedSpec) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from quantize.key import Frozen
 
 Answer = Literal["holds", "does not hold", "cannot be told"]
 Z = 1.959963984540054
+"""Standard errors on either side of a 95 % interval, of a normal distribution."""
 
 
 class Finding(Frozen):

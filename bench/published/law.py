@@ -17,10 +17,11 @@ from bench.published.figures import PublishedCell, architecture_of, cells, limit
 from quantize.key import Frozen
 
 CONFIDENCE = 0.95
+"""Of prediction intervals."""
 FEWEST = 4
 """Cells below which nothing is fitted: two parameters, and two to see how far they are off."""
 PASSES = 5
-"""Times that the weights are made anew; they stand still long before."""
+"""Times that the weights are computed again; they settle long before."""
 
 
 class Residual(Frozen):

@@ -18,17 +18,19 @@ from quantize.checkpoint import Checkpoint
 from quantize.formats import Format, format_of
 
 PORTS = 3
-"""How many ports are tried before giving up."""
+"""How many ports are tried before giving up. Chosen: a free port is rarely taken between looking and starting."""
 HUNG_S = 10.0
 """A server that owes tokens and shows no sign of life for this long hangs."""
 LOOK_S = 2.0
 """A silence that makes it worth looking for signs of life."""
 BLINK_S = 0.05
+"""How long a child is given to be seen as ended, after its connection broke."""
 DYING_S = 5.0
 """How long a server that no longer listens may take to end."""
 RETURN_S = 30.0
 """How long the driver may take to give a dead server's memory back."""
 RETURN_SLACK_BYTES = 64 * 2**20
+"""Memory of a device that counts as given back. Chosen: a driver keeps some megabytes, a server holds gigabytes."""
 
 DeviceMemory = Callable[[], Sequence[int] | None]
 """Returns the bytes in use on each accelerator; None where there is none, or nobody can tell."""

@@ -26,7 +26,9 @@ __all__ = ["Client", "now_ns", "run"]
 CONTROL_TIMEOUT_S = 60.0
 """How long anything but a generation may take."""
 CONNECT_TIMEOUT_S = 30.0
+"""Longest wait for a connection. Chosen: a busy server accepts within seconds."""
 FLUSH_ATTEMPTS = 100
+"""Times that a flush is asked for: five seconds with the pause between them."""
 FLUSH_PAUSE_S = 0.05
 """A server may count a request as running for a moment after its last token, and does not flush then."""
 TICK_S = 0.05

@@ -17,6 +17,7 @@ NS_PER_S = 1e9
 MIN_UPDATES = 10
 """A counter must have been seen to move so often, for up to one update at either end is not the trial's."""
 MIN_COUNTED_S = 1.0
+"""Least time of a counted energy: ten updates of 100 ms."""
 MIN_INTEGRATED_S = 10.0
 """Ten times the second over which power is averaged: its delay is then worth less than a tenth of the energy."""
 MAX_GAP_S = 1.0

@@ -16,13 +16,16 @@ from bench.speed.shapes import Shape
 
 NS_PER_S = 1e9
 FEWEST_ARRIVALS = 30
-"""Arrivals in the later half of the time below which no queue is called growing."""
+"""Arrivals in the later half of the time below which no queue is called growing. Chosen: four standard deviations of
+fewer would be most of them."""
 TIMES_OF_A_REQUEST = 8
-"""A full server may take this many times as long for a request as an empty one; until then it may just be filling."""
+"""A full server may take this many times as long for a request as an empty one; until then it may just be filling
+(simulated, see :func:`saturation`)."""
 STANDARD_DEVIATIONS = 4
-"""Shortfall of completions that chance does not make."""
+"""Shortfall of completions that chance does not make: one in 30,000 for a normal distribution."""
 WARM_UP_SHARE = 0.1
 WARM_UP_FEWEST = 8
+"""Part of an open loop's requests that warms up, and the fewest. Chosen: every batch size of a light load comes up."""
 
 
 def generator(seed: int, shape: Shape, wave: int, what: str) -> np.random.Generator:

@@ -22,6 +22,7 @@ from quantize.key import Frozen
 NS_PER_S = 1e9
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+"""Of the bootstrap: 1,000 to 2,000 are usual for the ends of an interval (Efron and Tibshirani 1993)."""
 FEWEST_P90, FEWEST_P99 = 20, 200
 """Values from which a percentile is given: two lie beyond it, on average."""
 

@@ -26,11 +26,13 @@ from bench.speed.memory import DeviceMemory, TreeMemory
 __all__ = ["DeviceMemory", "Monitor", "Observation", "TreeMemory"]
 
 SAMPLE_PERIOD_S = 0.2
+"""How often memory and power are read. Chosen: slower than NVML updates them (20 to 100 ms), so each reading is new."""
 STATES_EVERY = 5
 """Clocks and throttle reasons are read with every fifth sample, for they take many calls."""
 LAG_PERIOD_NS = 10_000_000
 """Waking up a hundred times a second costs about 1 % of a core; twice as often, twice that."""
 MAX_POINTS = 100
+"""Points of memory that a trial keeps. Chosen: as many as a drawing can show."""
 
 
 def thin(series: Sequence[tuple[int, int]], most: int = MAX_POINTS) -> tuple[tuple[int, int], ...]:

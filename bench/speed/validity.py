@@ -29,23 +29,28 @@ SLOWED = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalS
 CAPPED = ("SwPowerCap",)
 """Runs at its power limit, as large batches do on sound ones."""
 CLOCK_FALL = 0.05
+"""Share by which a clock may fall during a trial. Chosen: less moves no figure by more than trials differ."""
 
 TIMER_NS = 1_000_000
 """An event loop's timers count whole milliseconds, so a lag measured with them is too long by up to one."""
 TTFT_ERROR_NS = 5_000_000
 TTFT_ERROR = 0.05
 TPOT_ERROR = 0.01
+"""How far a busy client may put a TTFT off (5 ms or 5 %) and a TPOT (1 %): what the client is tested to stay within."""
 CPU_SHARE = 0.9
+"""Share of a core from which the client had none left to itself. Chosen: then every wake-up may have waited."""
 
 SPREAD = 0.1
 """Standard deviation over mean of the trials that pyperf calls unstable (https://pyperf.readthedocs.io)."""
 OUTLIER = 3.5
 """Modified z-score of an outlier (Iglewicz and Hoaglin, "How to detect and handle outliers", 1993)."""
 OUTLIER_SHARE = 0.05
-"""An outlier is at least this far off the median, for trials that are all alike have a deviation near zero."""
+"""An outlier is at least this far off the median, for trials that are all alike have a deviation near zero. Chosen."""
 DRIFT = 1.5
-"""Median time of the last third of an open loop's requests over that of the first."""
+"""Median time of the last third of an open loop's requests over that of the first. Chosen: medians of ten differ
+less by chance."""
 DRIFT_REQUESTS = 30
+"""Requests from which that is looked at: ten in each third."""
 NS_PER_MS = 1e6
 
 
@@ -180,7 +185,7 @@ def _outliers(values: Sequence[float], name: str, show: Callable[[float], str]) 
     if len(values) < 3:
         return
     middle = float(np.median(values))
-    deviation = float(np.median(np.abs(np.array(values) - middle))) / 0.6745
+    deviation = float(np.median(np.abs(np.array(values) - middle))) / 0.6745  # of a normal distribution
     for number, value in enumerate(values, start=1):
         if abs(value - middle) > max(OUTLIER * deviation, OUTLIER_SHARE * middle):
             yield f"trial {number} is an outlier: {name} {show(value)}, where the median is {show(middle)}; it counts"

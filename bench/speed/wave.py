@@ -17,6 +17,7 @@ from bench.speed.load import NS_PER_S, fell_behind, saturation
 from quantize.clock import utc_now
 
 ALIVE_PERIOD_S = 1.0
+"""How often a server that owes tokens is looked at. Chosen: often next to the seconds after which it hangs."""
 SPIN_S = 0.001
 """An event loop's timers may be late by a millisecond; the last one before a due time is spent turning the loop."""
 

@@ -26,7 +26,9 @@ from quantize.clock import utc_now
 from quantize.search_path import search_path
 
 POLL_S = 0.25
+"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 CHECK_S = 600
+"""Longest time that a check may take. Chosen: a first import may compile kernels for minutes."""
 STEPS = ("Collecting ", "Building wheel", "Installing collected packages")
 """How the lines begin in which pip says what it is at."""
 NOISE = ("warning:", "hint:", "note:", "[notice]", "error: resolutionimpossible", "╰─>", "[end of output]")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("awq", "transformers", "torch")
 ROWS = 64
+"""Output features that its kernels take at once."""
 
 
 def awq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:

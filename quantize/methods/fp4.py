@@ -17,6 +17,7 @@ from quantize.method import Expected, MethodConfig, Quantizing, choose_group_siz
 from quantize.texts import CalibrationConfig
 
 GROUP = {"nvfp4": 16, "mxfp4": 32}
+"""Columns that share a scale, fixed by the formats: NVIDIA's NVFP4 and OCP's MX."""
 
 
 class Config(MethodConfig):

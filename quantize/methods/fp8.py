@@ -19,6 +19,7 @@ from quantize.method import DYNAMIC_FP8, Expected, Method, MethodConfig, Quantiz
 from quantize.texts import CalibrationConfig
 
 BLOCK = 128
+"""Edge of a block that shares a scale, as in the releases of DeepSeek and Qwen."""
 
 
 class Config(MethodConfig):

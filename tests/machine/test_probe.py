@@ -39,7 +39,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "SIZES", (2**18, 2**22, 2**24))
     monkeypatch.setattr(probe, "EDGES", (64, 128))
-    monkeypatch.setattr(probe, "SECONDS_PER_FIGURE", 0.02)
+    monkeypatch.setattr(probe, "FIGURE_S", 0.02)
 
 
 @pytest.mark.usefixtures("quick")

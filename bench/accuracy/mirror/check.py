@@ -24,6 +24,7 @@ from quantize.key import Frozen
 from quantize.parent import end_with_parent
 
 POLL_S = 0.25
+"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 ERROR_CHARS = 300
 """Of what a library says, for some print whole lists."""
 REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"

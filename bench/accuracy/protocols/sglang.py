@@ -14,6 +14,7 @@ from bench.errors import AccuracyError
 
 PATH = "/generate"
 MAX_STOPS: int | None = 32
+"""SGLang's ``MAX_STOP_COUNT``."""
 
 
 def requests(question: Question, model: str) -> list[dict[str, Any]]:

@@ -22,9 +22,10 @@ from quantize.checkpoint import own_code
 from quantize.expanded import Expanded
 
 MEMORY_SHARE = 0.8
-"""Part of the memory that is free after loading that keys and values may take; the rest is for activations."""
+"""Part of the memory that is free after loading that keys and values may take; the rest is for activations.
+Chosen."""
 PASS_TOKENS = 256
-"""Fewest new tokens of one of several passes: each pass reads all weights."""
+"""Fewest new tokens of one of several passes: each pass reads all weights (measured, docs/decisions/0019)."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 log = logging.getLogger(__name__)

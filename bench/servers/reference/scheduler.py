@@ -34,7 +34,8 @@ SCORING_CHUNK = 256
 """Prompt positions per chunk where each needs the whole vocabulary's logits: 150 MB in float32 for 151,936 tokens."""
 
 WORTH_WAITING = 64
-"""Prompt positions for which a request waits until another one has computed them."""
+"""Prompt positions for which a request waits until another one has computed them. Chosen: with fewer, the wait for that
+step may take longer than computing them twice."""
 
 CANCELLED = "cancelled: the client is gone"
 
