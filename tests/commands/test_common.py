@@ -13,7 +13,7 @@ from bench.commands import export
 from bench.commands.common import EXIT_BROKEN_PIPE
 from bench.errors import EXIT_INTERRUPTED
 from testkit.records import keep, native_records
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 WORDS = [word for word in COMMANDS if word != "run"]
 READS_RESULTS = {"results": ["list"], "compare": ["a", "b"], "decide": [], "export": [], "gate": [], "site": ["build"]}

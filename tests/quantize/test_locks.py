@@ -9,7 +9,7 @@ import pytest
 
 from quantize.locks import HeldError, held, hold, is_held
 from testkit.records import keep, native_records
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 WITHOUT = """
 import asyncio, psutil, subprocess, sys
