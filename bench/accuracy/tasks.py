@@ -1,6 +1,5 @@
 """Which tasks there are, where their data comes from, and what a score depends on. Loads no lm-eval."""
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -10,7 +9,7 @@ from bench.accuracy import data
 from bench.config.spec import AccuracySpec
 from bench.engines import Engine
 from bench.errors import ConfigError, nearest
-from bench.machine.environment import gpus
+from bench.machine.environment import gpus, installed_versions
 from bench.records.record import Mode, Problem, Variant, Yarn
 from quantize.checkpoint import hash_folder
 from quantize.key import Frozen, Key, canonical_json, sha256_text
@@ -167,7 +166,7 @@ def answers_key(
             "engine": {"name": engine.name, "gpus": gpus(), **kernel},
             "context_length": context_length,
             **({"yarn": yarn.model_dump()} if yarn else {}),
-            "libraries": {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)},
+            "libraries": installed_versions(names),
             **({"server": versions} if versions else {}),
             **({"repeat": repeat} if repeat else {}),
         },
@@ -191,9 +190,7 @@ def score_key(spec: AccuracySpec, task: str, answers: Key, *, seed: int) -> Key:
             "max_share": spec.max_share,
             "concurrency": spec.concurrency,  # batching changes rounding, and with it a pick now and then
             "data": _data_identity(task, spec.hub_dir),
-            "libraries": {
-                name: importlib.metadata.version(name) for name in ("lm_eval",) if importlib.util.find_spec(name)
-            },
+            "libraries": installed_versions(("lm_eval",)),
             "seed": seed,
         },
     )

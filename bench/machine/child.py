@@ -27,8 +27,10 @@ from quantize.search_path import search_path
 
 TERM_S = 10.0
 """How long a session may take to end after SIGTERM before it is killed."""
-POLL_S = 0.05
-"""How often a process that has to end is looked at. Chosen: nobody notices the delay."""
+POLL_S = 0.25
+"""How often a child's result or a starting server is looked at. Chosen: short next to what it takes."""
+END_POLL_S = 0.05
+"""How often a session that has to end is looked at. Chosen: nobody notices the delay."""
 LOG_BYTES = 2**20
 """How much of a log's end is looked through for what went wrong."""
 CLOCK_SLACK_S = 2.5
@@ -96,7 +98,7 @@ def _tell(number: signal.Signals, processes: Sequence[psutil.Process]) -> None:
     end = time.monotonic() + TERM_S
     # Not psutil.wait_procs: of a child of ours it would take the exit code away.
     while any(_lives(process) for process in processes) and time.monotonic() < end:
-        time.sleep(POLL_S)
+        time.sleep(END_POLL_S)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,7 @@ VARIABLES = (
 )  # fmt: skip
 
 
-def versions(names: tuple[str, ...]) -> dict[str, str]:
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the version of each named package that is installed."""
     installed: dict[str, str] = {}
     for name in names:
@@ -74,7 +75,7 @@ def read_environment() -> Environment:
         cpu_cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         gpus=gpus(),
-        packages={"quantbench": __version__, **versions(PACKAGES)},
+        packages={"quantbench": __version__, **installed_versions(PACKAGES)},
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
         event_loop=event_loop.NAME,
         git_commit=_git("rev-parse", "HEAD"),

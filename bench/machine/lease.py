@@ -17,7 +17,7 @@ from bench.machine.nvml import Devices
 from bench.paths import cache_dir
 from quantize import locks
 
-POLL_S = 1.0
+WAIT_POLL_S = 1.0
 """How often a waiting run looks for free devices. Chosen: short next to the minutes of a run."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MACHINE = "cpu"
@@ -79,7 +79,7 @@ def lease_devices(count: int, *, on_cpu: bool, on_wait: Callable[[], None]) -> I
     wanted = entries or [MACHINE]
     while (got := _take(wanted, min(count, len(wanted)))) is None:
         on_wait()
-        time.sleep(POLL_S)
+        time.sleep(WAIT_POLL_S)
     before = os.environ.get(VISIBLE)
     names = tuple(name for name, _ in got) if entries else ()
     if names and len(entries) > len(names):

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.accuracy import tasks as accuracy_tasks
 from bench.errors import AccuracyError
 from bench.files import write_atomic
-from bench.machine.child import Child
+from bench.machine.child import POLL_S, Child
 from bench.pipeline.state import RunState
 from bench.plan.stages import TaskStage, context_of
 from bench.records.record import TaskScore
@@ -16,8 +16,6 @@ from bench.records.store import Store
 from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
 
-POLL_S = 0.25
-"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 MOST, FEW = 256, 8
 """Requests under way at once at most; and where the server does not report its room. Chosen: 256 is what vLLM computes
 together by default (``max_num_seqs``), 8 keeps an unknown server busy without filling it."""

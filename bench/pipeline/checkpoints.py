@@ -11,7 +11,7 @@ from bench.config.spec import RunSpec
 from bench.console import Stage
 from bench.errors import QuantizeError
 from bench.files import write_atomic
-from bench.machine.child import Child
+from bench.machine.child import POLL_S, Child
 from bench.machine.threads import waiting
 from bench.paths import cache_dir
 from bench.plan.stages import BuildStage
@@ -31,8 +31,6 @@ from quantize.method import Method
 from quantize.source import Source
 from quantize.worker import BuildJob
 
-POLL_S = 0.25
-"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 HELDOUT_SAMPLES = 100
 """Windows assumed where all of a text is taken. Chosen: more than the embedded one holds."""
 

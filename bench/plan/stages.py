@@ -13,7 +13,7 @@ from bench.engines import ServedModel
 from bench.errors import NotPossibleError, QuantizeError, SourceError
 from bench.paths import cache_dir
 from bench.speed.shapes import Shape, closed_loop
-from bench.toolchains.backends import backend_interpreter, backend_versions, versions
+from bench.toolchains.backends import backend_interpreter, backend_versions, deciding_versions
 from bench.toolchains.toolchain import interpreter_for
 from quantize.calibration import heldout_identity
 from quantize.calibration import identity as calibration_identity
@@ -152,7 +152,7 @@ def _source_stage(spec: RunSpec) -> BuildStage:
     except SourceUnavailableError as error:
         raise SourceError(f"model={spec.model.name}: {error}") from error
     architecture = spec.model.architecture.model_dump(mode="json")
-    libraries = versions(packages)
+    libraries = deciding_versions(packages)
     inputs = {"kind": source.kind, "identity": identity, "architecture": architecture, "libraries": libraries}
     key = Key(stage="source", version=VERSION["source"], inputs=inputs)
     return BuildStage(
@@ -184,7 +184,7 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
     try:
         if method.backend:
             identity["heldout"] = heldout_identity(spec.heldout)
-            libraries = {f"proof:{name}": version for name, version in versions(PROOF).items()}
+            libraries = {f"proof:{name}": version for name, version in deciding_versions(PROOF).items()}
         if release:
             asked = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl_nats"})
             inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}

@@ -10,10 +10,10 @@ from pathlib import Path
 from bench import format as fmt
 from bench.engines import Engine, Launch
 from bench.errors import EngineError
-from bench.machine.child import Child, Pulse
+from bench.machine.child import POLL_S, Child, Pulse
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
-from bench.servers.readiness import POLL_S, Door, PortTakenError, Start, free_port
+from bench.servers.readiness import Door, PortTakenError, Start, free_port
 from quantize.checkpoint import Checkpoint
 from quantize.formats import Format, format_of
 

@@ -13,13 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bench.errors import EngineError
-from bench.machine.child import Child, Pulse
+from bench.machine.child import POLL_S, Child, Pulse
 from bench.machine.diagnose import Diagnosis
 from bench.machine.direct import open_direct
 from bench.speed.protocols import dialect
 
-POLL_S = 0.25
-"""How often a starting server is asked. Chosen: short next to the seconds that a start takes."""
 START_HUNG_S = 60.0
 """A server that shows no sign of life for this long while it starts hangs."""
 

@@ -3,10 +3,9 @@
 A backend that has a toolchain always runs in it: packages of the same name beside another transformers would fail.
 """
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Iterable
 
+from bench.machine.environment import installed_versions
 from bench.toolchains import toolchain
 from quantize.backend import Backend, backend
 
@@ -14,10 +13,9 @@ NOT_DECISIVE = ("datasets", "huggingface_hub")
 """Packages that carry data without changing it: no part of a key."""
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
+def deciding_versions(packages: Iterable[str]) -> dict[str, str]:
     """Return the versions of those of the packages that are installed and decide a result."""
-    deciding = (name for name in sorted(packages) if name not in NOT_DECISIVE)
-    return {name: importlib.metadata.version(name) for name in deciding if importlib.util.find_spec(name)}
+    return installed_versions(name for name in sorted(packages) if name not in NOT_DECISIVE)
 
 
 def _is_extra(library: Backend) -> bool:
@@ -45,5 +43,5 @@ def backend_versions(name: str) -> dict[str, str]:
     """Return the versions of the packages that decide what a backend writes, by name."""
     library = backend(name)
     if _is_extra(library):
-        return versions(library.packages)
+        return deciding_versions(library.packages)
     return toolchain.pinned_versions(library.toolchain)

@@ -17,7 +17,7 @@ from bench import format as fmt
 from bench.console import Stage, View
 from bench.errors import ToolchainError
 from bench.files import write_atomic
-from bench.machine.child import Child
+from bench.machine.child import POLL_S, Child
 from bench.paths import cache_dir
 from bench.toolchains import toolchain
 from bench.toolchains.toolchain import Toolchain, ToolchainManifest
@@ -25,8 +25,6 @@ from quantize import locks
 from quantize.clock import utc_now
 from quantize.search_path import search_path
 
-POLL_S = 0.25
-"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 CHECK_S = 600
 """Longest time that a check may take. Chosen: a first import may compile kernels for minutes."""
 STEPS = ("Collecting ", "Building wheel", "Installing collected packages")

@@ -18,13 +18,11 @@ from bench.accuracy.tasks import environment
 from bench.console import Stage, View
 from bench.errors import AccuracyError
 from bench.files import write_atomic
-from bench.machine.child import Child
+from bench.machine.child import POLL_S, Child
 from bench.toolchains.toolchain import interpreter_for
 from quantize.key import Frozen
 from quantize.parent import end_with_parent
 
-POLL_S = 0.25
-"""How often a child process is looked at. Chosen: short next to what it takes, and nearly free."""
 ERROR_CHARS = 300
 """Of what a library says, for some print whole lists."""
 REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"
