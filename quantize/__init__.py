@@ -1,1 +1,1 @@
-"""Checkpoint in, quantized checkpoint out, with proof. Knows nothing of serving or measuring."""
+"""Quantize a checkpoint and prove the result. Knows nothing of serving or measuring."""

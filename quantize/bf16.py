@@ -1,4 +1,4 @@
-"""BF16 on a CPU that cannot multiply it.
+"""Multiply BF16 matrices in float32 on a CPU without instructions for BF16.
 
 PyTorch's product of BF16 matrices is eight times slower than that of float32 where the CPU has no instructions for it
 (measured on an AVX2 machine, 512 rows, one thread: 205 ms against 27 ms). Multiplying in float32 and rounding once

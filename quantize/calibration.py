@@ -1,4 +1,4 @@
-"""Text in, token ids out: calibration samples, and the held-out text that fidelity is measured on.
+"""Draw calibration samples, and the held-out windows that fidelity is measured on, as token ids.
 
 Calibration texts are drawn like this: the file is read from its beginning until the texts make up a pool of
 ``POOL_CHARACTERS``, or of ``POOL_PER_TOKEN`` characters for each token asked for if that is more; a smaller file is

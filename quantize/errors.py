@@ -1,4 +1,4 @@
-"""Errors of building a checkpoint, each told as one line."""
+"""Turn an error of building a checkpoint into one line for a reader."""
 
 import errno
 import traceback

@@ -1,4 +1,4 @@
-"""How far a checkpoint's predictions are from its source's, where the damage sits, and whether it still can speak.
+"""Measure how far a checkpoint's predictions and layers are from its source's, and what it says on its own.
 
 Both checkpoints run one decoder layer at a time (:mod:`quantize.expanded`), so a model larger than memory can be judged
 as well. Distributions are compared in float32.

@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered: a checkpoint of 470 GB is read once, not before every run.
+"""Hash files once and remember the result, so that a checkpoint of 470 GB is not read before every run.
 
 A hash is taken from memory only while the file's real path, size, modification time and inode are what they were. One
 small file per hashed file, in the cache folder.

@@ -1,4 +1,4 @@
-"""What a process that computes with a model does without."""
+"""Keep transformers from importing scikit-learn, which takes seconds and serves only draft models."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Memory that is there for the taking."""
+"""How much memory a process may still take: what is free, within its limits and its container."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Is the written checkpoint what its scheme says? Answered from its safetensors files, against those of its source."""
+"""Prove that a checkpoint is what its scheme says, from its safetensors files and those of its source."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Where a child process looks for programs."""
+"""The ``PATH`` of a child process, with the programs of its own virtual environment first."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which variant is worth using, under what somebody needs. Pure functions.
+"""Rank variants by one goal, those first that meet all constraints. Pure functions.
 
 A need is kept where the whole interval of the figure keeps it; where only its middle does, the variant is called
 unsure and is recommended only if nothing surely keeps every need. What was not measured, or only emulated, keeps no

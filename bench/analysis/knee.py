@@ -1,4 +1,4 @@
-"""Where on a series of loads a server is best run. Pure functions.
+"""Find the load at which a server is best run: the highest throughput over latency. Pure functions.
 
 Throughput rises with the load until the server is full; latency rises ever faster. Their ratio, the *power*, is
 highest at the knee (L. Kleinrock, "Power and Deterministic Rules of Thumb for Probabilistic Problems in Computer

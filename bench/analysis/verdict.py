@@ -1,4 +1,4 @@
-"""Is a variant worse than the baseline, surely not, or can it not be told? Pure functions.
+"""Call each variant worse than the baseline, non-inferior, or inconclusive. Pure functions.
 
 The verdict can be read off the intervals: *worse* lies below 0 altogether, *non-inferior* lies above -margin. A real
 loss that is surely smaller than the margin is both; it is called non-inferior, and the reason tells of the loss. Why it

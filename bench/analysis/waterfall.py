@@ -1,4 +1,4 @@
-"""Where did the speed-up go? A measured speed-up as a product of what was hoped for and what took away from it.
+"""Split a measured speed-up into factors: fewer bits, 16-bit layers, the KV cache, kernels, fixed time, prefill.
 
 Decoding would become as much faster as the bytes of a step become fewer, if it were limited by memory alone, nothing
 but the quantized layers were read, and the kernels were equally good. Each step of a waterfall drops one of these ifs;

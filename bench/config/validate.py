@@ -1,4 +1,4 @@
-"""A composed config, checked and frozen. The only module that touches OmegaConf.
+"""Check a composed config and freeze it into a run spec; an error names the option and what to type.
 
 Each method, model source and engine brings its own ``Config``, which checks its fields here, before any time is spent.
 """

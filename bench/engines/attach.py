@@ -1,4 +1,4 @@
-"""A server that somebody else runs: nothing is started, nothing is quantized, and less can be proven.
+"""An external server, which is already running: nothing is started or quantized, and less can be proven.
 
 It speaks SGLang's native API or OpenAI's ``/v1/completions`` (vLLM, TensorRT-LLM, llama.cpp, Ollama, …). What it tells
 of itself is asked for at every place that one of those is known to have; none is required.

@@ -1,4 +1,4 @@
-"""Which runs somebody means: by run, session, variant, or a record's file."""
+"""Find the runs that a typed name selects: a run, a session, a variant, or a record's file."""
 
 from collections.abc import Sequence
 from pathlib import Path

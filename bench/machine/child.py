@@ -1,4 +1,4 @@
-"""Child processes that never outlive their run.
+"""Start child processes that end with their run, however it ends, and end those that a killed run left behind.
 
 Each child leads its own session and holds the read end of a pipe whose write end is ours: our own children exit when
 it closes, which the kernel does even on ``kill -9``. Children of other programs that do not listen to it are written

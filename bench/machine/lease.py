@@ -1,4 +1,4 @@
-"""Who may compute on what: several runs on one machine take its devices in turn, so that none spoils another's times.
+"""Lease the devices of a machine to one run at a time, so that no run spoils the times of another.
 
 A lease is a locked file below the cache folder; the kernel lets go of it however its process ends. On a machine without
 accelerators there is one lease for the whole machine: two servers on one CPU would slow each other down. What Ray or

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver tells of the accelerators (NVML): clocks, temperature, power, memory, energy, throttling.
+"""Read what NVIDIA's driver reports of the accelerators (NVML): clocks, temperature, power, memory, energy, throttling.
 
 A reading that a device or its driver does not give is None. A device that is lost or needs a reset is an error: what
 was measured on it cannot be told apart from what it did while it died.

@@ -1,4 +1,4 @@
-"""Checkpoints: reuse the one with the same key, or have a worker build it. The reason is always told."""
+"""Reuse the checkpoint with the same key, or have a worker build it, and say why."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""How a command ends: its reports, its summary, its exit code."""
+"""End a command: write its reports, print its summary, return its exit code."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One command, one session: its runs share it, and a command that was cut short is gone on with under the same one."""
+"""The session of a command: its runs share it, and the same command resumes it after an interrupt."""
 
 import os
 from collections.abc import Sequence

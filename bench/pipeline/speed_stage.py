@@ -1,4 +1,4 @@
-"""The speed stage: which servers stand side by side, and every cell kept before the next begins."""
+"""The speed stage: serve the variant and its baseline, measure every shape, keep each cell before the next begins."""
 
 import contextlib
 import secrets

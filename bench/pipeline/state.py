@@ -1,4 +1,4 @@
-"""One run under way: what it has decided, what went wrong, and how long its stages took."""
+"""The state of a run: its checkpoints and servers, its decisions and failures, and how long its stages took."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""The last thing a command says: one row per variant with its verdicts, and the report's path."""
+"""Print the summary of a command: one row per variant with its verdicts, and the report's path."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a command is about to do and how long it may take, told before it starts.
+"""Announce what a command is about to do and how long it may take.
 
 Times come from this results folder's own earlier runs: the same variant, engine, workload and accuracy on the same
 machine. Where there is none, none is made up; the least time is the physical limit's, where the device is known.

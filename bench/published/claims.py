@@ -1,4 +1,4 @@
-"""Sentences that are repeated everywhere, held against published figures. Pure functions.
+"""Test commonly quoted claims against published figures. Pure functions.
 
 A claim has a range. A figure with an interval decides only if the whole interval is inside or outside of it; a
 published speed has none and decides alone. Losses of accuracy are relative, as the claims mean them: 1 - score / BF16's

@@ -1,4 +1,4 @@
-"""Does a measurement repeat what somebody published? Pure functions.
+"""Compare measurements with published figures: reproduced, different, or not comparable. Pure functions.
 
 A published speed is one figure without a spread, so nobody knows how far the publisher's own next run would have been
 off. Ours counts as the same within ``TOLERANCE``: the interval of measured / published has to reach into it. On other

@@ -1,4 +1,4 @@
-"""From a process that was started to a server that is ours and has really generated a token."""
+"""Wait until a started process is a server of ours that has generated a token."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Energy of a trial from readings of the accelerators, and whether it may be believed. Pure functions.
+"""Compute the energy of a trial from readings of the accelerators, and whether it is valid. Pure functions.
 
 The device's own counter is taken where there is one (Volta and later); it is updated every 20 to 100 ms. Else power is
 integrated over time, which is rougher: newer devices report the power averaged over the last second.

@@ -1,4 +1,4 @@
-"""How requests are let loose on a server: arrival times, the order of shapes, and when an open loop is too much.
+"""Schedule requests: arrival times, the order of shapes, and when an open loop saturates the server.
 
 Pure functions. An open loop sends each request at its due time, however late earlier answers are, and latencies count
 from the due time; a client that waits for answers before it sends leaves out the very requests that a slow server

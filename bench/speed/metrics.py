@@ -1,4 +1,4 @@
-"""What the figures mean: each is defined once, here, from the raw arrival times of :mod:`bench.records.record`.
+"""Compute the figures of speed from the raw arrival times of :mod:`bench.records.record`; each is defined here, once.
 
 A cell's figure is the median over its trials, with a bootstrap interval. A trial's figure is the median over its
 requests, except for rates of the whole wave. None stands for "not defined", never 0.

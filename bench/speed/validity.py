@@ -1,4 +1,4 @@
-"""What makes a trial count: every check compares what was asked for with what the server told and the client saw.
+"""Decide whether trials are valid: compare what was asked for with what the server reported and the client saw.
 
 Besides each request, what the machine did meanwhile is judged: an accelerator that was slowed down, or a client that
 had no core to itself, makes a cell ``invalid`` too. What only lessens the trust in a figure is a warning; a client
