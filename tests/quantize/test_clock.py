@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from quantize.clock import utc_date, utc_mark, utc_name, utc_now
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 DAY, TIME = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d:\d\d"
 
