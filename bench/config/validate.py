@@ -57,8 +57,6 @@ BASELINE_GROUP = "quant@baseline"
 MADE, OFFICIAL = "made", "official"
 """Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
 AUTO = "auto"
-AUTO_CHOICES = ("sglang", "transformers")
-"""What ``engine=auto`` chooses from: the one for CUDA devices, and the one that runs everywhere."""
 TOP_LEVEL = (*GROUPS, "baseline", "plan", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
@@ -173,7 +171,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
         workload = Workload.model_validate(data["workload"])
     accuracy = _accuracy(_section(data, "accuracy", overrides), model)
     if engine_section["name"] == AUTO and not data["plan"] and (workload.input_lens or accuracy.tasks):
-        _check_automatic(serving)
+        _check_automatic(serving, engine_section)
     with _explaining("report"):
         report = ReportSpec.model_validate(data["report"])
     with _explaining(""):
@@ -301,43 +299,31 @@ def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | No
 def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> tuple[str, dict[str, Any]]:
     """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
 
-    Beside the common fields, the section holds those of every engine it may choose, each under the engine's name. Where
-    it is planned for another machine, with a ``gpu`` or without, that decides, and not what is here.
+    Besides the common fields, the section holds those of every engine it may choose, each under the engine's name.
+    Where another machine is planned for, with a ``gpu`` or without, that machine decides. What is built does not: the
+    same command would measure one engine before a toolchain is built and another one after.
     """
-    best, last = AUTO_CHOICES
-    name = resolve_engine(AUTO) if gpu is None else best if gpu else last
+    chosen = {True: str(section["on_gpu"]), False: str(section["on_cpu"])}
+    name = chosen[has_cuda_device() if gpu is None else gpu]
     typed = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
     typed |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
-    common = {field: value for field, value in section.items() if field in typed and field not in AUTO_CHOICES}
+    common = {field: value for field, value in section.items() if field in typed and field not in chosen.values()}
     own = {field: value for field, value in section[name].items() if field != "name"}
     return name, {**own, **common}
 
 
-def resolve_engine(name: str) -> str:
-    """Return the engine that ``name`` stands for on this machine.
-
-    ``auto`` is ``sglang`` where there is a CUDA device, else ``transformers``. What is built does not decide: the same
-    command would measure one engine before a toolchain is built and another one after.
-    """
-    if name != AUTO:
-        return name
-    best, last = AUTO_CHOICES
-    return best if has_cuda_device() else last
-
-
-def _check_automatic(serving: Engine) -> None:
+def _check_automatic(serving: Engine, section: dict[str, Any]) -> None:
     """Check that the engine that ``auto`` has chosen for a CUDA device can be started.
 
     Raises:
         ConfigError: its toolchain is not built; names the command, its size, and the alternative.
     """
-    best, last = AUTO_CHOICES
-    if serving.name != best:
+    if serving.name != section["on_gpu"]:
         return
     try:
         serving.interpreter("engine=auto on a CUDA device")
     except ToolchainError as error:
         raise ConfigError(
-            f"{error}; engine={last} measures with the reference server instead, which expands quantized weights to "
-            "16 bits"
+            f"{error}; engine={section['on_cpu']} measures with the reference server instead, which expands quantized "
+            "weights to 16 bits"
         ) from error

@@ -46,8 +46,8 @@ def test_every_hardware_plans(hardware: str, tmp_path: Path, monkeypatch: pytest
 def test_the_machine_that_is_planned_for_chooses_the_engine_not_the_one_that_plans(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for here in ("sglang", "transformers"):
-        monkeypatch.setattr("bench.config.validate.resolve_engine", lambda name, here=here: here)
+    for gpu, here in ((True, "sglang"), (False, "transformers")):
+        monkeypatch.setattr("bench.config.validate.has_cuda_device", lambda gpu=gpu: gpu)
         found = {hardware: spec("qwen3-8b", "bf16", hardware).engine.name for hardware in ("h100", "cpu", "auto")}
         assert found == {"h100": "sglang", "cpu": "transformers", "auto": here}
 
