@@ -23,7 +23,7 @@ def test_titles_headings_and_notes_are_translated() -> None:
     page = Page(html)
     translate = translator("zh")
     report = Path(lang.__file__).parent
-    sources = [file.read_text() for file in (*report.glob("sections/*.py"), report / "history.py")]
+    sources = [file.read_text() for file in (*report.glob("sections/*.py"), report / "nights.py")]
     titles = [title for source in sources for title in re.findall(r'Section\("\w+", "([^"]+)"', source)]
     assert len(titles) > 15
     assert [title for title in titles if not CHINESE.search(translate(title))] == []
