@@ -14,6 +14,7 @@ from bench.analysis.baseline import cell_under_same_load, control_cell, paired_r
 from bench.analysis.judgement import Outcome, Pair, judged_together
 from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
 from bench.analysis.verdict import Verdict
+from bench.messages.message import Worded
 from bench.records.margin import Margin
 from bench.records.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
 from bench.speed.metrics import Interval, per_trial, tpot_s, ttft_s
@@ -60,7 +61,7 @@ class ScorePair(Frozen):
     values: tuple[float | None, float | None]
     """Scores, 0 to 1; None where there is no valid one."""
     verdict: Verdict | None
-    reason: str
+    reason: Worded
 
 
 class Compared(Frozen):

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bench.errors import ConfigError
+from bench.messages.message import Worded, Words, linked, msg
 from bench.records.margin import Margin, parse_margin
 from bench.records.record import RunRecord, SpeedCell
+from bench.records.words import STATUS
 from bench.speed.metrics import CellSummary, Interval, summarize
 from quantize.key import Frozen
 
@@ -56,7 +58,7 @@ class Held(Frozen):
 
     need: Need
     answer: Answer
-    reason: str
+    reason: Worded
 
 
 class Candidate(Frozen):
@@ -69,7 +71,7 @@ class Candidate(Frozen):
     """The figure that is to be as good as possible."""
     accuracy: Interval | None
     """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself. None where a task is missing from it."""
-    gaps: tuple[str, ...]
+    gaps: tuple[Worded, ...]
     """The tasks without a verdict, each with the reason."""
 
     @property
@@ -86,7 +88,7 @@ class Candidate(Frozen):
 class Decision(Frozen):
     """The recommended variant, those after it, and those that cannot be recommended."""
 
-    goal: str
+    goal: Worded
     """In words."""
     subject: str
     """What the goal is about, as constraints name it."""
@@ -196,11 +198,11 @@ def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> Spe
     return min(near, key=lambda cell: (abs(cell.input_len - input_len), cell.concurrency), default=None)
 
 
-def figure_of(record: RunRecord, need: Need) -> Interval | str:
+def figure_of(record: RunRecord, need: Need) -> Interval | Words:
     """Return the figure that a need of speed, memory or size is about, or why there is none."""
     if need.subject == "size":
         checkpoint = record.checkpoint
-        return _exact(checkpoint.checkpoint_bytes) if checkpoint else "there is no checkpoint"
+        return _exact(checkpoint.checkpoint_bytes) if checkpoint else msg("need.no_checkpoint")
     if need.subject == "memory":
         return _memory(record)
     if need.subject not in FIGURES:
@@ -208,18 +210,18 @@ def figure_of(record: RunRecord, need: Need) -> Interval | str:
     cell = cell_near(record, need.input_len or 0, need.concurrency)
     if cell is None:
         measured = ", ".join(f"{length:,}" for length in sorted({cell.input_len for cell in record.cells}))
-        return f"not measured there; measured: {measured or 'nothing'}"
+        return msg("need.not_measured_there", measured=measured or msg("need.nothing"))
     if cell.status != "ok":
-        return f"the cell is {cell.status.replace('_', ' ')}"
+        return msg("need.cell_is", status=STATUS[cell.status])
     figure: Interval | None = getattr(summarize(cell), FIGURES[need.subject][0], None)
-    return figure or "that figure is not defined there"
+    return figure or msg("need.not_defined_there")
 
 
 def _exact(value: float) -> Interval:
     return Interval(median=value, low=value, high=value, n=1)
 
 
-def _memory(record: RunRecord) -> Interval | str:
+def _memory(record: RunRecord) -> Interval | Words:
     """Return the highest memory of the server while it measured what is not emulated."""
     valid_cells = [cell for cell in record.cells if cell.status == "ok"]
     peaks = [
@@ -227,22 +229,24 @@ def _memory(record: RunRecord) -> Interval | str:
     ]
     if peaks:
         return _exact(max(peaks))
-    states = sorted({cell.status.replace("_", " ") for cell in record.cells})
-    return f"its cells are {' and '.join(states)}" if states else "no speed was measured"
+    states = sorted({cell.status for cell in record.cells})
+    if not states:
+        return msg("need.no_speed")
+    return msg("need.cells_are", statuses=linked(STATUS[state] for state in states))
 
 
-def _score(record: RunRecord, task: str) -> Interval | str:
+def _score(record: RunRecord, task: str) -> Interval | Words:
     score = next((candidate for candidate in record.scores if candidate.task == task and not candidate.repeat), None)
     if score is None or score.status not in ("ok", "emulated") or not score.metrics:
-        return f"the score is {score.status}" if score else "not scored"
+        return msg("need.score_is", status=STATUS[score.status]) if score else msg("need.not_scored")
     main = score.metrics[0]
     half = 1.96 * (main.stderr or 0.0)  # 95 % of a normal distribution
     return Interval(median=main.value, low=main.value - half, high=main.value + half, n=score.n_items)
 
 
-def hold(figure: Interval | str, need: Need, show: Callable[[float], str]) -> Held:
+def hold(figure: Interval | Words, need: Need, show: Callable[[float], str]) -> Held:
     """Hold a figure to a need."""
-    if isinstance(figure, str):
+    if not isinstance(figure, Interval):
         return Held(need=need, answer="not known", reason=figure)
     sign = 1 if need.relation == "<=" else -1
     worst = figure.high if sign == 1 else figure.low
@@ -261,7 +265,7 @@ def front(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
 
 
 def decide(
-    goal: str, subject: str, candidates: Sequence[Candidate], *, lower_is_better: bool, margin: Margin | None
+    goal: Words, subject: str, candidates: Sequence[Candidate], *, lower_is_better: bool, margin: Margin | None
 ) -> Decision:
     """Rank the candidates.
 

@@ -12,6 +12,7 @@ from bench.analysis.difference import ALPHA, Difference, Labels, difference, spr
 from bench.analysis.estimate import Estimate
 from bench.analysis.paired import Pairs, pair
 from bench.analysis.verdict import holm
+from bench.messages.message import Words, msg
 from bench.records.record import ItemOutcome, TaskScore, Variant
 from quantize.key import Frozen
 
@@ -85,17 +86,17 @@ class TwoByTwo(Frozen):
     """Second delta - first; 0 if quantization costs the same on both engines."""
 
     @property
-    def reading(self) -> str:
+    def reading(self) -> Words:
         """What the interaction says, in one plain sentence."""
-        value, low, high = (
-            100 * share for share in (self.interaction.value, self.interaction.low, self.interaction.high)
+        found = self.interaction
+        change, low, high = (
+            f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in (found.value, found.low, found.high)
         )
-        between = f"{value:+.1f} pp (95 % interval {low:+.1f} to {high:+.1f})".replace("-", "\u2212")
         first, second = self.engines
-        if low <= 0 <= high:
-            return f"no difference seen in what the variant loses on {first} and on {second}: {between}"
-        more = second if high < 0 else first
-        return f"the variant does worse on {more}, so not all of it comes from its weights: {between}"
+        if found.low <= 0 <= found.high:
+            return msg("interaction.none", first=first, second=second, change=change, low=low, high=high)
+        more = second if found.high < 0 else first
+        return msg("interaction.some", engine=more, change=change, low=low, high=high)
 
 
 def _subset(pairs: Pairs, chosen: Labels) -> Difference:
@@ -130,14 +131,14 @@ def by_subject(baseline: TaskScore, variant: TaskScore) -> tuple[SubjectDamage, 
     return tuple(sorted(subjects, key=lambda subject: subject.delta.value))
 
 
-def subject_note(subjects: Sequence[SubjectDamage]) -> str:
+def subject_note(subjects: Sequence[SubjectDamage]) -> Words:
     """Return one sentence on how many of the differences are more than chance, to stand beside the table."""
     real = [subject for subject in subjects if subject.p_holm <= ALPHA]
     lost = sum(subject.delta.value < 0 for subject in real)
-    total = f"{len(subjects)} subjects" if len(subjects) != 1 else "1 subject"
     if not real:
-        return f"none of {total} differs by more than chance, so the order of this table says nothing"
-    return f"of {total} {lost} lost and {len(real) - lost} gained more than chance allows (corrected p up to {ALPHA:g})"
+        return msg("subjects.by_chance", n=len(subjects))
+    gained = str(len(real) - lost)
+    return msg("subjects.beyond_chance", n=len(subjects), lost=str(lost), gained=gained, p=f"{ALPHA:g}")
 
 
 def _margin(before: ItemOutcome, after: ItemOutcome) -> float | None:

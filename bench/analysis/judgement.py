@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Verdict, judge
+from bench.messages.message import Words, msg
 from bench.records.margin import Margin, applicable_margin
 from bench.records.record import RunRecord, TaskScore
 
-UNCHANGED = "unchanged: everything that it depends on is the same"
+UNCHANGED = msg("obstacle.unchanged")
 """Why a score that was used again is not compared."""
 
 
@@ -34,7 +35,7 @@ class Outcome:
     """What the judgement says of one pair."""
 
     verdict: Verdict | None
-    obstacle: str
+    obstacle: Words
     """Why there is no verdict; empty where there is one."""
 
 
@@ -68,10 +69,10 @@ def judged_together(pairs: Sequence[Pair], given: float | None = None) -> Judgem
     return Judgement(margin=margin, outcomes=tuple(outcomes))
 
 
-def _compared(pair: Pair) -> tuple[Comparison | None, str]:
+def _compared(pair: Pair) -> tuple[Comparison | None, Words]:
     """Return the comparison, or why there is none."""
     if pair.baseline is None:
-        return None, "no score to compare with"
+        return None, msg("obstacle.no_score")
     if is_reused(pair.baseline, pair.score):
         return None, UNCHANGED
     comparison = compare(pair.baseline, pair.score, pair.repeat)

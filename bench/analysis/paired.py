@@ -24,7 +24,9 @@ from bench.analysis.difference import (
     spread,
 )
 from bench.analysis.estimate import Estimate
+from bench.messages.message import Words, msg
 from bench.records.record import ItemOutcome, Status, TaskScore, Variant
+from bench.records.words import STATUS
 from quantize.key import Frozen
 
 SCORED: tuple[Status, ...] = ("ok", "emulated")
@@ -123,41 +125,42 @@ def item_values(score: TaskScore) -> dict[ItemId, float]:
     return {key: item.metrics[metric] for key, item in outcomes(score).items()}
 
 
-def _setting(baseline: TaskScore, variant: TaskScore) -> str | None:
+def _setting(baseline: TaskScore, variant: TaskScore) -> Words | None:
     """Return which setting the two were not asked alike in."""
-    settings = {
-        "tasks": (baseline.task, variant.task),
-        "metrics": (main_metric(baseline), main_metric(variant)),
-        "numbers of examples": (baseline.num_fewshot, variant.num_fewshot),
-        "settings of the chat template": (baseline.chat_template, variant.chat_template),
-        "settings of thinking": (baseline.thinking, variant.thinking),
-        "ways of drawing tokens": (baseline.sampling, variant.sampling),
-        "contexts": (baseline.yarn, variant.yarn),
-        "caps on answers": (baseline.max_gen_toks, variant.max_gen_toks),
+    settings: dict[Words, tuple[object, object]] = {
+        msg("setting.task"): (baseline.task, variant.task),
+        msg("setting.metric"): (main_metric(baseline), main_metric(variant)),
+        msg("setting.fewshot"): (baseline.num_fewshot, variant.num_fewshot),
+        msg("setting.chat_template"): (baseline.chat_template, variant.chat_template),
+        msg("setting.thinking"): (baseline.thinking, variant.thinking),
+        msg("setting.sampling"): (baseline.sampling, variant.sampling),
+        msg("setting.context"): (baseline.yarn, variant.yarn),
+        msg("setting.cap"): (baseline.max_gen_toks, variant.max_gen_toks),
     }
     for task in sorted(baseline.task_versions.keys() & variant.task_versions.keys()):
-        settings[f"versions of {task}"] = (baseline.task_versions[task], variant.task_versions[task])
-    different = (
-        f"different {name}: {first} and {second}" for name, (first, second) in settings.items() if first != second
-    )
-    return next(different, None)
-
-
-def _obstacle(baseline: TaskScore, variant: TaskScore, before: Outcomes, after: Outcomes) -> str | None:
-    for name, score in (("the baseline", baseline), ("the variant", variant)):
-        if score.status not in SCORED:
-            return f"{name} has no score: {score.status}"
-    if setting := _setting(baseline, variant):
-        return setting
-    if not before.keys() & after.keys():
-        return "no item with the same document and prompt in both"
-    metric = main_metric(baseline)
-    if any(not 0 <= item.metrics[metric] <= 1 for items in (before, after) for item in items.values()):
-        return f"{metric} of an item is not between 0 and 1"
+        settings[msg("setting.version", task=task)] = (baseline.task_versions[task], variant.task_versions[task])
+    for setting, (first, second) in settings.items():
+        if first != second:
+            return msg("obstacle.different", setting=setting, first=str(first), second=str(second))
     return None
 
 
-def obstacle(baseline: TaskScore, variant: TaskScore) -> str | None:
+def _obstacle(baseline: TaskScore, variant: TaskScore, before: Outcomes, after: Outcomes) -> Words | None:
+    if baseline.status not in SCORED:
+        return msg("obstacle.baseline", status=STATUS[baseline.status])
+    if variant.status not in SCORED:
+        return msg("obstacle.variant", status=STATUS[variant.status])
+    if setting := _setting(baseline, variant):
+        return setting
+    if not before.keys() & after.keys():
+        return msg("obstacle.no_item")
+    metric = main_metric(baseline)
+    if any(not 0 <= item.metrics[metric] <= 1 for items in (before, after) for item in items.values()):
+        return msg("obstacle.not_a_share", metric=metric)
+    return None
+
+
+def obstacle(baseline: TaskScore, variant: TaskScore) -> Words | None:
     """Return why two scores cannot be compared, as one plain clause; None if they can."""
     return _obstacle(baseline, variant, outcomes(baseline), outcomes(variant))
 

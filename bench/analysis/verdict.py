@@ -15,7 +15,7 @@ from bench.analysis.difference import ALPHA, Array
 from bench.analysis.estimate import Estimate
 from bench.analysis.paired import Comparison
 from bench.format import points_by_size as pp
-from bench.records.margin import in_points
+from bench.messages.message import Words, clauses, msg
 from quantize.key import Frozen
 
 Kind = Literal["worse", "non-inferior", "inconclusive"]
@@ -63,33 +63,42 @@ class Verdict(Frozen):
         return self.comparison.noise.excess.low > 0 if self.comparison.noise else None
 
     @property
-    def reason(self) -> str:
+    def reason(self) -> Words:
         """One plain sentence with the figures."""
-        over = f" over {self.comparisons} comparisons" if self.comparisons > 1 else ""
-        return self._difference(over) + self._flips()
+        return clauses((self._difference(), *self._flips()))
 
-    def _difference(self, over: str) -> str:
-        sure = f"with {100 * (1 - self.alpha):g} % confidence{over}"
-        delta, reach = self.comparison.delta, self.simultaneous
+    def _difference(self) -> Words:
+        level = f"{100 * (1 - self.alpha):g}"
+        sure = msg("reason.confidence", level=level)
+        if self.comparisons > 1:
+            sure = msg("reason.confidence.over", level=level, n=self.comparisons)
         if self.kind == "non-inferior":
-            bound = f"at most {pp(-reach.low)} pp worse" if reach.low < 0 else f"at least {pp(reach.low)} pp better"
-            loss = f"lost {pp(-delta.value)} pp, but " if self.lost else ""
-            return f"{loss}{bound} {sure}, inside the margin of {in_points(self.margin)}"
+            return self._non_inferior(sure)
+        delta, reach = self.comparison.delta, self.simultaneous
         if self.kind == "worse":
-            interval = f"95 % interval {pp(-delta.high)} to {pp(-delta.low)}"
-            return f"lost {pp(-delta.value)} pp ({interval}), more than chance allows{over}"
-        return (
-            f"anything from {pp(reach.low)} to {pp(reach.high)} pp is possible {sure}; "
-            f"with {self.comparison.n:,} items a loss below {pp(self.mde)} pp is easily missed"
-        )
+            loss, least, most = pp(-delta.value), pp(-delta.high), pp(-delta.low)
+            if self.comparisons > 1:
+                return msg("reason.worse.over", loss=loss, low=least, high=most, n=self.comparisons)
+            return msg("reason.worse", loss=loss, low=least, high=most)
+        low, high, items = pp(reach.low), pp(reach.high), f"{self.comparison.n:,}"
+        return msg("reason.inconclusive", low=low, high=high, confidence=sure, items=items, loss=pp(self.mde))
 
-    def _flips(self) -> str:
+    def _non_inferior(self, sure: Words) -> Words:
+        low, margin = self.simultaneous.low, f"{100 * self.margin:g}"
+        bound = msg("reason.at_most", bound=pp(-low)) if low < 0 else msg("reason.at_least", bound=pp(low))
+        if not self.lost:
+            return msg("reason.non_inferior", bound=bound, confidence=sure, margin=margin)
+        loss = pp(-self.comparison.delta.value)
+        return msg("reason.non_inferior.lost", loss=loss, bound=bound, confidence=sure, margin=margin)
+
+    def _flips(self) -> tuple[Words, ...]:
         noise = self.comparison.noise
         if noise is None:
-            return ""
-        variant, by_chance = 100 * (noise.flip_rate + noise.excess.value), 100 * noise.flip_rate
-        than = "more than" if self.beyond_noise else "not surely more than"
-        return f"; {variant:.1f} % of the items flip, {than} the {by_chance:.1f} % of the baseline asked again"
+            return ()
+        variant, chance = f"{100 * (noise.flip_rate + noise.excess.value):.1f}", f"{100 * noise.flip_rate:.1f}"
+        if self.beyond_noise:
+            return (msg("reason.flips.more", variant=variant, chance=chance),)
+        return (msg("reason.flips.alike", variant=variant, chance=chance),)
 
 
 def holm(p: Array) -> Array:

@@ -20,15 +20,8 @@ KERNELS = "kernels"
 OVERHEAD = "fixed time"
 BOTH = "kernels and fixed time"
 PREFILL = "prefill"
-MEANING = {
-    WEIGHTS: "bits of a quantized weight before / after, scales included: what the quantization promises",
-    REST: "the output head and routers stay in 16 bits and are read in every step",
-    CACHE: "keys and values are read in every step too",
-    KERNELS: "bytes per second that the variant's steps reach / those that the baseline's reach",
-    OVERHEAD: "part of a step that does not depend on its bytes and does not become shorter",
-    BOTH: "the two above, which these measurements cannot tell apart",
-    PREFILL: "the time to the first token counts into the end-to-end time and follows other laws",
-}
+NAMES = (WEIGHTS, REST, CACHE, KERNELS, OVERHEAD, BOTH, PREFILL)
+"""Every factor in its order; ``BOTH`` takes the place of the two before it."""
 
 
 class TimedCell(Frozen):
@@ -43,7 +36,7 @@ class WaterfallStep(Frozen):
     """One factor of a waterfall."""
 
     name: str
-    """A key of ``MEANING``."""
+    """One of ``NAMES``."""
     factor: float
     """Ratio of speeds."""
     product: float

@@ -62,10 +62,11 @@ def _cell_row(pair: CellPair) -> tuple[str, ...]:
 def _score_row(pair: ScorePair) -> tuple[str, ...]:
     values = ["" if value is None else f"{value:.4f}" for value in pair.values]
     if pair.verdict is None:
-        return (_names(pair), pair.task, *values, "", "", "not compared", pair.reason)
+        return (_names(pair), pair.task, *values, "", "", "not compared", str(pair.reason))
     found = pair.verdict.comparison
     change = fmt.points_with_interval(found.delta.value, found.delta.low, found.delta.high)
-    return (_names(pair), pair.task, *values, change, f"+{found.gained} −{found.lost}", pair.verdict.kind, pair.reason)
+    items, kind = f"+{found.gained} −{found.lost}", pair.verdict.kind
+    return (_names(pair), pair.task, *values, change, items, kind, str(pair.reason))
 
 
 def _show(found: Compared, *, speeds: bool) -> None:
@@ -99,7 +100,7 @@ def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRec
             f"{one.published.speed_tokens_per_s:.2f}",
             "" if one.speed_tokens_per_s is None else f"{one.speed_tokens_per_s.median:.2f}",
             _ratio(one.ratio), *map(_share, (one.published_of_roof, one.of_roof)),
-            one.kind, one.reason,
+            one.kind, str(one.reason),
         )
         for record, one in replications(records)
         if one.published in wanted
@@ -113,7 +114,7 @@ def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRec
     scored = [
         (
             f"{record.variant.model} {record.variant.quant}", one.published.task, f"{one.published.score:.4f}",
-            "" if one.score is None else f"{one.score:.4f}", one.kind, one.reason,
+            "" if one.score is None else f"{one.score:.4f}", one.kind, str(one.reason),
         )
         for record, one in score_replications(records)
         if one.published.source in pages or one.published.model in models

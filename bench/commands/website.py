@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.commands.common import add_results, ends_in_one_line
-from bench.report.lang import LANGUAGES
+from bench.messages.message import LANGUAGES
 from bench.report.website import build
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from bench.history.series import EpochMark, Measurement
+from bench.messages.message import Words, msg
 from bench.nightly.rule import Judgement, Kind, Rule, Track, judge
 
 NIGHT_BEGINS_H = 12
@@ -30,7 +31,8 @@ class Judged(NamedTuple):
     """Logarithm of the ratio of the variant's speed to the control's, of both measurements where there are two."""
     kind: Kind | Literal["invalid"]
     judgement: Judgement | None
-    reason: str
+    reason: Words
+    """A message, or what the index holds where nothing could be judged."""
     epoch_begins: str | None
     """Why a new epoch begins with this night; None where it goes on."""
 
@@ -158,6 +160,6 @@ def _judge(night: Sequence[Measurement], track: Track, begins: str | None) -> Ju
         value=None if not numbers else numbers[0] if again is None else (numbers[0] + again) / 2,
         kind=judgement.kind if judgement else "invalid",
         judgement=judgement,
-        reason=judgement.reason if judgement else night[-1].problem or "nothing was measured",
+        reason=judgement.reason if judgement else night[-1].problem or msg("night.nothing"),
         epoch_begins=begins,
     )

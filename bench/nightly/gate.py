@@ -73,7 +73,7 @@ def speed_lines(index: Index, tonight: Tonight, marks: Sequence[EpochMark], *, n
             name: next(night for night in reversed(nights) if run_ids & set(night.run_ids))
             for name, nights in histories(index, tonight.runs, marks).items()
         }
-    return [Line(name=name, kind=one.kind, ratio=one.ratio, reason=one.reason) for name, one in judged.items()]
+    return [Line(name=name, kind=one.kind, ratio=one.ratio, reason=str(one.reason)) for name, one in judged.items()]
 
 
 def _record(results_dir: Path, run_id: str) -> RunRecord:

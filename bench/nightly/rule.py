@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import PositiveFloat, PositiveInt
 
+from bench.messages.message import Words, msg
 from quantize.key import Frozen
 
 MAD_TO_SD = 1.4826
@@ -71,7 +72,7 @@ class Judgement(NamedTuple):
     """The same in robust standard deviations."""
     cusum: float | None
     """Standard deviations below the epoch's first level, added up."""
-    reason: str
+    reason: Words
 
 
 def _median(ordered: Sequence[float]) -> float:
@@ -174,25 +175,24 @@ def judge(track: Track, tonight: float, rerun: float | None = None) -> Judgement
             change=None,
             z=None,
             cusum=None,
-            reason=f"{track.nights} accepted nights in this epoch, at least {rule.least_nights} are needed",
+            reason=msg("night.few_nights", nights=str(track.nights), least=str(rule.least_nights)),
         )
     level = level_of(track.tail, rule)
     value = tonight if rerun is None else (tonight + rerun) / 2
     total = track.total_with(value)
     change, z = math.expm1(value - level.median), (value - level.median) / level.sd
 
-    def said(kind: Kind, reason: str) -> Judgement:
+    def said(kind: Kind, reason: Words) -> Judgement:
         return Judgement(kind=kind, change=change, z=z, cusum=total, reason=reason)
 
-    against = f"the median of {level.nights} nights (z {z:+.1f})"
+    difference, nights, deviations = f"{change:+.1%}", str(level.nights), f"{z:+.1f}"
     first = _away(tonight, level, rule)
     if first < 0 and rerun is None:
-        return said("rerun", f"{change:+.1%} against {against}; a second measurement has to agree")
+        return said("rerun", msg("night.rerun", change=difference, nights=nights, z=deviations))
     if first < 0 and _away(value, level, rule) < 0:
-        return said("regression", f"{change:+.1%} against {against}, measured twice")
+        return said("regression", msg("night.regression", change=difference, nights=nights, z=deviations))
     lost = track.lost_with(value)
     if lost is not None:
-        return said("drift", f"{lost:+.1%} since this epoch began, little by little (CUSUM {total:.1f})")
-    if first > 0:
-        return said("faster", f"{change:+.1%} against {against}")
-    return said("fine", f"{change:+.1%} against {against}")
+        return said("drift", msg("night.drift", change=f"{lost:+.1%}", cusum=f"{total:.1f}"))
+    reason = msg("night.against", change=difference, nights=nights, z=deviations)
+    return said("faster" if first > 0 else "fine", reason)

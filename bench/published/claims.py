@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from bench.messages.message import Worded
 from bench.published.figures import Claim, PublishedCell, PublishedScore, cells, scores
 from quantize.key import Frozen
 
@@ -26,7 +27,7 @@ class Finding(Frozen):
     source: str
     model: str
     label: str
-    where: str
+    where: Worded
     """The task, or the engine and its load."""
     input_len: int | None
     value: float

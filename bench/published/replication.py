@@ -12,8 +12,10 @@ from typing import Literal
 from bench.analysis.speedup import MIN_TRIALS
 from bench.limits.measured import limit_of as measured_limit
 from bench.machine.peaks import lookup
+from bench.messages.message import Worded, Words, clauses, msg
 from bench.published.figures import PublishedCell, PublishedScore, cells, scores, share_of, sources
 from bench.records.record import RunRecord, SpeedCell, TaskScore
+from bench.records.words import STATUS
 from bench.speed.metrics import Interval, bootstrap_median, e2e_s, per_trial
 from quantize.key import Frozen
 
@@ -30,7 +32,7 @@ class CellReplication(Frozen):
 
     published: PublishedCell
     kind: Kind
-    reason: str
+    reason: Worded
     speed_tokens_per_s: Interval | None
     """Measured, as the page counts it."""
     ratio: Interval | None
@@ -46,7 +48,7 @@ class ScoreReplication(Frozen):
 
     published: PublishedScore
     kind: Kind
-    reason: str
+    reason: Worded
     score: float | None
     """Measured, 0 to 1."""
     difference: tuple[float, float, float] | None
@@ -75,30 +77,34 @@ def _matches(record: RunRecord, cell: SpeedCell) -> list[PublishedCell]:
     ]
 
 
-def _other_hardware(record: RunRecord, published: PublishedCell) -> str | None:
+def _other_hardware(record: RunRecord, published: PublishedCell) -> Words | None:
     """Return in what the hardware differs; None if it is the same."""
     page = sources()[published.source]
     theirs = lookup(page.device) if page.device else None
     ours = record.device
     if ours is None or theirs is None:
-        return f"published on {page.hardware}; the device here is not known"
+        return msg("replication.unknown_device", hardware=str(page.hardware))
     if ours.name != theirs.name:
-        return f"published on {page.hardware}, measured on {ours.name}"
+        return msg("replication.other_device", hardware=str(page.hardware), device=ours.name)
     devices = record.server.devices if record.server else 1
-    return f"published on {published.devices} devices, measured on {devices}" if devices != published.devices else None
+    if devices == published.devices:
+        return None
+    return msg("replication.other_number", published=str(published.devices), measured=str(devices))
 
 
-def _differences(record: RunRecord, published: PublishedCell) -> str:
+def _differences(record: RunRecord, published: PublishedCell) -> list[Words]:
     """Return what else may explain a difference: versions, an unusual setting, a doubt about the published figure."""
     page = sources()[published.source]
     theirs = page.versions.get(published.engine)
     ours = record.server.version if record.server else None
-    reasons = [f"{published.engine} {ours}, published with {theirs}"] if theirs and ours and theirs != ours else []
+    reasons: list[Words] = []
+    if theirs and ours and theirs != ours:
+        reasons.append(msg("replication.other_version", engine=published.engine, measured=ours, published=theirs))
     if published.setting:
-        reasons.append(f"published at {page.settings[published.setting]}")
+        reasons.append(msg("replication.setting", setting=page.settings[published.setting]))
     if published.doubt:
-        reasons.append(f"the published figure is doubtful: {published.doubt}")
-    return "".join(f"; {text}" for text in reasons)
+        reasons.append(msg("replication.doubtful", doubt=published.doubt))
+    return reasons
 
 
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
@@ -111,7 +117,7 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
     of_roof = least / (counted / speed.median) if least and speed else None
     theirs = share_of(published)
 
-    def said(kind: Kind, reason: str, ratio: Interval | None = None) -> CellReplication:
+    def said(kind: Kind, reason: Words, ratio: Interval | None = None) -> CellReplication:
         return CellReplication(
             published=published,
             kind=kind,
@@ -123,19 +129,20 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
         )
 
     if cell.status != "ok":
-        return said("not comparable", f"the cell is {cell.status}")
+        return said("not comparable", msg("need.cell_is", status=STATUS[cell.status]))
     if speed is None:
-        return said("not enough data", "no trial was measured")
+        return said("not enough data", msg("replication.no_trial"))
     if other := _other_hardware(record, published):
-        return said("not comparable", f"{other}: only shares of the limit can be compared")
+        return said("not comparable", msg("replication.shares_only", why=other))
     by = published.speed_tokens_per_s
     ratio = Interval(median=speed.median / by, low=speed.low / by, high=speed.high / by, n=speed.n)
-    words = f"{ratio.median:.3f} times the published speed{_differences(record, published)}"
+    why = [msg("replication.ratio", ratio=f"{ratio.median:.3f}"), *_differences(record, published)]
     if speed.n < MIN_TRIALS:
-        return said("not enough data", f"{words}; {speed.n} trials, at least {MIN_TRIALS} are needed", ratio)
+        why.append(msg("replication.few_trials", trials=str(speed.n), least=str(MIN_TRIALS)))
+        return said("not enough data", clauses(why), ratio)
     if ratio.low > 1 + TOLERANCE:
-        return said("faster", words, ratio)
-    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", words, ratio)
+        return said("faster", clauses(why), ratio)
+    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", clauses(why), ratio)
 
 
 def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellReplication], ...]:
@@ -148,16 +155,16 @@ def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellRep
     )
 
 
-def _asked_otherwise(score: TaskScore, published: PublishedScore) -> str | None:
+def _asked_otherwise(score: TaskScore, published: PublishedScore) -> Words | None:
     """Return in what way other questions were asked than the page's, as far as it tells; None for none."""
     page = sources()[published.source]
     shots = page.fewshot.get(published.task)
     if score.n_items != published.n_items:
-        return f"{score.n_items:,} of {published.n_items or 0:,} items were asked"
+        return msg("replication.items", asked=f"{score.n_items:,}", published=f"{published.n_items or 0:,}")
     if None not in (page.thinking, score.thinking) and page.thinking != score.thinking:
-        return f"{'thinking' if score.thinking else 'not thinking'}, which was published the other way"
+        return msg("replication.thinking") if score.thinking else msg("replication.not_thinking")
     if None not in (shots, score.num_fewshot) and shots != score.num_fewshot:
-        return f"published with {shots} examples before each question, measured with {score.num_fewshot}"
+        return msg("replication.fewshot", published=str(shots), measured=str(score.num_fewshot))
     return None
 
 
@@ -170,21 +177,21 @@ def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplica
     shown = score.metrics if score.status in ("ok", "emulated") else ()
     metric = next((candidate for candidate in shown if candidate.name.partition(",")[0] == published.metric), None)
 
-    def said(kind: Kind, reason: str, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
+    def said(kind: Kind, reason: Words, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
         value = metric.value if metric else None
         return ScoreReplication(published=published, kind=kind, reason=reason, score=value, difference=difference)
 
     if not shown:
-        return said("not comparable", f"the score is {score.status}")
+        return said("not comparable", msg("need.score_is", status=STATUS[score.status]))
     if metric is None or metric.stderr is None or published.n_items is None:
-        return said("not comparable", f"{published.metric} and its number of items are not known on both sides")
+        return said("not comparable", msg("replication.unknown_metric", metric=published.metric))
     if reason := _asked_otherwise(score, published):
         return said("not comparable", reason)
     value = metric.value - published.score
     half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / published.n_items))
-    words = f"{100 * value:+.1f} ± {100 * half:.1f} percentage points; prompts and harness may differ"
+    why = msg("replication.difference", difference=f"{100 * value:+.1f}", half=f"{100 * half:.1f}")
     kind: Kind = "higher" if value > half else "lower" if value < -half else "reproduced"
-    return said(kind, words, (value - half, value, value + half))
+    return said(kind, why, (value - half, value, value + half))
 
 
 def score_replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ScoreReplication], ...]:

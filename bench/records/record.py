@@ -18,17 +18,6 @@ SCHEMA_VERSION: Literal[6] = 6
 
 Status = Literal["ok", "emulated", "invalid", "not_supported", "failed"]
 
-STATUS_MEANING: dict[Status, str] = {
-    "ok": "Measured, and every validity check passed.",
-    "emulated": (
-        "Ran and passed every check, but not on quantized kernels: this engine computes with weights expanded back "
-        "to 16 bits. Accuracy counts; the speed says nothing about the variant and enters no comparison."
-    ),
-    "invalid": "Ran, but a validity check failed: the reason stands beside it and no figure is printed.",
-    "not_supported": "Known to be impossible before any time was spent, for example longer than the model's context.",
-    "failed": "An error stopped it; the error stands beside it.",
-}
-
 
 class Yarn(Frozen):
     """YaRN: rotary positions stretched to a longer context (Peng et al., arXiv 2309.00071)."""

@@ -3,35 +3,54 @@
 from bench import format as fmt
 from bench.analysis.difference import Difference
 from bench.analysis.estimate import Estimate
+from bench.messages.message import Words, msg
 from bench.report.document import Cell
+from bench.report.units import OF_ONE
 
+SPEEDUP = {
+    "faster": msg("speedup.faster"),
+    "slower": msg("speedup.slower"),
+    "no difference seen": msg("speedup.no_difference"),
+    "not enough data": msg("speedup.too_few"),
+}
+"""{verdict on a speed-up: its words}."""
+BOUND = {"memory": msg("bound.memory"), "compute": msg("bound.compute")}
+"""{what binds a piece of work: its words}."""
 SMALLEST_P = 0.001
 SMALLEST_NATS = 0.0001
 points = fmt.points_by_width
+
+
+def to(low: str, high: str) -> Words:
+    """Return an interval whose ends may be negative, where a dash would be taken for a sign."""
+    return msg("range.to", low=low, high=high)
+
+
+def exact(found: Estimate, unit: Words) -> Words:
+    """Return a value and its interval with all their digits."""
+    return msg("exact.estimate", value=repr(found.value), low=repr(found.low), high=repr(found.high), unit=unit)
 
 
 def delta_cell(found: Estimate) -> Cell:
     """Return the cell of a difference in percentage points with its interval below it."""
     width = found.high - found.low
     low, high = points(found.low, width), points(found.high, width)
-    exact = f"{found.value!r} of 1, interval {found.low!r} to {found.high!r}"
-    return Cell(f"{points(found.value, width)} pp", (f"{low} to {high}",), exact, numeric=True)
+    return Cell(f"{points(found.value, width)} pp", (to(low, high),), exact(found, OF_ONE), numeric=True)
 
 
 def recovery_cell(found: Estimate | None) -> Cell:
     """Return the cell of a ratio with its interval below it; a dash for None."""
     if found is None:
         return Cell(numeric=True)
-    exact = f"{found.value!r} of 1, interval {found.low!r} to {found.high!r}"
     interval = fmt.between(fmt.percent(found.low), fmt.percent(found.high))
-    return Cell(fmt.percent(found.value), (interval,), exact, numeric=True)
+    return Cell(fmt.percent(found.value), (interval,), exact(found, OF_ONE), numeric=True)
 
 
 def flips_cell(found: Difference) -> Cell:
     """Return the cell of items gained and lost."""
-    notes = (f"of {fmt.count(found.n)}", f"{fmt.percent(found.flip_rate)} flip")
-    exact = f"{found.gained} gained, {found.lost} lost of {found.n} items"
-    return Cell(f"+{fmt.count(found.gained)} −{fmt.count(found.lost)}", notes, exact, numeric=True)
+    notes = (msg("cell.of", total=fmt.count(found.n)), msg("cell.flip", share=fmt.percent(found.flip_rate)))
+    digits = msg("exact.flips", gained=str(found.gained), lost=str(found.lost), items=str(found.n))
+    return Cell(f"+{fmt.count(found.gained)} −{fmt.count(found.lost)}", notes, digits, numeric=True)
 
 
 def p_text(p: float) -> str:
@@ -55,5 +74,4 @@ def kl_cell(found: Estimate | None) -> Cell:
     """Return the cell of a divergence with its interval below it; a dash for None."""
     if found is None:
         return Cell(numeric=True)
-    exact = f"{found.value!r} nats, interval {found.low!r} to {found.high!r}"
-    return Cell(nats(found.value), (f"{nats(found.low)} to {nats(found.high)}",), exact, numeric=True)
+    return Cell(nats(found.value), (to(nats(found.low), nats(found.high)),), exact(found, "nats"), numeric=True)

@@ -4,19 +4,22 @@ from collections.abc import Iterator, Sequence
 
 from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import speedup
+from bench.messages.message import Words, msg
 from bench.published.claims import Finding, answer_of, published_findings
 from bench.published.figures import Claim, claims
 from bench.records.record import RunRecord, SpeedCell
+from bench.report.shapes import load_words
 from bench.report.verdicts import judged
 from bench.report.view import Run, runs
 from bench.speed.metrics import e2e_s
+from bench.speed.shapes import shape_of
 
 
-def _place(engine: str, cell: SpeedCell) -> str:
+def _place(engine: str, cell: SpeedCell) -> Words:
     """Return the engine, and the load where it is more than one request at a time."""
-    if cell.request_rate_per_s is not None:
-        return f"{engine}, {cell.request_rate_per_s:g} requests/s"
-    return engine if cell.concurrency == 1 else f"{engine}, {cell.concurrency} at once"
+    if cell.request_rate_per_s is None and cell.concurrency == 1:
+        return engine
+    return msg("claims.place", engine=engine, load=load_words(shape_of(cell)))
 
 
 def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:

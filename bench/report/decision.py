@@ -23,9 +23,12 @@ from bench.analysis.constraints import (
 from bench.analysis.paired import obstacle
 from bench.analysis.verdict import Kind, Verdict
 from bench.errors import ConfigError
+from bench.messages.message import Message, Words, clauses, linked, listed, msg
 from bench.records.margin import Margin
 from bench.records.record import RunRecord, TaskScore
-from bench.report.verdicts import verdicts
+from bench.records.words import STATUS
+from bench.report.recorded import recorded
+from bench.report.verdicts import VERDICT, verdicts
 from bench.report.view import SHOWN, Run, runs, score_of, tasks
 from bench.speed.metrics import Interval
 
@@ -38,6 +41,16 @@ SHOW: dict[str, Callable[[float], str]] = {
     "memory": fmt.size,
     "size": fmt.size,
 }
+GOALS = {
+    "ttft": msg("goal.ttft"),
+    "tpot": msg("goal.tpot"),
+    "decode": msg("goal.decode"),
+    "prefill": msg("goal.prefill"),
+    "throughput": msg("goal.throughput"),
+    "memory": msg("goal.memory"),
+    "size": msg("goal.size"),
+}
+"""{figure: what is to be as good as possible}; a task is one too."""
 LOWER = ("ttft", "tpot", "memory", "size")
 """Figures of which the lower is the better."""
 ANSWERS: dict[Kind, Answer] = {"non-inferior": "kept", "inconclusive": "unsure", "worse": "broken"}
@@ -49,7 +62,7 @@ class OnTask:
 
     verdict: Verdict | None
     answer: Answer
-    reason: str
+    reason: Words
     """The task, and its verdict or why there is none."""
 
 
@@ -66,26 +79,36 @@ def _change(verdicts: Sequence[Verdict]) -> Interval | None:
     return Interval(median=middle, low=middle - low, high=middle + high, n=len(deltas))
 
 
-def _state(score: TaskScore) -> str:
-    why = f" ({', '.join(score.reasons)})" if score.reasons else ""
-    return f"{score.status.replace('_', ' ')}{why}"
+def _state(score: TaskScore) -> Words:
+    status = STATUS[score.status]
+    if not score.reasons:
+        return status
+    return msg("decision.state", status=status, reasons=listed(recorded(reason) for reason in score.reasons))
+
+
+def _not_measured(run: Run, task: str) -> Message:
+    stages = tuple(dict.fromkeys(failure.stage for failure in run.record.failures))
+    if stages:
+        return msg("decision.not_measured.failed", task=task, stages=linked(stages))
+    return msg("decision.not_measured", task=task)
 
 
 def _on_task(run: Run, task: str, verdict: Verdict | None) -> OnTask:
     """Return what is known of a variant's accuracy on one task: a task without a verdict never counts as kept."""
-    before, after = score_of(run.baseline, task) if run.baseline else None, run.score(task)
     if verdict:
-        return OnTask(verdict, ANSWERS[verdict.kind], f"{task} {verdict.kind}")
+        why: Words = msg("decision.task_verdict", task=task, verdict=VERDICT[verdict.kind])
+        return OnTask(verdict, ANSWERS[verdict.kind], why)
+    before, after = score_of(run.baseline, task) if run.baseline else None, run.score(task)
     if after is None:
-        stages = " and ".join(dict.fromkeys(failure.stage for failure in run.record.failures))
-        return OnTask(None, "not known", f"{task}: not measured" + (f" ({stages} failed)" if stages else ""))
+        return OnTask(None, "not known", _not_measured(run, task))
     if before is None:
-        return OnTask(None, "not known", f"{task}: BF16 not measured")
+        return OnTask(None, "not known", msg("decision.bf16_not_measured", task=task))
     if before.status not in SHOWN:
-        return OnTask(None, "not known", f"{task}: BF16 {_state(before)}")
+        return OnTask(None, "not known", msg("decision.bf16_state", task=task, state=_state(before)))
     if after.status not in SHOWN:
-        return OnTask(None, "broken", f"{task}: {_state(after)}")
-    return OnTask(None, "not known", f"{task}: {obstacle(before, after) or 'not compared'}")
+        return OnTask(None, "broken", msg("decision.task_state", task=task, state=_state(after)))
+    why = obstacle(before, after) or msg("decision.not_compared")
+    return OnTask(None, "not known", msg("decision.task_state", task=task, state=why))
 
 
 def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnTask]:
@@ -102,11 +125,15 @@ def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnT
 def _held_accuracy(need: Need, run: Run, found: Sequence[OnTask]) -> Held:
     """Hold a variant to an accuracy margin."""
     if not run.quantized:
-        broken = [f"{score.task}: {_state(score)}" for score in run.record.scores if score.status not in SHOWN]
-        return Held(need=need, answer="kept", reason="; ".join(["it is the baseline", *broken]))
+        broken = [
+            msg("decision.task_state", task=score.task, state=_state(score))
+            for score in run.record.scores
+            if score.status not in SHOWN
+        ]
+        return Held(need=need, answer="kept", reason=clauses([msg("decision.is_baseline"), *broken]))
     if not found:
-        return Held(need=need, answer="not known", reason="no task is compared with BF16")
-    return Held(need=need, answer=worst([one.answer for one in found]), reason="; ".join(one.reason for one in found))
+        return Held(need=need, answer="not known", reason=msg("decision.no_comparison"))
+    return Held(need=need, answer=worst([one.answer for one in found]), reason=clauses(one.reason for one in found))
 
 
 def _given_margin(needs: Sequence[Need]) -> float | None:
@@ -145,14 +172,15 @@ def _goal(everything: Sequence[Run], text: str | None, tasks: Sequence[str]) -> 
         raise ConfigError(f"goal '{text}' is not known; known: {known}") from None
 
 
-def words(goal: Need) -> str:
+def words(goal: Need) -> Message:
     """Return a goal in words."""
-    best = "lowest" if goal.subject in LOWER else "highest"
-    names = {"ttft": "TTFT", "tpot": "TPOT", "decode": "decode speed", "prefill": "prefill speed", "size": "checkpoint"}
-    name = names.get(goal.subject, goal.subject)
-    at = f" at {goal.input_len:,} input tokens" if goal.input_len else ""
-    load = f", {goal.concurrency} at once" if goal.concurrency else ""
-    return f"{'smallest' if goal.subject == 'size' else best} {name}{at}{load}"
+    best = GOALS.get(goal.subject) or msg("goal.task", task=goal.subject)
+    if not goal.input_len:
+        return best
+    length = fmt.count(goal.input_len)
+    if not goal.concurrency:
+        return msg("goal.at", goal=best, length=length)
+    return msg("goal.at_load", goal=best, length=length, concurrency=str(goal.concurrency))
 
 
 def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal: str | None = None) -> Decision:
@@ -194,7 +222,7 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
                 run_id=run.record.run_id,
                 label=run.label,
                 held=held,
-                goal=None if isinstance(figure, str) else figure,
+                goal=figure if isinstance(figure, Interval) else None,
                 accuracy=change if run.quantized else none,
                 gaps=gaps,
             )

@@ -1,9 +1,10 @@
 """What a section is made of: plain values. Only the templates know HTML, so everything in here is escaped there.
 
-A :class:`Block` names the template macro that draws it in its ``kind``.
+A :class:`Block` names the template macro that draws it in its ``kind``. Texts are messages, which the templates render
+in the page's language, or names and figures, which every language shares.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 
 from bench.analysis.verdict import Kind
 from bench.format import MISSING, between, share
+from bench.messages.message import Words, msg
 from bench.records.record import Metric, Status
 from bench.speed.metrics import Interval
 
@@ -29,10 +31,10 @@ class Mark:
 class Cell:
     """One cell of a table; a dash if it has nothing to say."""
 
-    text: str = MISSING
-    notes: tuple[str, ...] = ()
+    text: Words = MISSING
+    notes: tuple[Words, ...] = ()
     """Smaller lines under the text."""
-    exact: str = ""
+    exact: Words = ""
     """Shown on hover: the number with all its digits."""
     status: Status | None = None
     """Drawn as a badge: before the notes."""
@@ -55,32 +57,33 @@ class Cell:
 def number(
     value: float | None,
     show: Callable[[float], str],
-    unit: str = "",
+    unit: Words = "",
     *,
-    notes: tuple[str, ...] = (),
+    notes: tuple[Words, ...] = (),
     faint: bool = False,
 ) -> Cell:
     """Return the cell of a measured number, with all its digits and its unit on hover; a dash for None."""
     if value is None:
         return Cell(numeric=True)
-    return Cell(show(value), notes, f"{value!r} {unit}".strip(), numeric=True, faint=faint)
+    exact = msg("exact.value", value=repr(value), unit=unit) if unit else repr(value)
+    return Cell(show(value), notes, exact, numeric=True, faint=faint)
 
 
-def interval(value: Interval | None, show: Callable[[float], str], unit: str) -> Cell:
+def interval(value: Interval | None, show: Callable[[float], str], unit: Words) -> Cell:
     """Return the cell of a median with its interval below it."""
     if value is None:
         return Cell(numeric=True)
-    exact = f"median {value.median!r} {unit}, interval {value.low!r} to {value.high!r} {unit}, n = {value.n}"
+    median, low, high = repr(value.median), repr(value.low), repr(value.high)
+    exact = msg("exact.median", median=median, low=low, high=high, unit=unit, trials=str(value.n))
     spread = () if value.n == 1 else (between(show(value.low), show(value.high)),)
     return Cell(show(value.median), spread, exact, numeric=True)
 
 
-def metric_cell(metric: Metric, notes: tuple[str, ...] = ()) -> Cell:
+def metric_cell(metric: Metric, notes: tuple[Words, ...] = ()) -> Cell:
     """Return the cell of a score with its standard error."""
     spread = f" ± {share(metric.stderr)}" if metric.stderr is not None else ""
-    exact = (
-        f"{metric.name} {metric.value!r}, standard error {metric.stderr if metric.stderr is not None else 'unknown'}"
-    )
+    stderr = msg("exact.unknown") if metric.stderr is None else repr(metric.stderr)
+    exact = msg("exact.metric", metric=metric.name, value=repr(metric.value), stderr=stderr)
     return Cell(f"{share(metric.value)}{spread}", notes, exact, numeric=True)
 
 
@@ -88,8 +91,8 @@ def metric_cell(metric: Metric, notes: tuple[str, ...] = ()) -> Cell:
 class Head:
     """A column's heading."""
 
-    text: str
-    help: str = ""
+    text: Words
+    help: Words = ""
     numeric: bool = False
 
 
@@ -98,7 +101,7 @@ class Group:
     """Rows of a table that belong together. The first cell of a row is its heading."""
 
     rows: Sequence[Sequence[Cell]]
-    title: str = ""
+    title: Words = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Text:
     """A paragraph."""
 
     kind: ClassVar[str] = "text"
-    text: str
+    text: Words
     style: str = ""
     """``lead``, ``small``, or nothing."""
 
@@ -116,7 +119,7 @@ class Heading:
     """A heading below the section's own."""
 
     kind: ClassVar[str] = "heading"
-    text: str
+    text: Words
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ class Note:
     """Something that must not be overlooked."""
 
     kind: ClassVar[str] = "note"
-    title: str
-    text: str
+    title: Words
+    text: Words
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Bullets:
     """A list of short texts."""
 
     kind: ClassVar[str] = "bullets"
-    items: Sequence[str]
+    items: Sequence[Words]
 
 
 @dataclass(frozen=True)
@@ -141,18 +144,39 @@ class Table:
     """A table; rows in one or more groups."""
 
     kind: ClassVar[str] = "table"
-    caption: str
+    caption: Words
     heads: Sequence[Head]
     groups: Sequence[Group]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One drawing. ``svg`` is made by :mod:`bench.report.plots.base`: only drawings are markup in a document."""
+class Label:
+    """A text in a drawing."""
+
+    words: Words
+    short: bool
+    """Whether it is cut to the width that labels of rows have."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What :mod:`bench.report.plots.base` draws: only drawings are markup in a document."""
 
     svg: Markup
-    caption: str
-    title: str = ""
+    """Drawn, and so laid out, with the English labels."""
+    description: Words
+    """For readers who cannot see it."""
+    labels: Mapping[str, Label]
+    """{label as it is drawn: its text}; labels that are names or figures are not among them."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing and its caption."""
+
+    drawing: Drawing
+    caption: Words
+    title: Words = ""
     """Above the drawing."""
     mark: Mark | None = None
     """Before the title."""
@@ -164,17 +188,17 @@ class Figures:
 
     kind: ClassVar[str] = "figures"
     items: Sequence[Figure]
-    legend: Sequence[tuple[Mark, str]] = ()
-    scale: Markup | None = None
-    """A drawing of the scale of colours that they share, made by :mod:`bench.report.plots.base`."""
+    legend: Sequence[tuple[Mark, Words]] = ()
+    scale: Drawing | None = None
+    """The scale of colours that they share."""
 
 
 @dataclass(frozen=True)
 class Term:
     """Something explained, or a fact and its name."""
 
-    name: str
-    texts: tuple[str, ...]
+    name: Words
+    texts: tuple[Words, ...]
     status: Status | None = None
     code: bool = False
 
@@ -200,7 +224,7 @@ class Verbatim:
     """A text as it was written, every line and space of it."""
 
     kind: ClassVar[str] = "verbatim"
-    title: str
+    title: Words
     text: str
 
 
@@ -209,7 +233,7 @@ class Download:
     """A file that lies in the page itself."""
 
     name: str
-    text: str
+    text: Words
     """What it is."""
     href: str
     """A ``data:`` address."""
@@ -228,7 +252,7 @@ class Details:
     """Blocks that are folded away until asked for."""
 
     kind: ClassVar[str] = "details"
-    summary: str
+    summary: Words
     blocks: "Sequence[Block]"
 
 
@@ -240,5 +264,5 @@ class Section:
     """One section of the page."""
 
     id: str
-    title: str
+    title: Words
     blocks: Sequence[Block]

@@ -1,26 +1,35 @@
 """Nights of a series of runs: a drawing and a row for each series, alarms first. Pure functions."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from bench import format as fmt
+from bench.messages.message import Message, Words, msg
 from bench.nightly.course import ALARMS, Judged, Standing
+from bench.nightly.rule import Kind
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
 from bench.report.plots.history import timeline
+from bench.report.recorded import recorded
 
 HEADS = (
-    Head("Series", "model, quantization, engine, input and output tokens, requests at once, and what is timed"),
-    Head("Last night"),
-    Head("Verdict", "of the gate, for the last night"),
-    Head("Speed / control", "variant's speed / that of the baseline whose trials took turns with it", numeric=True),
-    Head("Nights", "measured; below it how many were accepted into the level", numeric=True),
-    Head("Epochs", "times at which the level began anew", numeric=True),
-    Head("Why"),
+    Head(msg("head.series"), msg("history.series.help")),
+    Head(msg("head.last_night")),
+    Head(msg("verdict.head"), msg("history.verdict.help")),
+    Head(msg("history.ratio"), msg("history.ratio.help"), numeric=True),
+    Head(msg("head.nights"), msg("history.nights.help"), numeric=True),
+    Head(msg("history.epochs"), msg("history.epochs.help"), numeric=True),
+    Head(msg("head.why")),
 )
-HOW = (
-    "Each night is the ratio of the variant's speed to that of a baseline measured in turns with it, so that a slow "
-    "machine takes nothing from either. Dots were accepted into the level, triangles are alarms, dashed lines begin a "
-    "new epoch: another machine, driver or version, or somebody's word."
-)
+KINDS: dict[Kind | Literal["invalid"], Message] = {
+    "fine": msg("night.kind.fine"),
+    "rerun": msg("night.kind.rerun"),
+    "regression": msg("night.kind.regression"),
+    "drift": msg("night.kind.drift"),
+    "faster": msg("speedup.faster"),
+    "not_enough_data": msg("speedup.too_few"),
+    "invalid": msg("status.invalid"),
+}
+"""{verdict on a night: its words}."""
 DRAWN = 6
 """Series that are drawn; all of them stand in the table."""
 
@@ -30,6 +39,10 @@ def _ordered(standings: Mapping[str, Standing]) -> list[tuple[str, Standing]]:
     return sorted(standings.items(), key=lambda item: (item[1].last.kind not in ALARMS, item[0]))
 
 
+def _reason(night: Judged) -> Words:
+    return recorded(night.reason) if isinstance(night.reason, str) else night.reason
+
+
 def history_row(name: str, one: Standing) -> list[Cell]:
     """Return a series' row."""
     last = one.last
@@ -37,17 +50,20 @@ def history_row(name: str, one: Standing) -> list[Cell]:
     return [
         Cell(name),
         Cell(last.night),
-        Cell(last.kind.replace("_", " ")),
+        Cell(KINDS[last.kind]),
         ratio,
-        Cell(fmt.count(one.nights), (f"{one.accepted} accepted",), f"{one.nights}", numeric=True),
+        Cell(
+            fmt.count(one.nights), (msg("history.accepted", nights=str(one.accepted)),), f"{one.nights}", numeric=True
+        ),
         Cell(fmt.count(len(one.epochs)), numeric=True),
-        Cell(last.reason),
+        Cell(_reason(last)),
     ]
 
 
-def epochs_of(standings: Mapping[str, Standing]) -> list[str]:
+def epochs_of(standings: Mapping[str, Standing]) -> list[Message]:
     """Return when epochs began and why, each once."""
-    return [f"{night}: {why}" for night, why in sorted({epoch for one in standings.values() for epoch in one.epochs})]
+    epochs = sorted({epoch for one in standings.values() for epoch in one.epochs})
+    return [msg("history.epoch", night=night, why=recorded(why)) for night, why in epochs]
 
 
 def drawn(standings: Mapping[str, Standing]) -> list[str]:
@@ -56,9 +72,9 @@ def drawn(standings: Mapping[str, Standing]) -> list[str]:
 
 
 def _drawing(place: int, name: str, nights: Sequence[Judged]) -> Figure:
-    last = nights[-1]
-    caption = f"{name}: {last.kind.replace('_', ' ')}, {last.reason}"
-    return Figure(timeline(nights, name=f"night{place}", description=caption), last.reason, title=name)
+    last, why = nights[-1], _reason(nights[-1])
+    description = msg("history.description", series=name, kind=KINDS[last.kind], why=why)
+    return Figure(timeline(nights, name=f"night{place}", description=description), why, title=name)
 
 
 def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequence[Judged]]) -> Section | None:
@@ -73,8 +89,8 @@ def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequ
     figures = [_drawing(place, name, nights[name]) for place, name in enumerate(drawn(standings))]
     blocks: list[Block] = [Figures(figures)] if figures else []
     blocks += [
-        Text(HOW, "small"),
-        Table("Every series through its nights", HEADS, [Group([history_row(*item) for item in _ordered(standings)])]),
-        Details("Epochs", [Bullets(epochs_of(standings))]),
+        Text(msg("history.how"), "small"),
+        Table(msg("history.caption"), HEADS, [Group([history_row(*item) for item in _ordered(standings)])]),
+        Details(msg("history.epochs"), [Bullets(epochs_of(standings))]),
     ]
-    return Section("history", "Night by night", blocks)
+    return Section("history", msg("history.title"), blocks)

@@ -7,7 +7,7 @@ sheet may run or apply: their hashes stand in its policy.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,12 +18,14 @@ from bench import __version__
 from bench import format as fmt
 from bench.analysis.baseline import with_baselines
 from bench.files import write_atomic
+from bench.messages.message import Catalogue, catalogue
 from bench.nightly.course import Judged, standing_of
-from bench.records.record import STATUS_MEANING, RunRecord
-from bench.report.lang import in_drawing, translator
+from bench.records.record import RunRecord
+from bench.records.words import STATUS, STATUS_MEANING
 from bench.report.nights import history_section
+from bench.report.plots.labels import worded
 from bench.report.sections import all_sections
-from bench.report.verdicts import VERDICT_MEANING
+from bench.report.verdicts import VERDICT, VERDICT_MEANING
 
 
 @cache
@@ -35,24 +37,25 @@ def _asset(name: str) -> tuple[Markup, str]:
 
 
 @cache
-def environment(lang: str) -> Environment:
-    """Return what draws templates in a language."""
-    translate = translator(lang)
+def environment(words: Catalogue) -> Environment:
+    """Return what draws templates in the language of a catalogue."""
     made = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
     )
-    made.globals["meaning"] = STATUS_MEANING
-    made.globals["verdicts"] = VERDICT_MEANING
-    made.globals["lang"] = {"zh": "zh-Hans"}.get(lang, lang)
+    made.globals["gettext"] = words.gettext
+    made.globals["statuses"], made.globals["status_meaning"] = STATUS, STATUS_MEANING
+    made.globals["verdicts"], made.globals["verdict_meaning"] = VERDICT, VERDICT_MEANING
+    made.globals["lang"] = {"zh": "zh-Hans"}.get(words.lang, words.lang)
     made.globals["version"] = __version__
     for name in ("style.css", "script.js"):
         made.globals[name.partition(".")[0]], made.globals[f"{name.partition('.')[0]}_hash"] = _asset(name)
-    made.filters["tr"] = translate
-    made.filters["trsvg"] = lambda svg: in_drawing(svg, translate)
+    made.filters["words"] = words
+    made.filters["drawn"] = partial(worded, words=words)
     return made
 
 
@@ -69,12 +72,23 @@ def render(
         records: one or more, in the order in which they shall be shown; runs of one model are brought together, and a
             baseline that was served beside a variant has rows of its own.
         title: heading of the page.
-        lang: one of :data:`bench.report.lang.LANGUAGES`.
+        lang: one of :data:`bench.messages.message.LANGUAGES`.
         histories: {name of a series of these runs: its nights, oldest first}.
 
     Raises:
         ValueError: there are no records.
     """
+    return render_in(catalogue(lang), records, title=title, histories=histories)
+
+
+def render_in(
+    words: Catalogue,
+    records: Sequence[RunRecord],
+    *,
+    title: str,
+    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+) -> str:
+    """Return the page in the wordings of a catalogue; see :func:`render`."""
     if not records:
         raise ValueError("a report needs at least one record")
     shown = with_baselines(records)
@@ -84,7 +98,7 @@ def render(
         place = next((at for at, one in enumerate(sections) if one.id == "failures"), len(sections))
         sections.insert(place, told)
     return (
-        environment(lang)
+        environment(words)
         .get_template("page.html.j2")
         .render(
             title=title,

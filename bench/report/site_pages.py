@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import format as fmt
 from bench.files import write_atomic
 from bench.history.index import RunRow
+from bench.messages.message import Catalogue, Words, msg
 from bench.nightly.course import ALARMS, Judged, Standing
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.nights import history_section
@@ -15,23 +16,23 @@ from bench.report.page import environment
 from quantize.key import sha256_text
 
 SESSIONS = (
-    Head("Session"),
-    Head("Begun", "UTC"),
-    Head("Model"),
-    Head("Variants"),
-    Head("Engine"),
-    Head("Device"),
-    Head("Cells", "speed cells", numeric=True),
-    Head("Scores", "accuracy tasks", numeric=True),
-    Head("Failures", numeric=True),
+    Head(msg("head.session")),
+    Head(msg("site.begun"), "UTC"),
+    Head(msg("site.model")),
+    Head(msg("site.variants")),
+    Head(msg("head.engine")),
+    Head(msg("head.device")),
+    Head(msg("site.cells"), msg("site.cells.help"), numeric=True),
+    Head(msg("site.scores"), msg("site.scores.help"), numeric=True),
+    Head(msg("failures.title"), numeric=True),
 )
 VARIANTS = (
-    Head("Variant"),
-    Head("Engine"),
-    Head("Series", "shapes and figures with a history", numeric=True),
-    Head("Nights", numeric=True),
-    Head("Alarms", "series whose last night is an alarm", numeric=True),
-    Head("Last night"),
+    Head(msg("head.variant")),
+    Head(msg("head.engine")),
+    Head(msg("head.series"), msg("site.series.help"), numeric=True),
+    Head(msg("head.nights"), numeric=True),
+    Head(msg("site.alarms"), msg("site.alarms.help"), numeric=True),
+    Head(msg("head.last_night")),
 )
 
 
@@ -76,8 +77,8 @@ class Variant:
         return cls(*key, file=page_name("variant", "-".join(key)))
 
 
-def _write(path: Path, title: str, byline: str, sections: Sequence[Section], lang: str) -> None:
-    template = environment(lang).get_template("site.html.j2")
+def _write(path: Path, title: str, byline: Words, sections: Sequence[Section], words: Catalogue) -> None:
+    template = environment(words).get_template("site.html.j2")
     write_atomic(path, template.render(title=title, byline=byline, sections=sections))
 
 
@@ -86,7 +87,7 @@ def variant_page(
     key: tuple[str, str, str],
     standings: Mapping[str, Standing],
     nights: Mapping[str, Sequence[Judged]],
-    lang: str,
+    words: Catalogue,
 ) -> Variant:
     """Write a variant's page and return what the index shows of it.
 
@@ -95,7 +96,7 @@ def variant_page(
         key: model, quantization, engine.
         standings: of its series.
         nights: of those that are drawn.
-        lang: language of the page.
+        words: wordings of the page.
     """
     found = replace(
         Variant.of(key),
@@ -105,9 +106,10 @@ def variant_page(
         last=max((one.last.night for one in standings.values()), default=""),
     )
     told = history_section(standings, nights)
-    empty = Section("history", "Night by night", [Text("One night so far: there is nothing to hold it against.")])
-    byline = f"{found.engine}; {fmt.plural(found.series, 'series', 'series')}, {fmt.plural(found.nights, 'night')}."
-    _write(out / found.file, f"{found.model} {found.quant}", byline, [told or empty], lang)
+    empty = Section("history", msg("history.title"), [Text(msg("history.one_night"))])
+    series, counted = msg("site.count.series", n=found.series), msg("site.count.nights", n=found.nights)
+    byline = msg("site.variant.byline", engine=found.engine, series=series, nights=counted)
+    _write(out / found.file, f"{found.model} {found.quant}", byline, [told or empty], words)
     return found
 
 
@@ -139,29 +141,32 @@ def _variant_row(one: Variant) -> list[Cell]:
     ]
 
 
-def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[Variant], lang: str) -> None:
+def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[Variant], words: Catalogue) -> None:
     """Write the first page.
 
     Args:
         out: folder of the site.
         sessions: newest first.
         variants: in any order; those with alarms are shown first.
-        lang: language of the page.
+        words: wordings of the page.
     """
     alarmed = sorted(variants, key=lambda one: (-one.alarms, one.model, one.quant, one.engine))
     alarms = sum(one.alarms for one in variants)
-    lead = f"{fmt.plural(alarms, 'alarm')} in the last nights." if alarms else "No alarm in the last nights."
+    lead = msg("site.lead", n=alarms) if alarms else msg("site.no_alarm")
     blocks: list[Block] = [
         Text(lead, "lead"),
-        Table("Every variant", VARIANTS, [Group([_variant_row(one) for one in alarmed])]),
+        Table(msg("site.every_variant"), VARIANTS, [Group([_variant_row(one) for one in alarmed])]),
     ]
-    listed: list[Block] = [Table("Sessions, newest first", SESSIONS, [Group([_session_row(one) for one in sessions])])]
-    sections = [Section("variants", "Variants", blocks), Section("sessions", "Sessions", listed)]
-    runs = sum(len(one.runs) for one in sessions)
+    listed: list[Block] = [Table(msg("site.caption"), SESSIONS, [Group([_session_row(one) for one in sessions])])]
+    sections = [
+        Section("variants", msg("site.variants"), blocks),
+        Section("sessions", msg("site.sessions"), listed),
+    ]
+    runs = msg("site.count.runs", n=sum(len(one.runs) for one in sessions))
     _write(
         out / "index.html",
         "quantbench",
-        f"{fmt.plural(runs, 'run')} in {fmt.plural(len(sessions), 'session')}.",
+        msg("site.byline", runs=runs, sessions=msg("site.count.sessions", n=len(sessions))),
         sections,
-        lang,
+        words,
     )

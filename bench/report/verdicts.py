@@ -12,14 +12,20 @@ from bench.analysis.damage import TwoByTwo, two_by_two
 from bench.analysis.judgement import Pair, is_reused, judged_together
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Kind, Verdict
+from bench.messages.message import Message, Words, msg
 from bench.records.margin import Margin, applicable_margin
 from bench.records.record import RunRecord, TaskScore
 from bench.report.view import Run, runs, score_of, tasks
 
-VERDICT_MEANING: dict[Kind, str] = {
-    "worse": "The loss against BF16 is more than chance allows, and not surely inside the margin.",
-    "non-inferior": "Any loss against BF16 is surely smaller than the margin, which was set beforehand.",
-    "inconclusive": "Neither: a loss is possible and none is proven. It does not mean equal.",
+VERDICT: dict[Kind, Message] = {
+    "worse": msg("verdict.worse"),
+    "non-inferior": msg("verdict.non_inferior"),
+    "inconclusive": msg("verdict.inconclusive"),
+}
+VERDICT_MEANING: dict[Kind, Message] = {
+    "worse": msg("verdict.worse.meaning"),
+    "non-inferior": msg("verdict.non_inferior.meaning"),
+    "inconclusive": msg("verdict.inconclusive.meaning"),
 }
 
 
@@ -30,7 +36,7 @@ class Judged:
     run: Run
     score: TaskScore
     verdict: Verdict | None
-    obstacle: str
+    obstacle: Words
     """Why there is no verdict; empty where there is one."""
 
 
@@ -51,7 +57,7 @@ class NoiseFloor:
     score: TaskScore
     """The second time."""
     comparison: Comparison | None
-    obstacle: str
+    obstacle: Words
     """Why they are not compared; empty where they are."""
 
 
@@ -63,11 +69,11 @@ class OnEngines:
     """Model and quantization."""
     task: str
     table: TwoByTwo | None
-    obstacle: str
+    obstacle: Words
     """Why there is no table; empty where there is one."""
 
 
-def _compare(baseline: TaskScore, score: TaskScore) -> tuple[Comparison | None, str]:
+def _compare(baseline: TaskScore, score: TaskScore) -> tuple[Comparison | None, Words]:
     """Return the comparison, or why there is none."""
     found = compare(baseline, score)
     return found, "" if found else obstacle(baseline, score) or ""
@@ -81,13 +87,13 @@ def _pair(run: Run, score: TaskScore) -> Pair:
     return Pair(run=run.record, score=score, baseline=before, repeat=again)
 
 
-def _no_baseline(run: Run, task: str) -> str:
+def _no_baseline(run: Run, task: str) -> Message:
     """Return why there is no score of BF16 to compare with."""
     if run.baseline is not None:
-        return f"the BF16 run has no score of {task}"
+        return msg("obstacle.no_bf16_score", task=task)
     variant = run.record.variant
-    missing = f"no BF16 run of {variant.model} on {run.record.engine} in this report"
-    return f"{missing}; name it in the same command: -m quant=bf16,{variant.quant}"
+    command = f"-m quant=bf16,{variant.quant}"
+    return msg("obstacle.no_bf16", model=variant.model, engine=run.record.engine, command=command)
 
 
 def _is_baselines(run: Run, score: TaskScore) -> bool:
@@ -178,6 +184,6 @@ def on_engines(records: Sequence[RunRecord]) -> tuple[OnEngines, ...]:
 
 
 def _on_engines(variant: str, task: str, *scores: TaskScore) -> OnEngines:
-    why = next((text for other in scores[1:] if (text := obstacle(scores[0], other))), "")
+    why = next((found for other in scores[1:] if (found := obstacle(scores[0], other))), None)
     table = None if why else two_by_two(*scores)
-    return OnEngines(variant, task, table, why if table or why else "no item that all four have")
+    return OnEngines(variant, task, table, why or ("" if table else msg("obstacle.no_common_item")))

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.analysis.baseline import SpeedBaseline, baselines, is_baseline, speed_baseline
+from bench.messages.message import Message, msg
 from bench.records.record import RunRecord, SpeedCell, Status, TaskScore
+from bench.records.words import STATUS
 from bench.report.document import Cell, Mark
+from bench.report.recorded import recorded
 from bench.speed.metrics import CellSummary, summarize
 
 SHOWN: tuple[Status, ...] = ("ok", "emulated")
@@ -113,11 +116,14 @@ def status_counts(record: RunRecord) -> Counter[Status]:
     return Counter([*(cell.status for cell in record.cells), *(score.status for score in record.scores)])
 
 
-def reasons_of(everything: Sequence[Run], results: Callable[[Run], Iterable[SpeedCell | TaskScore]]) -> list[str]:
+def reasons_of(everything: Sequence[Run], results: Callable[[Run], Iterable[SpeedCell | TaskScore]]) -> list[Message]:
     """Return why results with figures are not plainly ``ok``: each reason once, with the runs it holds for."""
-    labels: dict[str, dict[str, None]] = {}
+    labels: dict[tuple[Status, str], dict[str, None]] = {}
     for run in everything:
         for result in results(run):
             for reason in result.reasons if result.status in SHOWN else ():
-                labels.setdefault(f"{result.status}: {reason}", {})[run.label] = None
-    return [f"{reason} ({', '.join(names)})" for reason, names in labels.items()]
+                labels.setdefault((result.status, reason), {})[run.label] = None
+    return [
+        msg("reason.of_runs", status=STATUS[status], reason=recorded(reason), runs=", ".join(names))
+        for (status, reason), names in labels.items()
+    ]

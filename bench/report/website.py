@@ -18,6 +18,7 @@ from bench.console import PROGRESS
 from bench.files import write_atomic
 from bench.history.find import open_index, read_record
 from bench.history.index import Index, RunRow, marks_of
+from bench.messages.message import catalogue
 from bench.nightly.nights import histories, standings
 from bench.report.nights import drawn
 from bench.report.page import title_of, write
@@ -77,7 +78,7 @@ def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> V
         nights = histories(index, rows, marks, drawn(stands))
     finally:
         index.close()
-    return variant_page(out, key, stands, nights, lang)
+    return variant_page(out, key, stands, nights, catalogue(lang))
 
 
 def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> None:
@@ -138,7 +139,7 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     variants = [jobs[one.file].result() if one.file in jobs else known[one.file] for one in variants]
-    write_index(out, [session.with_page(out) for session in sessions], variants, lang)
+    write_index(out, [session.with_page(out) for session in sessions], variants, catalogue(lang))
     told = {**before, **wanted, "variants": json.dumps([one.__dict__ for one in variants])}
     write_atomic(file, json.dumps(told, indent=1))
     return len(jobs) + len(made) + 1, len(wanted) - len(jobs) - len(made)

@@ -3,24 +3,23 @@
 from collections.abc import Iterable, Sequence
 
 from bench import format as fmt
+from bench.messages.message import msg
 from bench.records.record import RunRecord, TaskScore, Work
 from bench.report.document import Cell, Group, Head, Table, number
 from bench.report.floor import floor_s
 
 HEADS = (
-    Head("Variant"),
-    Head("Items/s", "items / time of asking", numeric=True),
-    Head("Asking", "from the first request to the last answer of this run", numeric=True),
-    Head(
-        "Floor", "least time of the prompts' multiplications on this device, every common beginning once", numeric=True
-    ),
-    Head("Prompt tokens", "of all items", numeric=True),
-    Head("Unique", "prompt tokens that must be computed where every common beginning is computed once", numeric=True),
-    Head("From cache", "prompt tokens that the server took from its prefix cache", numeric=True),
-    Head("Generated", "tokens of all answers", numeric=True),
-    Head("At once", "requests under way", numeric=True),
-    Head("Resumed", "answers that an earlier run had left, not asked for again", numeric=True),
-    Head("Retried", "requests that failed and were answered when sent again", numeric=True),
+    Head(msg("head.variant")),
+    Head(msg("work.items_per_s"), msg("work.items_per_s.help"), numeric=True),
+    Head(msg("work.asking"), msg("work.asking.help"), numeric=True),
+    Head(msg("work.floor"), msg("work.floor.help"), numeric=True),
+    Head(msg("head.prompt_tokens"), msg("work.prompt_tokens.help"), numeric=True),
+    Head(msg("work.unique"), msg("work.unique.help"), numeric=True),
+    Head(msg("work.cached"), msg("work.cached.help"), numeric=True),
+    Head(msg("work.generated"), msg("work.generated.help"), numeric=True),
+    Head(msg("work.at_once"), msg("work.at_once.help"), numeric=True),
+    Head(msg("work.resumed"), msg("work.resumed.help"), numeric=True),
+    Head(msg("work.retried"), msg("work.retried.help"), numeric=True),
 )
 
 
@@ -33,7 +32,7 @@ def _count(value: int | None, of: int = 0) -> Cell:
 def _cells(record: RunRecord, score: TaskScore, work: Work) -> list[Cell]:
     whole = work.duration_s > 0 and not work.resumed
     floor = floor_s(record, score)
-    times = (f"took {fmt.significant(work.duration_s / floor)} times that",) if floor else ()
+    times = (msg("work.times", ratio=fmt.significant(work.duration_s / floor)),) if floor else ()
     return [
         number(score.n_items / work.duration_s if whole else None, fmt.significant, "items/s"),
         number(work.duration_s, fmt.seconds, "s"),
@@ -58,4 +57,4 @@ def work_table(scores: Iterable[tuple[Cell, RunRecord, TaskScore]], task: str) -
     rows: Sequence[list[Cell]] = [
         [heading, *_cells(record, score, score.work)] for heading, record, score in scores if score.work
     ]
-    return Table(f"{task}: what the server did for it", HEADS, [Group(rows)]) if rows else None
+    return Table(msg("work.caption", task=task), HEADS, [Group(rows)]) if rows else None

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.cost import average_w, cost, dollars_per_million, joules_per_million, output_tokens, total_tokens
-from bench.records.record import STATUS_MEANING, Energy, RequestTrace, SpeedCell, Trial
+from bench.records.record import Energy, RequestTrace, SpeedCell, Trial
+from bench.records.words import STATUS_MEANING
 from testkit.records import cell as recorded_cell
 
 PRICE = st.floats(0.01, 1000)

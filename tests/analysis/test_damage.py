@@ -52,7 +52,8 @@ def test_the_subject_with_the_greatest_loss_comes_first() -> None:
     assert bad.delta.value == pytest.approx(-0.3)
     assert bad.variant_mean - bad.baseline_mean == pytest.approx(-0.3)
     assert bad.delta.low < -0.3 < bad.delta.high < 0
-    assert subject_note(found) == "of 3 subjects 1 lost and 0 gained more than chance allows (corrected p up to 0.05)"
+    note = str(subject_note(found))
+    assert note == "Of 3 subjects 1 lost and 0 gained more than chance allows (corrected p up to 0.05)."
 
 
 def test_a_subject_that_looks_bad_among_57_is_called_chance() -> None:
@@ -60,7 +61,7 @@ def test_a_subject_that_looks_bad_among_57_is_called_chance() -> None:
     found = by_subject(*of_subjects(parts))
     assert found[0].subject == "unlucky"
     assert found[0].p < 0.05 < found[0].p_holm
-    assert subject_note(found).startswith("none of 57 subjects differs by more than chance")
+    assert str(subject_note(found)).startswith("None of 57 subjects differs by more than chance")
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
@@ -175,17 +176,17 @@ def test_a_loss_that_comes_with_the_quantization_is_the_same_on_both_engines() -
     assert [one.value for one in found.deltas] == pytest.approx([-0.1, -0.1])
     assert found.interaction.value == 0
     assert found.interaction.low < 0 < found.interaction.high
-    assert found.reading.startswith("no difference seen in what the variant loses on sglang and on vllm: +0.0 pp")
+    assert str(found.reading).startswith("No difference seen in what the variant loses on sglang and on vllm: +0.0 pp")
 
 
 def test_a_loss_on_one_engine_alone_is_laid_at_its_door() -> None:
     second = four(0.6, 0.6, 0.6, 0.5)
     assert second.interaction.value == pytest.approx(-0.1)
     assert second.interaction.high < 0
-    assert second.reading.startswith("the variant does worse on vllm, so not all of it comes from its weights")
+    assert str(second.reading).startswith("The variant does worse on vllm, so not all of it comes from its weights")
     first = four(0.6, 0.5, 0.6, 0.6)
     assert first.interaction.low > 0
-    assert "worse on sglang" in first.reading
+    assert "worse on sglang" in str(first.reading)
 
 
 def test_what_the_engine_changes_for_all_is_no_interaction() -> None:

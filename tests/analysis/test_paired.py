@@ -69,18 +69,19 @@ def test_items_pair_only_if_document_prompt_and_subject_are_the_same(change: dic
 def test_scores_asked_in_different_ways_are_not_compared_and_it_says_why(change: dict[str, Any], why: str) -> None:
     baseline = task_score([item("s", 0, 1.0)])
     other = baseline.model_copy(update=change)
-    assert obstacle(baseline, other) == why
+    assert str(obstacle(baseline, other)) == why
     assert compare(baseline, other) is None
 
 
 def test_a_baseline_without_a_score_is_named() -> None:
     baseline = task_score([item("s", 0, 1.0)])
-    assert obstacle(baseline.model_copy(update={"status": "failed"}), baseline) == "the baseline has no score: failed"
+    failed = baseline.model_copy(update={"status": "failed"})
+    assert str(obstacle(failed, baseline)) == "the baseline has no score: failed"
 
 
 def test_a_metric_that_is_no_share_is_not_compared() -> None:
     baseline = task_score([item("s", 0, 17.3)])
-    assert obstacle(baseline, baseline) == "acc of an item is not between 0 and 1"
+    assert str(obstacle(baseline, baseline)) == "acc of an item is not between 0 and 1"
 
 
 def test_emulated_accuracy_counts() -> None:

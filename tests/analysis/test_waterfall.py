@@ -12,7 +12,7 @@ from bench.analysis.waterfall import (
     BOTH,
     CACHE,
     KERNELS,
-    MEANING,
+    NAMES,
     OVERHEAD,
     PREFILL,
     REST,
@@ -26,6 +26,7 @@ from bench.records.record import SpeedCell
 from bench.report.sections.waterfall import section
 from bench.speed.metrics import Interval, tpot_s
 from testkit.records import controlled_record, device, native_cell, native_record, native_records, record, server
+from tests.support.blocks import in_english
 from tests.support.qwen3 import AWQ, QWEN3_8B, h20
 
 times = st.floats(1e-4, 10)
@@ -62,7 +63,7 @@ def test_the_factors_multiply_up_to_what_was_measured(
     assert found.steps[-1].name == PREFILL
     assert found.steps[-1].product == found.end_to_end_speedup
     assert found.steps[-2].product == found.decode_speedup
-    assert {step.name for step in found.steps} <= set(MEANING)
+    assert {step.name for step in found.steps} <= set(NAMES)
 
 
 def test_published_figures_of_qwen3_8b() -> None:
@@ -153,7 +154,7 @@ def test_few_trials_claim_nothing() -> None:
 
 
 def test_every_variant_with_quantized_kernels_is_drawn() -> None:
-    found = section(native_records())
+    found = in_english(section(native_records()))
     assert found
     text = repr(found)
     assert text.count("waterfall") > 4
@@ -162,7 +163,7 @@ def test_every_variant_with_quantized_kernels_is_drawn() -> None:
 
 
 def test_the_baseline_beside_a_variant_is_enough() -> None:
-    found = section([controlled_record()])
+    found = in_english(section([controlled_record()]))
     assert found
     assert "trial by trial" in repr(found)
     assert "1.40" in repr(found)
@@ -170,13 +171,13 @@ def test_the_baseline_beside_a_variant_is_enough() -> None:
 
 def test_it_is_said_why_nothing_is_drawn() -> None:
     emulated = record("fp8", spec=native_record().spec, device=device(), server=server(), engine="vllm")
-    found = section([native_record(), emulated])
+    found = in_english(section([native_record(), emulated]))
     assert found
     assert "its speed is emulated" in repr(found)
-    alone = section([native_record("fp8")])
+    alone = in_english(section([native_record("fp8")]))
     assert alone
     assert "no BF16 run" in repr(alone)
-    other = section([native_record(cells=()), native_record("fp8")])
+    other = in_english(section([native_record(cells=()), native_record("fp8")]))
     assert other
     assert "no ok cell in common" in repr(other)
 

@@ -102,7 +102,7 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 
 def test_without_constraints_the_fastest_that_loses_no_accuracy_is_recommended() -> None:
     found = decision([unharmed(quant) for quant in QUANTS])
-    assert found.goal == "highest decode speed at 1,024 input tokens, 1 at once"
+    assert str(found.goal) == "highest decode speed at 1,024 input tokens, 1 at once"
     assert found.recommended
     assert found.recommended.label == "gptq-int4"
     assert len(found.ranked) == len(QUANTS)
@@ -244,7 +244,7 @@ def test_one_margin_is_given_at_most(results: Path, capsys: pytest.CaptureFixtur
 
 def test_emulated_speeds_decide_nothing() -> None:
     found = decision(demo_records(), ["decode@1k>=1"])
-    assert found.goal == "smallest checkpoint"
+    assert str(found.goal) == "smallest checkpoint"
     assert [one.label for one in found.ranked] == ["bf16"]
     assert all(one.why_not[0] == "decode@1k>=1: the cell is emulated" for one in found.fallen)
 
@@ -273,6 +273,7 @@ def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [one["goal"]["median"] for one in found["ranked"][1:]]
     assert sizes == sorted(sizes)
     assert found["lower_is_better"]
+    assert found["goal"] == "smallest checkpoint", "a message is its English text where it is written"
 
 
 def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,9 +118,9 @@ def test_a_run_draws_as_it_says_and_its_score_tells(tmp_path: Path) -> None:
 
 
 def test_a_report_says_how_tokens_were_drawn() -> None:
-    assert drawn(THINKING) == "temperature 0.6, top-p 0.95, top-k 20"
-    assert drawn(GREEDY) == "greedy"
-    assert drawn(Mode(temperature=1)) == "temperature 1"
+    assert str(drawn(THINKING)) == "temperature 0.6, top-p 0.95, top-k 20"
+    assert str(drawn(GREEDY)) == "greedy"
+    assert str(drawn(Mode(temperature=1))) == "temperature 1"
 
 
 def test_min_p_draws_nothing_rarer() -> None:

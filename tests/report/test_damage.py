@@ -53,7 +53,7 @@ def test_many_variants_of_a_deep_model_stay_small_and_folded() -> None:
 def heat_paths(values: list[tuple[float | None, ...]]) -> dict[str, list[tuple[float, ...]]]:
     """Return {colour: (x, y) of each corner} as a heat map of the rows draws it."""
     rows = [HeatRow(f"row{index}", row, "") for index, row in enumerate(values)]
-    svg = heat_map(rows, name="n", description="d", xlabel="x", figure_label="f")
+    svg = heat_map(rows, name="n", description="d", xlabel="x", figure_label="f").svg
     found = re.findall(r'<path d="([^"]+)" clip-path="[^"]+" fill="var\((--\w+)\)', svg)
     numbers = {colour: [float(number) for number in re.findall(r"[\d.]+", path)] for path, colour in found}
     return {colour: list(zip(flat[::2], flat[1::2], strict=True)) for colour, flat in numbers.items()}

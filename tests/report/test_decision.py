@@ -20,7 +20,7 @@ from testkit.records import (
     unharmed,
     with_score,
 )
-from tests.support.blocks import blocks_of
+from tests.support.blocks import blocks_of, in_english
 from tests.support.pages import Page, demo_html, rendered, rows_in, section_rows
 
 
@@ -109,7 +109,7 @@ def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
 
 def test_lengths_that_bf16_has_not_are_no_ratio() -> None:
     lonely = native_record("fp8", cells=(native_cell("fp8", 1), native_cell("fp8", 4096)))
-    section = heat.section([native_record(), lonely])
+    section = in_english(heat.section([native_record(), lonely]))
     assert section is not None
     table = next(block for block in blocks_of(section.blocks) if isinstance(block, Table))
     [row] = table.groups[0].rows

@@ -1,89 +1,342 @@
-"""The report in Chinese: what is ours is translated, what is not stays as it is, and nothing else changes."""
+"""The report in every language: no text of ours is left out of the catalogues, and nothing but texts changes."""
 
+import json
 import re
-import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from babel.messages.pofile import read_po, write_po
 
-from bench.report import lang
-from bench.report.lang import LANGUAGES, translator
-from bench.report.page import write
-from bench.report.sections.glossary import MEASURES
-from testkit.records import demo_records, native_records, troubled_records
+from bench.analysis.baseline import with_baselines
+from bench.history.index import RunRow
+from bench.messages.message import LANGUAGES, Catalogue, Message, Words, catalogue, load, msg, po_file
+from bench.nightly.course import Judged, replay, standing_of
+from bench.published import figures
+from bench.records.record import Failure, RunRecord
+from bench.report.document import Mark
+from bench.report.page import render_in, write
+from bench.report.plots.base import Point, Series, dots
+from bench.report.plots.labels import worded
+from bench.report.recorded import recorded
+from bench.report.site_pages import Session, variant_page, write_index
+from testkit.records import (
+    cell,
+    controlled_record,
+    demo_records,
+    device,
+    moe_records,
+    native_cell,
+    native_record,
+    native_records,
+    paced,
+    record,
+    server,
+    troubled_records,
+    unharmed,
+    with_score,
+)
+from testkit.scores import TASKS, score
+from tests.support.accelerators import gpu_cells, gpu_record
+from tests.support.blocks import scored
+from tests.support.loads import OBJECTIVE, load_records, loaded
+from tests.support.nights import run as night
 from tests.support.pages import Page, rendered
+from tests.support.published import H100, measured, ours
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-CATALOGUE = tomllib.loads((Path(lang.__file__).parent / "lang" / "zh.toml").read_text())
+VISIBLE = ("title", "aria-label", "placeholder", "data-filter")
+"""Attributes that are read or shown."""
+UNITS = {"BF", "GB", "MB", "MHz", "MJ", "TB", "UTC", "kB", "kJ", "ms", "nats", "pp", "tok/s"}
+UNITS |= {"tokens/s", "items/s", "requests/s"}
+NAMES = {"quantbench", "Python", "TPOT", "SHA", "True", "False", "mini", "on", "top", "min"}
+NAMES |= {"speed.csv", "accuracy.csv", "records.jsonl.gz"}
+STATUSES = {"ok", "emulated", "invalid", "not_supported", "failed"}
+WORD = re.compile(r"[A-Za-z][A-Za-z/.]*[A-Za-z]")
 
 
-def test_titles_headings_and_notes_are_translated() -> None:
-    html = rendered(native_records(), lang="zh")
+class Visible(HTMLParser):
+    """Every text that a reader of a page sees or hears, but for what is there to be copied."""
+
+    HIDDEN = ("style", "script", "code", "pre")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.texts += [value for name, value in attrs if name in VISIBLE and value]
+        if tag in self.HIDDEN:
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and not self._inside:
+            self.texts.append(data.strip())
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield every text in nested values, but not the keys of mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from strings(one)
+
+
+def keys(value: Any) -> Iterator[str]:
+    """Yield the keys of nested mappings, dotted as the page shows settings."""
+    for name, one in value.items() if isinstance(value, dict) else ():
+        yield name
+        yield from (f"{name}.{inner}" for inner in keys(one))
+
+
+def parts(words: Words) -> Iterator[str]:
+    """Yield what fills the places of a message."""
+    for _, value in words.values if isinstance(words, Message) else ():
+        yield from (value,) if isinstance(value, str) else parts(value)
+
+
+def names_of(records: Sequence[RunRecord]) -> set[str]:
+    """Return the texts that records hold: names, commands, and what engines and libraries reported."""
+    found: set[str] = set()
+    for one in with_baselines(records):
+        found |= set(strings(json.loads(one.model_dump_json())))
+        for own in (
+            one.engine_info.reported(),
+            one.environment.packages,
+            one.environment.variables,
+            one.stage_durations_s,
+        ):
+            found |= set(own)
+        if one.checkpoint:
+            found |= {*keys(one.checkpoint.quantization_config), *one.checkpoint.tensors_by_dtype}
+            found |= {*one.checkpoint.libraries, *(e.name.rpartition(".")[2] for e in one.checkpoint.layer_errors)}
+        found |= set(one.device.flops_per_s) if one.device else set()
+    found |= {part for text in tuple(found) for part in parts(recorded(text))}
+    return found - STATUSES
+
+
+def published_names() -> set[str]:
+    """Return the texts of published figures, which are quoted as their files have them."""
+    pages = [page.model_dump(mode="json") for page in figures.sources().values()]
+    rows = [one.model_dump(mode="json") for one in (*figures.cells(), *figures.scores())]
+    return set(strings([pages, rows]))
+
+
+def foreign(html: str, names: set[str], known: set[str]) -> dict[str, list[str]]:
+    """Return {text of the page: words in it that are neither known nor part of a name}."""
+    ordered = sorted((name for name in names if WORD.search(name)), key=len, reverse=True)
+    pattern = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in ordered))
+    found = {}
+    for text in dict.fromkeys(Visible(html).texts):
+        if text.startswith("python -m bench.run "):
+            continue  # A command is there to be copied too.
+        inside = {place for one in pattern.finditer(text) for place in range(*one.span())}
+        words = [one[0] for one in WORD.finditer(text) if not inside.issuperset(range(*one.span()))]
+        if unknown := [word for word in words if word not in known]:
+            found[text] = unknown
+    return found
+
+
+def open_loops(quant: str) -> RunRecord:
+    fields = {"n_requests": 100, "concurrency": 256}
+    rates = (
+        loaded(quant, 1, request_rate_per_s=1.0, **fields),
+        loaded(quant, 4, request_rate_per_s=4.0, saturated="the queue grew", **fields),
+    )
+    return record(quant, cells=rates, run_id=f"open-{quant}")
+
+
+def on_engines() -> list[RunRecord]:
+    """Return variants on two engines, one of which asked BF16 twice, and one score that cannot be compared."""
+    made = []
+    for engine in ("sglang", "vllm"):
+        for quant in ("bf16", "fp8", "gptq-int4"):
+            scores = [score(quant, task, engine=engine) for task in TASKS]
+            if (engine, quant) == ("vllm", "gptq-int4"):
+                scores[0] = scores[0].model_copy(update={"num_fewshot": 0})
+            if (engine, quant) == ("vllm", "bf16"):
+                scores += [score(quant, task, engine=engine, repeat=1) for task in TASKS]
+            made.append(scored(quant, *scores, engine=engine, run_id=f"{quant}-{engine}"))
+    return made
+
+
+def verdicts() -> list[RunRecord]:
+    """Return a variant that is worse, one that is non-inferior, and a task on which BF16 may be guessing."""
+    many: dict[str, Any] = {"task": "mini-mmlu", "per_subject": 700}
+    guess = score("bf16", "mini-ceval")
+    (metric,) = guess.metrics
+    guessed = guess.model_copy(update={"metrics": (metric.model_copy(update={"value": 0.26}),)})
+    return [
+        scored("bf16", score("bf16", **many), guessed),
+        scored("gptq-int4", score("gptq-int4", **many, damage=2.0), score("gptq-int4", "mini-ceval")),
+        scored("gptq-int8", score("gptq-int8", **many, damage=0.0)),
+    ]
+
+
+def incomplete() -> list[RunRecord]:
+    """Return variants of which a task is invalid, not measured or failed, under different margins."""
+    both = ("mini-mmlu", "mini-ceval")
+    looping = with_score(unharmed("gptq-int4", tasks=both), "mini-ceval", status="invalid", reasons=("no text",))
+    stopped = unharmed("gptq-int8", failures=(Failure(stage="accuracy", message="out of memory"),))
+    more = (*both, "mini-ifeval")
+    return [unharmed("bf16", tasks=both), unharmed("fp8", margin=0.02, tasks=more), looping, stopped]
+
+
+def broken_baseline() -> list[RunRecord]:
+    """Return a variant whose BF16 run has no valid score of a task."""
+    both = ("mini-mmlu", "mini-ceval")
+    return [with_score(unharmed("bf16", tasks=both), "mini-ceval", status="failed"), unharmed("fp8", tasks=both)]
+
+
+def warned() -> list[RunRecord]:
+    """Return cells with warnings, of shapes that BF16 has not, and one slower than BF16's."""
+    marks = {"warnings": ("trial 2 is an outlier",), "unproven": ("cached tokens",)}
+    slow = paced(native_cell("bf16", 1), 1.3).model_copy(update={"variant": native_record("fp8").variant})
+    return [
+        native_record(
+            cells=(native_cell("bf16", 1, **marks), native_cell("bf16", 256, request_rate_per_s=2.5, n_requests=64))
+        ),
+        native_record("fp8", cells=(slow, native_cell("fp8", 512, **marks))),
+        record("gptq-int8", spec=native_record().spec, device=device(), server=server(), engine="vllm"),
+    ]
+
+
+def histories() -> dict[str, tuple[Judged, ...]]:
+    quiet = [night(day) for day in range(25)]
+    return {
+        "smollm2-135m fp8 in256 decode": replay([*quiet, night(25, -0.08)]),
+        "smollm2-135m fp8 in256 prefill": replay([*quiet, *(night(day, epoch="b") for day in range(25, 28))]),
+    }
+
+
+Made = Callable[[], list[RunRecord]]
+SETS: dict[str, tuple[Made, Mapping[str, Sequence[Judged]]]] = {
+    "native": (lambda: [*native_records(), controlled_record()], histories()),
+    "troubled": (troubled_records, {}),
+    "experts": (moe_records, {}),
+    "load": (lambda: [*load_records(objective=OBJECTIVE), open_loops("bf16"), open_loops("fp8")], {}),
+    "accelerators": (lambda: [gpu_record(), gpu_record("fp8", cells=gpu_cells("fp8", "emulated"))], {}),
+    "engines": (on_engines, {}),
+    "verdicts": (verdicts, {}),
+    "incomplete": (incomplete, {}),
+    "broken baseline": (broken_baseline, {}),
+    "no accuracy": (lambda: [native_record(quant, scores=()) for quant in ("bf16", "fp8")], {}),
+    "warned": (warned, {}),
+    "published": (
+        lambda: [
+            measured(190, device=H100),
+            record("bf16", "qwen2-7b-instruct", cells=(cell("bf16", 1, output_len=1),), scores=(ours(),)),
+        ],
+        {},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Return the English wordings without a Latin letter: a letter of a page is then none of a catalogue."""
+    with po_file("en").open("rb") as file:
+        entries = read_po(file)
+
+    def blanked(wording: str) -> str:
+        return re.sub(r"\{\w+\}|[A-Za-z]", lambda found: found[0] if found[0][0] == "{" else "¤", wording)
+
+    for entry in entries:
+        if entry.id:
+            forms = entry.string
+            entry.string = tuple(map(blanked, forms)) if isinstance(forms, tuple) else blanked(forms)
+    target = tmp_path_factory.mktemp("blank") / "blank.po"
+    with target.open("wb") as file:
+        write_po(file, entries)
+    return load(target, "blank")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_text_of_a_page_comes_from_the_catalogue(name: str, blank: Catalogue) -> None:
+    make, nights = SETS[name]
+    records = make()
+    html = render_in(blank, records, title="t", histories=nights)
+    assert foreign(html, names_of(records) | published_names() | set(nights), UNITS | NAMES) == {}
+
+
+def test_every_text_of_a_site_comes_from_the_catalogue(tmp_path: Path, blank: Catalogue) -> None:
+    nights, key = histories(), ("smollm2-135m", "fp8", "transformers")
+    row = RunRow(
+        run_id="run-1",
+        session="session-1",
+        model=key[0],
+        quant=key[1],
+        engine=key[2],
+        hostname="bench-01",
+        device=None,
+        epoch="a",
+        started_at="2026-11-24T02:00:00+00:00",
+        finished_at=None,
+        failures=1,
+        cells=3,
+        scores=2,
+    )
+    variant = variant_page(tmp_path, key, {name: standing_of(one) for name, one in nights.items()}, nights, blank)
+    alone = variant_page(tmp_path, (*key[:2], "vllm"), {}, {}, blank)
+    for alarms in ([variant, alone], [alone]):
+        write_index(tmp_path, [Session("session-1", (row,), "session-1.html")], alarms, blank)
+        for page in tmp_path.glob("*.html"):
+            names = {*key, "vllm", "session-1", *nights}
+            assert foreign(page.read_text(), names, UNITS | NAMES) == {}
+
+
+@pytest.mark.parametrize("name", ["native", "troubled", "load"])
+def test_a_chinese_page_has_no_english(name: str) -> None:
+    make, nights = SETS[name]
+    records = make()
+    with po_file("zh").open("rb") as file:
+        known = {word for entry in read_po(file) for word in WORD.findall(str(entry.string))}
+    html = rendered(records, lang="zh", histories=nights)
     assert '<html lang="zh-Hans">' in html
-    page = Page(html)
-    translate = translator("zh")
-    report = Path(lang.__file__).parent
-    sources = [file.read_text() for file in (*report.glob("sections/*.py"), report / "nights.py")]
-    titles = [title for source in sources for title in re.findall(r'Section\("\w+", "([^"]+)"', source)]
-    assert len(titles) > 15
-    assert [title for title in titles if not CHINESE.search(translate(title))] == []
-    heads = [attrs["title"] for tag, attrs in page.tags if tag == "th" and attrs.get("title")]
-    known = [head for head in heads if CHINESE.search(str(head))]
-    assert len(known) >= 0.9 * len(heads)
-    for words in ("用哪个版本", "只有 bf16 确定在界限之内", "解码速度", "有效", "无法判断"):
-        assert words in page.text
+    assert foreign(html, names_of(records) | set(nights), UNITS | NAMES | known) == {}
+    titles = re.findall(r"<h2[^>]*>([^<]+)</h2>", html)
+    assert [title for title in titles if not CHINESE.search(title)] == []
+
+
+def test_no_wording_of_another_language_is_english() -> None:
+    with po_file("zh").open("rb") as file:
+        wordings = [str(entry.string) for entry in read_po(file) if entry.id]
+    assert len(wordings) > 600
+    sentence = re.compile(r"[A-Za-z]{3,} [A-Za-z]{2,} [A-Za-z]{2,}")
+    assert [text for text in wordings if sentence.search(re.sub(r"\{\w+\}", "1", text))] == []
 
 
 def test_figures_names_and_structure_are_the_same_in_both_languages() -> None:
     english, chinese = (Page(rendered(demo_records(), lang=one)) for one in LANGUAGES)
     assert [tag for tag, _ in english.tags] == [tag for tag, _ in chinese.tags]
     assert english.ids() == chinese.ids()
-    figures = re.compile(r"\d+\.\d{2,}")
-    assert sorted(figures.findall(english.text)) == sorted(figures.findall(chinese.text))
+    figures_of = re.compile(r"\d+\.\d{2,}")
+    assert sorted(figures_of.findall(english.text)) == sorted(figures_of.findall(chinese.text))
 
 
-def test_what_is_not_known_stays_as_it_is() -> None:
-    translate = translator("zh")
-    reason = "CUDA error: an illegal memory access was encountered"
-    assert translate(reason) == reason
-    between = "From here to there."
-    assert translate(between) == between
-    assert translate("") == ""
-    for hostile in ("x" * 100_000, "a. " * 30_000, "a: b; " * 600, "1 in, " * 80):
-        assert translate(hostile) == hostile
-    assert translator("en")(reason) == reason
-
-
-def test_patterns_translate_what_they_hold() -> None:
-    translate = translator("zh")
-    assert translate("Goal: smallest checkpoint, at a margin of 1 pp") == "目标：最小的检查点，界限 1 个百分点"
-    assert translate("7 × not supported") == "7 × 不支持"
-    assert translate("−12.6 to +1.9") == "−12.6 到 +1.9"
-
-
-def test_the_longest_known_run_of_sentences_is_taken() -> None:
-    translate = translator("zh")
-    known = MEASURES["Choice-KL"]
-    assert translate(f"Who knows. {known}") == f"Who knows.{translate(known)}"
-
-
-def test_the_whole_glossary_is_translated() -> None:
-    translate = translator("zh")
-    assert [
-        text for pair in MEASURES.items() for text in pair if re.search("[a-z]+ [a-z]+ [a-z]+", translate(text))
-    ] == []
-
-
-@pytest.mark.parametrize("pattern", CATALOGUE["pattern"])
-def test_a_pattern_loses_none_of_its_parts(pattern: str) -> None:
-    told = CATALOGUE["pattern"][pattern]
-    parts = [str(index) for index in range(pattern.count("{}") + pattern.count("{n}"))]
-    filled = told.format(*(f"<{part}>" for part in parts))
-    assert sorted(re.findall(r"<(\d+)>", filled)) == sorted(parts)
-
-
-def test_every_text_of_the_catalogue_is_translated() -> None:
-    assert [key for key, told in CATALOGUE["text"].items() if not told or (told == key and " " in key)] == []
+def test_a_drawing_has_the_same_layout_in_both_languages() -> None:
+    rows = [
+        Series("decode", Mark(0, "o"), (Point(0, 0.5, 0.4, 0.6),)),
+        Series(msg("plot.trial_time"), Mark(1, "s"), ()),
+    ]
+    drawing = dots(rows, name="d", description=msg("page.legend"), xlabel=msg("plot.relative_error"))
+    chinese = worded(drawing, catalogue("zh"))
+    assert worded(drawing, catalogue("en")) == drawing.svg
+    for words in (">decode</text>", ">自试验开始</text>", ">相对输出误差</text>", 'aria-label="图例"'):
+        assert words in chinese
+    shape = re.compile(r'>[^<]+</text>|aria-label="[^"]*"')
+    assert shape.sub("", chinese) == shape.sub("", drawing.svg)
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

@@ -1,46 +1,22 @@
 """The load section, on records whose loads are known."""
 
-from typing import Any
-
-from bench.records.record import Objective, RequestTrace, RunRecord, SpeedCell
+from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Figures, Table
 from bench.report.page import render
 from bench.report.sections.load import section
 from testkit.records import cell, demo_records, record, troubled_records
-
-OBJECTIVE = Objective(ttft_s=0.5, tpot_s=0.1)
-
-
-def loaded(quant: str, at_once: int, **changes: Any) -> SpeedCell:
-    """Return a cell whose requests take longer the more there are; beyond 8 at once only longer."""
-    one = cell(quant, 256, concurrency=at_once, status="ok")
-    factor = 1 + at_once / 8
-
-    def slower(trace: RequestTrace) -> RequestTrace:
-        times = tuple(round(at * factor) for at in trace.event_ns)
-        return trace.model_copy(update={"event_ns": times, "end_ns": times[-1] + 1})
-
-    trials = tuple(
-        trial.model_copy(update={"requests": tuple(map(slower, trial.requests)), "saturated": changes.get("saturated")})
-        for trial in one.trials
-    )
-    fields = {name: value for name, value in changes.items() if name != "saturated"}
-    return one.model_copy(update={"trials": trials, **fields})
-
-
-def load_records(**changes: Any) -> list[RunRecord]:
-    return [
-        record(quant, cells=tuple(loaded(quant, n, n_requests=4 * n, **changes) for n in (1, 2, 4, 8, 16, 32)))
-        for quant in ("bf16", "fp8")
-    ]
+from tests.support.blocks import in_english
+from tests.support.loads import OBJECTIVE, load_records, loaded
 
 
 def rows_of(records: list[RunRecord]) -> list[list[str]]:
-    found = section(records)
+    found = in_english(section(records))
     assert found is not None
     [table] = [block for block in found.blocks if isinstance(block, Table)]
     assert all(sum(one.span for one in row) == len(table.heads) for group in table.groups for row in group.rows)
-    return [[" / ".join((one.text, *one.notes)) for one in row] for group in table.groups for row in group.rows]
+    return [
+        [" / ".join(map(str, (one.text, *one.notes))) for one in row] for group in table.groups for row in group.rows
+    ]
 
 
 def test_a_sweep_of_one_load_has_no_load_section() -> None:
@@ -50,11 +26,11 @@ def test_a_sweep_of_one_load_has_no_load_section() -> None:
 
 def test_a_series_is_drawn_with_its_knee_and_stands_in_the_table() -> None:
     records = load_records()
-    found = section(records)
+    found = in_english(section(records))
     assert found is not None
     figures = [block for block in found.blocks if isinstance(block, Figures)]
     assert [len(block.items) for block in figures] == [1]
-    assert "8 at once" in figures[0].items[0].svg
+    assert "8 at once" in figures[0].items[0].drawing.svg
     rows = rows_of(records)
     assert len(rows) == 12
     assert [row[0] for row in rows if "knee" in row[0]] == ["8 at once / knee"] * 2
@@ -62,7 +38,7 @@ def test_a_series_is_drawn_with_its_knee_and_stands_in_the_table() -> None:
 
 def test_goodput_is_shown_where_there_is_an_objective() -> None:
     records = load_records(objective=OBJECTIVE)
-    found = section(records)
+    found = in_english(section(records))
     assert found is not None
     [figures] = [block for block in found.blocks if isinstance(block, Figures)]
     assert len(figures.items) == 2
@@ -109,7 +85,7 @@ def test_the_page_is_the_same_every_time_and_holds_the_section() -> None:
 
 def test_emulated_loads_are_hollow_and_faint() -> None:
     records = [record("fp8", cells=tuple(cell("fp8", 256, concurrency=n) for n in (1, 2, 4)))]
-    found = section(records)
+    found = in_english(section(records))
     assert found is not None
     [table] = [block for block in found.blocks if isinstance(block, Table)]
     assert all(one.faint for group in table.groups for row in group.rows for one in row[2:])

@@ -5,94 +5,32 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.records.record import DeviceState, Energy, RunRecord, ServerFacts, SpeedCell, Trial
+from bench.records.record import Energy, RunRecord
 from bench.report.document import Cell, Figures, Mark, Section, Table
 from bench.report.page import render
 from bench.report.plots.memory import over_time
 from bench.report.sections.memory import section
-from quantize.architecture import Architecture
-from testkit.records import LENGTHS, cell, demo_records, record, recorded_spec, troubled_records
+from testkit.records import demo_records, record, recorded_spec, troubled_records
+from tests.support.accelerators import facts, gpu_cells, gpu_record, state
+from tests.support.blocks import in_english
 
-QWEN3_8B = Architecture(
-    layers=36, hidden_size=4096, intermediate_size=12288, heads=32, kv_heads=8, head_dim=128, vocab_size=151936,
-    tied_embeddings=False,
-)  # fmt: skip
 HOSTILE = "</style><script>alert(1)</script>"
 
 
-def state(index: int = 0, **changes: Any) -> DeviceState:
-    values: dict[str, Any] = {
-        "index": index,
-        "sm_clock_mhz": 1980,
-        "memory_clock_mhz": 2619,
-        "temperature_celsius": 58,
-        "power_w": 412.4,
-        "memory_used_bytes": 83_000_000_000,
-        "throttled": (),
-    }
-    return DeviceState.model_validate(values | changes)
-
-
-def facts(**changes: Any) -> ServerFacts:
-    values: dict[str, Any] = {
-        "version": "0.5.23",
-        "kv_capacity_tokens": 400_000,
-        "max_context_tokens": 131_072,
-        "weights_bytes": 16_400_000_000,
-        "kv_cache_dtype": "auto",
-        "devices": 1,
-    }
-    return ServerFacts.model_validate(values | changes)
-
-
-def measured(quant: str, status: str = "ok", **changes: Any) -> tuple[SpeedCell, ...]:
-    """Return cells whose trials hold what a GPU machine tells; the longest one has its peak in the middle."""
-
-    def trial(before: Trial, number: int, length: int) -> Trial:
-        points = [(i * 200_000_000, 80_000_000_000 + (10 - abs(10 - i)) * length * 100_000) for i in range(21)]
-        more = {
-            "memory": tuple(points),
-            "peak_memory_bytes": max(used for _, used in points),
-            "devices_before": (state(sm_clock_mhz=345),),
-            "devices_after": (
-                state(sm_clock_mhz=1980 - 15 * number, throttled=("SwPowerCap",) if number == 1 else ()),
-            ),
-            "energy": Energy(total_j=1600.0 + number, how="counter", valid=True),
-        }
-        return before.model_copy(update=more | changes)
-
-    found = []
-    for length in LENGTHS:
-        one = cell(quant, length, status=status, reasons=())  # type: ignore[arg-type]
-        trials = tuple(trial(before, number, length) for number, before in enumerate(one.trials))
-        found.append(one.model_copy(update={"trials": trials}))
-    return tuple(found)
-
-
-def gpu_record(quant: str = "bf16", **changes: Any) -> RunRecord:
-    values: dict[str, Any] = {
-        "cells": measured(quant),
-        "server": facts(),
-        "dollars_per_hour": 3.6,
-        "spec": recorded_spec(quant, architecture=QWEN3_8B),
-    }
-    return record(quant, **(values | changes))
-
-
 def made(*records: RunRecord) -> Section:
-    found = section(records)
+    found = in_english(section(records))
     assert found
     return found
 
 
 def table(found: Section, caption: str) -> Table | None:
-    return next((block for block in found.blocks if isinstance(block, Table) and caption in block.caption), None)
+    return next((block for block in found.blocks if isinstance(block, Table) and caption in str(block.caption)), None)
 
 
 def row(found: Section, caption: str, index: int = 0) -> dict[str, Cell]:
     shown = table(found, caption)
     assert shown
-    return dict(zip([head.text for head in shown.heads], shown.groups[0].rows[index], strict=True))
+    return dict(zip([str(head.text) for head in shown.heads], shown.groups[0].rows[index], strict=True))
 
 
 def test_old_records_have_no_such_section() -> None:
@@ -149,7 +87,7 @@ def test_devices_that_tell_nothing_have_dashes() -> None:
     bare = state(
         sm_clock_mhz=None, memory_clock_mhz=None, temperature_celsius=None, power_w=None, memory_used_bytes=None
     )  # fmt: skip
-    shown = row(made(gpu_record(cells=measured("bf16", devices_after=(bare, state(1))))), "Accelerators")
+    shown = row(made(gpu_record(cells=gpu_cells("bf16", devices_after=(bare, state(1))))), "Accelerators")
     assert {name for name, one in shown.items() if one.text == "–"} == {
         "SM clock",
         "Memory clock",
@@ -173,8 +111,8 @@ def test_energy_and_money_have_their_units() -> None:
     ("changes", "columns"),
     [
         ({"dollars_per_hour": None}, 4),
-        ({"cells": measured("bf16", energy=None)}, 3),
-        ({"cells": measured("bf16", energy=Energy(total_j=1, how="counter", valid=False))}, 3),
+        ({"cells": gpu_cells("bf16", energy=None)}, 3),
+        ({"cells": gpu_cells("bf16", energy=Energy(total_j=1, how="counter", valid=False))}, 3),
     ],
 )
 def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns: int) -> None:
@@ -184,12 +122,12 @@ def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns
 
 
 def test_without_energy_and_price_there_is_no_table_of_costs() -> None:
-    found = made(gpu_record(dollars_per_hour=None, cells=measured("bf16", energy=None)))
+    found = made(gpu_record(dollars_per_hour=None, cells=gpu_cells("bf16", energy=None)))
     assert table(found, "Energy and money") is None
 
 
 def test_emulated_figures_are_faint() -> None:
-    found = made(gpu_record("fp8", cells=measured("fp8", status="emulated")))
+    found = made(gpu_record("fp8", cells=gpu_cells("fp8", status="emulated")))
     assert row(found, "Memory by variant")["Peak"].faint
     assert row(found, "Energy and money")["Power"].faint
 
@@ -201,7 +139,7 @@ def test_a_price_alone_is_enough_for_money() -> None:
 
 
 def test_open_loops_have_groups_of_their_own() -> None:
-    closed = measured("bf16")[0]
+    closed = gpu_cells("bf16")[0]
     found = made(gpu_record(cells=(closed, closed.model_copy(update={"request_rate_per_s": 2.5}))))
     shown = table(found, "Energy and money")
     assert shown
@@ -221,7 +159,7 @@ def test_the_page_is_the_same_every_time_and_its_ids_are_unique() -> None:
 
 
 def test_texts_of_a_server_are_escaped() -> None:
-    held = measured("bf16", devices_after=(state(throttled=(HOSTILE,)),))
+    held = gpu_cells("bf16", devices_after=(state(throttled=(HOSTILE,)),))
     assert "<script>alert(1)" not in render([gpu_record(cells=held)], title="test")
 
 
@@ -229,11 +167,9 @@ def test_texts_of_a_server_are_escaped() -> None:
 def test_a_drawing_is_svg_of_known_colours_however_few_its_points(points: tuple[tuple[int, int], ...]) -> None:
     def draw() -> str:
         top = max(used for _, used in points)
-        return str(
-            over_time(
-                points, Mark(1, "s"), name="t", description="d", last_ns=points[-1][0], top_bytes=top, hollow=False
-            )
-        )
+        return over_time(
+            points, Mark(1, "s"), name="t", description="d", last_ns=points[-1][0], top_bytes=top, hollow=False
+        ).svg
 
     assert draw() == draw()
     root = ElementTree.fromstring(draw())

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench import format as fmt
-from bench.records.record import STATUS_MEANING, Failure, RunRecord
+from bench.records.record import Failure, RunRecord
+from bench.records.words import STATUS_MEANING
 from bench.report import sections
 from bench.report.page import render, write
 from bench.report.sections import all_sections
@@ -110,7 +111,7 @@ def test_every_status_stands_with_its_reason(status: Any) -> None:
     )
     found = page([made])
     assert found.text.count(reason) >= 2
-    assert STATUS_MEANING[status] in found.text
+    assert str(STATUS_MEANING[status]) in found.text
     assert [attrs for _, attrs in found.tags if attrs.get("class") == f"badge {status}"]
 
 

@@ -2,11 +2,13 @@
 
 import re
 
+from bench.published.figures import claims
 from bench.report import page
 from bench.report.document import Details, Table
 from bench.report.sections import claims as claims_section
 from bench.report.sections import published as published_section
 from testkit.records import demo_records, native_records, record
+from tests.support.blocks import in_english
 from tests.support.published import H100, measured, ours
 
 
@@ -20,13 +22,13 @@ def test_published_and_measured_figures_stand_apart() -> None:
     text = page.render([measured(81.73)], title="x")
     for words in ("Published by others", "published, not measured here", "reproduced", "What is said everywhere"):
         assert words in text
-    section = published_section.section([measured(81.73)])
+    section = in_english(published_section.section([measured(81.73)]))
     assert section is not None
     measured_table, *rest = [block for block in section.blocks if isinstance(block, Table)]
     assert not rest
     assert len(measured_table.groups[0].rows) == 1
     folded = [block for block in section.blocks if isinstance(block, Details)]
-    assert [re.sub(r".*\((\d+) figures\)", r"\1", block.summary) for block in folded] == ["30"]
+    assert [re.sub(r".*\((\d+) figures\)", r"\1", str(block.summary)) for block in folded] == ["30"]
 
 
 def test_qwen3_8b_is_shown_with_its_share_of_the_bandwidth_at_input_1() -> None:
@@ -46,10 +48,14 @@ def test_measured_scores_stand_beside_published_ones() -> None:
     assert "+0.0 ± 1.1 percentage points" in text
 
 
+def test_every_claim_has_its_words() -> None:
+    assert {name: str(words) for name, words in claims_section.CLAIMS.items()} == {one.id: one.says for one in claims()}
+
+
 def test_claims_are_answered_for_each_length_of_the_reports_models_alone() -> None:
-    section = claims_section.section([measured(81.73)])
+    section = in_english(claims_section.section([measured(81.73)]))
     assert section is not None
-    [speed] = [block for block in section.blocks if isinstance(block, Details) and "FP8 is 50" in block.summary]
+    [speed] = [block for block in section.blocks if isinstance(block, Details) and "FP8 is 50" in str(block.summary)]
     [table] = [block for block in speed.blocks if isinstance(block, Table)]
     assert [head.text for head in table.heads] == ["Variant", "1", "6,144", "14,336", "30,720", "63,488", "129,024"]
     on_sglang, on_transformers = table.groups[0].rows

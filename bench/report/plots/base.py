@@ -22,7 +22,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from bench.report.document import Mark
+from bench.messages.message import Words, english, msg
+from bench.report.document import Drawing, Mark
+from bench.report.plots.labels import Labels
 from bench.report.view import COLOURS
 
 SVG = "http://www.w3.org/2000/svg"
@@ -69,7 +71,6 @@ PAD = 3 / 72
 """Inches between labels and the figure's edge."""
 ROW_HEIGHT = 0.19
 """Inches, of a heat map's row."""
-LABEL_CHARS = 26
 ElementTree.register_namespace("", SVG)
 
 
@@ -89,7 +90,7 @@ class Point:
 class Series:
     """What is drawn in one colour and with one marker. Without points it keeps its place and is empty."""
 
-    label: str
+    label: Words
     mark: Mark
     points: tuple[Point, ...]
 
@@ -98,19 +99,13 @@ class Series:
 class HeatRow:
     """One row of a heat map."""
 
-    label: str
+    label: Words
     values: tuple[float | None, ...]
     """One per column, in the unit of the map; None where there is nothing."""
     figure: str
     """Written beside the row."""
     dots: frozenset[int] = frozenset()
     """Columns that are marked with a dot."""
-
-
-def _short(text: str) -> str:
-    """Return a label that fits beside an axis, without characters that XML cannot hold."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    return plain if len(plain) <= LABEL_CHARS else f"{plain[: LABEL_CHARS - 1]}…"
 
 
 def _ticks(show: Callable[[float], str]) -> FuncFormatter:
@@ -128,13 +123,14 @@ def _declarations(style_of: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _inline(figure: Figure, name: str, description: str, height: float | None = None) -> Markup:
+def _inline(figure: Figure, name: str, description: Words, labels: Labels, height: float | None = None) -> Drawing:
     """Return the figure as an ``<svg>`` element that can share a page with others.
 
     Args:
         figure: what was drawn.
         name: prefix of all ids, different for every drawing of a page.
         description: for readers who cannot see it.
+        labels: of the figure.
         height: as for `_lay_out`.
     """
     _lay_out(figure, height)
@@ -163,8 +159,8 @@ def _inline(figure: Figure, name: str, description: str, height: float | None = 
                     element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda found: STAND_INS[found[0]], told))
     del root.attrib["width"], root.attrib["height"]
     root.set("role", "img")
-    root.set("aria-label", description)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    root.set("aria-label", english(description))
+    return Drawing(Markup(ElementTree.tostring(root, encoding="unicode")), description, labels.found)
 
 
 def _lay_out(figure: Figure, height: float | None = None) -> None:
@@ -190,12 +186,12 @@ def _lay_out(figure: Figure, height: float | None = None) -> None:
     axes.yaxis.set_label_coords(-beside / axes.bbox.width, 0.5)
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
+def _axes(height: float) -> tuple[Figure, Axes, Labels]:
     figure = Figure(figsize=(WIDTH, height))
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
-    return figure, axes
+    return figure, axes, Labels()
 
 
 def _draw(axes: Axes, series: Series, *, along_x: bool, line: bool) -> None:
@@ -224,8 +220,8 @@ def _draw(axes: Axes, series: Series, *, along_x: bool, line: bool) -> None:
 
 
 def by_length(
-    series: Sequence[Series], *, name: str, description: str, ylabel: str, show: Callable[[float], str], log: bool
-) -> Markup:
+    series: Sequence[Series], *, name: str, description: Words, ylabel: Words, show: Callable[[float], str], log: bool
+) -> Drawing:
     """Draw values over input length (tokens, logarithmic).
 
     Args:
@@ -238,7 +234,7 @@ def by_length(
     """
     lengths = sorted({point.at for one in series for point in one.points})
     with style.context(["default", STYLE]):
-        figure, axes = _axes(3.0)
+        figure, axes, labels = _axes(3.0)
         for one in series:
             _draw(axes, one, along_x=True, line=True)
         axes.set_xscale("log")
@@ -255,21 +251,21 @@ def by_length(
             axes.set_ylim(0, 1.08 * max(point.high for one in series for point in one.points))
             axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(_ticks(show))
-        axes.set_xlabel("input length, tokens")
-        axes.set_ylabel(ylabel)
-        return _inline(figure, name, description)
+        axes.set_xlabel(labels(msg("plot.input_length")))
+        axes.set_ylabel(labels(ylabel))
+        return _inline(figure, name, description, labels)
 
 
-def _rows(axes: Axes, labels: Sequence[str], xlabel: str) -> None:
-    axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+def _rows(axes: Axes, rows: Sequence[Words], xlabel: Words, labels: Labels) -> None:
+    axes.set_yticks(range(len(rows)), [labels(row, short=True) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(_short(xlabel))
+    axes.set_xlabel(labels(xlabel, short=True))
 
 
-def dots(series: Sequence[Series], *, name: str, description: str, xlabel: str) -> Markup:
+def dots(series: Sequence[Series], *, name: str, description: Words, xlabel: Words) -> Drawing:
     """Draw one row per series with its value and interval; ``Point.at`` is the row.
 
     Args:
@@ -279,14 +275,16 @@ def dots(series: Sequence[Series], *, name: str, description: str, xlabel: str) 
         xlabel: what is drawn.
     """
     with style.context(["default", STYLE]):
-        figure, axes = _axes(0.7 + 0.27 * len(series))
+        figure, axes, labels = _axes(0.7 + 0.27 * len(series))
         for one in series:
             _draw(axes, one, along_x=False, line=False)
-        _rows(axes, [one.label for one in series], xlabel)
-        return _inline(figure, name, description)
+        _rows(axes, [one.label for one in series], xlabel, labels)
+        return _inline(figure, name, description, labels)
 
 
-def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, show: Callable[[float], str]) -> Markup:
+def bars(
+    series: Sequence[Series], *, name: str, description: Words, xlabel: Words, show: Callable[[float], str]
+) -> Drawing:
     """Draw one bar per series from zero, with its value beside it; ``Point.at`` is the row.
 
     Args:
@@ -297,7 +295,7 @@ def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, 
         show: formats values and ticks.
     """
     with style.context(["default", STYLE]):
-        figure, axes = _axes(0.7 + 0.27 * len(series))
+        figure, axes, labels = _axes(0.7 + 0.27 * len(series))
         for one in series:
             for point in one.points:
                 colour = SERIES[one.mark.colour]
@@ -308,9 +306,9 @@ def bars(series: Sequence[Series], *, name: str, description: str, xlabel: str, 
                 )
         axes.margins(x=0.16)
         axes.set_xlim(left=0)
-        _rows(axes, [one.label for one in series], xlabel)
+        _rows(axes, [one.label for one in series], xlabel, labels)
         axes.xaxis.set_major_formatter(_ticks(show))
-        return _inline(figure, name, description)
+        return _inline(figure, name, description, labels)
 
 
 def _heat_colour(value: float) -> str:
@@ -326,8 +324,14 @@ def _rectangles(places: Sequence[tuple[float, float, float, float]], colour: str
 
 
 def heat_map(
-    rows: Sequence[HeatRow], *, name: str, description: str, xlabel: str, figure_label: str, columns: Sequence[str] = ()
-) -> Markup:
+    rows: Sequence[HeatRow],
+    *,
+    name: str,
+    description: Words,
+    xlabel: Words,
+    figure_label: Words,
+    columns: Sequence[Words] = (),
+) -> Drawing:
     """Draw shares as colours of one scale (:func:`heat_scale`), with each row's figure beside it.
 
     Args:
@@ -348,7 +352,7 @@ def heat_map(
                 places.setdefault(colour, []).append((left - 0.5, y - 0.43, right - 0.5, y + 0.43))
             left = right
     with style.context(["default", STYLE]):
-        figure, axes = _axes(ROW_HEIGHT * len(rows) + 1)
+        figure, axes, labels = _axes(ROW_HEIGHT * len(rows) + 1)
         for colour, found in sorted(places.items()):
             axes.add_patch(_rectangles(found, colour))
         dots = [(x, y) for y, row in enumerate(rows) for x in sorted(row.dots)]
@@ -356,35 +360,37 @@ def heat_map(
             axes.plot(*zip(*dots, strict=True), "o", color=PAPER, markersize=2.6, markeredgewidth=0)
         for y, row in enumerate(rows):
             axes.annotate(row.figure, (width - 0.5, y), (6, 0), textcoords="offset points", va="center")
-        axes.annotate(figure_label, (width - 0.5, -0.5), (6, 3), textcoords="offset points", va="bottom", fontsize=8)
-        _rows(axes, [row.label for row in rows], xlabel)
+        label = labels(figure_label)
+        axes.annotate(label, (width - 0.5, -0.5), (6, 3), textcoords="offset points", va="bottom", fontsize=8)
+        _rows(axes, [row.label for row in rows], xlabel, labels)
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-0.5, width - 0.5)
         if columns:
-            labels = [_short(column) for column in columns]
-            axes.set_xticks(range(width), labels, rotation=40, ha="right", rotation_mode="anchor")
+            ticks = [labels(column, short=True) for column in columns]
+            axes.set_xticks(range(width), ticks, rotation=40, ha="right", rotation_mode="anchor")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(min(10, max(1, width - 1)), integer=True))
-        return _inline(figure, name, description, ROW_HEIGHT * len(rows))
+        return _inline(figure, name, description, labels, ROW_HEIGHT * len(rows))
 
 
-def heat_scale(*, name: str) -> Markup:
+def heat_scale(*, name: str) -> Drawing:
     """Draw the colours of all heat maps and the shares at which they change."""
     with style.context(["default", STYLE]):
-        figure, axes = _axes(0.58)
+        figure, axes, labels = _axes(0.58)
         axes.add_patch(_rectangles([(-1.6, 0, -0.6, 1)], FAINT))
         for index, colour in enumerate(HEAT):
             axes.add_patch(_rectangles([(index, 0, index + 1, 1)], colour))
         axes.set_xlim(-1.6, len(HEAT) + 0.2)
         axes.set_ylim(0, 1)
-        labels = ["0", *(f"{100 * edge:g}" for edge in EDGES)]
-        labels[-1] += " %"
-        axes.set_xticks([-1.1, *range(1, len(HEAT))], labels)
+        edges = ["0", *(f"{100 * edge:g}" for edge in EDGES)]
+        edges[-1] += " %"
+        axes.set_xticks([-1.1, *range(1, len(HEAT))], edges)
         axes.set_yticks([])
-        axes.set_xlabel("relative output error")
+        axes.set_xlabel(labels(msg("plot.relative_error")))
         axes.grid(visible=False)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        return _inline(figure, name, f"Colours of the heat maps; they change at {', '.join(labels[1:])}; grey is 0")
+        description = msg("plot.heat_scale", edges=", ".join(edges[1:]))
+        return _inline(figure, name, description, labels)

@@ -3,32 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 
 from bench.analysis.estimate import Estimate
-from bench.report.document import Mark
+from bench.messages.message import Words
+from bench.report.document import Drawing, Mark
 from bench.report.plots import base
+from bench.report.plots.labels import Labels
 
 
 @dataclass(frozen=True)
 class ForestRow:
     """One difference, in shares of 1."""
 
-    label: str
+    label: Words
     mark: Mark
     delta: Estimate
     """Drawn thick, with the marker."""
     wide: Estimate | None = None
     """A wider interval, drawn thin."""
-    words: str = ""
+    words: Words = ""
     """Written beside the row."""
     hollow: bool = False
     """Whether it is no variant (the baseline against itself)."""
 
 
-def _draw(axes: Axes, row: int, found: ForestRow) -> None:
+def _draw(axes: Axes, row: int, found: ForestRow, labels: Labels) -> None:
     colour = base.SERIES[found.mark.colour]
     if found.wide is not None:
         axes.plot([100 * found.wide.low, 100 * found.wide.high], [row, row], "-", color=colour, linewidth=0.9)
@@ -36,7 +37,7 @@ def _draw(axes: Axes, row: int, found: ForestRow) -> None:
     face = base.PAPER if found.hollow else colour
     axes.plot([100 * found.delta.value], [row], found.mark.marker, color=colour, markerfacecolor=face, markersize=6.5)
     axes.annotate(
-        found.words,
+        labels(found.words),
         (1, row),
         (6, 0),
         xycoords=("axes fraction", "data"),
@@ -47,8 +48,8 @@ def _draw(axes: Axes, row: int, found: ForestRow) -> None:
 
 
 def forest(
-    rows: Sequence[ForestRow], *, name: str, description: str, xlabel: str, margin: float | None = None
-) -> Markup:
+    rows: Sequence[ForestRow], *, name: str, description: Words, xlabel: Words, margin: float | None = None
+) -> Drawing:
     """Draw differences in percentage points from the top down.
 
     Args:
@@ -59,12 +60,12 @@ def forest(
         margin: loss that does not matter, of 1; drawn as a band from there to no difference. None draws none.
     """
     with style.context(["default", base.STYLE]):
-        figure, axes = base._axes(0.75 + 0.27 * len(rows))
+        figure, axes, labels = base._axes(0.75 + 0.27 * len(rows))
         if margin is not None:
             axes.axvspan(-100 * margin, 0, facecolor=base.FAINT, linewidth=0)
         axes.axvline(0, color=base.INK, linewidth=0.8)
         for row, found in enumerate(rows):
-            _draw(axes, row, found)
-        base._rows(axes, [row.label for row in rows], "")
-        axes.set_xlabel(xlabel)
-        return base._inline(figure, name, description)
+            _draw(axes, row, found, labels)
+        base._rows(axes, [row.label for row in rows], "", labels)
+        axes.set_xlabel(labels(xlabel))
+        return base._inline(figure, name, description, labels)

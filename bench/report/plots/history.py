@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.messages.message import Words, msg
 from bench.nightly.course import ALARMS, Judged
+from bench.report.document import Drawing
 from bench.report.plots.base import FAINT, INK, SERIES, STYLE, _axes, _inline
 
 SHOWN_NIGHTS = 120
 """The newest; more would be a blur."""
 
 
-def timeline(nights: Sequence[Judged], *, name: str, description: str) -> Markup:
+def timeline(nights: Sequence[Judged], *, name: str, description: Words) -> Drawing:
     """Draw variant / control night by night.
 
     Args:
@@ -27,7 +28,7 @@ def timeline(nights: Sequence[Judged], *, name: str, description: str) -> Markup
     alarms = [place for place in places if shown[place].kind in ALARMS]
     fine = [place for place in places if shown[place].kind not in ALARMS]
     with style.context(["default", STYLE]):
-        figure, axes = _axes(1.9)
+        figure, axes, labels = _axes(1.9)
         axes.plot(places, ratios, "-", color=FAINT, linewidth=1)
         axes.plot(fine, [ratios[place] for place in fine], "o", color=SERIES[1], markersize=3.5)
         axes.plot(alarms, [ratios[place] for place in alarms], "v", color=SERIES[2], markersize=7)
@@ -39,6 +40,6 @@ def timeline(nights: Sequence[Judged], *, name: str, description: str) -> Markup
             FuncFormatter(lambda at, _: shown[int(at)].night if 0 <= at < len(shown) and at == int(at) else "")
         )
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_ylabel("speed / control")
+        axes.set_ylabel(labels(msg("plot.speed_of_control")))
         axes.set_xlim(-0.7, max(len(shown) - 0.3, 1))
-        return _inline(figure, name, description)
+        return _inline(figure, name, description, labels)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from bench.report.document import Mark
+from bench.messages.message import Words
+from bench.report.document import Drawing, Mark
 from bench.report.plots.base import SERIES, STYLE, _axes, _inline, _ticks
+from bench.report.plots.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Curve:
     """Whether they are no figures of the variant itself (emulated)."""
     ringed: int | None = None
     """Index of the point that matters."""
-    name: str = ""
+    name: Words = ""
     """Written beside the ring."""
 
 
-def _draw(axes: Axes, curve: Curve) -> None:
+def _draw(axes: Axes, curve: Curve, labels: Labels) -> None:
     colour = SERIES[curve.mark.colour]
     x, y = zip(*curve.points, strict=True)
     face = "none" if curve.hollow else colour
@@ -35,19 +36,19 @@ def _draw(axes: Axes, curve: Curve) -> None:
     if curve.ringed is not None:
         at = curve.points[curve.ringed]
         axes.plot(*at, "o", color=colour, markerfacecolor="none", markersize=12, markeredgewidth=1)
-        axes.annotate(curve.name, at, (8, -9), textcoords="offset points", fontsize=8)
+        axes.annotate(labels(curve.name), at, (8, -9), textcoords="offset points", fontsize=8)
 
 
 def curves(
     found: Sequence[Curve],
     *,
     name: str,
-    description: str,
-    xlabel: str,
-    ylabel: str,
+    description: Words,
+    xlabel: Words,
+    ylabel: Words,
     show: Callable[[float], str],
     ticks: Sequence[float] = (),
-) -> Markup:
+) -> Drawing:
     """Draw curves; x is logarithmic, y begins at zero.
 
     Args:
@@ -60,9 +61,9 @@ def curves(
         ticks: where x has ticks; without, at round values.
     """
     with style.context(["default", STYLE]):
-        figure, axes = _axes(3.0)
+        figure, axes, labels = _axes(3.0)
         for curve in found:
-            _draw(axes, curve)
+            _draw(axes, curve, labels)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(list(ticks)) if ticks else LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -72,6 +73,6 @@ def curves(
         axes.set_ylim(0, 1.12 * max(y for curve in found for _, y in curve.points) or 1)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        return _inline(figure, name, description)
+        axes.set_xlabel(labels(xlabel))
+        axes.set_ylabel(labels(ylabel))
+        return _inline(figure, name, description, labels)

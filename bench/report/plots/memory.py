@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.ticker import MaxNLocator
 
 from bench import format as fmt
-from bench.report.document import Mark
+from bench.messages.message import Words, msg
+from bench.report.document import Drawing, Mark
 from bench.report.plots.base import SERIES, STYLE, _axes, _inline, _ticks
 
 HEIGHT = 1.7
@@ -20,11 +20,11 @@ def over_time(
     mark: Mark,
     *,
     name: str,
-    description: str,
+    description: Words,
     last_ns: int,
     top_bytes: int,
     hollow: bool,
-) -> Markup:
+) -> Drawing:
     """Draw bytes over seconds, from zero, with a marker at the highest.
 
     Args:
@@ -41,7 +41,7 @@ def over_time(
     used = [value for _, value in points]
     highest = max(range(len(used)), key=used.__getitem__)
     with style.context(["default", STYLE]):
-        figure, axes = _axes(HEIGHT)
+        figure, axes, labels = _axes(HEIGHT)
         axes.plot(at_s, used, "--" if hollow else "-", color=colour, linewidth=1.2)
         axes.plot(at_s[highest], used[highest], mark.marker, color=colour, markerfacecolor="none" if hollow else colour)
         axes.set_xlim(0, max(last_ns / NS_PER_S, at_s[-1]) or 1)
@@ -50,5 +50,5 @@ def over_time(
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(_ticks(lambda value: f"{value:g} s"))
         axes.yaxis.set_major_formatter(_ticks(fmt.size))
-        axes.set_xlabel("since the trial began")
-        return _inline(figure, name, description)
+        axes.set_xlabel(labels(msg("plot.trial_time")))
+        return _inline(figure, name, description, labels)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
 from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bench.report.document import Mark
+from bench.messages.message import Words, msg
+from bench.report.document import Drawing, Mark
 from bench.report.plots.base import INK, SERIES, STYLE, _axes, _inline, _ticks
 from bench.speed.metrics import Interval
 
@@ -26,8 +26,8 @@ class Placed:
 
 
 def pareto(
-    placed: Sequence[Placed], *, name: str, description: str, xlabel: str, show: Callable[[float], str]
-) -> Markup:
+    placed: Sequence[Placed], *, name: str, description: Words, xlabel: Words, show: Callable[[float], str]
+) -> Drawing:
     """Draw variants by goal and accuracy.
 
     Args:
@@ -38,7 +38,7 @@ def pareto(
         show: formats it.
     """
     with style.context(["default", STYLE]):
-        figure, axes = _axes(3.0)
+        figure, axes, labels = _axes(3.0)
         for one in placed:
             colour, at = SERIES[one.mark.colour], (one.x.median, 100 * one.y.median)
             axes.errorbar(
@@ -56,6 +56,6 @@ def pareto(
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(_ticks(show))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel("accuracy, pp against BF16")
-        return _inline(figure, name, description)
+        axes.set_xlabel(labels(xlabel))
+        axes.set_ylabel(labels(msg("plot.accuracy_change")))
+        return _inline(figure, name, description, labels)

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from bench import format as fmt
 from bench.analysis.paired import item_values
-from bench.records.record import PROBLEM_MEANING, Mode, RunRecord, TaskScore
+from bench.messages.message import Words, clauses, linked, listed, msg, sentences
+from bench.records.record import Mode, RunRecord, TaskScore
+from bench.records.words import PROBLEM, PROBLEM_SENTENCE
 from bench.report.document import (
     Block,
     Bullets,
@@ -24,16 +26,11 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.base import Point, Series, dots
+from bench.report.recorded import recorded
 from bench.report.view import SHOWN, Run, is_own, reasons_of, runs, score_of, tasks
 from bench.report.work_table import work_table
 
 ORDER = 30
-
-OWN = (
-    "Tasks named mini-… are small sets of quantbench's own, in the form of MMLU, C-Eval and IFEval. They show that a "
-    "variant still works and how often its answers change; their scores are not comparable with those of MMLU, "
-    "C-Eval or IFEval, here or elsewhere."
-)
 
 
 def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
@@ -50,7 +47,7 @@ def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
         series.append(Series(run.label, run.mark, points))
     if not metric_name:
         return None
-    caption = f"{task}: {metric_name} by variant, bars ± one standard error."
+    caption = msg("accuracy.figure", task=task, metric=metric_name)
     return Figure(dots(series, name=name, description=caption, xlabel=metric_name), caption)
 
 
@@ -61,44 +58,47 @@ def _scored(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, TaskS
         if score := run.score(task):
             found.append((run.heading, run, score))
         if again := score_of(run.record, task, repeat=1):
-            found.append((replace(run.heading, text=f"{run.label} again"), run, again))
+            found.append((replace(run.heading, text=msg("verdict.again", label=run.label)), run, again))
     return found
 
 
-def _problems(score: TaskScore) -> str:
+def _problems(score: TaskScore) -> Words:
     """Return how many items need a look, e.g. ``3 truncated``; empty if none does."""
-    counts = [(problem, score.counts.get(problem, 0)) for problem in PROBLEM_MEANING]
-    return ", ".join(f"{fmt.count(count)} {problem.replace('_', '-')}" for problem, count in counts if count)
+    counts = [(words, score.counts.get(problem, 0)) for problem, words in PROBLEM.items()]
+    found = [msg("problem.count", times=fmt.count(count), problem=words) for words, count in counts if count]
+    return listed(found) if found else ""
 
 
-def drawn(how: Mode) -> str:
+def drawn(how: Mode) -> Words:
     """Return how tokens were drawn, in words."""
     if how.temperature == 0:
-        return "greedy"
+        return msg("sampling.greedy")
     limits = {"top-p": how.top_p, "top-k": how.top_k, "min-p": how.min_p}
     unlimited = {"top-p": 1, "top-k": -1, "min-p": 0}
-    told = [f"{name} {value:g}" for name, value in limits.items() if value != unlimited[name]]
-    return ", ".join([f"temperature {how.temperature:g}", *told])
+    limited = [f"{name} {value:g}" for name, value in limits.items() if value != unlimited[name]]
+    return listed([msg("sampling.temperature", value=f"{how.temperature:g}"), *limited])
 
 
 def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) -> list[Cell]:
     start = [heading, Cell("", status=score.status)]
     problems = _problems(score)
     if score.status not in SHOWN or not score.metrics:
-        of = f"{problems} of {fmt.plural(score.n_items, 'item')}" if problems else ""
-        told = "; ".join(score.reasons) or fmt.MISSING
-        return [*start, Cell(told, (of,) if of else (), span=width - len(start))]
+        of = (msg("accuracy.problems_of", problems=problems, n=score.n_items),) if problems else ()
+        why = clauses(map(recorded, score.reasons)) if score.reasons else fmt.MISSING
+        return [*start, Cell(why, of, span=width - len(start))]
     by_name = {metric.name: metric for metric in score.metrics}
-    thinking = {None: fmt.MISSING, True: "on", False: "off"}[score.thinking]
+    thinking: dict[bool | None, Words] = {None: fmt.MISSING, True: msg("word.on"), False: msg("word.off")}
+    fewshot = msg("accuracy.own_fewshot") if score.num_fewshot is None else str(score.num_fewshot)
+    limit = msg("word.none") if score.limit is None else msg("accuracy.per_subject", limit=fmt.count(score.limit))
     return [
         *start,
         *(metric_cell(by_name[name]) if name in by_name else number(None, fmt.share) for name in metrics),
         Cell(fmt.count(score.n_items), numeric=True),
-        Cell(problems or ("none" if score.counts else fmt.MISSING)),
-        Cell("task's own" if score.num_fewshot is None else str(score.num_fewshot), numeric=True),
-        Cell("none" if score.limit is None else f"{fmt.count(score.limit)} per subject", numeric=True),
-        Cell("yes" if score.chat_template else "no"),
-        Cell(thinking, (drawn(score.sampling),) if score.sampling else ()),
+        Cell(problems or (msg("word.none") if score.counts else fmt.MISSING)),
+        Cell(fewshot, numeric=True),
+        Cell(limit, numeric=True),
+        Cell(msg("word.yes") if score.chat_template else msg("word.no")),
+        Cell(thinking[score.thinking], (drawn(score.sampling),) if score.sampling else ()),
         number(score.duration_s, fmt.seconds, "s"),
     ]
 
@@ -107,21 +107,23 @@ def _table(found: Sequence[tuple[Cell, Run, TaskScore]], task: str) -> Table:
     shown = [score for _, _, score in found if score.status in SHOWN]
     metrics = list(dict.fromkeys(metric.name for score in shown for metric in score.metrics))
     heads = [
-        Head("Variant"),
-        Head("Status"),
-        *(Head(name, "as lm-eval computes it, ± one standard error", numeric=True) for name in metrics),
-        Head("Items", "items scored", numeric=True),
-        Head("To look at", "items with a problem; what each means stands below"),
-        Head("Few-shot", "examples before each item", numeric=True),
-        Head("Limit", "items at most", numeric=True),
-        Head("Chat template"),
-        Head("Thinking", "whether the chat template lets the model reason first"),
-        Head("Time", "for the whole task", numeric=True),
+        Head(msg("head.variant")),
+        Head(msg("head.status")),
+        *(Head(name, msg("accuracy.metric.help"), numeric=True) for name in metrics),
+        Head(msg("head.items"), msg("accuracy.items.help"), numeric=True),
+        Head(msg("accuracy.problems"), msg("accuracy.problems.help")),
+        Head(msg("accuracy.fewshot"), msg("accuracy.fewshot.help"), numeric=True),
+        Head(msg("accuracy.limit"), msg("accuracy.limit.help"), numeric=True),
+        Head(msg("accuracy.chat_template")),
+        Head(msg("accuracy.thinking"), msg("accuracy.thinking.help")),
+        Head(msg("accuracy.time"), msg("accuracy.time.help"), numeric=True),
     ]
     rows = [_row(heading, score, metrics, len(heads)) for heading, _, score in found]
     versions = sorted({version for _, _, score in found for version in score.task_versions.values()})
-    version = f", task version {' and '.join(versions)}" if versions else ""
-    return Table(f"{task}{version}: every metric and its settings", heads, [Group(rows)])
+    caption = msg("accuracy.caption", task=task)
+    if versions:
+        caption = msg("accuracy.caption.version", task=task, versions=linked(versions))
+    return Table(caption, heads, [Group(rows)])
 
 
 def _subjects(everything: Sequence[Run], task: str) -> Details | None:
@@ -136,14 +138,15 @@ def _subjects(everything: Sequence[Run], task: str) -> Details | None:
     subjects = sorted({subject for by_subject in columns.values() for subject in by_subject})
     if len(subjects) < 2:
         return None
-    heads = [Head("Subject"), Head("Items", numeric=True), *(Head(label, numeric=True) for label in columns)]
+    heads = [Head(msg("head.subject")), Head(msg("head.items"), numeric=True)]
+    heads += [Head(label, numeric=True) for label in columns]
     rows = []
     for subject in subjects:
         values = [by_subject.get(subject, []) for by_subject in columns.values()]
         means = [number(sum(some) / len(some) if some else None, fmt.share) for some in values]
         rows.append([Cell(subject), Cell(fmt.count(max(map(len, values))), numeric=True), *means])
-    table = Table(f"{task}: mean of the main metric by subject", heads, [Group(rows)])
-    return Details(f"{fmt.plural(len(rows), 'subject')} of {task}", [table])
+    table = Table(msg("accuracy.by_subject", task=task), heads, [Group(rows)])
+    return Details(msg("accuracy.subjects", n=len(rows), task=task), [table])
 
 
 def _task(everything: Sequence[Run], task: str) -> list[Block]:
@@ -152,12 +155,12 @@ def _task(everything: Sequence[Run], task: str) -> list[Block]:
     reasons = reasons_of(everything, lambda run: [score for score in run.record.scores if score.task == task])
     blocks: list[Block] = [Heading(task), _table(found, task)]
     blocks += [Bullets(reasons)] if reasons else []
-    told = [
-        f"{problem.replace('_', '-').capitalize()}: {meaning}."
-        for problem, meaning in PROBLEM_MEANING.items()
+    meanings = [
+        sentence
+        for problem, sentence in PROBLEM_SENTENCE.items()
         if any(score.counts.get(problem) for _, _, score in found)
     ]
-    blocks += [Text(" ".join(told), "small")] if told else []
+    blocks += [Text(sentences(meanings), "small")] if meanings else []
     work = work_table(((heading, run.record, score) for heading, run, score in found), task)
     subjects = _subjects(everything, task)
     return [*blocks, *([work] if work else []), *([subjects] if subjects else [])]
@@ -168,18 +171,12 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     everything, names = runs(records), tasks(records)
     if not names:
         return None
-    blocks: list[Block] = [Note("Our own small sets", OWN)] if any(map(is_own, names)) else []
+    own = Note(msg("accuracy.own.title"), msg("accuracy.own"))
+    blocks: list[Block] = [own] if any(map(is_own, names)) else []
     drawn = [_figure(everything, task, f"accuracy{index}") for index, task in enumerate(names)]
     figures = [figure for figure in drawn if figure]
     if figures:
-        blocks.append(Figures(figures))
-        blocks.append(
-            Text(
-                "A standard error describes one variant's score on its own. Variants answer the same items, so whether "
-                "they differ is told by the items that changed (accuracy verdict), not by overlapping bars.",
-                "small",
-            )
-        )
+        blocks += [Figures(figures), Text(msg("accuracy.how"), "small")]
     for task in names:
         blocks += _task(everything, task)
-    return Section("accuracy", "Accuracy", blocks)
+    return Section("accuracy", msg("accuracy.title"), blocks)

@@ -13,7 +13,9 @@ from bench.analysis.damage import (
     changed_items,
     subject_note,
 )
+from bench.messages.message import Words, msg
 from bench.records.record import ItemOutcome, RunRecord, TaskScore
+from bench.records.words import PROBLEM
 from bench.report.cells import delta_cell, nats, p_cell
 from bench.report.document import (
     Block,
@@ -24,6 +26,7 @@ from bench.report.document import (
     Group,
     Head,
     Heading,
+    Mark,
     Section,
     Table,
     Text,
@@ -39,38 +42,30 @@ ORDER = 32
 MOST = 50
 """Items lost, and items gained, that are shown of one variant and task; all of them are in its record."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-LEAD = (
-    "What each variant lost and gained, to look at more closely. None of it changes a verdict: who looks at many "
-    "subjects finds a bad one by chance, and where a lead is near 0 a tie was broken the other way."
-)
-LEADS = (
-    "Choices are named A, B, … in their order. Below an answer stands its lead over the next best choice, nats. Moved "
-    "is how far the two picks moved against each other."
-)
 SUBJECT_HEADS = (
-    Head("Subject"),
-    Head("Items", numeric=True),
-    Head("BF16", "mean of the main metric", numeric=True),
-    Head("Variant", "mean of the main metric", numeric=True),
-    Head("Change", "percentage points; 95 % interval of this subject alone", numeric=True),
-    Head("Gained, lost", "items", numeric=True),
-    Head("McNemar p", "exact, not corrected", numeric=True),
-    Head("Corrected p", "for the number of subjects (Holm): the one to read", numeric=True),
+    Head(msg("head.subject")),
+    Head(msg("head.items"), numeric=True),
+    Head("BF16", msg("changed.mean.help"), numeric=True),
+    Head(msg("head.variant"), msg("changed.mean.help"), numeric=True),
+    Head(msg("head.change"), msg("changed.subject.change.help"), numeric=True),
+    Head(msg("changed.flips"), msg("changed.flips.help"), numeric=True),
+    Head(msg("head.mcnemar"), msg("changed.mcnemar.help"), numeric=True),
+    Head(msg("changed.corrected_p"), msg("changed.corrected_p.help"), numeric=True),
 )
 ITEM_HEADS = (
-    Head("Subject"),
-    Head("Item", "its number in the subject", numeric=True),
-    Head("Right answer"),
+    Head(msg("head.subject")),
+    Head(msg("changed.item"), msg("changed.item.help"), numeric=True),
+    Head(msg("changed.right_answer")),
     Head("BF16"),
-    Head("Variant"),
-    Head("Moved", "nats", numeric=True),
+    Head(msg("head.variant")),
+    Head(msg("changed.moved"), "nats", numeric=True),
 )
 LENGTH_HEADS = (
-    Head("Prompt tokens"),
-    Head("Items", numeric=True),
-    Head("BF16", "mean of the main metric", numeric=True),
-    Head("Variant", "mean of the main metric", numeric=True),
-    Head("Change", "percentage points; 95 % interval of these items alone", numeric=True),
+    Head(msg("head.prompt_tokens")),
+    Head(msg("head.items"), numeric=True),
+    Head("BF16", msg("changed.mean.help"), numeric=True),
+    Head(msg("head.variant"), msg("changed.mean.help"), numeric=True),
+    Head(msg("head.change"), msg("changed.length.change.help"), numeric=True),
 )
 
 
@@ -85,7 +80,7 @@ class Change:
     """Empty if all prompts are about equally long."""
 
 
-def _subjects(found: Sequence[SubjectDamage], title: str) -> list[Block]:
+def _subjects(found: Sequence[SubjectDamage], title: Words) -> list[Block]:
     """Return the table of subjects, greatest loss first; nothing for a task without subjects."""
     if len(found) < 2:
         return []
@@ -102,9 +97,8 @@ def _subjects(found: Sequence[SubjectDamage], title: str) -> list[Block]:
         ]
         for one in found
     ]
-    note = subject_note(found)
-    table = Table(f"{title}: by subject, greatest loss first", SUBJECT_HEADS, [Group(rows)])
-    return [Text(f"{note[0].upper()}{note[1:]}."), table]
+    table = Table(msg("changed.by_subject", title=title), SUBJECT_HEADS, [Group(rows)])
+    return [Text(subject_note(found)), table]
 
 
 def _choice(text: str) -> str:
@@ -115,10 +109,10 @@ def _choice(text: str) -> str:
 def _picked(item: ItemOutcome) -> Cell:
     """Return the cell of a picked choice with its lead over the next best."""
     best, *rest = sorted(item.logprobs, reverse=True)
-    return Cell(_choice(item.answer), (f"by {nats(best - rest[0])}",) if rest else ())
+    return Cell(_choice(item.answer), (msg("changed.lead_of", lead=nats(best - rest[0])),) if rest else ())
 
 
-def _choice_table(items: Sequence[ChangedItem], title: str) -> Table:
+def _choice_table(items: Sequence[ChangedItem], caption: Words) -> Table:
     rows = [
         [
             Cell(one.baseline.task),
@@ -130,32 +124,34 @@ def _choice_table(items: Sequence[ChangedItem], title: str) -> Table:
         ]
         for one in items
     ]
-    return Table(title, ITEM_HEADS, [Group(rows)])
+    return Table(caption, ITEM_HEADS, [Group(rows)])
 
 
-def _told(item: ItemOutcome) -> str:
-    return f" ({item.problem.replace('_', '-')})" if item.problem else ""
+def _answer(who: Words, item: ItemOutcome) -> Verbatim:
+    """Return a generated answer in full."""
+    title = msg("changed.with_problem", who=who, problem=PROBLEM[item.problem]) if item.problem else who
+    return Verbatim(title, item.answer)
 
 
 def _texts(one: ChangedItem) -> Details:
     """Return both generated answers in full."""
     before, after = one.baseline, one.variant
-    blocks = [Verbatim(f"BF16{_told(before)}", before.answer), Verbatim(f"Variant{_told(after)}", after.answer)]
-    return Details(f"{before.task}, item {fmt.count(before.doc_id)}: both answers", blocks)
+    summary = msg("changed.both_answers", task=before.task, item=fmt.count(before.doc_id))
+    return Details(summary, [_answer("BF16", before), _answer(msg("head.variant"), after)])
 
 
-def _items(items: Sequence[ChangedItem], what: str, title: str, run_id: str) -> list[Block]:
+def _items(items: Sequence[ChangedItem], heading: Words, caption: Words, run_id: str) -> list[Block]:
     """Return the items that were lost, or gained; nothing if there are none."""
     if not items:
         return []
     shown = items[:MOST]
-    blocks: list[Block] = [Heading(f"{fmt.plural(len(items), 'item')} {what}")]
+    blocks: list[Block] = [Heading(heading)]
     choices = [one for one in shown if one.baseline.logprobs and one.variant.logprobs]
     if choices:
-        blocks.append(_choice_table(choices, f"{title}: items {what}, clearest first"))
+        blocks.append(_choice_table(choices, caption))
     blocks += [_texts(one) for one in shown if one not in choices]
     if len(items) > MOST:
-        blocks.append(Text(f"{fmt.count(len(items) - MOST)} more are in the record of run {run_id}.", "small"))
+        blocks.append(Text(msg("changed.more", more=fmt.count(len(items) - MOST), run=run_id), "small"))
     return blocks
 
 
@@ -165,7 +161,7 @@ def _span(one: LengthBin) -> str:
     return f"{fmt.count(one.shortest_tokens)}–{fmt.count(one.longest_tokens)}"
 
 
-def _lengths(found: Sequence[LengthBin], title: str) -> list[Block]:
+def _lengths(found: Sequence[LengthBin], title: Words) -> list[Block]:
     """Return the change by length of the prompt; nothing if all are about equally long."""
     if not found:
         return []
@@ -180,8 +176,8 @@ def _lengths(found: Sequence[LengthBin], title: str) -> list[Block]:
         for one in found
     ]
     return [
-        Heading("By length of the prompt"),
-        Table(f"{title}: by length of the prompt", LENGTH_HEADS, [Group(rows)]),
+        Heading(msg("changed.by_length")),
+        Table(msg("changed.length.table", title=title), LENGTH_HEADS, [Group(rows)]),
     ]
 
 
@@ -195,9 +191,10 @@ def _length_figure(changes: Sequence[Change], name: str) -> Figure:
     """Return one task's scores by length of the prompt."""
     lines = {one.baseline_run.label: _series(one.baseline_run, one.lengths, _means(one)[0]) for one in changes}
     lines |= {one.judged.run.label: _series(one.judged.run, one.lengths, _means(one)[1]) for one in changes}
-    caption = f"{changes[0].judged.score.task}: mean of the main metric by length of the prompt, tokens."
+    caption = msg("changed.length.caption", task=changes[0].judged.score.task)
+    ylabel = msg("changed.score")
     drawn = by_length(
-        list(lines.values()), name=name, description=caption, ylabel="score", show=fmt.significant, log=False
+        list(lines.values()), name=name, description=caption, ylabel=ylabel, show=fmt.significant, log=False
     )
     return Figure(drawn, caption)
 
@@ -210,15 +207,17 @@ def _means(change: Change) -> tuple[list[float], list[float]]:
 def _details(change: Change) -> Details:
     """Return everything that changed in one variant's answers to one task."""
     run, score, baseline = change.judged.run, change.judged.score, change.baseline
-    title = f"{run.label} on {score.task}"
+    title = msg("changed.title", label=run.label, task=score.task)
     changed = changed_items(baseline, score)
     lost = [item for item in changed if item.change == "lost"]
     gained = [item for item in changed if item.change == "gained"]
     blocks = _subjects(by_subject(baseline, score), title)
-    for items, what in ((lost, "lost"), (gained, "gained")):
-        blocks += _items(items, what, title, run.record.run_id)
+    heading, caption = msg("changed.lost", n=len(lost)), msg("changed.lost.caption", title=title)
+    blocks += _items(lost, heading, caption, run.record.run_id)
+    heading, caption = msg("changed.gained", n=len(gained)), msg("changed.gained.caption", title=title)
+    blocks += _items(gained, heading, caption, run.record.run_id)
     blocks += _lengths(change.lengths, title)
-    return Details(f"{title}: {len(lost)} lost, {len(gained)} gained", blocks)
+    return Details(msg("changed.summary", title=title, lost=str(len(lost)), gained=str(len(gained))), blocks)
 
 
 def _changes(records: Sequence[RunRecord]) -> list[Change]:
@@ -243,9 +242,10 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         if change.lengths:
             by_task.setdefault(change.judged.score.task, []).append(change)
     figures = [_length_figure(some, f"changed{index}") for index, some in enumerate(by_task.values())]
-    blocks: list[Block] = [Text(LEAD), Text(LEADS, "small"), *map(_details, changes)]
+    lead, leads = Text(msg("changed.lead")), Text(msg("changed.leads"), "small")
+    blocks: list[Block] = [lead, leads, *map(_details, changes)]
     if figures:
         marks = {run.label: run.mark for one in changes for run in (one.baseline_run, one.judged.run)}
-        legend = [(mark, label) for label, mark in marks.items()]
-        blocks += [Heading("By length of the prompt"), Figures(figures, legend)]
-    return Section("changed", "Which answers changed", blocks)
+        legend: list[tuple[Mark, Words]] = [(mark, label) for label, mark in marks.items()]
+        blocks += [Heading(msg("changed.by_length")), Figures(figures, legend)]
+    return Section("changed", msg("changed.section"), blocks)

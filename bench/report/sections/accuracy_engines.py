@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from bench import format as fmt
 from bench.analysis.damage import TwoByTwo
+from bench.messages.message import Words, msg, sentences
 from bench.records.record import RunRecord
 from bench.report.cells import delta_cell
 from bench.report.document import Block, Bullets, Cell, Group, Head, Section, Table, Text
@@ -12,22 +13,15 @@ from bench.report.verdicts import OnEngines, on_engines
 
 ORDER = 34
 
-LEAD = (
-    "BF16 and the variant answered the same items on two engines. A loss that is the same on both comes with the "
-    "quantized weights; one that differs comes at least in part from how an engine computes with them."
-)
-HOW = "95 % intervals, each for itself alone: they are not corrected for their number."
 
-
-def _source(table: TwoByTwo) -> tuple[str, str]:
+def _source(table: TwoByTwo) -> tuple[Words, Words]:
     """Return where a loss comes from, and why."""
     first, second = table.deltas
-    reading = f"{table.reading[0].upper()}{table.reading[1:]}."
     if not table.interaction.low <= 0 <= table.interaction.high:
-        return "the engine, at least in part", reading
+        return msg("engines.engine"), table.reading
     if first.high < 0 and second.high < 0:
-        return "the quantization", f"The loss is there on both engines. {reading}"
-    return "cannot be told", f"A loss is not sure on both engines. {reading}"
+        return msg("engines.quantization"), sentences([msg("engines.on_both"), table.reading])
+    return msg("engines.undecided"), sentences([msg("engines.not_on_both"), table.reading])
 
 
 def _row(one: OnEngines, table: TwoByTwo) -> list[Cell]:
@@ -41,18 +35,16 @@ def _row(one: OnEngines, table: TwoByTwo) -> list[Cell]:
 
 
 def _table(engines: tuple[str, str], rows: Sequence[list[Cell]]) -> Table:
-    heads = [Head("Variant"), Head("Where a loss comes from")]
-    means = "means of BF16 and of the variant"
-    heads += [
-        Head(f"On {engine}", f"variant minus BF16, percentage points; below it {means}", numeric=True)
-        for engine in engines
+    first, second = engines
+    heads = [
+        Head(msg("head.variant")),
+        Head(msg("engines.source")),
+        *(Head(msg("engines.on", engine=one), msg("engines.on.help"), numeric=True) for one in engines),
+        Head(msg("engines.alone"), msg("engines.alone.help", first=first, second=second), numeric=True),
+        Head(msg("engines.interaction"), msg("engines.interaction.help", first=first, second=second), numeric=True),
+        Head(msg("head.items"), numeric=True),
     ]
-    heads += [
-        Head("Engine alone", f"BF16 on {engines[1]} minus BF16 on {engines[0]}, percentage points", numeric=True),
-        Head("Interaction", f"change on {engines[1]} minus change on {engines[0]}, percentage points", numeric=True),
-        Head("Items", numeric=True),
-    ]
-    return Table(f"BF16 and variants on {engines[0]} and on {engines[1]}", heads, [Group(rows)])
+    return Table(msg("engines.caption", first=first, second=second), heads, [Group(rows)])
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -64,8 +56,13 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     for one in found:
         if one.table:
             rows.setdefault(one.table.engines, []).append(_row(one, one.table))
-    blocks: list[Block] = [Text(LEAD)]
+    blocks: list[Block] = [Text(msg("engines.lead"))]
     blocks += [_table(engines, some) for engines, some in rows.items()]
-    refused = [f"{one.variant}, {one.task}: not compared: {one.obstacle}" for one in found if not one.table]
+    refused = [
+        msg("engines.not_compared", variant=one.variant, task=one.task, why=one.obstacle)
+        for one in found
+        if not one.table
+    ]
     blocks += [Bullets(refused)] if refused else []
-    return Section("engines", "Quantization or engine", [*blocks, Text(HOW, "small")] if rows else blocks)
+    blocks += [Text(msg("engines.how"), "small")] if rows else []
+    return Section("engines", msg("engines.title"), blocks)

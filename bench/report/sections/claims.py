@@ -4,30 +4,44 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.published.claims import Finding
-from bench.published.figures import claims, sources
+from bench.messages.message import Message, Words, listed, msg
+from bench.published.claims import Answer, Finding
+from bench.published.figures import Claim, claims, sources
 from bench.records.record import RunRecord
 from bench.report.claims import findings
 from bench.report.document import Block, Cell, Details, Group, Head, Section, Table, Text
+from bench.report.units import OF_ONE
 
 ORDER = 57
 
-LEAD = (
-    "Each sentence against each figure that there is of the models in this report. A figure with an interval decides "
-    "only if that lies on one side; a published speed has none and decides alone."
-)
-MEANING = {
-    "accuracy": "Loss relative to BF16 with its 95 % interval where there is one, and in percentage points.",
-    "speed": "How much faster than BF16 a whole request is, by the input's length.",
+CLAIMS = {
+    "fp8-accuracy": msg("claims.fp8_accuracy"),
+    "int4-accuracy": msg("claims.int4_accuracy"),
+    "int8-accuracy": msg("claims.int8_accuracy"),
+    "fp8-speed": msg("claims.fp8_speed"),
+    "int4-speed": msg("claims.int4_speed"),
+    "int8-speed": msg("claims.int8_speed"),
+}
+"""{id of a claim: what it says}; one that is not here is quoted as its file has it."""
+MEANING = {"accuracy": msg("claims.accuracy.meaning"), "speed": msg("claims.speed.meaning")}
+ANSWERS: dict[Answer, Message] = {
+    "holds": msg("claims.holds"),
+    "does not hold": msg("claims.does_not_hold"),
+    "cannot be told": msg("claims.undecided"),
 }
 
 
-def _column(one: Finding) -> str:
+def _says(claim: Claim) -> Message:
+    """Return a claim in quotation marks."""
+    return msg("claims.quoted", says=CLAIMS.get(claim.id, claim.says))
+
+
+def _column(one: Finding) -> Words:
     """Return what a finding's column is headed: the input's length, or the task."""
     return fmt.count(one.input_len) if one.input_len else one.where
 
 
-def _row_of(one: Finding) -> tuple[str, str, str, bool]:
+def _row_of(one: Finding) -> tuple[str, Words, str, bool]:
     """Return what findings of one row have in common: variant, place, source, and whether they were measured here."""
     return f"{one.model} {one.label}", one.where if one.input_len else "", one.source, one.measured
 
@@ -36,27 +50,29 @@ def _answer(one: Finding) -> Cell:
     spread = () if one.low is None or one.high is None else (fmt.between(fmt.percent(one.low), fmt.percent(one.high)),)
     points = () if one.points is None else (f"{fmt.points(-one.points)}",)
     notes = (fmt.percent(one.value), *spread, *points)
-    return Cell(one.answer, notes, f"{one.value!r} of 1", faint=not one.measured)
+    return Cell(
+        ANSWERS[one.answer], notes, msg("exact.value", value=repr(one.value), unit=OF_ONE), faint=not one.measured
+    )
 
 
-def _table(says: str, found: Sequence[Finding]) -> Table:
-    by_length = found[0].claim.figure == "speed"
+def _table(claim: Claim, found: Sequence[Finding]) -> Table:
+    by_length = claim.figure == "speed"
     columns = dict.fromkeys(map(_column, sorted(found, key=lambda one: one.input_len or 0)))
     rows = []
     for row in dict.fromkeys(map(_row_of, found)):
         answers = {_column(one): _answer(one) for one in found if _row_of(one) == row}
         variant, where, source, measured = row
-        told = "measured here" if measured else f"published: {sources()[source].title}"
-        heading = Cell(variant, (*((f"on {where}",) if where else ()), told), faint=not measured)
+        origin = msg("claims.measured") if measured else msg("claims.published", source=sources()[source].title)
+        heading = Cell(variant, (*((msg("claims.on", where=where),) if where else ()), origin), faint=not measured)
         rows.append([heading, *(answers.get(column, Cell()) for column in columns)])
-    help_text = "tokens of input" if by_length else "task"
-    return Table(f"“{says}”", [Head("Variant"), *(Head(column, help_text) for column in columns)], [Group(rows)])
+    help_text = msg("claims.length.help") if by_length else msg("claims.task.help")
+    heads = [Head(msg("head.variant")), *(Head(column, help_text) for column in columns)]
+    return Table(_says(claim), heads, [Group(rows)])
 
 
-def _summary(found: Sequence[Finding]) -> str:
-    told = Counter(one.answer for one in found)
-    figures = {answer: fmt.plural(told[answer], "figure") for answer in ("holds", "does not hold", "cannot be told")}
-    return ", ".join(f"{answer} for {number}" for answer, number in figures.items())
+def _summary(found: Sequence[Finding]) -> Words:
+    counts = Counter(one.answer for one in found)
+    return listed(msg("claims.count", answer=words, n=counts[answer]) for answer, words in ANSWERS.items())
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -65,10 +81,10 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     found = [one for one in findings(records) if one.measured or one.model in models]
     if all(one.measured for one in found):
         return None
-    blocks: list[Block] = [Text(LEAD)]
+    blocks: list[Block] = [Text(msg("claims.lead"))]
     for claim in claims():
         mine = [one for one in found if one.claim == claim]
         if mine:
-            table = _table(claim.says, mine)
-            blocks.append(Details(f"“{claim.says}”: {_summary(mine)}", [Text(MEANING[claim.figure], "small"), table]))
-    return Section("claims", "What is said everywhere", blocks)
+            summary = msg("claims.summary", claim=_says(claim), counts=_summary(mine))
+            blocks.append(Details(summary, [Text(MEANING[claim.figure], "small"), _table(claim, mine)]))
+    return Section("claims", msg("claims.title"), blocks)

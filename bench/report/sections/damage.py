@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench import format as fmt
+from bench.messages.message import Words, listed, msg, sentences
 from bench.records.record import RunRecord
 from bench.report.document import (
     Block,
@@ -24,6 +25,7 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.base import HeatRow, heat_map, heat_scale
+from bench.report.units import OF_ONE
 from bench.report.view import Run, runs
 from quantize.checkpoint import LayerError
 
@@ -34,24 +36,20 @@ OPEN = 4
 WORST = 5
 EXPERTS = "mlp"
 """Name of a decoder layer's block of experts, which is compared as a whole."""
-LEAD = (
-    "How far the output of each linear layer is from its source's, as a share of the source's output, on held-out text."
-)
-HOW = (
-    "Attention and MLP of each decoder layer are fed with the source's own states, so that errors of earlier layers "
-    "are not counted again."
-)
 INSIDE = {
-    "o_proj": "o_proj is given what the quantized q_proj, k_proj and v_proj give, and carries their errors too.",
-    "down_proj": "down_proj likewise carries those of gate_proj and up_proj.",
-    "experts": "Experts are compared as one block per decoder layer.",
+    "o_proj": msg("damage.o_proj"),
+    "down_proj": msg("damage.down_proj"),
+    "experts": msg("damage.experts.how"),
 }
 """What is different about a kind of layer."""
-SCALE = "The colours mean the same in every report; dots mark the five worst layers of a variant."
 HEADS = (
-    Head("Variant"),
-    Head("Median", "over all layers", numeric=True),
-    *(Head(place, numeric=True) for place in ("Worst layer", "Second", "Third", "Fourth", "Fifth")),
+    Head(msg("head.variant")),
+    Head(msg("damage.median"), msg("damage.median.help"), numeric=True),
+    Head(msg("damage.worst"), numeric=True),
+    Head(msg("damage.second"), numeric=True),
+    Head(msg("damage.third"), numeric=True),
+    Head(msg("damage.fourth"), numeric=True),
+    Head(msg("damage.fifth"), numeric=True),
 )
 
 
@@ -87,26 +85,35 @@ def _short(kind: str) -> str:
     return "experts" if kind == EXPERTS else kind.removeprefix("self_attn.").removeprefix("mlp.")
 
 
-def _place(error: LayerError) -> str:
-    return f"layer {error.layer}, {_short(error.name)}"
+def _name(kind: str) -> Words:
+    """Return what a kind of layer is called."""
+    return msg("damage.experts") if kind == EXPERTS else _short(kind)
 
 
-def _row(label: str, values: "pd.Series[float]", middle: float, dots: frozenset[int] = frozenset()) -> HeatRow:
+def _place(error: LayerError) -> Words:
+    return msg("damage.place", layer=str(error.layer), kind=_name(error.name))
+
+
+def _row(label: Words, values: "pd.Series[float]", middle: float, dots: frozenset[int] = frozenset()) -> HeatRow:
     shown = tuple(None if pd.isna(value) else float(value) for value in values)
     return HeatRow(label, shown, fmt.small_percent(middle), dots)
 
 
-def _figure(rows: Sequence[HeatRow], name: str, caption: str, **more: Any) -> Figure:
-    medians = ", ".join(f"{row.label} {row.figure}" for row in rows)
-    drawn = heat_map(rows, name=name, description=f"{caption} Medians: {medians}.", figure_label="median", **more)
+def _figure(rows: Sequence[HeatRow], name: str, caption: Words, **more: Any) -> Figure:
+    medians = listed(msg("damage.row", label=row.label, figure=row.figure) for row in rows)
+    description = msg("damage.description", caption=caption, medians=medians)
+    drawn = heat_map(rows, name=name, description=description, figure_label=msg("damage.median.label"), **more)
     return Figure(drawn, caption)
 
 
-def _overview(of_model: Sequence[Errors], name: str, title: str) -> list[Figure]:
+def _overview(of_model: Sequence[Errors], name: str, model: str) -> list[Figure]:
     """Return variants by decoder layer and by kind of layer, each cell the median over the other."""
     kinds = list(dict.fromkeys(str(kind) for one in of_model for kind in one.grid.index))
     layers = range(max(one.grid.shape[1] for one in of_model))
     by_layer, by_kind = [], []
+    captions: list[Words] = [msg("damage.by_layer"), msg("damage.by_kind")]
+    if model:
+        captions = [msg("damage.of_model", model=model, caption=caption) for caption in captions]
     for one in of_model:
         dots = frozenset(error.layer for error in one.worst)
         by_layer.append(_row(one.run.label, one.grid.median().reindex(layers), one.middle, dots))
@@ -115,15 +122,15 @@ def _overview(of_model: Sequence[Errors], name: str, title: str) -> list[Figure]
         _figure(
             by_layer,
             f"{name}-layers",
-            f"{title}By decoder layer: the median over its linear layers.",
-            xlabel="decoder layer",
+            captions[0],
+            xlabel=msg("damage.decoder_layer"),
         ),
         _figure(
             by_kind,
             f"{name}-kinds",
-            f"{title}By kind of layer: the median over all decoder layers.",
+            captions[1],
             xlabel="",
-            columns=[_short(kind) for kind in kinds],
+            columns=[_name(kind) for kind in kinds],
         ),
     ]
 
@@ -133,19 +140,20 @@ def _single(one: Errors, name: str) -> Figure:
     rows = []
     for kind, values in one.grid.iterrows():
         dots = frozenset(error.layer for error in one.worst if error.name == kind)
-        rows.append(_row(_short(str(kind)), values, float(values.median()), dots))
-    caption = f"Largest error: {fmt.small_percent(one.worst[0].relative_error)}, {_place(one.worst[0])}."
-    figure = _figure(rows, name, caption, xlabel="decoder layer")
+        rows.append(_row(_name(str(kind)), values, float(values.median()), dots))
+    worst = one.worst[0]
+    caption = msg("damage.largest", error=fmt.small_percent(worst.relative_error), where=_place(worst))
+    figure = _figure(rows, name, caption, xlabel=msg("damage.decoder_layer"))
     return replace(figure, title=one.run.label, mark=one.run.mark)
 
 
 def _table(everything: Sequence[Errors]) -> Table:
     rows = []
     for one in everything:
-        worst = [number(e.relative_error, fmt.small_percent, "of 1", notes=(_place(e),)) for e in one.worst]
+        worst = [number(e.relative_error, fmt.small_percent, OF_ONE, notes=(_place(e),)) for e in one.worst]
         rest = [Cell(numeric=True)] * (WORST - len(worst))
-        rows.append([one.run.heading, number(one.middle, fmt.small_percent, "of 1"), *worst, *rest])
-    return Table("Worst layers by variant: relative output error", HEADS, [Group(rows)])
+        rows.append([one.run.heading, number(one.middle, fmt.small_percent, OF_ONE), *worst, *rest])
+    return Table(msg("damage.caption"), HEADS, [Group(rows)])
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -158,17 +166,18 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     for index, model in enumerate(models):
         of_model = [one for one in everything if one.run.record.variant.model == model]
         if len(of_model) > 1:
-            overview += _overview(of_model, f"damage{index}", f"{model}. " if len(models) > 1 else "")
+            overview += _overview(of_model, f"damage{index}", model if len(models) > 1 else "")
     kinds = {_short(str(kind)) for one in everything for kind in one.grid.index}
-    how = [HOW, *(text for kind, text in INSIDE.items() if kind in kinds), SCALE]
-    blocks: list[Block] = [Text(LEAD, "lead"), Text(" ".join(how))]
+    inside = (text for kind, text in INSIDE.items() if kind in kinds)
+    how = sentences([msg("damage.how"), *inside, msg("damage.scale")])
+    blocks: list[Block] = [Text(msg("damage.lead"), "lead"), Text(how)]
     if overview:
         blocks.append(Figures(overview, scale=heat_scale(name="damage-scale")))
     blocks.append(_table(everything))
     singles = [_single(one, f"damage-run{index}") for index, one in enumerate(everything)]
     drawn = Figures(singles, scale=heat_scale(name="damage-scale2"))
     if len(singles) <= OPEN:
-        blocks += [Heading("Every layer of every variant"), drawn]
+        blocks += [Heading(msg("damage.every_layer")), drawn]
     else:
-        blocks.append(Details("Every layer of every variant, drawn", [drawn]))
-    return Section("damage", "Where the damage sits", blocks)
+        blocks.append(Details(msg("damage.every_layer.folded"), [drawn]))
+    return Section("damage", msg("damage.title"), blocks)

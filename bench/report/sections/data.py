@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.baseline import is_beside
+from bench.messages.message import msg
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
+from bench.report.shapes import short_words
 from bench.report.view import Run, cell_anchor, runs
 from bench.speed.metrics import summarize
 from bench.speed.shapes import shape_of
@@ -72,18 +74,16 @@ def _downloads(records: Sequence[RunRecord]) -> list[Block]:
     own = [record for record in records if not is_beside(record)]
     items = []
     if any(record.cells for record in records):
-        items.append(Download("speed.csv", "every figure with its interval", _href("text/csv", _speed(records))))
+        items.append(Download("speed.csv", msg("data.speed"), _href("text/csv", _speed(records))))
     if any(record.scores for record in records):
-        items.append(Download("accuracy.csv", "every metric of every task", _href("text/csv", _accuracy(records))))
+        items.append(Download("accuracy.csv", msg("data.accuracy"), _href("text/csv", _accuracy(records))))
     lines = "".join(f"{record.model_dump_json()}\n" for record in own).encode()
     packed = gzip.compress(lines, compresslevel=6, mtime=0)
     blocks: list[Block] = []
     if len(packed) <= LARGEST:
-        what = "the whole records, one a line: every token's arrival and every item's answer"
-        items.append(Download("records.jsonl.gz", what, _href("application/gzip", packed)))
+        items.append(Download("records.jsonl.gz", msg("data.records"), _href("application/gzip", packed)))
     else:
-        size = fmt.size(len(packed))
-        blocks.append(Text(f"The raw records take {size} and are not in this page; they lie in results/runs.", "small"))
+        blocks.append(Text(msg("data.too_large", size=fmt.size(len(packed))), "small"))
     return [Downloads(items), *blocks]
 
 
@@ -101,13 +101,13 @@ def _commands(everything: Sequence[Run]) -> Details:
     rows = []
     for run in everything:
         for cell in run.record.cells:
-            shape = shape_of(cell)
-            where = f"{fmt.count(cell.input_len)} in, {fmt.count(cell.output_len)} out, {shape.load}"
-            link = f"#{cell_anchor(run, cell)}"
-            told = "measured beside another run: see that run's command" if is_beside(run.record) else ""
-            rows.append([run.heading, Cell(where, link=link), Cell(told or cell_command(run.record, cell))])
-    heads = (Head("Variant"), Head("Cell"), Head("Command"))
-    return Details("The command that measures each cell again", [Table("Commands", heads, [Group(rows)])])
+            where, link = short_words(shape_of(cell)), f"#{cell_anchor(run, cell)}"
+            command = Cell(cell_command(run.record, cell))
+            if is_beside(run.record):
+                command = Cell(msg("data.beside"))
+            rows.append([run.heading, Cell(where, link=link), command])
+    heads = (Head(msg("head.variant")), Head(msg("head.cell")), Head(msg("data.command")))
+    return Details(msg("data.commands.folded"), [Table(msg("data.commands"), heads, [Group(rows)])])
 
 
 def section(records: Sequence[RunRecord]) -> Section:
@@ -116,4 +116,4 @@ def section(records: Sequence[RunRecord]) -> Section:
     blocks = _downloads(records)
     if any(run.record.cells for run in everything):
         blocks.append(_commands(everything))
-    return Section("data", "Data and commands", blocks)
+    return Section("data", msg("data.title"), blocks)

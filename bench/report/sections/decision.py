@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.constraints import Answer, Candidate, Decision
+from bench.messages.message import Message, clauses, msg
 from bench.records.margin import in_points
 from bench.records.record import RunRecord
-from bench.report.cells import points
+from bench.report.cells import points, to
 from bench.report.decision import SHOW, decision
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Heading, Section, Table, Text
 from bench.report.plots.pareto import Placed, pareto
@@ -15,29 +16,24 @@ from bench.report.view import Run, runs
 ORDER = 5
 
 HEADS = (
-    Head("Variant"),
-    Head("Place"),
-    Head("Goal", "what is to be as good as possible", numeric=True),
-    Head("Accuracy", "mean change against BF16 over all tasks, percentage points; 95 % interval", numeric=True),
-    Head("Front", "no other variant is at least as good in goal and accuracy, and better in one"),
-    Head("Why"),
+    Head(msg("head.variant")),
+    Head(msg("decision.place")),
+    Head(msg("decision.goal"), msg("decision.goal.help"), numeric=True),
+    Head(msg("head.accuracy"), msg("decision.accuracy.help"), numeric=True),
+    Head(msg("decision.front"), msg("decision.front.help")),
+    Head(msg("head.why")),
 )
-HOW = (
-    "A variant is recommended if it surely loses no more accuracy than the margin on any task; among those, the one "
-    "that is best at the goal. A failed or invalid task rules a variant out; a task that was not measured leaves it "
-    "not known. Other needs, such as memory<=24GB or ttft@30k<=2s, are put with quantbench decide."
-)
-PLACES: dict[Answer, str] = {
-    "kept": "may be used",
-    "unsure": "cannot be told yet",
-    "not known": "not known",
-    "broken": "not recommended",
+PLACES: dict[Answer, Message] = {
+    "kept": msg("decision.may_be_used"),
+    "unsure": msg("decision.undecided"),
+    "not known": msg("decision.not_known"),
+    "broken": msg("decision.not_recommended"),
 }
 
 
 def _goal_cell(found: Decision, one: Candidate) -> Cell:
     if one.goal is None:
-        return Cell("not known", numeric=True)
+        return Cell(msg("decision.not_known"), numeric=True)
     show = SHOW.get(found.subject, fmt.share)
     notes = () if one.goal.low == one.goal.high else (fmt.between(show(one.goal.low), show(one.goal.high)),)
     return Cell(show(one.goal.median), notes, repr(one.goal.median), numeric=True)
@@ -45,24 +41,25 @@ def _goal_cell(found: Decision, one: Candidate) -> Cell:
 
 def _accuracy_cell(one: Candidate, run: Run) -> Cell:
     if not run.quantized:
-        return Cell("baseline", numeric=True)
+        return Cell(msg("decision.baseline"), numeric=True)
     if one.accuracy is None:
-        return Cell("not complete" if one.gaps else "not known", one.gaps, numeric=True)
+        return Cell(msg("decision.not_complete") if one.gaps else msg("decision.not_known"), one.gaps, numeric=True)
     change = one.accuracy
     width = change.high - change.low
     low, high = points(change.low, width), points(change.high, width)
-    return Cell(f"{points(change.median, width)} pp", (f"{low} to {high}",), repr(change.median), numeric=True)
+    return Cell(f"{points(change.median, width)} pp", (to(low, high),), repr(change.median), numeric=True)
 
 
 def _row(found: Decision, one: Candidate, run: Run) -> list[Cell]:
     best = found.recommended is not None and one.run_id == found.recommended.run_id
-    why = "; ".join(held.reason for held in one.held) or "no accuracy was measured"
+    why = clauses(held.reason for held in one.held) if one.held else msg("decision.no_accuracy")
+    place = PLACES[one.standing if found.margin else "not known"]
     return [
         run.heading,
-        Cell("recommended" if best else PLACES[one.standing] if found.margin else "not known"),
+        Cell(msg("decision.recommended") if best else place),
         _goal_cell(found, one),
         _accuracy_cell(one, run),
-        Cell("yes" if one.run_id in found.front else "no"),
+        Cell(msg("word.yes") if one.run_id in found.front else msg("word.no")),
         Cell(why),
     ]
 
@@ -76,32 +73,30 @@ def _drawing(found: Decision, by_id: dict[str, Run], name: str) -> Figure | None
     ]
     if len(placed) < 2:
         return None
-    label = found.goal[0].upper() + found.goal[1:]
-    better = "left" if found.lower_is_better else "right"
-    caption = f"Further up is more accurate, further {better} is better at the goal. Ringed: the front."
-    told = "; ".join(f"{one.label} {100 * one.y.median:+.1f} pp" for one in placed)
+    caption = msg("pareto.caption.left") if found.lower_is_better else msg("pareto.caption.right")
+    changes = "; ".join(f"{one.label} {100 * one.y.median:+.1f} pp" for one in placed)
     drawn = pareto(
         placed,
         name=name,
-        description=f"{label} against accuracy: {told}",
+        description=msg("pareto.description", goal=found.goal, changes=changes),
         xlabel=found.goal,
         show=SHOW.get(found.subject, fmt.share),
     )
-    return Figure(drawn, caption, title="Goal against accuracy")
+    return Figure(drawn, caption, title=msg("pareto.title"))
 
 
-def _lead(found: Decision, by_id: dict[str, Run]) -> str:
+def _lead(found: Decision, by_id: dict[str, Run]) -> Message:
     if found.margin is None:
-        return "No accuracy was measured, so no variant is recommended."
+        return msg("decision.nothing_measured")
     best = found.recommended
     if best is None:
-        return "No variant can be recommended from what was measured."
+        return msg("decision.none")
     unsure = [one.label for one in (*found.ranked, *found.fallen) if one.standing in ("unsure", "not known")]
     if unsure and not by_id[best.run_id].quantized:
-        return f"Nothing but {best.label} surely stays within the margin; it cannot be told yet of {', '.join(unsure)}."
+        return msg("decision.only_baseline", label=best.label, others=", ".join(unsure))
     if best.standing == "kept":
-        return f"Use {best.label}: {found.goal} of those that surely stay within the margin."
-    return f"{best.label} has the {found.goal}, but nothing surely stays within the margin."
+        return msg("decision.use", label=best.label, goal=found.goal)
+    return msg("decision.best_of_unsure", label=best.label, goal=found.goal)
 
 
 def _of_model(everything: Sequence[Run], records: Sequence[RunRecord], name: str) -> list[Block]:
@@ -111,13 +106,13 @@ def _of_model(everything: Sequence[Run], records: Sequence[RunRecord], name: str
     blocks: list[Block] = [Text(_lead(found, by_id), "lead")]
     if found.margin and len(found.margin.declared) > 1:
         every = ", ".join(map(in_points, found.margin.declared))
-        blocks.append(
-            Text(f"The runs declare different accuracy margins ({every}); the strictest applies here.", "small")
-        )
+        blocks.append(Text(msg("decision.margins_differ", margins=every), "small"))
     drawn = _drawing(found, by_id, name)
     blocks += [Figures([drawn], legend=[(run.mark, run.label) for run in everything])] if drawn else []
-    margin_words = f", at a margin of {in_points(found.margin.value)}" if found.margin else ""
-    blocks.append(Table(f"Goal: {found.goal}{margin_words}", HEADS, [Group(rows)]))
+    caption = msg("decision.caption", goal=found.goal)
+    if found.margin:
+        caption = msg("decision.caption.margin", goal=found.goal, margin=f"{100 * found.margin.value:g}")
+    blocks.append(Table(caption, HEADS, [Group(rows)]))
     return blocks
 
 
@@ -131,4 +126,5 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             everything = [run for run in runs(records) if run.record.variant.model == model]
             blocks += [Heading(model)] if len(models) > 1 else []
             blocks += _of_model(everything, own, f"pareto{place}")
-    return Section("decision", "Which variant", [*blocks, Text(HOW, "small")]) if blocks else None
+    how = Text(msg("decision.how"), "small")
+    return Section("decision", msg("decision.title"), [*blocks, how]) if blocks else None

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from bench import format as fmt
+from bench.messages.message import clauses, msg
 from bench.records.record import RunRecord, Status
 from bench.report.document import Cell, Group, Head, Section, Table, Text
+from bench.report.recorded import recorded
 from bench.report.view import Run, runs
 
 ORDER = 60
@@ -17,20 +19,22 @@ def _rows(run: Run) -> Iterator[list[Cell]]:
     if record.finished_at is None:
         yield [
             run.heading,
-            Cell("run"),
-            Cell("cut short"),
-            Cell("The run did not end; the same command goes on with it."),
+            Cell(msg("failures.run")),
+            Cell(msg("word.cut_short")),
+            Cell(msg("failures.cut_short")),
         ]
     for failure in record.failures:
-        yield [run.heading, Cell(failure.stage), Cell("", status="failed"), Cell(failure.message)]
+        yield [run.heading, Cell(failure.stage), Cell("", status="failed"), Cell(recorded(failure.message))]
     for cell in record.cells:
         if cell.status in BAD:
-            lengths = f"{fmt.count(cell.input_len)} in, {fmt.count(cell.output_len)} out"
-            what = f"speed, {lengths}, concurrency {cell.concurrency}"
-            yield [run.heading, Cell(what), Cell("", status=cell.status), Cell("; ".join(cell.reasons))]
+            length, output = fmt.count(cell.input_len), fmt.count(cell.output_len)
+            what = msg("failures.speed", input=length, output=output, concurrency=str(cell.concurrency))
+            why = clauses(map(recorded, cell.reasons)) if cell.reasons else ""
+            yield [run.heading, Cell(what), Cell("", status=cell.status), Cell(why)]
     for score in record.scores:
         if score.status in BAD:
-            yield [run.heading, Cell(score.task), Cell("", status=score.status), Cell("; ".join(score.reasons))]
+            why = clauses(map(recorded, score.reasons)) if score.reasons else ""
+            yield [run.heading, Cell(score.task), Cell("", status=score.status), Cell(why)]
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -38,6 +42,11 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     rows = [row for run in runs(records) for row in _rows(run)]
     if not rows:
         return None
-    heads = [Head("Variant"), Head("What"), Head("Status"), Head("Reason")]
-    lead = "What was measured all the same is kept and stands in the sections above."
-    return Section("failures", "Failures", [Text(lead), Table("What did not work", heads, [Group(rows)])])
+    heads = [
+        Head(msg("head.variant")),
+        Head(msg("failures.what")),
+        Head(msg("head.status")),
+        Head(msg("failures.reason")),
+    ]
+    table = Table(msg("failures.caption"), heads, [Group(rows)])
+    return Section("failures", msg("failures.title"), [Text(msg("failures.lead")), table])

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from bench import format as fmt
 from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import Speedup, speedup
+from bench.messages.message import Words, msg
 from bench.records.record import RunRecord, SpeedCell
+from bench.records.words import STATUS
+from bench.report.cells import SPEEDUP
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
 from bench.speed.metrics import tpot_s, ttft_s
@@ -14,12 +17,7 @@ ORDER = 18
 
 EDGES = (0.8, 0.95, 0.99, 1.01, 1.05, 1.4)
 """Where one shade ends and the next begins."""
-HOW = (
-    "BF16's time / the variant's time on the same engine: above 1 the variant is faster, which is blue; below 1 it is "
-    "slower, which is orange. Below a ratio stand its 95 % interval and, where that holds 1, that no difference is "
-    "seen. Hatched grey: no figure that could be compared, and why."
-)
-FIGURES = (("decoding, by TPOT", tpot_s), ("prefill, by TTFT", ttft_s))
+FIGURES = ((msg("heat.decoding"), tpot_s), (msg("heat.prefill"), ttft_s))
 
 
 def shade(ratio: float) -> str:
@@ -27,25 +25,25 @@ def shade(ratio: float) -> str:
     return f"u{sum(ratio >= edge for edge in EDGES)}"
 
 
-def _void(text: str) -> Cell:
+def _void(text: Words) -> Cell:
     return Cell(text, numeric=True, shade="void")
 
 
 def _cell(found: Speedup | None, cell: SpeedCell | None, before: SpeedCell | None) -> Cell:
     if cell is None:
-        return _void("not measured")
+        return _void(msg("heat.not_measured"))
     if cell.status != "ok":
-        return _void(cell.status.replace("_", " "))
+        return _void(STATUS[cell.status])
     if before is None or before.status != "ok":
-        return _void(f"BF16 {before.status.replace('_', ' ')}" if before else "no BF16")
+        return _void(msg("heat.bf16_is", status=STATUS[before.status]) if before else msg("heat.no_bf16"))
     if found is None:
-        return _void("no figure")
+        return _void(msg("heat.no_figure"))
+    middle, verdict = found.ratio.median, SPEEDUP[found.verdict]
     if found.verdict == "not enough data":
-        return Cell(f"{found.ratio.median:.2f}", (found.verdict,), repr(found.ratio.median), numeric=True, shade="void")
-    middle = found.ratio.median
-    notes = [fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}")]
+        return Cell(f"{middle:.2f}", (verdict,), repr(middle), numeric=True, shade="void")
+    notes: list[Words] = [fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}")]
     if found.verdict == "no difference seen":
-        notes.append(found.verdict)
+        notes.append(verdict)
     return Cell(f"{middle:.2f}", tuple(notes), repr(middle), numeric=True, shade=shade(middle))
 
 
@@ -76,12 +74,17 @@ def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> 
                 row.append(_cell(speedup(before, cell, figure) if cell and before else None, cell, before))
             rows.append(row)
         heads = [
-            Head("Variant"),
-            *(Head(f"{fmt.count(length)} in", "prompt tokens", numeric=True) for length in lengths),
+            Head(msg("head.variant")),
+            *(
+                Head(msg("shape.in", length=fmt.count(length)), msg("heat.length.help"), numeric=True)
+                for length in lengths
+            ),
         ]
-        at = f", {fmt.plural(output_len, 'token')} out, {concurrency} at once" if several else ""
+        caption = msg("heat.caption", figure=words)
+        if several:
+            caption = msg("heat.caption.load", figure=words, n=output_len, concurrency=str(concurrency))
         if rows:
-            tables.append(Table(f"Times as fast as BF16: {words}{at}", heads, [Group(rows)]))
+            tables.append(Table(caption, heads, [Group(rows)]))
     return tables
 
 
@@ -99,4 +102,4 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     blocks: list[Block] = [table for load in loads for table in _tables(everything, load, several=len(loads) > 1)]
     if not blocks:
         return None
-    return Section("speedup", "Times as fast as BF16", [*blocks, Text(HOW, "small")])
+    return Section("speedup", msg("heat.title"), [*blocks, Text(msg("heat.how"), "small")])

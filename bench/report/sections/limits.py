@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from bench import format as fmt
 from bench.limits.measured import Share, against, limit_of
 from bench.limits.roofline import Limit
+from bench.messages.message import Words, msg, sentences
 from bench.records.record import Device, RunRecord, SpeedCell
+from bench.report.cells import BOUND
 from bench.report.document import (
     Block,
     Cell,
@@ -24,6 +26,9 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.base import Point, Series, by_length
+from bench.report.recorded import recorded
+from bench.report.shapes import load_words
+from bench.report.units import BYTES, OF_ONE, TOKENS
 from bench.report.view import Run, runs
 from bench.speed.metrics import CellSummary
 from bench.speed.shapes import shape_of
@@ -33,18 +38,18 @@ ORDER = 22
 Load = tuple[str, int, int, int]
 """Model, output length, concurrency and requests of a trial of a closed loop."""
 HEADS = (
-    Head("Variant"),
-    Head("Input", "tokens", numeric=True),
-    Head("Load", "requests that are under way at once, or that arrive each second"),
-    Head("Weights / step", "bytes that a decode step reads; input embeddings are not read", numeric=True),
-    Head("KV / step", "bytes of keys and values that a decode step reads, at the middle of the answer", numeric=True),
-    Head("Least TPOT", "what the device allows", numeric=True),
-    Head("TPOT", "measured median", numeric=True),
-    Head("MBU", "bytes of a step / TPOT / bandwidth", numeric=True),
-    Head("Least TTFT", "what the device allows", numeric=True),
-    Head("TTFT", "measured median", numeric=True),
-    Head("MFU", "multiplications of the prefill / TTFT / peak", numeric=True),
-    Head("Bound by", "what the limit of decoding is made of; below it that of prefill"),
+    Head(msg("head.variant")),
+    Head(msg("head.input"), TOKENS, numeric=True),
+    Head(msg("head.load"), msg("limits.load.help")),
+    Head(msg("limits.weights"), msg("limits.weights.help"), numeric=True),
+    Head(msg("limits.kv"), msg("limits.kv.help"), numeric=True),
+    Head(msg("limits.least_tpot"), msg("limits.least.help"), numeric=True),
+    Head(msg("head.tpot"), msg("limits.measured.help"), numeric=True),
+    Head(msg("head.mbu"), msg("head.mbu.help"), numeric=True),
+    Head(msg("limits.least_ttft"), msg("limits.least.help"), numeric=True),
+    Head(msg("head.ttft"), msg("limits.measured.help"), numeric=True),
+    Head(msg("limits.mfu"), msg("limits.mfu.help"), numeric=True),
+    Head(msg("head.bound_by"), msg("limits.bound_by.help")),
 )
 
 
@@ -74,25 +79,26 @@ def _held(everything: Sequence[Run]) -> list[_Held]:
 
 def _device(device: Device, devices: int) -> Terms:
     peaks = ", ".join(f"{kind} {fmt.significant(peak / 1e12)}" for kind, peak in device.flops_per_s.items())
-    bandwidth = [f"{fmt.size(device.bandwidth_bytes_per_s)} per second"]
+    bandwidth: list[Words] = [msg("limits.per_second", size=fmt.size(device.bandwidth_bytes_per_s))]
     if device.bandwidth_by_size:
         fastest = max(speed for _, speed in device.bandwidth_by_size)
-        bandwidth.append(f"up to {fmt.size(fastest)} per second for what fits into caches")
+        bandwidth.append(msg("limits.in_caches", size=fmt.size(fastest)))
     name = device.name if devices == 1 else f"{devices} × {device.name}"
     return Terms(
         [
-            Term("Device", (name,)),
-            Term("Bandwidth of each", tuple(bandwidth)),
-            Term("Peak of each, 10¹² FLOPs per second", (peaks,)),
-            Term("Memory of each", (fmt.size(device.memory_bytes),)),
-            Term("Source", (device.source,)),
+            Term(msg("head.device"), (name,)),
+            Term(msg("limits.bandwidth"), tuple(bandwidth)),
+            Term(msg("limits.peak"), (peaks,)),
+            Term(msg("limits.memory"), (fmt.size(device.memory_bytes),)),
+            Term(msg("limits.source"), (recorded(device.source),)),
         ]
     )
 
 
 def _figure(cells: Sequence[_Held], load: Load, name: str) -> Figures | None:
     """Return measured decode speed and its roof over input length for one load; None if nothing was decoded."""
-    series, legend = [], []
+    series: list[Series] = []
+    legend: list[tuple[Mark, Words]] = []
     for run in dict.fromkeys(one.run.label for one in cells):
         own = [one for one in cells if one.run.label == run and one.summary.decode_tokens_per_s is not None]
         if not own:
@@ -102,14 +108,15 @@ def _figure(cells: Sequence[_Held], load: Load, name: str) -> Figures | None:
         measured = tuple(Point(at, speed.median, speed.low, speed.high) for at, speed in speeds if speed)
         roofs = [(one.cell.input_len, one.limit.roof_tokens_per_s) for one in own]
         roof = tuple(Point(at, speed, speed, speed, hollow=True) for at, speed in roofs)
-        series += [Series(run, mark, measured), Series(f"roof of {run}", Mark(mark.colour, ""), roof)]
+        series += [Series(run, mark, measured), Series(run, Mark(mark.colour, ""), roof)]
         legend.append((mark, run))
     if not series:
         return None
     model, output_len, concurrency, _ = load
-    caption = "Decode speed of one request by input length, both logarithmic: measured, and dashed the roof. "
-    caption += f"{model}, {fmt.plural(output_len, 'token')} out, {concurrency} at once."
-    svg = by_length(series, name=name, description=caption, ylabel="tokens per second", show=fmt.significant, log=True)
+    at_once = msg("load.at_once", requests=str(concurrency))
+    caption = msg("limits.figure", where=msg("speed.load", model=model, n=output_len, load=at_once))
+    ylabel = msg("plot.tokens_per_second")
+    svg = by_length(series, name=name, description=caption, ylabel=ylabel, show=fmt.significant, log=True)
     return Figures([Figure(svg, caption)], legend)
 
 
@@ -118,17 +125,17 @@ def _row(held: _Held) -> list[Cell]:
     ttft, tpot = held.summary.ttft_s, held.summary.tpot_s
     return [
         held.run.heading,
-        number(held.cell.input_len, lambda value: fmt.count(round(value)), "tokens"),
-        Cell(shape_of(held.cell).load),
-        number(traffic.linear_bytes + traffic.rest_bytes, fmt.size, "bytes"),
-        number(traffic.kv_bytes, fmt.size, "bytes"),
+        number(held.cell.input_len, lambda value: fmt.count(round(value)), TOKENS),
+        Cell(load_words(shape_of(held.cell))),
+        number(traffic.linear_bytes + traffic.rest_bytes, fmt.size, BYTES),
+        number(traffic.kv_bytes, fmt.size, BYTES),
         number(limit.roof_tpot_s, fmt.seconds, "s"),
         number(tpot.median if tpot else None, fmt.seconds, "s"),
-        number(share.mbu, fmt.small_percent, "of 1"),
+        number(share.mbu, fmt.small_percent, OF_ONE),
         number(limit.roof_ttft_s, fmt.seconds, "s"),
         number(ttft.median if ttft else None, fmt.seconds, "s"),
-        number(share.mfu, fmt.small_percent, "of 1"),
-        Cell(limit.decode.by, (f"prefill: {limit.prefill.by}",)),
+        number(share.mfu, fmt.small_percent, OF_ONE),
+        Cell(BOUND[limit.decode.by], (msg("bound.prefill", by=BOUND[limit.prefill.by]),)),
     ]
 
 
@@ -142,7 +149,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     for json, number_of in devices:
         if len(devices) > 1:
             on_it = dict.fromkeys(one.run.label for one in cells if one.limit.device.model_dump_json() == json)
-            blocks.append(Heading(f"Device of {', '.join(on_it)}"))
+            blocks.append(Heading(msg("limits.device_of", runs=", ".join(on_it))))
         blocks.append(_device(Device.model_validate_json(json), number_of))
     loads: dict[Load, list[_Held]] = {}
     for one in cells:
@@ -152,13 +159,11 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             loads.setdefault(load, []).append(one)
     drawn = [_figure(found, load, f"limit{index}") for index, (load, found) in enumerate(loads.items())]
     blocks += [figures for figures in drawn if figures]
-    blocks.append(Table("Speed held against the physical limit", HEADS, [Group([_row(one) for one in cells])]))
-    note = "A decode step reads all weights that it needs once, and the keys and values of every request; a prefill "
-    note += "multiplies every prompt token with them. Bytes over bandwidth and multiplications over peak: the longer "
-    note += "time is the least there can be, and everything above 100 % would be a mistake. "
+    blocks.append(Table(msg("limits.caption"), HEADS, [Group([_row(one) for one in cells])]))
+    how = [msg("limits.how")]
     if any(one.cell.request_rate_per_s is not None for one in cells):
-        note += "In an open loop the limit is that of a request that has the device to itself. "
+        how.append(msg("limits.how.open_loop"))
     if any(cell.status == "emulated" for record in records for cell in record.cells):
-        note += "Emulated cells have no limit: they move expanded weights."
-    blocks.append(Text(note.strip(), "small"))
-    return Section("limits", "Physical limit", blocks)
+        how.append(msg("limits.how.emulated"))
+    blocks.append(Text(sentences(how), "small"))
+    return Section("limits", msg("limits.title"), blocks)

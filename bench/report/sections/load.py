@@ -5,9 +5,13 @@ from dataclasses import dataclass, replace
 
 from bench import format as fmt
 from bench.analysis.knee import Knee, LoadPoint, LoadSeries, best_goodput, knee, load_of, load_points, series_of
+from bench.messages.message import Message, Words, clauses, msg
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Section, Table, Text, interval, number
 from bench.report.plots.load import Curve, curves
+from bench.report.recorded import recorded
+from bench.report.shapes import load_words
+from bench.report.units import OF_ONE, REQUESTS
 from bench.report.view import Run, runs
 from bench.speed.metrics import CellSummary, Interval, Percentiles, is_saturated, summarize
 from bench.speed.shapes import shape_of
@@ -15,24 +19,20 @@ from bench.speed.shapes import shape_of
 ORDER = 26
 
 HEADS = (
-    Head("Load", "requests under way at once, or Poisson arrivals per second"),
-    Head("Status"),
-    Head("Requests", "of all trials together", numeric=True),
-    Head("Output rate", "generated tokens of all requests / time", numeric=True),
-    Head("Requests/s", "answered requests / time", numeric=True),
-    Head("TTFT", "median over trials; in an open loop from when the request was due", numeric=True),
-    Head("TPOT", "median over trials", numeric=True),
-    Head("Pauses", "inter-token latency, all gaps between arrivals together", numeric=True),
-    Head("End to end", "median over trials; in an open loop from when the request was due", numeric=True),
+    Head(msg("head.load"), msg("load.load.help")),
+    Head(msg("head.status")),
+    Head(msg("load.requests_sent"), msg("load.requests_sent.help"), numeric=True),
+    Head(msg("head.output_rate"), msg("load.output_rate.help"), numeric=True),
+    Head(msg("load.request_rate"), msg("load.request_rate.help"), numeric=True),
+    Head(msg("head.ttft"), msg("load.latency.help"), numeric=True),
+    Head(msg("head.tpot"), msg("load.tpot.help"), numeric=True),
+    Head(msg("load.pauses"), msg("load.pauses.help"), numeric=True),
+    Head(msg("head.end_to_end"), msg("load.latency.help"), numeric=True),
 )
-BATCH_HEAD = Head("Batch prefill", "all prompt tokens / time until every request has its first token", numeric=True)
+BATCH_HEAD = Head(msg("load.batch_prefill"), msg("load.batch_prefill.help"), numeric=True)
 GOOD_HEADS = (
-    Head("Goodput", "requests per second that keep the objective", numeric=True),
-    Head("Good", "share of requests that keep the objective", numeric=True),
-)
-HOW = (
-    "The knee is the load with the highest throughput / latency (Kleinrock's power); beyond it, latency grows faster "
-    "than throughput. Latency is the median end-to-end time."
+    Head(msg("load.goodput"), msg("load.goodput.help"), numeric=True),
+    Head(msg("load.good"), msg("load.good.help"), numeric=True),
 )
 
 
@@ -74,18 +74,20 @@ def _lines(everything: Sequence[Run]) -> dict[tuple[str, LoadSeries], list[_Line
     }
 
 
-def _words(model: str, series: LoadSeries) -> str:
-    words = f"{model}, {fmt.plural(series.input_len, 'token')} in, {fmt.count(series.output_len)} out"
+def _words(model: str, series: LoadSeries) -> Message:
+    loop = msg("load.closed_loop")
     if series.open_loop:
-        return f"{words}, open loop"
-    return f"{words}, all at once" if series.requests_per_slot == 1 else f"{words}, closed loop"
+        loop = msg("load.open_loop")
+    elif series.requests_per_slot == 1:
+        loop = msg("load.all_at_once")
+    return msg("load.series", model=model, n=series.input_len, output=fmt.count(series.output_len), loop=loop)
 
 
-def _load_text(series: LoadSeries, load: float) -> str:
-    return f"{load:g} requests/s" if series.open_loop else f"{load:g} at once"
+def _load_text(series: LoadSeries, load: float) -> Message:
+    return msg("load.rate", rate=f"{load:g}") if series.open_loop else msg("load.at_once", requests=f"{load:g}")
 
 
-def _throughput(lines: Sequence[_Line], series: LoadSeries, words: str, name: str) -> Figure | None:
+def _throughput(lines: Sequence[_Line], series: LoadSeries, words: Words, name: str) -> Figure | None:
     drawn = []
     for line in lines:
         points = [point for point in line.points if point.latency_s is not None]
@@ -96,39 +98,36 @@ def _throughput(lines: Sequence[_Line], series: LoadSeries, words: str, name: st
             drawn.append(Curve(line.run.mark, at, line.emulated, ringed, text))
     if not drawn:
         return None
-    caption = f"Output rate against latency as the load rises; up and to the left is better, rings are knees. {words}."
+    caption = msg("load.figure.rate", where=words)
     svg = curves(
         drawn,
         name=name,
         description=caption,
-        xlabel="median end-to-end time",
-        ylabel="output, tokens per second",
+        xlabel=msg("load.axis.end_to_end"),
+        ylabel=msg("load.axis.output"),
         show=fmt.seconds,
     )
     return Figure(svg, caption)
 
 
-def _goodput(lines: Sequence[_Line], series: LoadSeries, words: str, name: str) -> Figure | None:
+def _goodput(lines: Sequence[_Line], series: LoadSeries, words: Words, name: str) -> Figure | None:
     drawn = []
     for line in lines:
         points = [point for point in line.points if point.goodput_requests_per_s is not None]
         if points:
             ringed = points.index(line.best) if line.best else None
             at = tuple((point.load, point.goodput_requests_per_s or 0.0) for point in points)
-            drawn.append(Curve(line.run.mark, at, line.emulated, ringed, "highest" if line.best else ""))
+            drawn.append(Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else ""))
     if not drawn or series.objective is None:
         return None
-    objective = series.objective
-    caption = (
-        f"Requests per second with TTFT up to {fmt.seconds(objective.ttft_s)} and TPOT up to "
-        f"{fmt.seconds(objective.tpot_s)}, by load; higher is better. {words}."
-    )
+    ttft, tpot = fmt.seconds(series.objective.ttft_s), fmt.seconds(series.objective.tpot_s)
+    caption = msg("load.figure.goodput", ttft=ttft, tpot=tpot, where=words)
     svg = curves(
         drawn,
         name=name,
         description=caption,
-        xlabel="requests per second sent" if series.open_loop else "requests at once",
-        ylabel="good requests per second",
+        xlabel=msg("load.axis.sent") if series.open_loop else msg("load.axis.at_once"),
+        ylabel=msg("load.axis.good"),
         show=lambda value: f"{value:g}",
         ticks=sorted({x for curve in drawn for x, _ in curve.points}),
     )
@@ -150,20 +149,20 @@ def _pauses(pooled: Percentiles | None) -> Cell:
     return number(pooled.p50 if pooled else None, fmt.seconds, "s", notes=_percentiles(pooled))
 
 
-def _remarks(line: _Line, cell: SpeedCell) -> Iterator[str]:
+def _remarks(line: _Line, cell: SpeedCell) -> Iterator[Message]:
     """Yield what is special about a load."""
     if line.knee and line.knee.point.load == load_of(cell):
-        yield "knee" if line.knee.bracketed else "knee, or beyond"
+        yield msg("load.knee") if line.knee.bracketed else msg("load.knee_or_beyond")
     if line.best and line.best.load == load_of(cell):
-        yield "highest goodput"
+        yield msg("load.highest_goodput")
     if is_saturated(cell):
-        yield "more than it can take"
+        yield msg("load.saturated")
 
 
 def _figures(summary: CellSummary, heads: Sequence[Head]) -> list[Cell]:
     pooled = summary.e2e_percentiles_s
     found = [
-        number(pooled.n if pooled else None, lambda value: fmt.count(int(value)), "requests"),
+        number(pooled.n if pooled else None, lambda value: fmt.count(int(value)), REQUESTS),
         interval(summary.output_tokens_per_s, fmt.rate, "tokens/s"),
         interval(summary.requests_per_s, fmt.significant, "requests/s"),
         _spread(summary.ttft_s, summary.ttft_percentiles_s, fmt.seconds, "s"),
@@ -175,15 +174,17 @@ def _figures(summary: CellSummary, heads: Sequence[Head]) -> list[Cell]:
         found.append(interval(summary.batch_prefill_tokens_per_s, fmt.rate, "tokens/s"))
     if GOOD_HEADS[0] in heads:
         found.append(interval(summary.goodput_requests_per_s, fmt.significant, "requests/s"))
-        found.append(interval(summary.good_share, fmt.percent, "of 1"))
+        found.append(interval(summary.good_share, fmt.percent, OF_ONE))
     return found
 
 
 def _row(line: _Line, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
-    start = [Cell(shape_of(cell).load, tuple(_remarks(line, cell)), mark=line.run.mark), Cell("", status=cell.status)]
+    load = Cell(load_words(shape_of(cell)), tuple(_remarks(line, cell)), mark=line.run.mark)
+    start = [load, Cell("", status=cell.status)]
     summary = summarize(cell)
     if summary is None:
-        return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(heads) - len(start))]
+        why = clauses(map(recorded, cell.reasons)) if cell.reasons else fmt.MISSING
+        return [*start, Cell(why, span=len(heads) - len(start))]
     return [*start, *(replace(one, faint=cell.status == "emulated") for one in _figures(summary, heads))]
 
 
@@ -192,11 +193,14 @@ def _table(found: dict[tuple[str, LoadSeries], list[_Line]]) -> Table:
     aimed = any(series.objective for _, series in found)
     heads = (*HEADS, *((BATCH_HEAD,) if together else ()), *(GOOD_HEADS if aimed else ()))
     groups = [
-        Group([_row(line, cell, heads) for cell in line.cells], f"{line.run.label}: {_words(model, series)}")
+        Group(
+            [_row(line, cell, heads) for cell in line.cells],
+            msg("load.group", label=line.run.label, where=_words(model, series)),
+        )
         for (model, series), lines in found.items()
         for line in lines
     ]
-    return Table("Every load: median over trials, its interval, and percentiles over all requests", heads, groups)
+    return Table(msg("load.caption"), heads, groups)
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -215,6 +219,6 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         if items:
             blocks.append(Figures(items, [(line.run.mark, line.run.label) for line in lines if line.points]))
     if any(line.knee for lines in found.values() for line in lines):
-        blocks.append(Text(HOW, "small"))
+        blocks.append(Text(msg("load.how"), "small"))
     blocks.append(_table(found))
-    return Section("load", "Load", blocks)
+    return Section("load", msg("load.title"), blocks)

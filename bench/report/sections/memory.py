@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from bench import format as fmt
 from bench.analysis.cost import Cost, cost
 from bench.limits.roofline import KV_BITS, kv_bytes_per_token
+from bench.messages.message import Message, listed, msg
 from bench.records.record import DeviceState, RunRecord, SpeedCell, Trial
 from bench.report.document import (
     Block,
@@ -23,47 +24,40 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.memory import over_time
+from bench.report.shapes import shape_words
+from bench.report.units import BYTES, DOLLARS, TOKENS
 from bench.report.view import Run, runs
 from bench.speed.shapes import shape_of
 
 ORDER = 45
 
 MEMORY_HEADS = (
-    Head("Variant"),
-    Head("Weights on disk", "bytes of all safetensors files", numeric=True),
-    Head("Weights in memory", "as the server told, all devices together", numeric=True),
-    Head("Keys and values per token", "2 x layers x key-value heads x head size x bytes of their type", numeric=True),
-    Head("Room for tokens", "tokens whose keys and values fit at once, as the server told", numeric=True),
-    Head("Peak", "highest memory of the server in any speed cell with figures", numeric=True),
+    Head(msg("head.variant")),
+    Head(msg("memory.on_disk"), msg("head.checkpoint.help"), numeric=True),
+    Head(msg("memory.in_memory"), msg("memory.in_memory.help"), numeric=True),
+    Head(msg("memory.kv_per_token"), msg("memory.kv_per_token.help"), numeric=True),
+    Head(msg("memory.room"), msg("memory.room.help"), numeric=True),
+    Head(msg("memory.peak"), msg("memory.peak.help"), numeric=True),
 )
 DEVICE_HEADS = (
-    Head("Variant"),
-    Head("Device", "as nvidia-smi numbers it", numeric=True),
-    Head("SM clock", "at the end of each trial: lowest to highest", numeric=True),
-    Head("Memory clock", "at the end of each trial: lowest to highest", numeric=True),
-    Head("Temperature", "highest at the end of a trial", numeric=True),
-    Head("Power", "highest at the end of a trial; averaged over a second by newer devices", numeric=True),
-    Head("Memory in use", "highest at the end of a trial, whoever used it", numeric=True),
-    Head("Clocks held down", "every reason that the driver gave during a trial, and in how many trials"),
+    Head(msg("head.variant")),
+    Head(msg("head.device"), msg("devices.index.help"), numeric=True),
+    Head(msg("devices.sm_clock"), msg("devices.clock.help"), numeric=True),
+    Head(msg("devices.memory_clock"), msg("devices.clock.help"), numeric=True),
+    Head(msg("devices.temperature"), msg("devices.temperature.help"), numeric=True),
+    Head(msg("devices.power"), msg("devices.power.help"), numeric=True),
+    Head(msg("devices.memory"), msg("devices.memory.help"), numeric=True),
+    Head(msg("devices.throttled"), msg("devices.throttled.help")),
 )
 ENERGY_HEADS = (
-    Head("Power", "joules / seconds, all devices together", numeric=True),
-    Head("Energy per million output tokens", "joules of the whole trial / generated tokens", numeric=True),
-    Head("Energy per million tokens", "joules of the whole trial / tokens read or generated", numeric=True),
+    Head(msg("devices.power"), msg("energy.power.help"), numeric=True),
+    Head(msg("energy.output_tokens"), msg("energy.output_tokens.help"), numeric=True),
+    Head(msg("energy.all_tokens"), msg("energy.all_tokens.help"), numeric=True),
 )
 MONEY_HEADS = (
-    Head("Dollars per million output tokens", "price of the machine / output rate", numeric=True),
-    Head("Dollars per million tokens", "price of the machine / rate of tokens read or generated", numeric=True),
+    Head(msg("money.output_tokens"), msg("money.output_tokens.help"), numeric=True),
+    Head(msg("money.all_tokens"), msg("money.all_tokens.help"), numeric=True),
 )
-MEMORY_NOTE = (
-    "A server that sets memory aside for keys and values when it starts shows that, not what a single request needs: "
-    "a smaller variant then has more room for tokens rather than a lower peak."
-)
-ENERGY_NOTE = (
-    "All energy and all time of a trial are charged to its tokens, reading the prompt included. Energy is that of the "
-    "accelerators, not of the machine around them. Trials too short for the device's readings are left out."
-)
-EMULATED_NOTE = "Faint figures are emulated: real for this server, but not figures of the variant."
 
 
 @dataclass(frozen=True)
@@ -97,7 +91,7 @@ def _peak(run: Run) -> Cell:
     if not peaks:
         return Cell(numeric=True)
     highest, status = max(peaks)
-    return number(highest, fmt.size, "bytes", faint=status == "emulated")
+    return number(highest, fmt.size, BYTES, faint=status == "emulated")
 
 
 def _memory_row(run: Run) -> list[Cell]:
@@ -107,10 +101,10 @@ def _memory_row(run: Run) -> list[Cell]:
     room = (fmt.size(tokens * per_token),) if tokens and per_token is not None else ()
     return [
         run.heading,
-        number(made.checkpoint_bytes if made else None, fmt.size, "bytes"),
-        number(server.weights_bytes if server else None, fmt.size, "bytes"),
-        number(per_token, fmt.size, "bytes", notes=kind),
-        number(tokens, lambda value: fmt.count(round(value)), "tokens", notes=room),
+        number(made.checkpoint_bytes if made else None, fmt.size, BYTES),
+        number(server.weights_bytes if server else None, fmt.size, BYTES),
+        number(per_token, fmt.size, BYTES, notes=kind),
+        number(tokens, lambda value: fmt.count(round(value)), TOKENS, notes=room),
         _peak(run),
     ]
 
@@ -132,14 +126,18 @@ def _figures(traced: Sequence[Traced]) -> Figures:
     items = []
     for index, one in enumerate(traced):
         cell, used = one.cell, [value for _, value in one.points]
-        caption = f"{fmt.plural(cell.input_len, 'token')} in, {fmt.count(cell.output_len)} out, "
-        caption += f"{shape_of(cell).load}: {fmt.size(used[0])} at the beginning, "
-        caption += f"{fmt.size(one.highest)} at most, {fmt.size(used[-1])} at the end."
+        caption = msg(
+            "memory.trace",
+            where=shape_words(shape_of(cell)),
+            begin=fmt.size(used[0]),
+            most=fmt.size(one.highest),
+            end=fmt.size(used[-1]),
+        )
         svg = over_time(
             one.points,
             one.run.mark,
             name=f"trace{index}",
-            description=f"Memory of {one.run.label} over time. {caption}",
+            description=msg("memory.trace.description", label=one.run.label, caption=caption),
             last_ns=last_ns,
             top_bytes=top,
             hollow=cell.status == "emulated",
@@ -172,7 +170,9 @@ def _device_rows(run: Run) -> list[list[Cell]]:
     rows = []
     for index, seen in sorted(states.items()):
         reasons = Counter(reason for state in seen for reason in state.throttled)
-        held = [f"{reason} ({count} of {fmt.plural(len(seen), 'trial')})" for reason, count in reasons.items()]
+        held = [
+            msg("devices.reason", reason=reason, count=str(count), n=len(seen)) for reason, count in reasons.items()
+        ]
         rows.append(
             [
                 run.heading,
@@ -181,8 +181,8 @@ def _device_rows(run: Run) -> list[list[Cell]]:
                 _range(seen, lambda state: state.memory_clock_mhz, "MHz"),
                 number(_highest(seen, lambda state: state.temperature_celsius), lambda value: f"{value:.0f} °C"),
                 number(_highest(seen, lambda state: state.power_w), _watts, "W"),
-                number(_highest(seen, lambda state: state.memory_used_bytes), fmt.size, "bytes"),
-                Cell(", ".join(held) or "never"),
+                number(_highest(seen, lambda state: state.memory_used_bytes), fmt.size, BYTES),
+                Cell(listed(held) if held else msg("devices.never")),
             ]
         )
     return rows
@@ -211,18 +211,18 @@ def _cost_row(run: Run, cell: SpeedCell, found: Cost, *, energy: bool, money: bo
         ]
     if money:
         figures += [
-            interval(found.dollars_per_million_output_tokens, _dollars, "dollars"),
-            interval(found.dollars_per_million_total_tokens, _dollars, "dollars"),
+            interval(found.dollars_per_million_output_tokens, _dollars, DOLLARS),
+            interval(found.dollars_per_million_total_tokens, _dollars, DOLLARS),
         ]
     return [run.heading, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
 
 
-def _load(cell: SpeedCell) -> str:
+def _load(cell: SpeedCell) -> Message:
     """Return in words what the cells of one group share."""
-    words = f"{fmt.plural(cell.input_len, 'token')} in, {fmt.count(cell.output_len)} out, "
+    load = msg("load.concurrency", concurrency=str(cell.concurrency))
     if cell.request_rate_per_s is not None:
-        return f"{words}{cell.request_rate_per_s:g} requests per second"
-    return f"{words}concurrency {cell.concurrency}"
+        load = msg("load.per_second", rate=f"{cell.request_rate_per_s:g}")
+    return msg("shape.whole", n=cell.input_len, output=fmt.count(cell.output_len), load=load)
 
 
 def _costs(everything: Sequence[Run]) -> Table | None:
@@ -237,15 +237,18 @@ def _costs(everything: Sequence[Run]) -> Table | None:
     money = any(made.dollars_per_million_output_tokens for _, _, made in found)
     if not (energy or money):
         return None
-    groups: dict[tuple[str, str], list[list[Cell]]] = {}
+    groups: dict[tuple[str, Message], list[list[Cell]]] = {}
     for run, cell, made in sorted(found, key=lambda one: (one[1].input_len, one[1].output_len, one[1].concurrency)):
         groups.setdefault((run.record.variant.model, _load(cell)), []).append(
             _cost_row(run, cell, made, energy=energy, money=money)
         )
     several = len({model for model, _ in groups}) > 1
-    heads = (Head("Variant"), *(ENERGY_HEADS if energy else ()), *(MONEY_HEADS if money else ()))
-    named = [Group(rows, f"{model}: {load}" if several else load) for (model, load), rows in groups.items()]
-    return Table("Energy and money: median over trials, and its interval below it", heads, named)
+    heads = (Head(msg("head.variant")), *(ENERGY_HEADS if energy else ()), *(MONEY_HEADS if money else ()))
+    named = [
+        Group(rows, msg("word.of_model", model=model, what=load) if several else load)
+        for (model, load), rows in groups.items()
+    ]
+    return Table(msg("energy.caption"), heads, named)
 
 
 def _has_emulated(everything: Iterable[Run]) -> bool:
@@ -261,20 +264,20 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     blocks: list[Block] = []
     if traced or any(record.server for record in records):
         blocks += [
-            Table("Memory by variant", MEMORY_HEADS, [Group([_memory_row(run) for run in everything])]),
-            Text(MEMORY_NOTE, "small"),
+            Table(msg("memory.caption"), MEMORY_HEADS, [Group([_memory_row(run) for run in everything])]),
+            Text(msg("memory.how"), "small"),
         ]
     if traced:
-        blocks += [Heading("Memory over time"), _figures(traced)]
+        blocks += [Heading(msg("memory.over_time")), _figures(traced)]
     if devices:
         blocks += [
-            Heading("State of the accelerators"),
-            Table("Accelerators by variant", DEVICE_HEADS, [Group(devices)]),
+            Heading(msg("devices.title")),
+            Table(msg("devices.caption"), DEVICE_HEADS, [Group(devices)]),
         ]
     if costs:
-        blocks += [Heading("Energy and money"), costs, Text(ENERGY_NOTE, "small")]
+        blocks += [Heading(msg("energy.title")), costs, Text(msg("energy.how"), "small")]
     if not blocks:
         return None
     if _has_emulated(everything):
-        blocks.append(Text(EMULATED_NOTE, "small"))
-    return Section("memory-energy", "Memory and energy", blocks)
+        blocks.append(Text(msg("memory.emulated"), "small"))
+    return Section("memory-energy", msg("memory.title"), blocks)

@@ -3,29 +3,32 @@
 from collections.abc import Sequence
 
 from bench import format as fmt
+from bench.messages.message import Message, Words, clauses, msg
 from bench.published.figures import PublishedCell, cells, scores, share_of, sources
 from bench.published.replication import (
     TOLERANCE,
     CellReplication,
+    Kind,
     ScoreReplication,
     replications,
     score_replications,
 )
 from bench.records.record import RunRecord
 from bench.report.document import Block, Bullets, Cell, Details, Group, Head, Section, Table, Text, interval, number
+from bench.report.units import TIMES, TOKENS
 from bench.report.view import runs
 
 ORDER = 56
 
-LEAD = (
-    "Figures from the pages named here: published, not measured here. A measured cell of the same model, quantization, "
-    "engine and shape stands beside its published one; on other hardware only the shares of the physical limit can be "
-    "compared."
-)
-HOW = (
-    f"Reproduced: the 95 % interval of measured / published reaches into 1 ± {TOLERANCE:g}. Published speeds carry no "
-    "spread. Share of the roof: least time of the whole request that the device allows / its time."
-)
+KINDS: dict[Kind, Message] = {
+    "reproduced": msg("replication.reproduced"),
+    "faster": msg("speedup.faster"),
+    "slower": msg("speedup.slower"),
+    "higher": msg("replication.higher"),
+    "lower": msg("replication.lower"),
+    "not comparable": msg("replication.not_comparable"),
+    "not enough data": msg("speedup.too_few"),
+}
 
 
 def _count(value: int) -> Cell:
@@ -38,27 +41,35 @@ def _models(records: Sequence[RunRecord]) -> list[str]:
 
 def _replicated(label: str, one: CellReplication) -> list[Cell]:
     published = one.published
-    ratio = interval(one.ratio, lambda value: f"{value:.2f}", "times")
+    ratio = interval(one.ratio, lambda value: f"{value:.2f}", TIMES)
     return [
         Cell(label),
-        Cell(one.kind, (one.reason,)),
+        Cell(KINDS[one.kind], (one.reason,)),
         _count(published.input_len),
         interval(one.speed_tokens_per_s, fmt.two_decimals, "tokens/s"),
-        number(published.speed_tokens_per_s, fmt.two_decimals, "tokens/s", notes=("published",), faint=True),
+        number(published.speed_tokens_per_s, fmt.two_decimals, "tokens/s", notes=(msg("published.note"),), faint=True),
         ratio,
         number(one.of_roof, fmt.percent),
-        number(one.published_of_roof, fmt.percent, notes=("published",), faint=True),
+        number(one.published_of_roof, fmt.percent, notes=(msg("published.note"),), faint=True),
     ]
 
 
 def _scored(label: str, one: ScoreReplication) -> list[Cell]:
+    notes = msg("published.note"), sources()[one.published.source].title
     return [
         Cell(label),
-        Cell(one.kind, (one.reason,)),
+        Cell(KINDS[one.kind], (one.reason,)),
         Cell(one.published.task),
         number(one.score, fmt.share),
-        number(one.published.score, fmt.share, notes=("published", sources()[one.published.source].title), faint=True),
+        number(one.published.score, fmt.share, notes=notes, faint=True),
     ]
+
+
+def _remarks(cell: PublishedCell) -> Words:
+    """Return what is odd about a figure, as its file has it."""
+    doubtful = msg("published.doubtful", doubt=cell.doubt) if cell.doubt else ""
+    found = [text for text in (cell.setting, doubtful, cell.note) if text]
+    return clauses(found) if found else fmt.MISSING
 
 
 def _published_row(cell: PublishedCell) -> list[Cell]:
@@ -73,30 +84,31 @@ def _published_row(cell: PublishedCell) -> list[Cell]:
         Cell(f"{1e3 * tpot:.2f} ms", numeric=True) if tpot else Cell(numeric=True),
         number(share.mbu if share else None, fmt.percent),
         number(share.of_roof if share else None, fmt.percent),
-        Cell(cell.remarks) if cell.remarks else Cell(),
+        Cell(_remarks(cell)),
     ]
 
 
 def _published_tables(model: str) -> list[Block]:
     heads = [
-        Head("Quantization", "as published; below it our name"),
-        Head("Engine"),
-        Head("Input", "tokens", numeric=True),
-        Head("Devices", numeric=True),
-        Head("Published speed", "tokens/s, as the page counts them", numeric=True),
-        Head("TPOT", "time per output token, at input 1", numeric=True),
-        Head("MBU", "bytes of a step / TPOT / bandwidth", numeric=True),
-        Head("Of the roof", "of the whole request", numeric=True),
-        Head("Note"),
+        Head(msg("published.quantization"), msg("published.quantization.help")),
+        Head(msg("head.engine")),
+        Head(msg("head.input"), TOKENS, numeric=True),
+        Head(msg("published.devices"), numeric=True),
+        Head(msg("published.speed"), msg("published.counted.help"), numeric=True),
+        Head(msg("head.tpot"), msg("published.tpot.help"), numeric=True),
+        Head(msg("head.mbu"), msg("head.mbu.help"), numeric=True),
+        Head(msg("published.of_roof"), msg("published.of_roof.help"), numeric=True),
+        Head(msg("published.remark")),
     ]
     blocks: list[Block] = []
     for name, source in sources().items():
         rows = [_published_row(cell) for cell in cells() if (cell.source, cell.model) == (name, model)]
         if rows:
-            caption = f"{source.title}: {model} on {source.hardware}, published"
+            caption = msg("published.caption", source=source.title, model=model, hardware=str(source.hardware))
             table = Table(caption, heads, [Group(rows)])
             about = [source.page, *([source.setting] if source.setting else []), *source.traps]
-            blocks.append(Details(f"{caption} ({len(rows)} figures)", [table, Bullets(about)]))
+            summary = msg("published.folded", caption=caption, figures=str(len(rows)))
+            blocks.append(Details(summary, [table, Bullets(about)]))
     return blocks
 
 
@@ -107,30 +119,31 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     if not models:
         return None
     labels = {run.record.run_id: run.label for run in runs(records)}
-    blocks: list[Block] = [Text(LEAD)]
+    blocks: list[Block] = [Text(msg("published.lead"))]
     measured = [_replicated(labels[record.run_id], one) for record, one in replications(records)]
     if measured:
         heads = [
-            Head("Variant"),
-            Head("Replication"),
-            Head("Input", "tokens", numeric=True),
-            Head("Measured speed", "tokens/s, as the page counts them", numeric=True),
-            Head("Published speed", "tokens/s", numeric=True),
-            Head("Ratio", "measured / published", numeric=True),
-            Head("Of the roof", numeric=True),
-            Head("Published, of the roof", numeric=True),
+            Head(msg("head.variant")),
+            Head(msg("published.replication")),
+            Head(msg("head.input"), TOKENS, numeric=True),
+            Head(msg("published.measured_speed"), msg("published.counted.help"), numeric=True),
+            Head(msg("published.speed"), "tokens/s", numeric=True),
+            Head(msg("published.ratio"), msg("published.ratio.help"), numeric=True),
+            Head(msg("published.of_roof"), numeric=True),
+            Head(msg("published.theirs_of_roof"), numeric=True),
         ]
-        blocks.append(Table("Measured cells beside published ones", heads, [Group(measured)]))
+        blocks.append(Table(msg("published.cells"), heads, [Group(measured)]))
     scored = [_scored(labels[record.run_id], one) for record, one in score_replications(records)]
     if scored:
         heads = [
-            Head("Variant"),
-            Head("Replication"),
-            Head("Task"),
-            Head("Measured", numeric=True),
-            Head("Published", numeric=True),
+            Head(msg("head.variant")),
+            Head(msg("published.replication")),
+            Head(msg("published.task")),
+            Head(msg("published.measured"), numeric=True),
+            Head(msg("published.published"), numeric=True),
         ]
-        blocks.append(Table("Measured scores beside published ones", heads, [Group(scored)]))
+        blocks.append(Table(msg("published.scores"), heads, [Group(scored)]))
     for model in models:
         blocks += _published_tables(model)
-    return Section("published", "Published by others", [*blocks, Text(HOW, "small")])
+    how = Text(msg("published.how", tolerance=f"{TOLERANCE:g}"), "small")
+    return Section("published", msg("published.title"), [*blocks, how])

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench import format as fmt
+from bench.messages.message import Words, msg
 from bench.records.record import RunRecord
 from bench.report.document import (
     Block,
@@ -22,19 +23,12 @@ from bench.report.document import (
     Text,
     number,
 )
+from bench.report.recorded import recorded
+from bench.report.units import NATS_PER_TOKEN, OF_ONE
 from bench.report.view import Run, runs
 from quantize.checkpoint import CalibrationFact, Canaries, Manifest
 
 ORDER = 52
-
-LEAD = (
-    "How the checkpoints are stored, what they were calibrated on, and how near their predictions are to the source's."
-)
-CANARIES = (
-    "Repetition, entropy and same tokens are those of canary prompts: beginnings of held-out texts, continued greedily "
-    "by the checkpoint and by its source. One different token can change all that follow, so few same tokens alone are "
-    "no defect. A checkpoint whose repetition or entropy is far from its source's is refused."
-)
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -49,9 +43,11 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(value)
 
 
-def _format(manifest: Manifest) -> str:
+def _format(manifest: Manifest) -> Words:
     """Return how the quantized layers are stored; records of schema 1 do not tell."""
-    return manifest.format or ("none" if manifest.bits_per_quantized_weight is None else "not recorded")
+    if manifest.format:
+        return recorded(manifest.format)
+    return msg("word.none") if manifest.bits_per_quantized_weight is None else msg("quantization.not_recorded")
 
 
 def _proof(manifest: Manifest) -> tuple[float, str] | None:
@@ -63,43 +59,48 @@ def _proof(manifest: Manifest) -> tuple[float, str] | None:
 def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
     """Return what was made, from what, and at which cost; experts only where there are any."""
     experts = any(manifest.experts_reached is not None for _, manifest in made)
-    reached = [Head("Experts reached", "share of experts that the router sent calibration tokens to", numeric=True)]
+    reached = [Head(msg("quantization.experts"), msg("quantization.experts.help"), numeric=True)]
     heads = [
-        Head("Variant"),
-        Head("Quantized layers"),
-        Head("Calibrated on"),
+        Head(msg("head.variant")),
+        Head(msg("quantization.layers")),
+        Head(msg("quantization.calibrated_on")),
         *(reached if experts else ()),
-        Head("Made in", "time for making the weights; below it the highest resident memory", numeric=True),
-        Head("Proven in", "time for reading back and comparing with the source; below it the memory", numeric=True),
+        Head(msg("quantization.made_in"), msg("quantization.made_in.help"), numeric=True),
+        Head(msg("quantization.proven_in"), msg("quantization.proven_in.help"), numeric=True),
     ]
     rows = []
     for run, manifest in made:
         calibration = manifest.calibration
-        tokens = (fmt.plural(calibration.n_tokens, "token"),) if calibration else ()
+        tokens = (msg("word.tokens", n=calibration.n_tokens),) if calibration else ()
         proof = _proof(manifest)
-        share = [number(manifest.experts_reached, fmt.percent, "of 1")]
+        share = [number(manifest.experts_reached, fmt.percent, OF_ONE)]
         rows.append(
             [
                 run.heading,
                 Cell(_format(manifest)),
-                Cell(calibration.id, tokens, calibration.source) if calibration else Cell(),
+                Cell(recorded(calibration.id), tokens, recorded(calibration.source)) if calibration else Cell(),
                 *(share if experts else ()),
                 number(manifest.build_s, fmt.seconds, "s", notes=(fmt.size(manifest.peak_rss_bytes),)),
                 number(proof[0], fmt.seconds, "s", notes=(proof[1],)) if proof else Cell(numeric=True),
             ]
         )
-    return Table("Checkpoints", heads, [Group(rows)])
+    return Table(msg("quantization.checkpoints"), heads, [Group(rows)])
+
+
+def _of_source(value: str) -> tuple[Words]:
+    """Return the note that gives the source's own figure."""
+    return (msg("quantization.of_source", value=value),)
 
 
 def _canary_cells(found: Canaries | None) -> list[Cell]:
     if found is None:
         return [Cell(numeric=True)] * 3
     source, own = found.source, found.checkpoint
-    compared = f"of {fmt.count(found.prompts * found.new_tokens)}"
+    compared = msg("cell.of", total=fmt.count(found.prompts * found.new_tokens))
     return [
-        number(own.repetition, fmt.percent, "of 1", notes=(f"source {fmt.percent(source.repetition)}",)),
-        number(own.entropy_nats, fmt.two_decimals, "nats", notes=(f"source {fmt.two_decimals(source.entropy_nats)}",)),
-        number(found.same_tokens, fmt.percent, "of 1", notes=(compared,)),
+        number(own.repetition, fmt.percent, OF_ONE, notes=_of_source(fmt.percent(source.repetition))),
+        number(own.entropy_nats, fmt.two_decimals, "nats", notes=_of_source(fmt.two_decimals(source.entropy_nats))),
+        number(found.same_tokens, fmt.percent, OF_ONE, notes=(compared,)),
     ]
 
 
@@ -110,31 +111,31 @@ def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
         return []
     canaries = any(manifest.canaries for _, manifest, _ in compared)
     spoken = [
-        Head("Repetition", "share of token pairs that occurred before in the same continuation", numeric=True),
-        Head("Entropy", "of the next-token distribution, mean over the continuations, nats", numeric=True),
-        Head("Same tokens", "share of new tokens that equal the source's at the same place", numeric=True),
+        Head(msg("quantization.repetition"), msg("quantization.repetition.help"), numeric=True),
+        Head(msg("quantization.entropy"), msg("quantization.entropy.help"), numeric=True),
+        Head(msg("quantization.same_tokens"), msg("quantization.same_tokens.help"), numeric=True),
     ]
     heads = [
-        Head("Variant"),
-        Head("Held-out text", "and the number of positions compared"),
-        Head("KL to source", "mean KL divergence of next-token distributions, nats per token", numeric=True),
-        Head("Top-1 agreement", "share of positions with the same most likely next token", numeric=True),
-        Head("Perplexity", "on the held-out text", numeric=True),
+        Head(msg("head.variant")),
+        Head(msg("quantization.heldout"), msg("quantization.heldout.help")),
+        Head(msg("quantization.kl"), msg("quantization.kl.help"), numeric=True),
+        Head(msg("quantization.top1"), msg("quantization.top1.help"), numeric=True),
+        Head(msg("quantization.perplexity"), msg("quantization.perplexity.help"), numeric=True),
         *(spoken if canaries else ()),
     ]
     rows = [
         [
             run.heading,
-            Cell(found.text_id, (fmt.plural(found.n_tokens, "position"),), f"SHA-256 {found.text_sha256}"),
-            number(found.kl_nats, fmt.significant, "nats per token"),
-            number(found.top1_agreement, fmt.percent, "of 1"),
-            number(found.perplexity, fmt.two_decimals, notes=(f"source {fmt.two_decimals(found.source_perplexity)}",)),
+            Cell(recorded(found.text_id), (msg("word.positions", n=found.n_tokens),), f"SHA-256 {found.text_sha256}"),
+            number(found.kl_nats, fmt.significant, NATS_PER_TOKEN),
+            number(found.top1_agreement, fmt.percent, OF_ONE),
+            number(found.perplexity, fmt.two_decimals, notes=_of_source(fmt.two_decimals(found.source_perplexity))),
             *(_canary_cells(manifest.canaries) if canaries else ()),
         ]
         for run, manifest, found in compared
     ]
-    blocks: list[Block] = [Table("Fidelity to the source on held-out text", heads, [Group(rows)])]
-    return [*blocks, Text(CANARIES, "small")] if canaries else blocks
+    blocks: list[Block] = [Table(msg("quantization.fidelity"), heads, [Group(rows)])]
+    return [*blocks, Text(msg("quantization.canaries"), "small")] if canaries else blocks
 
 
 def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
@@ -146,50 +147,59 @@ def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
     rows = [
         [Cell(str(name)), *map(Cell, row)] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
     ]
-    heads = [Head("Setting"), *map(Head, columns)]
-    caption = "quantization_config of each checkpoint; settings that are null everywhere are left out"
-    return Details("Method settings", [Table(caption, heads, [Group(rows)])])
+    heads = [Head(msg("quantization.setting")), *map(Head, columns)]
+    return Details(msg("quantization.settings"), [Table(msg("quantization.settings.caption"), heads, [Group(rows)])])
 
 
 def _calibration(calibration: CalibrationFact | None, *, released: bool) -> list[Term]:
     if calibration is None:
-        return [Term("Calibration", ("not known: a release, taken as it is" if released else "none",))]
-    amount = (
-        f"{calibration.id}: {fmt.plural(calibration.n_samples, 'sample')} of at most "
-        f"{fmt.plural(calibration.max_seq_len, 'token')}, {fmt.plural(calibration.n_tokens, 'token')} in all"
+        none = msg("calibration.release") if released else msg("word.none")
+        return [Term(msg("calibration.title"), (none,))]
+    amount = msg(
+        "calibration.amount",
+        set=recorded(calibration.id),
+        samples=msg("calibration.samples", n=calibration.n_samples),
+        longest=msg("word.tokens", n=calibration.max_seq_len),
+        total=msg("word.tokens", n=calibration.n_tokens),
     )
     items = [
-        Term("Calibration", (amount, calibration.source)),
-        Term("Calibration hash", (calibration.sha256,), code=True),
+        Term(msg("calibration.title"), (amount, recorded(calibration.source))),
+        Term(msg("calibration.hash"), (calibration.sha256,), code=True),
     ]
     if calibration.enable_thinking is not None:
-        items.append(Term("Thinking in chats", ("enabled" if calibration.enable_thinking else "disabled",)))
+        thinking = msg("calibration.enabled") if calibration.enable_thinking else msg("calibration.disabled")
+        items.append(Term(msg("calibration.thinking"), (thinking,)))
     if calibration.chat_template_sha256:
-        items.append(Term("Chat template hash", (calibration.chat_template_sha256,), code=True))
+        items.append(Term(msg("calibration.template_hash"), (calibration.chat_template_sha256,), code=True))
     return items
 
 
 def _facts(manifest: Manifest) -> Terms:
     libraries = ", ".join(f"{name} {version}" for name, version in sorted(manifest.libraries.items()))
     items = [
-        Term("Weights", (manifest.provenance,)),
-        Term("Quantized layers", (_format(manifest),)),
+        Term(msg("quantization.weights"), (recorded(manifest.provenance),)),
+        Term(msg("quantization.layers"), (_format(manifest),)),
         *_calibration(manifest.calibration, released="release" in manifest.key.inputs),
     ]
     if manifest.experts_reached is not None:
-        reached = f"{fmt.percent(manifest.experts_reached)} were sent calibration tokens by the router itself"
-        items.append(Term("Experts reached", (reached,)))
+        reached = msg("quantization.experts.reached", share=fmt.percent(manifest.experts_reached))
+        items.append(Term(msg("quantization.experts"), (reached,)))
     proof = _proof(manifest)
+    proven = msg("quantization.not_recorded")
+    if proof:
+        proven = msg("quantization.proof.value", time=fmt.seconds(proof[0]), memory=proof[1])
+    built = msg("quantization.built.value", at=fmt.moment(manifest.created_at), time=fmt.seconds(manifest.build_s))
+    files, weights = str(len(manifest.files)), fmt.size(manifest.checkpoint_bytes)
     return Terms(
         [
             *items,
-            Term("Libraries", (libraries or "none",)),
-            Term("Seed", (str(manifest.seed),)),
-            Term("Built", (f"{fmt.moment(manifest.created_at)} UTC, in {fmt.seconds(manifest.build_s)}",)),
-            Term("Peak memory of the build", (fmt.size(manifest.peak_rss_bytes),)),
-            Term("Proof", (f"{fmt.seconds(proof[0])}, peak memory {proof[1]}" if proof else "not recorded",)),
-            Term("Files", (f"{len(manifest.files)}, of which weights {fmt.size(manifest.checkpoint_bytes)}",)),
-            Term("Checkpoint key", (manifest.key.digest,), code=True),
+            Term(msg("quantization.libraries"), (libraries or msg("word.none"),)),
+            Term(msg("head.seed"), (str(manifest.seed),)),
+            Term(msg("quantization.built"), (built,)),
+            Term(msg("quantization.build_memory"), (fmt.size(manifest.peak_rss_bytes),)),
+            Term(msg("quantization.proof"), (proven,)),
+            Term(msg("quantization.files"), (msg("quantization.files.value", files=files, weights=weights),)),
+            Term(msg("quantization.key"), (manifest.key.digest,), code=True),
         ]
     )
 
@@ -198,9 +208,9 @@ def _details(run: Run) -> Details:
     manifest = run.record.checkpoint
     blocks: list[Block] = [_facts(manifest)] if manifest else []
     notes = manifest.notes if manifest else ()
-    for title, lines in (("Notes", notes), ("Decisions of the run", run.record.log)):
-        blocks += [Heading(title), Bullets(lines)] if lines else []
-    return Details(f"{run.label}: origin, calibration and decisions", blocks)
+    for title, lines in ((msg("quantization.notes"), notes), (msg("quantization.log"), run.record.log)):
+        blocks += [Heading(title), Bullets([recorded(line) for line in lines])] if lines else []
+    return Details(msg("quantization.details", label=run.label), blocks)
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -210,6 +220,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     details = [_details(run) for run in everything if run.record.checkpoint or run.record.log]
     if not details:
         return None
-    blocks: list[Block] = [Text(LEAD, "lead"), _made(made), *_fidelity(made)] if made else []
+    lead = Text(msg("quantization.lead"), "lead")
+    blocks: list[Block] = [lead, _made(made), *_fidelity(made)] if made else []
     settings = _settings(made)
-    return Section("quantization", "Quantization", [*blocks, *([settings] if settings else ()), *details])
+    return Section("quantization", msg("quantization.title"), [*blocks, *([settings] if settings else ()), *details])

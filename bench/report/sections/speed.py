@@ -6,7 +6,9 @@ from dataclasses import replace
 from bench import format as fmt
 from bench.limits.measured import Share, against, limit_of
 from bench.limits.roofline import Limit
+from bench.messages.message import Message, Words, clauses, linked, msg, sentences
 from bench.records.record import RunRecord, SpeedCell
+from bench.report.cells import BOUND
 from bench.report.document import (
     Block,
     Bullets,
@@ -15,6 +17,7 @@ from bench.report.document import (
     Figures,
     Group,
     Head,
+    Mark,
     Section,
     Table,
     Text,
@@ -22,6 +25,9 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.base import Point, Series, by_length
+from bench.report.recorded import recorded
+from bench.report.shapes import load_words
+from bench.report.units import BYTES
 from bench.report.view import SHOWN, Run, cell_anchor, reasons_of, runs
 from bench.speed.metrics import CellSummary, Interval, summarize
 from bench.speed.shapes import Shape, shape_of
@@ -32,22 +38,22 @@ ORDER = 20
 Load = tuple[str, int, int, float, int]
 """Model, output length, concurrency, request rate (0 for a closed loop) and requests of a trial: what is compared."""
 HEADS = (
-    Head("Variant"),
-    Head("Status"),
-    Head("Trials", "measured trials, warm-up not counted", numeric=True),
-    Head("TTFT", "time to first token", numeric=True),
-    Head("TPOT", "time per output token after the first", numeric=True),
-    Head("Decode speed", "1 / TPOT", numeric=True),
-    Head("Prefill speed", "prompt tokens / TTFT", numeric=True),
-    Head("End to end", "last token after the request began", numeric=True),
-    Head("Output rate", "tokens of all requests at once / time", numeric=True),
-    Head("Qwen speed", "(prompt + generated tokens) / end-to-end time; counts the prompt", numeric=True),
-    Head("Peak memory", "highest memory of the server during the cell", numeric=True),
+    Head(msg("head.variant")),
+    Head(msg("head.status")),
+    Head(msg("speed.trials"), msg("speed.trials.help"), numeric=True),
+    Head(msg("head.ttft"), msg("speed.ttft.help"), numeric=True),
+    Head(msg("head.tpot"), msg("speed.tpot.help"), numeric=True),
+    Head(msg("speed.decode"), "1 / TPOT", numeric=True),
+    Head(msg("speed.prefill"), msg("speed.prefill.help"), numeric=True),
+    Head(msg("head.end_to_end"), msg("speed.end_to_end.help"), numeric=True),
+    Head(msg("head.output_rate"), msg("speed.output_rate.help"), numeric=True),
+    Head(msg("speed.qwen"), msg("speed.qwen.help"), numeric=True),
+    Head(msg("speed.memory"), msg("speed.memory.help"), numeric=True),
 )
 LIMIT_HEADS = (
-    Head("Roof", "highest decode speed that the device allows; below it the least TTFT", numeric=True),
-    Head("Of roof", "MBU of decoding; below it MFU of prefill", numeric=True),
-    Head("Bound by", "what the roof of decoding is made of; below it that of prefill"),
+    Head(msg("speed.roof"), msg("speed.roof.help"), numeric=True),
+    Head(msg("speed.of_roof"), msg("speed.of_roof.help"), numeric=True),
+    Head(msg("head.bound_by"), msg("speed.bound_by.help")),
 )
 
 
@@ -60,11 +66,12 @@ def _load(cell: SpeedCell, run: Run) -> Load:
     return run.record.variant.model, cell.output_len, cell.concurrency, cell.request_rate_per_s or 0.0, cell.n_requests
 
 
-def _words(shape: Shape) -> str:
+def _words(shape: Shape) -> Message:
     """Return a shape's load, e.g. ``4 at once, 16 requests``."""
+    load = load_words(shape)
     if shape.request_rate_per_s is None and shape.n_requests == shape.concurrency:
-        return shape.load
-    return f"{shape.load}, {fmt.plural(shape.n_requests, 'request')}"
+        return load
+    return msg("load.requests", load=load, n=shape.n_requests)
 
 
 def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | None]) -> tuple[Point, ...]:
@@ -77,31 +84,30 @@ def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | 
     return tuple(found)
 
 
-def _figures(everything: Sequence[Run], load: Load, words: str, name: str) -> Figures | None:
+def _figures(everything: Sequence[Run], load: Load, words: Words, name: str) -> Figures | None:
     """Return TTFT and decode speed over input length for one load; None if nothing of it was measured."""
     ttft = [Series(r.label, r.mark, _points(r, load, lambda s: s.ttft_s)) for r in everything]
     decode = [Series(r.label, r.mark, _points(r, load, lambda s: s.decode_tokens_per_s)) for r in everything]
     items = []
     if any(one.points for one in ttft):
-        caption = f"Time to first token by input length, both logarithmic; lower is better. {words}."
+        caption = msg("speed.figure.ttft", where=words)
         drawn = [one for one in ttft if one.points]
-        svg = by_length(
-            drawn, name=f"{name}-ttft", description=caption, ylabel="time to first token", show=fmt.seconds, log=True
-        )
+        ylabel = msg("speed.ttft.help")
+        svg = by_length(drawn, name=f"{name}-ttft", description=caption, ylabel=ylabel, show=fmt.seconds, log=True)
         items.append(Figure(svg, caption))
     if any(one.points for one in decode):
-        caption = f"Decode speed of one request by input length; higher is better. {words}."
+        caption = msg("speed.figure.decode", where=words)
         drawn = [one for one in decode if one.points]
         svg = by_length(
             drawn,
             name=f"{name}-decode",
             description=caption,
-            ylabel="tokens per second",
+            ylabel=msg("plot.tokens_per_second"),
             show=fmt.significant,
             log=False,
         )
         items.append(Figure(svg, caption))
-    legend = [
+    legend: list[tuple[Mark, Words]] = [
         (run.mark, run.label)
         for run, *both in zip(everything, ttft, decode, strict=True)
         if any(one.points for one in both)
@@ -112,15 +118,20 @@ def _figures(everything: Sequence[Run], load: Load, words: str, name: str) -> Fi
 def _limit_cells(limit: Limit | None, share: Share | None) -> list[Cell]:
     if limit is None or share is None:
         return [Cell(numeric=True), Cell(numeric=True), Cell()]
-    roof = number(limit.roof_tokens_per_s, fmt.rate, "tokens/s", notes=(f"TTFT {fmt.seconds(limit.roof_ttft_s)}",))
-    prefill = () if share.mfu is None else (f"MFU {fmt.small_percent(share.mfu)}",)
-    exact = "; ".join(
-        f"{name} {value!r}" for name, value in (("MBU", share.mbu), ("MFU", share.mfu)) if value is not None
+    roof = number(
+        limit.roof_tokens_per_s,
+        fmt.rate,
+        "tokens/s",
+        notes=(msg("speed.note.ttft", value=fmt.seconds(limit.roof_ttft_s)),),
     )
+    prefill = () if share.mfu is None else (msg("speed.note.mfu", value=fmt.small_percent(share.mfu)),)
+    mbu = () if share.mbu is None else (msg("speed.note.mbu", value=repr(share.mbu)),)
+    mfu = () if share.mfu is None else (msg("speed.note.mfu", value=repr(share.mfu)),)
+    exact = clauses((*mbu, *mfu)) if mbu or mfu else ""
     return [
         roof,
         Cell(fmt.MISSING if share.mbu is None else fmt.small_percent(share.mbu), prefill, exact, numeric=True),
-        Cell(limit.decode.by, (f"prefill: {limit.prefill.by}",)),
+        Cell(BOUND[limit.decode.by], (msg("bound.prefill", by=BOUND[limit.prefill.by]),)),
     ]
 
 
@@ -129,7 +140,8 @@ def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     start = [replace(run.heading, anchor=cell_anchor(run, cell)), Cell("", marks, status=cell.status)]
     summary = summarize(cell)
     if summary is None:
-        return [*start, Cell("; ".join(cell.reasons) or fmt.MISSING, span=len(heads) - len(start))]
+        why = clauses(map(recorded, cell.reasons)) if cell.reasons else fmt.MISSING
+        return [*start, Cell(why, span=len(heads) - len(start))]
     figures = [
         interval(summary.ttft_s, fmt.seconds, "s"),
         interval(summary.tpot_s, fmt.seconds, "s"),
@@ -138,7 +150,7 @@ def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
         interval(summary.e2e_s, fmt.seconds, "s"),
         interval(summary.output_tokens_per_s, fmt.rate, "tokens/s"),
         interval(summary.qwen_speed_tokens_per_s, fmt.rate, "tokens/s"),
-        number(summary.peak_memory_bytes, fmt.size, "bytes"),
+        number(summary.peak_memory_bytes, fmt.size, BYTES),
     ]
     trials = Cell(fmt.count(summary.n_trials), numeric=True)
     row = [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
@@ -161,26 +173,29 @@ def _table(everything: Sequence[Run]) -> Table:
     several = len({load[0] for load, _ in shapes}) > 1
     groups = []
     for (load, shape), rows in sorted(shapes.items(), key=lambda pair: (pair[0][0], pair[0][1].input_len)):
-        title = f"{fmt.plural(shape.input_len, 'token')} in, {fmt.count(shape.output_len)} out, {_words(shape)}"
-        groups.append(Group(rows, f"{load[0]}: {title}" if several else title))
-    return Table("Every speed cell: median over trials, and its interval below it", heads, groups)
+        title = msg("shape.whole", n=shape.input_len, output=fmt.count(shape.output_len), load=_words(shape))
+        groups.append(Group(rows, msg("word.of_model", model=load[0], what=title) if several else title))
+    return Table(msg("speed.caption"), heads, groups)
 
 
-def _where(label: str, places: Sequence[str]) -> str:
-    return f"{label}: {' and '.join(places) if len(places) <= 2 else fmt.plural(len(places), 'cell')}"
+def _where(label: str, places: Sequence[Words]) -> Words:
+    where = linked(places) if len(places) <= 2 else msg("speed.cells", n=len(places))
+    return msg("speed.where", label=label, where=where)
 
 
-def _remarks(everything: Sequence[Run]) -> Iterator[str]:
+def _remarks(everything: Sequence[Run]) -> Iterator[Words]:
     """Yield warnings and unproven checks of cells with figures: each once, with the runs and shapes it holds for."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[Words, dict[str, list[Words]]] = {}
     for run in everything:
         for cell in run.record.cells:
-            place = f"{fmt.count(cell.input_len)} in, {_words(shape_of(cell))}"
-            for text in (*cell.warnings, *(f"not proven: {check}" for check in cell.unproven)):
+            place = msg("shape.in_at", length=fmt.count(cell.input_len), load=_words(shape_of(cell)))
+            unproven = (msg("speed.unproven", check=recorded(check)) for check in cell.unproven)
+            for text in (*map(recorded, cell.warnings), *unproven):
                 if cell.status in SHOWN:
                     found.setdefault(text, {}).setdefault(run.label, []).append(place)
     for text, by_run in found.items():
-        yield f"{text} ({'; '.join(_where(label, places) for label, places in by_run.items())})"
+        where = clauses(_where(label, places) for label, places in by_run.items())
+        yield msg("speed.remark", remark=text, where=where)
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -189,9 +204,9 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     if not any(record.cells for record in records):
         return None
     loads = {
-        _load(
-            cell, run
-        ): f"{run.record.variant.model}, {fmt.plural(cell.output_len, 'token')} out, {_words(shape_of(cell))}"
+        _load(cell, run): msg(
+            "speed.load", model=run.record.variant.model, n=cell.output_len, load=_words(shape_of(cell))
+        )
         for run in everything
         for cell in run.record.cells
         if cell.request_rate_per_s is None
@@ -199,12 +214,12 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     drawn = [_figures(everything, load, words, f"speed{index}") for index, (load, words) in enumerate(loads.items())]
     blocks: list[Block] = [figures for figures in drawn if figures]
     if blocks:
-        how = "Points are medians over trials, bars the interval. "
+        how = [msg("speed.how")]
         if any(cell.status == "emulated" for record in records for cell in record.cells):
-            how += "Hollow markers on a dashed line are emulated: real times of this server, but not of the variant."
-        blocks.append(Text(how, "small"))
+            how.append(msg("speed.how.emulated"))
+        blocks.append(Text(sentences(how), "small"))
     blocks.append(_table(everything))
-    reasons = [*reasons_of(everything, lambda run: run.record.cells), *_remarks(everything)]
+    reasons: list[Words] = [*reasons_of(everything, lambda run: run.record.cells), *_remarks(everything)]
     if reasons:
         blocks.append(Bullets(reasons))
-    return Section("speed", "Speed by input length", blocks)
+    return Section("speed", msg("speed.title"), blocks)

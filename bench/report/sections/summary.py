@@ -4,45 +4,39 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import format as fmt
+from bench.messages.message import Message, Words, linked, msg, sentences
 from bench.records.record import RunRecord
+from bench.records.words import STATUS
 from bench.report.cells import points
 from bench.report.document import Block, Cell, Group, Head, Note, Section, Table, Text, metric_cell, number
+from bench.report.units import BITS, BYTES, NATS_PER_TOKEN
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, Run, is_own, runs, status_counts, tasks
 
 ORDER = 8
 
-SCORES = "Scores are the task's main metric ± one standard error. "
-VERDICTS = (
-    "Below a score stand its verdict, the change against the BF16 run of the same model in percentage points, and how "
-    "many of the items that both answered were gained (+) and lost (−); the accuracy verdict gives the reasons. "
-)
-TESTED = "Whether a speed differs is tested where a variant and its baseline are both ok: see where the speed-up went."
-EMULATED = (
-    "The engine expanded the quantized weights back to 16 bits and computed with those. The rounding is real, so "
-    "accuracy, fidelity and checkpoint size count, though quantized kernels round a little differently. The speed and "
-    "the memory of the server are those of the 16-bit computation with the expansion on top: they say nothing about "
-    "the variant, must not be compared with BF16 or with each other, and are shown only to document the run."
-)
 
-
-def _headline(everything: Sequence[Run]) -> str:
+def _headline(everything: Sequence[Run]) -> Message:
     models = list(dict.fromkeys(run.record.variant.model for run in everything))
     engines = sorted({run.record.engine for run in everything})
     cells = [cell.status for run in everything for cell in run.record.cells]
     scores = [score.status for run in everything for score in run.record.scores]
     failures = sum(len(run.record.failures) for run in everything)
-    of = models[0] if len(models) == 1 else fmt.plural(len(models), "model")
-    what = "variant" if len(engines) == 1 else "run"
-    text = f"{fmt.plural(len(everything), what)} of {of}, served by {' and '.join(engines)}: "
-    text += f"{sum(s in SHOWN for s in cells)} of {fmt.plural(len(cells), 'speed cell')} and "
-    text += f"{sum(s in SHOWN for s in scores)} of {fmt.plural(len(scores), 'task score')} gave figures"
-    return f"{text}; {fmt.plural(failures, 'stage')} failed." if failures else f"{text}."
+    number_of = len(everything)
+    what = msg("summary.variants", n=number_of) if len(engines) == 1 else msg("summary.runs", n=number_of)
+    of = models[0] if len(models) == 1 else msg("summary.models", n=len(models))
+    by = linked(engines)
+    speed = msg("summary.speed_cells", n=len(cells), shown=str(sum(status in SHOWN for status in cells)))
+    tasks = msg("summary.task_scores", n=len(scores), shown=str(sum(status in SHOWN for status in scores)))
+    if not failures:
+        return msg("summary.headline", runs=what, models=of, engines=by, cells=speed, scores=tasks)
+    stages = msg("summary.stages", n=failures)
+    return msg("summary.headline.failed", runs=what, models=of, engines=by, cells=speed, scores=tasks, stages=stages)
 
 
-def _facts(everything: Sequence[Run]) -> str:
+def _facts(everything: Sequence[Run]) -> Words:
     """Name the smallest and the most faithful quantized checkpoint of each model: exact numbers, so no test is due."""
-    sentences = []
+    facts: list[Words] = []
     for model in dict.fromkeys(run.record.variant.model for run in everything):
         made = [
             (run, run.record.checkpoint)
@@ -52,14 +46,12 @@ def _facts(everything: Sequence[Run]) -> str:
         if len(made) < 2:
             continue
         run, checkpoint = min(made, key=lambda pair: pair[1].checkpoint_bytes)
-        sentences.append(f"Smallest checkpoint: {run.label}, {fmt.size(checkpoint.checkpoint_bytes)}.")
+        facts.append(msg("summary.smallest", label=run.label, size=fmt.size(checkpoint.checkpoint_bytes)))
         near = [(run, checkpoint.fidelity) for run, checkpoint in made if checkpoint.fidelity]
         if near:
             run, fidelity = min(near, key=lambda pair: pair[1].kl_nats)
-            sentences.append(
-                f"Closest to its source: {run.label}, KL {fmt.significant(fidelity.kl_nats)} nats per token."
-            )
-    return " ".join(sentences)
+            facts.append(msg("summary.closest", label=run.label, kl=fmt.significant(fidelity.kl_nats)))
+    return sentences(facts) if facts else ""
 
 
 def _checkpoint_cells(run: Run) -> list[Cell]:
@@ -67,13 +59,13 @@ def _checkpoint_cells(run: Run) -> list[Cell]:
     before = run.baseline.checkpoint if run.baseline else None
     if made is None:
         return [number(None, fmt.size)] * 3
-    ratio = (f"{made.checkpoint_bytes / before.checkpoint_bytes:.2f} of BF16",) if before else ()
+    ratio = (msg("summary.of_bf16", ratio=f"{made.checkpoint_bytes / before.checkpoint_bytes:.2f}"),) if before else ()
     fidelity = made.fidelity
-    top1 = (f"{fmt.percent(fidelity.top1_agreement)} top-1",) if fidelity else ()
+    top1 = (msg("summary.top1", share=fmt.percent(fidelity.top1_agreement)),) if fidelity else ()
     return [
-        number(made.bits_per_quantized_weight, fmt.significant, "bits"),
-        number(made.checkpoint_bytes, fmt.size, "bytes", notes=ratio),
-        number(fidelity.kl_nats if fidelity else None, fmt.significant, "nats per token", notes=top1),
+        number(made.bits_per_quantized_weight, fmt.significant, BITS),
+        number(made.checkpoint_bytes, fmt.size, BYTES, notes=ratio),
+        number(fidelity.kl_nats if fidelity else None, fmt.significant, NATS_PER_TOKEN, notes=top1),
     ]
 
 
@@ -87,7 +79,7 @@ def _speed_cells(run: Run) -> list[Cell]:
     ttft = summary.ttft_s.median if summary.ttft_s else None
     faint = cell.status == "emulated"
     return [
-        Cell("", (f"{fmt.count(cell.input_len)} in",), status=cell.status),
+        Cell("", (msg("shape.in", length=fmt.count(cell.input_len)),), status=cell.status),
         number(decode, fmt.rate, "tokens/s", faint=faint),
         number(ttft, fmt.seconds, "s", faint=faint),
     ]
@@ -102,39 +94,38 @@ def _score_cell(run: Run, task: str, beside: Judged | None) -> Cell:
     if beside is None:
         return metric_cell(score.metrics[0])
     if beside.verdict is None:
-        return metric_cell(score.metrics[0], ("not compared",))
+        return metric_cell(score.metrics[0], (msg("verdict.not_compared"),))
     found = beside.verdict.comparison
-    notes = (f"{points(found.delta.value)} pp", f"+{found.gained} −{found.lost} of {fmt.count(found.n)}")
+    flips = msg("summary.flips", flips=f"+{found.gained} −{found.lost}", total=fmt.count(found.n))
+    notes = (f"{points(found.delta.value)} pp", flips)
     return replace(metric_cell(score.metrics[0], notes), verdict=beside.verdict.kind)
 
 
 def _status_cell(record: RunRecord) -> Cell:
     """Return the counts of what needs a look; or the one status that everything has."""
     counts = status_counts(record)
-    lines = [f"{times} × {status.replace('_', ' ')}" for status, times in counts.items()]
+    lines = [msg("summary.count", times=str(times), status=STATUS[status]) for status, times in counts.items()]
     if record.failures:
-        lines.append(fmt.plural(len(record.failures), "failure"))
+        lines.append(msg("summary.failures", n=len(record.failures)))
     if record.finished_at is None:
-        lines.append("cut short")
+        lines.append(msg("word.cut_short"))
     if not counts:
-        lines.insert(0, "nothing measured")
+        lines.insert(0, msg("summary.nothing"))
     return Cell("", tuple(lines))
 
 
 def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Table:
     beside = {(one.run.label, one.score.task): one for one in found}
     heads = [
-        Head("Variant", "quantization, and the model below it"),
-        Head("Results", "number of speed cells and scores with each status"),
-        Head("Bits / weight", "stored bits per quantized weight, scales and zero points included", numeric=True),
-        Head("Checkpoint", "bytes of all safetensors files", numeric=True),
-        Head(
-            "KL", "divergence from the source, nats per token on held-out text; below it top-1 agreement", numeric=True
-        ),
-        Head("Speed of", "longest measured input in tokens, at the lowest concurrency, and its status"),
-        Head("Decode", "decode speed, median at the longest measured input", numeric=True),
-        Head("TTFT", "time to first token, median at the longest measured input", numeric=True),
-        *(Head(task, "main metric ± one standard error", numeric=True) for task in names),
+        Head(msg("head.variant"), msg("summary.variant.help")),
+        Head(msg("summary.results"), msg("summary.results.help")),
+        Head(msg("head.bits_per_weight"), msg("head.bits_per_weight.help"), numeric=True),
+        Head(msg("head.checkpoint"), msg("head.checkpoint.help"), numeric=True),
+        Head(msg("head.kl"), msg("summary.kl.help"), numeric=True),
+        Head(msg("summary.speed_of"), msg("summary.speed_of.help")),
+        Head(msg("summary.decode"), msg("summary.decode.help"), numeric=True),
+        Head(msg("head.ttft"), msg("summary.ttft.help"), numeric=True),
+        *(Head(task, msg("summary.score.help"), numeric=True) for task in names),
     ]
     rows = [
         [
@@ -146,7 +137,18 @@ def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judg
         ]
         for run in everything
     ]
-    return Table("One row per variant", heads, [Group(rows)])
+    return Table(msg("summary.caption"), heads, [Group(rows)])
+
+
+def _explanation(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Words:
+    parts = [msg("summary.scores")] if names else []
+    if any(one.verdict for one in found):
+        parts.append(msg("summary.verdicts"))
+    if any(map(is_own, names)):
+        parts.append(msg("summary.own_tasks"))
+    if any(cell.status == "emulated" for run in everything for cell in run.record.cells):
+        parts.append(msg("summary.emulated_speed"))
+    return sentences([*parts, msg("summary.tested")])
 
 
 def section(records: Sequence[RunRecord]) -> Section:
@@ -158,12 +160,6 @@ def section(records: Sequence[RunRecord]) -> Section:
         blocks.append(Text(facts))
     measured = [counts for run in everything if run.quantized and (counts := status_counts(run.record))]
     if any(counts["emulated"] for counts in measured) and not any(counts["ok"] for counts in measured):
-        blocks.append(Note("Every quantized variant ran emulated", EMULATED))
-    blocks.append(_table(everything, names, found))
-    explain = SCORES + VERDICTS if any(one.verdict for one in found) else SCORES
-    if any(map(is_own, names)):
-        explain += "Tasks named mini-… are small sets of quantbench's own and not comparable with published scores. "
-    emulated = "Speed marked emulated must not be compared with anything. "
-    shows_emulated = any(cell.status == "emulated" for run in everything for cell in run.record.cells)
-    blocks.append(Text(f"{explain if names else ''}{emulated if shows_emulated else ''}{TESTED}", "small"))
-    return Section("summary", "Summary", blocks)
+        blocks.append(Note(msg("summary.emulated.title"), msg("summary.emulated")))
+    blocks += [_table(everything, names, found), Text(_explanation(everything, names, found), "small")]
+    return Section("summary", msg("summary.title"), blocks)

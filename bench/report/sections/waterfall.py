@@ -6,16 +6,42 @@ from dataclasses import dataclass
 from bench import format as fmt
 from bench.analysis.baseline import cell_under_same_load
 from bench.analysis.speedup import Speedup, speedup
-from bench.analysis.waterfall import MEANING, Waterfall, fixed_seconds, timed_cell, waterfall
+from bench.analysis.waterfall import (
+    BOTH,
+    CACHE,
+    KERNELS,
+    NAMES,
+    OVERHEAD,
+    PREFILL,
+    REST,
+    WEIGHTS,
+    Waterfall,
+    fixed_seconds,
+    timed_cell,
+    waterfall,
+)
 from bench.limits.measured import limit_of
+from bench.messages.message import Message, Words, listed, msg
 from bench.records.record import RunRecord, SpeedCell
+from bench.report.cells import SPEEDUP
 from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, Head, Section, Table, Term, Terms, Text
-from bench.report.plots.waterfall import waterfall_plot
+from bench.report.plots.waterfall import STEPS, waterfall_plot
+from bench.report.shapes import shape_words
 from bench.report.view import Run, runs
 from bench.speed.metrics import e2e_s, summarize, tpot_s
 from bench.speed.shapes import Shape, shape_of
 
 ORDER = 48
+
+MEANING = {
+    WEIGHTS: msg("waterfall.weights.meaning"),
+    REST: msg("waterfall.rest.meaning"),
+    CACHE: msg("waterfall.cache.meaning"),
+    KERNELS: msg("waterfall.kernels.meaning"),
+    OVERHEAD: msg("waterfall.overhead.meaning"),
+    BOTH: msg("waterfall.both.meaning"),
+    PREFILL: msg("waterfall.prefill.meaning"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,42 +90,34 @@ def _pairs(run: Run) -> Iterator[_Pair]:
             yield _Pair(run, against, _shape(cell), found, speedup(other, cell, tpot_s), speedup(other, cell, e2e_s))
 
 
-def _why_not(run: Run) -> str:
+def _why_not(run: Run) -> Message:
     """Return why nothing is drawn for a run."""
     base = run.speed_baseline()
     if base is None:
-        return "there is no BF16 run of the same model and engine on the same device to compare with"
+        return msg("waterfall.no_bf16")
     if any(cell.status == "emulated" for cell in (*run.record.cells, *base.cells)):
-        return "its speed is emulated: computed with weights expanded to 16 bits, so there is no speed-up to explain"
-    return "it has no ok cell in common with its baseline whose physical limit is known"
+        return msg("waterfall.emulated")
+    return msg("waterfall.no_cell")
 
 
 def _measured_cell(value: float, found: Speedup | None) -> Cell:
     if found is None:
         return Cell(f"{value:.2f}", numeric=True)
     spread = () if found.ratio.n == 1 else (fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}"),)
-    how = "trial by trial" if found.paired else "medians of separate runs"
-    exact = f"median ratio {found.ratio.median!r}, {how}, n = {found.ratio.n}"
-    return Cell(f"{value:.2f}", (*spread, found.verdict), exact, numeric=True)
-
-
-def _words(shape: Shape) -> str:
-    return f"{fmt.plural(shape.input_len, 'token')} in, {fmt.count(shape.output_len)} out, {shape.load}"
+    how = msg("exact.paired") if found.paired else msg("exact.unpaired")
+    exact = msg("exact.ratio", ratio=repr(found.ratio.median), how=how, trials=str(found.ratio.n))
+    return Cell(f"{value:.2f}", (*spread, SPEEDUP[found.verdict]), exact, numeric=True)
 
 
 def _table(pairs: Sequence[_Pair]) -> Table:
-    names = [name for name in MEANING if any(step.name == name for pair in pairs for step in pair.found.steps)]
+    names = [name for name in NAMES if any(step.name == name for pair in pairs for step in pair.found.steps)]
     heads = [
-        Head("Variant"),
-        Head("Cell"),
-        *(Head(name, MEANING[name], numeric=True) for name in names[:-1]),
-        Head("= decode", "the baseline's TPOT / the variant's; below it interval and verdict", numeric=True),
-        Head(names[-1], MEANING[names[-1]], numeric=True),
-        Head(
-            "= end to end",
-            "the baseline's whole time / the variant's; below it interval and verdict",
-            numeric=True,
-        ),
+        Head(msg("head.variant")),
+        Head(msg("head.cell")),
+        *(Head(STEPS[name], MEANING[name], numeric=True) for name in names[:-1]),
+        Head(msg("waterfall.is_decode"), msg("waterfall.is_decode.help"), numeric=True),
+        Head(STEPS[names[-1]], MEANING[names[-1]], numeric=True),
+        Head(msg("waterfall.is_end_to_end"), msg("waterfall.is_end_to_end.help"), numeric=True),
     ]
     rows = []
     for pair in pairs:
@@ -107,8 +125,8 @@ def _table(pairs: Sequence[_Pair]) -> Table:
         cells = [Cell(f"× {factors[name]:.2f}", numeric=True) if name in factors else Cell() for name in names]
         decode = _measured_cell(pair.found.decode_speedup, pair.decode)
         end_to_end = _measured_cell(pair.found.end_to_end_speedup, pair.end_to_end)
-        rows.append([pair.run.heading, Cell(_words(pair.shape)), *cells[:-1], decode, cells[-1], end_to_end])
-    return Table("Factors whose product is the measured speed-up against the baseline", heads, [Group(rows)])
+        rows.append([pair.run.heading, Cell(shape_words(pair.shape)), *cells[:-1], decode, cells[-1], end_to_end])
+    return Table(msg("waterfall.caption"), heads, [Group(rows)])
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -120,22 +138,22 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     drawn = []
     for index, run in enumerate(everything):
         for pair in by_run[run.label][:1]:
-            caption = f"{run.label} against {pair.against}, {_words(pair.shape)}: each bar multiplies what is above it."
-            told = ", ".join(f"{step.name} {step.factor:.2f}" for step in pair.found.steps)
-            svg = waterfall_plot(pair.found, mark=run.mark, name=f"waterfall{index}", description=f"{caption} {told}")
+            caption = msg("waterfall.figure", label=run.label, against=pair.against, where=shape_words(pair.shape))
+            factors = listed(
+                msg("waterfall.factor", step=STEPS[step.name], factor=f"{step.factor:.2f}") for step in pair.found.steps
+            )
+            description = msg("waterfall.description", caption=caption, factors=factors)
+            svg = waterfall_plot(pair.found, mark=run.mark, name=f"waterfall{index}", description=description)
             drawn.append(Figure(svg, caption, run.label, run.mark))
     blocks: list[Block] = []
     if drawn:
         pairs = [pair for found in by_run.values() for pair in found]
         used = {step.name for pair in pairs for step in pair.found.steps}
-        text = (
-            "Were decoding limited by memory alone, were nothing read but the quantized layers, and were the kernels "
-        )
-        text += "equally good, decoding would be as much faster as its weights have fewer bits. Each factor drops one "
-        text += "of these ifs; filled bars were measured."
-        blocks += [Text(text), Figures(drawn), _table(pairs)]
-        blocks.append(Terms([Term(name, (meaning,)) for name, meaning in MEANING.items() if name in used]))
-    missing = [f"{run.label}: {_why_not(run)}" for run in everything if not by_run[run.label]]
+        blocks += [Text(msg("waterfall.lead")), Figures(drawn), _table(pairs)]
+        blocks.append(Terms([Term(STEPS[name], (MEANING[name],)) for name in NAMES if name in used]))
+    missing: list[Words] = [
+        msg("waterfall.missing.run", label=run.label, why=_why_not(run)) for run in everything if not by_run[run.label]
+    ]
     if missing:
-        blocks += [Text("Nothing is drawn for:"), Bullets(missing)]
-    return Section("waterfall", "Where the speed-up went", blocks)
+        blocks += [Text(msg("waterfall.missing")), Bullets(missing)]
+    return Section("waterfall", msg("waterfall.title"), blocks)

@@ -1,0 +1,53 @@
+"""The labels of a drawing in each language: drawn in English, and replaced in what was drawn.
+
+So a drawing is made once, and has the same layout in every language.
+"""
+
+import re
+
+from markupsafe import Markup, escape
+
+from bench.messages.message import ENGLISH, Catalogue, Message, Words, english
+from bench.report.document import Drawing, Label
+
+WIDEST = 26
+"""Characters of a label next to an axis."""
+
+
+def _short(text: str) -> str:
+    """Return a label that fits next to an axis, without characters that XML cannot hold."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    return plain if len(plain) <= WIDEST else f"{plain[: WIDEST - 1]}…"
+
+
+class Labels:
+    """The labels of one drawing: what is drawn, and what it says in other languages."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Label] = {}
+
+    def __call__(self, words: Words, *, short: bool = False) -> str:
+        """Return the English text of a label, cut to fit next to an axis if it is to be short."""
+        text = _short(english(words)) if short else english(words)
+        if isinstance(words, Message):
+            self.found[text] = Label(words, short)
+        return text
+
+
+def worded(drawing: Drawing, words: Catalogue) -> Markup:
+    """Return a drawing with its labels and its description in a language."""
+    if words.lang == ENGLISH:
+        return drawing.svg
+
+    def label(found: re.Match[str]) -> str:
+        one = drawing.labels.get(Markup(found[2]).unescape())
+        if one is None:
+            return found[0]
+        text = words(one.words)
+        return f"{found[1]}{escape(_short(text) if one.short else text)}{found[3]}"
+
+    def description(found: re.Match[str]) -> str:
+        return f"{found[1]}{escape(words(drawing.description))}{found[2]}"
+
+    svg = re.sub(r"(<text\b[^>]*>)([^<]+)(</text>)", label, drawing.svg)
+    return Markup(re.sub(r'(\baria-label=")[^"]*(")', description, svg, count=1))
