@@ -116,7 +116,7 @@ def test_killed_it_leaves_no_process_behind() -> None:
     code = (
         "import os, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from bench.commands.website import _prepare\n"
+        "from bench.report.website import _prepare\n"
         "pool = ProcessPoolExecutor(2, initializer=_prepare)\n"
         "jobs = [pool.submit(os.getpid), pool.submit(time.sleep, 60)]\n"
         "pids = [jobs[0].result(), *pool._processes]\n"

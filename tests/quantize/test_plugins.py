@@ -122,8 +122,8 @@ def test_every_backend_says_where_it_runs_and_what_it_does() -> None:
 
 
 BACKEND = """
-from quantize.backend import Backend, Made
-BACKEND = Backend("autoawq", ("torch",), {"rtn": lambda *work: Made()})
+from quantize.backend import Backend, QuantizeResult
+BACKEND = Backend("autoawq", ("torch",), {"rtn": lambda *work: QuantizeResult()})
 """
 
 

@@ -18,6 +18,7 @@ TOPICS = {
     "config/test_models.py": "the configs of models, compared with transformers and the hub",
     "config/test_modes.py": "one setting reaches the protocols, the sampling and the report",
     "report/test_browser.py": "what a browser makes of the whole page: layout and colours",
+    "report/test_lang.py": "every page in every language: no text is left out of the catalogues",
     "report/test_use.py": "what a reader does with the whole page: keyboard, print, scripts",
     "servers/test_reference_parts.py": "model, cache and texts of the reference server without HTTP",
 }

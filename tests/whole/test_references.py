@@ -15,7 +15,7 @@ PACKAGES = ("bench", "quantize", "tests", "testkit", "benchmarks")
 FOLDERS = (*PACKAGES, "configs", "constraints", "docs", "examples", "results/published", ".github")
 PLACEHOLDER = re.compile(r"(?<![A-Za-z])[A-Z]{3,}(?![A-Za-z])")
 """Stands for a name that a reader chooses, as in ``configs/quant/NAME.yaml``."""
-MODULES = ("bench.run", "benchmarks")
+MODULES = ("bench.run", "benchmarks", "bench.messages.check")
 """What ``python -m`` starts in the docs; everything else is a word of ``quantbench``."""
 
 
