@@ -9,6 +9,7 @@ from bench.config.spec import record_spec
 from bench.limits.measured import limit_of
 from bench.limits.roofline import (
     KV_BITS,
+    Bound,
     active_parameters,
     bandwidth,
     bits_per_weight,
@@ -105,6 +106,87 @@ def test_batches_reach_more_experts_and_the_least_stays() -> None:
     assert many.least_decode == one.least_decode
     assert many.traffic.linear_bytes > 5 * one.traffic.linear_bytes
     assert many.traffic.rest_bytes == one.traffic.rest_bytes
+
+
+def test_a_decode_step_multiplies_each_weight_once_for_each_request() -> None:
+    step = {"input_len": 1000, "output_len": 200, "concurrency": 16}
+    found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), **step)
+    linear, head, attention = 36 * 192_937_984, 151_936 * 4096, 4 * 36 * 32 * 128
+    assert found.decode.flops == 16 * (2 * linear + 2 * head + attention * 1100)
+    assert found.decode.compute_s == pytest.approx(found.decode.flops / 148e12)
+    assert found.traffic.kv_bytes == 16 * 1100 * 147_456
+    assert found.decode.moved_bytes == 2 * linear + 2 * head + 16 * 1100 * 147_456
+    assert found.least_decode.flops == found.decode.flops / 16
+    eight = limit(QWEN3_8B, weight_bytes(QWEN3_8B, 8), h20(), **step, multiplied_in="fp8", kv_cache_dtype="fp8")
+    seconds = 16 * (2 * linear / 296e12 + 2 * head / 148e12 + attention * 1100 / 296e12)
+    assert eight.decode.compute_s == pytest.approx(seconds)
+
+
+def test_a_token_of_a_model_with_experts_uses_some_of_them_and_every_router() -> None:
+    attention, expert, router, head = 71_303_168, 3 * 4096 * 1536, 128 * 4096, 151_936 * 4096
+    weights = weight_bytes(QWEN3_235B, None)
+    assert weights.attention_bytes == 2 * 94 * attention
+    assert weights.mlp_bytes == 2 * 94 * expert
+    assert weights.rest_bytes == 2 * (head + 94 * router)
+    found = limit(QWEN3_235B, weights, h20(), input_len=512, output_len=2, concurrency=3)
+    width = 4 * 94 * 64 * 128
+    assert found.decode.flops == 3 * (2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 513)
+    assert found.least_prefill.flops == 512 * 2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 512**2 / 2
+    assert found.least_prefill.moved_bytes == weights.rest_bytes + 2 * 94 * (attention + 8 * expert) + 512 * 192_512
+
+
+def test_a_limit_is_of_one_request_on_one_device_unless_it_says_otherwise() -> None:
+    weights, lengths = weight_bytes(QWEN3_8B, None), {"input_len": 512, "output_len": 8}
+    assert limit(QWEN3_8B, weights, h20(), **lengths) == limit(
+        QWEN3_8B, weights, h20(), **lengths, concurrency=1, devices=1, kv_cache_dtype="bf16", multiplied_in="bf16"
+    )
+    together = limit(QWEN3_8B, weights, h20(), **lengths, concurrency=4)
+    assert together == limit(QWEN3_8B, weights, h20(), **lengths, concurrency=4, sent_together=True)
+
+
+def test_weights_of_32_bits_take_twice_as_much_where_they_are_not_quantized() -> None:
+    plain, wide = (weight_bytes(QWEN3_8B, None, plain_bits=bits) for bits in (16, 32))
+    assert (wide.attention_bytes, wide.mlp_bytes) == (2 * plain.attention_bytes, 2 * plain.mlp_bytes)
+    assert wide.rest_bytes == 2 * plain.rest_bytes == 4 * 151_936 * 4096
+    assert weight_bytes(QWEN3_8B, 4, plain_bits=32).attention_bytes == plain.attention_bytes / 4
+
+
+@pytest.mark.parametrize(
+    ("bits", "names"),
+    [
+        (16, ("auto", "bfloat16", "bf16", "float16", "fp16", "half")),
+        (8, ("fp8", "fp8_e4m3", "fp8_e5m2", "int8")),
+        (4 + 8 / 16, ("fp4_e2m1",)),  # a scale of 8 bits for each 16 values
+        (32, ("float32",)),
+    ],
+)
+def test_keys_and_values_have_the_bits_of_their_type(bits: float, names: tuple[str, ...]) -> None:
+    """Of 36 layers, 8 heads and 128 channels, keys and values."""
+    assert {kv_bytes_per_token(QWEN3_8B, name) for name in names} == {2 * 36 * 8 * 128 * bits / 8}
+    assert kv_bytes_per_token(QWEN3_8B) == 147_456
+
+
+def test_stored_bits_count_scales_and_zero_points() -> None:
+    assert bits_per_weight(AWQ, QWEN3_8B) == pytest.approx(4 + (16 + 4) / 128)
+    assert bits_per_weight(FP8, QWEN3_8B) == pytest.approx(8 + 16 / 128**2)
+    # A scale for each row is a greater part of a layer with short rows, and experts are most of the layers.
+    by_row = FP8.model_copy(update={"rows_per_scale": 1, "columns_per_scale": None, "container": "compressed-tensors"})
+    rows = (64 + 4 + 4) * 128 + 4096 + 128 * (1536 + 1536 + 4096)
+    weights = 71_303_168 + 128 * 3 * 4096 * 1536
+    assert bits_per_weight(by_row, QWEN3_235B) == pytest.approx(8 + 16 * rows / weights)
+
+
+def test_memory_binds_where_both_take_the_same_time() -> None:
+    even = Bound(moved_bytes=1, flops=1, memory_s=2.0, compute_s=2.0)
+    assert (even.by, even.time_s) == ("memory", 2.0)
+    assert Bound(moved_bytes=1, flops=1, memory_s=1.9, compute_s=2.0).by == "compute"
+
+
+def test_numbers_of_an_unknown_type_are_multiplied_in_16_bits() -> None:
+    assert peak(h20(), "int3") == peak(h20(), "bf16") == 148e12
+    assert peak(device(flops_per_s={"fp32": 1.0, "bf16": 2.0, "int8": 3.0}), "int8") == 3.0
+    assert peak(device(flops_per_s={"fp32": 1.0, "bf16": 2.0, "fp8": 4.0}), "int8") == 2.0
+    assert peak(device(flops_per_s={"bf16": 2.0, "fp8": 3.0, "fp4": 5.0}), "fp4") == 5.0
 
 
 shapes = st.fixed_dictionaries(

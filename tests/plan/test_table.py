@@ -4,21 +4,38 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench import format as fmt
-from bench.config.compose import compose_job, names
+from bench.config.compose import compose_job, names, with_plus
 from bench.errors import ConfigError
 from bench.plan.announce import announce
 from bench.plan.forecast import forecast, forecast_of
-from bench.plan.table import answer
+from bench.plan.preflight import preflight
+from bench.plan.table import answer, show
 from tests.support.forecasts import DEVICES, PARTS, spec
 from tests.support.paths import ROOT
 from tests.support.program import Cli
 
 PAGE = (ROOT / "docs" / "planning.md").read_text()
+Plan = Callable[..., str]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
+    """Return what a command with ``plan=true`` or ``plan=json`` prints, in a folder and with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
+
+    def printed(*arguments: str, columns: int = 200) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        show(preflight(with_plus(arguments)))
+        return capsys.readouterr().out
+
+    return printed
 
 
 @pytest.mark.parametrize("model", [name for name in names("model") if name not in ("hub", "local")])
@@ -66,38 +83,35 @@ def test_a_plan_imports_no_torch_and_asks_nobody(cli: Cli) -> None:
     assert not (cli.folder / "results" / "runs").exists()
 
 
-def test_a_sweep_is_planned_with_a_row_for_each_run_and_each_note_once(cli: Cli) -> None:
-    done = cli("-m", "+model=qwen3-8b,qwen3-32b", "quant=bf16,fp8", "hardware=rtx4090", "plan=true")
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("qwen3-")]
+def test_a_sweep_is_planned_with_a_row_for_each_run_and_each_note_once(plan: Plan) -> None:
+    text = plan("-m", "+model=qwen3-8b,qwen3-32b", "quant=bf16,fp8", "hardware=rtx4090", "plan=true")
+    rows = [line.split() for line in text.splitlines() if line.startswith("qwen3-")]
     assert [row[:2] for row in rows] == [
         ["qwen3-8b", "bf16"], ["qwen3-8b", "fp8"], ["qwen3-32b", "bf16"], ["qwen3-32b", "fp8"],
     ]  # fmt: skip
-    assert "note (qwen3-32b bf16): type engine=sglang engine.tp_size=4" in done.stdout
-    assert done.stdout.count("toolchain build sglang") == 1
+    assert "note (qwen3-32b bf16): type engine=sglang engine.tp_size=4" in text
+    assert text.count("toolchain build sglang") == 1
 
 
-def test_what_does_not_fit_is_no_error(cli: Cli) -> None:
-    done = cli("+model=qwen3-235b-a22b", "hardware=h100", "engine=transformers", "plan=true")
-    assert done.returncode == 0, done.stderr
-    assert ": does not fit" in done.stdout.splitlines()[0]
+def test_what_does_not_fit_is_no_error(plan: Plan) -> None:
+    text = plan("+model=qwen3-235b-a22b", "hardware=h100", "engine=transformers", "plan=true")
+    assert ": does not fit" in text.splitlines()[0]
 
 
-def test_a_plan_is_had_as_data(cli: Cli) -> None:
-    done = cli("-m", "+model=qwen3-235b-a22b", "quant=bf16,fp8", "hardware=h100", "plan=json")
-    assert done.returncode == 0, done.stderr
-    assert [(one["quant"], one["devices"], one["trouble"]) for one in json.loads(done.stdout)] == [
+def test_a_plan_is_had_as_data(plan: Plan) -> None:
+    text = plan("-m", "+model=qwen3-235b-a22b", "quant=bf16,fp8", "hardware=h100", "plan=json")
+    assert [(one["quant"], one["devices"], one["trouble"]) for one in json.loads(text)] == [
         ("bf16", 8, None),
         ("fp8", 4, None),
     ]
 
 
-def test_a_narrow_terminal_shows_every_figure_whole(cli: Cli) -> None:
+def test_a_narrow_terminal_shows_every_figure_whole(plan: Plan) -> None:
     more = ("hardware=h20", "workload=qwen", "context=131k", "accuracy=none", "plan=true")
-    done = cli("+model=qwen3-8b", "quant=fp8", *more, COLUMNS="80")
-    rows = [line for line in done.stdout.splitlines() if re.match(r" *129,024 ", line)]
+    text = plan("+model=qwen3-8b", "quant=fp8", *more, columns=80)
+    rows = [line for line in text.splitlines() if re.match(r" *129,024 ", line)]
     assert len(rows) == 1
-    assert "…" not in done.stdout
+    assert "…" not in text
 
 
 @pytest.mark.parametrize(
@@ -141,8 +155,7 @@ def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(
 @pytest.mark.parametrize(
     ("line", "shown"), re.findall(r"```\n(python -m bench\.run [^\n]+)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 )
-def test_the_docs_show_what_a_plan_prints(line: str, shown: str, cli: Cli) -> None:
-    done = cli(*line.split()[3:], COLUMNS="120")
-    assert done.returncode == 0, done.stderr
-    here = [text.rstrip() for text in done.stdout.splitlines() if "not here as it is" not in text]
+def test_the_docs_show_what_a_plan_prints(line: str, shown: str, plan: Plan) -> None:
+    printed = plan(*line.split()[3:], columns=120)
+    here = [text.rstrip() for text in printed.splitlines() if "not here as it is" not in text]
     assert here == [text.rstrip() for text in shown.splitlines()]

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from bench.speed.load import arrivals_ns, fell_behind, in_order, saturation, warm_up_requests
 from bench.speed.shapes import Shape, closed_loop
 
-pytestmark = pytest.mark.alone
-
 
 def opened(rate: float, n: int = 400, input_len: int = 8) -> Shape:
     return Shape(input_len=input_len, output_len=4, concurrency=10_000, request_rate_per_s=rate, n_requests=n)
