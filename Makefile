@@ -6,7 +6,7 @@ CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints/cpu-py311.tx
 CORE := bf16,fp8,gptq-int8,gptq-int4,awq-int4
 DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
 
-.PHONY: help setup demo test test-all check format bench contract-sglang clean
+.PHONY: help setup demo test test-all check format bench mutants contract-sglang clean
 
 help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  also every variant of every kind of model, and one larger than the allowed memory"
 	@echo "make check   formatting, lint, types, layering, texts, workflows"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
+	@echo "make mutants change one operator, constant or comparison at a time and see whether the tests notice"
 	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
 	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
 
@@ -52,6 +53,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# MUTANTS='--count 50 --only bench/limits/*' judges fewer.
+mutants: setup
+	$(BIN)/python -m benchmarks.mutants $(MUTANTS)
 
 # CONTRACT=--record records the real server's answers anew, into tests/fixtures/sglang/.
 contract-sglang: setup

@@ -22,17 +22,21 @@ def into_docs(name: str, text: str) -> None:
         page.write_text(pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", before))
 
 
+def keep(name: str, table: str) -> None:
+    """Print a benchmark's result and keep it, with the date and the machine, in ``benchmarks/last/`` and the docs."""
+    machine = read_environment()
+    head = f"{utc_date()} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
+    body = f"{head}\n\n{table}\n"
+    LAST.mkdir(exist_ok=True)
+    (LAST / f"{name}.md").write_text(f"# {name}\n\n{body}")
+    into_docs(name, body)
+    print(f"# {name}\n\n{body}")
+
+
 def main(chosen: list[str]) -> int:
     """Run the chosen benchmarks, or all, and return the exit code."""
-    machine = read_environment()
-    LAST.mkdir(exist_ok=True)
     for name in chosen or NAMES:
-        table = importlib.import_module(f"benchmarks.{name}").run()
-        head = f"{utc_date()} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
-        body = f"{head}\n\n{table}\n"
-        (LAST / f"{name}.md").write_text(f"# {name}\n\n{body}")
-        into_docs(name, body)
-        print(f"# {name}\n\n{body}")
+        keep(name, importlib.import_module(f"benchmarks.{name}").run())
     return 0
 
 
