@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class FamilyJudgement:
     """All verdicts that are shown together."""
 
     margin: Margin | None
@@ -54,7 +54,7 @@ def is_reused(baseline: TaskScore, score: TaskScore) -> bool:
     return baseline.key == score.key
 
 
-def judged_together(pairs: Sequence[Pair], given: float | None = None) -> Judgement:
+def judged_together(pairs: Sequence[Pair], given: float | None = None) -> FamilyJudgement:
     """Judge every pair by one margin; all that can be compared are one family, for which p values are corrected.
 
     Args:
@@ -66,7 +66,7 @@ def judged_together(pairs: Sequence[Pair], given: float | None = None) -> Judgem
     family = [comparison for comparison, _ in compared if comparison]
     verdicts = iter(judge(family, margin.value) if margin else ())
     outcomes = (Outcome(next(verdicts) if comparison else None, why) for comparison, why in compared)
-    return Judgement(margin=margin, outcomes=tuple(outcomes))
+    return FamilyJudgement(margin=margin, outcomes=tuple(outcomes))
 
 
 def _compared(pair: Pair) -> tuple[Comparison | None, Words]:

@@ -23,7 +23,7 @@ from bench.speed.client import now_ns
 from bench.speed.energy import NS_PER_S, Reading, energy
 from bench.speed.memory import DeviceMemory, TreeMemory
 
-__all__ = ["DeviceMemory", "Monitor", "Observation", "TreeMemory"]
+__all__ = ["DeviceMemory", "MachineReadings", "Monitor", "TreeMemory"]
 
 SAMPLE_PERIOD_S = 0.2
 """How often memory and power are read. Chosen: slower than NVML updates them (20 to 100 ms), so each reading is new."""
@@ -147,7 +147,7 @@ class _Samples:
 
 
 @dataclass
-class Observation:
+class MachineReadings:
     """What was seen during a trial; complete once its block has been left."""
 
     peak_memory_bytes: int | None = None
@@ -178,13 +178,13 @@ class Monitor:
         self._devices = devices
 
     @asynccontextmanager
-    async def trial(self) -> AsyncIterator[Observation]:
+    async def trial(self) -> AsyncIterator[MachineReadings]:
         """Watch what happens inside an ``async with`` block; what is read before and after it is none of its time.
 
         Raises:
             EngineError: a device is lost.
         """
-        observed = Observation()
+        observed = MachineReadings()
         samples, over = _Samples(self._memory, self._devices), threading.Event()
         observed.devices_before = samples.states()
         samples.throttled.clear()

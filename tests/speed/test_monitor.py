@@ -18,7 +18,7 @@ from bench.errors import EngineError
 from bench.machine.nvml import Devices
 from bench.records.record import Trial
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
-from bench.speed.monitor import SAMPLE_PERIOD_S, Monitor, Observation, client_load, thin
+from bench.speed.monitor import SAMPLE_PERIOD_S, MachineReadings, Monitor, client_load, thin
 from tests.support.fake_nvml import Card, fake_nvml
 
 MEGABYTES = 64
@@ -42,10 +42,10 @@ def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
         process.stdin.write("\n")
 
 
-def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> Observation:
+def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> MachineReadings:
     """Watch a trial that waits, then holds the event loop up."""
 
-    async def trial() -> Observation:
+    async def trial() -> MachineReadings:
         async with monitor.trial() as observed:
             await asyncio.sleep(seconds)
             time.sleep(block_s)
@@ -157,7 +157,7 @@ def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
 
 @pytest.mark.alone
 def test_work_shows_in_the_cpu_share() -> None:
-    async def trial() -> Observation:
+    async def trial() -> MachineReadings:
         async with Monitor(lambda: 1).trial() as observed:
             end = time.thread_time() + 0.3
             while time.thread_time() < end:
@@ -263,7 +263,7 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
 def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
     card = Card()
 
-    async def trial() -> Observation:
+    async def trial() -> MachineReadings:
         async with Monitor(lambda: 1, opened(card)).trial() as observed:
             card.reasons = pynvml.nvmlClocksEventReasonHwSlowdown
             await asyncio.sleep(SAMPLE_PERIOD_S * 2.5)
@@ -280,7 +280,7 @@ def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
 def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() -> None:
     card = Card(reasons=pynvml.nvmlClocksEventReasonSwPowerCap)
 
-    async def trial() -> Observation:
+    async def trial() -> MachineReadings:
         async with Monitor(lambda: 1, opened(card)).trial() as observed:
             card.reasons = 0
         return observed
