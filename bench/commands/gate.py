@@ -13,7 +13,7 @@ from bench.files import append, write_atomic
 from bench.history.find import check_results
 from bench.history.index import Index, marks_of
 from bench.nightly.change_points import change_points
-from bench.nightly.course import Judged
+from bench.nightly.course import JudgedNight
 from bench.nightly.gate import Tonight, accept, judged, measure_again
 from bench.nightly.nights import histories
 from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdown
@@ -25,7 +25,7 @@ HISTORY = "gate.jsonl"
 """File of the results folder to which every judgement is appended."""
 
 
-def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[Judged, ...]]:
+def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[JudgedNight, ...]]:
     index = Index(results_dir)
     try:
         return histories(index, tonight.runs, marks_of(results_dir))

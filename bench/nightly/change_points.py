@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import ToolchainError
-from bench.nightly.course import Judged
+from bench.nightly.course import JudgedNight
 from bench.toolchains.toolchain import toolchain_interpreter
 from quantize.key import Frozen
 from quantize.search_path import search_path
@@ -33,7 +33,7 @@ class ChangePoint(Frozen):
     """P value of the change."""
 
 
-def change_points(histories: Mapping[str, Sequence[Judged]]) -> tuple[ChangePoint, ...]:
+def change_points(histories: Mapping[str, Sequence[JudgedNight]]) -> tuple[ChangePoint, ...]:
     """Return every change point, by series and night. Nights that could not be measured are left out.
 
     Args:

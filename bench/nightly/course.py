@@ -21,7 +21,7 @@ NIGHT_BEGINS_H = 12
 ALARMS: tuple[str, ...] = ("rerun", "regression", "drift")
 
 
-class Judged(NamedTuple):
+class JudgedNight(NamedTuple):
     """A night and what it said."""
 
     night: str
@@ -50,7 +50,7 @@ class Judged(NamedTuple):
 class Standing(NamedTuple):
     """A series after its last night, in a few figures."""
 
-    last: Judged
+    last: JudgedNight
     nights: int
     measured: int
     """Nights that have a value."""
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
     """(night, why) of each that began an epoch."""
 
 
-def standing_of(nights: Sequence[Judged]) -> Standing:
+def standing_of(nights: Sequence[JudgedNight]) -> Standing:
     """Return where a series stands whose nights, one or more, are all there."""
     return Standing(
         last=nights[-1],
@@ -101,7 +101,7 @@ class Course:
         self._nights = self._measured = self._accepted = 0
         self._epochs: list[tuple[str, str]] = []
 
-    def step(self, night: Sequence[Measurement]) -> Judged:
+    def step(self, night: Sequence[Measurement]) -> JudgedNight:
         """Judge the next night and take it in."""
         begins = next((self._marked[run.run_id] for run in night if run.run_id in self._marked), None)
         if begins is None and night[0].epoch != self._epoch:
@@ -119,7 +119,7 @@ class Course:
             self._epochs.append((one.night, begins))
         return one
 
-    def standing(self, last: Judged) -> Standing:
+    def standing(self, last: JudgedNight) -> Standing:
         """Return where the series stands after the night that :meth:`step` judged last."""
         return Standing(last, self._nights, self._measured, self._accepted, tuple(self._epochs))
 
@@ -138,7 +138,7 @@ class Course:
 
 def replay(
     runs: Iterable[Measurement], marks: Sequence[EpochMark] = (), *, rule: Rule | None = None
-) -> tuple[Judged, ...]:
+) -> tuple[JudgedNight, ...]:
     """Judge every night of a series in its turn, oldest first.
 
     Args:
@@ -150,11 +150,11 @@ def replay(
     return tuple(course.step(night) for night in by_night(runs))
 
 
-def _judge(night: Sequence[Measurement], track: Track, begins: str | None) -> Judged:
+def _judge(night: Sequence[Measurement], track: Track, begins: str | None) -> JudgedNight:
     numbers = [run.value for run in night if run.value is not None]
     again = sum(numbers[1:]) / len(numbers[1:]) if len(numbers) > 1 else None
     judgement = judge(track, numbers[0], again) if numbers else None
-    return Judged(
+    return JudgedNight(
         night=night_of(night[0].started_at),
         run_ids=tuple(run.run_id for run in night),
         value=None if not numbers else numbers[0] if again is None else (numbers[0] + again) / 2,

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from bench.history.index import Index, RunRow, SeriesKey
 from bench.history.series import EpochMark, Figure
-from bench.nightly.course import Course, Judged, Standing, by_night, replay
+from bench.nightly.course import Course, JudgedNight, Standing, by_night, replay
 from bench.nightly.rule import Rule
 from quantize.key import canonical_json, sha256_text
 
@@ -46,7 +46,7 @@ def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark]) 
 
 def histories(
     index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark], names: Container[str] | None = None
-) -> dict[str, tuple[Judged, ...]]:
+) -> dict[str, tuple[JudgedNight, ...]]:
     """Return {name: nights, oldest first} of every series that has one of the runs.
 
     Args:

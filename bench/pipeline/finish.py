@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.config.spec import RunSpec
 from bench.errors import StoreError
 from bench.history.index import Index, marks_of
-from bench.nightly.course import Judged
+from bench.nightly.course import JudgedNight
 from bench.nightly.nights import histories
 from bench.pipeline.session import CommandSession
 from bench.pipeline.summary import show
@@ -16,7 +16,7 @@ from bench.records.store import Store, is_complete
 from bench.report.page import title_of, write
 
 
-def nights_of(results_dir: Path, session: str) -> Mapping[str, tuple[Judged, ...]]:
+def nights_of(results_dir: Path, session: str) -> Mapping[str, tuple[JudgedNight, ...]]:
     """Return the histories of the series that a session's ended runs belong to; none where they cannot be had."""
     try:
         index = Index(results_dir)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from bench import format as fmt
 from bench.messages.message import Message, Words, msg
-from bench.nightly.course import ALARMS, Judged, Standing
+from bench.nightly.course import ALARMS, JudgedNight, Standing
 from bench.nightly.rule import Kind
 from bench.report.document import Block, Bullets, Cell, Details, Figure, Figures, Group, Head, Section, Table, Text
 from bench.report.plots.history import timeline
@@ -39,7 +39,7 @@ def _ordered(standings: Mapping[str, Standing]) -> list[tuple[str, Standing]]:
     return sorted(standings.items(), key=lambda item: (item[1].last.kind not in ALARMS, item[0]))
 
 
-def _reason(night: Judged) -> Words:
+def _reason(night: JudgedNight) -> Words:
     return recorded(night.reason) if isinstance(night.reason, str) else night.reason
 
 
@@ -71,13 +71,13 @@ def drawn(standings: Mapping[str, Standing]) -> list[str]:
     return [name for name, one in _ordered(standings) if one.measured > 1][:DRAWN]
 
 
-def _drawing(place: int, name: str, nights: Sequence[Judged]) -> Figure:
+def _drawing(place: int, name: str, nights: Sequence[JudgedNight]) -> Figure:
     last, why = nights[-1], _reason(nights[-1])
     description = msg("history.description", series=name, kind=KINDS[last.kind], why=why)
     return Figure(timeline(nights, name=f"night{place}", description=description), why, title=name)
 
 
-def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequence[Judged]]) -> Section | None:
+def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequence[JudgedNight]]) -> Section | None:
     """Return the section; None where no series has two nights.
 
     Args:

@@ -19,7 +19,7 @@ from bench import format as fmt
 from bench.analysis.baseline import with_baselines
 from bench.files import write_atomic
 from bench.messages.message import Catalogue, catalogue
-from bench.nightly.course import Judged, standing_of
+from bench.nightly.course import JudgedNight, standing_of
 from bench.records.record import RunRecord
 from bench.records.words import STATUS, STATUS_MEANING
 from bench.report.nights import history_section
@@ -64,7 +64,7 @@ def render(
     *,
     title: str,
     lang: str = "en",
-    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+    histories: Mapping[str, Sequence[JudgedNight]] = MappingProxyType({}),
 ) -> str:
     """Return the page for one run or a set of runs; the same records give the same text.
 
@@ -86,7 +86,7 @@ def render_in(
     records: Sequence[RunRecord],
     *,
     title: str,
-    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+    histories: Mapping[str, Sequence[JudgedNight]] = MappingProxyType({}),
 ) -> str:
     """Return the page in the wordings of a catalogue; see :func:`render`."""
     if not records:
@@ -116,7 +116,7 @@ def write(
     *,
     title: str,
     lang: str = "en",
-    histories: Mapping[str, Sequence[Judged]] = MappingProxyType({}),
+    histories: Mapping[str, Sequence[JudgedNight]] = MappingProxyType({}),
 ) -> Path:
     """Write the page to ``path``, whole or not at all, and return the path; see :func:`render`.
 

@@ -9,7 +9,7 @@ from bench import format as fmt
 from bench.files import write_atomic
 from bench.history.index import RunRow
 from bench.messages.message import Catalogue, Words, msg
-from bench.nightly.course import ALARMS, Judged, Standing
+from bench.nightly.course import ALARMS, JudgedNight, Standing
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.nights import history_section
 from bench.report.page import environment
@@ -59,7 +59,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Variant:
+class VariantEntry:
     """A variant on an engine, and what its page says."""
 
     model: str
@@ -72,7 +72,7 @@ class Variant:
     last: str = ""
 
     @classmethod
-    def of(cls, key: tuple[str, str, str]) -> "Variant":
+    def of(cls, key: tuple[str, str, str]) -> "VariantEntry":
         """Return a variant of which nothing is known yet."""
         return cls(*key, file=page_name("variant", "-".join(key)))
 
@@ -86,9 +86,9 @@ def variant_page(
     out: Path,
     key: tuple[str, str, str],
     standings: Mapping[str, Standing],
-    nights: Mapping[str, Sequence[Judged]],
+    nights: Mapping[str, Sequence[JudgedNight]],
     words: Catalogue,
-) -> Variant:
+) -> VariantEntry:
     """Write a variant's page and return what the index shows of it.
 
     Args:
@@ -99,7 +99,7 @@ def variant_page(
         words: wordings of the page.
     """
     found = replace(
-        Variant.of(key),
+        VariantEntry.of(key),
         series=len(standings),
         nights=max((one.nights for one in standings.values()), default=0),
         alarms=sum(one.last.kind in ALARMS for one in standings.values()),
@@ -130,7 +130,7 @@ def _session_row(one: Session) -> list[Cell]:
     ]
 
 
-def _variant_row(one: Variant) -> list[Cell]:
+def _variant_row(one: VariantEntry) -> list[Cell]:
     return [
         Cell(f"{one.model} {one.quant}", link=one.file),
         Cell(one.engine),
@@ -141,7 +141,7 @@ def _variant_row(one: Variant) -> list[Cell]:
     ]
 
 
-def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[Variant], words: Catalogue) -> None:
+def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[VariantEntry], words: Catalogue) -> None:
     """Write the first page.
 
     Args:

@@ -22,7 +22,7 @@ from bench.messages.message import catalogue
 from bench.nightly.nights import histories, standings
 from bench.report.nights import drawn
 from bench.report.page import title_of, write
-from bench.report.site_pages import Session, Variant, page_name, variant_page, write_index
+from bench.report.site_pages import Session, VariantEntry, page_name, variant_page, write_index
 from quantize.key import canonical_json, sha256_text
 
 MADE = "made.json"
@@ -48,7 +48,7 @@ def _made(file: Path) -> dict[str, str]:
     """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
     try:
         found: dict[str, str] = json.loads(file.read_text())
-        [Variant(**row) for row in json.loads(found["variants"])]
+        [VariantEntry(**row) for row in json.loads(found["variants"])]
     except (OSError, ValueError, TypeError, KeyError):
         return {}
     return found
@@ -67,7 +67,7 @@ def _prepare() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> Variant:
+def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> VariantEntry:
     """Write a variant's page and return its row of the index."""
     model, quant, engine = key
     marks = marks_of(results_dir)
@@ -116,10 +116,10 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
     for row in rows:
         if (row.model, row.quant, row.engine) in of_variant:
             of_variant[row.model, row.quant, row.engine].append(prints[row.run_id])
-    variants = [Variant.of(key) for key in keys]
+    variants = [VariantEntry.of(key) for key in keys]
     wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
     stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
-    known = {row["file"]: Variant(**row) for row in json.loads(before.get("variants", "[]"))}
+    known = {row["file"]: VariantEntry(**row) for row in json.loads(before.get("variants", "[]"))}
     with ProcessPoolExecutor(os.cpu_count(), initializer=_prepare) as pool:
         jobs = {
             one.file: pool.submit(_make_variant, results_dir, out, key, lang)

@@ -13,7 +13,7 @@ from babel.messages.pofile import read_po, write_po
 from bench.analysis.baseline import with_baselines
 from bench.history.index import RunRow
 from bench.messages.message import LANGUAGES, Catalogue, Message, Words, catalogue, load, msg, po_file
-from bench.nightly.course import Judged, replay, standing_of
+from bench.nightly.course import JudgedNight, replay, standing_of
 from bench.published import figures
 from bench.records.record import Failure, RunRecord
 from bench.report.document import Mark
@@ -212,7 +212,7 @@ def warned() -> list[RunRecord]:
     ]
 
 
-def histories() -> dict[str, tuple[Judged, ...]]:
+def histories() -> dict[str, tuple[JudgedNight, ...]]:
     quiet = [night(day) for day in range(25)]
     return {
         "smollm2-135m fp8 in256 decode": replay([*quiet, night(25, -0.08)]),
@@ -221,7 +221,7 @@ def histories() -> dict[str, tuple[Judged, ...]]:
 
 
 Made = Callable[[], list[RunRecord]]
-SETS: dict[str, tuple[Made, Mapping[str, Sequence[Judged]]]] = {
+SETS: dict[str, tuple[Made, Mapping[str, Sequence[JudgedNight]]]] = {
     "native": (lambda: [*native_records(), controlled_record()], histories()),
     "troubled": (troubled_records, {}),
     "experts": (moe_records, {}),

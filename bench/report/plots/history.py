@@ -6,7 +6,7 @@ from matplotlib import style
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.messages.message import Words, msg
-from bench.nightly.course import ALARMS, Judged
+from bench.nightly.course import ALARMS, JudgedNight
 from bench.report.document import Drawing
 from bench.report.plots.base import FAINT, INK, SERIES, STYLE, _axes, _inline
 
@@ -14,7 +14,7 @@ SHOWN_NIGHTS = 120
 """The newest; more would be a blur."""
 
 
-def timeline(nights: Sequence[Judged], *, name: str, description: Words) -> Drawing:
+def timeline(nights: Sequence[JudgedNight], *, name: str, description: Words) -> Drawing:
     """Draw variant / control night by night.
 
     Args:

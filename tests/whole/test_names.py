@@ -1,0 +1,18 @@
+"""A class has a name of its own, so that an import says which one is meant."""
+
+import ast
+from collections import defaultdict
+
+from tests.support.paths import ROOT
+
+OF_PLUG_INS = {"Config": "every engine, method and source calls its fields so"}
+
+
+def test_two_classes_never_share_a_name() -> None:
+    files: dict[str, list[str]] = defaultdict(list)
+    for folder in ("bench", "quantize"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    files[node.name].append(file.relative_to(ROOT).as_posix())
+    assert {name: of for name, of in files.items() if len(of) > 1 and name not in OF_PLUG_INS} == {}
