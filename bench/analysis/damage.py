@@ -88,14 +88,15 @@ class TwoByTwo(Frozen):
     @property
     def reading(self) -> Words:
         """What the interaction says, in one plain sentence."""
-        found = self.interaction
+        interaction = self.interaction
         change, low, high = (
-            f"{100 * bound:+.1f}".replace("-", "\u2212") for bound in (found.value, found.low, found.high)
+            f"{100 * bound:+.1f}".replace("-", "\u2212")
+            for bound in (interaction.value, interaction.low, interaction.high)
         )
         first, second = self.engines
-        if found.low <= 0 <= found.high:
+        if interaction.low <= 0 <= interaction.high:
             return msg("interaction.none", first=first, second=second, change=change, low=low, high=high)
-        more = second if found.high < 0 else first
+        more = second if interaction.high < 0 else first
         return msg("interaction.some", engine=more, change=change, low=low, high=high)
 
 

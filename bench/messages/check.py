@@ -72,7 +72,7 @@ def _use(where: str, name: str, arguments: Sequence[object], keywords: Iterable[
         return Fault(where, f"{id}: write the values out, as name=value")
     if name == "Known":
         names = set(re.findall(r"\(\?P<(\w+)>", str(arguments[1])))
-    return Use(where, id, frozenset(str(one) for one in names - {"n"}), "n" in names)
+    return Use(where, id, frozenset(str(name_of_value) for name_of_value in names - {"n"}), "n" in names)
 
 
 def _literal(node: ast.expr) -> object:
@@ -83,7 +83,10 @@ def uses_in_python(file: Path, where: str) -> Iterator[Use | Fault]:
     """Yield the messages that a module names."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMING:
-            literals, keywords = [_literal(one) for one in node.args], [keyword.arg for keyword in node.keywords]
+            literals, keywords = (
+                [_literal(argument) for argument in node.args],
+                [keyword.arg for keyword in node.keywords],
+            )
             yield _use(f"{where}:{node.lineno}", node.func.id, literals, keywords)
 
 
@@ -92,15 +95,15 @@ def uses_in_template(file: Path, where: str) -> Iterator[Use | Fault]:
     tree = Environment(extensions=["jinja2.ext.i18n"]).parse(file.read_text(encoding="utf-8"))
     for call in tree.find_all(nodes.Call):
         if isinstance(call.node, nodes.Name) and call.node.name == "_":
-            literals = [one.value if isinstance(one, nodes.Const) else None for one in call.args]
-            yield _use(f"{where}:{call.lineno}", "_", literals, [one.key for one in call.kwargs])
+            literals = [argument.value if isinstance(argument, nodes.Const) else None for argument in call.args]
+            yield _use(f"{where}:{call.lineno}", "_", literals, [argument.key for argument in call.kwargs])
 
 
 def literals_in(file: Path) -> Iterator[str]:
     """Yield the values that a module's ``Literal[…]`` types allow."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
-            yield from (str(one.value) for one in ast.walk(node.slice) if isinstance(one, ast.Constant))
+            yield from (str(constant.value) for constant in ast.walk(node.slice) if isinstance(constant, ast.Constant))
 
 
 def english_in(file: Path, where: str, values: frozenset[str]) -> Iterator[Fault]:
@@ -115,13 +118,13 @@ def english_in(file: Path, where: str, values: frozenset[str]) -> Iterator[Fault
         placing = isinstance(node, ast.keyword) and node.arg in PLACING
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if name in NAMING or placing or docstring or isinstance(node, ast.Raise | ast.Compare | ast.arg):
-            fine |= {id(one) for one in ast.walk(node)}
+            fine |= {id(part) for part in ast.walk(node)}
         elif isinstance(node, ast.AnnAssign):
-            fine |= {id(one) for one in ast.walk(node.annotation)}
+            fine |= {id(part) for part in ast.walk(node.annotation)}
         elif isinstance(node, ast.Dict):
             fine |= {id(key) for key in node.keys}
         elif isinstance(node, ast.Call):
-            shown |= {id(one) for one in node.args[SHOWN.get(name, slice(0))]}
+            shown |= {id(part) for part in node.args[SHOWN.get(name, slice(0))]}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in fine:
             words = WORD if id(node) in shown else WORDS
@@ -131,16 +134,16 @@ def english_in(file: Path, where: str, values: frozenset[str]) -> Iterator[Fault
 
 def places_of(wording: str) -> frozenset[str] | None:
     """Return the places of a wording, ``{Name}`` as ``name``; None where it cannot be formatted."""
-    found = set()
+    places = set()
     try:
         for _, place, spec, conversion in string.Formatter().parse(wording):
             if place is not None:
                 if not place.isidentifier() or spec or conversion:
                     return None
-                found.add(place[0].lower() + place[1:])
+                places.add(place[0].lower() + place[1:])
     except ValueError:
         return None
-    return frozenset(found)
+    return frozenset(places)
 
 
 def _faults_of(entry: Entry, use: Use, plurals: int) -> Iterator[str]:
@@ -180,9 +183,9 @@ def faults_of_language(lang: str, uses: dict[str, Use], folder: Path) -> Iterato
     lines = re.findall(r'^msgid "(.+)"$', file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for id in (id for id, count in Counter(lines).items() if count > 1):
         yield Fault(where, f"{id}: is there twice")
-    for id in (str(one.id) for one in catalog.obsolete.values()):
+    for id in (str(message.id) for message in catalog.obsolete.values()):
         yield Fault(where, f"{id}: obsolete, remove it")
-    entries = {str(one.id[0] if one.pluralizable else one.id): one for one in catalog if one.id}
+    entries = {str(message.id[0] if message.pluralizable else message.id): message for message in catalog if message.id}
     for id, use in uses.items():
         if id not in entries:
             yield Fault(use.where, f"{id}: has no wording in {lang}")
@@ -202,23 +205,23 @@ def faults(package: Path = PACKAGE, folder: Path = FOLDER) -> list[Fault]:
         package: folder of the modules and templates.
         folder: of the catalogues, a subfolder for each language.
     """
-    found: list[Use | Fault] = []
+    texts: list[Use | Fault] = []
     modules = sorted(package.rglob("*.py"))
     for file in modules:
-        found += uses_in_python(file, str(file.relative_to(package.parent)))
+        texts += uses_in_python(file, str(file.relative_to(package.parent)))
     for file in sorted(package.rglob("*.j2")):
-        found += uses_in_template(file, str(file.relative_to(package.parent)))
+        texts += uses_in_template(file, str(file.relative_to(package.parent)))
     values = frozenset(value for file in modules for value in literals_in(file))
     written = {file for pattern in WRITTEN for file in package.glob(pattern)} - {package / name for name in DATA}
     for file in sorted(written):
-        found += english_in(file, str(file.relative_to(package.parent)), values)
-    wrong = [one for one in found if isinstance(one, Fault)]
+        texts += english_in(file, str(file.relative_to(package.parent)), values)
+    wrong = [text for text in texts if isinstance(text, Fault)]
     uses: dict[str, Use] = {}
-    for use in (one for one in found if isinstance(one, Use)):
+    for use in (text for text in texts if isinstance(text, Use)):
         first = uses.setdefault(use.id, use)
         if (first.places, first.counted) != (use.places, use.counted):
             wrong.append(Fault(use.where, f"{use.id}: is given other values than in {first.where}"))
-    for lang in sorted(one.name for one in folder.iterdir() if one.is_dir()):
+    for lang in sorted(place.name for place in folder.iterdir() if place.is_dir()):
         wrong += faults_of_language(lang, uses, folder)
     return wrong
 

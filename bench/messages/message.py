@@ -74,9 +74,9 @@ def sentences(parts: Iterable[Words]) -> Words:
 
 def _chain(parts: Iterable[Words], plain: str | None, pair: Callable[[Words, Words], Message]) -> Words:
     """Return parts joined two by two; by ``plain`` where all are names or figures and it is given."""
-    found = tuple(parts)
-    names = [part for part in found if isinstance(part, str)]
-    return plain.join(names) if plain is not None and len(names) == len(found) else reduce(pair, found)
+    words = tuple(parts)
+    names = [part for part in words if isinstance(part, str)]
+    return plain.join(names) if plain is not None and len(names) == len(words) else reduce(pair, words)
 
 
 class _Values(dict[str, str]):
