@@ -29,6 +29,8 @@ middle = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grow!r
 subprocess.run([sys.executable, "-c", middle])
 """
 
+pytestmark = pytest.mark.alone
+
 
 @contextmanager
 def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
@@ -110,7 +112,6 @@ def test_ended_processes_are_left_out() -> None:
     assert rss_bytes([]) is None
 
 
-@pytest.mark.alone
 def test_the_observed_fields_are_those_of_a_trial() -> None:
     fields = watch(Monitor(lambda: 7), seconds=0.03).fields()
     trial = Trial(requests=(), started_at="2026-11-24T02:03:11+00:00", **fields)
@@ -120,7 +121,6 @@ def test_the_observed_fields_are_those_of_a_trial() -> None:
     assert (trial.peak_memory_bytes, trial.devices_before, trial.devices_after, trial.energy) == (7, (), (), None)
 
 
-@pytest.mark.alone
 def test_the_first_and_the_last_memory_are_in_the_series_and_the_highest_is_the_peak() -> None:
     values = iter(range(100, 10_000))
     seen = watch(Monitor(lambda: next(values)), seconds=SAMPLE_PERIOD_S * 3.5)
@@ -132,14 +132,12 @@ def test_the_first_and_the_last_memory_are_in_the_series_and_the_highest_is_the_
     assert list(times) == sorted(times)
 
 
-@pytest.mark.alone
 def test_unknown_memory_leaves_no_series() -> None:
     seen = watch(Monitor(lambda: None))
     assert seen.memory == ()
     assert seen.peak_memory_bytes is None
 
 
-@pytest.mark.alone
 def test_a_loop_that_was_held_up_was_late() -> None:
     seen = watch(Monitor(lambda: 1), seconds=0.05, block_s=0.3)
     assert seen.client
@@ -147,7 +145,6 @@ def test_a_loop_that_was_held_up_was_late() -> None:
     assert seen.client.lag_p99_ns <= seen.client.lag_max_ns
 
 
-@pytest.mark.alone
 def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
     """One block of half the trial puts half of all moments late, not one of many."""
     seen = watch(Monitor(lambda: 1), seconds=0.3, block_s=0.3)
@@ -155,7 +152,6 @@ def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
     assert seen.client.lag_p99_ns > 0.2e9
 
 
-@pytest.mark.alone
 def test_work_shows_in_the_cpu_share() -> None:
     async def trial() -> MachineReadings:
         async with Monitor(lambda: 1).trial() as observed:
@@ -170,7 +166,6 @@ def test_work_shows_in_the_cpu_share() -> None:
     assert busy.cpu_share > 2 * idle.cpu_share
 
 
-@pytest.mark.alone
 def test_a_trial_too_short_to_see_the_loop_wake_up_has_no_client_load() -> None:
     assert client_load([], 5, 10) is None
 
@@ -200,7 +195,6 @@ def test_thinning_keeps_the_first_the_last_and_the_peak(values: list[int], most:
         assert list(thinned) == series
 
 
-@pytest.mark.alone
 def test_an_error_of_the_block_is_not_hidden_and_nothing_is_left_running() -> None:
     async def trial() -> None:
         async with Monitor(lambda: 1).trial():
@@ -210,7 +204,6 @@ def test_an_error_of_the_block_is_not_hidden_and_nothing_is_left_running() -> No
         asyncio.run(trial())
 
 
-@pytest.mark.alone
 def test_cancelling_a_trial_stops_the_sampling() -> None:
     taken: list[int] = []
 
@@ -242,7 +235,6 @@ def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("_all_visible")
 def test_energy_is_that_of_the_counters_of_all_devices() -> None:
     def counter(step: int) -> Card:
@@ -258,7 +250,6 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
     assert not seen.energy.valid  # too short
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("_all_visible")
 def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
     card = Card()
@@ -275,7 +266,6 @@ def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
     assert [state.throttled for state in seen.devices_after] == [("HwSlowdown", "SwPowerCap")]
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("_all_visible")
 def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() -> None:
     card = Card(reasons=pynvml.nvmlClocksEventReasonSwPowerCap)
@@ -290,7 +280,6 @@ def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() 
     assert [state.throttled for state in seen.devices_after] == [()]
 
 
-@pytest.mark.alone
 @pytest.mark.usefixtures("_all_visible")
 def test_a_device_lost_during_a_trial_is_told_at_its_end() -> None:
     card = Card()
