@@ -1,0 +1,56 @@
+"""``python docs/check_language.py``: reports phrases of banned-phrases.toml in the repository's English.
+
+``make check`` runs it. It reads every text file that git tracks: code with its names, configs, docs, the English
+catalogue. It leaves out what others wrote (published figures, recorded answers) and what programs wrote.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PHRASES = DOCS / "banned-phrases.toml"
+ENGLISH = (".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".po", ".txt", "Makefile")
+NOT_OURS = re.compile(r"results/published/|tests/fixtures/|locale/(?!en/)|constraints/|docs/banned-phrases\.toml$")
+GAP = r"(?:[\s_]|#:?)+"
+"""Between two words of a phrase: the end of a line and the next comment's sign, or the underscore of a name."""
+
+
+def patterns() -> dict[re.Pattern[str], str]:
+    """Return {expression: what to write instead}, of the list."""
+    phrases = tomllib.loads(PHRASES.read_text(encoding="utf-8"))
+    return {
+        re.compile(rf"(?<![a-z])(?:{phrase.replace(' ', GAP)})(?![a-z])", re.IGNORECASE): instead
+        for phrase, instead in phrases.items()
+    }
+
+
+def faults(text: str, where: str, banned: dict[re.Pattern[str], str]) -> Iterator[str]:
+    """Yield a line for each banned phrase of a text: file, line, phrase, replacement."""
+    for pattern, instead in banned.items():
+        for match in pattern.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            yield f'{where}:{line}: "{" ".join(match[0].split())}": write {instead}'
+
+
+def files(root: Path = ROOT) -> list[Path]:
+    """Return the tracked files that hold our English."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    return [root / name for name in names.split("\0") if name.endswith(ENGLISH) and not NOT_OURS.search(name)]
+
+
+def main(paths: list[str]) -> int:
+    """Check the given files, or every tracked one, and return the exit code."""
+    banned, found = patterns(), list[str]()
+    for path in [Path(path).resolve() for path in paths] or files():
+        found += faults(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)), banned)
+    sys.stderr.writelines(f"{line}\n" for line in found)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
