@@ -53,7 +53,7 @@ def test_the_subject_with_the_greatest_loss_comes_first() -> None:
     assert bad.variant_mean - bad.baseline_mean == pytest.approx(-0.3)
     assert bad.delta.low < -0.3 < bad.delta.high < 0
     note = str(subject_note(found))
-    assert note == "Of 3 subjects 1 lost and 0 gained more than chance allows (corrected p up to 0.05)."
+    assert note == "Of 3 subjects, 1 lost and 0 gained more than chance allows (corrected p up to 0.05)."
 
 
 def test_a_subject_that_looks_bad_among_57_is_called_chance() -> None:
@@ -176,14 +176,14 @@ def test_a_loss_that_comes_with_the_quantization_is_the_same_on_both_engines() -
     assert [one.value for one in found.deltas] == pytest.approx([-0.1, -0.1])
     assert found.interaction.value == 0
     assert found.interaction.low < 0 < found.interaction.high
-    assert str(found.reading).startswith("No difference seen in what the variant loses on sglang and on vllm: +0.0 pp")
+    assert str(found.reading).startswith("No difference seen between the changes on sglang and on vllm: +0.0 pp")
 
 
 def test_a_loss_on_one_engine_alone_is_laid_at_its_door() -> None:
     second = four(0.6, 0.6, 0.6, 0.5)
     assert second.interaction.value == pytest.approx(-0.1)
     assert second.interaction.high < 0
-    assert str(second.reading).startswith("The variant does worse on vllm, so not all of it comes from its weights")
+    assert str(second.reading).startswith("The variant does worse on vllm, so its weights are not the only cause")
     first = four(0.6, 0.5, 0.6, 0.6)
     assert first.interaction.low > 0
     assert "worse on sglang" in str(first.reading)

@@ -117,10 +117,10 @@ def test_the_reason_tells_whether_flips_are_more_than_the_baseline_itself_shows(
     assert chance
     assert judged(beyond).beyond_noise
     assert str(judged(beyond).reason).endswith(
-        "; 10.0 % of the items flip, more than the 2.0 % of the baseline asked again"
+        "; 10.0 % of the items flip, more than the 2.0 % when the baseline is asked again"
     )
     assert judged(chance).beyond_noise is False
-    assert "not surely more than" in str(judged(chance).reason)
+    assert "not significantly more than" in str(judged(chance).reason)
     assert judged(of_counts(600, 5, 5)).beyond_noise is None
 
 

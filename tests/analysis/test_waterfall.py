@@ -158,7 +158,7 @@ def test_every_variant_with_quantized_kernels_is_drawn() -> None:
     assert found
     text = repr(found)
     assert text.count("waterfall") > 4
-    assert "Nothing is drawn" not in text
+    assert "No breakdown" not in text
     assert "3.76" in text, "16 bits / 4.25"
 
 

@@ -102,7 +102,7 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 
 def test_without_constraints_the_fastest_that_loses_no_accuracy_is_recommended() -> None:
     found = decision([unharmed(quant) for quant in QUANTS])
-    assert str(found.goal) == "highest decode speed at 1,024 input tokens, 1 at once"
+    assert str(found.goal) == "highest decode speed at 1,024 input tokens, concurrency 1"
     assert found.recommended
     assert found.recommended.label == "gptq-int4"
     assert len(found.ranked) == len(QUANTS)
@@ -198,7 +198,7 @@ TROUBLES: dict[str, Case] = {
     "asked otherwise": (
         {"gptq-int4": with_score(unharmed("gptq-int4", tasks=BOTH), "mini-ceval", num_fewshot=3)},
         "not known",
-        "mini-mmlu non-inferior; mini-ceval: different numbers of examples: 5 and 3",
+        "mini-mmlu non-inferior; mini-ceval: different numbers of few-shot examples: 5 and 3",
     ),
 }
 
@@ -279,7 +279,7 @@ def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "size<=200MB") == 0
     text = capsys.readouterr().out
-    assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, 1 at once, though one or")
+    assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, concurrency 1, though one or")
     assert "fails" in text
     assert "size<=200MB: 269 MB" in text
     assert call(results, "size<=1MB") == NOTHING

@@ -48,7 +48,7 @@ def test_a_slow_down_of_five_percent_is_a_regression_until_somebody_accepts_it(
         keep(tmp_path, night(day))
     keep(tmp_path, night(25, 0.05, hour=22))
     assert judged(tmp_path) == 1
-    assert "a second measurement has to agree" in capsys.readouterr().out
+    assert "a second measurement must agree" in capsys.readouterr().out
     keep(tmp_path, night(25, 0.05))
     xml, page = tmp_path / "gate.xml", tmp_path / "summary.md"
     assert judged(tmp_path, "--junit", str(xml), "--summary", str(page)) == 1
@@ -183,7 +183,7 @@ def test_an_alarm_stands_where_the_second_measurement_falls_into_the_next_night(
 
     monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
     assert judged(results, "--rerun") == 1
-    assert "a second measurement has to agree" in capsys.readouterr().out
+    assert "a second measurement must agree" in capsys.readouterr().out
 
 
 def test_a_second_measurement_does_not_hide_a_run_that_did_not_end(

@@ -48,7 +48,7 @@ def test_a_variants_page_shows_its_nights_with_the_alarm_first(results: Path) ->
     assert build(results, "--reports", "0") == 0
     text = (results.parent / "site" / "variant-smollm2-135m-gptq-int4-transformers.html").read_text()
     page = Page(text)
-    assert page.rows_with("in256", "decode", "rerun", "a second measurement has to agree")
+    assert page.rows_with("in256", "decode", "rerun", "a second measurement must agree")
     assert "<svg" in text
     assert "2026-01-01: the first night" in page.text
 
@@ -89,7 +89,7 @@ def test_variants_of_one_night_have_a_page_too(tmp_path: Path) -> None:
     assert build(tmp_path / "results") == 0
     pages = [file.read_text() for file in (tmp_path / "site").glob("variant-*.html")]
     assert len(pages) == 1
-    assert "One night so far" in pages[0]
+    assert "Only one night so far" in pages[0]
 
 
 def test_a_list_of_pages_that_cannot_be_read_makes_all_anew(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,8 +24,8 @@ BYLINE: dict[str, Words] = {"begun": "2026-11-24", "sessions": "s1", "version": 
 
 
 def test_a_message_is_its_english_text_as_a_string_and_its_own_in_each_language() -> None:
-    assert str(msg("page.skip")) == f"{msg('page.skip')}" == english(msg("page.skip")) == "To the content"
-    assert {lang: catalogue(lang)(msg("page.skip")) for lang in LANGUAGES} == {"en": "To the content", "zh": "跳到正文"}
+    assert str(msg("page.skip")) == f"{msg('page.skip')}" == english(msg("page.skip")) == "Skip to content"
+    assert {lang: catalogue(lang)(msg("page.skip")) for lang in LANGUAGES} == {"en": "Skip to content", "zh": "跳到正文"}
 
 
 def test_a_name_is_the_same_in_every_language() -> None:

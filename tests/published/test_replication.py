@@ -23,7 +23,7 @@ from tests.support.published import H100, measured, ours, published
         (measured(70), "slower", ""),
         (measured(95, trials=2), "not enough data", "at least 3"),
         (measured(190, device=H100), "not comparable", "published on H20 96GB, measured on NVIDIA H100 SXM"),
-        (measured(95, device=None), "not comparable", "the device here is not known"),
+        (measured(95, device=None), "not comparable", "the device here is unknown"),
         (measured(95, server=server(devices=2)), "not comparable", "published on 1 devices, measured on 2"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_score_is_held_against_the_published_one(value: float, kind: str) -> N
         ({}, {"n_items": None}, "not known on both sides"),
         ({}, {"metric": "exact_match"}, "exact_match and its number of items are not known"),
         ({"num_fewshot": 5}, {"source": "auto-round-fp8-block"}, "published with 0 examples before each question"),
-        ({"thinking": True}, {"source": "silybench"}, "thinking, which was published the other way"),
+        ({"thinking": True}, {"source": "silybench"}, "measured with thinking, published without"),
     ],
 )
 def test_scores_of_other_questions_are_not_compared(

@@ -100,8 +100,8 @@ def test_damage_decides_between_worse_and_non_inferior() -> None:
 
 def test_where_nothing_can_be_told_the_report_says_how_many_items_would_do() -> None:
     text = demo_page().text
-    assert "Nothing can be told from these items" in text
-    assert re.search(r"mini-mmlu has 120 items, on which a loss below [\d.]+ pp is easily missed", text)
+    assert "Too few items for a verdict" in text
+    assert re.search(r"mini-mmlu has 120 items, so a loss below [\d.]+ pp is easily missed", text)
     assert re.search(r"about [\d,]+ items would show a loss of 1 pp", text)
 
 
@@ -114,7 +114,7 @@ def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
     low = before.model_copy(update={"metrics": (metric.model_copy(update={"value": 0.26}),)})
     section = in_english(verdict.section([scored("bf16", low), scored("fp8", score("fp8", "mini-mmlu"))]))
     assert "BF16 may be guessing" in titles_of(section)
-    assert "is right 26.0 % of the time, not surely more than by guessing (25.0 %)" in text_of(section)
+    assert "is right 26.0 % of the time, not significantly above chance (25.0 %)" in text_of(section)
 
 
 def test_runs_are_judged_together_by_the_strictest_margin_that_they_declare() -> None:
@@ -133,7 +133,7 @@ def test_runs_are_judged_together_by_the_strictest_margin_that_they_declare() ->
     [
         ([scored("fp8", score("fp8", "mini-mmlu"))], "no BF16 run of smollm2-135m on transformers in this report"),
         ([scored("bf16"), scored("fp8", score("fp8", "mini-mmlu"))], "the BF16 run has no score of mini-mmlu"),
-        (pair_of(score("fp8", "mini-mmlu").model_copy(update={"num_fewshot": 0})), "numbers of examples: 5 and 0"),
+        (pair_of(score("fp8", "mini-mmlu").model_copy(update={"num_fewshot": 0})), "numbers of few-shot examples: 5 and 0"),
         (pair_of(score("fp8", "mini-mmlu", status="failed", reasons=("NaN",))), "the variant has no score: failed"),
     ],
 )
@@ -158,7 +158,7 @@ def test_items_that_only_one_run_has_are_counted() -> None:
     made = score("fp8", "mini-mmlu")
     fewer = made.model_copy(update={"items": made.items[:-7]})
     (row,) = rows_of(verdict.section([scored("bf16", score("bf16", "mini-mmlu")), scored("fp8", fewer)]))
-    assert "7 items that only one of the two has" in words(row)
+    assert "7 items in only one of the two runs" in words(row)
 
 
 def test_bf16_again_is_the_noise_floor_and_enters_no_correction() -> None:
@@ -242,7 +242,7 @@ def test_the_floor_is_the_multiplications_of_the_unique_tokens_at_the_peak() -> 
     two = native_record(scores=(made,), server=server(devices=2))
     assert floor_s(two, made) == pytest.approx(found / 2)
     (row,) = rows_of(accuracy.section([native_record(scores=(made,))]), "what the server did")
-    assert row[3].notes == (f"took {31.4 / found:.1f} times that",)
+    assert row[3].notes == (f"{31.4 / found:.1f} × the floor",)
 
 
 def test_quantized_layers_have_the_floor_of_what_they_are_multiplied_as() -> None:

@@ -30,7 +30,7 @@ def test_subjects_stand_in_the_order_of_their_loss_with_a_warning(demo: list[Run
     rows = rows_of(section, "gptq-int4 on mini-mmlu: by subject")
     deltas = [float(row[4].text.removesuffix(" pp").replace("−", "-")) for row in rows]
     assert deltas == sorted(deltas)
-    assert "None of 3 subjects differs by more than chance, so the order of this table says nothing." in text_of(
+    assert "None of 3 subjects differs by more than chance, so the order of this table means nothing." in text_of(
         section
     )
     assert rows_of(section, "mini-ifeval: by subject") == [], "it has one subject"
@@ -129,7 +129,7 @@ def on_two_engines(damage: tuple[float, float], per_subject: int = 300) -> list[
     [
         ((2.0, 2.0), "the quantization"),
         ((0.0, 3.0), "the engine, at least in part"),
-        ((0.02, 0.02), "cannot be told"),
+        ((0.02, 0.02), "undecided"),
     ],
 )
 def test_two_engines_tell_where_a_loss_comes_from(damage: tuple[float, float], source: str) -> None:
@@ -144,7 +144,7 @@ def test_bf16_is_needed_on_both_engines_and_asked_alike() -> None:
     assert accuracy_engines.section(records[:2]) is None
     other = records[2].scores[0].model_copy(update={"num_fewshot": 0})
     refused = [*records[:2], records[2].model_copy(update={"scores": (other,)}), records[3]]
-    assert [str(one.obstacle) for one in on_engines(refused)] == ["different numbers of examples: 5 and 0"]
+    assert [str(one.obstacle) for one in on_engines(refused)] == ["different numbers of few-shot examples: 5 and 0"]
     section = in_english(accuracy_engines.section(refused))
     assert section is not None
     assert rows_of(section) == []

@@ -26,8 +26,8 @@ from tests.support.pages import Page, demo_html, rendered, rows_in, section_rows
 
 def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
     html = rendered(native_records())
-    assert "Nothing but bf16 surely stays within the margin; it cannot be told yet of gptq-int4" in html
-    assert len(rows_in(html, "decision", "cannot be told yet")) == 4
+    assert "Keep bf16: no other variant is shown to stay within the margin. Undecided: gptq-int4" in html
+    assert len(rows_in(html, "decision", "undecided")) == 4
     [best] = rows_in(html, "decision", "recommended")
     assert best.split()[0] == "bf16"
 
@@ -70,7 +70,7 @@ def test_a_task_without_a_verdict_rules_a_variant_out_or_leaves_it_not_known() -
     reason = "270 of 541 answers without any text"
     looping = with_score(unharmed("gptq-int4", tasks=both), "mini-ceval", status="invalid", reasons=(reason,))
     html = rendered([unharmed("bf16", tasks=both), unharmed("fp8"), looping])
-    assert "Nothing but bf16 surely stays within the margin; it cannot be told yet of fp8." in html
+    assert "Keep bf16: no other variant is shown to stay within the margin. Undecided: fp8." in html
     assert rows_in(html, "decision", "fp8", "not known", "not complete", "mini-ceval: not measured")
     assert rows_in(html, "decision", "gptq-int4", "not recommended", "not complete", f"mini-ceval: invalid ({reason})")
     chinese = rendered([unharmed("bf16", tasks=both), unharmed("fp8"), looping], lang="zh")
@@ -81,7 +81,7 @@ def test_of_different_margins_the_strictest_applies_and_the_report_says_so() -> 
     html = rendered([unharmed("bf16"), unharmed("fp8", margin=0.02), unharmed("gptq-int4", margin=0.0001)])
     assert "The runs declare different accuracy margins (0.01 pp, 2 pp); the strictest applies here." in html
     assert "at a margin of 0.01 pp" in html
-    assert rows_in(html, "decision", "fp8", "cannot be told yet")
+    assert rows_in(html, "decision", "fp8", "undecided")
 
 
 def test_one_variant_alone_is_no_choice() -> None:
@@ -132,7 +132,7 @@ def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch
     page = Page(render(demo_records(), title="t"))
     names = [attrs["download"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
     assert names == ["speed.csv", "accuracy.csv"]
-    assert "and are not in this page" in page.text
+    assert "and are not included in this page" in page.text
 
 
 def test_downloads_hold_what_the_page_shows() -> None:

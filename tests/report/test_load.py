@@ -30,10 +30,10 @@ def test_a_series_is_drawn_with_its_knee_and_stands_in_the_table() -> None:
     assert found is not None
     figures = [block for block in found.blocks if isinstance(block, Figures)]
     assert [len(block.items) for block in figures] == [1]
-    assert "8 at once" in figures[0].items[0].drawing.svg
+    assert "concurrency 8" in figures[0].items[0].drawing.svg
     rows = rows_of(records)
     assert len(rows) == 12
-    assert [row[0] for row in rows if "knee" in row[0]] == ["8 at once / knee"] * 2
+    assert [row[0] for row in rows if "knee" in row[0]] == ["concurrency 8 / knee"] * 2
 
 
 def test_goodput_is_shown_where_there_is_an_objective() -> None:
@@ -61,7 +61,7 @@ def test_an_open_loop_that_was_too_much_is_told_without_latencies() -> None:
         )
 
     rows = rows_of([record("bf16", cells=rates("bf16"))])
-    assert [row[0] for row in rows] == ["1 requests/s", "4 requests/s / more than it can take", "8 requests/s"]
+    assert [row[0] for row in rows] == ["1 requests/s", "4 requests/s / saturated", "8 requests/s"]
     assert rows[1][5:9] == ["–"] * 4
     assert rows[1][3] != "–"
     assert rows[2][2] == "not tried"

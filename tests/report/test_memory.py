@@ -42,8 +42,8 @@ def test_memory_of_qwen3_8b_is_worked_out_from_its_shapes() -> None:
     shown = row(made(gpu_record()), "Memory by variant")
     assert shown["Weights in memory"].text == "16.4 GB"
     assert shown["Keys and values per token"].exact == "147456.0 bytes"
-    assert shown["Room for tokens"].text == "400,000"
-    assert shown["Room for tokens"].notes == ("59.0 GB",)
+    assert shown["KV cache capacity"].text == "400,000"
+    assert shown["KV cache capacity"].notes == ("59.0 GB",)
     assert shown["Peak"].text == "81.0 GB"
 
 
@@ -71,7 +71,7 @@ def test_the_longest_cell_is_drawn_once_for_each_variant() -> None:
     (drawn,) = [block for block in found.blocks if isinstance(block, Figures)]
     assert [figure.title for figure in drawn.items] == ["bf16", "fp8"]
     assert "1,024 tokens in" in drawn.items[0].caption
-    assert "80.0 GB at the beginning, 81.0 GB at most, 80.0 GB at the end" in drawn.items[0].caption
+    assert "80.0 GB at the start, 81.0 GB at the peak, 80.0 GB at the end" in drawn.items[0].caption
 
 
 def test_clocks_are_those_at_the_end_of_the_trials_and_throttling_is_counted() -> None:
@@ -80,7 +80,7 @@ def test_clocks_are_those_at_the_end_of_the_trials_and_throttling_is_counted() -
     assert shown["Memory clock"].text == "2,619 MHz"
     assert shown["Temperature"].text == "58.0 °C" or shown["Temperature"].text == "58 °C"
     assert shown["Power"].text == "412 W"
-    assert shown["Clocks held down"].text == "SwPowerCap (3 of 9 trials)"
+    assert shown["Throttling"].text == "SwPowerCap (3 of 9 trials)"
 
 
 def test_devices_that_tell_nothing_have_dashes() -> None:
@@ -95,11 +95,11 @@ def test_devices_that_tell_nothing_have_dashes() -> None:
         "Power",
         "Memory in use",
     }
-    assert shown["Clocks held down"].text == "never"
+    assert shown["Throttling"].text == "never"
 
 
 def test_energy_and_money_have_their_units() -> None:
-    shown = row(made(gpu_record()), "Energy and money")
+    shown = row(made(gpu_record()), "Energy and cost")
     assert shown["Power"].text.endswith(" W")
     assert shown["Energy per million output tokens"].text.endswith(" MJ")
     assert shown["Dollars per million output tokens"].text.startswith("$")
@@ -116,32 +116,32 @@ def test_energy_and_money_have_their_units() -> None:
     ],
 )
 def test_columns_that_nobody_fills_are_left_out(changes: dict[str, Any], columns: int) -> None:
-    shown = table(made(gpu_record(**changes)), "Energy and money")
+    shown = table(made(gpu_record(**changes)), "Energy and cost")
     assert shown
     assert len(shown.heads) == columns
 
 
 def test_without_energy_and_price_there_is_no_table_of_costs() -> None:
     found = made(gpu_record(dollars_per_hour=None, cells=gpu_cells("bf16", energy=None)))
-    assert table(found, "Energy and money") is None
+    assert table(found, "Energy and cost") is None
 
 
 def test_emulated_figures_are_faint() -> None:
     found = made(gpu_record("fp8", cells=gpu_cells("fp8", status="emulated")))
     assert row(found, "Memory by variant")["Peak"].faint
-    assert row(found, "Energy and money")["Power"].faint
+    assert row(found, "Energy and cost")["Power"].faint
 
 
 def test_a_price_alone_is_enough_for_money() -> None:
     found = made(record(dollars_per_hour=0.2))
     assert table(found, "Memory by variant") is None
-    assert table(found, "Energy and money")
+    assert table(found, "Energy and cost")
 
 
 def test_open_loops_have_groups_of_their_own() -> None:
     closed = gpu_cells("bf16")[0]
     found = made(gpu_record(cells=(closed, closed.model_copy(update={"request_rate_per_s": 2.5}))))
-    shown = table(found, "Energy and money")
+    shown = table(found, "Energy and cost")
     assert shown
     assert [group.title for group in shown.groups] == [
         "1 token in, 32 out, concurrency 1",

@@ -185,7 +185,7 @@ def test_failures_are_listed_with_their_messages() -> None:
     found = page(troubled_records())
     assert found.rows_with("AWQ needs 1.2 GB", "quantize", "awq-int4")
     assert found.rows_with("31 tokens came back", "invalid")
-    assert found.rows_with("cut short", "gptq-int4")
+    assert found.rows_with("interrupted", "gptq-int4")
     assert 'id="failures"' not in demo_html()
 
 
@@ -274,7 +274,7 @@ def test_a_checkpoint_tells_its_format_experts_and_proof() -> None:
     assert "HuggingFaceH4/ultrachat_200k@" in text
     assert "Thinking in chats" in text
     assert "Chat template hash" in text
-    assert "not known: a release, taken as it is" in text
+    assert "unknown: an unmodified release" in text
     assert "Thinking in chats" not in demo_page().text, "plain text has no template"
 
 
@@ -327,8 +327,8 @@ def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:
     rows = section_rows([made], "speed")
     titles = [row.strip() for row in rows if "tokens in" in row]
     assert titles == [
-        "256 tokens in, 32 out, 1 at once",
-        "256 tokens in, 32 out, 1 at once, 4 requests",
+        "256 tokens in, 32 out, concurrency 1",
+        "256 tokens in, 32 out, concurrency 1, 4 requests",
         "256 tokens in, 32 out, 2.5 requests/s, 64 requests",
     ]
     alone = render([native_record(cells=(opened,))], title="t")
@@ -342,5 +342,5 @@ def test_warnings_and_unproven_checks_are_told_once_with_their_places() -> None:
     cells = tuple(native_cell("bf16", length, **warned) for length in (1, 256))
     other = native_record("fp8", cells=tuple(native_cell("fp8", length, **warned) for length in (1, 256, 1024)))
     text = page([native_record(cells=cells), other]).text
-    assert "trial 2 is an outlier (bf16: 1 in, 1 at once and 256 in, 1 at once; fp8: 3 cells)" in text
+    assert "trial 2 is an outlier (bf16: 1 in, concurrency 1 and 256 in, concurrency 1; fp8: 3 cells)" in text
     assert text.count("not proven: cached tokens (bf16: ") == 1

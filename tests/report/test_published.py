@@ -20,7 +20,7 @@ def test_a_report_of_a_model_that_nobody_published_has_neither_section() -> None
 
 def test_published_and_measured_figures_stand_apart() -> None:
     text = page.render([measured(81.73)], title="x")
-    for words in ("Published by others", "published, not measured here", "reproduced", "What is said everywhere"):
+    for words in ("Published by others", "published, not measured here", "reproduced", "Common claims, checked"):
         assert words in text
     section = in_english(published_section.section([measured(81.73)]))
     assert section is not None
@@ -44,7 +44,7 @@ def test_other_hardware_is_compared_by_shares_alone() -> None:
 
 def test_measured_scores_stand_beside_published_ones() -> None:
     text = page.render([record("bf16", "qwen2-7b-instruct", cells=(), scores=(ours(),))], title="x")
-    assert "Measured scores beside published ones" in text
+    assert "Measured and published scores" in text
     assert "+0.0 ± 1.1 percentage points" in text
 
 
