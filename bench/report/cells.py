@@ -26,31 +26,33 @@ def to(low: str, high: str) -> Words:
     return msg("range.to", low=low, high=high)
 
 
-def exact(found: Estimate, unit: Words) -> Words:
+def exact(estimate: Estimate, unit: Words) -> Words:
     """Return a value and its interval with all their digits."""
-    return msg("exact.estimate", value=repr(found.value), low=repr(found.low), high=repr(found.high), unit=unit)
+    return msg(
+        "exact.estimate", value=repr(estimate.value), low=repr(estimate.low), high=repr(estimate.high), unit=unit
+    )
 
 
-def delta_cell(found: Estimate) -> Cell:
+def delta_cell(estimate: Estimate) -> Cell:
     """Return the cell of a difference in percentage points with its interval below it."""
-    width = found.high - found.low
-    low, high = points(found.low, width), points(found.high, width)
-    return Cell(f"{points(found.value, width)} pp", (to(low, high),), exact(found, OF_ONE), numeric=True)
+    width = estimate.high - estimate.low
+    low, high = points(estimate.low, width), points(estimate.high, width)
+    return Cell(f"{points(estimate.value, width)} pp", (to(low, high),), exact(estimate, OF_ONE), numeric=True)
 
 
-def recovery_cell(found: Estimate | None) -> Cell:
+def recovery_cell(estimate: Estimate | None) -> Cell:
     """Return the cell of a ratio with its interval below it; a dash for None."""
-    if found is None:
+    if estimate is None:
         return Cell(numeric=True)
-    interval = fmt.between(fmt.percent(found.low), fmt.percent(found.high))
-    return Cell(fmt.percent(found.value), (interval,), exact(found, OF_ONE), numeric=True)
+    interval = fmt.between(fmt.percent(estimate.low), fmt.percent(estimate.high))
+    return Cell(fmt.percent(estimate.value), (interval,), exact(estimate, OF_ONE), numeric=True)
 
 
-def flips_cell(found: Difference) -> Cell:
+def flips_cell(difference: Difference) -> Cell:
     """Return the cell of items gained and lost."""
-    notes = (msg("cell.of", total=fmt.count(found.n)), msg("cell.flip", share=fmt.percent(found.flip_rate)))
-    digits = msg("exact.flips", gained=str(found.gained), lost=str(found.lost), items=str(found.n))
-    return Cell(f"+{fmt.count(found.gained)} −{fmt.count(found.lost)}", notes, digits, numeric=True)
+    notes = (msg("cell.of", total=fmt.count(difference.n)), msg("cell.flip", share=fmt.percent(difference.flip_rate)))
+    digits = msg("exact.flips", gained=str(difference.gained), lost=str(difference.lost), items=str(difference.n))
+    return Cell(f"+{fmt.count(difference.gained)} −{fmt.count(difference.lost)}", notes, digits, numeric=True)
 
 
 def p_text(p: float) -> str:
@@ -70,8 +72,10 @@ def nats(value: float) -> str:
     return f"{value:#.2g}" if value < 1 else f"{value:.1f}"
 
 
-def kl_cell(found: Estimate | None) -> Cell:
+def kl_cell(estimate: Estimate | None) -> Cell:
     """Return the cell of a divergence with its interval below it; a dash for None."""
-    if found is None:
+    if estimate is None:
         return Cell(numeric=True)
-    return Cell(nats(found.value), (to(nats(found.low), nats(found.high)),), exact(found, "nats"), numeric=True)
+    return Cell(
+        nats(estimate.value), (to(nats(estimate.low), nats(estimate.high)),), exact(estimate, "nats"), numeric=True
+    )

@@ -26,10 +26,10 @@ def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
     baseline = run.speed_baseline()
     for cell in run.record.cells if baseline else ():
         before = cell_under_same_load(baseline.cells, cell) if baseline else None
-        found = speedup(before, cell, e2e_s) if before else None
-        if found is None or found.verdict == "not enough data":
+        gain = speedup(before, cell, e2e_s) if before else None
+        if gain is None or gain.verdict == "not enough data":
             continue
-        low, value, high = (edge - 1 for edge in (found.ratio.low, found.ratio.median, found.ratio.high))
+        low, value, high = (edge - 1 for edge in (gain.ratio.low, gain.ratio.median, gain.ratio.high))
         yield Finding(
             claim=claim,
             measured=True,
@@ -47,22 +47,22 @@ def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
 
 
 def _measured_accuracy(claim: Claim, records: Sequence[RunRecord]) -> Iterator[Finding]:
-    for one in judged(records):
-        quant = one.run.record.variant.quant.partition("[")[0]
-        found = one.verdict.comparison if one.verdict else None
-        if quant not in claim.quants or found is None or found.recovery is None:
+    for entry in judged(records):
+        quant = entry.run.record.variant.quant.partition("[")[0]
+        comparison = entry.verdict.comparison if entry.verdict else None
+        if quant not in claim.quants or comparison is None or comparison.recovery is None:
             continue
-        low, value, high = 1 - found.recovery.high, 1 - found.recovery.value, 1 - found.recovery.low
+        low, value, high = 1 - comparison.recovery.high, 1 - comparison.recovery.value, 1 - comparison.recovery.low
         yield Finding(
             claim=claim,
             measured=True,
-            source=one.run.record.run_id,
-            model=one.run.record.variant.model,
-            label=one.run.record.variant.quant,
-            where=one.score.task,
+            source=entry.run.record.run_id,
+            model=entry.run.record.variant.model,
+            label=entry.run.record.variant.quant,
+            where=entry.score.task,
             input_len=None,
             value=value,
-            points=-found.delta.value,
+            points=-comparison.delta.value,
             low=low,
             high=high,
             answer=answer_of(claim, value, low, high),

@@ -122,7 +122,7 @@ def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnT
     return [_on_task(run, task, verdicts.get((run.record.run_id, task))) for task in names]
 
 
-def _held_accuracy(need: Need, run: Run, found: Sequence[OnTask]) -> Held:
+def _held_accuracy(need: Need, run: Run, on_tasks: Sequence[OnTask]) -> Held:
     """Hold a variant to an accuracy margin."""
     if not run.quantized:
         broken = [
@@ -131,9 +131,13 @@ def _held_accuracy(need: Need, run: Run, found: Sequence[OnTask]) -> Held:
             if score.status not in SHOWN
         ]
         return Held(need=need, answer="kept", reason=clauses([msg("decision.is_baseline"), *broken]))
-    if not found:
+    if not on_tasks:
         return Held(need=need, answer="not known", reason=msg("decision.no_comparison"))
-    return Held(need=need, answer=worst([one.answer for one in found]), reason=clauses(one.reason for one in found))
+    return Held(
+        need=need,
+        answer=worst([on_task.answer for on_task in on_tasks]),
+        reason=clauses(on_task.reason for on_task in on_tasks),
+    )
 
 
 def _given_margin(needs: Sequence[Need]) -> float | None:
@@ -203,12 +207,14 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
     margin = judgement.margin
     if margin and margin.origin != "given":
         needs.append(_need_of(margin))
-    found = {(one.run.record.run_id, one.score.task): one.verdict for one in judgement.judged if one.verdict}
+    verdict_of = {
+        (entry.run.record.run_id, entry.score.task): entry.verdict for entry in judgement.judged if entry.verdict
+    }
     candidates = []
     for run in everything:
-        on_tasks = _on_tasks(run, found)
-        gaps = tuple(one.reason for one in on_tasks if one.verdict is None)
-        change = None if gaps else _change([one.verdict for one in on_tasks if one.verdict])
+        on_tasks = _on_tasks(run, verdict_of)
+        gaps = tuple(on_task.reason for on_task in on_tasks if on_task.verdict is None)
+        change = None if gaps else _change([on_task.verdict for on_task in on_tasks if on_task.verdict])
         held = tuple(
             _held_accuracy(need, run, on_tasks)
             if need.subject == "accuracy_margin"

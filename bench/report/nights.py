@@ -43,9 +43,9 @@ def _reason(night: JudgedNight) -> Words:
     return recorded(night.reason) if isinstance(night.reason, str) else night.reason
 
 
-def history_row(name: str, one: Standing) -> list[Cell]:
+def history_row(name: str, standing: Standing) -> list[Cell]:
     """Return a series' row."""
-    last = one.last
+    last = standing.last
     ratio = Cell(f"{last.ratio:.3f}", exact=f"{last.ratio!r}", numeric=True) if last.ratio else Cell(numeric=True)
     return [
         Cell(name),
@@ -53,22 +53,25 @@ def history_row(name: str, one: Standing) -> list[Cell]:
         Cell(KINDS[last.kind]),
         ratio,
         Cell(
-            fmt.count(one.nights), (msg("history.accepted", nights=str(one.accepted)),), f"{one.nights}", numeric=True
+            fmt.count(standing.nights),
+            (msg("history.accepted", nights=str(standing.accepted)),),
+            f"{standing.nights}",
+            numeric=True,
         ),
-        Cell(fmt.count(len(one.epochs)), numeric=True),
+        Cell(fmt.count(len(standing.epochs)), numeric=True),
         Cell(_reason(last)),
     ]
 
 
 def epochs_of(standings: Mapping[str, Standing]) -> list[Message]:
     """Return when epochs began and why, each once."""
-    epochs = sorted({epoch for one in standings.values() for epoch in one.epochs})
+    epochs = sorted({epoch for standing in standings.values() for epoch in standing.epochs})
     return [msg("history.epoch", night=night, why=recorded(why)) for night, why in epochs]
 
 
-def drawn(standings: Mapping[str, Standing]) -> list[str]:
+def drawn_series(standings: Mapping[str, Standing]) -> list[str]:
     """Return the names of the series that are drawn, alarms first."""
-    return [name for name, one in _ordered(standings) if one.measured > 1][:DRAWN]
+    return [name for name, standing in _ordered(standings) if standing.measured > 1][:DRAWN]
 
 
 def _drawing(place: int, name: str, nights: Sequence[JudgedNight]) -> Figure:
@@ -82,11 +85,11 @@ def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequ
 
     Args:
         standings: of every series.
-        nights: of the series in :func:`drawn`.
+        nights: of the series in :func:`drawn_series`.
     """
-    if all(one.nights < 2 for one in standings.values()):
+    if all(standing.nights < 2 for standing in standings.values()):
         return None
-    figures = [_drawing(place, name, nights[name]) for place, name in enumerate(drawn(standings))]
+    figures = [_drawing(place, name, nights[name]) for place, name in enumerate(drawn_series(standings))]
     blocks: list[Block] = [Figures(figures)] if figures else []
     blocks += [
         Text(msg("history.how"), "small"),

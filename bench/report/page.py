@@ -39,7 +39,7 @@ def _asset(name: str) -> tuple[Markup, str]:
 @cache
 def environment(words: Catalogue) -> Environment:
     """Return what draws templates in the language of a catalogue."""
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -47,16 +47,18 @@ def environment(words: Catalogue) -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
-    made.globals["gettext"] = words.gettext
-    made.globals["statuses"], made.globals["status_meaning"] = STATUS, STATUS_MEANING
-    made.globals["verdicts"], made.globals["verdict_meaning"] = VERDICT, VERDICT_MEANING
-    made.globals["lang"] = {"zh": "zh-Hans"}.get(words.lang, words.lang)
-    made.globals["version"] = __version__
+    environment.globals["gettext"] = words.gettext
+    environment.globals["statuses"], environment.globals["status_meaning"] = STATUS, STATUS_MEANING
+    environment.globals["verdicts"], environment.globals["verdict_meaning"] = VERDICT, VERDICT_MEANING
+    environment.globals["lang"] = {"zh": "zh-Hans"}.get(words.lang, words.lang)
+    environment.globals["version"] = __version__
     for name in ("style.css", "script.js"):
-        made.globals[name.partition(".")[0]], made.globals[f"{name.partition('.')[0]}_hash"] = _asset(name)
-    made.filters["words"] = words
-    made.filters["drawn"] = partial(worded, words=words)
-    return made
+        environment.globals[name.partition(".")[0]], environment.globals[f"{name.partition('.')[0]}_hash"] = _asset(
+            name
+        )
+    environment.filters["words"] = words
+    environment.filters["drawn"] = partial(worded, words=words)
+    return environment
 
 
 def render(
@@ -93,10 +95,10 @@ def render_in(
         raise ValueError("a report needs at least one record")
     shown = with_baselines(records)
     sections = all_sections(shown)
-    told = history_section({name: standing_of(nights) for name, nights in histories.items()}, histories)
-    if told:
-        place = next((at for at, one in enumerate(sections) if one.id == "failures"), len(sections))
-        sections.insert(place, told)
+    nights = history_section({name: standing_of(nights) for name, nights in histories.items()}, histories)
+    if nights:
+        place = next((at for at, section in enumerate(sections) if section.id == "failures"), len(sections))
+        sections.insert(place, nights)
     return (
         environment(words)
         .get_template("page.html.j2")

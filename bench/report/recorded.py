@@ -128,7 +128,7 @@ KNOWN = (
 def recorded(text: str) -> Words:
     """Return the message that a stored text is; the text itself where it is none of ours."""
     for known in KNOWN if len(text) <= LONGEST else ():
-        found = known.pattern.fullmatch(text)
-        if found:
-            return Message(known.id, tuple((place, recorded(value)) for place, value in found.groupdict().items()))
+        match = known.pattern.fullmatch(text)
+        if match:
+            return Message(known.id, tuple((place, recorded(value)) for place, value in match.groupdict().items()))
     return text

@@ -98,46 +98,46 @@ def variant_page(
         nights: of those that are drawn.
         words: wordings of the page.
     """
-    found = replace(
+    entry = replace(
         VariantEntry.of(key),
         series=len(standings),
-        nights=max((one.nights for one in standings.values()), default=0),
-        alarms=sum(one.last.kind in ALARMS for one in standings.values()),
-        last=max((one.last.night for one in standings.values()), default=""),
+        nights=max((standing.nights for standing in standings.values()), default=0),
+        alarms=sum(standing.last.kind in ALARMS for standing in standings.values()),
+        last=max((standing.last.night for standing in standings.values()), default=""),
     )
-    told = history_section(standings, nights)
+    history = history_section(standings, nights)
     empty = Section("history", msg("history.title"), [Text(msg("history.one_night"))])
-    series, counted = msg("site.count.series", n=found.series), msg("site.count.nights", n=found.nights)
-    byline = msg("site.variant.byline", engine=found.engine, series=series, nights=counted)
-    _write(out / found.file, f"{found.model} {found.quant}", byline, [told or empty], words)
-    return found
+    series, counted = msg("site.count.series", n=entry.series), msg("site.count.nights", n=entry.nights)
+    byline = msg("site.variant.byline", engine=entry.engine, series=series, nights=counted)
+    _write(out / entry.file, f"{entry.model} {entry.quant}", byline, [history or empty], words)
+    return entry
 
 
-def _session_row(one: Session) -> list[Cell]:
+def _session_row(session: Session) -> list[Cell]:
     def names(field: str) -> str:
-        return ", ".join(dict.fromkeys(str(getattr(row, field) or fmt.MISSING) for row in one.runs))
+        return ", ".join(dict.fromkeys(str(getattr(row, field) or fmt.MISSING) for row in session.runs))
 
     return [
-        Cell(one.name, link=one.file if one.has_page else ""),
-        Cell(fmt.moment(one.runs[0].started_at)),
+        Cell(session.name, link=session.file if session.has_page else ""),
+        Cell(fmt.moment(session.runs[0].started_at)),
         Cell(names("model")),
         Cell(names("quant")),
         Cell(names("engine")),
         Cell(names("device")),
-        Cell(fmt.count(sum(row.cells for row in one.runs)), numeric=True),
-        Cell(fmt.count(sum(row.scores for row in one.runs)), numeric=True),
-        Cell(fmt.count(sum(row.failures for row in one.runs)), numeric=True),
+        Cell(fmt.count(sum(row.cells for row in session.runs)), numeric=True),
+        Cell(fmt.count(sum(row.scores for row in session.runs)), numeric=True),
+        Cell(fmt.count(sum(row.failures for row in session.runs)), numeric=True),
     ]
 
 
-def _variant_row(one: VariantEntry) -> list[Cell]:
+def _variant_row(entry: VariantEntry) -> list[Cell]:
     return [
-        Cell(f"{one.model} {one.quant}", link=one.file),
-        Cell(one.engine),
-        Cell(fmt.count(one.series), numeric=True),
-        Cell(fmt.count(one.nights), numeric=True),
-        Cell(fmt.count(one.alarms), numeric=True),
-        Cell(one.last),
+        Cell(f"{entry.model} {entry.quant}", link=entry.file),
+        Cell(entry.engine),
+        Cell(fmt.count(entry.series), numeric=True),
+        Cell(fmt.count(entry.nights), numeric=True),
+        Cell(fmt.count(entry.alarms), numeric=True),
+        Cell(entry.last),
     ]
 
 
@@ -150,19 +150,21 @@ def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[Varia
         variants: in any order; those with alarms are shown first.
         words: wordings of the page.
     """
-    alarmed = sorted(variants, key=lambda one: (-one.alarms, one.model, one.quant, one.engine))
-    alarms = sum(one.alarms for one in variants)
+    alarms_first = sorted(variants, key=lambda entry: (-entry.alarms, entry.model, entry.quant, entry.engine))
+    alarms = sum(entry.alarms for entry in variants)
     lead = msg("site.lead", n=alarms) if alarms else msg("site.no_alarm")
     blocks: list[Block] = [
         Text(lead, "lead"),
-        Table(msg("site.every_variant"), VARIANTS, [Group([_variant_row(one) for one in alarmed])]),
+        Table(msg("site.every_variant"), VARIANTS, [Group([_variant_row(entry) for entry in alarms_first])]),
     ]
-    listed: list[Block] = [Table(msg("site.caption"), SESSIONS, [Group([_session_row(one) for one in sessions])])]
+    session_blocks: list[Block] = [
+        Table(msg("site.caption"), SESSIONS, [Group([_session_row(session) for session in sessions])])
+    ]
     sections = [
         Section("variants", msg("site.variants"), blocks),
-        Section("sessions", msg("site.sessions"), listed),
+        Section("sessions", msg("site.sessions"), session_blocks),
     ]
-    runs = msg("site.count.runs", n=sum(len(one.runs) for one in sessions))
+    runs = msg("site.count.runs", n=sum(len(session.runs) for session in sessions))
     _write(
         out / "index.html",
         "quantbench",

@@ -75,8 +75,8 @@ class OnEngines:
 
 def _compare(baseline: TaskScore, score: TaskScore) -> tuple[Comparison | None, Words]:
     """Return the comparison, or why there is none."""
-    found = compare(baseline, score)
-    return found, "" if found else obstacle(baseline, score) or ""
+    comparison = compare(baseline, score)
+    return comparison, "" if comparison else obstacle(baseline, score) or ""
 
 
 def _pair(run: Run, score: TaskScore) -> Pair:
@@ -136,33 +136,33 @@ def verdicts(records: Sequence[RunRecord], given: float | None = None) -> Verdic
 @lru_cache(maxsize=1)
 def _verdicts(same: _Same, given: float | None) -> Verdicts:
     """Return what :func:`verdicts` does; several sections need it, and it takes seconds for large tasks."""
-    found = [
+    scores = [
         (run, score)
         for run in runs(same.records)
         for task in tasks(same.records)
         if (score := run.score(task)) is not None and not _is_baselines(run, score)
     ]
-    pairs = [_pair(run, score) for run, score in found]
+    pairs = [_pair(run, score) for run, score in scores]
     judgement = judged_together(pairs, given)
     return Verdicts(
         # Where nothing is compared, as with BF16 alone, the margin is that of the runs that have scores.
         margin=judgement.margin or applicable_margin([record for record in same.records if record.scores], given),
         judged=tuple(
             Judged(run, score, outcome.verdict, outcome.obstacle if pair.baseline else _no_baseline(run, score.task))
-            for (run, score), pair, outcome in zip(found, pairs, judgement.outcomes, strict=True)
+            for (run, score), pair, outcome in zip(scores, pairs, judgement.outcomes, strict=True)
         ),
     )
 
 
 def noise_floors(records: Sequence[RunRecord]) -> tuple[NoiseFloor, ...]:
     """Return every score that was made a second time."""
-    found = []
+    floors = []
     for run in runs(records):
         for task in tasks(records):
             first, second = run.score(task), score_of(run.record, task, repeat=1)
             if first is not None and second is not None:
-                found.append(NoiseFloor(run, second, *_compare(first, second)))
-    return tuple(found)
+                floors.append(NoiseFloor(run, second, *_compare(first, second)))
+    return tuple(floors)
 
 
 def on_engines(records: Sequence[RunRecord]) -> tuple[OnEngines, ...]:
@@ -172,18 +172,18 @@ def on_engines(records: Sequence[RunRecord]) -> tuple[OnEngines, ...]:
         if run.baseline is not None and run.quantized:
             variant = run.record.variant
             places.setdefault((variant.model, variant.quant), {}).setdefault(run.record.engine, run)
-    found = []
+    comparisons = []
     for (model, quant), by_engine in places.items():
-        for one, two in combinations(sorted(by_engine), 2):
+        for engine, other in combinations(sorted(by_engine), 2):
             for task in tasks(records):
-                first, second = by_engine[one], by_engine[two]
+                first, second = by_engine[engine], by_engine[other]
                 scores = first.baseline_score(task), first.score(task), second.baseline_score(task), second.score(task)
                 if all(scores):
-                    found.append(_on_engines(f"{model} {quant}", task, *(score for score in scores if score)))
-    return tuple(found)
+                    comparisons.append(_on_engines(f"{model} {quant}", task, *(score for score in scores if score)))
+    return tuple(comparisons)
 
 
 def _on_engines(variant: str, task: str, *scores: TaskScore) -> OnEngines:
-    why = next((found for other in scores[1:] if (found := obstacle(scores[0], other))), None)
+    why = next((reason for other in scores[1:] if (reason := obstacle(scores[0], other))), None)
     table = None if why else two_by_two(*scores)
     return OnEngines(variant, task, table, why or ("" if table else msg("obstacle.no_common_item")))

@@ -85,13 +85,13 @@ def runs(records: Sequence[RunRecord]) -> tuple[Run, ...]:
     """Return the records as given, but with the runs of one model together."""
     models = list(dict.fromkeys(record.variant.model for record in records))
     ordered = sorted(records, key=lambda record: models.index(record.variant.model))
-    found, place = [], Counter[str]()
+    labelled, place = [], Counter[str]()
     for record, label, baseline in zip(ordered, _labels(ordered), baselines(ordered), strict=True):
         index = place[record.variant.model]
         place[record.variant.model] += 1
         mark = Mark(index % COLOURS, MARKERS[index % len(MARKERS)])
-        found.append(Run(record, label, mark, baseline))
-    return tuple(found)
+        labelled.append(Run(record, label, mark, baseline))
+    return tuple(labelled)
 
 
 def cell_anchor(run: Run, cell: SpeedCell) -> str:

@@ -20,12 +20,12 @@ from bench.history.find import open_index, read_record
 from bench.history.index import Index, RunRow, marks_of
 from bench.messages.message import catalogue
 from bench.nightly.nights import histories, standings
-from bench.report.nights import drawn
+from bench.report.nights import drawn_series
 from bench.report.page import title_of, write
 from bench.report.site_pages import Session, VariantEntry, page_name, variant_page, write_index
 from quantize.key import canonical_json, sha256_text
 
-MADE = "made.json"
+STATE = "made.json"
 """File of the site: what each page was made from."""
 
 
@@ -38,20 +38,20 @@ def _digest(*parts: object) -> str:
 
 def _sessions(rows: Iterable[RunRow]) -> list[Session]:
     """Return sessions, newest first."""
-    found: dict[str, list[RunRow]] = {}
+    by_session: dict[str, list[RunRow]] = {}
     for row in rows:
-        found.setdefault(row.session, []).append(row)
-    return [Session(name, tuple(reversed(own)), page_name("session", name)) for name, own in found.items()]
+        by_session.setdefault(row.session, []).append(row)
+    return [Session(name, tuple(reversed(own)), page_name("session", name)) for name, own in by_session.items()]
 
 
-def _made(file: Path) -> dict[str, str]:
+def _state(file: Path) -> dict[str, str]:
     """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
     try:
-        found: dict[str, str] = json.loads(file.read_text())
-        [VariantEntry(**row) for row in json.loads(found["variants"])]
+        state: dict[str, str] = json.loads(file.read_text())
+        [VariantEntry(**row) for row in json.loads(state["variants"])]
     except (OSError, ValueError, TypeError, KeyError):
         return {}
-    return found
+    return state
 
 
 def _prepare() -> None:
@@ -75,7 +75,7 @@ def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> V
     try:
         rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
         stands = standings(index, rows, marks)
-        nights = histories(index, rows, marks, drawn(stands))
+        nights = histories(index, rows, marks, drawn_series(stands))
     finally:
         index.close()
     return variant_page(out, key, stands, nights, catalogue(lang))
@@ -105,8 +105,8 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
         prints = index.fingerprints()
     finally:
         index.close()
-    file = out / MADE
-    before = _made(file)
+    file = out / STATE
+    before = _state(file)
     sessions = _sessions(rows)
     marks = [mark.model_dump() for mark in marks_of(results_dir)]
     wanted = {
@@ -117,29 +117,32 @@ def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int
         if (row.model, row.quant, row.engine) in of_variant:
             of_variant[row.model, row.quant, row.engine].append(prints[row.run_id])
     variants = [VariantEntry.of(key) for key in keys]
-    wanted |= {one.file: _digest(lang, marks, of_variant[key]) for one, key in zip(variants, keys, strict=True)}
+    wanted |= {variant.file: _digest(lang, marks, of_variant[key]) for variant, key in zip(variants, keys, strict=True)}
     stale = {name for name, digest in wanted.items() if before.get(name) != digest or not (out / name).exists()}
     known = {row["file"]: VariantEntry(**row) for row in json.loads(before.get("variants", "[]"))}
     with ProcessPoolExecutor(os.cpu_count(), initializer=_prepare) as pool:
-        jobs = {
-            one.file: pool.submit(_make_variant, results_dir, out, key, lang)
-            for one, key in zip(variants, keys, strict=True)
-            if one.file in stale or one.file not in known
+        variant_jobs = {
+            variant.file: pool.submit(_make_variant, results_dir, out, key, lang)
+            for variant, key in zip(variants, keys, strict=True)
+            if variant.file in stale or variant.file not in known
         }
-        made = [
+        report_jobs = [
             pool.submit(_make_report, results_dir, out, session, lang)
             for session in sessions[:reports]
             if session.file in stale
         ]
-        waiting: list[Future[Any]] = [*jobs.values(), *made]
+        waiting: list[Future[Any]] = [*variant_jobs.values(), *report_jobs]
         try:
             for job in track(waiting, "pages", console=PROGRESS, transient=True):
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    variants = [jobs[one.file].result() if one.file in jobs else known[one.file] for one in variants]
+    variants = [
+        variant_jobs[variant.file].result() if variant.file in variant_jobs else known[variant.file]
+        for variant in variants
+    ]
     write_index(out, [session.with_page(out) for session in sessions], variants, catalogue(lang))
-    told = {**before, **wanted, "variants": json.dumps([one.__dict__ for one in variants])}
-    write_atomic(file, json.dumps(told, indent=1))
-    return len(jobs) + len(made) + 1, len(wanted) - len(jobs) - len(made)
+    state = {**before, **wanted, "variants": json.dumps([variant.__dict__ for variant in variants])}
+    write_atomic(file, json.dumps(state, indent=1))
+    return len(variant_jobs) + len(report_jobs) + 1, len(wanted) - len(variant_jobs) - len(report_jobs)

@@ -11,7 +11,7 @@ from bench.config.compose import compose_job
 from bench.config.spec import RunSpec
 from bench.errors import ConfigError
 from bench.records.record import Mode
-from bench.report.sections.accuracy import drawn
+from bench.report.sections.accuracy import sampling_words
 from tests.support.accuracy_jobs import QWEN3, TASKS_DIR, job, score, write_tokenizer
 from tests.support.examinee import answering
 
@@ -118,9 +118,9 @@ def test_a_run_draws_as_it_says_and_its_score_tells(tmp_path: Path) -> None:
 
 
 def test_a_report_says_how_tokens_were_drawn() -> None:
-    assert str(drawn(THINKING)) == "temperature 0.6, top-p 0.95, top-k 20"
-    assert str(drawn(GREEDY)) == "greedy"
-    assert str(drawn(Mode(temperature=1))) == "temperature 1"
+    assert str(sampling_words(THINKING)) == "temperature 0.6, top-p 0.95, top-k 20"
+    assert str(sampling_words(GREEDY)) == "greedy"
+    assert str(sampling_words(Mode(temperature=1))) == "temperature 1"
 
 
 def test_min_p_draws_nothing_rarer() -> None:

@@ -155,12 +155,12 @@ def _inline(figure: Figure, name: str, description: Words, labels: Labels, heigh
             elif attribute == "style":
                 # As attributes: the page allows no style that does not stand in its own style sheet.
                 del element.attrib[attribute]
-                for name_, told in _declarations(value):
-                    element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda found: STAND_INS[found[0]], told))
+                for name_, setting in _declarations(value):
+                    element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda match: STAND_INS[match[0]], setting))
     del root.attrib["width"], root.attrib["height"]
     root.set("role", "img")
     root.set("aria-label", english(description))
-    return Drawing(Markup(ElementTree.tostring(root, encoding="unicode")), description, labels.found)
+    return Drawing(Markup(ElementTree.tostring(root, encoding="unicode")), description, labels.by_text)
 
 
 def _lay_out(figure: Figure, height: float | None = None) -> None:
@@ -176,14 +176,17 @@ def _lay_out(figure: Figure, height: float | None = None) -> None:
     inner, inch = axes.bbox, figure.dpi
     left, right = PAD + (inner.x0 - outer.x0) / inch, PAD + (outer.x1 - inner.x1) / inch
     below, above = PAD + (inner.y0 - outer.y0) / inch, PAD + (outer.y1 - inner.y1) / inch
-    under, beside = inner.y0 - axes.xaxis.label.get_position()[1], inner.x0 - axes.yaxis.label.get_position()[0]
+    label_below, label_left = (
+        inner.y0 - axes.xaxis.label.get_position()[1],
+        inner.x0 - axes.yaxis.label.get_position()[0],
+    )
     if height is not None:
         figure.set_figheight(below + height + above)
     whole = figure.get_figheight()
     axes.set_position((left / WIDTH, below / whole, 1 - (left + right) / WIDTH, 1 - (below + above) / whole))
     # Else all labels would be measured once more, to place the axes' names below and beside them.
-    axes.xaxis.set_label_coords(0.5, -under / axes.bbox.height)
-    axes.yaxis.set_label_coords(-beside / axes.bbox.width, 0.5)
+    axes.xaxis.set_label_coords(0.5, -label_below / axes.bbox.height)
+    axes.yaxis.set_label_coords(-label_left / axes.bbox.width, 0.5)
 
 
 def _axes(height: float) -> tuple[Figure, Axes, Labels]:
@@ -232,11 +235,11 @@ def by_length(
         show: formats a tick.
         log: logarithmic y axis; otherwise it begins at zero.
     """
-    lengths = sorted({point.at for one in series for point in one.points})
+    lengths = sorted({point.at for variant in series for point in variant.points})
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(3.0)
-        for one in series:
-            _draw(axes, one, along_x=True, line=True)
+        for variant in series:
+            _draw(axes, variant, along_x=True, line=True)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(lengths))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -248,7 +251,7 @@ def by_length(
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_minor_locator(NullLocator())
         else:
-            axes.set_ylim(0, 1.08 * max(point.high for one in series for point in one.points))
+            axes.set_ylim(0, 1.08 * max(point.high for variant in series for point in variant.points))
             axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(_ticks(show))
         axes.set_xlabel(labels(msg("plot.input_length")))
@@ -276,9 +279,9 @@ def dots(series: Sequence[Series], *, name: str, description: Words, xlabel: Wor
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(0.7 + 0.27 * len(series))
-        for one in series:
-            _draw(axes, one, along_x=False, line=False)
-        _rows(axes, [one.label for one in series], xlabel, labels)
+        for variant in series:
+            _draw(axes, variant, along_x=False, line=False)
+        _rows(axes, [variant.label for variant in series], xlabel, labels)
         return _inline(figure, name, description, labels)
 
 
@@ -296,9 +299,9 @@ def bars(
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(0.7 + 0.27 * len(series))
-        for one in series:
-            for point in one.points:
-                colour = SERIES[one.mark.colour]
+        for variant in series:
+            for point in variant.points:
+                colour = SERIES[variant.mark.colour]
                 face = "none" if point.hollow else colour
                 axes.barh(point.at, point.value, height=0.62, facecolor=face, edgecolor=colour, linewidth=1)
                 axes.annotate(
@@ -306,7 +309,7 @@ def bars(
                 )
         axes.margins(x=0.16)
         axes.set_xlim(left=0)
-        _rows(axes, [one.label for one in series], xlabel, labels)
+        _rows(axes, [variant.label for variant in series], xlabel, labels)
         axes.xaxis.set_major_formatter(_ticks(show))
         return _inline(figure, name, description, labels)
 
@@ -353,8 +356,8 @@ def heat_map(
             left = right
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(ROW_HEIGHT * len(rows) + 1)
-        for colour, found in sorted(places.items()):
-            axes.add_patch(_rectangles(found, colour))
+        for colour, rectangles in sorted(places.items()):
+            axes.add_patch(_rectangles(rectangles, colour))
         dots = [(x, y) for y, row in enumerate(rows) for x in sorted(row.dots)]
         if dots:
             axes.plot(*zip(*dots, strict=True), "o", color=PAPER, markersize=2.6, markeredgewidth=0)

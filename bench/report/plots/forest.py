@@ -29,16 +29,16 @@ class ForestRow:
     """Whether it is no variant (the baseline against itself)."""
 
 
-def _draw(axes: Axes, row: int, found: ForestRow, labels: Labels) -> None:
-    colour = base.SERIES[found.mark.colour]
-    if found.wide is not None:
-        axes.plot([100 * found.wide.low, 100 * found.wide.high], [row, row], "-", color=colour, linewidth=0.9)
-    axes.plot([100 * found.delta.low, 100 * found.delta.high], [row, row], "-", color=colour, linewidth=2.6)
-    face = base.PAPER if found.hollow else colour
-    axes.plot([100 * found.delta.value], [row], found.mark.marker, color=colour, markerfacecolor=face, markersize=6.5)
+def _draw(axes: Axes, place: int, row: ForestRow, labels: Labels) -> None:
+    colour = base.SERIES[row.mark.colour]
+    if row.wide is not None:
+        axes.plot([100 * row.wide.low, 100 * row.wide.high], [place, place], "-", color=colour, linewidth=0.9)
+    axes.plot([100 * row.delta.low, 100 * row.delta.high], [place, place], "-", color=colour, linewidth=2.6)
+    face = base.PAPER if row.hollow else colour
+    axes.plot([100 * row.delta.value], [place], row.mark.marker, color=colour, markerfacecolor=face, markersize=6.5)
     axes.annotate(
-        labels(found.words),
-        (1, row),
+        labels(row.words),
+        (1, place),
         (6, 0),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
@@ -64,8 +64,8 @@ def forest(
         if margin is not None:
             axes.axvspan(-100 * margin, 0, facecolor=base.FAINT, linewidth=0)
         axes.axvline(0, color=base.INK, linewidth=0.8)
-        for row, found in enumerate(rows):
-            _draw(axes, row, found, labels)
+        for place, row in enumerate(rows):
+            _draw(axes, place, row, labels)
         base._rows(axes, [row.label for row in rows], "", labels)
         axes.set_xlabel(labels(xlabel))
         return base._inline(figure, name, description, labels)

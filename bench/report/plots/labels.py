@@ -24,13 +24,13 @@ class Labels:
     """The labels of one drawing: what is drawn, and what it says in other languages."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Label] = {}
+        self.by_text: dict[str, Label] = {}
 
     def __call__(self, words: Words, *, short: bool = False) -> str:
         """Return the English text of a label, cut to fit next to an axis if it is to be short."""
         text = _short(english(words)) if short else english(words)
         if isinstance(words, Message):
-            self.found[text] = Label(words, short)
+            self.by_text[text] = Label(words, short)
         return text
 
 
@@ -39,15 +39,15 @@ def worded(drawing: Drawing, words: Catalogue) -> Markup:
     if words.lang == ENGLISH:
         return drawing.svg
 
-    def label(found: re.Match[str]) -> str:
-        one = drawing.labels.get(Markup(found[2]).unescape())
-        if one is None:
-            return found[0]
-        text = words(one.words)
-        return f"{found[1]}{escape(_short(text) if one.short else text)}{found[3]}"
+    def label(match: re.Match[str]) -> str:
+        entry = drawing.labels.get(Markup(match[2]).unescape())
+        if entry is None:
+            return match[0]
+        text = words(entry.words)
+        return f"{match[1]}{escape(_short(text) if entry.short else text)}{match[3]}"
 
-    def description(found: re.Match[str]) -> str:
-        return f"{found[1]}{escape(words(drawing.description))}{found[2]}"
+    def description(match: re.Match[str]) -> str:
+        return f"{match[1]}{escape(words(drawing.description))}{match[2]}"
 
     svg = re.sub(r"(<text\b[^>]*>)([^<]+)(</text>)", label, drawing.svg)
     return Markup(re.sub(r'(\baria-label=")[^"]*(")', description, svg, count=1))

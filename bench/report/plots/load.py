@@ -40,7 +40,7 @@ def _draw(axes: Axes, curve: Curve, labels: Labels) -> None:
 
 
 def curves(
-    found: Sequence[Curve],
+    lines: Sequence[Curve],
     *,
     name: str,
     description: Words,
@@ -52,7 +52,7 @@ def curves(
     """Draw curves; x is logarithmic, y begins at zero.
 
     Args:
-        found: one per variant, each with a point or more.
+        lines: one per variant, each with a point or more.
         name: prefix of the drawing's ids.
         description: for readers who cannot see it.
         xlabel: what x is.
@@ -62,7 +62,7 @@ def curves(
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(3.0)
-        for curve in found:
+        for curve in lines:
             _draw(axes, curve, labels)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(list(ticks)) if ticks else LogLocator(subs=(1, 2, 5)))
@@ -70,7 +70,7 @@ def curves(
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(_ticks(show))
         axes.margins(x=0.1)
-        axes.set_ylim(0, 1.12 * max(y for curve in found for _, y in curve.points) or 1)
+        axes.set_ylim(0, 1.12 * max(y for curve in lines for _, y in curve.points) or 1)
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.set_xlabel(labels(xlabel))

@@ -13,7 +13,7 @@ from bench.speed.metrics import Interval
 
 
 @dataclass(frozen=True)
-class Placed:
+class VariantPoint:
     """One variant."""
 
     label: str
@@ -26,12 +26,12 @@ class Placed:
 
 
 def pareto(
-    placed: Sequence[Placed], *, name: str, description: Words, xlabel: Words, show: Callable[[float], str]
+    points: Sequence[VariantPoint], *, name: str, description: Words, xlabel: Words, show: Callable[[float], str]
 ) -> Drawing:
     """Draw variants by goal and accuracy.
 
     Args:
-        placed: one or more.
+        points: one or more.
         name: prefix of the drawing's ids.
         description: for readers who cannot see it.
         xlabel: the goal.
@@ -39,18 +39,18 @@ def pareto(
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(3.0)
-        for one in placed:
-            colour, at = SERIES[one.mark.colour], (one.x.median, 100 * one.y.median)
+        for point in points:
+            colour, at = SERIES[point.mark.colour], (point.x.median, 100 * point.y.median)
             axes.errorbar(
                 *at,
-                xerr=[[one.x.median - one.x.low], [one.x.high - one.x.median]],
-                yerr=[[100 * (one.y.median - one.y.low)], [100 * (one.y.high - one.y.median)]],
+                xerr=[[point.x.median - point.x.low], [point.x.high - point.x.median]],
+                yerr=[[100 * (point.y.median - point.y.low)], [100 * (point.y.high - point.y.median)]],
                 color=colour,
-                marker=one.mark.marker,
+                marker=point.mark.marker,
                 elinewidth=1,
                 capsize=2,
             )
-            if one.front:
+            if point.front:
                 axes.plot(*at, "o", markersize=12, markerfacecolor="none", color=INK, linewidth=0.8)
         axes.margins(x=0.15, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -22,11 +22,11 @@ DECODE, END_TO_END = msg("waterfall.decode"), msg("waterfall.end_to_end")
 """The two products that were measured."""
 
 
-def _bars(found: Waterfall) -> list[tuple[Words, float, float, bool]]:
+def _bars(waterfall: Waterfall) -> list[tuple[Words, float, float, bool]]:
     """Return (name, from, to, whether it is a product that was measured) of each bar, from the top."""
     bars: list[tuple[Words, float, float, bool]] = []
     last = 1.0
-    for step in found.steps:
+    for step in waterfall.steps:
         if step.name == PREFILL:
             bars.append((DECODE, 1.0, last, True))
         bars.append((STEPS[step.name], last, step.product, False))
@@ -34,16 +34,16 @@ def _bars(found: Waterfall) -> list[tuple[Words, float, float, bool]]:
     return [*bars, (END_TO_END, 1.0, last, True)]
 
 
-def waterfall_plot(found: Waterfall, *, mark: Mark, name: str, description: Words) -> Drawing:
+def waterfall_plot(waterfall: Waterfall, *, mark: Mark, name: str, description: Words) -> Drawing:
     """Draw the factors of a speed-up from the top down; filled bars are products that were measured.
 
     Args:
-        found: the factors.
+        waterfall: the factors.
         mark: gives the colour.
         name: prefix of the drawing's ids.
         description: for readers who cannot see it.
     """
-    bars, colour = _bars(found), base.SERIES[mark.colour]
+    bars, colour = _bars(waterfall), base.SERIES[mark.colour]
     ends = [1.0, *(end for _, _, end, _ in bars)]
     with style.context(["default", base.STYLE]):
         figure, axes, labels = base._axes(0.75 + 0.27 * len(bars))

@@ -14,6 +14,6 @@ from bench.report.document import Section
 
 def all_sections(records: Sequence[RunRecord]) -> list[Section]:
     """Return the sections that have something to say about the records, in the order of the page."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    made = [module.section(records) for module in sorted(modules, key=lambda module: int(module.ORDER))]
-    return [section for section in made if section is not None]
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    sections = [module.section(records) for module in sorted(modules, key=lambda module: int(module.ORDER))]
+    return [section for section in sections if section is not None]

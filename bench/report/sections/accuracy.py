@@ -51,25 +51,25 @@ def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
     return Figure(dots(series, name=name, description=caption, xlabel=metric_name), caption)
 
 
-def _scored(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, TaskScore]]:
+def _scores_of(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, TaskScore]]:
     """Return a task's scores with the first cell of their rows, second times after the first."""
-    found = []
+    scores = []
     for run in everything:
         if score := run.score(task):
-            found.append((run.heading, run, score))
+            scores.append((run.heading, run, score))
         if again := score_of(run.record, task, repeat=1):
-            found.append((replace(run.heading, text=msg("verdict.again", label=run.label)), run, again))
-    return found
+            scores.append((replace(run.heading, text=msg("verdict.again", label=run.label)), run, again))
+    return scores
 
 
 def _problems(score: TaskScore) -> Words:
     """Return how many items need a look, e.g. ``3 truncated``; empty if none does."""
     counts = [(words, score.counts.get(problem, 0)) for problem, words in PROBLEM.items()]
-    found = [msg("problem.count", times=fmt.count(count), problem=words) for words, count in counts if count]
-    return listed(found) if found else ""
+    phrases = [msg("problem.count", times=fmt.count(count), problem=words) for words, count in counts if count]
+    return listed(phrases) if phrases else ""
 
 
-def drawn(how: Mode) -> Words:
+def sampling_words(how: Mode) -> Words:
     """Return how tokens were drawn, in words."""
     if how.temperature == 0:
         return msg("sampling.greedy")
@@ -98,13 +98,13 @@ def _row(heading: Cell, score: TaskScore, metrics: Sequence[str], width: int) ->
         Cell(fewshot, numeric=True),
         Cell(limit, numeric=True),
         Cell(msg("word.yes") if score.chat_template else msg("word.no")),
-        Cell(thinking[score.thinking], (drawn(score.sampling),) if score.sampling else ()),
+        Cell(thinking[score.thinking], (sampling_words(score.sampling),) if score.sampling else ()),
         number(score.duration_s, fmt.seconds, "s"),
     ]
 
 
-def _table(found: Sequence[tuple[Cell, Run, TaskScore]], task: str) -> Table:
-    shown = [score for _, _, score in found if score.status in SHOWN]
+def _table(scores: Sequence[tuple[Cell, Run, TaskScore]], task: str) -> Table:
+    shown = [score for _, _, score in scores if score.status in SHOWN]
     metrics = list(dict.fromkeys(metric.name for score in shown for metric in score.metrics))
     heads = [
         Head(msg("head.variant")),
@@ -118,8 +118,8 @@ def _table(found: Sequence[tuple[Cell, Run, TaskScore]], task: str) -> Table:
         Head(msg("accuracy.thinking"), msg("accuracy.thinking.help")),
         Head(msg("accuracy.time"), msg("accuracy.time.help"), numeric=True),
     ]
-    rows = [_row(heading, score, metrics, len(heads)) for heading, _, score in found]
-    versions = sorted({version for _, _, score in found for version in score.task_versions.values()})
+    rows = [_row(heading, score, metrics, len(heads)) for heading, _, score in scores]
+    versions = sorted({version for _, _, score in scores for version in score.task_versions.values()})
     caption = msg("accuracy.caption", task=task)
     if versions:
         caption = msg("accuracy.caption.version", task=task, versions=linked(versions))
@@ -143,7 +143,7 @@ def _subjects(everything: Sequence[Run], task: str) -> Details | None:
     rows = []
     for subject in subjects:
         values = [by_subject.get(subject, []) for by_subject in columns.values()]
-        means = [number(sum(some) / len(some) if some else None, fmt.share) for some in values]
+        means = [number(sum(results) / len(results) if results else None, fmt.share) for results in values]
         rows.append([Cell(subject), Cell(fmt.count(max(map(len, values))), numeric=True), *means])
     table = Table(msg("accuracy.by_subject", task=task), heads, [Group(rows)])
     return Details(msg("accuracy.subjects", n=len(rows), task=task), [table])
@@ -151,17 +151,17 @@ def _subjects(everything: Sequence[Run], task: str) -> Details | None:
 
 def _task(everything: Sequence[Run], task: str) -> list[Block]:
     """Return everything that is said about one task."""
-    found = _scored(everything, task)
+    scores = _scores_of(everything, task)
     reasons = reasons_of(everything, lambda run: [score for score in run.record.scores if score.task == task])
-    blocks: list[Block] = [Heading(task), _table(found, task)]
+    blocks: list[Block] = [Heading(task), _table(scores, task)]
     blocks += [Bullets(reasons)] if reasons else []
     meanings = [
         sentence
         for problem, sentence in PROBLEM_SENTENCE.items()
-        if any(score.counts.get(problem) for _, _, score in found)
+        if any(score.counts.get(problem) for _, _, score in scores)
     ]
     blocks += [Text(sentences(meanings), "small")] if meanings else []
-    work = work_table(((heading, run.record, score) for heading, run, score in found), task)
+    work = work_table(((heading, run.record, score) for heading, run, score in scores), task)
     subjects = _subjects(everything, task)
     return [*blocks, *([work] if work else []), *([subjects] if subjects else [])]
 
@@ -173,8 +173,8 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         return None
     own = Note(msg("accuracy.own.title"), msg("accuracy.own"))
     blocks: list[Block] = [own] if any(map(is_own, names)) else []
-    drawn = [_figure(everything, task, f"accuracy{index}") for index, task in enumerate(names)]
-    figures = [figure for figure in drawn if figure]
+    by_task = [_figure(everything, task, f"accuracy{index}") for index, task in enumerate(names)]
+    figures = [figure for figure in by_task if figure]
     if figures:
         blocks += [Figures(figures), Text(msg("accuracy.how"), "small")]
     for task in names:

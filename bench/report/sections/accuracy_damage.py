@@ -80,25 +80,25 @@ class Change:
     """Empty if all prompts are about equally long."""
 
 
-def _subjects(found: Sequence[SubjectDamage], title: Words) -> list[Block]:
+def _subjects(subjects: Sequence[SubjectDamage], title: Words) -> list[Block]:
     """Return the table of subjects, greatest loss first; nothing for a task without subjects."""
-    if len(found) < 2:
+    if len(subjects) < 2:
         return []
     rows = [
         [
-            Cell(one.subject),
-            Cell(fmt.count(one.n), numeric=True),
-            number(one.baseline_mean, fmt.share),
-            number(one.variant_mean, fmt.share),
-            delta_cell(one.delta),
-            Cell(f"+{one.gained} −{one.lost}", numeric=True),
-            p_cell(one.p),
-            p_cell(one.p_holm),
+            Cell(subject.subject),
+            Cell(fmt.count(subject.n), numeric=True),
+            number(subject.baseline_mean, fmt.share),
+            number(subject.variant_mean, fmt.share),
+            delta_cell(subject.delta),
+            Cell(f"+{subject.gained} −{subject.lost}", numeric=True),
+            p_cell(subject.p),
+            p_cell(subject.p_holm),
         ]
-        for one in found
+        for subject in subjects
     ]
     table = Table(msg("changed.by_subject", title=title), SUBJECT_HEADS, [Group(rows)])
-    return [Text(subject_note(found)), table]
+    return [Text(subject_note(subjects)), table]
 
 
 def _choice(text: str) -> str:
@@ -115,14 +115,14 @@ def _picked(item: ItemOutcome) -> Cell:
 def _choice_table(items: Sequence[ChangedItem], caption: Words) -> Table:
     rows = [
         [
-            Cell(one.baseline.task),
-            Cell(fmt.count(one.baseline.doc_id), numeric=True),
-            Cell(_choice(one.baseline.target)),
-            _picked(one.baseline),
-            _picked(one.variant),
-            number(one.margin_nats, nats, "nats"),
+            Cell(item.baseline.task),
+            Cell(fmt.count(item.baseline.doc_id), numeric=True),
+            Cell(_choice(item.baseline.target)),
+            _picked(item.baseline),
+            _picked(item.variant),
+            number(item.margin_nats, nats, "nats"),
         ]
-        for one in items
+        for item in items
     ]
     return Table(caption, ITEM_HEADS, [Group(rows)])
 
@@ -133,9 +133,9 @@ def _answer(who: Words, item: ItemOutcome) -> Verbatim:
     return Verbatim(title, item.answer)
 
 
-def _texts(one: ChangedItem) -> Details:
+def _texts(item: ChangedItem) -> Details:
     """Return both generated answers in full."""
-    before, after = one.baseline, one.variant
+    before, after = item.baseline, item.variant
     summary = msg("changed.both_answers", task=before.task, item=fmt.count(before.doc_id))
     return Details(summary, [_answer("BF16", before), _answer(msg("head.variant"), after)])
 
@@ -146,34 +146,34 @@ def _items(items: Sequence[ChangedItem], heading: Words, caption: Words, run_id:
         return []
     shown = items[:MOST]
     blocks: list[Block] = [Heading(heading)]
-    choices = [one for one in shown if one.baseline.logprobs and one.variant.logprobs]
+    choices = [item for item in shown if item.baseline.logprobs and item.variant.logprobs]
     if choices:
         blocks.append(_choice_table(choices, caption))
-    blocks += [_texts(one) for one in shown if one not in choices]
+    blocks += [_texts(item) for item in shown if item not in choices]
     if len(items) > MOST:
         blocks.append(Text(msg("changed.more", more=fmt.count(len(items) - MOST), run=run_id), "small"))
     return blocks
 
 
-def _span(one: LengthBin) -> str:
-    if one.shortest_tokens == one.longest_tokens:
-        return fmt.count(one.shortest_tokens)
-    return f"{fmt.count(one.shortest_tokens)}–{fmt.count(one.longest_tokens)}"
+def _span(length_bin: LengthBin) -> str:
+    if length_bin.shortest_tokens == length_bin.longest_tokens:
+        return fmt.count(length_bin.shortest_tokens)
+    return f"{fmt.count(length_bin.shortest_tokens)}–{fmt.count(length_bin.longest_tokens)}"
 
 
-def _lengths(found: Sequence[LengthBin], title: Words) -> list[Block]:
+def _lengths(bins: Sequence[LengthBin], title: Words) -> list[Block]:
     """Return the change by length of the prompt; nothing if all are about equally long."""
-    if not found:
+    if not bins:
         return []
     rows = [
         [
-            Cell(_span(one)),
-            Cell(fmt.count(one.n), numeric=True),
-            number(one.baseline_mean, fmt.share),
-            number(one.variant_mean, fmt.share),
-            delta_cell(one.delta),
+            Cell(_span(length_bin)),
+            Cell(fmt.count(length_bin.n), numeric=True),
+            number(length_bin.baseline_mean, fmt.share),
+            number(length_bin.variant_mean, fmt.share),
+            delta_cell(length_bin.delta),
         ]
-        for one in found
+        for length_bin in bins
     ]
     return [
         Heading(msg("changed.by_length")),
@@ -181,16 +181,21 @@ def _lengths(found: Sequence[LengthBin], title: Words) -> list[Block]:
     ]
 
 
-def _series(run: Run, found: Sequence[LengthBin], values: Iterable[float]) -> Series:
+def _series(run: Run, bins: Sequence[LengthBin], means: Iterable[float]) -> Series:
     """Return a line through the scores of each bin, at the middle of its lengths."""
-    middles = [round((one.shortest_tokens * one.longest_tokens) ** 0.5) for one in found]
-    return Series(run.label, run.mark, tuple(Point(at, one, one, one) for at, one in zip(middles, values, strict=True)))
+    middles = [round((length.shortest_tokens * length.longest_tokens) ** 0.5) for length in bins]
+    points = (Point(at, mean, mean, mean) for at, mean in zip(middles, means, strict=True))
+    return Series(run.label, run.mark, tuple(points))
 
 
 def _length_figure(changes: Sequence[Change], name: str) -> Figure:
     """Return one task's scores by length of the prompt."""
-    lines = {one.baseline_run.label: _series(one.baseline_run, one.lengths, _means(one)[0]) for one in changes}
-    lines |= {one.judged.run.label: _series(one.judged.run, one.lengths, _means(one)[1]) for one in changes}
+    lines = {
+        change.baseline_run.label: _series(change.baseline_run, change.lengths, _means(change)[0]) for change in changes
+    }
+    lines |= {
+        change.judged.run.label: _series(change.judged.run, change.lengths, _means(change)[1]) for change in changes
+    }
     caption = msg("changed.length.caption", task=changes[0].judged.score.task)
     ylabel = msg("changed.score")
     drawn = by_length(
@@ -201,7 +206,9 @@ def _length_figure(changes: Sequence[Change], name: str) -> Figure:
 
 def _means(change: Change) -> tuple[list[float], list[float]]:
     """Return BF16's and the variant's means by length of the prompt."""
-    return [one.baseline_mean for one in change.lengths], [one.variant_mean for one in change.lengths]
+    return [length_bin.baseline_mean for length_bin in change.lengths], [
+        length_bin.variant_mean for length_bin in change.lengths
+    ]
 
 
 def _details(change: Change) -> Details:
@@ -222,14 +229,14 @@ def _details(change: Change) -> Details:
 
 def _changes(records: Sequence[RunRecord]) -> list[Change]:
     run_of = {id(run.record): run for run in runs(records)}
-    found = []
-    for one in judged(records):
-        before = run_of[id(one.run.baseline)] if one.run.baseline else None
-        baseline = before.score(one.score.task) if before else None
-        if one.verdict and before and baseline:
-            lengths = by_prompt_length(baseline, one.score) or ()
-            found.append(Change(one, before, baseline, lengths if len(lengths) > 1 else ()))
-    return found
+    changes = []
+    for entry in judged(records):
+        before = run_of[id(entry.run.baseline)] if entry.run.baseline else None
+        baseline = before.score(entry.score.task) if before else None
+        if entry.verdict and before and baseline:
+            lengths = by_prompt_length(baseline, entry.score) or ()
+            changes.append(Change(entry, before, baseline, lengths if len(lengths) > 1 else ()))
+    return changes
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
@@ -241,11 +248,11 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     for change in changes:
         if change.lengths:
             by_task.setdefault(change.judged.score.task, []).append(change)
-    figures = [_length_figure(some, f"changed{index}") for index, some in enumerate(by_task.values())]
+    figures = [_length_figure(of_task, f"changed{index}") for index, of_task in enumerate(by_task.values())]
     lead, leads = Text(msg("changed.lead")), Text(msg("changed.leads"), "small")
     blocks: list[Block] = [lead, leads, *map(_details, changes)]
     if figures:
-        marks = {run.label: run.mark for one in changes for run in (one.baseline_run, one.judged.run)}
+        marks = {run.label: run.mark for change in changes for run in (change.baseline_run, change.judged.run)}
         legend: list[tuple[Mark, Words]] = [(mark, label) for label, mark in marks.items()]
         blocks += [Heading(msg("changed.by_length")), Figures(figures, legend)]
     return Section("changed", msg("changed.section"), blocks)

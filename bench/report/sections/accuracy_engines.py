@@ -24,9 +24,9 @@ def _source(table: TwoByTwo) -> tuple[Words, Words]:
     return msg("engines.undecided"), sentences([msg("engines.not_on_both"), table.reading])
 
 
-def _row(one: OnEngines, table: TwoByTwo) -> list[Cell]:
+def _row(comparison: OnEngines, table: TwoByTwo) -> list[Cell]:
     source, why = _source(table)
-    cells = [Cell(one.variant, (one.task,)), Cell(source, (why,))]
+    cells = [Cell(comparison.variant, (comparison.task,)), Cell(source, (why,))]
     for baseline, variant, delta in zip(table.baseline_means, table.variant_means, table.deltas, strict=True):
         cell = delta_cell(delta)
         cells.append(replace(cell, notes=(*cell.notes, f"{fmt.share(baseline)} → {fmt.share(variant)}")))
@@ -39,7 +39,7 @@ def _table(engines: tuple[str, str], rows: Sequence[list[Cell]]) -> Table:
     heads = [
         Head(msg("head.variant")),
         Head(msg("engines.source")),
-        *(Head(msg("engines.on", engine=one), msg("engines.on.help"), numeric=True) for one in engines),
+        *(Head(msg("engines.on", engine=engine), msg("engines.on.help"), numeric=True) for engine in engines),
         Head(msg("engines.alone"), msg("engines.alone.help", first=first, second=second), numeric=True),
         Head(msg("engines.interaction"), msg("engines.interaction.help", first=first, second=second), numeric=True),
         Head(msg("head.items"), numeric=True),
@@ -49,19 +49,19 @@ def _table(engines: tuple[str, str], rows: Sequence[list[Cell]]) -> Table:
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the tables; None unless BF16 and a variant were scored on two engines."""
-    found = on_engines(records)
-    if not found:
+    comparisons = on_engines(records)
+    if not comparisons:
         return None
     rows: dict[tuple[str, str], list[list[Cell]]] = {}
-    for one in found:
-        if one.table:
-            rows.setdefault(one.table.engines, []).append(_row(one, one.table))
+    for comparison in comparisons:
+        if comparison.table:
+            rows.setdefault(comparison.table.engines, []).append(_row(comparison, comparison.table))
     blocks: list[Block] = [Text(msg("engines.lead"))]
-    blocks += [_table(engines, some) for engines, some in rows.items()]
+    blocks += [_table(engines, of_engines) for engines, of_engines in rows.items()]
     refused = [
-        msg("engines.not_compared", variant=one.variant, task=one.task, why=one.obstacle)
-        for one in found
-        if not one.table
+        msg("engines.not_compared", variant=comparison.variant, task=comparison.task, why=comparison.obstacle)
+        for comparison in comparisons
+        if not comparison.table
     ]
     blocks += [Bullets(refused)] if refused else []
     blocks += [Text(msg("engines.how"), "small")] if rows else []

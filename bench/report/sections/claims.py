@@ -36,31 +36,43 @@ def _says(claim: Claim) -> Message:
     return msg("claims.quoted", says=CLAIMS.get(claim.id, claim.says))
 
 
-def _column(one: Finding) -> Words:
+def _column(finding: Finding) -> Words:
     """Return what a finding's column is headed: the input's length, or the task."""
-    return fmt.count(one.input_len) if one.input_len else one.where
+    return fmt.count(finding.input_len) if finding.input_len else finding.where
 
 
-def _row_of(one: Finding) -> tuple[str, Words, str, bool]:
+def _row_of(finding: Finding) -> tuple[str, Words, str, bool]:
     """Return what findings of one row have in common: variant, place, source, and whether they were measured here."""
-    return f"{one.model} {one.label}", one.where if one.input_len else "", one.source, one.measured
-
-
-def _answer(one: Finding) -> Cell:
-    spread = () if one.low is None or one.high is None else (fmt.between(fmt.percent(one.low), fmt.percent(one.high)),)
-    points = () if one.points is None else (f"{fmt.points(-one.points)}",)
-    notes = (fmt.percent(one.value), *spread, *points)
-    return Cell(
-        ANSWERS[one.answer], notes, msg("exact.value", value=repr(one.value), unit=OF_ONE), faint=not one.measured
+    return (
+        f"{finding.model} {finding.label}",
+        finding.where if finding.input_len else "",
+        finding.source,
+        finding.measured,
     )
 
 
-def _table(claim: Claim, found: Sequence[Finding]) -> Table:
+def _answer(finding: Finding) -> Cell:
+    spread = (
+        ()
+        if finding.low is None or finding.high is None
+        else (fmt.between(fmt.percent(finding.low), fmt.percent(finding.high)),)
+    )
+    points = () if finding.points is None else (f"{fmt.points(-finding.points)}",)
+    notes = (fmt.percent(finding.value), *spread, *points)
+    return Cell(
+        ANSWERS[finding.answer],
+        notes,
+        msg("exact.value", value=repr(finding.value), unit=OF_ONE),
+        faint=not finding.measured,
+    )
+
+
+def _table(claim: Claim, of_claim: Sequence[Finding]) -> Table:
     by_length = claim.figure == "speed"
-    columns = dict.fromkeys(map(_column, sorted(found, key=lambda one: one.input_len or 0)))
+    columns = dict.fromkeys(map(_column, sorted(of_claim, key=lambda finding: finding.input_len or 0)))
     rows = []
-    for row in dict.fromkeys(map(_row_of, found)):
-        answers = {_column(one): _answer(one) for one in found if _row_of(one) == row}
+    for row in dict.fromkeys(map(_row_of, of_claim)):
+        answers = {_column(finding): _answer(finding) for finding in of_claim if _row_of(finding) == row}
         variant, where, source, measured = row
         origin = msg("claims.measured") if measured else msg("claims.published", source=sources()[source].title)
         heading = Cell(variant, (*((msg("claims.on", where=where),) if where else ()), origin), faint=not measured)
@@ -70,21 +82,21 @@ def _table(claim: Claim, found: Sequence[Finding]) -> Table:
     return Table(_says(claim), heads, [Group(rows)])
 
 
-def _summary(found: Sequence[Finding]) -> Words:
-    counts = Counter(one.answer for one in found)
+def _summary(of_claim: Sequence[Finding]) -> Words:
+    counts = Counter(finding.answer for finding in of_claim)
     return listed(msg("claims.count", answer=words, n=counts[answer]) for answer, words in ANSWERS.items())
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return one folded table for each claim; None where there is no figure of the report's models."""
     models = {record.variant.model.partition("[")[0] for record in records}
-    found = [one for one in findings(records) if one.measured or one.model in models]
-    if all(one.measured for one in found):
+    relevant = [finding for finding in findings(records) if finding.measured or finding.model in models]
+    if all(finding.measured for finding in relevant):
         return None
     blocks: list[Block] = [Text(msg("claims.lead"))]
     for claim in claims():
-        mine = [one for one in found if one.claim == claim]
-        if mine:
-            summary = msg("claims.summary", claim=_says(claim), counts=_summary(mine))
-            blocks.append(Details(summary, [Text(MEANING[claim.figure], "small"), _table(claim, mine)]))
+        of_claim = [finding for finding in relevant if finding.claim == claim]
+        if of_claim:
+            summary = msg("claims.summary", claim=_says(claim), counts=_summary(of_claim))
+            blocks.append(Details(summary, [Text(MEANING[claim.figure], "small"), _table(claim, of_claim)]))
     return Section("claims", msg("claims.title"), blocks)

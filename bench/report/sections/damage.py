@@ -67,16 +67,16 @@ class Errors:
 
 
 def _errors(run: Run) -> Errors | None:
-    found = run.record.checkpoint.layer_errors if run.record.checkpoint else ()
-    if not found:
+    layer_errors = run.record.checkpoint.layer_errors if run.record.checkpoint else ()
+    if not layer_errors:
         return None
-    table = pd.DataFrame([error.model_dump() for error in found])
+    table = pd.DataFrame([error.model_dump() for error in layer_errors])
     grid = table.pivot(index="name", columns="layer", values="relative_error")
     return Errors(
         run,
-        grid.reindex(index=table["name"].unique(), columns=range(1 + max(error.layer for error in found))),
-        sorted(found, key=lambda error: -error.relative_error)[:WORST],
-        median(error.relative_error for error in found),
+        grid.reindex(index=table["name"].unique(), columns=range(1 + max(error.layer for error in layer_errors))),
+        sorted(layer_errors, key=lambda error: -error.relative_error)[:WORST],
+        median(error.relative_error for error in layer_errors),
     )
 
 
@@ -108,16 +108,16 @@ def _figure(rows: Sequence[HeatRow], name: str, caption: Words, **more: Any) -> 
 
 def _overview(of_model: Sequence[Errors], name: str, model: str) -> list[Figure]:
     """Return variants by decoder layer and by kind of layer, each cell the median over the other."""
-    kinds = list(dict.fromkeys(str(kind) for one in of_model for kind in one.grid.index))
-    layers = range(max(one.grid.shape[1] for one in of_model))
+    kinds = list(dict.fromkeys(str(kind) for errors in of_model for kind in errors.grid.index))
+    layers = range(max(errors.grid.shape[1] for errors in of_model))
     by_layer, by_kind = [], []
     captions: list[Words] = [msg("damage.by_layer"), msg("damage.by_kind")]
     if model:
         captions = [msg("damage.of_model", model=model, caption=caption) for caption in captions]
-    for one in of_model:
-        dots = frozenset(error.layer for error in one.worst)
-        by_layer.append(_row(one.run.label, one.grid.median().reindex(layers), one.middle, dots))
-        by_kind.append(_row(one.run.label, one.grid.median(axis=1).reindex(kinds), one.middle))
+    for errors in of_model:
+        dots = frozenset(error.layer for error in errors.worst)
+        by_layer.append(_row(errors.run.label, errors.grid.median().reindex(layers), errors.middle, dots))
+        by_kind.append(_row(errors.run.label, errors.grid.median(axis=1).reindex(kinds), errors.middle))
     return [
         _figure(
             by_layer,
@@ -135,24 +135,24 @@ def _overview(of_model: Sequence[Errors], name: str, model: str) -> list[Figure]
     ]
 
 
-def _single(one: Errors, name: str) -> Figure:
+def _single(errors: Errors, name: str) -> Figure:
     """Return every layer of one variant."""
     rows = []
-    for kind, values in one.grid.iterrows():
-        dots = frozenset(error.layer for error in one.worst if error.name == kind)
+    for kind, values in errors.grid.iterrows():
+        dots = frozenset(error.layer for error in errors.worst if error.name == kind)
         rows.append(_row(_name(str(kind)), values, float(values.median()), dots))
-    worst = one.worst[0]
+    worst = errors.worst[0]
     caption = msg("damage.largest", error=fmt.small_percent(worst.relative_error), where=_place(worst))
     figure = _figure(rows, name, caption, xlabel=msg("damage.decoder_layer"))
-    return replace(figure, title=one.run.label, mark=one.run.mark)
+    return replace(figure, title=errors.run.label, mark=errors.run.mark)
 
 
 def _table(everything: Sequence[Errors]) -> Table:
     rows = []
-    for one in everything:
-        worst = [number(e.relative_error, fmt.small_percent, OF_ONE, notes=(_place(e),)) for e in one.worst]
+    for errors in everything:
+        worst = [number(e.relative_error, fmt.small_percent, OF_ONE, notes=(_place(e),)) for e in errors.worst]
         rest = [Cell(numeric=True)] * (WORST - len(worst))
-        rows.append([one.run.heading, number(one.middle, fmt.small_percent, OF_ONE), *worst, *rest])
+        rows.append([errors.run.heading, number(errors.middle, fmt.small_percent, OF_ONE), *worst, *rest])
     return Table(msg("damage.caption"), HEADS, [Group(rows)])
 
 
@@ -161,20 +161,20 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     everything = [errors for run in runs(records) if (errors := _errors(run))]
     if not everything:
         return None
-    models = dict.fromkeys(one.run.record.variant.model for one in everything)
+    models = dict.fromkeys(errors.run.record.variant.model for errors in everything)
     overview = []
     for index, model in enumerate(models):
-        of_model = [one for one in everything if one.run.record.variant.model == model]
+        of_model = [errors for errors in everything if errors.run.record.variant.model == model]
         if len(of_model) > 1:
             overview += _overview(of_model, f"damage{index}", model if len(models) > 1 else "")
-    kinds = {_short(str(kind)) for one in everything for kind in one.grid.index}
+    kinds = {_short(str(kind)) for errors in everything for kind in errors.grid.index}
     inside = (text for kind, text in INSIDE.items() if kind in kinds)
     how = sentences([msg("damage.how"), *inside, msg("damage.scale")])
     blocks: list[Block] = [Text(msg("damage.lead"), "lead"), Text(how)]
     if overview:
         blocks.append(Figures(overview, scale=heat_scale(name="damage-scale")))
     blocks.append(_table(everything))
-    singles = [_single(one, f"damage-run{index}") for index, one in enumerate(everything)]
+    singles = [_single(errors, f"damage-run{index}") for index, errors in enumerate(everything)]
     drawn = Figures(singles, scale=heat_scale(name="damage-scale2"))
     if len(singles) <= OPEN:
         blocks += [Heading(msg("damage.every_layer")), drawn]

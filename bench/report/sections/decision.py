@@ -10,7 +10,7 @@ from bench.records.record import RunRecord
 from bench.report.cells import points, to
 from bench.report.decision import SHOW, decision
 from bench.report.document import Block, Cell, Figure, Figures, Group, Head, Heading, Section, Table, Text
-from bench.report.plots.pareto import Placed, pareto
+from bench.report.plots.pareto import VariantPoint, pareto
 from bench.report.view import Run, runs
 
 ORDER = 5
@@ -31,87 +31,103 @@ PLACES: dict[Answer, Message] = {
 }
 
 
-def _goal_cell(found: Decision, one: Candidate) -> Cell:
-    if one.goal is None:
+def _goal_cell(choice: Decision, candidate: Candidate) -> Cell:
+    if candidate.goal is None:
         return Cell(msg("decision.not_known"), numeric=True)
-    show = SHOW.get(found.subject, fmt.share)
-    notes = () if one.goal.low == one.goal.high else (fmt.between(show(one.goal.low), show(one.goal.high)),)
-    return Cell(show(one.goal.median), notes, repr(one.goal.median), numeric=True)
+    show = SHOW.get(choice.subject, fmt.share)
+    notes = (
+        ()
+        if candidate.goal.low == candidate.goal.high
+        else (fmt.between(show(candidate.goal.low), show(candidate.goal.high)),)
+    )
+    return Cell(show(candidate.goal.median), notes, repr(candidate.goal.median), numeric=True)
 
 
-def _accuracy_cell(one: Candidate, run: Run) -> Cell:
+def _accuracy_cell(candidate: Candidate, run: Run) -> Cell:
     if not run.quantized:
         return Cell(msg("decision.baseline"), numeric=True)
-    if one.accuracy is None:
-        return Cell(msg("decision.not_complete") if one.gaps else msg("decision.not_known"), one.gaps, numeric=True)
-    change = one.accuracy
+    if candidate.accuracy is None:
+        return Cell(
+            msg("decision.not_complete") if candidate.gaps else msg("decision.not_known"), candidate.gaps, numeric=True
+        )
+    change = candidate.accuracy
     width = change.high - change.low
     low, high = points(change.low, width), points(change.high, width)
     return Cell(f"{points(change.median, width)} pp", (to(low, high),), repr(change.median), numeric=True)
 
 
-def _row(found: Decision, one: Candidate, run: Run) -> list[Cell]:
-    best = found.recommended is not None and one.run_id == found.recommended.run_id
-    why = clauses(held.reason for held in one.held) if one.held else msg("decision.no_accuracy")
-    place = PLACES[one.standing if found.margin else "not known"]
+def _row(choice: Decision, candidate: Candidate, run: Run) -> list[Cell]:
+    best = choice.recommended is not None and candidate.run_id == choice.recommended.run_id
+    why = clauses(held.reason for held in candidate.held) if candidate.held else msg("decision.no_accuracy")
+    place = PLACES[candidate.standing if choice.margin else "not known"]
     return [
         run.heading,
         Cell(msg("decision.recommended") if best else place),
-        _goal_cell(found, one),
-        _accuracy_cell(one, run),
-        Cell(msg("word.yes") if one.run_id in found.front else msg("word.no")),
+        _goal_cell(choice, candidate),
+        _accuracy_cell(candidate, run),
+        Cell(msg("word.yes") if candidate.run_id in choice.front else msg("word.no")),
         Cell(why),
     ]
 
 
-def _drawing(found: Decision, by_id: dict[str, Run], name: str) -> Figure | None:
+def _drawing(choice: Decision, by_id: dict[str, Run], name: str) -> Figure | None:
     """Return the goal against accuracy; None where fewer than two variants have both."""
-    placed = [
-        Placed(by_id[one.run_id].label, by_id[one.run_id].mark, one.goal, one.accuracy, one.run_id in found.front)
-        for one in (*found.ranked, *found.fallen)
-        if one.goal and one.accuracy
+    variants = [
+        VariantPoint(
+            by_id[candidate.run_id].label,
+            by_id[candidate.run_id].mark,
+            candidate.goal,
+            candidate.accuracy,
+            candidate.run_id in choice.front,
+        )
+        for candidate in (*choice.ranked, *choice.fallen)
+        if candidate.goal and candidate.accuracy
     ]
-    if len(placed) < 2:
+    if len(variants) < 2:
         return None
-    caption = msg("pareto.caption.left") if found.lower_is_better else msg("pareto.caption.right")
-    changes = "; ".join(f"{one.label} {100 * one.y.median:+.1f} pp" for one in placed)
-    drawn = pareto(
-        placed,
+    caption = msg("pareto.caption.left") if choice.lower_is_better else msg("pareto.caption.right")
+    changes = "; ".join(f"{variant.label} {100 * variant.y.median:+.1f} pp" for variant in variants)
+    drawing = pareto(
+        variants,
         name=name,
-        description=msg("pareto.description", goal=found.goal, changes=changes),
-        xlabel=found.goal,
-        show=SHOW.get(found.subject, fmt.share),
+        description=msg("pareto.description", goal=choice.goal, changes=changes),
+        xlabel=choice.goal,
+        show=SHOW.get(choice.subject, fmt.share),
     )
-    return Figure(drawn, caption, title=msg("pareto.title"))
+    return Figure(drawing, caption, title=msg("pareto.title"))
 
 
-def _lead(found: Decision, by_id: dict[str, Run]) -> Message:
-    if found.margin is None:
+def _lead(choice: Decision, by_id: dict[str, Run]) -> Message:
+    if choice.margin is None:
         return msg("decision.nothing_measured")
-    best = found.recommended
+    best = choice.recommended
     if best is None:
         return msg("decision.none")
-    unsure = [one.label for one in (*found.ranked, *found.fallen) if one.standing in ("unsure", "not known")]
+    unsure = [
+        candidate.label
+        for candidate in (*choice.ranked, *choice.fallen)
+        if candidate.standing in ("unsure", "not known")
+    ]
     if unsure and not by_id[best.run_id].quantized:
         return msg("decision.only_baseline", label=best.label, others=", ".join(unsure))
     if best.standing == "kept":
-        return msg("decision.use", label=best.label, goal=found.goal)
-    return msg("decision.best_of_unsure", label=best.label, goal=found.goal)
+        return msg("decision.use", label=best.label, goal=choice.goal)
+    return msg("decision.best_of_unsure", label=best.label, goal=choice.goal)
 
 
 def _of_model(everything: Sequence[Run], records: Sequence[RunRecord], name: str) -> list[Block]:
-    found = decision(records)
+    choice = decision(records)
     by_id = {run.record.run_id: run for run in everything}
-    rows = [_row(found, one, by_id[one.run_id]) for one in (*found.ranked, *found.fallen)]
-    blocks: list[Block] = [Text(_lead(found, by_id), "lead")]
-    if found.margin and len(found.margin.declared) > 1:
-        every = ", ".join(map(in_points, found.margin.declared))
+    rows = [_row(choice, candidate, by_id[candidate.run_id]) for candidate in (*choice.ranked, *choice.fallen)]
+    blocks: list[Block] = [Text(_lead(choice, by_id), "lead")]
+    if choice.margin and len(choice.margin.declared) > 1:
+        every = ", ".join(map(in_points, choice.margin.declared))
         blocks.append(Text(msg("decision.margins_differ", margins=every), "small"))
-    drawn = _drawing(found, by_id, name)
-    blocks += [Figures([drawn], legend=[(run.mark, run.label) for run in everything])] if drawn else []
-    caption = msg("decision.caption", goal=found.goal)
-    if found.margin:
-        caption = msg("decision.caption.margin", goal=found.goal, margin=f"{100 * found.margin.value:g}")
+    figure = _drawing(choice, by_id, name)
+    blocks += [Figures([figure], legend=[(run.mark, run.label) for run in everything])] if figure else []
+    caption = msg("decision.caption", goal=choice.goal)
+    if choice.margin:
+        caption = msg("decision.caption.margin", goal=choice.goal, margin=f"{100 * choice.margin.value:g}")
     blocks.append(Table(caption, HEADS, [Group(rows)]))
     return blocks
 

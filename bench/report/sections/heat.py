@@ -29,20 +29,20 @@ def _void(text: Words) -> Cell:
     return Cell(text, numeric=True, shade="void")
 
 
-def _cell(found: Speedup | None, cell: SpeedCell | None, before: SpeedCell | None) -> Cell:
+def _cell(gain: Speedup | None, cell: SpeedCell | None, before: SpeedCell | None) -> Cell:
     if cell is None:
         return _void(msg("heat.not_measured"))
     if cell.status != "ok":
         return _void(STATUS[cell.status])
     if before is None or before.status != "ok":
         return _void(msg("heat.bf16_is", status=STATUS[before.status]) if before else msg("heat.no_bf16"))
-    if found is None:
+    if gain is None:
         return _void(msg("heat.no_figure"))
-    middle, verdict = found.ratio.median, SPEEDUP[found.verdict]
-    if found.verdict == "not enough data":
+    middle, verdict = gain.ratio.median, SPEEDUP[gain.verdict]
+    if gain.verdict == "not enough data":
         return Cell(f"{middle:.2f}", (verdict,), repr(middle), numeric=True, shade="void")
-    notes: list[Words] = [fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}")]
-    if found.verdict == "no difference seen":
+    notes: list[Words] = [fmt.between(f"{gain.ratio.low:.2f}", f"{gain.ratio.high:.2f}")]
+    if gain.verdict == "no difference seen":
         notes.append(verdict)
     return Cell(f"{middle:.2f}", tuple(notes), repr(middle), numeric=True, shade=shade(middle))
 

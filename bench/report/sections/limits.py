@@ -54,7 +54,7 @@ HEADS = (
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Measurement:
     """A measured cell and its limit."""
 
     run: Run
@@ -67,14 +67,14 @@ class _Held:
         return against(self.limit, self.summary)
 
 
-def _held(everything: Sequence[Run]) -> list[_Held]:
-    found = []
+def _measurements(everything: Sequence[Run]) -> list[_Measurement]:
+    measurements = []
     for run in everything:
         for cell, summary in run.measured():
             limit = limit_of(run.record, cell)
             if limit is not None:
-                found.append(_Held(run, cell, summary, limit))
-    return found
+                measurements.append(_Measurement(run, cell, summary, limit))
+    return measurements
 
 
 def _device(device: Device, devices: int) -> Terms:
@@ -95,18 +95,22 @@ def _device(device: Device, devices: int) -> Terms:
     )
 
 
-def _figure(cells: Sequence[_Held], load: Load, name: str) -> Figures | None:
+def _figure(measurements: Sequence[_Measurement], load: Load, name: str) -> Figures | None:
     """Return measured decode speed and its roof over input length for one load; None if nothing was decoded."""
     series: list[Series] = []
     legend: list[tuple[Mark, Words]] = []
-    for run in dict.fromkeys(one.run.label for one in cells):
-        own = [one for one in cells if one.run.label == run and one.summary.decode_tokens_per_s is not None]
+    for run in dict.fromkeys(measurement.run.label for measurement in measurements):
+        own = [
+            measurement
+            for measurement in measurements
+            if measurement.run.label == run and measurement.summary.decode_tokens_per_s is not None
+        ]
         if not own:
             continue
         mark = own[0].run.mark
-        speeds = [(one.cell.input_len, one.summary.decode_tokens_per_s) for one in own]
+        speeds = [(measurement.cell.input_len, measurement.summary.decode_tokens_per_s) for measurement in own]
         measured = tuple(Point(at, speed.median, speed.low, speed.high) for at, speed in speeds if speed)
-        roofs = [(one.cell.input_len, one.limit.roof_tokens_per_s) for one in own]
+        roofs = [(measurement.cell.input_len, measurement.limit.roof_tokens_per_s) for measurement in own]
         roof = tuple(Point(at, speed, speed, speed, hollow=True) for at, speed in roofs)
         series += [Series(run, mark, measured), Series(run, Mark(mark.colour, ""), roof)]
         legend.append((mark, run))
@@ -120,13 +124,13 @@ def _figure(cells: Sequence[_Held], load: Load, name: str) -> Figures | None:
     return Figures([Figure(svg, caption)], legend)
 
 
-def _row(held: _Held) -> list[Cell]:
-    limit, share, traffic = held.limit, held.share, held.limit.traffic
-    ttft, tpot = held.summary.ttft_s, held.summary.tpot_s
+def _row(measurement: _Measurement) -> list[Cell]:
+    limit, share, traffic = measurement.limit, measurement.share, measurement.limit.traffic
+    ttft, tpot = measurement.summary.ttft_s, measurement.summary.tpot_s
     return [
-        held.run.heading,
-        number(held.cell.input_len, lambda value: fmt.count(round(value)), TOKENS),
-        Cell(load_words(shape_of(held.cell))),
+        measurement.run.heading,
+        number(measurement.cell.input_len, lambda value: fmt.count(round(value)), TOKENS),
+        Cell(load_words(shape_of(measurement.cell))),
         number(traffic.linear_bytes + traffic.rest_bytes, fmt.size, BYTES),
         number(traffic.kv_bytes, fmt.size, BYTES),
         number(limit.roof_tpot_s, fmt.seconds, "s"),
@@ -141,27 +145,35 @@ def _row(held: _Held) -> list[Cell]:
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the section on the physical limit; None if no cell has one."""
-    cells = _held(runs(records))
-    if not cells:
+    measurements = _measurements(runs(records))
+    if not measurements:
         return None
     blocks: list[Block] = []
-    devices = list(dict.fromkeys((one.limit.device.model_dump_json(), one.limit.devices) for one in cells))
+    devices = list(
+        dict.fromkeys(
+            (measurement.limit.device.model_dump_json(), measurement.limit.devices) for measurement in measurements
+        )
+    )
     for json, number_of in devices:
         if len(devices) > 1:
-            on_it = dict.fromkeys(one.run.label for one in cells if one.limit.device.model_dump_json() == json)
+            on_it = dict.fromkeys(
+                measurement.run.label
+                for measurement in measurements
+                if measurement.limit.device.model_dump_json() == json
+            )
             blocks.append(Heading(msg("limits.device_of", runs=", ".join(on_it))))
         blocks.append(_device(Device.model_validate_json(json), number_of))
-    loads: dict[Load, list[_Held]] = {}
-    for one in cells:
-        if one.cell.request_rate_per_s is None:
-            cell = one.cell
-            load = (one.run.record.variant.model, cell.output_len, cell.concurrency, cell.n_requests)
-            loads.setdefault(load, []).append(one)
-    drawn = [_figure(found, load, f"limit{index}") for index, (load, found) in enumerate(loads.items())]
-    blocks += [figures for figures in drawn if figures]
-    blocks.append(Table(msg("limits.caption"), HEADS, [Group([_row(one) for one in cells])]))
+    loads: dict[Load, list[_Measurement]] = {}
+    for measurement in measurements:
+        if measurement.cell.request_rate_per_s is None:
+            cell = measurement.cell
+            load = (measurement.run.record.variant.model, cell.output_len, cell.concurrency, cell.n_requests)
+            loads.setdefault(load, []).append(measurement)
+    figures_of_load = [_figure(of_load, load, f"limit{index}") for index, (load, of_load) in enumerate(loads.items())]
+    blocks += [figures for figures in figures_of_load if figures]
+    blocks.append(Table(msg("limits.caption"), HEADS, [Group([_row(measurement) for measurement in measurements])]))
     how = [msg("limits.how")]
-    if any(one.cell.request_rate_per_s is not None for one in cells):
+    if any(measurement.cell.request_rate_per_s is not None for measurement in measurements):
         how.append(msg("limits.how.open_loop"))
     if any(cell.status == "emulated" for record in records for cell in record.cells):
         how.append(msg("limits.how.emulated"))

@@ -37,7 +37,7 @@ GOOD_HEADS = (
 
 
 @dataclass(frozen=True)
-class _Line:
+class _VariantLoads:
     """One run's cells of one series."""
 
     run: Run
@@ -52,22 +52,22 @@ class _Line:
         return any(cell.status == "emulated" for cell in self.cells)
 
 
-def _line(run: Run, cells: Sequence[SpeedCell]) -> _Line:
+def _line(run: Run, cells: Sequence[SpeedCell]) -> _VariantLoads:
     measured = [(cell, summary) for cell in cells if (summary := summarize(cell))]
     points = load_points(measured)
-    return _Line(run, tuple(sorted(cells, key=load_of)), points, knee(points), best_goodput(points))
+    return _VariantLoads(run, tuple(sorted(cells, key=load_of)), points, knee(points), best_goodput(points))
 
 
-def _lines(everything: Sequence[Run]) -> dict[tuple[str, LoadSeries], list[_Line]]:
+def _lines(everything: Sequence[Run]) -> dict[tuple[str, LoadSeries], list[_VariantLoads]]:
     """Return the lines of each model's series that show a load: an open loop, slots, or several concurrencies."""
-    found: dict[tuple[str, LoadSeries], dict[int, list[SpeedCell]]] = {}
+    by_series: dict[tuple[str, LoadSeries], dict[int, list[SpeedCell]]] = {}
     for index, run in enumerate(everything):
         for cell in run.record.cells:
             key = run.record.variant.model, series_of(cell)
-            found.setdefault(key, {}).setdefault(index, []).append(cell)
+            by_series.setdefault(key, {}).setdefault(index, []).append(cell)
     return {
         key: [_line(everything[index], cells) for index, cells in by_run.items()]
-        for key, by_run in found.items()
+        for key, by_run in by_series.items()
         if key[1].open_loop
         or key[1].requests_per_slot > 1
         or len({load_of(cell) for cells in by_run.values() for cell in cells}) > 1
@@ -87,20 +87,20 @@ def _load_text(series: LoadSeries, load: float) -> Message:
     return msg("load.rate", rate=f"{load:g}") if series.open_loop else msg("load.at_once", requests=f"{load:g}")
 
 
-def _throughput(lines: Sequence[_Line], series: LoadSeries, words: Words, name: str) -> Figure | None:
-    drawn = []
+def _throughput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words, name: str) -> Figure | None:
+    curves_of = []
     for line in lines:
         points = [point for point in line.points if point.latency_s is not None]
         if points:
             ringed = points.index(line.knee.point) if line.knee else None
             text = _load_text(series, line.knee.point.load) if line.knee else ""
             at = tuple((point.latency_s or 0.0, point.throughput_tokens_per_s) for point in points)
-            drawn.append(Curve(line.run.mark, at, line.emulated, ringed, text))
-    if not drawn:
+            curves_of.append(Curve(line.run.mark, at, line.emulated, ringed, text))
+    if not curves_of:
         return None
     caption = msg("load.figure.rate", where=words)
     svg = curves(
-        drawn,
+        curves_of,
         name=name,
         description=caption,
         xlabel=msg("load.axis.end_to_end"),
@@ -110,26 +110,26 @@ def _throughput(lines: Sequence[_Line], series: LoadSeries, words: Words, name: 
     return Figure(svg, caption)
 
 
-def _goodput(lines: Sequence[_Line], series: LoadSeries, words: Words, name: str) -> Figure | None:
-    drawn = []
+def _goodput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words, name: str) -> Figure | None:
+    curves_of = []
     for line in lines:
         points = [point for point in line.points if point.goodput_requests_per_s is not None]
         if points:
             ringed = points.index(line.best) if line.best else None
             at = tuple((point.load, point.goodput_requests_per_s or 0.0) for point in points)
-            drawn.append(Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else ""))
-    if not drawn or series.objective is None:
+            curves_of.append(Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else ""))
+    if not curves_of or series.objective is None:
         return None
     ttft, tpot = fmt.seconds(series.objective.ttft_s), fmt.seconds(series.objective.tpot_s)
     caption = msg("load.figure.goodput", ttft=ttft, tpot=tpot, where=words)
     svg = curves(
-        drawn,
+        curves_of,
         name=name,
         description=caption,
         xlabel=msg("load.axis.sent") if series.open_loop else msg("load.axis.at_once"),
         ylabel=msg("load.axis.good"),
         show=lambda value: f"{value:g}",
-        ticks=sorted({x for curve in drawn for x, _ in curve.points}),
+        ticks=sorted({x for curve in curves_of for x, _ in curve.points}),
     )
     return Figure(svg, caption)
 
@@ -141,15 +141,15 @@ def _spread(value: Interval | None, pooled: Percentiles | None, show: Callable[[
 
 
 def _percentiles(pooled: Percentiles | None) -> tuple[str, ...]:
-    found = (("p90", pooled.p90), ("p99", pooled.p99)) if pooled else ()
-    return tuple(f"{name} {fmt.seconds(value)}" for name, value in found if value is not None)
+    percentiles = (("p90", pooled.p90), ("p99", pooled.p99)) if pooled else ()
+    return tuple(f"{name} {fmt.seconds(value)}" for name, value in percentiles if value is not None)
 
 
 def _pauses(pooled: Percentiles | None) -> Cell:
     return number(pooled.p50 if pooled else None, fmt.seconds, "s", notes=_percentiles(pooled))
 
 
-def _remarks(line: _Line, cell: SpeedCell) -> Iterator[Message]:
+def _remarks(line: _VariantLoads, cell: SpeedCell) -> Iterator[Message]:
     """Yield what is special about a load."""
     if line.knee and line.knee.point.load == load_of(cell):
         yield msg("load.knee") if line.knee.bracketed else msg("load.knee_or_beyond")
@@ -161,7 +161,7 @@ def _remarks(line: _Line, cell: SpeedCell) -> Iterator[Message]:
 
 def _figures(summary: CellSummary, heads: Sequence[Head]) -> list[Cell]:
     pooled = summary.e2e_percentiles_s
-    found = [
+    cells = [
         number(pooled.n if pooled else None, lambda value: fmt.count(int(value)), REQUESTS),
         interval(summary.output_tokens_per_s, fmt.rate, "tokens/s"),
         interval(summary.requests_per_s, fmt.significant, "requests/s"),
@@ -171,33 +171,33 @@ def _figures(summary: CellSummary, heads: Sequence[Head]) -> list[Cell]:
         _spread(summary.e2e_s, pooled, fmt.seconds, "s"),
     ]
     if BATCH_HEAD in heads:
-        found.append(interval(summary.batch_prefill_tokens_per_s, fmt.rate, "tokens/s"))
+        cells.append(interval(summary.batch_prefill_tokens_per_s, fmt.rate, "tokens/s"))
     if GOOD_HEADS[0] in heads:
-        found.append(interval(summary.goodput_requests_per_s, fmt.significant, "requests/s"))
-        found.append(interval(summary.good_share, fmt.percent, OF_ONE))
-    return found
+        cells.append(interval(summary.goodput_requests_per_s, fmt.significant, "requests/s"))
+        cells.append(interval(summary.good_share, fmt.percent, OF_ONE))
+    return cells
 
 
-def _row(line: _Line, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
+def _row(line: _VariantLoads, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     load = Cell(load_words(shape_of(cell)), tuple(_remarks(line, cell)), mark=line.run.mark)
     start = [load, Cell("", status=cell.status)]
     summary = summarize(cell)
     if summary is None:
         why = clauses(map(recorded, cell.reasons)) if cell.reasons else fmt.MISSING
         return [*start, Cell(why, span=len(heads) - len(start))]
-    return [*start, *(replace(one, faint=cell.status == "emulated") for one in _figures(summary, heads))]
+    return [*start, *(replace(figure, faint=cell.status == "emulated") for figure in _figures(summary, heads))]
 
 
-def _table(found: dict[tuple[str, LoadSeries], list[_Line]]) -> Table:
-    together = any(not series.open_loop and series.requests_per_slot == 1 for _, series in found)
-    aimed = any(series.objective for _, series in found)
+def _table(by_series: dict[tuple[str, LoadSeries], list[_VariantLoads]]) -> Table:
+    together = any(not series.open_loop and series.requests_per_slot == 1 for _, series in by_series)
+    aimed = any(series.objective for _, series in by_series)
     heads = (*HEADS, *((BATCH_HEAD,) if together else ()), *(GOOD_HEADS if aimed else ()))
     groups = [
         Group(
             [_row(line, cell, heads) for cell in line.cells],
             msg("load.group", label=line.run.label, where=_words(model, series)),
         )
-        for (model, series), lines in found.items()
+        for (model, series), lines in by_series.items()
         for line in lines
     ]
     return Table(msg("load.caption"), heads, groups)
@@ -205,20 +205,20 @@ def _table(found: dict[tuple[str, LoadSeries], list[_Line]]) -> Table:
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the load section; None if every cell is of one load alone."""
-    found = _lines(runs(records))
-    if not found:
+    by_series = _lines(runs(records))
+    if not by_series:
         return None
     blocks: list[Block] = []
-    for index, ((model, series), lines) in enumerate(found.items()):
+    for index, ((model, series), lines) in enumerate(by_series.items()):
         words = _words(model, series)
-        drawn = (
+        figures = (
             _throughput(lines, series, words, f"load{index}-rate"),
             _goodput(lines, series, words, f"load{index}-good"),
         )
-        items = [figure for figure in drawn if figure]
+        items = [figure for figure in figures if figure]
         if items:
             blocks.append(Figures(items, [(line.run.mark, line.run.label) for line in lines if line.points]))
-    if any(line.knee for lines in found.values() for line in lines):
+    if any(line.knee for lines in by_series.values() for line in lines):
         blocks.append(Text(msg("load.how"), "small"))
-    blocks.append(_table(found))
+    blocks.append(_table(by_series))
     return Section("load", msg("load.title"), blocks)

@@ -61,7 +61,7 @@ MONEY_HEADS = (
 
 
 @dataclass(frozen=True)
-class Traced:
+class Trace:
     """The memory of one run over the trial that is drawn."""
 
     run: Run
@@ -95,13 +95,13 @@ def _peak(run: Run) -> Cell:
 
 
 def _memory_row(run: Run) -> list[Cell]:
-    made, server, per_token = run.record.checkpoint, run.record.server, _kv_bytes(run.record)
+    checkpoint, server, per_token = run.record.checkpoint, run.record.server, _kv_bytes(run.record)
     tokens = server.kv_capacity_tokens if server else None
     kind = (server.kv_cache_dtype,) if server and per_token is not None and server.kv_cache_dtype != "auto" else ()
     room = (fmt.size(tokens * per_token),) if tokens and per_token is not None else ()
     return [
         run.heading,
-        number(made.checkpoint_bytes if made else None, fmt.size, BYTES),
+        number(checkpoint.checkpoint_bytes if checkpoint else None, fmt.size, BYTES),
         number(server.weights_bytes if server else None, fmt.size, BYTES),
         number(per_token, fmt.size, BYTES, notes=kind),
         number(tokens, lambda value: fmt.count(round(value)), TOKENS, notes=room),
@@ -109,7 +109,7 @@ def _memory_row(run: Run) -> list[Cell]:
     ]
 
 
-def _traced(run: Run) -> Traced | None:
+def _trace(run: Run) -> Trace | None:
     """Return the trial with the highest peak of a run's longest cell; None where memory was not kept over time."""
     known = [cell for cell, _ in run.measured() if any(trial.memory for trial in cell.trials)]
     if not known:
@@ -117,32 +117,32 @@ def _traced(run: Run) -> Traced | None:
     closed = [cell for cell in known if cell.request_rate_per_s is None]
     longest = max(closed or known, key=lambda cell: (cell.input_len, cell.output_len, cell.concurrency))
     series = [trial.memory for trial in longest.trials if trial.memory]
-    return Traced(run, longest, max(series, key=lambda points: max(used for _, used in points)))
+    return Trace(run, longest, max(series, key=lambda points: max(used for _, used in points)))
 
 
-def _figures(traced: Sequence[Traced]) -> Figures:
-    last_ns = max(one.points[-1][0] for one in traced)
-    top = max(one.highest for one in traced)
+def _figures(traces: Sequence[Trace]) -> Figures:
+    last_ns = max(trace.points[-1][0] for trace in traces)
+    top = max(trace.highest for trace in traces)
     items = []
-    for index, one in enumerate(traced):
-        cell, used = one.cell, [value for _, value in one.points]
+    for index, trace in enumerate(traces):
+        cell, used = trace.cell, [value for _, value in trace.points]
         caption = msg(
             "memory.trace",
             where=shape_words(shape_of(cell)),
             begin=fmt.size(used[0]),
-            most=fmt.size(one.highest),
+            most=fmt.size(trace.highest),
             end=fmt.size(used[-1]),
         )
         svg = over_time(
-            one.points,
-            one.run.mark,
+            trace.points,
+            trace.run.mark,
             name=f"trace{index}",
-            description=msg("memory.trace.description", label=one.run.label, caption=caption),
+            description=msg("memory.trace.description", label=trace.run.label, caption=caption),
             last_ns=last_ns,
             top_bytes=top,
             hollow=cell.status == "emulated",
         )
-        items.append(Figure(svg, caption, one.run.label, one.run.mark))
+        items.append(Figure(svg, caption, trace.run.label, trace.run.mark))
     return Figures(items)
 
 
@@ -201,18 +201,18 @@ def _dollars(value: float) -> str:
     return f"${fmt.significant(value)}"
 
 
-def _cost_row(run: Run, cell: SpeedCell, found: Cost, *, energy: bool, money: bool) -> list[Cell]:
+def _cost_row(run: Run, cell: SpeedCell, costs: Cost, *, energy: bool, money: bool) -> list[Cell]:
     figures: list[Cell] = []
     if energy:
         figures += [
-            interval(found.average_w, _watts, "W"),
-            interval(found.joules_per_million_output_tokens, _joules, "J"),
-            interval(found.joules_per_million_total_tokens, _joules, "J"),
+            interval(costs.average_w, _watts, "W"),
+            interval(costs.joules_per_million_output_tokens, _joules, "J"),
+            interval(costs.joules_per_million_total_tokens, _joules, "J"),
         ]
     if money:
         figures += [
-            interval(found.dollars_per_million_output_tokens, _dollars, DOLLARS),
-            interval(found.dollars_per_million_total_tokens, _dollars, DOLLARS),
+            interval(costs.dollars_per_million_output_tokens, _dollars, DOLLARS),
+            interval(costs.dollars_per_million_total_tokens, _dollars, DOLLARS),
         ]
     return [run.heading, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
 
@@ -227,20 +227,22 @@ def _load(cell: SpeedCell) -> Message:
 
 def _costs(everything: Sequence[Run]) -> Table | None:
     """Return energy and money of every cell; None where neither is known. Columns that nobody fills are left out."""
-    found = [
-        (run, cell, made)
+    entries = [
+        (run, cell, costs)
         for run in everything
         for cell, _ in run.measured()
-        if (made := cost(cell, run.record.dollars_per_hour))
+        if (costs := cost(cell, run.record.dollars_per_hour))
     ]
-    energy = any(made.average_w for _, _, made in found)
-    money = any(made.dollars_per_million_output_tokens for _, _, made in found)
+    energy = any(costs.average_w for _, _, costs in entries)
+    money = any(costs.dollars_per_million_output_tokens for _, _, costs in entries)
     if not (energy or money):
         return None
     groups: dict[tuple[str, Message], list[list[Cell]]] = {}
-    for run, cell, made in sorted(found, key=lambda one: (one[1].input_len, one[1].output_len, one[1].concurrency)):
+    for run, cell, costs in sorted(
+        entries, key=lambda entry: (entry[1].input_len, entry[1].output_len, entry[1].concurrency)
+    ):
         groups.setdefault((run.record.variant.model, _load(cell)), []).append(
-            _cost_row(run, cell, made, energy=energy, money=money)
+            _cost_row(run, cell, costs, energy=energy, money=money)
         )
     several = len({model for model, _ in groups}) > 1
     heads = (Head(msg("head.variant")), *(ENERGY_HEADS if energy else ()), *(MONEY_HEADS if money else ()))
@@ -258,17 +260,17 @@ def _has_emulated(everything: Iterable[Run]) -> bool:
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return memory and energy; None where records hold no more than the sizes that the section of sizes shows."""
     everything = runs(records)
-    traced = [one for run in everything if (one := _traced(run))]
+    traces = [trace for run in everything if (trace := _trace(run))]
     devices = [row for run in everything for row in _device_rows(run)]
     costs = _costs(everything)
     blocks: list[Block] = []
-    if traced or any(record.server for record in records):
+    if traces or any(record.server for record in records):
         blocks += [
             Table(msg("memory.caption"), MEMORY_HEADS, [Group([_memory_row(run) for run in everything])]),
             Text(msg("memory.how"), "small"),
         ]
-    if traced:
-        blocks += [Heading(msg("memory.over_time")), _figures(traced)]
+    if traces:
+        blocks += [Heading(msg("memory.over_time")), _figures(traces)]
     if devices:
         blocks += [
             Heading(msg("devices.title")),

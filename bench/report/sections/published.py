@@ -39,37 +39,37 @@ def _models(records: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys(record.variant.model.partition("[")[0] for record in records))
 
 
-def _replicated(label: str, one: CellReplication) -> list[Cell]:
-    published = one.published
-    ratio = interval(one.ratio, lambda value: f"{value:.2f}", TIMES)
+def _cell_row(label: str, replication: CellReplication) -> list[Cell]:
+    published = replication.published
+    ratio = interval(replication.ratio, lambda value: f"{value:.2f}", TIMES)
     return [
         Cell(label),
-        Cell(KINDS[one.kind], (one.reason,)),
+        Cell(KINDS[replication.kind], (replication.reason,)),
         _count(published.input_len),
-        interval(one.speed_tokens_per_s, fmt.two_decimals, "tokens/s"),
+        interval(replication.speed_tokens_per_s, fmt.two_decimals, "tokens/s"),
         number(published.speed_tokens_per_s, fmt.two_decimals, "tokens/s", notes=(msg("published.note"),), faint=True),
         ratio,
-        number(one.of_roof, fmt.percent),
-        number(one.published_of_roof, fmt.percent, notes=(msg("published.note"),), faint=True),
+        number(replication.of_roof, fmt.percent),
+        number(replication.published_of_roof, fmt.percent, notes=(msg("published.note"),), faint=True),
     ]
 
 
-def _scored(label: str, one: ScoreReplication) -> list[Cell]:
-    notes = msg("published.note"), sources()[one.published.source].title
+def _score_row(label: str, replication: ScoreReplication) -> list[Cell]:
+    notes = msg("published.note"), sources()[replication.published.source].title
     return [
         Cell(label),
-        Cell(KINDS[one.kind], (one.reason,)),
-        Cell(one.published.task),
-        number(one.score, fmt.share),
-        number(one.published.score, fmt.share, notes=notes, faint=True),
+        Cell(KINDS[replication.kind], (replication.reason,)),
+        Cell(replication.published.task),
+        number(replication.score, fmt.share),
+        number(replication.published.score, fmt.share, notes=notes, faint=True),
     ]
 
 
 def _remarks(cell: PublishedCell) -> Words:
     """Return what is odd about a figure, as its file has it."""
     doubtful = msg("published.doubtful", doubt=cell.doubt) if cell.doubt else ""
-    found = [text for text in (cell.setting, doubtful, cell.note) if text]
-    return clauses(found) if found else fmt.MISSING
+    remarks = [text for text in (cell.setting, doubtful, cell.note) if text]
+    return clauses(remarks) if remarks else fmt.MISSING
 
 
 def _published_row(cell: PublishedCell) -> list[Cell]:
@@ -120,8 +120,8 @@ def section(records: Sequence[RunRecord]) -> Section | None:
         return None
     labels = {run.record.run_id: run.label for run in runs(records)}
     blocks: list[Block] = [Text(msg("published.lead"))]
-    measured = [_replicated(labels[record.run_id], one) for record, one in replications(records)]
-    if measured:
+    cell_rows = [_cell_row(labels[record.run_id], replication) for record, replication in replications(records)]
+    if cell_rows:
         heads = [
             Head(msg("head.variant")),
             Head(msg("published.replication")),
@@ -132,9 +132,9 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             Head(msg("published.of_roof"), numeric=True),
             Head(msg("published.theirs_of_roof"), numeric=True),
         ]
-        blocks.append(Table(msg("published.cells"), heads, [Group(measured)]))
-    scored = [_scored(labels[record.run_id], one) for record, one in score_replications(records)]
-    if scored:
+        blocks.append(Table(msg("published.cells"), heads, [Group(cell_rows)]))
+    score_rows = [_score_row(labels[record.run_id], replication) for record, replication in score_replications(records)]
+    if score_rows:
         heads = [
             Head(msg("head.variant")),
             Head(msg("published.replication")),
@@ -142,7 +142,7 @@ def section(records: Sequence[RunRecord]) -> Section | None:
             Head(msg("published.measured"), numeric=True),
             Head(msg("published.published"), numeric=True),
         ]
-        blocks.append(Table(msg("published.scores"), heads, [Group(scored)]))
+        blocks.append(Table(msg("published.scores"), heads, [Group(score_rows)]))
     for model in models:
         blocks += _published_tables(model)
     how = Text(msg("published.how", tolerance=f"{TOLERANCE:g}"), "small")

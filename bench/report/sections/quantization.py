@@ -56,20 +56,20 @@ def _proof(manifest: Manifest) -> tuple[float, str] | None:
     return (manifest.proof_s, fmt.size(memory)) if memory else None
 
 
-def _made(made: Sequence[tuple[Run, Manifest]]) -> Table:
+def _checkpoints(manifests: Sequence[tuple[Run, Manifest]]) -> Table:
     """Return what was made, from what, and at which cost; experts only where there are any."""
-    experts = any(manifest.experts_reached is not None for _, manifest in made)
-    reached = [Head(msg("quantization.experts"), msg("quantization.experts.help"), numeric=True)]
+    experts = any(manifest.experts_reached is not None for _, manifest in manifests)
+    expert_heads = [Head(msg("quantization.experts"), msg("quantization.experts.help"), numeric=True)]
     heads = [
         Head(msg("head.variant")),
         Head(msg("quantization.layers")),
         Head(msg("quantization.calibrated_on")),
-        *(reached if experts else ()),
+        *(expert_heads if experts else ()),
         Head(msg("quantization.made_in"), msg("quantization.made_in.help"), numeric=True),
         Head(msg("quantization.proven_in"), msg("quantization.proven_in.help"), numeric=True),
     ]
     rows = []
-    for run, manifest in made:
+    for run, manifest in manifests:
         calibration = manifest.calibration
         tokens = (msg("word.tokens", n=calibration.n_tokens),) if calibration else ()
         proof = _proof(manifest)
@@ -92,25 +92,25 @@ def _of_source(value: str) -> tuple[Words]:
     return (msg("quantization.of_source", value=value),)
 
 
-def _canary_cells(found: Canaries | None) -> list[Cell]:
-    if found is None:
+def _canary_cells(canaries: Canaries | None) -> list[Cell]:
+    if canaries is None:
         return [Cell(numeric=True)] * 3
-    source, own = found.source, found.checkpoint
-    compared = msg("cell.of", total=fmt.count(found.prompts * found.new_tokens))
+    source, own = canaries.source, canaries.checkpoint
+    compared = msg("cell.of", total=fmt.count(canaries.prompts * canaries.new_tokens))
     return [
         number(own.repetition, fmt.percent, OF_ONE, notes=_of_source(fmt.percent(source.repetition))),
         number(own.entropy_nats, fmt.two_decimals, "nats", notes=_of_source(fmt.two_decimals(source.entropy_nats))),
-        number(found.same_tokens, fmt.percent, OF_ONE, notes=(compared,)),
+        number(canaries.same_tokens, fmt.percent, OF_ONE, notes=(compared,)),
     ]
 
 
-def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
+def _fidelity(manifests: Sequence[tuple[Run, Manifest]]) -> list[Block]:
     """Return the comparison with the source; canary prompts only where some were run."""
-    compared = [(run, manifest, manifest.fidelity) for run, manifest in made if manifest.fidelity]
+    compared = [(run, manifest, manifest.fidelity) for run, manifest in manifests if manifest.fidelity]
     if not compared:
         return []
     canaries = any(manifest.canaries for _, manifest, _ in compared)
-    spoken = [
+    canary_heads = [
         Head(msg("quantization.repetition"), msg("quantization.repetition.help"), numeric=True),
         Head(msg("quantization.entropy"), msg("quantization.entropy.help"), numeric=True),
         Head(msg("quantization.same_tokens"), msg("quantization.same_tokens.help"), numeric=True),
@@ -121,26 +121,32 @@ def _fidelity(made: Sequence[tuple[Run, Manifest]]) -> list[Block]:
         Head(msg("quantization.kl"), msg("quantization.kl.help"), numeric=True),
         Head(msg("quantization.top1"), msg("quantization.top1.help"), numeric=True),
         Head(msg("quantization.perplexity"), msg("quantization.perplexity.help"), numeric=True),
-        *(spoken if canaries else ()),
+        *(canary_heads if canaries else ()),
     ]
     rows = [
         [
             run.heading,
-            Cell(recorded(found.text_id), (msg("word.positions", n=found.n_tokens),), f"SHA-256 {found.text_sha256}"),
-            number(found.kl_nats, fmt.significant, NATS_PER_TOKEN),
-            number(found.top1_agreement, fmt.percent, OF_ONE),
-            number(found.perplexity, fmt.two_decimals, notes=_of_source(fmt.two_decimals(found.source_perplexity))),
+            Cell(
+                recorded(fidelity.text_id),
+                (msg("word.positions", n=fidelity.n_tokens),),
+                f"SHA-256 {fidelity.text_sha256}",
+            ),
+            number(fidelity.kl_nats, fmt.significant, NATS_PER_TOKEN),
+            number(fidelity.top1_agreement, fmt.percent, OF_ONE),
+            number(
+                fidelity.perplexity, fmt.two_decimals, notes=_of_source(fmt.two_decimals(fidelity.source_perplexity))
+            ),
             *(_canary_cells(manifest.canaries) if canaries else ()),
         ]
-        for run, manifest, found in compared
+        for run, manifest, fidelity in compared
     ]
     blocks: list[Block] = [Table(msg("quantization.fidelity"), heads, [Group(rows)])]
     return [*blocks, Text(msg("quantization.canaries"), "small")] if canaries else blocks
 
 
-def _settings(made: Sequence[tuple[Run, Manifest]]) -> Details | None:
+def _settings(manifests: Sequence[tuple[Run, Manifest]]) -> Details | None:
     """Return the settings as the checkpoints' own config files state them, one column per variant."""
-    columns = {run.label: dict(_flat(m.quantization_config)) for run, m in made if m.quantization_config}
+    columns = {run.label: dict(_flat(m.quantization_config)) for run, m in manifests if m.quantization_config}
     if not columns:
         return None
     table = pd.DataFrame(columns, dtype=object).fillna(fmt.MISSING).sort_index()
@@ -216,11 +222,11 @@ def _details(run: Run) -> Details:
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the quantization section; None if no run has a checkpoint or decided anything."""
     everything = runs(records)
-    made = [(run, run.record.checkpoint) for run in everything if run.record.checkpoint]
+    manifests = [(run, run.record.checkpoint) for run in everything if run.record.checkpoint]
     details = [_details(run) for run in everything if run.record.checkpoint or run.record.log]
     if not details:
         return None
     lead = Text(msg("quantization.lead"), "lead")
-    blocks: list[Block] = [lead, _made(made), *_fidelity(made)] if made else []
-    settings = _settings(made)
+    blocks: list[Block] = [lead, _checkpoints(manifests), *_fidelity(manifests)] if manifests else []
+    settings = _settings(manifests)
     return Section("quantization", msg("quantization.title"), [*blocks, *([settings] if settings else ()), *details])

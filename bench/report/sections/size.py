@@ -27,15 +27,21 @@ def _peak(run: Run) -> int | None:
 
 
 def _row(run: Run) -> list[Cell]:
-    made = run.record.checkpoint
+    checkpoint = run.record.checkpoint
     before = run.baseline.checkpoint if run.baseline else None
     return [
         run.heading,
-        number(made.checkpoint_bytes if made else None, fmt.size, BYTES),
-        number(made.checkpoint_bytes / before.checkpoint_bytes if made and before else None, fmt.percent, OF_ONE),
-        number(made.bits_per_quantized_weight if made else None, fmt.significant, BITS),
+        number(checkpoint.checkpoint_bytes if checkpoint else None, fmt.size, BYTES),
+        number(
+            checkpoint.checkpoint_bytes / before.checkpoint_bytes if checkpoint and before else None,
+            fmt.percent,
+            OF_ONE,
+        ),
+        number(checkpoint.bits_per_quantized_weight if checkpoint else None, fmt.significant, BITS),
         Cell(
-            " · ".join(f"{fmt.count(n)} {dtype}" for dtype, n in made.tensors_by_dtype.items()) if made else fmt.MISSING
+            " · ".join(f"{fmt.count(n)} {dtype}" for dtype, n in checkpoint.tensors_by_dtype.items())
+            if checkpoint
+            else fmt.MISSING
         ),
         number(_peak(run), fmt.size, BYTES),
     ]

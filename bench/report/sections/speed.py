@@ -75,13 +75,13 @@ def _words(shape: Shape) -> Message:
 
 
 def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | None]) -> tuple[Point, ...]:
-    found = []
+    points = []
     for cell, summary in run.measured():
         value = figure_of(summary)
         if _load(cell, run) == load and value is not None:
             hollow = cell.status == "emulated"
-            found.append(Point(cell.input_len, value.median, value.low, value.high, hollow))
-    return tuple(found)
+            points.append(Point(cell.input_len, value.median, value.low, value.high, hollow))
+    return tuple(points)
 
 
 def _figures(everything: Sequence[Run], load: Load, words: Words, name: str) -> Figures | None:
@@ -89,17 +89,17 @@ def _figures(everything: Sequence[Run], load: Load, words: Words, name: str) -> 
     ttft = [Series(r.label, r.mark, _points(r, load, lambda s: s.ttft_s)) for r in everything]
     decode = [Series(r.label, r.mark, _points(r, load, lambda s: s.decode_tokens_per_s)) for r in everything]
     items = []
-    if any(one.points for one in ttft):
+    if any(line.points for line in ttft):
         caption = msg("speed.figure.ttft", where=words)
-        drawn = [one for one in ttft if one.points]
+        lines = [line for line in ttft if line.points]
         ylabel = msg("speed.ttft.help")
-        svg = by_length(drawn, name=f"{name}-ttft", description=caption, ylabel=ylabel, show=fmt.seconds, log=True)
+        svg = by_length(lines, name=f"{name}-ttft", description=caption, ylabel=ylabel, show=fmt.seconds, log=True)
         items.append(Figure(svg, caption))
-    if any(one.points for one in decode):
+    if any(line.points for line in decode):
         caption = msg("speed.figure.decode", where=words)
-        drawn = [one for one in decode if one.points]
+        lines = [line for line in decode if line.points]
         svg = by_length(
-            drawn,
+            lines,
             name=f"{name}-decode",
             description=caption,
             ylabel=msg("plot.tokens_per_second"),
@@ -110,7 +110,7 @@ def _figures(everything: Sequence[Run], load: Load, words: Words, name: str) -> 
     legend: list[tuple[Mark, Words]] = [
         (run.mark, run.label)
         for run, *both in zip(everything, ttft, decode, strict=True)
-        if any(one.points for one in both)
+        if any(line.points for line in both)
     ]
     return Figures(items, legend) if items else None
 
@@ -185,15 +185,15 @@ def _where(label: str, places: Sequence[Words]) -> Words:
 
 def _remarks(everything: Sequence[Run]) -> Iterator[Words]:
     """Yield warnings and unproven checks of cells with figures: each once, with the runs and shapes it holds for."""
-    found: dict[Words, dict[str, list[Words]]] = {}
+    places_of: dict[Words, dict[str, list[Words]]] = {}
     for run in everything:
         for cell in run.record.cells:
             place = msg("shape.in_at", length=fmt.count(cell.input_len), load=_words(shape_of(cell)))
             unproven = (msg("speed.unproven", check=recorded(check)) for check in cell.unproven)
             for text in (*map(recorded, cell.warnings), *unproven):
                 if cell.status in SHOWN:
-                    found.setdefault(text, {}).setdefault(run.label, []).append(place)
-    for text, by_run in found.items():
+                    places_of.setdefault(text, {}).setdefault(run.label, []).append(place)
+    for text, by_run in places_of.items():
         where = clauses(_where(label, places) for label, places in by_run.items())
         yield msg("speed.remark", remark=text, where=where)
 

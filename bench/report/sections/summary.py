@@ -38,16 +38,16 @@ def _facts(everything: Sequence[Run]) -> Words:
     """Name the smallest and the most faithful quantized checkpoint of each model: exact numbers, so no test is due."""
     facts: list[Words] = []
     for model in dict.fromkeys(run.record.variant.model for run in everything):
-        made = [
+        checkpoints = [
             (run, run.record.checkpoint)
             for run in everything
             if run.record.variant.model == model and run.quantized and run.record.checkpoint
         ]
-        if len(made) < 2:
+        if len(checkpoints) < 2:
             continue
-        run, checkpoint = min(made, key=lambda pair: pair[1].checkpoint_bytes)
+        run, checkpoint = min(checkpoints, key=lambda pair: pair[1].checkpoint_bytes)
         facts.append(msg("summary.smallest", label=run.label, size=fmt.size(checkpoint.checkpoint_bytes)))
-        near = [(run, checkpoint.fidelity) for run, checkpoint in made if checkpoint.fidelity]
+        near = [(run, checkpoint.fidelity) for run, checkpoint in checkpoints if checkpoint.fidelity]
         if near:
             run, fidelity = min(near, key=lambda pair: pair[1].kl_nats)
             facts.append(msg("summary.closest", label=run.label, kl=fmt.significant(fidelity.kl_nats)))
@@ -55,16 +55,20 @@ def _facts(everything: Sequence[Run]) -> Words:
 
 
 def _checkpoint_cells(run: Run) -> list[Cell]:
-    made = run.record.checkpoint
+    checkpoint = run.record.checkpoint
     before = run.baseline.checkpoint if run.baseline else None
-    if made is None:
+    if checkpoint is None:
         return [number(None, fmt.size)] * 3
-    ratio = (msg("summary.of_bf16", ratio=f"{made.checkpoint_bytes / before.checkpoint_bytes:.2f}"),) if before else ()
-    fidelity = made.fidelity
+    ratio = (
+        (msg("summary.of_bf16", ratio=f"{checkpoint.checkpoint_bytes / before.checkpoint_bytes:.2f}"),)
+        if before
+        else ()
+    )
+    fidelity = checkpoint.fidelity
     top1 = (msg("summary.top1", share=fmt.percent(fidelity.top1_agreement)),) if fidelity else ()
     return [
-        number(made.bits_per_quantized_weight, fmt.significant, BITS),
-        number(made.checkpoint_bytes, fmt.size, BYTES, notes=ratio),
+        number(checkpoint.bits_per_quantized_weight, fmt.significant, BITS),
+        number(checkpoint.checkpoint_bytes, fmt.size, BYTES, notes=ratio),
         number(fidelity.kl_nats if fidelity else None, fmt.significant, NATS_PER_TOKEN, notes=top1),
     ]
 
@@ -85,20 +89,20 @@ def _speed_cells(run: Run) -> list[Cell]:
     ]
 
 
-def _score_cell(run: Run, task: str, beside: Judged | None) -> Cell:
+def _score_cell(run: Run, task: str, judgement: Judged | None) -> Cell:
     score = run.score(task)
     if score is None:
         return number(None, fmt.share)
     if score.status not in SHOWN or not score.metrics:
         return Cell("", status=score.status)
-    if beside is None:
+    if judgement is None:
         return metric_cell(score.metrics[0])
-    if beside.verdict is None:
+    if judgement.verdict is None:
         return metric_cell(score.metrics[0], (msg("verdict.not_compared"),))
-    found = beside.verdict.comparison
-    flips = msg("summary.flips", flips=f"+{found.gained} −{found.lost}", total=fmt.count(found.n))
-    notes = (f"{points(found.delta.value)} pp", flips)
-    return replace(metric_cell(score.metrics[0], notes), verdict=beside.verdict.kind)
+    comparison = judgement.verdict.comparison
+    flips = msg("summary.flips", flips=f"+{comparison.gained} −{comparison.lost}", total=fmt.count(comparison.n))
+    notes = (f"{points(comparison.delta.value)} pp", flips)
+    return replace(metric_cell(score.metrics[0], notes), verdict=judgement.verdict.kind)
 
 
 def _status_cell(record: RunRecord) -> Cell:
@@ -114,8 +118,8 @@ def _status_cell(record: RunRecord) -> Cell:
     return Cell("", tuple(lines))
 
 
-def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Table:
-    beside = {(one.run.label, one.score.task): one for one in found}
+def _table(everything: Sequence[Run], names: Sequence[str], judgements: Sequence[Judged]) -> Table:
+    judgement_of = {(judgement.run.label, judgement.score.task): judgement for judgement in judgements}
     heads = [
         Head(msg("head.variant"), msg("summary.variant.help")),
         Head(msg("summary.results"), msg("summary.results.help")),
@@ -133,16 +137,16 @@ def _table(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judg
             _status_cell(run.record),
             *_checkpoint_cells(run),
             *_speed_cells(run),
-            *(_score_cell(run, task, beside.get((run.label, task))) for task in names),
+            *(_score_cell(run, task, judgement_of.get((run.label, task))) for task in names),
         ]
         for run in everything
     ]
     return Table(msg("summary.caption"), heads, [Group(rows)])
 
 
-def _explanation(everything: Sequence[Run], names: Sequence[str], found: Sequence[Judged]) -> Words:
+def _explanation(everything: Sequence[Run], names: Sequence[str], judgements: Sequence[Judged]) -> Words:
     parts = [msg("summary.scores")] if names else []
-    if any(one.verdict for one in found):
+    if any(judgement.verdict for judgement in judgements):
         parts.append(msg("summary.verdicts"))
     if any(map(is_own, names)):
         parts.append(msg("summary.own_tasks"))
@@ -153,7 +157,7 @@ def _explanation(everything: Sequence[Run], names: Sequence[str], found: Sequenc
 
 def section(records: Sequence[RunRecord]) -> Section:
     """Return the summary."""
-    everything, names, found = runs(records), tasks(records), judged(records)
+    everything, names, judgements = runs(records), tasks(records), judged(records)
     blocks: list[Block] = [Text(_headline(everything), "lead")]
     facts = _facts(everything)
     if facts:
@@ -161,5 +165,5 @@ def section(records: Sequence[RunRecord]) -> Section:
     measured = [counts for run in everything if run.quantized and (counts := status_counts(run.record))]
     if any(counts["emulated"] for counts in measured) and not any(counts["ok"] for counts in measured):
         blocks.append(Note(msg("summary.emulated.title"), msg("summary.emulated")))
-    blocks += [_table(everything, names, found), Text(_explanation(everything, names, found), "small")]
+    blocks += [_table(everything, names, judgements), Text(_explanation(everything, names, judgements), "small")]
     return Section("summary", msg("summary.title"), blocks)

@@ -32,13 +32,13 @@ HEADS = (
 )
 
 
-def _figures_of(found: Comparison) -> list[Cell]:
+def _figures_of(comparison: Comparison) -> list[Cell]:
     """Return change, recovery and flips."""
-    return [delta_cell(found.delta), recovery_cell(found.recovery), flips_cell(found)]
+    return [delta_cell(comparison.delta), recovery_cell(comparison.recovery), flips_cell(comparison)]
 
 
-def _unpaired(found: Comparison) -> tuple[Words, ...]:
-    return (msg("verdict.unpaired", n=found.unpaired),) if found.unpaired else ()
+def _unpaired(comparison: Comparison) -> tuple[Words, ...]:
+    return (msg("verdict.unpaired", n=comparison.unpaired),) if comparison.unpaired else ()
 
 
 def _refused(score: TaskScore, obstacle: Words) -> Cell:
@@ -52,67 +52,73 @@ def _again(label: str) -> Words:
     return msg("verdict.again", label=label)
 
 
-def _row(one: Judged) -> list[Cell]:
-    if one.verdict is None:
-        return [one.run.heading, _refused(one.score, one.obstacle)]
-    found = one.verdict.comparison
+def _row(judgement: Judged) -> list[Cell]:
+    if judgement.verdict is None:
+        return [judgement.run.heading, _refused(judgement.score, judgement.obstacle)]
+    comparison = judgement.verdict.comparison
     return [
-        one.run.heading,
-        Cell("", (one.verdict.reason, *_unpaired(found)), verdict=one.verdict.kind),
-        *_figures_of(found),
-        replace(p_cell(found.mcnemar_p), notes=(msg("verdict.holm", p=p_text(one.verdict.p_worse_holm)),)),
-        kl_cell(found.choice_kl_nats),
+        judgement.run.heading,
+        Cell("", (judgement.verdict.reason, *_unpaired(comparison)), verdict=judgement.verdict.kind),
+        *_figures_of(comparison),
+        replace(p_cell(comparison.mcnemar_p), notes=(msg("verdict.holm", p=p_text(judgement.verdict.p_worse_holm)),)),
+        kl_cell(comparison.choice_kl_nats),
         Cell(
-            f"{points(one.verdict.mde, signed=False)} pp",
-            exact=msg("exact.value", value=repr(one.verdict.mde), unit=OF_ONE),
+            f"{points(judgement.verdict.mde, signed=False)} pp",
+            exact=msg("exact.value", value=repr(judgement.verdict.mde), unit=OF_ONE),
             numeric=True,
         ),
     ]
 
 
-def _floor_row(one: NoiseFloor) -> list[Cell]:
-    heading = replace(one.run.heading, text=_again(one.run.label))
-    if one.comparison is None:
-        return [heading, _refused(one.score, one.obstacle)]
+def _floor_row(floor: NoiseFloor) -> list[Cell]:
+    heading = replace(floor.run.heading, text=_again(floor.run.label))
+    if floor.comparison is None:
+        return [heading, _refused(floor.score, floor.obstacle)]
     return [
         heading,
-        Cell(msg("verdict.noise_floor"), (msg("verdict.noise_floor.note"), *_unpaired(one.comparison))),
-        *_figures_of(one.comparison),
-        p_cell(one.comparison.mcnemar_p),
-        kl_cell(one.comparison.choice_kl_nats),
+        Cell(msg("verdict.noise_floor"), (msg("verdict.noise_floor.note"), *_unpaired(floor.comparison))),
+        *_figures_of(floor.comparison),
+        p_cell(floor.comparison.mcnemar_p),
+        kl_cell(floor.comparison.choice_kl_nats),
         Cell(numeric=True),
     ]
 
 
 def _figure(
-    found: Sequence[Judged], floors: Sequence[NoiseFloor], margin: float | None, task: str, name: str
+    judgements: Sequence[Judged], floors: Sequence[NoiseFloor], margin: float | None, task: str, name: str
 ) -> Figure | None:
     """Return one task's differences with their intervals; None if nothing of it is compared."""
     rows = [
-        ForestRow(one.run.label, one.run.mark, verdict.comparison.delta, verdict.simultaneous, VERDICT[verdict.kind])
-        for one in found
-        if (verdict := one.verdict) and one.score.task == task
+        ForestRow(run.label, run.mark, verdict.comparison.delta, verdict.simultaneous, VERDICT[verdict.kind])
+        for run, verdict in (
+            (judgement.run, judgement.verdict) for judgement in judgements if judgement.score.task == task
+        )
+        if verdict
     ]
     rows += [
         ForestRow(
-            _again(one.run.label), one.run.mark, one.comparison.delta, words=msg("verdict.noise_floor"), hollow=True
+            _again(floor.run.label),
+            floor.run.mark,
+            floor.comparison.delta,
+            words=msg("verdict.noise_floor"),
+            hollow=True,
         )
-        for one in floors
-        if one.comparison and one.score.task == task
+        for floor in floors
+        if floor.comparison and floor.score.task == task
     ]
     if not rows:
         return None
     changes = clauses(
         msg("forest.row", label=row.label, change=f"{100 * row.delta.value:+.1f}", words=row.words) for row in rows
     )
-    drawn = forest(
+    drawing = forest(
         rows,
         name=name,
         description=msg("forest.description", task=task, changes=changes),
         xlabel=msg("forest.change"),
         margin=margin,
     )
-    return Figure(drawn, msg("forest.caption", task=task), title=task)
+    return Figure(drawing, msg("forest.caption", task=task), title=task)
 
 
 def _scale(margin: float | None) -> Message:
@@ -134,29 +140,29 @@ def _lead(verdicts: Sequence[Verdict], margins: Sequence[float]) -> Message:
 
 def _too_few(most: Verdict) -> Note:
     """Return what to do where nothing could be told, even from the comparison with the most items."""
-    found = msg("verdict.too_few.items", n=most.comparison.n, task=most.comparison.task)
+    items = msg("verdict.too_few.items", n=most.comparison.n, task=most.comparison.task)
     visible, needed = points(most.mde, signed=False), fmt.count(most.items_needed)
-    text = msg("verdict.too_few", items=found, visible=visible, needed=needed, loss=f"{100 * most.margin:g}")
+    text = msg("verdict.too_few", items=items, visible=visible, needed=needed, loss=f"{100 * most.margin:g}")
     return Note(msg("verdict.too_few.title"), text)
 
 
-def _guessing(one: Judged) -> Message | None:
+def _guessing(judgement: Judged) -> Message | None:
     """Return the sentence that says that BF16 may be guessing; None if it is right more often than that."""
-    before = score_of(one.run.baseline, one.score.task) if one.run.baseline else None
+    before = score_of(judgement.run.baseline, judgement.score.task) if judgement.run.baseline else None
     if before is None or not before.items or not all(item.logprobs for item in before.items):
         return None
     metric, chance = before.metrics[0], fmean(1 / len(item.logprobs) for item in before.items)
     if metric.value - 2 * (metric.stderr or 0.0) > chance:
         return None
-    model, right = one.run.record.variant.model, fmt.percent(metric.value)
+    model, right = judgement.run.record.variant.model, fmt.percent(metric.value)
     return msg("verdict.guessing", task=before.task, model=model, right=right, chance=fmt.percent(chance))
 
 
-def _table(found: Sequence[Judged], floors: Sequence[NoiseFloor], names: Sequence[str]) -> Table:
+def _table(judgements: Sequence[Judged], floors: Sequence[NoiseFloor], names: Sequence[str]) -> Table:
     groups = []
     for task in names:
-        rows = [_row(one) for one in found if one.score.task == task]
-        rows += [_floor_row(one) for one in floors if one.score.task == task]
+        rows = [_row(judgement) for judgement in judgements if judgement.score.task == task]
+        rows += [_floor_row(floor) for floor in floors if floor.score.task == task]
         if rows:
             groups.append(Group(rows, task))
     return Table(msg("verdict.caption"), HEADS, groups)
@@ -164,21 +170,21 @@ def _table(found: Sequence[Judged], floors: Sequence[NoiseFloor], names: Sequenc
 
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the verdicts; None if there is nothing to compare."""
-    found, floors, names = judged(records), noise_floors(records), tasks(records)
-    if not found and not floors:
+    judgements, floors, names = judged(records), noise_floors(records), tasks(records)
+    if not judgements and not floors:
         return None
-    verdicts = [one.verdict for one in found if one.verdict]
+    verdicts = [judgement.verdict for judgement in judgements if judgement.verdict]
     margins = list(dict.fromkeys(verdict.margin for verdict in verdicts))
     margin = margins[0] if len(margins) == 1 else None
     blocks: list[Block] = [Text(_lead(verdicts, margins), "lead")] if verdicts else []
     if verdicts and all(verdict.kind == "inconclusive" for verdict in verdicts):
         blocks.append(_too_few(max(verdicts, key=lambda verdict: verdict.comparison.n)))
-    guessing = dict.fromkeys(text for one in found if one.verdict and (text := _guessing(one)))
+    guessing = dict.fromkeys(text for judgement in judgements if judgement.verdict and (text := _guessing(judgement)))
     blocks += [Note(msg("verdict.guessing.title"), sentences(guessing))] if guessing else []
-    drawn = [_figure(found, floors, margin, task, f"verdict{index}") for index, task in enumerate(names)]
-    figures = [figure for figure in drawn if figure]
+    by_task = [_figure(judgements, floors, margin, task, f"verdict{index}") for index, task in enumerate(names)]
+    figures = [figure for figure in by_task if figure]
     if figures:
         blocks += [Figures(figures), Text(_scale(margin), "small")]
     floor = msg("verdict.floor") if floors else msg("verdict.no_floor")
-    blocks += [_table(found, floors, names), Text(msg("verdict.how"), "small"), Text(floor, "small")]
+    blocks += [_table(judgements, floors, names), Text(msg("verdict.how"), "small"), Text(floor, "small")]
     return Section("verdict", msg("verdict.title"), blocks)

@@ -45,14 +45,14 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Breakdown:
     """A variant's cell beside the baseline's of the same shape."""
 
     run: Run
     against: str
     """The baseline's quantization."""
     shape: Shape
-    found: Waterfall
+    waterfall: Waterfall
     decode: Speedup | None
     end_to_end: Speedup | None
 
@@ -72,7 +72,7 @@ def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float
     return fixed_seconds(points)
 
 
-def _pairs(run: Run) -> Iterator[_Pair]:
+def _breakdowns(run: Run) -> Iterator[_Breakdown]:
     """Yield what can be explained of a run, shortest input and lightest load first."""
     base = run.speed_baseline()
     if base is None or not run.quantized:
@@ -81,13 +81,13 @@ def _pairs(run: Run) -> Iterator[_Pair]:
         other = cell_under_same_load(base.cells, cell)
         if other is None or cell.request_rate_per_s is not None:
             continue
-        one_limit, two_limit, one_summary = limit_of(base.record, other), limit_of(run.record, cell), summarize(other)
-        one = timed_cell(one_limit, one_summary) if one_limit and one_summary else None
-        two = timed_cell(two_limit, summary) if two_limit else None
-        if one is not None and two is not None:
-            found = waterfall(one, two, _fixed(base.record, base.cells, _shape(cell)))
-            against = other.variant.quant
-            yield _Pair(run, against, _shape(cell), found, speedup(other, cell, tpot_s), speedup(other, cell, e2e_s))
+        base_limit, base_summary, limit = limit_of(base.record, other), summarize(other), limit_of(run.record, cell)
+        before = timed_cell(base_limit, base_summary) if base_limit and base_summary else None
+        after = timed_cell(limit, summary) if limit else None
+        if before is not None and after is not None:
+            factors = waterfall(before, after, _fixed(base.record, base.cells, _shape(cell)))
+            decode, end_to_end = speedup(other, cell, tpot_s), speedup(other, cell, e2e_s)
+            yield _Breakdown(run, other.variant.quant, _shape(cell), factors, decode, end_to_end)
 
 
 def _why_not(run: Run) -> Message:
@@ -100,17 +100,21 @@ def _why_not(run: Run) -> Message:
     return msg("waterfall.no_cell")
 
 
-def _measured_cell(value: float, found: Speedup | None) -> Cell:
-    if found is None:
+def _measured_cell(value: float, gain: Speedup | None) -> Cell:
+    if gain is None:
         return Cell(f"{value:.2f}", numeric=True)
-    spread = () if found.ratio.n == 1 else (fmt.between(f"{found.ratio.low:.2f}", f"{found.ratio.high:.2f}"),)
-    how = msg("exact.paired") if found.paired else msg("exact.unpaired")
-    exact = msg("exact.ratio", ratio=repr(found.ratio.median), how=how, trials=str(found.ratio.n))
-    return Cell(f"{value:.2f}", (*spread, SPEEDUP[found.verdict]), exact, numeric=True)
+    spread = () if gain.ratio.n == 1 else (fmt.between(f"{gain.ratio.low:.2f}", f"{gain.ratio.high:.2f}"),)
+    how = msg("exact.paired") if gain.paired else msg("exact.unpaired")
+    exact = msg("exact.ratio", ratio=repr(gain.ratio.median), how=how, trials=str(gain.ratio.n))
+    return Cell(f"{value:.2f}", (*spread, SPEEDUP[gain.verdict]), exact, numeric=True)
 
 
-def _table(pairs: Sequence[_Pair]) -> Table:
-    names = [name for name in NAMES if any(step.name == name for pair in pairs for step in pair.found.steps)]
+def _table(breakdowns: Sequence[_Breakdown]) -> Table:
+    names = [
+        name
+        for name in NAMES
+        if any(step.name == name for breakdown in breakdowns for step in breakdown.waterfall.steps)
+    ]
     heads = [
         Head(msg("head.variant")),
         Head(msg("head.cell")),
@@ -120,12 +124,14 @@ def _table(pairs: Sequence[_Pair]) -> Table:
         Head(msg("waterfall.is_end_to_end"), msg("waterfall.is_end_to_end.help"), numeric=True),
     ]
     rows = []
-    for pair in pairs:
-        factors = {step.name: step.factor for step in pair.found.steps}
+    for breakdown in breakdowns:
+        factors = {step.name: step.factor for step in breakdown.waterfall.steps}
         cells = [Cell(f"× {factors[name]:.2f}", numeric=True) if name in factors else Cell() for name in names]
-        decode = _measured_cell(pair.found.decode_speedup, pair.decode)
-        end_to_end = _measured_cell(pair.found.end_to_end_speedup, pair.end_to_end)
-        rows.append([pair.run.heading, Cell(shape_words(pair.shape)), *cells[:-1], decode, cells[-1], end_to_end])
+        decode = _measured_cell(breakdown.waterfall.decode_speedup, breakdown.decode)
+        end_to_end = _measured_cell(breakdown.waterfall.end_to_end_speedup, breakdown.end_to_end)
+        rows.append(
+            [breakdown.run.heading, Cell(shape_words(breakdown.shape)), *cells[:-1], decode, cells[-1], end_to_end]
+        )
     return Table(msg("waterfall.caption"), heads, [Group(rows)])
 
 
@@ -134,22 +140,25 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     everything = [run for run in runs(records) if run.quantized and run.record.device is not None and run.record.cells]
     if not everything:
         return None
-    by_run = {run.label: list(_pairs(run)) for run in everything}
-    drawn = []
+    by_run = {run.label: list(_breakdowns(run)) for run in everything}
+    figures = []
     for index, run in enumerate(everything):
-        for pair in by_run[run.label][:1]:
-            caption = msg("waterfall.figure", label=run.label, against=pair.against, where=shape_words(pair.shape))
+        for breakdown in by_run[run.label][:1]:
+            caption = msg(
+                "waterfall.figure", label=run.label, against=breakdown.against, where=shape_words(breakdown.shape)
+            )
             factors = listed(
-                msg("waterfall.factor", step=STEPS[step.name], factor=f"{step.factor:.2f}") for step in pair.found.steps
+                msg("waterfall.factor", step=STEPS[step.name], factor=f"{step.factor:.2f}")
+                for step in breakdown.waterfall.steps
             )
             description = msg("waterfall.description", caption=caption, factors=factors)
-            svg = waterfall_plot(pair.found, mark=run.mark, name=f"waterfall{index}", description=description)
-            drawn.append(Figure(svg, caption, run.label, run.mark))
+            svg = waterfall_plot(breakdown.waterfall, mark=run.mark, name=f"waterfall{index}", description=description)
+            figures.append(Figure(svg, caption, run.label, run.mark))
     blocks: list[Block] = []
-    if drawn:
-        pairs = [pair for found in by_run.values() for pair in found]
-        used = {step.name for pair in pairs for step in pair.found.steps}
-        blocks += [Text(msg("waterfall.lead")), Figures(drawn), _table(pairs)]
+    if figures:
+        breakdowns = [breakdown for of_run in by_run.values() for breakdown in of_run]
+        used = {step.name for breakdown in breakdowns for step in breakdown.waterfall.steps}
+        blocks += [Text(msg("waterfall.lead")), Figures(figures), _table(breakdowns)]
         blocks.append(Terms([Term(STEPS[name], (MEANING[name],)) for name in NAMES if name in used]))
     missing: list[Words] = [
         msg("waterfall.missing.run", label=run.label, why=_why_not(run)) for run in everything if not by_run[run.label]
