@@ -1,7 +1,7 @@
-"""``python -m bench.messages.check``: every text is worded in every language, and every wording is used.
+"""``python -m bench.messages.check``: checks that every text has a wording in every language, and every wording a use.
 
 ``make check`` runs it. It compares what code and templates name, by their syntax trees, with the catalogues: ids,
-places, plural forms. In the modules that write the report it also finds English that is no message.
+places, plural forms. In the modules that write the report it also finds English that is not a message.
 """
 
 import ast
@@ -23,15 +23,15 @@ from bench.messages.message import FOLDER, po_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WRITTEN = ("report/*.py", "report/plots/*.py", "report/sections/*.py")
-"""Modules in which English is a message, but for keys and comparisons."""
+"""Modules in which all English but keys and comparisons must be a message."""
 DATA = ("report/rows.py",)
-"""Modules among them whose English goes into files of data, which are the same in every language."""
+"""Exceptions among them: their English goes into data files, which are the same in every language."""
 FIRST, BOTH, SECOND = slice(1), slice(2), slice(1, 2)
 SHOWN = {"Cell": FIRST, "Details": FIRST, "Heading": FIRST, "Table": FIRST, "Term": FIRST, "Text": FIRST}
 SHOWN |= {"Head": BOTH, "Note": BOTH, "Download": SECOND, "Section": SECOND}
 """{part of a document: which of its arguments are texts}."""
 SHARED = ("BF16", "Python", "UTC", "tokens/s", "nats", "1 / TPOT")
-"""Names and units that a heading may be in every language."""
+"""Names and units that a heading may have in every language."""
 PLACING = ("textcoords", "xycoords")
 """Arguments of matplotlib whose values are English."""
 NAMING = ("msg", "Known")
@@ -107,29 +107,29 @@ def literals_in(file: Path) -> Iterator[str]:
 
 
 def english_in(file: Path, where: str, values: frozenset[str]) -> Iterator[Fault]:
-    """Yield English texts that are no messages: two words in a row, or any word where a document shows it.
+    """Yield English texts that are not messages: two words in a row, or any word where a document shows it.
 
-    Docstrings, keys, comparisons, errors and the ``values`` of ``Literal`` types are no texts.
+    Docstrings, keys, comparisons, errors and the ``values`` of ``Literal`` types are exempt.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    fine, shown = set[int](), set[int]()
+    exempt, displayed = set[int](), set[int]()
     for node in ast.walk(tree):
         name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
         placing = isinstance(node, ast.keyword) and node.arg in PLACING
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if name in NAMING or placing or docstring or isinstance(node, ast.Raise | ast.Compare | ast.arg):
-            fine |= {id(part) for part in ast.walk(node)}
+            exempt |= {id(part) for part in ast.walk(node)}
         elif isinstance(node, ast.AnnAssign):
-            fine |= {id(part) for part in ast.walk(node.annotation)}
+            exempt |= {id(part) for part in ast.walk(node.annotation)}
         elif isinstance(node, ast.Dict):
-            fine |= {id(key) for key in node.keys}
+            exempt |= {id(key) for key in node.keys}
         elif isinstance(node, ast.Call):
-            shown |= {id(part) for part in node.args[SHOWN.get(name, slice(0))]}
+            displayed |= {id(part) for part in node.args[SHOWN.get(name, slice(0))]}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in fine:
-            words = WORD if id(node) in shown else WORDS
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in exempt:
+            words = WORD if id(node) in displayed else WORDS
             if words.search(node.value) and node.value not in {*values, *SHARED}:
-                yield Fault(f"{where}:{node.lineno}", f"{node.value!r} is English and no message")
+                yield Fault(f"{where}:{node.lineno}", f"{node.value!r} is English and not a message")
 
 
 def places_of(wording: str) -> frozenset[str] | None:
@@ -155,7 +155,7 @@ def _faults_of(entry: Entry, use: Use, plurals: int) -> Iterator[str]:
         yield "not all forms have a wording" if entry.pluralizable else "empty"
         return
     if entry.pluralizable != use.counted:
-        yield "has plural forms, and no n is given" if entry.pluralizable else "is given an n, and has no plural forms"
+        yield "has plural forms, but no n is given" if entry.pluralizable else "is given an n, but has no plural forms"
     for form in forms:
         places = places_of(form)
         if places is None:
@@ -182,7 +182,7 @@ def faults_of_language(lang: str, uses: dict[str, Use], folder: Path) -> Iterato
         return
     lines = re.findall(r'^msgid "(.+)"$', file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for id in (id for id, count in Counter(lines).items() if count > 1):
-        yield Fault(where, f"{id}: is there twice")
+        yield Fault(where, f"{id}: is defined twice")
     for id in (str(message.id) for message in catalog.obsolete.values()):
         yield Fault(where, f"{id}: obsolete, remove it")
     entries = {str(message.id[0] if message.pluralizable else message.id): message for message in catalog if message.id}

@@ -1,4 +1,4 @@
-"""``make check`` finds every way in which code and catalogues can disagree, in a package made for it."""
+"""``make check`` finds every way in which code and catalogues can disagree, in a package of its own."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ ENTRIES = {
 
 
 class Package:
-    """A package with a section, a template and two catalogues, and what is wrong with it."""
+    """A package with a section, a template and two catalogues, and its faults."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.locale = folder / "pack", folder / "locale"
@@ -65,17 +65,17 @@ def package(tmp_path: Path) -> Package:
     return Package(tmp_path)
 
 
-def test_nothing_is_wrong_with_our_own_texts() -> None:
+def test_the_texts_of_quantbench_have_no_faults() -> None:
     assert [str(fault) for fault in faults()] == []
     assert main() == 0
 
 
-def test_nothing_is_wrong_with_a_package_that_agrees(package: Package) -> None:
+def test_a_package_that_agrees_has_no_faults(package: Package) -> None:
     assert package.faults() == []
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         ('msg("a.new")', ["a.new: has no wording in en", "a.new: has no wording in zh"]),
         ('msg(f"a.{KIND}")', ["the id in msg(…) is not a literal"]),
@@ -83,45 +83,45 @@ def test_nothing_is_wrong_with_a_package_that_agrees(package: Package) -> None:
         ('msg("a.lead", **values)', ["a.lead: write the values out"]),
         ('msg("a.lead", name="x")', ["a.lead: is given other values than in pack/report/sections/one.py:4"]),
         ('msg("a.lead", label="x", n=2)', ["a.lead: is given other values than"]),
-        ('Text("Two words")', ["'Two words' is English and no message"]),
-        ('Head("Word")', ["'Word' is English and no message"]),
-        ('Section("word", "Word")', ["'Word' is English and no message"]),
-        ('Download("word.csv", "a word")', ["'a word' is English and no message"]),
-        ('0\nblocks.append(Text(LEAD + " of them"))', ["' of them' is English and no message"]),
-        ('f"{LEAD} of them"', ["' of them' is English and no message"]),
+        ('Text("Two words")', ["'Two words' is English and not a message"]),
+        ('Head("Word")', ["'Word' is English and not a message"]),
+        ('Section("word", "Word")', ["'Word' is English and not a message"]),
+        ('Download("word.csv", "a word")', ["'a word' is English and not a message"]),
+        ('0\nblocks.append(Text(LEAD + " of them"))', ["' of them' is English and not a message"]),
+        ('f"{LEAD} of them"', ["' of them' is English and not a message"]),
     ],
 )
-def test_code_that_disagrees_is_found(package: Package, code: str, said: list[str]) -> None:
+def test_code_that_disagrees_is_reported(package: Package, code: str, expected: list[str]) -> None:
     package.write("report/sections/one.py", f"{MODULE}MORE = {code}\n")
-    found = package.faults()
-    assert len(found) == len(said)
-    for fault, words in zip(found, said, strict=True):
+    reported = package.faults()
+    assert len(reported) == len(expected)
+    for fault, words in zip(reported, expected, strict=True):
         assert fault.startswith(f"pack/report/sections/one.py:{8 + code.count(chr(10))}: ")
         assert words in fault
 
 
-def test_a_template_is_looked_at_too(package: Package) -> None:
+def test_templates_are_checked_too(package: Package) -> None:
     package.write("templates/page.html.j2", f'{TEMPLATE}{{{{ _("a.none") }}}}{{{{ _(x) }}}}')
-    found = package.faults()
-    assert len(found) == 3
-    assert "the id in _(…) is not a literal" in found[0]
-    assert all("a.none: has no wording in" in fault for fault in found[1:])
+    reported = package.faults()
+    assert len(reported) == 3
+    assert "the id in _(…) is not a literal" in reported[0]
+    assert all("a.none: has no wording in" in fault for fault in reported[1:])
 
 
-def test_a_pattern_fills_the_places_that_it_names(package: Package) -> None:
+def test_the_named_groups_of_a_pattern_are_the_places(package: Package) -> None:
     package.write("report/recorded.py", 'ONE = Known("a.lead", r"(?P<name>\\w+) leads")\n')
     assert "a.lead: is given other values than in pack/report/recorded.py:1" in package.faults()[0]
 
 
 @pytest.mark.parametrize(
-    ("lang", "id", "entry", "said"),
+    ("lang", "id", "entry", "expected"),
     [
         ("zh", "a.skip", "", "a.skip: has no wording in zh"),
         ("zh", "a.skip", 'msgid "a.skip"\nmsgstr ""\n', "a.skip: empty"),
         ("zh", "a.skip", '#, fuzzy\nmsgid "a.skip"\nmsgstr "跳"\n', "a.skip: fuzzy"),
         ("zh", "a.skip", '#~ msgid "a.old"\n#~ msgstr "旧"\n\nmsgid "a.skip"\nmsgstr "跳"\n', "a.old: obsolete"),
         ("zh", "a.skip", 'msgid "a.skip"\nmsgstr "跳"\n\nmsgid "a.gone"\nmsgstr "没"\n', "a.gone: nothing uses it"),
-        ("zh", "a.skip", 'msgid "a.skip"\nmsgstr "跳"\n\nmsgid "a.skip"\nmsgstr "过"\n', "a.skip: is there twice"),
+        ("zh", "a.skip", 'msgid "a.skip"\nmsgstr "跳"\n\nmsgid "a.skip"\nmsgstr "过"\n', "a.skip: is defined twice"),
         (
             "zh",
             "a.lead",
@@ -132,7 +132,7 @@ def test_a_pattern_fills_the_places_that_it_names(package: Package) -> None:
         ("zh", "a.lead", 'msgid "a.lead"\nmsgstr "{label"\n', "cannot be formatted"),
         ("zh", "a.lead", 'msgid "a.lead"\nmsgstr "{label!r}"\n', "cannot be formatted"),
         ("zh", "a.lead", 'msgid "a.lead"\nmsgstr "{}"\n', "cannot be formatted"),
-        ("en", "a.items", 'msgid "a.items"\nmsgstr "{n} of {task}"\n', "is given an n, and has no plural forms"),
+        ("en", "a.items", 'msgid "a.items"\nmsgstr "{n} of {task}"\n', "is given an n, but has no plural forms"),
         (
             "en",
             "a.items",
@@ -149,17 +149,19 @@ def test_a_pattern_fills_the_places_that_it_names(package: Package) -> None:
             "en",
             "a.skip",
             'msgid "a.skip"\nmsgid_plural "a.skip"\nmsgstr[0] "Skip"\nmsgstr[1] "Skips"\n',
-            "has plural forms, and no n is given",
+            "has plural forms, but no n is given",
         ),
     ],
 )
-def test_a_catalogue_that_disagrees_is_found(package: Package, lang: str, id: str, entry: str, said: str) -> None:
+def test_a_catalogue_that_disagrees_is_reported(
+    package: Package, lang: str, id: str, entry: str, expected: str
+) -> None:
     package.catalogue(lang, ENTRIES[lang] | {id: entry})
     (fault,) = package.faults()
-    assert said in fault
+    assert expected in fault
 
 
-def test_a_file_that_is_no_catalogue_is_named(package: Package) -> None:
+def test_an_invalid_catalogue_is_reported_by_name(package: Package) -> None:
     package.catalogue("zh", {"a.lead": "this is no entry\n"})
     (fault,) = package.faults()
     assert "locale/zh/LC_MESSAGES/quantbench.po: " in fault

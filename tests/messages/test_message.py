@@ -1,4 +1,4 @@
-"""Texts by id: what a message is in each language, and what fills its places."""
+"""Messages: their wording in each language, and the values that fill their places."""
 
 from pathlib import Path
 from typing import get_args
@@ -23,9 +23,12 @@ from bench.messages.message import (
 BYLINE: dict[str, Words] = {"begun": "2026-11-24", "sessions": "s1", "version": "0.1.0"}
 
 
-def test_a_message_is_its_english_text_as_a_string_and_its_own_in_each_language() -> None:
+def test_a_message_is_english_as_a_string_and_worded_in_each_language() -> None:
     assert str(msg("page.skip")) == f"{msg('page.skip')}" == english(msg("page.skip")) == "Skip to content"
-    assert {lang: catalogue(lang)(msg("page.skip")) for lang in LANGUAGES} == {"en": "Skip to content", "zh": "跳到正文"}
+    assert {lang: catalogue(lang)(msg("page.skip")) for lang in LANGUAGES} == {
+        "en": "Skip to content",
+        "zh": "跳到正文",
+    }
 
 
 def test_a_name_is_the_same_in_every_language() -> None:
@@ -39,13 +42,13 @@ def test_a_number_chooses_the_plural_form(n: int, expected: str) -> None:
     assert catalogue("zh")(message).startswith(f"{n:,} 次运行，")
 
 
-def test_what_fills_a_place_is_rendered_in_the_same_language_and_never_formatted() -> None:
+def test_values_are_rendered_in_the_same_language_and_never_formatted() -> None:
     inner = msg("join.and", first="{braces}", second=msg("page.legend"))
     assert str(msg("join.list", first=inner, second="%s")) == "{braces} and Legend, %s"
     assert catalogue("zh")(msg("join.list", first=inner, second="%s")) == "{braces} 和 图例，%s"
 
 
-def test_texts_are_joined_in_the_way_of_the_language() -> None:
+def test_texts_are_joined_as_the_language_does() -> None:
     both = (msg("page.legend"), msg("page.filter"))
     assert [str(join(both)) for join in (listed, linked, clauses, sentences)] == [
         "Legend, Filter",
@@ -58,12 +61,12 @@ def test_texts_are_joined_in_the_way_of_the_language() -> None:
     assert listed(both[:1]) == both[0]
 
 
-def test_messages_are_equal_by_what_they_say() -> None:
+def test_messages_are_compared_by_value() -> None:
     assert msg("join.and", first="a", second="b") == msg("join.and", first="a", second="b")
     assert len({msg("page.skip"), msg("page.skip"), Message("page.legend")}) == 2
 
 
-def test_a_place_written_with_a_capital_begins_a_sentence(tmp_path: Path) -> None:
+def test_a_capitalized_place_starts_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "own.po"
     file.write_text(
         'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8"\n\nmsgid "a"\nmsgstr "{Goal}: {goal}"\n'
@@ -75,7 +78,7 @@ def test_a_place_written_with_a_capital_begins_a_sentence(tmp_path: Path) -> Non
         words(Message("a"))
 
 
-def test_every_language_can_be_chosen() -> None:
+def test_every_language_is_a_report_language() -> None:
     assert get_args(ReportSpec.model_fields["lang"].annotation) == LANGUAGES
 
 
