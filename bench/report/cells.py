@@ -15,19 +15,19 @@ SPEEDUP = {
 }
 """{verdict on a speed-up: its words}."""
 BOUND = {"memory": msg("bound.memory"), "compute": msg("bound.compute")}
-"""{what binds a piece of work: its words}."""
+"""{what a piece of work is bound by: its words}."""
 SMALLEST_P = 0.001
 SMALLEST_NATS = 0.0001
 points = fmt.points_by_width
 
 
 def to(low: str, high: str) -> Words:
-    """Return an interval whose ends may be negative, where a dash would be taken for a sign."""
+    """Return an interval whose ends may be negative, so that a dash between them would look like a sign."""
     return msg("range.to", low=low, high=high)
 
 
 def exact(estimate: Estimate, unit: Words) -> Words:
-    """Return a value and its interval with all their digits."""
+    """Return a value and its interval with all digits."""
     return msg(
         "exact.estimate", value=repr(estimate.value), low=repr(estimate.low), high=repr(estimate.high), unit=unit
     )
@@ -66,7 +66,7 @@ def p_cell(p: float) -> Cell:
 
 
 def nats(value: float) -> str:
-    """Return a divergence with two significant digits, but not more than four decimals."""
+    """Return a divergence with two significant digits, but at most four decimals."""
     if 0 < value < SMALLEST_NATS:
         return f"< {SMALLEST_NATS}"
     return f"{value:#.2g}" if value < 1 else f"{value:.1f}"

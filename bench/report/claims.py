@@ -1,4 +1,4 @@
-"""Sentences that are repeated everywhere, held against the figures of a report. Pure functions."""
+"""Common claims, checked against the results of a report. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ from bench.speed.shapes import shape_of
 
 
 def _place(engine: str, cell: SpeedCell) -> Words:
-    """Return the engine, and the load where it is more than one request at a time."""
+    """Return the engine, and the load unless it is one request at a time."""
     if cell.request_rate_per_s is None and cell.concurrency == 1:
         return engine
     return msg("claims.place", engine=engine, load=load_words(shape_of(cell)))
@@ -70,7 +70,7 @@ def _measured_accuracy(claim: Claim, records: Sequence[RunRecord]) -> Iterator[F
 
 
 def measured_findings(claim: Claim, records: Sequence[RunRecord]) -> tuple[Finding, ...]:
-    """Return what the measurements of a report say of a claim."""
+    """Return what the measurements of a report say about a claim."""
     if claim.figure == "accuracy":
         return tuple(_measured_accuracy(claim, records))
     wanted = [run for run in runs(records) if run.record.variant.quant.partition("[")[0] in claim.quants]
@@ -78,7 +78,7 @@ def measured_findings(claim: Claim, records: Sequence[RunRecord]) -> tuple[Findi
 
 
 def findings(records: Sequence[RunRecord]) -> tuple[Finding, ...]:
-    """Return everything that published and measured figures say of every claim, measured ones first."""
+    """Return the findings on every claim, measured ones before published ones."""
     return tuple(
         finding for claim in claims() for finding in (*measured_findings(claim, records), *published_findings(claim))
     )

@@ -1,4 +1,4 @@
-"""Which of a report's variants is worth using: its runs held to needs. Pure functions."""
+"""Which variant of a report to use: its runs checked against constraints. Pure functions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -50,15 +50,15 @@ GOALS = {
     "memory": msg("goal.memory"),
     "size": msg("goal.size"),
 }
-"""{figure: what is to be as good as possible}; a task is one too."""
+"""{figure: the goal in words}; a task can be a goal too."""
 LOWER = ("ttft", "tpot", "memory", "size")
-"""Figures of which the lower is the better."""
+"""Figures for which lower is better."""
 ANSWERS: dict[Kind, Answer] = {"non-inferior": "kept", "inconclusive": "unsure", "worse": "broken"}
 
 
 @dataclass(frozen=True)
 class OnTask:
-    """What is known of a variant's accuracy on one task."""
+    """What is known about a variant's accuracy on one task."""
 
     verdict: Verdict | None
     answer: Answer
@@ -67,7 +67,7 @@ class OnTask:
 
 
 def _change(verdicts: Sequence[Verdict]) -> Interval | None:
-    """Return the mean change over tasks, each counting alike; errors of tasks do not depend on each other."""
+    """Return the mean change over tasks, equally weighted, with independent errors."""
     if not verdicts:
         return None
     deltas = [verdict.comparison.delta for verdict in verdicts]
@@ -94,7 +94,7 @@ def _not_measured(run: Run, task: str) -> Message:
 
 
 def _on_task(run: Run, task: str, verdict: Verdict | None) -> OnTask:
-    """Return what is known of a variant's accuracy on one task: a task without a verdict never counts as kept."""
+    """Return what is known about a variant's accuracy on one task; without a verdict it never counts as kept."""
     if verdict:
         why: Words = msg("decision.task_verdict", task=task, verdict=VERDICT[verdict.kind])
         return OnTask(verdict, ANSWERS[verdict.kind], why)
@@ -112,9 +112,9 @@ def _on_task(run: Run, task: str, verdict: Verdict | None) -> OnTask:
 
 
 def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnTask]:
-    """Return what is known of a variant's accuracy on every task that its baseline or itself has.
+    """Return what is known about a variant's accuracy on every task that it or its baseline has.
 
-    Empty for BF16, and where BF16 has no task at all.
+    Empty for BF16, and if BF16 has no task.
     """
     if not run.quantized or run.baseline is None or not run.baseline.scores:
         return []
@@ -123,7 +123,7 @@ def _on_tasks(run: Run, verdicts: Mapping[tuple[str, str], Verdict]) -> list[OnT
 
 
 def _held_accuracy(need: Need, run: Run, on_tasks: Sequence[OnTask]) -> Held:
-    """Hold a variant to an accuracy margin."""
+    """Check a variant against an accuracy margin."""
     if not run.quantized:
         broken = [
             msg("decision.task_state", task=score.task, state=_state(score))
@@ -141,7 +141,7 @@ def _held_accuracy(need: Need, run: Run, on_tasks: Sequence[OnTask]) -> Held:
 
 
 def _given_margin(needs: Sequence[Need]) -> float | None:
-    """Return the margin among the needs.
+    """Return the margin that is given among the needs.
 
     Raises:
         ConfigError: several are given.
@@ -153,7 +153,7 @@ def _given_margin(needs: Sequence[Need]) -> float | None:
 
 
 def _need_of(margin: Margin) -> Need:
-    """Return the need that follows from a margin that the runs declare."""
+    """Return the need for a margin that the runs declare."""
     return Need(
         text=f"accuracy_margin={100 * margin.value:g}pp",
         subject="accuracy_margin",
@@ -165,7 +165,7 @@ def _need_of(margin: Margin) -> Need:
 
 
 def _goal(everything: Sequence[Run], text: str | None, tasks: Sequence[str]) -> Need:
-    """Return what is to be as good as possible, as a need whose bound counts for nothing."""
+    """Return the goal as a need whose bound is ignored."""
     if text is None:
         shape = longest_common([run.record for run in everything])
         text = f"decode@{shape[0]}/{shape[1]}" if shape else "size"
@@ -188,16 +188,16 @@ def words(goal: Need) -> Message:
 
 
 def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal: str | None = None) -> Decision:
-    """Return which of the runs is worth using.
+    """Return which of the runs to use.
 
     Args:
         records: of one model.
-        constraints: as they were typed; without ``accuracy_margin`` among them the margin of the runs is a need too.
-        goal: a figure such as ``decode@30k``; None for decode speed at the longest input length that all have measured,
-            or for the smallest checkpoint where there is none.
+        constraints: as typed; without ``accuracy_margin`` among them, the margin of the runs applies.
+        goal: a figure such as ``decode@30k``; by default decode speed at the longest input length that all runs have
+            measured, or the size of the checkpoint if there is none.
 
     Raises:
-        ConfigError: a constraint cannot be understood.
+        ConfigError: a constraint or the goal cannot be parsed.
     """
     everything = runs(records)
     known = tasks(records)

@@ -1,7 +1,7 @@
-"""What a section is made of: plain values. Only the templates know HTML, so everything in here is escaped there.
+"""Values that a section is made of. Only the templates know HTML, and they escape everything in here.
 
-A :class:`Block` names the template macro that draws it in its ``kind``. Texts are messages, which the templates render
-in the page's language, or names and figures, which every language shares.
+The ``kind`` of a :class:`Block` names the template macro that renders it. Texts are messages, which the templates
+render in the page's language, or names and figures, which every language shares.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; a dash if it has nothing to say."""
+    """One cell of a table; a dash if it is empty."""
 
     text: Words = MISSING
     notes: tuple[Words, ...] = ()
@@ -37,21 +37,21 @@ class Cell:
     exact: Words = ""
     """Shown on hover: the number with all its digits."""
     status: Status | None = None
-    """Drawn as a badge: before the notes."""
+    """Drawn as a badge before the notes."""
     verdict: Kind | None = None
-    """Drawn as a badge on a line of its own: before the notes."""
+    """Drawn as a badge on its own line before the notes."""
     mark: Mark | None = None
     numeric: bool = False
     faint: bool = False
-    """Whether it must not be taken for a figure of the variant."""
+    """Whether it is drawn in grey, because it is not a figure of the variant."""
     span: int = 1
-    """Columns that it takes."""
+    """Number of columns that it spans."""
     anchor: str = ""
-    """Id by which a link can point at it."""
+    """Id that a link can point to."""
     link: str = ""
-    """Where its text leads: an id of this page after ``#``, or a file beside it."""
+    """Target of its text: ``#`` and an id of this page, or a file in the same folder."""
     shade: str = ""
-    """How it is coloured: ``u0`` (much slower) to ``u6`` (much faster), or ``void`` where there is no figure."""
+    """Its colour: ``u0`` (much slower) to ``u6`` (much faster), or ``void`` where there is no figure."""
 
 
 def number(
@@ -124,7 +124,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that must not be overlooked."""
+    """A highlighted remark."""
 
     kind: ClassVar[str] = "note"
     title: Words
@@ -155,19 +155,19 @@ class Label:
 
     words: Words
     short: bool
-    """Whether it is cut to the width that labels of rows have."""
+    """Whether it is truncated to the width of row labels."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What :mod:`bench.report.plots.base` draws: only drawings are markup in a document."""
+    """An SVG from :mod:`bench.report.plots.base`: only drawings are markup in a document."""
 
     svg: Markup
-    """Drawn, and so laid out, with the English labels."""
+    """Drawn and laid out with the English labels."""
     description: Words
-    """For readers who cannot see it."""
+    """Alternative text."""
     labels: Mapping[str, Label]
-    """{label as it is drawn: its text}; labels that are names or figures are not among them."""
+    """{label as drawn: its text}, without labels that are names or figures."""
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,12 @@ class Figures:
     items: Sequence[Figure]
     legend: Sequence[tuple[Mark, Words]] = ()
     scale: Drawing | None = None
-    """The scale of colours that they share."""
+    """The colour scale that they share."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """Something explained, or a fact and its name."""
+    """An explained term, or a fact and its name."""
 
     name: Words
     texts: tuple[Words, ...]
@@ -221,7 +221,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """A text as it was written, every line and space of it."""
+    """A text shown exactly as written, with all lines and spaces."""
 
     kind: ClassVar[str] = "verbatim"
     title: Words
@@ -230,18 +230,18 @@ class Verbatim:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that lies in the page itself."""
+    """A file embedded in the page."""
 
     name: str
     text: Words
-    """What it is."""
+    """Description."""
     href: str
-    """A ``data:`` address."""
+    """A ``data:`` URL."""
 
 
 @dataclass(frozen=True)
 class Downloads:
-    """Files to take along."""
+    """Files to download."""
 
     kind: ClassVar[str] = "downloads"
     items: Sequence[Download]
@@ -249,7 +249,7 @@ class Downloads:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away until asked for."""
+    """Blocks that stay folded until opened."""
 
     kind: ClassVar[str] = "details"
     summary: Words

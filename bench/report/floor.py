@@ -1,4 +1,4 @@
-"""The least time that a task's prompts can take: their multiplications at the device's peak, and nothing else."""
+"""The minimum time for a task's prompts: their multiplications at the device's peak, and nothing else."""
 
 from bench.limits.measured import computed_in
 from bench.limits.roofline import linear_flops, peak
@@ -7,13 +7,13 @@ from quantize.checkpoint import CheckpointError
 
 
 def floor_s(record: RunRecord, score: TaskScore) -> float | None:
-    """Return the least seconds in which the server can read a task's prompts, every common beginning once.
+    """Return the minimum time in seconds to compute a task's prompts, every shared prefix once.
 
-    2 x weights of the linear layers x unique prompt tokens, and their attention to all before them, over the peak of
-    all devices. A unique token stands at the end of a prompt of mean length. The output head is left out.
+    (2 x weights of the linear layers x unique prompt tokens + their attention to all tokens before them) / the peak of
+    all devices. Unique tokens are taken to be at the end of a prompt of mean length. The output head is left out.
 
-    None where it says nothing: answers are generated, which memory limits; some answers were there already; or the
-    device, the model's shapes, the server or the length of the prompts is not known.
+    None if the bound means nothing: answers are generated, which is limited by memory; some answers were reused; or the
+    device, the model's shapes, the server or the length of the prompts is unknown.
     """
     work, server, device = score.work, record.server, record.device
     architecture = record.spec.model.architecture

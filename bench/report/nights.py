@@ -31,7 +31,7 @@ KINDS: dict[Kind | Literal["invalid"], Message] = {
 }
 """{verdict on a night: its words}."""
 DRAWN = 6
-"""Series that are drawn; all of them stand in the table."""
+"""Maximum number of series that are drawn; the table lists all of them."""
 
 
 def _ordered(standings: Mapping[str, Standing]) -> list[tuple[str, Standing]]:
@@ -64,7 +64,7 @@ def history_row(name: str, standing: Standing) -> list[Cell]:
 
 
 def epochs_of(standings: Mapping[str, Standing]) -> list[Message]:
-    """Return when epochs began and why, each once."""
+    """Return when each epoch began and why, without duplicates."""
     epochs = sorted({epoch for standing in standings.values() for epoch in standing.epochs})
     return [msg("history.epoch", night=night, why=recorded(why)) for night, why in epochs]
 
@@ -81,7 +81,7 @@ def _drawing(place: int, name: str, nights: Sequence[JudgedNight]) -> Figure:
 
 
 def history_section(standings: Mapping[str, Standing], nights: Mapping[str, Sequence[JudgedNight]]) -> Section | None:
-    """Return the section; None where no series has two nights.
+    """Return the section; None if no series has two nights.
 
     Args:
         standings: of every series.

@@ -1,7 +1,7 @@
-"""Assembles the page: ``write(records, path, title=…)``. One file; nothing is loaded from anywhere.
+"""Assemble the page: ``write(records, path, title=…)``. It is one self-contained file.
 
-Its only script sorts and filters tables; without it the page is whole. Nothing but that script and the page's own style
-sheet may run or apply: their hashes stand in its policy.
+Its only script sorts and filters tables; the page is complete without it. Its content security policy allows only that
+script and the page's own style sheet, by their hashes.
 """
 
 import base64
@@ -30,7 +30,7 @@ from bench.report.verdicts import VERDICT, VERDICT_MEANING
 
 @cache
 def _asset(name: str) -> tuple[Markup, str]:
-    """Return a file of the templates as it stands in the page, and its hash as a policy names it."""
+    """Return a file of the templates as included in the page, and its hash for the content security policy."""
     text = (Path(__file__).resolve().parent / "templates" / name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Markup(text), f"sha256-{digest}"
@@ -38,8 +38,8 @@ def _asset(name: str) -> tuple[Markup, str]:
 
 @cache
 def environment(words: Catalogue) -> Environment:
-    """Return what draws templates in the language of a catalogue."""
-    environment = Environment(
+    """Return the Jinja environment that renders templates in the language of a catalogue."""
+    jinja = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -47,18 +47,16 @@ def environment(words: Catalogue) -> Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
-    environment.globals["gettext"] = words.gettext
-    environment.globals["statuses"], environment.globals["status_meaning"] = STATUS, STATUS_MEANING
-    environment.globals["verdicts"], environment.globals["verdict_meaning"] = VERDICT, VERDICT_MEANING
-    environment.globals["lang"] = {"zh": "zh-Hans"}.get(words.lang, words.lang)
-    environment.globals["version"] = __version__
+    jinja.globals["gettext"] = words.gettext
+    jinja.globals["statuses"], jinja.globals["status_meaning"] = STATUS, STATUS_MEANING
+    jinja.globals["verdicts"], jinja.globals["verdict_meaning"] = VERDICT, VERDICT_MEANING
+    jinja.globals["lang"] = {"zh": "zh-Hans"}.get(words.lang, words.lang)
+    jinja.globals["version"] = __version__
     for name in ("style.css", "script.js"):
-        environment.globals[name.partition(".")[0]], environment.globals[f"{name.partition('.')[0]}_hash"] = _asset(
-            name
-        )
-    environment.filters["words"] = words
-    environment.filters["drawn"] = partial(worded, words=words)
-    return environment
+        jinja.globals[name.partition(".")[0]], jinja.globals[f"{name.partition('.')[0]}_hash"] = _asset(name)
+    jinja.filters["words"] = words
+    jinja.filters["drawn"] = partial(worded, words=words)
+    return jinja
 
 
 def render(
@@ -71,8 +69,8 @@ def render(
     """Return the page for one run or a set of runs; the same records give the same text.
 
     Args:
-        records: one or more, in the order in which they shall be shown; runs of one model are brought together, and a
-            baseline that was served beside a variant has rows of its own.
+        records: one or more, in the order to show them; runs of one model are grouped, and a baseline that was measured
+            together with a variant has rows of its own.
         title: heading of the page.
         lang: one of :data:`bench.messages.message.LANGUAGES`.
         histories: {name of a series of these runs: its nights, oldest first}.
@@ -120,7 +118,7 @@ def write(
     lang: str = "en",
     histories: Mapping[str, Sequence[JudgedNight]] = MappingProxyType({}),
 ) -> Path:
-    """Write the page to ``path``, whole or not at all, and return the path; see :func:`render`.
+    """Write the page to ``path`` atomically and return the path; see :func:`render`.
 
     Raises:
         ValueError: there are no records.

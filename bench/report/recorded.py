@@ -1,8 +1,8 @@
-"""English texts that records hold, and the messages that they are: the only place where a text is recognised.
+"""English texts that records hold, and their messages: the only place where a text is recognised.
 
-Reasons, notes and descriptions are stored in records as English. What is recognised here is rendered in the page's
-language; everything else, such as an engine's own error, stays as it was stored. A pattern is what records hold, so it
-keeps its old wording when the code or the catalogue gets a better one: add a pattern, and remove none.
+Reasons, notes and descriptions are stored in records in English. A text that is recognised here is rendered in the
+page's language; any other, such as an engine's own error, stays as stored. Patterns match what records hold, so when
+the code gets a new wording, add a pattern for it and keep the old one.
 """
 
 import re
@@ -12,16 +12,16 @@ from functools import lru_cache
 from bench.messages.message import Message, Words
 
 LONGEST = 500
-"""Characters of a text that is compared with patterns: none of ours is longer."""
+"""Longest text that is compared with the patterns, in characters: quantbench stores no longer one."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A text of records by the id of its message; groups of the pattern fill the places of the wording."""
+    """A stored text and the id of its message; the groups of the pattern fill the places of the wording."""
 
     id: str
     text: str
-    """A regular expression for all of it."""
+    """A regular expression that matches the whole text."""
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ KNOWN = (
 
 @lru_cache(maxsize=4096)
 def recorded(text: str) -> Words:
-    """Return the message that a stored text is; the text itself where it is none of ours."""
+    """Return the message of a stored text, or the text itself if no pattern matches it."""
     for known in KNOWN if len(text) <= LONGEST else ():
         match = known.pattern.fullmatch(text)
         if match:

@@ -1,4 +1,4 @@
-"""The pages of a site: the index over all runs, and one for each variant with its nights."""
+"""The pages of a site: the index of all runs, and a page for each variant with its nights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ VARIANTS = (
 
 
 def page_name(kind: str, name: str) -> str:
-    """Return a file's name for a page: what is no plain name gets a digest, so that no two share one."""
+    """Return the file name of a page; special characters add a digest, so that no two pages share a file."""
     plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     return f"{kind}-{plain if plain == name else f'{plain}-{sha256_text(name)[:8]}'}.html"
 
@@ -50,17 +50,17 @@ class Session:
     runs: tuple[RunRow, ...]
     """Oldest first."""
     file: str
-    """Of its report."""
+    """File name of its report."""
     has_page: bool = False
 
     def with_page(self, out: Path) -> "Session":
-        """Return the same, knowing whether its report is there."""
+        """Return the session with ``has_page`` set to whether its report exists."""
         return replace(self, has_page=(out / self.file).exists())
 
 
 @dataclass(frozen=True)
 class VariantEntry:
-    """A variant on an engine, and what its page says."""
+    """A variant on an engine, with the figures of its page."""
 
     model: str
     quant: str
@@ -73,7 +73,7 @@ class VariantEntry:
 
     @classmethod
     def of(cls, key: tuple[str, str, str]) -> "VariantEntry":
-        """Return a variant of which nothing is known yet."""
+        """Return the entry of a variant without any figures."""
         return cls(*key, file=page_name("variant", "-".join(key)))
 
 
@@ -89,7 +89,7 @@ def variant_page(
     nights: Mapping[str, Sequence[JudgedNight]],
     words: Catalogue,
 ) -> VariantEntry:
-    """Write a variant's page and return what the index shows of it.
+    """Write a variant's page and return its entry in the index.
 
     Args:
         out: folder of the site.
@@ -142,7 +142,7 @@ def _variant_row(entry: VariantEntry) -> list[Cell]:
 
 
 def write_index(out: Path, sessions: Sequence[Session], variants: Sequence[VariantEntry], words: Catalogue) -> None:
-    """Write the first page.
+    """Write the index page.
 
     Args:
         out: folder of the site.

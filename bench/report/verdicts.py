@@ -1,6 +1,6 @@
-"""Every score beside that of its BF16 run: the verdicts of one report, its noise floors, and its engines. Pure.
+"""Every score compared with that of its BF16 run: the verdicts, noise floors and engines of one report. Pure functions.
 
-All comparisons of a report are judged together, for the more of them there are, the more look bad by chance.
+All comparisons of a report are judged together, because the more there are, the more look bad by chance.
 """
 
 from collections.abc import Sequence
@@ -31,21 +31,21 @@ VERDICT_MEANING: dict[Kind, Message] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """One variant's score of one task beside BF16's."""
+    """One variant's score of one task, compared with BF16's."""
 
     run: Run
     score: TaskScore
     verdict: Verdict | None
     obstacle: Words
-    """Why there is no verdict; empty where there is one."""
+    """Why there is no verdict; empty if there is one."""
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Every score beside BF16's, and the margin that applies to all of them."""
+    """Every score compared with BF16's, and the margin that applies to all of them."""
 
     margin: Margin | None
-    """None where no run has a score and no margin was given."""
+    """None if no run has a score and no margin was given."""
     judged: tuple[Judged, ...]
 
 
@@ -55,10 +55,10 @@ class NoiseFloor:
 
     run: Run
     score: TaskScore
-    """The second time."""
+    """The repeated score."""
     comparison: Comparison | None
     obstacle: Words
-    """Why they are not compared; empty where they are."""
+    """Why they are not compared; empty if they are."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class OnEngines:
     task: str
     table: TwoByTwo | None
     obstacle: Words
-    """Why there is no table; empty where there is one."""
+    """Why there is no table; empty if there is one."""
 
 
 def _compare(baseline: TaskScore, score: TaskScore) -> tuple[Comparison | None, Words]:
@@ -97,13 +97,13 @@ def _no_baseline(run: Run, task: str) -> Message:
 
 
 def _is_baselines(run: Run, score: TaskScore) -> bool:
-    """Tell whether a score is BF16's own, or that one used again."""
+    """Return whether a score is BF16's own, or a reuse of it."""
     before = score_of(run.baseline, score.task) if run.baseline else None
     return is_reused(before, score) if before else run.baseline is None and not run.quantized
 
 
 class _Same:
-    """A sequence of records as a key that is equal only to the very same records: their items are too many to hash."""
+    """A cache key of records, compared by identity: their items are too many to hash."""
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self.records = tuple(records)
@@ -127,7 +127,7 @@ def verdicts(records: Sequence[RunRecord], given: float | None = None) -> Verdic
     """Return what :func:`judged` does, and the margin of its verdicts.
 
     Args:
-        records: everything that is shown together.
+        records: all runs of the report.
         given: margin that takes precedence over those that the runs declare, of 1.
     """
     return _verdicts(_Same(records), given)
@@ -135,7 +135,7 @@ def verdicts(records: Sequence[RunRecord], given: float | None = None) -> Verdic
 
 @lru_cache(maxsize=1)
 def _verdicts(same: _Same, given: float | None) -> Verdicts:
-    """Return what :func:`verdicts` does; several sections need it, and it takes seconds for large tasks."""
+    """Compute :func:`verdicts` once: several sections need it, and it takes seconds for large tasks."""
     scores = [
         (run, score)
         for run in runs(same.records)
@@ -155,7 +155,7 @@ def _verdicts(same: _Same, given: float | None) -> Verdicts:
 
 
 def noise_floors(records: Sequence[RunRecord]) -> tuple[NoiseFloor, ...]:
-    """Return every score that was made a second time."""
+    """Return every score that was repeated."""
     floors = []
     for run in runs(records):
         for task in tasks(records):
@@ -166,7 +166,7 @@ def noise_floors(records: Sequence[RunRecord]) -> tuple[NoiseFloor, ...]:
 
 
 def on_engines(records: Sequence[RunRecord]) -> tuple[OnEngines, ...]:
-    """Return every variant and task that was scored on two engines, BF16 beside it on both; each pair of engines."""
+    """Return every variant and task that was scored together with BF16 on two engines, for each pair of engines."""
     places: dict[tuple[str, str], dict[str, Run]] = {}
     for run in runs(records):
         if run.baseline is not None and run.quantized:

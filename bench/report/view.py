@@ -1,4 +1,4 @@
-"""Records as the sections look at them: labelled, and paired with their BF16 run. Pure functions."""
+"""Records as the sections use them: labelled, and paired with their BF16 run. Pure functions."""
 
 import re
 from collections import Counter
@@ -16,9 +16,9 @@ from bench.speed.metrics import CellSummary, summarize
 SHOWN: tuple[Status, ...] = ("ok", "emulated")
 """Statuses whose figures are printed."""
 COLOURS = 8
-"""Colours in ``style.css``; the first is the text's own."""
+"""Number of colours in ``style.css``; the first is the text's own."""
 MARKERS = "os^Dv"
-"""Their number shares no factor with that of the colours, so that 40 runs of one model are drawn differently."""
+"""Their number is coprime to that of the colours, so 40 runs of one model all look different."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
 
     record: RunRecord
     label: str
-    """Tells it from every other run on the page."""
+    """Unique among the runs of the page."""
     mark: Mark
     baseline: RunRecord | None
     """The BF16 run of the same model on the same engine; None if there is none, or this is it."""
@@ -107,17 +107,17 @@ def tasks(records: Sequence[RunRecord]) -> list[str]:
 
 
 def is_own(task: str) -> bool:
-    """Tell whether a task is one of quantbench's own small sets."""
+    """Return whether a task is one of quantbench's own small sets."""
     return task.startswith("mini-")
 
 
 def status_counts(record: RunRecord) -> Counter[Status]:
-    """Return how many of a run's speed cells and scores have which status."""
+    """Return the number of a run's speed cells and scores by status."""
     return Counter([*(cell.status for cell in record.cells), *(score.status for score in record.scores)])
 
 
 def reasons_of(everything: Sequence[Run], results: Callable[[Run], Iterable[SpeedCell | TaskScore]]) -> list[Message]:
-    """Return why results with figures are not plainly ``ok``: each reason once, with the runs it holds for."""
+    """Return why results with figures are not plainly ``ok``: each reason once, with the runs that it applies to."""
     labels: dict[tuple[Status, str], dict[str, None]] = {}
     for run in everything:
         for result in results(run):

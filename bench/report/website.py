@@ -26,7 +26,7 @@ from bench.report.site_pages import Session, VariantEntry, page_name, variant_pa
 from quantize.key import canonical_json, sha256_text
 
 STATE = "made.json"
-"""File of the site: what each page was made from."""
+"""File of the site with a digest of what each page was made from."""
 
 
 VariantKey = tuple[str, str, str]
@@ -45,7 +45,7 @@ def _sessions(rows: Iterable[RunRow]) -> list[Session]:
 
 
 def _state(file: Path) -> dict[str, str]:
-    """Return what a site's pages were made from; nothing where that cannot be read: then all are made anew."""
+    """Return the digests of a site's pages; empty if they cannot be read, so that all pages are made again."""
     try:
         state: dict[str, str] = json.loads(file.read_text())
         [VariantEntry(**row) for row in json.loads(state["variants"])]
@@ -55,7 +55,7 @@ def _state(file: Path) -> dict[str, str]:
 
 
 def _prepare() -> None:
-    """Leave Ctrl-C to the process that began this one, and end with it, however that ends."""
+    """Leave Ctrl-C to the parent process, and exit when it does."""
     signal.signal(SIGINT, SIG_IGN)
     parent = parent_process()
     assert parent is not None
@@ -68,17 +68,17 @@ def _prepare() -> None:
 
 
 def _make_variant(results_dir: Path, out: Path, key: VariantKey, lang: str) -> VariantEntry:
-    """Write a variant's page and return its row of the index."""
+    """Write a variant's page and return its entry in the index."""
     model, quant, engine = key
     marks = marks_of(results_dir)
     index = Index(results_dir)
     try:
         rows = [row for row in index.runs(model=model, quant=quant) if row.engine == engine]
-        stands = standings(index, rows, marks)
-        nights = histories(index, rows, marks, drawn_series(stands))
+        by_series = standings(index, rows, marks)
+        nights = histories(index, rows, marks, drawn_series(by_series))
     finally:
         index.close()
-    return variant_page(out, key, stands, nights, catalogue(lang))
+    return variant_page(out, key, by_series, nights, catalogue(lang))
 
 
 def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> None:
@@ -87,12 +87,12 @@ def _make_report(results_dir: Path, out: Path, session: Session, lang: str) -> N
 
 
 def build(results_dir: Path, out: Path, *, reports: int, lang: str) -> tuple[int, int]:
-    """Write the site and return (pages made, pages that were still right).
+    """Write the site and return (pages made, pages that were up to date).
 
     Args:
         results_dir: results folder.
-        out: folder of the site; made if need be.
-        reports: sessions, the newest, whose reports are made; older ones keep the report they have.
+        out: folder of the site; created if missing.
+        reports: number of the newest sessions whose reports are made; older ones keep the report they have.
         lang: language of the pages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a task made the server do, and the least time that it can take."""
+"""The work of the server for a task, and the minimum time that it takes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -48,7 +48,7 @@ def _cells(record: RunRecord, score: TaskScore, work: Work) -> list[Cell]:
 
 
 def work_table(scores: Iterable[tuple[Cell, RunRecord, TaskScore]], task: str) -> Table | None:
-    """Return a task's work by run; None if no record tells it.
+    """Return a task's work by run; None if no record has it.
 
     Args:
         scores: first cell of the row, record and score of each run.

@@ -1,7 +1,7 @@
-"""Drawings as SVG to be placed inside the page: the same values give the same bytes, in light and in dark.
+"""SVG drawings to embed in the page: the same values give the same bytes, for light and dark mode.
 
-matplotlib cannot draw in a page's own colours, so it draws in stand-in colours that are replaced by CSS variables
-afterwards; and it names the parts of every drawing alike, so each drawing's ids get a prefix of their own.
+matplotlib cannot draw in CSS colours, so it draws in placeholder colours that are then replaced by CSS variables. It
+uses the same ids in every drawing, so each drawing's ids get a prefix.
 """
 
 import bisect
@@ -32,10 +32,10 @@ XLINK = "{http://www.w3.org/1999/xlink}href"
 INK, FAINT, PAPER = "#010101", "#020202", "#020203"
 SERIES = tuple(f"#0300{index:02x}" for index in range(COLOURS))
 EDGES = (0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
-"""Where one colour of a heat map ends and the next begins. They are the same in every report, so that the colours of
-two reports can be compared; the first and the last colour have no end."""
+"""Boundaries between the colours of a heat map. They are the same in every report, so that two reports can be compared;
+the first and the last colour are open-ended."""
 HEAT = tuple(f"#0301{index:02x}" for index in range(len(EDGES) + 1))
-STAND_INS = {
+PLACEHOLDERS = {
     INK: "currentColor",
     FAINT: "var(--rule)",
     PAPER: "var(--paper)",
@@ -70,13 +70,13 @@ WIDTH = 5.2
 PAD = 3 / 72
 """Inches between labels and the figure's edge."""
 ROW_HEIGHT = 0.19
-"""Inches, of a heat map's row."""
+"""Inches per row of a heat map."""
 ElementTree.register_namespace("", SVG)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A measured value with its interval; ``at`` is a position on the other axis; in the unit of the axes."""
+    """A measured value with its interval, in the unit of the axes; ``at`` is the position on the other axis."""
 
     at: float
     value: float
@@ -88,7 +88,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn in one colour and with one marker. Without points it keeps its place and is empty."""
+    """Points in one colour and with one marker; a series without points keeps its row."""
 
     label: Words
     mark: Mark
@@ -101,20 +101,20 @@ class HeatRow:
 
     label: Words
     values: tuple[float | None, ...]
-    """One per column, in the unit of the map; None where there is nothing."""
+    """One per column, in the unit of the map; None for an empty cell."""
     figure: str
-    """Written beside the row."""
+    """Written next to the row."""
     dots: frozenset[int] = frozenset()
     """Columns that are marked with a dot."""
 
 
 def _ticks(show: Callable[[float], str]) -> FuncFormatter:
-    """Label ticks with ``show``, without the zeros that only a measured value needs: ``50 ms``, not ``50.0 ms``."""
+    """Return a tick formatter that applies ``show`` without trailing zeros: ``50 ms``, not ``50.0 ms``."""
     return FuncFormatter(lambda value, _: re.sub(r"\.0+(?!\d)|(\.\d*[1-9])0+(?!\d)", r"\1", show(value)))
 
 
 def _declarations(style_of: str) -> Iterator[tuple[str, str]]:
-    """Yield the properties of a style attribute; of a font only its size, for the page has its own."""
+    """Yield the properties of a style attribute; of a font only its size, because the page sets the rest."""
     for declaration in filter(str.strip, style_of.split(";")):
         name, _, value = (part.strip() for part in declaration.partition(":"))
         if name == "font":
@@ -127,9 +127,9 @@ def _inline(figure: Figure, name: str, description: Words, labels: Labels, heigh
     """Return the figure as an ``<svg>`` element that can share a page with others.
 
     Args:
-        figure: what was drawn.
-        name: prefix of all ids, different for every drawing of a page.
-        description: for readers who cannot see it.
+        figure: the finished drawing.
+        name: prefix of all ids, unique in the page.
+        description: alternative text.
         labels: of the figure.
         height: as for `_lay_out`.
     """
@@ -153,10 +153,10 @@ def _inline(figure: Figure, name: str, description: Words, labels: Labels, heigh
             elif attribute == "clip-path":
                 element.set(attribute, value.replace("url(#", f"url(#{name}-"))
             elif attribute == "style":
-                # As attributes: the page allows no style that does not stand in its own style sheet.
+                # As attributes: the page's policy allows no inline style.
                 del element.attrib[attribute]
                 for name_, setting in _declarations(value):
-                    element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda match: STAND_INS[match[0]], setting))
+                    element.set(name_, re.sub(r"#0[123][0-9a-f]{4}", lambda match: PLACEHOLDERS[match[0]], setting))
     del root.attrib["width"], root.attrib["height"]
     root.set("role", "img")
     root.set("aria-label", english(description))
@@ -164,11 +164,11 @@ def _inline(figure: Figure, name: str, description: Words, labels: Labels, heigh
 
 
 def _lay_out(figure: Figure, height: float | None = None) -> None:
-    """Give the axes what their labels leave of the figure, as matplotlib's own layouts do, but measure labels once.
+    """Fit the axes into the space that their labels leave, as matplotlib's layouts do, but measure the labels once.
 
     Args:
         figure: with one pair of axes.
-        height: inches of the axes, by which the figure grows or shrinks; None keeps the figure as high as it is.
+        height: height of the axes in inches, to which the figure is resized; None keeps the figure's height.
     """
     (axes,) = figure.axes
     outer = axes.get_tightbbox(for_layout_only=True)
@@ -176,15 +176,13 @@ def _lay_out(figure: Figure, height: float | None = None) -> None:
     inner, inch = axes.bbox, figure.dpi
     left, right = PAD + (inner.x0 - outer.x0) / inch, PAD + (outer.x1 - inner.x1) / inch
     below, above = PAD + (inner.y0 - outer.y0) / inch, PAD + (outer.y1 - inner.y1) / inch
-    label_below, label_left = (
-        inner.y0 - axes.xaxis.label.get_position()[1],
-        inner.x0 - axes.yaxis.label.get_position()[0],
-    )
+    label_below = inner.y0 - axes.xaxis.label.get_position()[1]
+    label_left = inner.x0 - axes.yaxis.label.get_position()[0]
     if height is not None:
         figure.set_figheight(below + height + above)
     whole = figure.get_figheight()
     axes.set_position((left / WIDTH, below / whole, 1 - (left + right) / WIDTH, 1 - (below + above) / whole))
-    # Else all labels would be measured once more, to place the axes' names below and beside them.
+    # Otherwise all labels are measured again to place the axes' names.
     axes.xaxis.set_label_coords(0.5, -label_below / axes.bbox.height)
     axes.yaxis.set_label_coords(-label_left / axes.bbox.width, 0.5)
 
@@ -230,10 +228,10 @@ def by_length(
     Args:
         series: one per variant; ``Point.at`` is the input length.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
-        ylabel: what is drawn, without unit.
+        description: alternative text.
+        ylabel: name of the y axis, without unit.
         show: formats a tick.
-        log: logarithmic y axis; otherwise it begins at zero.
+        log: logarithmic y axis; otherwise it starts at zero.
     """
     lengths = sorted({point.at for variant in series for point in variant.points})
     with style.context(["default", STYLE]):
@@ -274,8 +272,8 @@ def dots(series: Sequence[Series], *, name: str, description: Words, xlabel: Wor
     Args:
         series: one per variant, with one point or none.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
-        xlabel: what is drawn.
+        description: alternative text.
+        xlabel: name of the x axis.
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(0.7 + 0.27 * len(series))
@@ -288,13 +286,13 @@ def dots(series: Sequence[Series], *, name: str, description: Words, xlabel: Wor
 def bars(
     series: Sequence[Series], *, name: str, description: Words, xlabel: Words, show: Callable[[float], str]
 ) -> Drawing:
-    """Draw one bar per series from zero, with its value beside it; ``Point.at`` is the row.
+    """Draw one bar per series from zero, with its value next to it; ``Point.at`` is the row.
 
     Args:
         series: one per variant, with one point or none.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
-        xlabel: what is drawn.
+        description: alternative text.
+        xlabel: name of the x axis.
         show: formats values and ticks.
     """
     with style.context(["default", STYLE]):
@@ -315,14 +313,14 @@ def bars(
 
 
 def _heat_colour(value: float) -> str:
-    """Return the stand-in colour of a share; an exact zero is none of the steps."""
+    """Return the placeholder colour of a share; exact zero has a colour of its own."""
     return HEAT[bisect.bisect_right(EDGES, value)] if value else FAINT
 
 
 def _rectangles(places: Sequence[tuple[float, float, float, float]], colour: str) -> PathPatch:
-    """Return rectangles (left, bottom, right, top) as one path, which takes less room than a path for each."""
+    """Return rectangles (left, bottom, right, top) as one path, which is smaller than one path each."""
     paths = [Path([(a, b), (c, b), (c, d), (a, d), (a, b)], closed=True) for a, b, c, d in places]
-    # The thin edge closes the hairline that a browser leaves between two neighbours.
+    # The thin edge closes the hairline that a browser leaves between neighbours.
     return PathPatch(Path.make_compound_path(*paths), facecolor=colour, edgecolor=colour, linewidth=0.25)
 
 
@@ -335,15 +333,15 @@ def heat_map(
     figure_label: Words,
     columns: Sequence[Words] = (),
 ) -> Drawing:
-    """Draw shares as colours of one scale (:func:`heat_scale`), with each row's figure beside it.
+    """Draw shares as colours of one scale (:func:`heat_scale`), with each row's figure next to it.
 
     Args:
         rows: all with the same number of values.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
+        description: alternative text.
         xlabel: what the columns are.
-        figure_label: what the figures beside the rows are.
-        columns: labels of the columns; without, they are numbered from 0.
+        figure_label: heading of the figures next to the rows.
+        columns: labels of the columns; numbered from 0 by default.
     """
     width = len(rows[0].values)
     places: dict[str, list[tuple[float, float, float, float]]] = {}

@@ -1,4 +1,4 @@
-"""A forest plot: differences and their intervals, one below the other, beside the margin that does not matter."""
+"""A forest plot: differences with their intervals, and the margin as a band."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class ForestRow:
     wide: Estimate | None = None
     """A wider interval, drawn thin."""
     words: Words = ""
-    """Written beside the row."""
+    """Written next to the row."""
     hollow: bool = False
-    """Whether it is no variant (the baseline against itself)."""
+    """Whether it is the baseline compared with itself."""
 
 
 def _draw(axes: Axes, place: int, row: ForestRow, labels: Labels) -> None:
@@ -55,9 +55,9 @@ def forest(
     Args:
         rows: one or more.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
-        xlabel: what is drawn.
-        margin: loss that does not matter, of 1; drawn as a band from there to no difference. None draws none.
+        description: alternative text.
+        xlabel: name of the x axis.
+        margin: loss that does not matter, of 1, drawn as a band from there to 0; None draws no band.
     """
     with style.context(["default", base.STYLE]):
         figure, axes, labels = base._axes(0.75 + 0.27 * len(rows))

@@ -1,4 +1,4 @@
-"""A series through its nights, drawn: what was accepted, what was an alarm, and where epochs begin."""
+"""The plot of a series over its nights: accepted nights, alarms, and the beginnings of epochs."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from bench.report.document import Drawing
 from bench.report.plots.base import FAINT, INK, SERIES, STYLE, _axes, _inline
 
 SHOWN_NIGHTS = 120
-"""The newest; more would be a blur."""
+"""Newest nights that are drawn; more would be unreadable."""
 
 
 def timeline(nights: Sequence[JudgedNight], *, name: str, description: Words) -> Drawing:
-    """Draw variant / control night by night.
+    """Draw variant / baseline by night.
 
     Args:
         nights: oldest first; those that could not be measured are left out.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
+        description: alternative text.
     """
     shown = [night for night in nights if night.ratio is not None][-SHOWN_NIGHTS:]
     ratios = [night.ratio or 0.0 for night in shown]

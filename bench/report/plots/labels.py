@@ -1,6 +1,6 @@
-"""The labels of a drawing in each language: drawn in English, and replaced in what was drawn.
+"""The labels of a drawing in each language: drawn in English, then replaced in the SVG.
 
-So a drawing is made once, and has the same layout in every language.
+A drawing is made once and has the same layout in every language.
 """
 
 import re
@@ -11,7 +11,7 @@ from bench.messages.message import ENGLISH, Catalogue, Message, Words, english
 from bench.report.document import Drawing, Label
 
 WIDEST = 26
-"""Characters of a label next to an axis."""
+"""Maximum length of a label next to an axis, in characters."""
 
 
 def _short(text: str) -> str:
@@ -21,13 +21,13 @@ def _short(text: str) -> str:
 
 
 class Labels:
-    """The labels of one drawing: what is drawn, and what it says in other languages."""
+    """The labels of one drawing: the text as drawn, and its message for other languages."""
 
     def __init__(self) -> None:
         self.by_text: dict[str, Label] = {}
 
     def __call__(self, words: Words, *, short: bool = False) -> str:
-        """Return the English text of a label, cut to fit next to an axis if it is to be short."""
+        """Return the English text of a label, truncated to fit next to an axis if ``short``."""
         text = _short(english(words)) if short else english(words)
         if isinstance(words, Message):
             self.by_text[text] = Label(words, short)

@@ -1,4 +1,4 @@
-"""Curves over the load: one line per variant, the points that matter ringed and named."""
+"""Curves over the load: one line per variant, with one point circled and named."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Curve:
     points: tuple[tuple[float, float], ...]
     """(x, y), in the unit of the axes."""
     hollow: bool
-    """Whether they are no figures of the variant itself (emulated)."""
+    """Whether they are not figures of the variant itself (emulated)."""
     ringed: int | None = None
-    """Index of the point that matters."""
+    """Index of the circled point."""
     name: Words = ""
-    """Written beside the ring."""
+    """Written next to the circle."""
 
 
 def _draw(axes: Axes, curve: Curve, labels: Labels) -> None:
@@ -49,16 +49,16 @@ def curves(
     show: Callable[[float], str],
     ticks: Sequence[float] = (),
 ) -> Drawing:
-    """Draw curves; x is logarithmic, y begins at zero.
+    """Draw curves; x is logarithmic, y starts at zero.
 
     Args:
         lines: one per variant, each with a point or more.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
-        xlabel: what x is.
-        ylabel: what y is.
+        description: alternative text.
+        xlabel: name of the x axis.
+        ylabel: name of the y axis.
         show: formats a tick of x.
-        ticks: where x has ticks; without, at round values.
+        ticks: positions of the ticks of x; round values by default.
     """
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(3.0)

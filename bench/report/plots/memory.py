@@ -31,9 +31,9 @@ def over_time(
         points: (nanoseconds, bytes), in order of time; at least one.
         mark: of the run.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
+        description: alternative text.
         last_ns: end of the time axis.
-        top_bytes: highest value that the axes of all drawings must hold.
+        top_bytes: highest value that must fit on the y axis of all drawings.
         hollow: whether the memory is not a figure of the variant itself (emulated).
     """
     colour = SERIES[mark.colour]

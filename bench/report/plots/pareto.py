@@ -1,4 +1,4 @@
-"""What a variant is good at against what it loses, with both intervals."""
+"""Accuracy of the variants against the goal, with both intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class VariantPoint:
     """One variant."""
 
     label: str
-    """Stands in the legend beside the drawing, for points may lie upon each other."""
+    """Shown in the legend, not in the drawing, because points may overlap."""
     mark: Mark
     x: Interval
     y: Interval
@@ -33,7 +33,7 @@ def pareto(
     Args:
         points: one or more.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
+        description: alternative text.
         xlabel: the goal.
         show: formats it.
     """

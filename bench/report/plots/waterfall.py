@@ -1,4 +1,4 @@
-"""The drawing of a waterfall: factors as bars on a logarithmic axis, where equal factors are equally long."""
+"""The waterfall plot: factors as bars on a logarithmic axis, on which equal factors have equal lengths."""
 
 from matplotlib import style
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -41,7 +41,7 @@ def waterfall_plot(waterfall: Waterfall, *, mark: Mark, name: str, description: 
         waterfall: the factors.
         mark: gives the colour.
         name: prefix of the drawing's ids.
-        description: for readers who cannot see it.
+        description: alternative text.
     """
     bars, colour = _bars(waterfall), base.SERIES[mark.colour]
     ends = [1.0, *(end for _, _, end, _ in bars)]

@@ -1,4 +1,4 @@
-"""Scores of every task: drawn, with their settings and problems, what they took, and by subject."""
+"""Scores of every task: charts, settings, problems, work of the server, and scores by subject."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ ORDER = 30
 
 
 def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
-    """Return the task's main metric by variant; None if nobody has it."""
+    """Return the task's main metric by variant; None if no run has it."""
     series, metric_name = [], ""
     for row, run in enumerate(everything):
         score = run.score(task)
@@ -52,7 +52,7 @@ def _figure(everything: Sequence[Run], task: str, name: str) -> Figure | None:
 
 
 def _scores_of(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, TaskScore]]:
-    """Return a task's scores with the first cell of their rows, second times after the first."""
+    """Return a task's scores with the first cell of their rows, each repeat after the first."""
     scores = []
     for run in everything:
         if score := run.score(task):
@@ -63,14 +63,14 @@ def _scores_of(everything: Sequence[Run], task: str) -> list[tuple[Cell, Run, Ta
 
 
 def _problems(score: TaskScore) -> Words:
-    """Return how many items need a look, e.g. ``3 truncated``; empty if none does."""
+    """Return the counts of items with problems, e.g. ``3 truncated``; empty if there are none."""
     counts = [(words, score.counts.get(problem, 0)) for problem, words in PROBLEM.items()]
     phrases = [msg("problem.count", times=fmt.count(count), problem=words) for words, count in counts if count]
     return listed(phrases) if phrases else ""
 
 
 def sampling_words(how: Mode) -> Words:
-    """Return how tokens were drawn, in words."""
+    """Return sampling settings in words."""
     if how.temperature == 0:
         return msg("sampling.greedy")
     limits = {"top-p": how.top_p, "top-k": how.top_k, "min-p": how.min_p}
@@ -150,7 +150,7 @@ def _subjects(everything: Sequence[Run], task: str) -> Details | None:
 
 
 def _task(everything: Sequence[Run], task: str) -> list[Block]:
-    """Return everything that is said about one task."""
+    """Return all blocks of one task."""
     scores = _scores_of(everything, task)
     reasons = reasons_of(everything, lambda run: [score for score in run.record.scores if score.task == task])
     blocks: list[Block] = [Heading(task), _table(scores, task)]

@@ -1,4 +1,4 @@
-"""Which answers changed against BF16: by subject, item by item, and by length of the prompt. None of it decides."""
+"""Answers that changed against BF16: by subject, by item, and by length of the prompt. No verdict depends on them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from bench.report.view import Run, runs
 ORDER = 32
 
 MOST = 50
-"""Items lost, and items gained, that are shown of one variant and task; all of them are in its record."""
+"""Maximum number of items lost, and of items gained, shown for a variant and task; its record has all of them."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SUBJECT_HEADS = (
     Head(msg("head.subject")),
@@ -71,7 +71,7 @@ LENGTH_HEADS = (
 
 @dataclass(frozen=True)
 class Change:
-    """A variant's answers to one task beside BF16's."""
+    """A variant's answers to one task, compared with BF16's."""
 
     judged: Judged
     baseline_run: Run
@@ -206,9 +206,8 @@ def _length_figure(changes: Sequence[Change], name: str) -> Figure:
 
 def _means(change: Change) -> tuple[list[float], list[float]]:
     """Return BF16's and the variant's means by length of the prompt."""
-    return [length_bin.baseline_mean for length_bin in change.lengths], [
-        length_bin.variant_mean for length_bin in change.lengths
-    ]
+    baseline = [length_bin.baseline_mean for length_bin in change.lengths]
+    return baseline, [length_bin.variant_mean for length_bin in change.lengths]
 
 
 def _details(change: Change) -> Details:

@@ -1,4 +1,4 @@
-"""Sentences that are repeated everywhere, held against published and measured figures of the report's models."""
+"""Common claims, checked against published and measured results of the report's models."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ CLAIMS = {
     "int4-speed": msg("claims.int4_speed"),
     "int8-speed": msg("claims.int8_speed"),
 }
-"""{id of a claim: what it says}; one that is not here is quoted as its file has it."""
+"""{id of a claim: its text}; a claim that is not listed is quoted from its file."""
 MEANING = {"accuracy": msg("claims.accuracy.meaning"), "speed": msg("claims.speed.meaning")}
 ANSWERS: dict[Answer, Message] = {
     "holds": msg("claims.holds"),
@@ -37,7 +37,7 @@ def _says(claim: Claim) -> Message:
 
 
 def _column(finding: Finding) -> Words:
-    """Return what a finding's column is headed: the input's length, or the task."""
+    """Return the heading of a finding's column: the input length or the task."""
     return fmt.count(finding.input_len) if finding.input_len else finding.where
 
 
@@ -52,11 +52,9 @@ def _row_of(finding: Finding) -> tuple[str, Words, str, bool]:
 
 
 def _answer(finding: Finding) -> Cell:
-    spread = (
-        ()
-        if finding.low is None or finding.high is None
-        else (fmt.between(fmt.percent(finding.low), fmt.percent(finding.high)),)
-    )
+    spread: tuple[str, ...] = ()
+    if finding.low is not None and finding.high is not None:
+        spread = (fmt.between(fmt.percent(finding.low), fmt.percent(finding.high)),)
     points = () if finding.points is None else (f"{fmt.points(-finding.points)}",)
     notes = (fmt.percent(finding.value), *spread, *points)
     return Cell(
@@ -88,7 +86,7 @@ def _summary(of_claim: Sequence[Finding]) -> Words:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return one folded table for each claim; None where there is no figure of the report's models."""
+    """Return one folded table for each claim; None if nothing is published about the report's models."""
     models = {record.variant.model.partition("[")[0] for record in records}
     relevant = [finding for finding in findings(records) if finding.measured or finding.model in models]
     if all(finding.measured for finding in relevant):

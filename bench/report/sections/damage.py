@@ -1,4 +1,4 @@
-"""Which layers of which variant lost most: the error of every layer as a colour, and the worst ones in figures."""
+"""Error by layer: every layer of every variant in a heat map, and the worst ones in a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from quantize.checkpoint import LayerError
 ORDER = 54
 
 OPEN = 4
-"""Up to so many variants, the layers of each are shown at once; of more they are folded away."""
+"""Number of variants up to which the layers of each are shown; for more, they are folded."""
 WORST = 5
 EXPERTS = "mlp"
 """Name of a decoder layer's block of experts, which is compared as a whole."""
@@ -61,7 +61,7 @@ class Errors:
     grid: pd.DataFrame
     """Kinds of layers in the model's own order, by decoder layer from 0; NaN where there is no such layer."""
     worst: Sequence[LayerError]
-    """The largest, the largest first."""
+    """The largest errors, largest first."""
     middle: float
     """Median of all, a ratio."""
 
@@ -81,12 +81,12 @@ def _errors(run: Run) -> Errors | None:
 
 
 def _short(kind: str) -> str:
-    """Return a kind of layer without the half of the decoder layer that it belongs to."""
+    """Return a kind of layer without the prefix of attention or MLP."""
     return "experts" if kind == EXPERTS else kind.removeprefix("self_attn.").removeprefix("mlp.")
 
 
 def _name(kind: str) -> Words:
-    """Return what a kind of layer is called."""
+    """Return the name of a kind of layer to display."""
     return msg("damage.experts") if kind == EXPERTS else _short(kind)
 
 
@@ -157,7 +157,7 @@ def _table(everything: Sequence[Errors]) -> Table:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return where the damage sits; None if no layers were compared."""
+    """Return the errors by layer; None if no layers were compared."""
     everything = [errors for run in runs(records) if (errors := _errors(run))]
     if not everything:
         return None

@@ -1,4 +1,4 @@
-"""Which variant to use: the recommendation, one row a variant with its reason, and speed or size against accuracy."""
+"""Which variant to use: the recommendation, a row per variant with its reason, and accuracy against the goal."""
 
 from collections.abc import Sequence
 
@@ -35,12 +35,9 @@ def _goal_cell(choice: Decision, candidate: Candidate) -> Cell:
     if candidate.goal is None:
         return Cell(msg("decision.not_known"), numeric=True)
     show = SHOW.get(choice.subject, fmt.share)
-    notes = (
-        ()
-        if candidate.goal.low == candidate.goal.high
-        else (fmt.between(show(candidate.goal.low), show(candidate.goal.high)),)
-    )
-    return Cell(show(candidate.goal.median), notes, repr(candidate.goal.median), numeric=True)
+    median, low, high = candidate.goal.median, candidate.goal.low, candidate.goal.high
+    notes = () if low == high else (fmt.between(show(low), show(high)),)
+    return Cell(show(median), notes, repr(median), numeric=True)
 
 
 def _accuracy_cell(candidate: Candidate, run: Run) -> Cell:
@@ -71,7 +68,7 @@ def _row(choice: Decision, candidate: Candidate, run: Run) -> list[Cell]:
 
 
 def _drawing(choice: Decision, by_id: dict[str, Run], name: str) -> Figure | None:
-    """Return the goal against accuracy; None where fewer than two variants have both."""
+    """Return accuracy against the goal; None if fewer than two variants have both."""
     variants = [
         VariantPoint(
             by_id[candidate.run_id].label,
@@ -133,7 +130,7 @@ def _of_model(everything: Sequence[Run], records: Sequence[RunRecord], name: str
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the section; None where there is nothing to choose from."""
+    """Return the section; None if there is nothing to choose from."""
     blocks: list[Block] = []
     models = list(dict.fromkeys(record.variant.model for record in records))
     for place, model in enumerate(models):

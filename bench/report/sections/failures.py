@@ -1,4 +1,4 @@
-"""What did not work, with the error or the reason."""
+"""What failed, with the error or the reason."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""How many times as fast as BF16, by input length: a coloured table for each load, words where there is no figure."""
+"""Speed-up over BF16 by input length: a coloured table for each load, with the reason where there is no figure."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from bench.speed.metrics import tpot_s, ttft_s
 ORDER = 18
 
 EDGES = (0.8, 0.95, 0.99, 1.01, 1.05, 1.4)
-"""Where one shade ends and the next begins."""
+"""Boundaries between the shades."""
 FIGURES = ((msg("heat.decoding"), tpot_s), (msg("heat.prefill"), ttft_s))
 
 
@@ -89,7 +89,7 @@ def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> 
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the section; None where no quantized run has a closed loop beside one of BF16."""
+    """Return the section; None if no quantized run with a BF16 baseline has a closed loop."""
     everything = runs(records)
     loads = sorted(
         {

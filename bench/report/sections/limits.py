@@ -1,4 +1,4 @@
-"""What the device allows at most, and how near the measured speed comes to it."""
+"""The physical limit of the device, and how close the measured speed comes to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Load: throughput against latency as more requests come, where the knee lies, and how many were served well."""
+"""Load: throughput against latency as the load rises, the knee, and goodput."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ def _line(run: Run, cells: Sequence[SpeedCell]) -> _VariantLoads:
 
 
 def _lines(everything: Sequence[Run]) -> dict[tuple[str, LoadSeries], list[_VariantLoads]]:
-    """Return the lines of each model's series that show a load: an open loop, slots, or several concurrencies."""
+    """Return the lines of each model's series that belong here: an open loop, slots, or several concurrencies."""
     by_series: dict[tuple[str, LoadSeries], dict[int, list[SpeedCell]]] = {}
     for index, run in enumerate(everything):
         for cell in run.record.cells:
@@ -88,19 +88,19 @@ def _load_text(series: LoadSeries, load: float) -> Message:
 
 
 def _throughput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words, name: str) -> Figure | None:
-    curves_of = []
+    variant_curves = []
     for line in lines:
         points = [point for point in line.points if point.latency_s is not None]
         if points:
             ringed = points.index(line.knee.point) if line.knee else None
             text = _load_text(series, line.knee.point.load) if line.knee else ""
             at = tuple((point.latency_s or 0.0, point.throughput_tokens_per_s) for point in points)
-            curves_of.append(Curve(line.run.mark, at, line.emulated, ringed, text))
-    if not curves_of:
+            variant_curves.append(Curve(line.run.mark, at, line.emulated, ringed, text))
+    if not variant_curves:
         return None
     caption = msg("load.figure.rate", where=words)
     svg = curves(
-        curves_of,
+        variant_curves,
         name=name,
         description=caption,
         xlabel=msg("load.axis.end_to_end"),
@@ -111,25 +111,27 @@ def _throughput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words
 
 
 def _goodput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words, name: str) -> Figure | None:
-    curves_of = []
+    variant_curves = []
     for line in lines:
         points = [point for point in line.points if point.goodput_requests_per_s is not None]
         if points:
             ringed = points.index(line.best) if line.best else None
             at = tuple((point.load, point.goodput_requests_per_s or 0.0) for point in points)
-            curves_of.append(Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else ""))
-    if not curves_of or series.objective is None:
+            variant_curves.append(
+                Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else "")
+            )
+    if not variant_curves or series.objective is None:
         return None
     ttft, tpot = fmt.seconds(series.objective.ttft_s), fmt.seconds(series.objective.tpot_s)
     caption = msg("load.figure.goodput", ttft=ttft, tpot=tpot, where=words)
     svg = curves(
-        curves_of,
+        variant_curves,
         name=name,
         description=caption,
         xlabel=msg("load.axis.sent") if series.open_loop else msg("load.axis.at_once"),
         ylabel=msg("load.axis.good"),
         show=lambda value: f"{value:g}",
-        ticks=sorted({x for curve in curves_of for x, _ in curve.points}),
+        ticks=sorted({x for curve in variant_curves for x, _ in curve.points}),
     )
     return Figure(svg, caption)
 
@@ -150,7 +152,7 @@ def _pauses(pooled: Percentiles | None) -> Cell:
 
 
 def _remarks(line: _VariantLoads, cell: SpeedCell) -> Iterator[Message]:
-    """Yield what is special about a load."""
+    """Yield the remarks on a load."""
     if line.knee and line.knee.point.load == load_of(cell):
         yield msg("load.knee") if line.knee.bracketed else msg("load.knee_or_beyond")
     if line.best and line.best.load == load_of(cell):
@@ -204,7 +206,7 @@ def _table(by_series: dict[tuple[str, LoadSeries], list[_VariantLoads]]) -> Tabl
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the load section; None if every cell is of one load alone."""
+    """Return the load section; None if no series belongs here."""
     by_series = _lines(runs(records))
     if not by_series:
         return None

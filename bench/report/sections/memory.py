@@ -1,4 +1,4 @@
-"""What a variant needs besides time: memory and how it moves, the state of the accelerators, energy and money."""
+"""Resources that a variant needs: memory and its course, the state of the accelerators, energy and cost."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -70,12 +70,12 @@ class Trace:
 
     @property
     def highest(self) -> int:
-        """The most bytes of any point."""
+        """Highest memory of any point, in bytes."""
         return max(used for _, used in self.points)
 
 
 def _kv_bytes(record: RunRecord) -> float | None:
-    """Return bytes of keys and values per token; None where the shapes or the type are not known."""
+    """Return bytes of keys and values per token; None if the shapes or the type are unknown."""
     architecture = record.spec.model.architecture
     if architecture is None or record.server is None or record.server.kv_cache_dtype not in KV_BITS:
         return None
@@ -110,7 +110,7 @@ def _memory_row(run: Run) -> list[Cell]:
 
 
 def _trace(run: Run) -> Trace | None:
-    """Return the trial with the highest peak of a run's longest cell; None where memory was not kept over time."""
+    """Return the trial with the highest peak of a run's longest cell; None if memory was not recorded over time."""
     known = [cell for cell, _ in run.measured() if any(trial.memory for trial in cell.trials)]
     if not known:
         return None
@@ -226,7 +226,7 @@ def _load(cell: SpeedCell) -> Message:
 
 
 def _costs(everything: Sequence[Run]) -> Table | None:
-    """Return energy and money of every cell; None where neither is known. Columns that nobody fills are left out."""
+    """Return energy and cost of every cell; None if neither is known. Empty columns are left out."""
     entries = [
         (run, cell, costs)
         for run in everything
@@ -258,7 +258,7 @@ def _has_emulated(everything: Iterable[Run]) -> bool:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return memory and energy; None where records hold no more than the sizes that the section of sizes shows."""
+    """Return memory and energy; None if records hold no more than the sizes in the size section."""
     everything = runs(records)
     traces = [trace for run in everything if (trace := _trace(run))]
     devices = [row for run in everything for row in _device_rows(run)]

@@ -1,4 +1,4 @@
-"""What others published of the same models, beside what was measured: two kinds of figures, never one column."""
+"""Published results for the same models next to measured ones, never in the same column."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ def _score_row(label: str, replication: ScoreReplication) -> list[Cell]:
 
 
 def _remarks(cell: PublishedCell) -> Words:
-    """Return what is odd about a figure, as its file has it."""
+    """Return the remarks on a figure from its file."""
     doubtful = msg("published.doubtful", doubt=cell.doubt) if cell.doubt else ""
     remarks = [text for text in (cell.setting, doubtful, cell.note) if text]
     return clauses(remarks) if remarks else fmt.MISSING
@@ -113,7 +113,7 @@ def _published_tables(model: str) -> list[Block]:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the tables; None where nothing is published of any model in the report."""
+    """Return the tables; None if nothing is published about any model in the report."""
     known = {cell.model for cell in cells()} | {score.model for score in scores()}
     models = [model for model in _models(records) if model in known]
     if not models:

@@ -44,20 +44,20 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _format(manifest: Manifest) -> Words:
-    """Return how the quantized layers are stored; records of schema 1 do not tell."""
+    """Return how the quantized layers are stored; records of schema 1 do not have it."""
     if manifest.format:
         return recorded(manifest.format)
     return msg("word.none") if manifest.bits_per_quantized_weight is None else msg("quantization.not_recorded")
 
 
 def _proof(manifest: Manifest) -> tuple[float, str] | None:
-    """Return (seconds, peak memory in words) of the proof; None for records of schema 1, which do not tell."""
+    """Return (seconds, peak memory in words) of the proof; None for records of schema 1, which do not have them."""
     memory = manifest.proof_peak_rss_bytes
     return (manifest.proof_s, fmt.size(memory)) if memory else None
 
 
 def _checkpoints(manifests: Sequence[tuple[Run, Manifest]]) -> Table:
-    """Return what was made, from what, and at which cost; experts only where there are any."""
+    """Return the table of checkpoints: format, calibration and build cost; experts only if there are any."""
     experts = any(manifest.experts_reached is not None for _, manifest in manifests)
     expert_heads = [Head(msg("quantization.experts"), msg("quantization.experts.help"), numeric=True)]
     heads = [
@@ -105,7 +105,7 @@ def _canary_cells(canaries: Canaries | None) -> list[Cell]:
 
 
 def _fidelity(manifests: Sequence[tuple[Run, Manifest]]) -> list[Block]:
-    """Return the comparison with the source; canary prompts only where some were run."""
+    """Return the comparison with the source; canary prompts only if some were run."""
     compared = [(run, manifest, manifest.fidelity) for run, manifest in manifests if manifest.fidelity]
     if not compared:
         return []
@@ -220,7 +220,7 @@ def _details(run: Run) -> Details:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the quantization section; None if no run has a checkpoint or decided anything."""
+    """Return the quantization section; None if no run has a checkpoint or a log."""
     everything = runs(records)
     manifests = [(run, run.record.checkpoint) for run in everything if run.record.checkpoint]
     details = [_details(run) for run in everything if run.record.checkpoint or run.record.log]

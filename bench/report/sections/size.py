@@ -1,4 +1,4 @@
-"""What a checkpoint weighs on disk and the server in memory."""
+"""Size of the checkpoint on disk and memory of the server."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Speed by input length: two drawings for each closed loop, and every cell in a table. Others draw open loops."""
+"""Speed by input length: two charts for each closed loop, and a table of all cells. Section load draws open loops."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -57,8 +57,8 @@ LIMIT_HEADS = (
 )
 
 
-BESIDE = 6
-"""Column before which those of the limit stand: beside the decode speed."""
+LIMIT_COLUMN = 6
+"""Index at which the columns of the limit are inserted: after the decode speed."""
 MARK = CLIENT_BOUND.rstrip(": ")
 
 
@@ -67,7 +67,7 @@ def _load(cell: SpeedCell, run: Run) -> Load:
 
 
 def _words(shape: Shape) -> Message:
-    """Return a shape's load, e.g. ``4 at once, 16 requests``."""
+    """Return a shape's load, e.g. ``concurrency 4, 16 requests``."""
     load = load_words(shape)
     if shape.request_rate_per_s is None and shape.n_requests == shape.concurrency:
         return load
@@ -156,14 +156,14 @@ def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     row = [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
     if len(heads) > len(HEADS):
         limit = limit_of(run.record, cell)
-        row[BESIDE:BESIDE] = _limit_cells(limit, against(limit, summary) if limit else None)
+        row[LIMIT_COLUMN:LIMIT_COLUMN] = _limit_cells(limit, against(limit, summary) if limit else None)
     return row
 
 
 def _table(everything: Sequence[Run]) -> Table:
-    """Return every cell, one group a shape; with the physical limit where any cell has one."""
+    """Return the table of every cell, grouped by shape; with the physical limit if any cell has one."""
     limited = any(limit_of(run.record, cell) for run in everything for cell in run.record.cells)
-    heads = (*HEADS[:BESIDE], *LIMIT_HEADS, *HEADS[BESIDE:]) if limited else HEADS
+    heads = (*HEADS[:LIMIT_COLUMN], *LIMIT_HEADS, *HEADS[LIMIT_COLUMN:]) if limited else HEADS
     shapes: dict[tuple[Load, Shape], list[list[Cell]]] = {}
     for run in everything:
         for cell in run.record.cells:
@@ -184,7 +184,7 @@ def _where(label: str, places: Sequence[Words]) -> Words:
 
 
 def _remarks(everything: Sequence[Run]) -> Iterator[Words]:
-    """Yield warnings and unproven checks of cells with figures: each once, with the runs and shapes it holds for."""
+    """Yield warnings and unproven checks of cells with figures: each once, with its runs and shapes."""
     places_of: dict[Words, dict[str, list[Words]]] = {}
     for run in everything:
         for cell in run.record.cells:

@@ -35,7 +35,7 @@ def _headline(everything: Sequence[Run]) -> Message:
 
 
 def _facts(everything: Sequence[Run]) -> Words:
-    """Name the smallest and the most faithful quantized checkpoint of each model: exact numbers, so no test is due."""
+    """Name the smallest and the most faithful quantized checkpoint of each model: exact, so no test is needed."""
     facts: list[Words] = []
     for model in dict.fromkeys(run.record.variant.model for run in everything):
         checkpoints = [
@@ -106,7 +106,7 @@ def _score_cell(run: Run, task: str, judgement: Judged | None) -> Cell:
 
 
 def _status_cell(record: RunRecord) -> Cell:
-    """Return the counts of what needs a look; or the one status that everything has."""
+    """Return the counts of results by status, and of failures."""
     counts = status_counts(record)
     lines = [msg("summary.count", times=str(times), status=STATUS[status]) for status, times in counts.items()]
     if record.failures:

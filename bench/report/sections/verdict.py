@@ -1,4 +1,4 @@
-"""Worse than BF16 or not: every variant and task, drawn and in figures, and how much BF16 differs from itself."""
+"""Accuracy verdicts against BF16 for every variant and task, as charts and a table, with the noise floor of BF16."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def _refused(score: TaskScore, obstacle: Words) -> Cell:
 
 
 def _again(label: str) -> Words:
-    """Return what BF16 is called that was asked a second time."""
+    """Return the label of BF16's repeat."""
     return msg("verdict.again", label=label)
 
 
@@ -122,7 +122,7 @@ def _figure(
 
 
 def _scale(margin: float | None) -> Message:
-    """Return what the lines of a drawing are."""
+    """Return the key to the lines of a chart."""
     if margin is None:
         return msg("forest.scale")
     return msg("forest.scale.margin", margin=f"{100 * margin:g}")
@@ -139,7 +139,7 @@ def _lead(verdicts: Sequence[Verdict], margins: Sequence[float]) -> Message:
 
 
 def _too_few(most: Verdict) -> Note:
-    """Return what to do where nothing could be told, even from the comparison with the most items."""
+    """Return the note for inconclusive verdicts only, with the figures of the comparison with the most items."""
     items = msg("verdict.too_few.items", n=most.comparison.n, task=most.comparison.task)
     visible, needed = points(most.mde, signed=False), fmt.count(most.items_needed)
     text = msg("verdict.too_few", items=items, visible=visible, needed=needed, loss=f"{100 * most.margin:g}")
@@ -147,7 +147,7 @@ def _too_few(most: Verdict) -> Note:
 
 
 def _guessing(judgement: Judged) -> Message | None:
-    """Return the sentence that says that BF16 may be guessing; None if it is right more often than that."""
+    """Return the warning that BF16 may be guessing; None if it is significantly above chance."""
     before = score_of(judgement.run.baseline, judgement.score.task) if judgement.run.baseline else None
     if before is None or not before.items or not all(item.logprobs for item in before.items):
         return None

@@ -1,4 +1,4 @@
-"""Where the speed-up went: from the bits of a weight to what was measured, factor by factor."""
+"""Speed-up breakdown: from bits per weight to the measured speed-up, factor by factor."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class _Breakdown:
-    """A variant's cell beside the baseline's of the same shape."""
+    """A variant's cell compared with the baseline's of the same shape."""
 
     run: Run
     against: str
@@ -73,7 +73,7 @@ def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float
 
 
 def _breakdowns(run: Run) -> Iterator[_Breakdown]:
-    """Yield what can be explained of a run, shortest input and lightest load first."""
+    """Yield the breakdowns of a run, shortest input and lightest load first."""
     base = run.speed_baseline()
     if base is None or not run.quantized:
         return
@@ -91,7 +91,7 @@ def _breakdowns(run: Run) -> Iterator[_Breakdown]:
 
 
 def _why_not(run: Run) -> Message:
-    """Return why nothing is drawn for a run."""
+    """Return why a run has no breakdown."""
     base = run.speed_baseline()
     if base is None:
         return msg("waterfall.no_bf16")
@@ -136,7 +136,7 @@ def _table(breakdowns: Sequence[_Breakdown]) -> Table:
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:
-    """Return the section on where speed-ups went; None if no quantized run knows its device."""
+    """Return the speed-up breakdown; None if the device of no quantized run is known."""
     everything = [run for run in runs(records) if run.quantized and run.record.device is not None and run.record.cells]
     if not everything:
         return None
