@@ -42,19 +42,20 @@ def demo() -> list[RunRecord]:
 def test_every_variant_and_task_has_a_verdict_with_its_figures(demo: list[RunRecord]) -> None:
     rows = rows_of(verdict.section(demo))
     assert len(rows) == (len(QUANTS) - 1) * len(TASKS)
-    for row, one in zip(rows, [one for task in TASKS for one in judged(demo) if one.score.task == task], strict=True):
-        assert one.verdict is not None
-        found = one.verdict.comparison
-        told = words(row)
-        assert row[1].verdict == one.verdict.kind
-        assert str(one.verdict.reason) in told
-        assert "over 12 comparisons" in told
-        assert f"+{found.gained} −{found.lost} of {found.n}" in told
-        assert f"loss, Holm {one.verdict.p_worse_holm:.3f}" in told
-        assert (row[6].text == "–") == (found.choice_kl_nats is None)
+    judgements = [judgement for task in TASKS for judgement in judged(demo) if judgement.score.task == task]
+    for row, judgement in zip(rows, judgements, strict=True):
+        assert judgement.verdict is not None
+        comparison = judgement.verdict.comparison
+        text = words(row)
+        assert row[1].verdict == judgement.verdict.kind
+        assert str(judgement.verdict.reason) in text
+        assert "over 12 comparisons" in text
+        assert f"+{comparison.gained} −{comparison.lost} of {comparison.n}" in text
+        assert f"loss, Holm {judgement.verdict.p_worse_holm:.3f}" in text
+        assert (row[6].text == "–") == (comparison.choice_kl_nats is None)
 
 
-def test_the_margin_is_a_band_and_every_row_says_its_verdict_in_words(demo: list[RunRecord]) -> None:
+def test_the_margin_is_a_band_and_every_row_names_its_verdict(demo: list[RunRecord]) -> None:
     section = in_english(verdict.section(demo))
     assert section is not None
     [figures] = [block for block in section.blocks if isinstance(block, Figures)]
@@ -92,20 +93,20 @@ def test_damage_decides_between_worse_and_non_inferior() -> None:
         scored("gptq-int4", score("gptq-int4", **many, damage=2.0)),
         scored("gptq-int8", score("gptq-int8", **many, damage=0.0)),
     ]
-    assert [one.verdict.kind for one in judged(records) if one.verdict] == ["worse", "non-inferior"]
+    assert [judgement.verdict.kind for judgement in judged(records) if judgement.verdict] == ["worse", "non-inferior"]
     section = in_english(verdict.section(records))
     assert "2 comparisons with BF16, at a margin of 1 pp: 1 worse, 1 non-inferior." in text_of(section)
-    assert "Nothing can be told" not in text_of(section)
+    assert "Too few items" not in text_of(section)
 
 
-def test_where_nothing_can_be_told_the_report_says_how_many_items_would_do() -> None:
+def test_an_inconclusive_report_says_how_many_items_are_needed() -> None:
     text = demo_page().text
     assert "Too few items for a verdict" in text
     assert re.search(r"mini-mmlu has 120 items, so a loss below [\d.]+ pp is easily missed", text)
     assert re.search(r"about [\d,]+ items would show a loss of 1 pp", text)
 
 
-def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
+def test_a_baseline_at_chance_level_is_reported() -> None:
     before = score("bf16", "mini-mmlu")
     value = sum(item.metrics["acc"] for item in before.items) / len(before.items)
     assert value > 0.35
@@ -118,14 +119,18 @@ def test_a_baseline_that_guesses_is_said_to_have_nothing_to_lose() -> None:
 
 
 def test_runs_are_judged_together_by_the_strictest_margin_that_they_declare() -> None:
-    made = score("fp8", "mini-mmlu")
-    assert [one.verdict.margin for one in judged(pair_of(made)) if one.verdict] == [0.01]
-    wide = pair_of(made, spec=recorded_spec(margin=0.5))
-    assert [(one.verdict.margin, one.verdict.kind) for one in judged(wide) if one.verdict] == [(0.5, "non-inferior")]
+    variant = score("fp8", "mini-mmlu")
+    assert [judgement.verdict.margin for judgement in judged(pair_of(variant)) if judgement.verdict] == [0.01]
+    wide = pair_of(variant, spec=recorded_spec(margin=0.5))
+    assert [(judgement.verdict.margin, judgement.verdict.kind) for judgement in judged(wide) if judgement.verdict] == [
+        (0.5, "non-inferior")
+    ]
     assert "margin of 50 pp" in text_of(verdict.section(wide))
-    usual = pair_of(made)
-    mixed = [usual[0], usual[1], scored("awq-int4", made, spec=recorded_spec(margin=0.02))]
-    assert [(one.verdict.margin, one.verdict.comparisons) for one in judged(mixed) if one.verdict] == [(0.01, 2)] * 2
+    usual = pair_of(variant)
+    mixed = [usual[0], usual[1], scored("awq-int4", variant, spec=recorded_spec(margin=0.02))]
+    assert [
+        (judgement.verdict.margin, judgement.verdict.comparisons) for judgement in judged(mixed) if judgement.verdict
+    ] == [(0.01, 2)] * 2
 
 
 @pytest.mark.parametrize(
@@ -133,11 +138,14 @@ def test_runs_are_judged_together_by_the_strictest_margin_that_they_declare() ->
     [
         ([scored("fp8", score("fp8", "mini-mmlu"))], "no BF16 run of smollm2-135m on transformers in this report"),
         ([scored("bf16"), scored("fp8", score("fp8", "mini-mmlu"))], "the BF16 run has no score of mini-mmlu"),
-        (pair_of(score("fp8", "mini-mmlu").model_copy(update={"num_fewshot": 0})), "numbers of few-shot examples: 5 and 0"),
+        (
+            pair_of(score("fp8", "mini-mmlu").model_copy(update={"num_fewshot": 0})),
+            "numbers of few-shot examples: 5 and 0",
+        ),
         (pair_of(score("fp8", "mini-mmlu", status="failed", reasons=("NaN",))), "the variant has no score: failed"),
     ],
 )
-def test_what_is_not_compared_is_said_with_the_reason(records: list[RunRecord], why: str) -> None:
+def test_scores_that_are_not_compared_have_a_reason(records: list[RunRecord], why: str) -> None:
     section = in_english(verdict.section(records))
     (row,) = rows_of(section)
     assert row[1].text.startswith("not compared: ")
@@ -154,18 +162,18 @@ def test_bf16_alone_has_no_verdict_and_no_damage() -> None:
     assert judged([*alone, again]) == (), "its score is the same, used again"
 
 
-def test_items_that_only_one_run_has_are_counted() -> None:
-    made = score("fp8", "mini-mmlu")
-    fewer = made.model_copy(update={"items": made.items[:-7]})
+def test_unpaired_items_are_counted() -> None:
+    whole = score("fp8", "mini-mmlu")
+    fewer = whole.model_copy(update={"items": whole.items[:-7]})
     (row,) = rows_of(verdict.section([scored("bf16", score("bf16", "mini-mmlu")), scored("fp8", fewer)]))
     assert "7 items in only one of the two runs" in words(row)
 
 
-def test_bf16_again_is_the_noise_floor_and_enters_no_correction() -> None:
+def test_the_bf16_repeat_is_the_noise_floor_and_not_a_comparison() -> None:
     first, again = score("bf16", "mini-mmlu"), score("bf16", "mini-mmlu", repeat=1)
     records = [scored("bf16", first, again), scored("fp8", score("fp8", "mini-mmlu"))]
     variant, floor = rows_of(verdict.section(records))
-    assert "of the baseline asked again" in words(variant)
+    assert "when the baseline is asked again" in words(variant)
     assert "over" not in words(variant).partition("with 95 % confidence")[2][:5]
     assert floor[0].text == "bf16 again"
     assert floor[1].text == "noise floor"
@@ -175,7 +183,7 @@ def test_bf16_again_is_the_noise_floor_and_enters_no_correction() -> None:
     assert "accuracy.noise_floor=true" in text_of(verdict.section(pair_of(score("fp8", "mini-mmlu"))))
     assert "bf16 again" in words(rows_of(accuracy.section(records), "every metric")[1])
     refused = scored("bf16", first, again.model_copy(update={"status": "failed", "reasons": ("it broke",)}))
-    assert [str(one.obstacle) for one in noise_floors([refused])] == ["the variant has no score: failed"]
+    assert [str(repeat.obstacle) for repeat in noise_floors([refused])] == ["the variant has no score: failed"]
     assert "it broke" in words(rows_of(verdict.section([refused]))[0])
 
 
@@ -184,7 +192,7 @@ def test_sections_share_one_judgement(demo: list[RunRecord]) -> None:
     assert judged(demo) is not judged(demo[:2])
 
 
-def test_an_invalid_score_shows_its_reasons_and_counts_and_no_figure() -> None:
+def test_an_invalid_score_shows_reasons_and_counts_but_no_value() -> None:
     counts = dict.fromkeys(PROBLEM_MEANING, 0) | {"empty": 20, "truncated": 3}
     reason = "20 of 40 answers without any text (at most 10% may be)"
     bad = score("fp8", "mini-ifeval").model_copy(update={"status": "invalid", "reasons": (reason,), "counts": counts})
@@ -193,62 +201,62 @@ def test_an_invalid_score_shows_its_reasons_and_counts_and_no_figure() -> None:
     assert words(row[2:]) == f"{reason} 3 truncated, 20 empty of 40 items"
     value = f"{bad.metrics[0].value:.3f}"
     assert value not in words(rows_of(summary_section.section(records))[1])
-    assert [one.verdict for one in judged(records)] == [None]
-    (exported,) = [one for one in session_rows(records) if one["quant"] == "fp8"]
+    assert [judgement.verdict for judgement in judged(records)] == [None]
+    (exported,) = [row for row in session_rows(records) if row["quant"] == "fp8"]
     assert (exported["status"], exported["value"], exported["n_items"]) == ("invalid", None, 40)
 
 
 def test_problems_are_counted_and_explained_where_there_are_any(demo: list[RunRecord]) -> None:
     section = in_english(accuracy.section(demo))
     generated = rows_of(section, "mini-ifeval, task version 1: every metric")
-    problems = {one.score.task: one.score.counts["truncated"] for one in judged(demo) if one.run.label == "fp8"}
+    problems = {score.task: score.counts["truncated"] for score in demo[1].scores}
     assert f"{problems['mini-ifeval']} truncated" in words(generated[1])
     assert " none " in words(rows_of(section, "mini-mmlu, task version 1: every metric")[1])
-    told = text_of(section)
-    assert f"Truncated: {PROBLEM_MEANING['truncated']}." in told
-    assert PROBLEM_MEANING["empty"] not in told
+    text = text_of(section)
+    assert f"Truncated: {PROBLEM_MEANING['truncated']}." in text
+    assert PROBLEM_MEANING["empty"] not in text
 
 
-@pytest.mark.parametrize(("thinking", "told"), [(True, "on"), (False, "off"), (None, "–")])
-def test_thinking_is_said(thinking: bool | None, told: str) -> None:
-    made = score("bf16", "mini-ifeval").model_copy(update={"thinking": thinking})
-    (row,) = rows_of(accuracy.section([scored("bf16", made)]), "every metric")
-    assert row[-2].text == told
+@pytest.mark.parametrize(("thinking", "expected"), [(True, "on"), (False, "off"), (None, "–")])
+def test_thinking_is_reported(thinking: bool | None, expected: str) -> None:
+    generated = score("bf16", "mini-ifeval").model_copy(update={"thinking": thinking})
+    (row,) = rows_of(accuracy.section([scored("bf16", generated)]), "every metric")
+    assert row[-2].text == expected
 
 
-def test_work_is_told_and_what_was_resumed_has_no_rate() -> None:
-    made = score("bf16", "mini-mmlu")
-    (row,) = rows_of(accuracy.section([scored("bf16", made)]), "what the server did")
-    told = work(made.items)
+def test_work_is_reported_and_resumed_items_have_no_rate() -> None:
+    whole = score("bf16", "mini-mmlu")
+    (row,) = rows_of(accuracy.section([scored("bf16", whole)]), "work of the server")
+    done = work(whole.items)
     assert row[1].text == f"{120 / 31.4:.2f}"
-    assert [cell.text for cell in row[4:6]] == [f"{told.prompt_tokens:,}", f"{told.unique_tokens:,}"]
+    assert [cell.text for cell in row[4:6]] == [f"{done.prompt_tokens:,}", f"{done.unique_tokens:,}"]
     assert row[6].notes == ("70.0 %",)
-    resumed = made.model_copy(update={"work": work(made.items, resumed=30, retried=2, cached_tokens=None)})
-    (row,) = rows_of(accuracy.section([scored("bf16", resumed)]), "what the server did")
+    resumed = whole.model_copy(update={"work": work(whole.items, resumed=30, retried=2, cached_tokens=None)})
+    (row,) = rows_of(accuracy.section([scored("bf16", resumed)]), "work of the server")
     assert [row[place].text for place in (1, 6, 9, 10)] == ["–", "–", "30", "2"]
-    older = made.model_copy(update={"work": None})
-    assert rows_of(accuracy.section([scored("bf16", older)]), "what the server did") == []
+    older = whole.model_copy(update={"work": None})
+    assert rows_of(accuracy.section([scored("bf16", older)]), "work of the server") == []
 
 
 def test_the_floor_is_the_multiplications_of_the_unique_tokens_at_the_peak() -> None:
-    made = score("bf16", "mini-mmlu", status="ok")
-    found = floor_s(native_record(scores=(made,)), made)
-    told, shape = work(made.items), Architecture.model_validate(ARCHITECTURE)
-    linear = 2 * shape.linear_parameters() * told.unique_tokens
+    whole = score("bf16", "mini-mmlu", status="ok")
+    floor = floor_s(native_record(scores=(whole,)), whole)
+    done, shape = work(whole.items), Architecture.model_validate(ARCHITECTURE)
+    linear = 2 * shape.linear_parameters() * done.unique_tokens
     # Each prompt's unique quarter looks at all before it: 7/8 of the prompt on average.
-    attention = 4 * 30 * 9 * 64 * told.unique_tokens * (told.prompt_tokens / 120) * 7 / 8
-    assert found is not None
-    assert found == pytest.approx((linear + attention) / 4e12)
-    two = native_record(scores=(made,), server=server(devices=2))
-    assert floor_s(two, made) == pytest.approx(found / 2)
-    (row,) = rows_of(accuracy.section([native_record(scores=(made,))]), "what the server did")
-    assert row[3].notes == (f"{31.4 / found:.1f} × the floor",)
+    attention = 4 * 30 * 9 * 64 * done.unique_tokens * (done.prompt_tokens / 120) * 7 / 8
+    assert floor is not None
+    assert floor == pytest.approx((linear + attention) / 4e12)
+    on_two = native_record(scores=(whole,), server=server(devices=2))
+    assert floor_s(on_two, whole) == pytest.approx(floor / 2)
+    (row,) = rows_of(accuracy.section([native_record(scores=(whole,))]), "work of the server")
+    assert row[3].notes == (f"{31.4 / floor:.1f} × the floor",)
 
 
-def test_quantized_layers_have_the_floor_of_what_they_are_multiplied_as() -> None:
+def test_the_floor_uses_the_type_that_layers_are_multiplied_in() -> None:
     emulated, native = score("fp8", "mini-mmlu"), score("fp8", "mini-mmlu", status="ok")
     with_units = device(flops_per_s={"bf16": 4e12, "fp8": 8e12, "fp32": 2e12})
-    slow, fast = (floor_s(native_record("fp8", device=with_units), one) for one in (emulated, native))
+    slow, fast = (floor_s(native_record("fp8", device=with_units), variant) for variant in (emulated, native))
     assert slow is not None
     assert fast is not None
     assert 1.5 < slow / fast < 2, "attention stays in 16 bits"
@@ -258,13 +266,13 @@ def test_quantized_layers_have_the_floor_of_what_they_are_multiplied_as() -> Non
 
 
 @pytest.mark.parametrize("missing", ["device", "server", "shapes", "resumed", "generated", "work"])
-def test_no_floor_where_it_would_say_nothing(missing: str) -> None:
-    made = score("bf16", "mini-ifeval" if missing == "generated" else "mini-mmlu")
+def test_there_is_no_floor_without_the_figures_for_it(missing: str) -> None:
+    whole = score("bf16", "mini-ifeval" if missing == "generated" else "mini-mmlu")
     if missing in ("resumed", "work"):
-        made = made.model_copy(update={"work": work(made.items, resumed=1) if missing == "resumed" else None})
+        whole = whole.model_copy(update={"work": work(whole.items, resumed=1) if missing == "resumed" else None})
     changes: dict[str, Any] = {missing: None} if missing in ("device", "server") else {}
     changes |= {"spec": recorded_spec()} if missing == "shapes" else {}
-    assert floor_s(native_record(**changes), made) is None
+    assert floor_s(native_record(**changes), whole) is None
 
 
 def test_subjects_of_a_task_are_compared_across_variants(demo: list[RunRecord]) -> None:
@@ -274,13 +282,13 @@ def test_subjects_of_a_task_are_compared_across_variants(demo: list[RunRecord]) 
     assert rows[0][2].text == f"{sum(first) / 40:.3f}"
 
 
-def test_own_tasks_are_said_to_be_own() -> None:
+def test_own_tasks_are_marked() -> None:
     assert "not comparable with those of MMLU" in demo_page().text
     official = record(scores=(score("bf16", "mini-mmlu").model_copy(update={"task": "mmlu"}),))
     assert "not comparable" not in page([official]).text
 
 
-def test_every_new_word_is_in_the_glossary() -> None:
+def test_every_term_is_in_the_glossary() -> None:
     terms = " ".join(str(name) for name, _ in glossary.MEASURES).lower()
     for word in ("paired difference", "clustered standard error", "mcnemar", "holm", "flip", "recovery", "choice-kl"):
         assert word in terms
@@ -296,16 +304,16 @@ def test_the_export_has_the_verdict_at_the_main_metric(demo: list[RunRecord]) ->
         ("fp8", "prompt_level_strict_acc", "inconclusive"),
         ("fp8", "inst_level_strict_acc", None),
     ]
-    one = rows[2]
-    assert one["delta_low"] < one["delta"] < one["delta_high"]
-    assert one["margin"] == 0.01
-    assert one["thinking"] is False
+    exported = rows[2]
+    assert exported["delta_low"] < exported["delta"] < exported["delta_high"]
+    assert exported["margin"] == 0.01
+    assert exported["thinking"] is False
     file = io.StringIO()
-    csv.DictWriter(file, fieldnames=list(one)).writerow(one)
+    csv.DictWriter(file, fieldnames=list(exported)).writerow(exported)
     assert "inconclusive" in file.getvalue()
 
 
-def test_of_a_run_that_was_repeated_the_last_one_counts(demo: list[RunRecord]) -> None:
+def test_the_last_repeat_of_a_run_counts(demo: list[RunRecord]) -> None:
     older = demo[1].model_copy(update={"run_id": "older"})
     rows = [row for row in session_rows([demo[0], older, demo[1]]) if row["verdict"]]
     assert {row["run_id"] for row in rows} == {demo[1].run_id}
@@ -313,7 +321,7 @@ def test_of_a_run_that_was_repeated_the_last_one_counts(demo: list[RunRecord]) -
     assert [row["repeat"] for row in session_rows([again]) if row["task"] == "mini-mmlu"] == [0, 1]
 
 
-def test_the_summary_on_the_terminal_says_the_verdict(
+def test_the_terminal_summary_shows_the_verdict(
     demo: list[RunRecord], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")

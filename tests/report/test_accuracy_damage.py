@@ -1,4 +1,4 @@
-"""What the report shows of changed answers, and of two engines."""
+"""The sections on changed answers and on two engines."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def changed(quant: str, items: tuple[ItemOutcome, ...], task: str) -> TaskScore:
     return score(quant, task).model_copy(update={"items": items})
 
 
-def test_subjects_stand_in_the_order_of_their_loss_with_a_warning(demo: list[RunRecord]) -> None:
+def test_subjects_are_sorted_by_loss_with_a_warning(demo: list[RunRecord]) -> None:
     section = in_english(accuracy_damage.section(demo))
     rows = rows_of(section, "gptq-int4 on mini-mmlu: by subject")
     deltas = [float(row[4].text.removesuffix(" pp").replace("−", "-")) for row in rows]
@@ -36,22 +36,22 @@ def test_subjects_stand_in_the_order_of_their_loss_with_a_warning(demo: list[Run
     assert rows_of(section, "mini-ifeval: by subject") == [], "it has one subject"
 
 
-def test_lost_and_gained_choices_stand_with_both_picks_and_their_leads() -> None:
+def test_lost_and_gained_choices_show_both_picks_and_their_leads() -> None:
     before = score("bf16", "mini-mmlu")
     right = next(item for item in before.items if item.metrics["acc"])
     logprobs = (-0.5, -1.5, -2.0, -3.0)
     pick = (int(right.target) + 1) % 4
-    one = right.model_copy(
+    picked_right = right.model_copy(
         update={"answer": right.target, "logprobs": tuple(logprobs[(n - int(right.target)) % 4] for n in range(4))}
     )
-    two = one.model_copy(
+    picked_wrong = picked_right.model_copy(
         update={
             "answer": str(pick),
             "logprobs": tuple(logprobs[(n - pick) % 4] for n in range(4)),
             "metrics": {"acc": 0.0},
         }
     )
-    swap = {right.doc_hash: (one, two)}
+    swap = {right.doc_hash: (picked_right, picked_wrong)}
     first, second = (tuple(swap[i.doc_hash][n] if i.doc_hash in swap else i for i in before.items) for n in (0, 1))
     records = [scored("bf16", changed("bf16", first, "mini-mmlu")), scored("fp8", changed("fp8", second, "mini-mmlu"))]
     (row,) = rows_of(accuracy_damage.section(records), "items lost")
@@ -61,7 +61,7 @@ def test_lost_and_gained_choices_stand_with_both_picks_and_their_leads() -> None
     assert rows_of(accuracy_damage.section(records), "items gained") == []
 
 
-def test_generated_answers_stand_in_full_and_as_text() -> None:
+def test_generated_answers_are_shown_in_full_as_text() -> None:
     before = score("bf16", "mini-ifeval")
     first = before.items[0].model_copy(update={"answer": HOSTILE, "problem": "truncated"})
     flipped = {name: 1 - value for name, value in first.metrics.items()}
@@ -74,7 +74,10 @@ def test_generated_answers_stand_in_full_and_as_text() -> None:
     section = in_english(accuracy_damage.section(records))
     assert section is not None
     shown = [block for block in blocks_of(section.blocks) if isinstance(block, Verbatim)]
-    assert [(one.title, one.text) for one in shown] == [("BF16 (truncated)", HOSTILE), ("Variant", f"\n{HOSTILE}2")]
+    assert [(answer.title, answer.text) for answer in shown] == [
+        ("BF16 (truncated)", HOSTILE),
+        ("Variant", f"\n{HOSTILE}2"),
+    ]
     html = render(records, title="t")
     assert not {"img"} & {tag for tag, _ in Page(html).tags}
     assert "&lt;/pre&gt;&lt;/details&gt;&lt;script&gt;alert(1)" in html
@@ -82,7 +85,7 @@ def test_generated_answers_stand_in_full_and_as_text() -> None:
     assert "\n\n  tail2</code></pre>" in html
 
 
-def test_no_more_than_fifty_items_of_a_kind_are_shown_and_the_rest_is_counted() -> None:
+def test_at_most_fifty_items_are_shown_and_the_rest_is_counted() -> None:
     before = score("bf16", "mini-mmlu", per_subject=80)
     items = tuple(item.model_copy(update={"metrics": {"acc": 0.0}}) for item in before.items)
     lost = sum(item.metrics["acc"] == 1 for item in before.items)
@@ -132,19 +135,21 @@ def on_two_engines(damage: tuple[float, float], per_subject: int = 300) -> list[
         ((0.02, 0.02), "undecided"),
     ],
 )
-def test_two_engines_tell_where_a_loss_comes_from(damage: tuple[float, float], source: str) -> None:
+def test_two_engines_show_where_a_loss_comes_from(damage: tuple[float, float], source: str) -> None:
     (row,) = rows_of(accuracy_engines.section(on_two_engines(damage)))
     assert row[1].text == source
     assert all("→" in cell.notes[-1] and "pp" in cell.text for cell in row[2:4])
 
 
-def test_bf16_is_needed_on_both_engines_and_asked_alike() -> None:
+def test_both_engines_need_bf16_with_the_same_settings() -> None:
     records = on_two_engines((0.5, 0.5), per_subject=20)
     assert accuracy_engines.section(records[1:]) is None
     assert accuracy_engines.section(records[:2]) is None
     other = records[2].scores[0].model_copy(update={"num_fewshot": 0})
     refused = [*records[:2], records[2].model_copy(update={"scores": (other,)}), records[3]]
-    assert [str(one.obstacle) for one in on_engines(refused)] == ["different numbers of few-shot examples: 5 and 0"]
+    assert [str(comparison.obstacle) for comparison in on_engines(refused)] == [
+        "different numbers of few-shot examples: 5 and 0"
+    ]
     section = in_english(accuracy_engines.section(refused))
     assert section is not None
     assert rows_of(section) == []

@@ -1,4 +1,4 @@
-"""The report in a real browser: quiet, self-contained, and fitting the screen, in light and in dark."""
+"""The report in a real browser: no errors, no requests, fitting the screen, in light and dark mode."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,8 @@ CONTRAST = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
+    with chromium() as launched:
+        yield launched
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def browser() -> Iterator[Browser]:
     [demo_records(), troubled_records(), [*moe_records(), *many_records()], native_records()],
     ids=["demo", "troubled", "layers", "native"],
 )
-def test_page_is_quiet_and_fits(
+def test_the_page_logs_nothing_and_fits(
     browser: Browser, tmp_path: Path, records: list[RunRecord], width: int, scheme: str
 ) -> None:
     url = written(records, tmp_path).as_uri()
@@ -73,7 +73,7 @@ def test_page_is_quiet_and_fits(
     assert page.locator("figure svg").first.bounding_box()["height"] > 50
     page.close()
     assert noise == []
-    assert [one for one in requests if one != url and not one.startswith("data:")] == []
+    assert [requested for requested in requests if requested != url and not requested.startswith("data:")] == []
 
 
 def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_heat_maps_follow_the_scheme_and_print_on_white(browser: Browser, tmp_pa
     page.close()
 
 
-def test_a_script_would_not_run(browser: Browser, tmp_path: Path) -> None:
+def test_injected_scripts_do_not_run(browser: Browser, tmp_path: Path) -> None:
     path = written(demo_records(), tmp_path)
     path.write_text(path.read_text().replace("</main>", "<script>document.title = 'ran'</script></main>"))
     page = browser.new_page()

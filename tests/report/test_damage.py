@@ -1,4 +1,4 @@
-"""Where the damage sits in a model, drawn and in figures."""
+"""The error by layer, in heat maps and in a table."""
 
 import itertools
 import re
@@ -27,7 +27,7 @@ def test_the_worst_layers_are_named_with_their_errors() -> None:
     assert "Experts are compared as one block" not in demo_page().text
 
 
-def test_the_damage_is_drawn_for_every_quantized_variant() -> None:
+def test_the_errors_are_drawn_for_every_quantized_variant() -> None:
     labels = [attrs["aria-label"] or "" for tag, attrs in demo_page().tags if tag == "svg" and "role" in attrs]
     (single,) = [label for label in labels if "Largest error: 61.3 %, layer 28, down_proj." in label]
     assert all(f"{name.partition('.')[2]} " in single for name in DENSE)
@@ -37,7 +37,7 @@ def test_the_damage_is_drawn_for_every_quantized_variant() -> None:
     assert "By decoder layer" not in page([record("fp8")]).text, "there is nothing to compare"
 
 
-def test_no_damage_is_shown_where_no_layers_were_compared() -> None:
+def test_there_is_no_section_if_no_layers_were_compared() -> None:
     assert 'id="damage"' not in render([record()], title="t")
     assert 'id="damage"' not in render([record("fp8", checkpoint=None)], title="t")
 
@@ -54,15 +54,15 @@ def heat_paths(values: list[tuple[float | None, ...]]) -> dict[str, list[tuple[f
     """Return {colour: (x, y) of each corner} as a heat map of the rows draws it."""
     rows = [HeatRow(f"row{index}", row, "") for index, row in enumerate(values)]
     svg = heat_map(rows, name="n", description="d", xlabel="x", figure_label="f").svg
-    found = re.findall(r'<path d="([^"]+)" clip-path="[^"]+" fill="var\((--\w+)\)', svg)
-    numbers = {colour: [float(number) for number in re.findall(r"[\d.]+", path)] for path, colour in found}
+    paths = re.findall(r'<path d="([^"]+)" clip-path="[^"]+" fill="var\((--\w+)\)', svg)
+    numbers = {colour: [float(number) for number in re.findall(r"[\d.]+", path)] for path, colour in paths}
     return {colour: list(zip(flat[::2], flat[1::2], strict=True)) for colour, flat in numbers.items()}
 
 
 def test_a_heat_map_has_each_value_at_its_place() -> None:
-    found = heat_paths([(0.001, 0.001, 0.0), (0.001, None, 0.6)])
-    assert set(found) == {"--h0", "--rule", "--h13"}
-    (low, grey, high) = (found[colour] for colour in ("--h0", "--rule", "--h13"))
+    corners = heat_paths([(0.001, 0.001, 0.0), (0.001, None, 0.6)])
+    assert set(corners) == {"--h0", "--rule", "--h13"}
+    (low, grey, high) = (corners[colour] for colour in ("--h0", "--rule", "--h13"))
     assert [x for x, _ in grey] == [x for x, _ in high], "third column"
     assert max(y for _, y in grey) < min(y for _, y in high), "second row below the first"
     width = max(x for x, _ in high) - min(x for x, _ in high)
@@ -73,21 +73,21 @@ def test_a_heat_map_has_each_value_at_its_place() -> None:
 
 
 @pytest.mark.parametrize("index", range(len(EDGES)))
-def test_a_colour_begins_at_its_edge(index: int) -> None:
+def test_a_colour_starts_at_its_edge(index: int) -> None:
     assert set(heat_paths([(EDGES[index],)])) == {f"--h{index + 1}"}
     assert set(heat_paths([(EDGES[index] * 0.999,)])) == {f"--h{index}"}
 
 
-def test_heat_colours_are_told_apart_by_lightness_alone() -> None:
+def test_heat_colours_differ_in_lightness() -> None:
     def light(colour: str) -> float:
         parts = [int(colour[begin : begin + 2], 16) / 255 for begin in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     css = (ROOT / "bench" / "report" / "templates" / "style.css").read_text()
-    found = re.findall(r"--h(\d+): (#\w{6});", css)
-    assert [int(index) for index, _ in found] == [*range(len(HEAT))] * 2
-    levels = [light(colour) for _, colour in found]
+    colours = re.findall(r"--h(\d+): (#\w{6});", css)
+    assert [int(index) for index, _ in colours] == [*range(len(HEAT))] * 2
+    levels = [light(colour) for _, colour in colours]
     for ramp in (levels[: len(HEAT)][::-1], levels[len(HEAT) :]):
         ratios = [(after + 0.05) / (before + 0.05) for before, after in itertools.pairwise(ramp)]
         assert min(ratios) > 1.1
@@ -97,8 +97,8 @@ def test_layers_that_are_missing_or_untouched_are_drawn() -> None:
     """A release may leave layers in 16 bits, and a model may have experts in some layers only."""
     dense = [error for error in layer_errors("fp8", 4, DENSE) if error.layer < 2]
     untouched = LayerError(layer=3, name="self_attn.q_proj", relative_error=0.0)
-    made = manifest(
+    checkpoint = manifest(
         "fp8", MOE_MODEL, layer_errors=(*dense, untouched, LayerError(layer=3, name="mlp", relative_error=2.0))
     )
-    (row,) = section_rows([record("fp8", MOE_MODEL, checkpoint=made)], "damage", "fp8")
+    (row,) = section_rows([record("fp8", MOE_MODEL, checkpoint=checkpoint)], "damage", "fp8")
     assert "200 %layer 3, experts" in row

@@ -1,4 +1,4 @@
-"""What to use, how many times as fast, and how to measure a cell again: the report's first and last words."""
+"""The recommendation, the speed-up table, and the commands that re-measure a cell."""
 
 import json
 
@@ -24,7 +24,7 @@ from tests.support.blocks import blocks_of, in_english
 from tests.support.pages import Page, demo_html, rendered, rows_in, section_rows
 
 
-def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
+def test_undecided_variants_are_not_recommended_over_bf16() -> None:
     html = rendered(native_records())
     assert "Keep bf16: no other variant is shown to stay within the margin. Undecided: gptq-int4" in html
     assert len(rows_in(html, "decision", "undecided")) == 4
@@ -32,7 +32,7 @@ def test_variants_that_cannot_be_told_are_not_recommended_over_bf16() -> None:
     assert best.split()[0] == "bf16"
 
 
-def test_a_variant_that_surely_loses_nothing_is_recommended() -> None:
+def test_a_non_inferior_variant_is_recommended() -> None:
     """The same answers as BF16's: with many items that is non-inferior."""
     base = native_record()
     many = [
@@ -50,7 +50,8 @@ def test_a_variant_that_surely_loses_nothing_is_recommended() -> None:
     fast = native_record(
         "fp8",
         scores=tuple(
-            one.model_copy(update={"variant": native_record("fp8").variant, "key": f"fp8 {one.task}"}) for one in many
+            base_score.model_copy(update={"variant": native_record("fp8").variant, "key": f"fp8 {base_score.task}"})
+            for base_score in many
         ),
     )
     html = rendered([base.model_copy(update={"scores": tuple(many)}), fast])
@@ -77,24 +78,24 @@ def test_a_task_without_a_verdict_rules_a_variant_out_or_leaves_it_not_known() -
     assert rows_in(chinese, "decision", "fp8", "未知", "不完整", "mini-ceval：未测量")
 
 
-def test_of_different_margins_the_strictest_applies_and_the_report_says_so() -> None:
+def test_the_strictest_of_different_margins_applies_and_is_reported() -> None:
     html = rendered([unharmed("bf16"), unharmed("fp8", margin=0.02), unharmed("gptq-int4", margin=0.0001)])
     assert "The runs declare different accuracy margins (0.01 pp, 2 pp); the strictest applies here." in html
     assert "at a margin of 0.01 pp" in html
     assert rows_in(html, "decision", "fp8", "undecided")
 
 
-def test_one_variant_alone_is_no_choice() -> None:
+def test_a_single_variant_has_no_decision() -> None:
     assert decision.section([record()]) is None
 
 
 @pytest.mark.parametrize("place", range(len(EDGES)))
-def test_a_shade_begins_at_its_edge(place: int) -> None:
+def test_a_shade_starts_at_its_edge(place: int) -> None:
     assert shade(EDGES[place]) == f"u{place + 1}"
     assert shade(EDGES[place] - 1e-9) == f"u{place}"
 
 
-def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
+def test_the_speed_up_table_has_ratios_or_a_reason() -> None:
     html = rendered(native_records())
     [decoding, _] = rows_in(html, "speedup", "gptq-int4")
     assert decoding.count("1.60") == 3
@@ -107,7 +108,7 @@ def test_the_heat_map_holds_ratios_and_words_where_there_is_none() -> None:
     assert row.split("\n")[1:-1] == ["fp8", "emulated", "invalid", "failed", "not supported"]
 
 
-def test_lengths_that_bf16_has_not_are_no_ratio() -> None:
+def test_lengths_missing_from_bf16_have_no_ratio() -> None:
     lonely = native_record("fp8", cells=(native_cell("fp8", 1), native_cell("fp8", 4096)))
     section = in_english(heat.section([native_record(), lonely]))
     assert section is not None
@@ -127,7 +128,7 @@ def test_the_command_of_each_cell_composes_to_that_cell() -> None:
         assert not spec.accuracy.tasks
 
 
-def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_records_are_not_embedded_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "LARGEST", 1000)
     page = Page(render(demo_records(), title="t"))
     names = [attrs["download"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
@@ -135,7 +136,7 @@ def test_large_records_are_not_put_into_the_page(monkeypatch: pytest.MonkeyPatch
     assert "and are not included in this page" in page.text
 
 
-def test_downloads_hold_what_the_page_shows() -> None:
+def test_downloads_have_what_the_page_shows() -> None:
     section = data.section(demo_records())
     text = json.dumps(
         [getattr(item, "href", "")[:30] for block in section.blocks for item in getattr(block, "items", ())]

@@ -1,4 +1,4 @@
-"""The report in every language: no text of ours is left out of the catalogues, and nothing but texts changes."""
+"""The report in every language: every text comes from the catalogues, and only texts differ."""
 
 import json
 import re
@@ -48,7 +48,7 @@ from tests.support.published import H100, measured, ours
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 VISIBLE = ("title", "aria-label", "placeholder", "data-filter")
-"""Attributes that are read or shown."""
+"""Attributes whose text is shown or read aloud."""
 UNITS = {"BF", "GB", "MB", "MHz", "MJ", "TB", "UTC", "kB", "kJ", "ms", "nats", "pp", "tok/s"}
 UNITS |= {"tokens/s", "items/s", "requests/s"}
 NAMES = {"quantbench", "Python", "TPOT", "SHA", "True", "False", "mini", "on", "top", "min"}
@@ -58,7 +58,7 @@ WORD = re.compile(r"[A-Za-z][A-Za-z/.]*[A-Za-z]")
 
 
 class Visible(HTMLParser):
-    """Every text that a reader of a page sees or hears, but for what is there to be copied."""
+    """Every text that a reader of a page sees or hears, except what is there to be copied."""
 
     HIDDEN = ("style", "script", "code", "pre")
 
@@ -89,47 +89,47 @@ def strings(value: Any) -> Iterator[str]:
     elif isinstance(value, dict):
         yield from strings(list(value.values()))
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from strings(one)
+        for inner in value:
+            yield from strings(inner)
 
 
 def keys(value: Any) -> Iterator[str]:
     """Yield the keys of nested mappings, dotted as the page shows settings."""
-    for name, one in value.items() if isinstance(value, dict) else ():
+    for name, nested in value.items() if isinstance(value, dict) else ():
         yield name
-        yield from (f"{name}.{inner}" for inner in keys(one))
+        yield from (f"{name}.{inner}" for inner in keys(nested))
 
 
 def parts(words: Words) -> Iterator[str]:
-    """Yield what fills the places of a message."""
+    """Yield the values of a message that are names or figures."""
     for _, value in words.values if isinstance(words, Message) else ():
         yield from (value,) if isinstance(value, str) else parts(value)
 
 
 def names_of(records: Sequence[RunRecord]) -> set[str]:
     """Return the texts that records hold: names, commands, and what engines and libraries reported."""
-    found: set[str] = set()
-    for one in with_baselines(records):
-        found |= set(strings(json.loads(one.model_dump_json())))
-        for own in (
-            one.engine_info.reported(),
-            one.environment.packages,
-            one.environment.variables,
-            one.stage_durations_s,
+    texts: set[str] = set()
+    for run in with_baselines(records):
+        texts |= set(strings(json.loads(run.model_dump_json())))
+        for names_and_values in (
+            run.engine_info.reported(),
+            run.environment.packages,
+            run.environment.variables,
+            run.stage_durations_s,
         ):
-            found |= set(own)
-        if one.checkpoint:
-            found |= {*keys(one.checkpoint.quantization_config), *one.checkpoint.tensors_by_dtype}
-            found |= {*one.checkpoint.libraries, *(e.name.rpartition(".")[2] for e in one.checkpoint.layer_errors)}
-        found |= set(one.device.flops_per_s) if one.device else set()
-    found |= {part for text in tuple(found) for part in parts(recorded(text))}
-    return found - STATUSES
+            texts |= set(names_and_values)
+        if run.checkpoint:
+            texts |= {*keys(run.checkpoint.quantization_config), *run.checkpoint.tensors_by_dtype}
+            texts |= {*run.checkpoint.libraries, *(e.name.rpartition(".")[2] for e in run.checkpoint.layer_errors)}
+        texts |= set(run.device.flops_per_s) if run.device else set()
+    texts |= {part for text in tuple(texts) for part in parts(recorded(text))}
+    return texts - STATUSES
 
 
 def published_names() -> set[str]:
-    """Return the texts of published figures, which are quoted as their files have them."""
+    """Return the texts of published figures, which are quoted from their files."""
     pages = [page.model_dump(mode="json") for page in figures.sources().values()]
-    rows = [one.model_dump(mode="json") for one in (*figures.cells(), *figures.scores())]
+    rows = [figure.model_dump(mode="json") for figure in (*figures.cells(), *figures.scores())]
     return set(strings([pages, rows]))
 
 
@@ -137,15 +137,15 @@ def foreign(html: str, names: set[str], known: set[str]) -> dict[str, list[str]]
     """Return {text of the page: words in it that are neither known nor part of a name}."""
     ordered = sorted((name for name in names if WORD.search(name)), key=len, reverse=True)
     pattern = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in ordered))
-    found = {}
+    words_of = {}
     for text in dict.fromkeys(Visible(html).texts):
         if text.startswith("python -m bench.run "):
-            continue  # A command is there to be copied too.
-        inside = {place for one in pattern.finditer(text) for place in range(*one.span())}
-        words = [one[0] for one in WORD.finditer(text) if not inside.issuperset(range(*one.span()))]
+            continue  # A command is to be copied too.
+        inside = {place for name in pattern.finditer(text) for place in range(*name.span())}
+        words = [word[0] for word in WORD.finditer(text) if not inside.issuperset(range(*word.span()))]
         if unknown := [word for word in words if word not in known]:
-            found[text] = unknown
-    return found
+            words_of[text] = unknown
+    return words_of
 
 
 def open_loops(quant: str) -> RunRecord:
@@ -159,7 +159,7 @@ def open_loops(quant: str) -> RunRecord:
 
 def on_engines() -> list[RunRecord]:
     """Return variants on two engines, one of which asked BF16 twice, and one score that cannot be compared."""
-    made = []
+    records = []
     for engine in ("sglang", "vllm"):
         for quant in ("bf16", "fp8", "gptq-int4"):
             scores = [score(quant, task, engine=engine) for task in TASKS]
@@ -167,8 +167,8 @@ def on_engines() -> list[RunRecord]:
                 scores[0] = scores[0].model_copy(update={"num_fewshot": 0})
             if (engine, quant) == ("vllm", "bf16"):
                 scores += [score(quant, task, engine=engine, repeat=1) for task in TASKS]
-            made.append(scored(quant, *scores, engine=engine, run_id=f"{quant}-{engine}"))
-    return made
+            records.append(scored(quant, *scores, engine=engine, run_id=f"{quant}-{engine}"))
+    return records
 
 
 def verdicts() -> list[RunRecord]:
@@ -200,7 +200,7 @@ def broken_baseline() -> list[RunRecord]:
 
 
 def warned() -> list[RunRecord]:
-    """Return cells with warnings, of shapes that BF16 has not, and one slower than BF16's."""
+    """Return cells with warnings, of shapes that BF16 lacks, and one slower than BF16's."""
     marks = {"warnings": ("trial 2 is an outlier",), "unproven": ("cached tokens",)}
     slow = paced(native_cell("bf16", 1), 1.3).model_copy(update={"variant": native_record("fp8").variant})
     return [
@@ -220,8 +220,8 @@ def histories() -> dict[str, tuple[JudgedNight, ...]]:
     }
 
 
-Made = Callable[[], list[RunRecord]]
-SETS: dict[str, tuple[Made, Mapping[str, Sequence[JudgedNight]]]] = {
+Records = Callable[[], list[RunRecord]]
+SETS: dict[str, tuple[Records, Mapping[str, Sequence[JudgedNight]]]] = {
     "native": (lambda: [*native_records(), controlled_record()], histories()),
     "troubled": (troubled_records, {}),
     "experts": (moe_records, {}),
@@ -250,7 +250,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
         entries = read_po(file)
 
     def blanked(wording: str) -> str:
-        return re.sub(r"\{\w+\}|[A-Za-z]", lambda found: found[0] if found[0][0] == "{" else "¤", wording)
+        return re.sub(r"\{\w+\}|[A-Za-z]", lambda match: match[0] if match[0][0] == "{" else "¤", wording)
 
     for entry in entries:
         if entry.id:
@@ -287,7 +287,9 @@ def test_every_text_of_a_site_comes_from_the_catalogue(tmp_path: Path, blank: Ca
         cells=3,
         scores=2,
     )
-    variant = variant_page(tmp_path, key, {name: standing_of(one) for name, one in nights.items()}, nights, blank)
+    variant = variant_page(
+        tmp_path, key, {name: standing_of(history) for name, history in nights.items()}, nights, blank
+    )
     alone = variant_page(tmp_path, (*key[:2], "vllm"), {}, {}, blank)
     for alarms in ([variant, alone], [alone]):
         write_index(tmp_path, [Session("session-1", (row,), "session-1.html")], alarms, blank)
@@ -318,7 +320,7 @@ def test_no_wording_of_another_language_is_english() -> None:
 
 
 def test_figures_names_and_structure_are_the_same_in_both_languages() -> None:
-    english, chinese = (Page(rendered(demo_records(), lang=one)) for one in LANGUAGES)
+    english, chinese = (Page(rendered(demo_records(), lang=lang)) for lang in LANGUAGES)
     assert [tag for tag, _ in english.tags] == [tag for tag, _ in chinese.tags]
     assert english.ids() == chinese.ids()
     figures_of = re.compile(r"\d+\.\d{2,}")

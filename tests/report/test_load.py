@@ -10,12 +10,14 @@ from tests.support.loads import OBJECTIVE, load_records, loaded
 
 
 def rows_of(records: list[RunRecord]) -> list[list[str]]:
-    found = in_english(section(records))
-    assert found is not None
-    [table] = [block for block in found.blocks if isinstance(block, Table)]
-    assert all(sum(one.span for one in row) == len(table.heads) for group in table.groups for row in group.rows)
+    load = in_english(section(records))
+    assert load is not None
+    [table] = [block for block in load.blocks if isinstance(block, Table)]
+    assert all(sum(column.span for column in row) == len(table.heads) for group in table.groups for row in group.rows)
     return [
-        [" / ".join(map(str, (one.text, *one.notes))) for one in row] for group in table.groups for row in group.rows
+        [" / ".join(map(str, (column.text, *column.notes))) for column in row]
+        for group in table.groups
+        for row in group.rows
     ]
 
 
@@ -24,11 +26,11 @@ def test_a_sweep_of_one_load_has_no_load_section() -> None:
     assert section(troubled_records()) is None
 
 
-def test_a_series_is_drawn_with_its_knee_and_stands_in_the_table() -> None:
+def test_a_series_is_drawn_with_its_knee_and_listed() -> None:
     records = load_records()
-    found = in_english(section(records))
-    assert found is not None
-    figures = [block for block in found.blocks if isinstance(block, Figures)]
+    load = in_english(section(records))
+    assert load is not None
+    figures = [block for block in load.blocks if isinstance(block, Figures)]
     assert [len(block.items) for block in figures] == [1]
     assert "concurrency 8" in figures[0].items[0].drawing.svg
     rows = rows_of(records)
@@ -38,18 +40,18 @@ def test_a_series_is_drawn_with_its_knee_and_stands_in_the_table() -> None:
 
 def test_goodput_is_shown_where_there_is_an_objective() -> None:
     records = load_records(objective=OBJECTIVE)
-    found = in_english(section(records))
-    assert found is not None
-    [figures] = [block for block in found.blocks if isinstance(block, Figures)]
+    load = in_english(section(records))
+    assert load is not None
+    [figures] = [block for block in load.blocks if isinstance(block, Figures)]
     assert len(figures.items) == 2
     assert "TTFT up to 500 ms and TPOT up to 100 ms" in figures.items[1].caption
     rows = rows_of(records)
     assert "100.0 %" in rows[0][-1]
     assert rows[5][-1] == "0.0 % / 0.0–0.0 %"
-    assert ["highest goodput" in row[0] for row in rows].count(True) == 1  # fp8 keeps it nowhere
+    assert ["highest goodput" in row[0] for row in rows].count(True) == 1  # fp8 never meets it
 
 
-def test_an_open_loop_that_was_too_much_is_told_without_latencies() -> None:
+def test_a_saturated_open_loop_has_no_latencies() -> None:
     def rates(quant: str) -> tuple[SpeedCell, ...]:
         fields = {"n_requests": 100, "concurrency": 256}
         return (
@@ -76,7 +78,7 @@ def test_percentiles_appear_with_enough_requests() -> None:
     assert "p99" in many[1][5]
 
 
-def test_the_page_is_the_same_every_time_and_holds_the_section() -> None:
+def test_the_page_is_reproducible_and_has_the_section() -> None:
     records = load_records(objective=OBJECTIVE)
     page = render(records, title="load")
     assert page == render(records, title="load")
@@ -85,7 +87,7 @@ def test_the_page_is_the_same_every_time_and_holds_the_section() -> None:
 
 def test_emulated_loads_are_hollow_and_faint() -> None:
     records = [record("fp8", cells=tuple(cell("fp8", 256, concurrency=n) for n in (1, 2, 4)))]
-    found = in_english(section(records))
-    assert found is not None
-    [table] = [block for block in found.blocks if isinstance(block, Table)]
-    assert all(one.faint for group in table.groups for row in group.rows for one in row[2:])
+    load = in_english(section(records))
+    assert load is not None
+    [table] = [block for block in load.blocks if isinstance(block, Table)]
+    assert all(column.faint for group in table.groups for row in group.rows for column in row[2:])

@@ -1,4 +1,4 @@
-"""The report's HTML: everything escaped, everything said, nothing shown that was not measured."""
+"""The report's HTML: all text escaped, every status explained, no figure without a measurement."""
 
 import importlib
 import re
@@ -39,11 +39,11 @@ from tests.support.pages import Page, demo_html, demo_page, page, rendered, rows
 def test_hostile_text_is_text_everywhere() -> None:
     html = render([hostile_record(), record()], title=HOSTILE)
     allowed = {tag for tag, _ in page(demo_records() + troubled_records()).tags}
-    found = Page(html)
-    assert {tag for tag, _ in found.tags} <= allowed
+    parsed = Page(html)
+    assert {tag for tag, _ in parsed.tags} <= allowed
     assert not {"img", "iframe", "object"} & allowed
-    assert [tag for tag, _ in found.tags].count("script") == 1
-    assert not [attrs for _, attrs in found.tags if any(name.startswith("on") for name in attrs)]
+    assert [tag for tag, _ in parsed.tags].count("script") == 1
+    assert not [attrs for _, attrs in parsed.tags if any(name.startswith("on") for name in attrs)]
     assert html.count("onerror=") == html.count("&lt;img src=x onerror=") > 50
     assert "7*7" in html
     assert "49<" not in html
@@ -57,7 +57,7 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_nothing_is_loaded_from_anywhere() -> None:
+def test_the_page_loads_no_resources() -> None:
     html = demo_html()
     assert "http://" not in html.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in html
@@ -67,13 +67,13 @@ def test_nothing_is_loaded_from_anywhere() -> None:
     assert not re.search(r"url\((?!#)", html)
 
 
-def test_ids_are_unique_and_references_meet_them() -> None:
-    found = demo_page()
-    ids = found.ids()
+def test_ids_are_unique_and_references_resolve() -> None:
+    parsed = demo_page()
+    ids = parsed.ids()
     assert len(ids) == len(set(ids))
-    targets = [attrs["href"] for _, attrs in found.tags if (attrs.get("href") or "").startswith("#")]
-    targets += [f"#{attrs['aria-labelledby']}" for _, attrs in found.tags if "aria-labelledby" in attrs]
-    clips = [attrs["clip-path"] for _, attrs in found.tags if "clip-path" in attrs]
+    targets = [attrs["href"] for _, attrs in parsed.tags if (attrs.get("href") or "").startswith("#")]
+    targets += [f"#{attrs['aria-labelledby']}" for _, attrs in parsed.tags if "aria-labelledby" in attrs]
+    clips = [attrs["clip-path"] for _, attrs in parsed.tags if "clip-path" in attrs]
     assert targets
     assert clips
     assert {str(target).removeprefix("#") for target in targets} <= set(ids)
@@ -93,7 +93,7 @@ def test_every_variant_has_its_row_in_the_summary() -> None:
     assert "89.0 %" in rows["fp8"]
 
 
-def test_emulation_is_explained_once_every_quantized_variant_is_emulated() -> None:
+def test_emulation_is_explained_if_every_quantized_variant_is_emulated() -> None:
     assert "Every quantized variant ran emulated" in demo_page().text
     native = record("fp8", cells=(cell("fp8", 256, status="ok"),), scores=(score("fp8", "mini-mmlu", status="ok"),))
     mixed = page([record(), native, record("gptq-int8")]).text
@@ -102,21 +102,21 @@ def test_emulation_is_explained_once_every_quantized_variant_is_emulated() -> No
 
 
 @pytest.mark.parametrize("status", list(STATUS_MEANING))
-def test_every_status_stands_with_its_reason(status: Any) -> None:
+def test_every_status_is_shown_with_its_reason(status: Any) -> None:
     reason = f"because of {status}"
-    made = record(
+    variant = record(
         "fp8",
         cells=(cell("fp8", 777, status=status, reasons=(reason,)),),
         scores=(score("fp8", "mini-mmlu", status=status, reasons=(reason,)),),
     )
-    found = page([made])
-    assert found.text.count(reason) >= 2
-    assert str(STATUS_MEANING[status]) in found.text
-    assert [attrs for _, attrs in found.tags if attrs.get("class") == f"badge {status}"]
+    parsed = page([variant])
+    assert parsed.text.count(reason) >= 2
+    assert str(STATUS_MEANING[status]) in parsed.text
+    assert [attrs for _, attrs in parsed.tags if attrs.get("class") == f"badge {status}"]
 
 
 @pytest.mark.parametrize("status", sorted(STATUS_MEANING.keys() - {"ok", "emulated"}))
-def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
+def test_invalid_cells_have_no_figures(status: Any) -> None:
     broken = cell("fp8", 777).model_copy(update={"status": status, "reasons": ("broken",)})
     unscored = score("fp8", "mini-mmlu").model_copy(update={"status": status, "reasons": ("broken",)})
     html = render([record("fp8", cells=(broken,), scores=(unscored,), stage_durations_s={})], title="t")
@@ -168,52 +168,52 @@ def test_no_figure_of_a_cell_that_is_not_valid(status: Any) -> None:
     ids=lambda records: f"{len(records)} records",
 )
 def test_every_shape_of_records_renders(records: list[RunRecord]) -> None:
-    found = page(records)
-    ids = found.ids()
+    parsed = page(records)
+    ids = parsed.ids()
     assert len(ids) == len(set(ids))
-    assert found.rows_with(records[0].variant.quant)
-    for made in records:
-        assert made.run_id in found.text
+    assert parsed.rows_with(records[0].variant.quant)
+    for each in records:
+        assert each.run_id in parsed.text
 
 
-def test_no_records_is_refused() -> None:
+def test_a_report_without_records_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one record"):
         render([], title="t")
 
 
 def test_failures_are_listed_with_their_messages() -> None:
-    found = page(troubled_records())
-    assert found.rows_with("AWQ needs 1.2 GB", "quantize", "awq-int4")
-    assert found.rows_with("31 tokens came back", "invalid")
-    assert found.rows_with("interrupted", "gptq-int4")
+    parsed = page(troubled_records())
+    assert parsed.rows_with("AWQ needs 1.2 GB", "quantize", "awq-int4")
+    assert parsed.rows_with("31 tokens came back", "invalid")
+    assert parsed.rows_with("interrupted", "gptq-int4")
     assert 'id="failures"' not in demo_html()
 
 
 def test_the_command_to_repeat_a_run_can_be_pasted() -> None:
-    made = record(command=("+model=smollm2-135m", "quant=fp8", "accuracy.tasks=[mini-mmlu, 'it''s']"))
-    text = page([made]).text
+    pasted = record(command=("+model=smollm2-135m", "quant=fp8", "accuracy.tasks=[mini-mmlu, 'it''s']"))
+    text = page([pasted]).text
     assert "python -m bench.run +model=smollm2-135m quant=fp8 'accuracy.tasks=[mini-mmlu, " in text
 
 
 def test_sections_come_in_the_documented_order() -> None:
-    """What to use and why, the evidence, then the machine and the data; a new section has its place among them."""
+    """The recommendation, the evidence, then the machine and the data."""
     ids = [section.id for section in all_sections(troubled_records())]
     assert ids[:3] == ["decision", "summary", "verdict"]
     assert ids[-4:] == ["failures", "environment", "glossary", "data"]
     assert len(ids) > 10
 
 
-def test_no_two_sections_have_the_same_place() -> None:
+def test_no_two_sections_have_the_same_order() -> None:
     places = Counter(importlib.import_module(f"{sections.__name__}.{name}").ORDER for name in names(sections.__name__))
     assert [place for place, count in places.items() if count > 1] == []
 
 
 def test_the_baseline_is_the_bf16_run_of_the_same_model_and_engine() -> None:
     base, other = record(), record("fp8", engine="sglang")
-    made = runs([base, record("fp8"), other, record("fp8", "tiny-qwen3"), record(run_id="again")])
-    by_id = {(run.record.variant.model, run.label, run.record.engine): run.baseline for run in made}
+    paired = runs([base, record("fp8"), other, record("fp8", "tiny-qwen3"), record(run_id="again")])
+    by_id = {(run.record.variant.model, run.label, run.record.engine): run.baseline for run in paired}
     assert list(by_id.values()) == [None, base, None, base, None]
-    assert len({run.label for run in made}) == len(made)
+    assert len({run.label for run in paired}) == len(paired)
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_the_baseline_is_the_bf16_run_of_the_same_model_and_engine() -> None:
         (fmt.plural(1200, "run"), "1,200 runs"),
     ],
 )
-def test_numbers_are_written_for_people(shown: str, expected: str) -> None:
+def test_numbers_are_formatted(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-def test_canary_prompts_stand_beside_their_source() -> None:
+def test_canary_prompts_are_shown_with_their_source() -> None:
     (row,) = rows_in(demo_html(), "quantization", "fp8", "positions")
     assert "5.4 %source 4.3 %" in row
     assert "2.31source 2.27" in row
@@ -264,7 +264,7 @@ def test_canary_prompts_stand_beside_their_source() -> None:
     assert section_rows(mixed, "quantization", "gptq-int4", "positions", fmt.MISSING)
 
 
-def test_a_checkpoint_tells_its_format_experts_and_proof() -> None:
+def test_a_checkpoint_shows_its_format_experts_and_proof() -> None:
     (row,) = section_rows(moe_records(), "quantization", "gptq-int4", "GB")
     assert "int4, scales per 64 columns, symmetric" in row
     assert "96.5 %" in row
@@ -278,7 +278,7 @@ def test_a_checkpoint_tells_its_format_experts_and_proof() -> None:
     assert "Thinking in chats" not in demo_page().text, "plain text has no template"
 
 
-def test_what_an_older_record_does_not_tell_is_not_made_up() -> None:
+def test_values_missing_from_older_records_are_not_invented() -> None:
     older = {"format": None, "layer_errors": (), "canaries": None, "proof_s": 0.0, "proof_peak_rss_bytes": 0}
     (row,) = section_rows([record("fp8", checkpoint=manifest("fp8", **older))], "quantization", "GB")
     assert "not recorded" in row
@@ -294,7 +294,7 @@ def test_exact_values_are_on_hover() -> None:
     assert any(str(title).startswith("median 0.") and "n = 3" in str(title) for title in titles)
 
 
-def test_figures_stand_beside_their_physical_limit() -> None:
+def test_figures_are_shown_with_their_physical_limit() -> None:
     rows = section_rows(native_records(), "speed", "fp8", "ok")
     assert len(rows) == 3
     assert "memoryprefill: memory" in rows[0]
@@ -306,7 +306,7 @@ def test_figures_stand_beside_their_physical_limit() -> None:
     assert "measured with torch 2.13.0 on 2026-11-24" in page(native_records()).text
 
 
-def test_records_without_a_device_say_nothing_of_limits() -> None:
+def test_records_without_a_device_have_no_limits() -> None:
     html = demo_html()
     assert 'id="limits"' not in html
     assert 'id="waterfall"' not in html
@@ -320,11 +320,11 @@ def test_a_roof_is_drawn_for_every_variant() -> None:
     assert render(native_records(), title="quantbench") == html
 
 
-def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:
+def test_an_open_loop_has_its_own_group_in_the_table() -> None:
     opened = native_cell("bf16", 256, request_rate_per_s=2.5, n_requests=64)
     slots = native_cell("bf16", 256, n_requests=4)
-    made = native_record(cells=(native_cell("bf16", 256), opened, slots))
-    rows = section_rows([made], "speed")
+    mixed = native_record(cells=(native_cell("bf16", 256), opened, slots))
+    rows = section_rows([mixed], "speed")
     titles = [row.strip() for row in rows if "tokens in" in row]
     assert titles == [
         "256 tokens in, 32 out, concurrency 1",
@@ -337,7 +337,7 @@ def test_an_open_loop_stands_in_the_table_under_a_title_of_its_own() -> None:
     assert "2.5 requests/s" in speed
 
 
-def test_warnings_and_unproven_checks_are_told_once_with_their_places() -> None:
+def test_warnings_and_unproven_checks_are_listed_once_with_their_places() -> None:
     warned = {"warnings": ("trial 2 is an outlier",), "unproven": ("cached tokens",)}
     cells = tuple(native_cell("bf16", length, **warned) for length in (1, 256))
     other = native_record("fp8", cells=tuple(native_cell("fp8", length, **warned) for length in (1, 256, 1024)))

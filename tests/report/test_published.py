@@ -1,4 +1,4 @@
-"""The report's sections of published figures and of claims: where they are of use, apart from what was measured."""
+"""The sections on published figures and on claims: when they appear, and kept apart from measurements."""
 
 import re
 
@@ -12,13 +12,13 @@ from tests.support.blocks import in_english
 from tests.support.published import H100, measured, ours
 
 
-def test_a_report_of_a_model_that_nobody_published_has_neither_section() -> None:
+def test_models_without_published_figures_have_neither_section() -> None:
     for records in (demo_records(), native_records()):
         assert published_section.section(records) is None
         assert claims_section.section(records) is None
 
 
-def test_published_and_measured_figures_stand_apart() -> None:
+def test_published_and_measured_figures_are_kept_apart() -> None:
     text = page.render([measured(81.73)], title="x")
     for words in ("Published by others", "published, not measured here", "reproduced", "Common claims, checked"):
         assert words in text
@@ -42,14 +42,16 @@ def test_other_hardware_is_compared_by_shares_alone() -> None:
     assert "only shares of the limit can be compared" in text
 
 
-def test_measured_scores_stand_beside_published_ones() -> None:
+def test_measured_scores_are_listed_with_published_ones() -> None:
     text = page.render([record("bf16", "qwen2-7b-instruct", cells=(), scores=(ours(),))], title="x")
     assert "Measured and published scores" in text
     assert "+0.0 ± 1.1 percentage points" in text
 
 
-def test_every_claim_has_its_words() -> None:
-    assert {name: str(words) for name, words in claims_section.CLAIMS.items()} == {one.id: one.says for one in claims()}
+def test_every_claim_has_a_message() -> None:
+    assert {name: str(words) for name, words in claims_section.CLAIMS.items()} == {
+        claim.id: claim.says for claim in claims()
+    }
 
 
 def test_claims_are_answered_for_each_length_of_the_reports_models_alone() -> None:

@@ -1,4 +1,4 @@
-"""English texts of records: what is recognised is the same in English and worded in Chinese, all else stays."""
+"""English texts of records: recognised ones have a wording in each language, others stay as stored."""
 
 import pytest
 
@@ -62,22 +62,22 @@ def test_every_pattern_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("id", EXAMPLES)
-def test_a_known_text_is_itself_in_english_and_another_in_chinese(id: str) -> None:
-    found = recorded(EXAMPLES[id])
-    assert isinstance(found, Message)
-    assert found.id == id
-    assert str(found) == EXAMPLES[id]
-    chinese = catalogue("zh")(found)
+def test_a_recognised_text_keeps_its_english_and_has_a_chinese_wording(id: str) -> None:
+    message = recorded(EXAMPLES[id])
+    assert isinstance(message, Message)
+    assert message.id == id
+    assert str(message) == EXAMPLES[id]
+    chinese = catalogue("zh")(message)
     assert any("\u4e00" <= char <= "\u9fff" for char in chinese)
-    assert all(catalogue("zh")(value) in chinese for _, value in found.values)
+    assert all(catalogue("zh")(value) in chinese for _, value in message.values)
 
 
 def test_a_text_inside_a_text_is_recognised_too() -> None:
-    found = recorded(EXAMPLES["recorded.requests"])
-    assert catalogue("zh")(found) == "服务没有给出 token 计数（cached）（4 个请求中的 3 个）"
+    message = recorded(EXAMPLES["recorded.requests"])
+    assert catalogue("zh")(message) == "服务没有给出 token 计数（cached）（4 个请求中的 3 个）"
 
 
-def test_reasons_of_today_are_recognised() -> None:
+def test_current_reasons_are_recognised() -> None:
     trials = [trial.model_copy(update={"requests": trial.requests * 2}) for trial in cell("bf16", 256).trials]
     nights = (value_of([1.0], [1.0]), value_of([1.0], []), value_of([], [], "invalid"))
     reasons = [
@@ -90,7 +90,7 @@ def test_reasons_of_today_are_recognised() -> None:
 
 
 @pytest.mark.parametrize("text", ["CUDA error: an illegal memory access", "", "x" * 100_000, "1 in, " * 80, "trial : "])
-def test_what_is_not_ours_stays_as_it_is(text: str) -> None:
+def test_unrecognised_text_stays_as_stored(text: str) -> None:
     assert recorded(text) == text
 
 

@@ -1,4 +1,4 @@
-"""The report as people use it: by keyboard, by a screen reader's rules, printed, without scripts, under attack."""
+"""The report in use: by keyboard, under accessibility rules, in print, without scripts, with hostile text."""
 
 import gzip
 import json
@@ -29,8 +29,8 @@ ATTACKS = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
+    with chromium() as launched:
+        yield launched
 
 
 def nights() -> dict[str, Any]:
@@ -49,13 +49,15 @@ def test_axe_finds_nothing(browser: Browser, tmp_path: Path, records: list[RunRe
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(browser, tmp_path, records, color_scheme=scheme, reduced_motion="reduce")
     page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-    found = axe.run(page).response["violations"]
-    told = [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
+    violations = [
+        (rule["id"], rule["help"], [node["html"][:200] for node in rule["nodes"]][:3])
+        for rule in axe.run(page).response["violations"]
+    ]
     page.close()
-    assert told == []
+    assert violations == []
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser, tmp_path: Path) -> None:
+def test_the_keyboard_reaches_everything_with_visible_focus(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, native_records())
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -96,7 +98,7 @@ def test_tables_sort_by_number_and_filter_by_words(browser: Browser, tmp_path: P
     page.close()
 
 
-def test_without_scripts_everything_is_there(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_is_complete_without_scripts(browser: Browser, tmp_path: Path) -> None:
     with_scripts = opened(browser, tmp_path, native_records())
     rows = with_scripts.locator("tr").count()
     with_scripts.close()
@@ -119,20 +121,20 @@ def test_a_link_leads_to_a_cell(browser: Browser, tmp_path: Path) -> None:
     page.close()
 
 
-def test_the_raw_records_can_be_taken_along(browser: Browser, tmp_path: Path) -> None:
+def test_the_raw_records_can_be_downloaded(browser: Browser, tmp_path: Path) -> None:
     records = demo_records()
     page = opened(browser, tmp_path, records)
-    with page.expect_download() as found:
+    with page.expect_download() as download:
         page.get_by_role("link", name="records.jsonl.gz").click()
-    lines = gzip.decompress(Path(found.value.path()).read_bytes()).decode().splitlines()
+    lines = gzip.decompress(Path(download.value.path()).read_bytes()).decode().splitlines()
     assert [RunRecord.model_validate(json.loads(line)) for line in lines] == records
-    with page.expect_download() as found:
+    with page.expect_download() as download:
         page.get_by_role("link", name="speed.csv").click()
-    assert Path(found.value.path()).read_text().startswith("run_id,model,quant,engine,input_len")
+    assert Path(download.value.path()).read_text().startswith("run_id,model,quant,engine,input_len")
     page.close()
 
 
-def test_it_prints_all_of_it(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_prints_in_full(browser: Browser, tmp_path: Path) -> None:
     page = opened(browser, tmp_path, demo_records())
     content = page.pdf(format="A4")
     assert content.startswith(b"%PDF")
