@@ -18,16 +18,16 @@ COLUMNS = {
     "engine": "what served it",
     "input_len": "prompt tokens of the cell",
     "output_len": "generated tokens of the cell",
-    "concurrency": "requests at once; in an open loop the most that may be",
+    "concurrency": "concurrent requests; in an open loop the maximum",
     "request_rate_per_s": "requests per second of an open loop; empty for a closed one",
     "n_requests": "requests of one trial",
     "context_length": "longest prompt plus answer that was served",
-    "yarn_factor": "how many times the model's positions were stretched; empty where they were not",
-    "baseline": "yes for a cell of the baseline that was served beside the variant",
-    "interleaved": "yes where trials took turns with those of the baseline",
+    "yarn_factor": "factor by which the model's positions were stretched; empty if they were not",
+    "baseline": "yes for a cell of the baseline that was measured together with the variant",
+    "interleaved": "yes if trials were interleaved with those of the baseline",
     "status": "ok, emulated, invalid, not_supported or failed",
     "reasons": "why the status is not ok, joined by ' | '",
-    "unproven": "checks that the server gives no means for, joined by ' | '",
+    "unproven": "checks that the server does not support, joined by ' | '",
     "warnings": "what a reader should know, joined by ' | '",
     "n_trials": "measured trials",
     "ttft_s": "time to first token",
@@ -38,8 +38,8 @@ COLUMNS = {
     "output_tokens_per_s": "tokens of all requests / time from the first request to the last token",
     "batch_prefill_tokens_per_s": "prompt tokens of all requests sent together / time to the last first token",
     "requests_per_s": "requests answered per second",
-    "goodput_requests_per_s": "of those, the ones that kept workload.objective",
-    "roof_tokens_per_s": "decode speed of one request that the device allows at most",
+    "goodput_requests_per_s": "of those, the ones that met workload.objective",
+    "roof_tokens_per_s": "highest decode speed of one request that the device allows",
     "mbu": "share of the device's memory bandwidth used while decoding, 0 to 1",
     "roof_ttft_s": "shortest time to first token that the device allows",
     "mfu": "share of the device's arithmetic used while prefilling, 0 to 1",
@@ -54,11 +54,11 @@ COLUMNS = {
     "value": "its value",
     "stderr": "its standard error",
     "n_items": "items scored",
-    "repeat": "1 for BF16 asked a second time in another order, 0 otherwise",
-    "thinking": "whether the chat template let the model reason first; empty where none was used",
-    "temperature": "at which tokens of answers were drawn; empty for as the task says",
-    "verdict": "worse, non-inferior or inconclusive beside the BF16 run of the same session; at the main metric",
-    "delta": "score minus that of BF16 over the same items, of 1",
+    "repeat": "1 for BF16 asked again in another order, 0 otherwise",
+    "thinking": "whether the chat template let the model reason first; empty if none was used",
+    "temperature": "sampling temperature of answers; empty if the task sets it",
+    "verdict": "worse, non-inferior or inconclusive compared with the BF16 run of the same session; at the main metric",
+    "delta": "score minus that of BF16 on the same items, of 1",
     "delta_low": "lower end of its 95 % interval",
     "delta_high": "upper end of its 95 % interval",
     "gained": "items gained against BF16",
@@ -157,7 +157,7 @@ def _score_rows(score: TaskScore, verdict: Verdict | None) -> Iterator[dict[str,
 
 
 def session_rows(records: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one session's records; of runs that were repeated, the last one counts for verdicts."""
+    """Yield the rows of one session's records; of repeated runs, the last one counts for verdicts."""
     last = tuple({record.key: record for record in records}.values())
     verdicts = {(one.run.record.run_id, one.score.task): one.verdict for one in judged(last) if one.verdict}
     for record in records:

@@ -1,4 +1,4 @@
-"""Everything as data to take along, and the command that measures each cell again."""
+"""Downloads of all data, and the commands that re-measure each cell."""
 
 import base64
 import csv
@@ -20,7 +20,7 @@ from bench.speed.shapes import shape_of
 ORDER = 75
 
 LARGEST = 700_000
-"""Bytes of raw observations, compressed, that a page carries at most; without them it still holds every figure."""
+"""Maximum size of the compressed raw records in a page, in bytes; without them it still has every figure."""
 CELLS = (
     "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate_per_s", "n_requests",
     "status", "n_trials", "figure", "unit", "median", "low", "high",
@@ -61,8 +61,8 @@ def _accuracy(records: Sequence[RunRecord]) -> bytes:
         for score in record.scores:
             start = [record.run_id, record.variant.model, record.variant.quant, record.engine, score.task, score.repeat]
             for metric in score.metrics or (None,):
-                told = (metric.name, metric.value, metric.stderr) if metric else (None, None, None)
-                rows.append([*start, score.status, *told, score.n_items])
+                figures = (metric.name, metric.value, metric.stderr) if metric else (None, None, None)
+                rows.append([*start, score.status, *figures, score.n_items])
     return _csv(SCORES, rows)
 
 
@@ -88,7 +88,7 @@ def _downloads(records: Sequence[RunRecord]) -> list[Block]:
 
 
 def cell_command(record: RunRecord, cell: SpeedCell) -> str:
-    """Return what measures one cell again, and nothing else."""
+    """Return the command that re-measures one cell and nothing else."""
     words = [*record.command, f"workload.input_lens=[{cell.input_len}]", f"workload.output_len={cell.output_len}"]
     if cell.request_rate_per_s is None:
         words += [f"workload.concurrency=[{cell.concurrency}]", "workload.request_rates=[]"]
