@@ -12,7 +12,7 @@ from functools import lru_cache
 from bench.messages.message import Message, Words
 
 LONGEST = 500
-"""Longest text that is compared with the patterns, in characters: quantbench stores no longer one."""
+"""Longest text that is compared with the patterns, in characters: quantbench stores none longer."""
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ SETS: dict[str, tuple[Records, Mapping[str, Sequence[JudgedNight]]]] = {
 
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """Return the English wordings without a Latin letter: a letter of a page is then none of a catalogue."""
+    """Return the English wordings without Latin letters: a letter on a page then comes from elsewhere."""
     with po_file("en").open("rb") as file:
         entries = read_po(file)
 

@@ -258,7 +258,7 @@ def test_canary_prompts_are_shown_with_their_source() -> None:
     assert "5.4 %source 4.3 %" in row
     assert "2.31source 2.27" in row
     assert "64.6 %of 96" in row
-    assert "Repetition, entropy and same tokens" not in page(moe_records()).text, "nobody ran any"
+    assert "Repetition, entropy and same tokens" not in page(moe_records()).text, "none were run"
     assert "canary prompts were not run" in page(moe_records()).text
     mixed = [record("fp8"), record("gptq-int4", checkpoint=manifest("gptq-int4", canaries=None))]
     assert section_rows(mixed, "quantization", "gptq-int4", "positions", fmt.MISSING)

@@ -1,5 +1,5 @@
 "use strict";
-// Sorting and filtering of tables. The page is whole without it.
+// Sorting and filtering of tables. The page is complete without it.
 for (const table of document.querySelectorAll(".scroll > table")) {
   const bodies = [...table.tBodies];
   const rows = bodies.flatMap(body => [...body.rows].filter(row => !row.classList.contains("group")));
