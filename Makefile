@@ -31,9 +31,11 @@ setup: $(BIN)/.ready
 demo: setup
 	$(BIN)/python -m bench.run $(DEMO)
 
-# Shared out over processes, but for the tests that measure time.
+# Shared out over processes, but for the tests that measure time. All of them share one cache of checkpoints.
 test: setup
-	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4
+	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
+	export QUANTBENCH_TEST_CACHE="$${QUANTBENCH_TEST_CACHE:-$$cache}" && set -x && \
+	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 && \
 	$(BIN)/python -m pytest -m alone
 
 test-all: export QUANTBENCH_TEST_ALL = 1

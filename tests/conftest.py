@@ -1,7 +1,8 @@
-"""Shared fixtures: one cache of checkpoints for all tests of a session, so that each is built once."""
+"""Shared fixtures: all tests of a session share their checkpoints, so that each is built once."""
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.program import Cli
 # Several processes share the cores: threads that wait by spinning keep the others from working, which costs torch's
 # small steps a factor of ten and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # An nvidia-smi that lists no device: engine=auto is the reference server in all tests, also on a machine with a GPU.
 os.environ["PATH"] = os.pathsep.join((str(ROOT / "tests" / "support" / "no_gpu"), os.environ["PATH"]))
 # A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
@@ -20,17 +22,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SHARED = ("checkpoints", "devices", "sources")
+"""Folders of the cache that all processes of a session share."""
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the session's checkpoint cache: a new folder, or QUANTBENCH_TEST_CACHE to keep it between sessions.
+    """Return the session's cache: in a new folder, or in QUANTBENCH_TEST_CACHE to keep it between sessions.
 
-    Each of the processes that share the tests out has its own: tests look at, and kill, the servers of their cache.
+    Each of the processes that share the tests has its own, because tests look at, and kill, the servers of their
+    cache. What takes long to make is shared by all of them: checkpoints, and the measured limits of this machine.
     """
-    kept = os.environ.get("QUANTBENCH_TEST_CACHE")
-    if not kept:
-        return tmp_path_factory.mktemp("cache")
-    folder = Path(kept) / os.environ.get("PYTEST_XDIST_WORKER", "")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    base = tmp_path_factory.getbasetemp()
+    root = Path(os.environ.get("QUANTBENCH_TEST_CACHE") or (base.parent if worker else base)) / "cache"
+    folder = root / (worker or "alone")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        (root / "shared" / name).mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (folder / name).symlink_to(root / "shared" / name)
     return folder
 
 

@@ -16,12 +16,13 @@ import pytest
 from bench.records.record import RunRecord
 from tests.support.accuracy_jobs import requests, served, write_tokenizer
 from tests.support.program import Cli
+from tests.support.runs import checkpoint_of, records
 from tests.support.serving import Server, checkpoint, running, server
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
 
-LIMIT, TOKENS = 8, 16
+LIMIT, TOKENS = 4, 16
 PEER = """
 import json, sys
 from lm_eval import simple_evaluate
@@ -60,7 +61,7 @@ def test_same_picks_log_probabilities_and_texts_as_lm_evals_own_backend(cli: Cli
     assert done.returncode == 0, done.stderr
     (file,) = cli.folder.glob("results/runs/*/record.json")
     record = RunRecord.model_validate_json(file.read_bytes())
-    (model,) = (cache / "checkpoints").glob("smollm2-135m-bf16-*[0-9a-f]/")
+    model = checkpoint_of(cache, record)
     out = tmp_path / "peer.json"
     env = {**cli.env, "HF_HUB_OFFLINE": "1", **nltk_data()}
     peer = subprocess.run(
@@ -230,6 +231,7 @@ def test_smollm2s_tokens_are_those_of_lm_evals_own_backend(
     from lm_eval.models.huggingface import HFLM
 
     assert cli("+model=smollm2-135m", "workload=none", "accuracy=none").returncode == 0
-    (folder,) = (cache / "checkpoints").glob("smollm2-135m-bf16-*[0-9a-f]/")
+    (record,) = records(cli.folder)
+    folder = checkpoint_of(cache, record)
     peer = HFLM(pretrained=str(checkpoint), tokenizer=str(folder), dtype="float32", device="cpu")
     same_tokens(peer, folder, tmp_path, monkeypatch)

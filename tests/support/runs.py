@@ -12,6 +12,13 @@ def records(folder: Path) -> list[RunRecord]:
     return [RunRecord.model_validate_json(file.read_bytes()) for file in files]
 
 
+def checkpoint_of(cache: Path, record: RunRecord) -> Path:
+    """Return the folder of the checkpoint that a run measured."""
+    assert record.checkpoint is not None
+    (folder,) = (cache / "checkpoints").glob(f"*-{record.checkpoint.key.digest[:12]}")
+    return folder
+
+
 def server_pids(cache: Path) -> list[int]:
     return [json.loads(file.read_text())["pid"] for file in (cache / "processes").glob("*.json")]
 

@@ -17,6 +17,7 @@ from bench.records.record import RunRecord, TaskScore
 from tests.support.accuracy_jobs import job, score
 from tests.support.examinee import Plan, answering, logged, starts_of
 from tests.support.paths import ROOT
+from tests.support.runs import checkpoint_of
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
@@ -95,7 +96,7 @@ def faultless(cache: Path, tmp_path: Path) -> Callable[[RunRecord], None]:
     """Return a check that the scores of a run are those of a server without a fault."""
 
     def check(record: RunRecord) -> None:
-        (folder,) = (cache / "checkpoints").glob("tiny-qwen3-bf16-*[0-9a-f]/")
+        folder = checkpoint_of(cache, record)
         assert {found.status for found in record.scores} == {"ok"}, record.scores
         with answering() as server:
             for task, found in by_task(record).items():

@@ -21,17 +21,20 @@ pytestmark = pytest.mark.timeout(600)
 QUANT = ["+model=tiny-qwen3", "quant=gptq-int4", "calibration=demo", "workload=none", "accuracy=none"]
 
 
+@pytest.fixture(scope="module")
+def tiny(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the 16-bit checkpoint of tiny-qwen3 in the cache that all tests share."""
+    cli = Cli(cache, tmp_path_factory.mktemp("tiny"))
+    assert cli("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
+    return source_of(cli)
+
+
 @pytest.fixture
-def own(cache: Path, tmp_path: Path) -> Cli:
+def own(tiny: Path, tmp_path: Path) -> Cli:
     """Return the program with a cache of its own that already holds the 16-bit checkpoint."""
     pytest.importorskip("llmcompressor")
-    found = Cli(tmp_path / "cache", tmp_path)
-    kept = cache / "own"
-    if not kept.exists():
-        assert Cli(kept, tmp_path)("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
-        shutil.rmtree(tmp_path / "results")
-    shutil.copytree(kept / "sources", tmp_path / "cache" / "sources")
-    return found
+    shutil.copytree(tiny, tmp_path / "cache" / "sources" / tiny.name)
+    return Cli(tmp_path / "cache", tmp_path)
 
 
 def source_of(cli: Cli) -> Path:
@@ -108,7 +111,6 @@ def test_a_checkpoint_above_its_ceiling_is_set_aside_and_made_only_once(own: Cli
     (aside,) = checkpoints(own).glob("*.refused")
     made = (aside / "model.safetensors").stat()
     assert not (aside / "quantbench_manifest.json").exists()
-    assert own(*QUANT, "quant.max_kl=2e-9").returncode == 1
     accepted = own(*QUANT)
     assert accepted.returncode == 0, accepted.stderr
     assert (published(own) / "model.safetensors").stat().st_ino == made.st_ino

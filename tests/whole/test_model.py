@@ -13,6 +13,7 @@ from bench.records.record import RunRecord
 from bench.servers.lifecycle import serve
 from quantize.checkpoint import Checkpoint, read_manifest
 from tests.support.program import EVERY, Cli
+from tests.support.runs import checkpoint_of
 
 pytestmark = pytest.mark.model
 FEW = ["calibration.heldout.n_samples=4"]
@@ -64,7 +65,7 @@ def test_the_bf16_server_knows_the_capital_of_france(
     import aiohttp
     from tokenizers import Tokenizer
 
-    (folder,) = (cache / "checkpoints").glob("smollm2-135m-bf16-*[0-9a-f]/")
+    folder = checkpoint_of(cache, variants["bf16"])
     checkpoint = Checkpoint(path=folder, manifest=read_manifest(folder), reused=True, reason="test")
     config = {
         "device": "cpu",
@@ -108,7 +109,7 @@ with torch.inference_mode():
 plain = x.float() @ layer.weight.float().T
 print(float((y - plain).norm() / plain.norm()))
 """
-    (folder,) = (cache / "checkpoints").glob("smollm2-135m-fp8-*[0-9a-f]/")
+    folder = checkpoint_of(cache, variants["fp8"])
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 0.01 < float(done.stdout.splitlines()[-1]) < 0.06

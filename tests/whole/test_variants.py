@@ -13,6 +13,7 @@ from quantize.checkpoint import Manifest
 from tests.support.native import write_release
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
+from tests.support.runs import checkpoint_of
 
 VARIANTS = names("quant") if EVERY else ["awq-int4", "bf16", "fp8-block", "gptq-int4", "nvfp4"]
 """Variants that are made of a dense model: what other tests do not make of one, or all of them."""
@@ -102,8 +103,8 @@ def test_every_variant_of_a_model_with_experts(experts: dict[str, RunRecord]) ->
 def test_what_we_read_is_what_transformers_computes(dense: dict[str, RunRecord], cache: Path) -> None:
     """Bit for bit, for every container that transformers loads on a CPU; experts are another matter (decision 7)."""
     folders = [
-        str(cache / "checkpoints" / f"tiny-qwen3-{quant}-{record.checkpoint.key.digest[:12]}")
-        for quant, record in dense.items()
+        str(checkpoint_of(cache, record))
+        for record in dense.values()
         if record.checkpoint.quantization_config is None
         or record.checkpoint.quantization_config["quant_method"] == "compressed-tensors"
     ]
@@ -111,11 +112,6 @@ def test_what_we_read_is_what_transformers_computes(dense: dict[str, RunRecord],
     done = subprocess.run([sys.executable, "-c", COMPARE, *folders], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0.0}
-
-
-def checkpoint_of(cache: Path, record: RunRecord) -> Path:
-    (folder,) = (cache / "checkpoints").glob(f"*-{record.checkpoint.key.digest[:12]}")
-    return folder
 
 
 @pytest.mark.timeout(1600)
