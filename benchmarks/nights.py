@@ -22,7 +22,8 @@ from bench.nightly.rule import Rule, Track
 from bench.nightly.rule import judge as judge_night
 from bench.records.record import RunRecord
 from bench.records.store import Store
-from bench.speed.metrics import per_trial, tpot_s
+from bench.speed.figures import MeasuredCell, per_trial
+from bench.speed.metrics import tpot_s
 from testkit.records import paced
 
 NIGHTS, ROUNDS = 25, 100
@@ -80,7 +81,9 @@ def judge(folder: Path, records: list[RunRecord]) -> tuple[int, str]:
 def alarmed(record: RunRecord, slower: float) -> float:
     """Return the share of drawn series whose last night is called a regression."""
     assert record.control is not None
-    own, beside = (np.array(per_trial(cells[0], tpot_s)) for cells in (record.cells, record.control.cells))
+    own, beside = (
+        np.array(per_trial(MeasuredCell(cells[0]), tpot_s)) for cells in (record.cells, record.control.cells)
+    )
     rng, found = np.random.default_rng(1), 0
     for _ in range(SERIES):
         values = []

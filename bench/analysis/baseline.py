@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.records.record import RunRecord, SpeedCell
+from bench.speed.figures import MeasuredCell, measured_cell
 
 BASELINE = "bf16"
 """Name of the quantization that the others are compared with: none."""
@@ -100,13 +101,13 @@ def cell_under_same_load(cells: Iterable[SpeedCell], cell: SpeedCell) -> SpeedCe
     return next((candidate for candidate in cells if _load(candidate) == _load(cell)), None)
 
 
-def control_cell(record: RunRecord, cell: SpeedCell) -> SpeedCell | None:
-    """Return the cell of the baseline beside a run whose trials took turns with those of one of the run's cells."""
+def control_cell(record: RunRecord, cell: SpeedCell) -> MeasuredCell | None:
+    """Return the measured cell of the baseline whose trials were interleaved with those of one of a run's cells."""
     if record.control is None or not cell.interleaved:
         return None
-    return cell_under_same_load(
-        (beside for beside in record.control.cells if beside.interleaved and beside.status == "ok"), cell
-    )
+    controls = (control for control in record.control.cells if control.interleaved and measured_cell(control))
+    control = cell_under_same_load(controls, cell)
+    return measured_cell(control) if control else None
 
 
 def paired_runs(first: Sequence[RunRecord], second: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:

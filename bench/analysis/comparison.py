@@ -17,7 +17,8 @@ from bench.analysis.verdict import Verdict
 from bench.messages.message import Worded
 from bench.records.margin import Margin
 from bench.records.record import RequestTrace, RunRecord, SpeedCell, TaskScore, Variant
-from bench.speed.metrics import Interval, per_trial, tpot_s, ttft_s
+from bench.speed.figures import MeasuredCell, measured_cell, per_trial
+from bench.speed.metrics import Interval, tpot_s, ttft_s
 from bench.speed.shapes import Shape, shape_of
 from quantize.key import Frozen, canonical_json
 
@@ -102,56 +103,71 @@ def unlike(one: RunRecord, other: RunRecord) -> tuple[Unlike, ...]:
     )
 
 
-def _shares(record: RunRecord, cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float] | None:
-    """Return each trial's time as a multiple of the baseline's beside it."""
-    control = control_cell(record, cell)
-    own, beside = per_trial(cell, figure), per_trial(control, figure) if control else []
-    if not own or len(own) != len(beside):
-        return None
-    return [time / other for time, other in zip(own, beside, strict=True)]
+def _shares(record: RunRecord, cell: MeasuredCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
+    """Return each trial's time as a multiple of its control's; empty where the two do not pair."""
+    control = control_cell(record, cell.cell)
+    own, controls = per_trial(cell, figure), per_trial(control, figure) if control else []
+    if len(own) != len(controls):
+        return []
+    return [time / reference for time, reference in zip(own, controls, strict=True)]
 
 
-def _cell_pairs(one: RunRecord, other: RunRecord) -> Iterator[CellPair]:
-    for cell in one.cells:
-        beside = cell_under_same_load(other.cells, cell)
-        if beside is None:
+def _cell_pairs(first: RunRecord, second: RunRecord) -> Iterator[CellPair]:
+    for cell in first.cells:
+        counterpart = cell_under_same_load(second.cells, cell)
+        if counterpart is None:
             continue
         for name, figure in FIGURES.items():
-            yield _cell_pair((one, cell), (other, beside), name, figure)
+            yield _cell_pair((first, cell), (second, counterpart), name, figure)
+
+
+def _alone(cell: MeasuredCell) -> MeasuredCell:
+    """Return a cell as if its trials were not interleaved: those of two runs never are with each other."""
+    return MeasuredCell(cell.cell.model_copy(update={"interleaved": False}))
+
+
+def _change(
+    first: tuple[RunRecord, MeasuredCell],
+    second: tuple[RunRecord, MeasuredCell],
+    figure: Callable[[RequestTrace], float | None],
+) -> tuple[Speedup | None, bool]:
+    """Return how many times as fast the second is, and whether both are taken as shares of their controls."""
+    shares = _shares(*first, figure), _shares(*second, figure)
+    if shares[0] and shares[1]:
+        return Speedup(ratio=ratio_of_medians(*shares), paired=False), True
+    return speedup(_alone(first[1]), _alone(second[1]), figure), False
+
+
+def _median_s(cell: MeasuredCell | None, figure: Callable[[RequestTrace], float | None]) -> float | None:
+    times = per_trial(cell, figure) if cell else []
+    return float(np.median(times)) if times else None
 
 
 def _cell_pair(
-    one: tuple[RunRecord, SpeedCell],
-    other: tuple[RunRecord, SpeedCell],
+    first: tuple[RunRecord, SpeedCell],
+    second: tuple[RunRecord, SpeedCell],
     name: Figure,
     figure: Callable[[RequestTrace], float | None],
 ) -> CellPair:
-    cell, beside = one[1], other[1]
-    times = [per_trial(each, figure) if each.status in ("ok", "emulated") else [] for each in (cell, beside)]
-    medians = tuple(float(np.median(each)) if each else None for each in times)
-    shares = _shares(*one, figure), _shares(*other, figure)
-    controlled = None not in shares and cell.status == beside.status == "ok"
-    if controlled and shares[0] and shares[1]:
-        found: Speedup | None = Speedup(ratio=ratio_of_medians(shares[0], shares[1]), paired=False)
-    else:
-        # Turns with a baseline of its own pair no trial of the one run with a trial of the other.
-        alone = [each.model_copy(update={"interleaved": False}) for each in (cell, beside)]
-        found = speedup(alone[0], alone[1], figure)
-    if found is None:
-        bad = next((each.status for each in (cell, beside) if each.status != "ok"), None)
-        reason = f"a cell is {bad}" if bad else f"no {name} in both, or more came than a server could take"
-    elif found.ratio.n < MIN_TRIALS:
-        reason = f"{found.ratio.n} trials, at least {MIN_TRIALS} are needed"
+    cells = first[1], second[1]
+    before, after = map(measured_cell, cells)
+    change, controlled = _change((first[0], before), (second[0], after), figure) if before and after else (None, False)
+    if before is None or after is None:
+        reason = f"a cell is {cells[0].status if before is None else cells[1].status}"
+    elif change is None:
+        reason = f"no {name} in both, or more came than a server could take"
+    elif change.ratio.n < MIN_TRIALS:
+        reason = f"{change.ratio.n} trials, at least {MIN_TRIALS} are needed"
     else:
         reason = "each as a share of its baseline's, which took turns with it" if controlled else "medians of trials"
     return CellPair.model_validate(
         {
-            "variants": (cell.variant, beside.variant),
-            "shape": shape_of(cell),
+            "variants": (cells[0].variant, cells[1].variant),
+            "shape": shape_of(cells[0]),
             "figure": name,
-            "medians_s": medians,
-            "ratio": found.ratio if found else None,
-            "kind": found.verdict if found else "not compared",
+            "medians_s": (_median_s(before, figure), _median_s(after, figure)),
+            "ratio": change.ratio if change else None,
+            "kind": change.verdict if change else "not compared",
             "reason": reason,
             "controlled": controlled,
         }
@@ -159,7 +175,7 @@ def _cell_pair(
 
 
 def _value(score: TaskScore) -> float | None:
-    return score.metrics[0].value if score.metrics and score.status in ("ok", "emulated") else None
+    return score.metrics[0].value if score.metrics and score.valid else None
 
 
 def _common_scores(one: RunRecord, other: RunRecord) -> Iterator[tuple[TaskScore, TaskScore]]:

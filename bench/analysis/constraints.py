@@ -15,19 +15,20 @@ from bench.messages.message import Worded, Words, linked, msg
 from bench.records.margin import Margin, parse_margin
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.words import STATUS
-from bench.speed.metrics import CellSummary, Interval, summarize
+from bench.speed.figures import measured_cell
+from bench.speed.metrics import CellSummary, Interval
 from quantize.key import Frozen
 
 Relation = Literal["<=", ">="]
 Answer = Literal["kept", "unsure", "broken", "not known"]
-FIGURES: dict[str, tuple[str, str]] = {
-    "ttft": ("ttft_s", "s"),
-    "tpot": ("tpot_s", "s"),
-    "decode": ("decode_tokens_per_s", "tokens/s"),
-    "prefill": ("prefill_tokens_per_s", "tokens/s"),
-    "throughput": ("output_tokens_per_s", "tokens/s"),
+FIGURES: dict[str, tuple[Callable[[CellSummary], Interval | None], str]] = {
+    "ttft": (lambda summary: summary.ttft_s, "s"),
+    "tpot": (lambda summary: summary.tpot_s, "s"),
+    "decode": (lambda summary: summary.decode_tokens_per_s, "tokens/s"),
+    "prefill": (lambda summary: summary.prefill_tokens_per_s, "tokens/s"),
+    "throughput": (lambda summary: summary.output_tokens_per_s, "tokens/s"),
 }
-"""{word: (field of a cell's summary, unit)}."""
+"""{word: (figure of a measured cell, unit)}."""
 UNITS = {
     "s": {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6},
     "tokens/s": {"": 1.0, "tok/s": 1.0, "tokens/s": 1.0},
@@ -207,14 +208,15 @@ def figure_of(record: RunRecord, need: Need) -> Interval | Words:
         return _memory(record)
     if need.subject not in FIGURES:
         return _score(record, need.subject)
-    cell = cell_near(record, need.input_len or 0, need.concurrency)
+    near = cell_near(record, need.input_len or 0, need.concurrency)
+    if near is None:
+        lengths = ", ".join(f"{length:,}" for length in sorted({cell.input_len for cell in record.cells}))
+        return msg("need.not_measured_there", measured=lengths or msg("need.nothing"))
+    cell = measured_cell(near)
     if cell is None:
-        measured = ", ".join(f"{length:,}" for length in sorted({cell.input_len for cell in record.cells}))
-        return msg("need.not_measured_there", measured=measured or msg("need.nothing"))
-    if cell.status != "ok":
-        return msg("need.cell_is", status=STATUS[cell.status])
-    figure: Interval | None = getattr(summarize(cell), FIGURES[need.subject][0], None)
-    return figure or msg("need.not_defined_there")
+        return msg("need.cell_is", status=STATUS[near.status])
+    figure_in, _ = FIGURES[need.subject]
+    return figure_in(cell.summary) or msg("need.not_defined_there")
 
 
 def _exact(value: float) -> Interval:
@@ -222,11 +224,9 @@ def _exact(value: float) -> Interval:
 
 
 def _memory(record: RunRecord) -> Interval | Words:
-    """Return the highest memory of the server while it measured what is not emulated."""
-    valid_cells = [cell for cell in record.cells if cell.status == "ok"]
-    peaks = [
-        summary.peak_memory_bytes for cell in valid_cells if (summary := summarize(cell)) and summary.peak_memory_bytes
-    ]
+    """Return the highest memory of the server over the measured cells."""
+    cells = [cell for each in record.cells if (cell := measured_cell(each))]
+    peaks = [cell.summary.peak_memory_bytes for cell in cells if cell.summary.peak_memory_bytes]
     if peaks:
         return _exact(max(peaks))
     states = sorted({cell.status for cell in record.cells})
@@ -237,7 +237,7 @@ def _memory(record: RunRecord) -> Interval | Words:
 
 def _score(record: RunRecord, task: str) -> Interval | Words:
     score = next((candidate for candidate in record.scores if candidate.task == task and not candidate.repeat), None)
-    if score is None or score.status not in ("ok", "emulated") or not score.metrics:
+    if score is None or not score.valid or not score.metrics:
         return msg("need.score_is", status=STATUS[score.status]) if score else msg("need.not_scored")
     main = score.metrics[0]
     half = 1.96 * (main.stderr or 0.0)  # 95 % of a normal distribution
@@ -309,14 +309,12 @@ def decide(
 
 def longest_common(records: Sequence[RunRecord]) -> tuple[int, int] | None:
     """Return (input length, concurrency) of the longest closed loop that every run has measured as ``ok``."""
-    shapes = [
-        {(cell.input_len, cell.concurrency) for cell in record.cells if cell.status == "ok" and _decodes(cell)}
-        for record in records
-    ]
+    shapes = [{(cell.input_len, cell.concurrency) for cell in record.cells if _decodes(cell)} for record in records]
     common = set.intersection(*shapes) if shapes else set()
     return max(common, key=lambda shape: (shape[0], -shape[1]), default=None)
 
 
 def _decodes(cell: SpeedCell) -> bool:
-    summary: CellSummary | None = summarize(cell)
-    return cell.request_rate_per_s is None and summary is not None and summary.decode_tokens_per_s is not None
+    """Whether a cell is a measured closed loop with a decode speed."""
+    figures = measured_cell(cell)
+    return cell.request_rate_per_s is None and figures is not None and figures.summary.decode_tokens_per_s is not None

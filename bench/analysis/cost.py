@@ -6,7 +6,8 @@ and a short answer has dear output tokens. Both are given: per generated token, 
 
 from collections.abc import Callable
 
-from bench.records.record import SpeedCell, Trial
+from bench.records.record import Trial
+from bench.speed.figures import RecordedCell
 from bench.speed.metrics import NS_PER_S, Interval, bootstrap_median, output_tokens_per_s
 from quantize.key import Frozen
 
@@ -88,17 +89,16 @@ def dollars_per_million(
     return price_per_hour / S_PER_HOUR * seconds / count * MILLION
 
 
-def cost(cell: SpeedCell, price_per_hour: float | None) -> Cost | None:
-    """Return what a cell's tokens cost; None unless its status is ``ok`` or ``emulated``, or if nothing is known.
+def cost(recorded: RecordedCell, price_per_hour: float | None) -> Cost | None:
+    """Return what a cell's tokens cost; None if neither energy nor price is known.
 
     Trials whose energy is not valid are left out of the figures of energy, not of those of money.
 
     Args:
-        cell: what was measured.
+        recorded: a cell with figures; the costs of an emulated one are listed with its status.
         price_per_hour: of the machine, dollars; None if it was not given.
     """
-    if cell.status not in ("ok", "emulated"):
-        return None
+    cell = recorded.cell
 
     def over_trials(figure: Callable[[Trial], float | None]) -> Interval | None:
         return bootstrap_median(map(figure, cell.trials))

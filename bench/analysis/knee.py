@@ -9,7 +9,7 @@ an M/M/1 queue that is half of what it can take.
 from collections.abc import Iterable, Sequence
 
 from bench.records.record import Objective, SpeedCell
-from bench.speed.metrics import CellSummary
+from bench.speed.figures import MeasuredCell
 from quantize.key import Frozen
 
 FEWEST_LOADS = 3
@@ -70,17 +70,17 @@ def load_of(cell: SpeedCell) -> float:
     return float(cell.concurrency) if cell.request_rate_per_s is None else cell.request_rate_per_s
 
 
-def load_points(cells: Iterable[tuple[SpeedCell, CellSummary]]) -> tuple[LoadPoint, ...]:
+def load_points(cells: Iterable[MeasuredCell]) -> tuple[LoadPoint, ...]:
     """Return the points of cells of one series, lowest load first; those without an output rate are left out."""
     points = [
         LoadPoint(
-            load=load_of(cell),
+            load=load_of(measured.cell),
             throughput_tokens_per_s=summary.output_tokens_per_s.median,
             latency_s=summary.e2e_s.median if summary.e2e_s else None,
             goodput_requests_per_s=summary.goodput_requests_per_s.median if summary.goodput_requests_per_s else None,
         )
-        for cell, summary in cells
-        if summary.output_tokens_per_s
+        for measured in cells
+        if (summary := measured.summary).output_tokens_per_s
     ]
     return tuple(sorted(points, key=lambda point: point.load))
 

@@ -25,12 +25,9 @@ from bench.analysis.difference import (
 )
 from bench.analysis.estimate import Estimate
 from bench.messages.message import Words, msg
-from bench.records.record import ItemOutcome, Status, TaskScore, Variant
+from bench.records.record import ItemOutcome, TaskScore, Variant
 from bench.records.words import STATUS
 from quantize.key import Frozen
-
-SCORED: tuple[Status, ...] = ("ok", "emulated")
-"""Statuses whose accuracy counts."""
 
 
 class ItemId(NamedTuple):
@@ -146,9 +143,9 @@ def _setting(baseline: TaskScore, variant: TaskScore) -> Words | None:
 
 
 def _obstacle(baseline: TaskScore, variant: TaskScore, before: Outcomes, after: Outcomes) -> Words | None:
-    if baseline.status not in SCORED:
+    if not baseline.valid:
         return msg("obstacle.baseline", status=STATUS[baseline.status])
-    if variant.status not in SCORED:
+    if not variant.valid:
         return msg("obstacle.variant", status=STATUS[variant.status])
     if setting := _setting(baseline, variant):
         return setting

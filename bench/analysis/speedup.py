@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.records.record import RequestTrace, SpeedCell
-from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated, per_trial
+from bench.records.record import RequestTrace
+from bench.speed.figures import MeasuredCell, per_trial
+from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_median, is_saturated
 from quantize.key import Frozen
 
 MIN_TRIALS = 3
@@ -30,8 +31,10 @@ class Speedup(Frozen):
         return "slower" if self.ratio.high < 1 else "no difference seen"
 
 
-def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> Speedup | None:
-    """Return how many times as fast ``variant`` is; None unless both cells are ``ok`` and have the figure.
+def speedup(
+    baseline: MeasuredCell, variant: MeasuredCell, figure: Callable[[RequestTrace], float | None]
+) -> Speedup | None:
+    """Return how many times as fast ``variant`` is; None unless both cells have the figure.
 
     An open loop that was more than a server could take has no latencies to compare.
 
@@ -43,12 +46,12 @@ def speedup(baseline: SpeedCell, variant: SpeedCell, figure: Callable[[RequestTr
         variant: a cell of the same shape.
         figure: a time of one request, such as :func:`bench.speed.metrics.tpot_s`; smaller is faster.
     """
-    if baseline.status != "ok" or variant.status != "ok" or is_saturated(baseline) or is_saturated(variant):
+    if is_saturated(baseline.cell) or is_saturated(variant.cell):
         return None
     before, after = per_trial(baseline, figure), per_trial(variant, figure)
     if not before or not after:
         return None
-    if baseline.interleaved and variant.interleaved and len(before) == len(after):
+    if baseline.cell.interleaved and variant.cell.interleaved and len(before) == len(after):
         ratios = bootstrap_median(old / new for old, new in zip(before, after, strict=True))
         return Speedup(ratio=ratios, paired=True) if ratios else None
     return Speedup(ratio=ratio_of_medians(before, after), paired=False)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.limits.roofline import Limit, Traffic
-from bench.speed.metrics import CellSummary, Interval
+from bench.speed.figures import MeasuredCell
+from bench.speed.metrics import Interval
 from quantize.key import Frozen
 
 WEIGHTS = "fewer bits"
@@ -54,8 +55,9 @@ class Waterfall(Frozen):
     """Ratio of the baseline's end-to-end time to the variant's: the product of all."""
 
 
-def timed_cell(limit: Limit, summary: CellSummary) -> TimedCell | None:
+def timed_cell(limit: Limit, cell: MeasuredCell) -> TimedCell | None:
     """Return what a waterfall needs of a cell; None if no token came after the first."""
+    summary = cell.summary
     if summary.tpot_s is None or summary.e2e_s is None:
         return None
     return TimedCell(traffic=limit.traffic, tpot_s=summary.tpot_s.median, e2e_s=summary.e2e_s.median)

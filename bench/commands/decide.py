@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.baseline import with_baselines
-from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
+from bench.analysis.constraints import EXAMPLES, FIGURES, Answer, Candidate, Decision
 from bench.commands.common import add_results, ends_in_one_line
 from bench.console import console, table
 from bench.errors import ConfigError
 from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
 from bench.report.decision import SHOW, decision
+from bench.speed.figures import EmulatedCell, figures_of
 
 PLACES: dict[Answer, str] = {
     "kept": "keeps everything",
@@ -26,6 +27,8 @@ PLACES: dict[Answer, str] = {
 }
 NOTHING = 1
 """Exit code where no variant is recommended."""
+MOST_REASONS = 3
+"""Reasons that the first line names at most; the table has them all."""
 
 
 def _records(arguments: argparse.Namespace) -> list[RunRecord]:
@@ -64,8 +67,24 @@ def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
     return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)
 
 
-def _lead(found: Decision) -> str:
+def _unjudged(found: Decision, records: Sequence[RunRecord]) -> str:
+    """Return why no variant can be judged, each reason once."""
+    cells = [cell for record in records for cell in record.cells]
+    only_emulated = bool(cells) and all(isinstance(figures_of(cell), EmulatedCell) for cell in cells)
+    reasons = ["only emulated results, so there is no speed to judge"] if only_emulated else []
+    for candidate in found.fallen:
+        for held in candidate.held:
+            of_speed = held.need.subject in (*FIGURES, "memory")
+            if held.answer == "not known" and not (only_emulated and of_speed):
+                reasons.append(f"{held.need.text}: {held.reason}")
+    first, *others = dict.fromkeys(reasons)
+    return "; ".join((first, *others) if len(others) < MOST_REASONS else (first, f"{len(others)} more reasons below"))
+
+
+def _lead(found: Decision, records: Sequence[RunRecord]) -> str:
     if not found.ranked:
+        if all(candidate.standing == "not known" for candidate in found.fallen):
+            return f"No variant can be judged: {_unjudged(found, records)}."
         return "No variant keeps every constraint."
     best = found.ranked[0]
     if found.margin is None:
@@ -75,9 +94,9 @@ def _lead(found: Decision) -> str:
     return f"Use {best.label}: {found.goal}, though one or more constraints are undecided."
 
 
-def _show(found: Decision) -> None:
+def _show(found: Decision, records: Sequence[RunRecord]) -> None:
     out = console()
-    out.print(_lead(found), markup=False, soft_wrap=True)
+    out.print(_lead(found, records), markup=False, soft_wrap=True)
     if found.margin:
         out.print(f"Accuracy margin: {found.margin.words}.", markup=False, soft_wrap=True)
     heads = ("variant", "", "goal", "accuracy", "front", "why")
@@ -108,9 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_results(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
-    found = decision(_records(arguments), arguments.constraints, arguments.goal)
+    records = _records(arguments)
+    found = decision(records, arguments.constraints, arguments.goal)
     if arguments.format == "json":
         sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
     else:
-        _show(found)
+        _show(found, records)
     return 0 if found.recommended else NOTHING

@@ -57,7 +57,7 @@ def _write(store: Store, form: str, out: str | None) -> None:
     if form == "mlflow":
         from bench.commands.export_mlflow import log
 
-        sys.stdout.write(f"{log(_sessions(store), session_rows, out)} runs in MLflow\n")
+        sys.stdout.write(f"{log(_sessions(store), out)} runs in MLflow\n")
         return
     found = [row for session in _sessions(store) for row in session_rows(session)]
     if form == "parquet":

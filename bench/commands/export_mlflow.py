@@ -1,51 +1,49 @@
 """Runs into MLflow, one for each of ours. MLflow is not installed with quantbench."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from bench.errors import ToolchainError
 from bench.machine.direct import bypass_proxies
 from bench.records.record import RunRecord
+from bench.report.rows import cell_row
+from bench.speed.figures import MeasuredCell, measured_cell
 
 EXPERIMENT = "quantbench"
 PLACE = ("input_len", "output_len", "concurrency", "request_rate_per_s")
 TAG = "quantbench.run_id"
 
 
-def metrics_of(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Return a run's numbers under names that tell their place: ``in1024-out32-c1/tpot_s``, ``mmlu/acc``."""
-    found: dict[str, float] = {}
-    for row in rows:
-        if row["baseline"] or row["status"] not in ("ok", "emulated"):
-            continue
-        if row["task"] is None:
-            load = f"c{row['concurrency']}" if row["request_rate_per_s"] is None else f"r{row['request_rate_per_s']:g}"
-            place = f"in{row['input_len']}-out{row['output_len']}-{load}"
-            numbers = {
-                name: value
-                for name, value in row.items()
-                if isinstance(value, int | float) and not isinstance(value, bool) and name not in PLACE
-            }
-        elif row["metric"] is not None and not row["repeat"]:
-            place, numbers = row["task"], {row["metric"].partition(",")[0]: row["value"]}
-        else:
-            continue
-        found |= {re.sub(r"[^\w\-./ ]", "_", f"{place}/{name}"): float(value) for name, value in numbers.items()}
-    return found
+def _speed(record: RunRecord, figures: MeasuredCell) -> dict[str, float]:
+    """Return the numbers of one cell; those of an emulated one are not the variant's."""
+    cell = figures.cell
+    load = f"c{cell.concurrency}" if cell.request_rate_per_s is None else f"r{cell.request_rate_per_s:g}"
+    return {
+        f"in{cell.input_len}-out{cell.output_len}-{load}/{name}": float(value)
+        for name, value in cell_row(record, figures).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in PLACE
+    }
 
 
-def log(
-    sessions: Iterable[Sequence[RunRecord]],
-    rows_of: Callable[[Sequence[RunRecord]], Iterator[dict[str, Any]]],
-    address: str | None,
-) -> int:
+def metrics_of(record: RunRecord) -> dict[str, float]:
+    """Return a run's numbers under names that say where they belong: ``in1024-out32-c1/tpot_s``, ``mmlu/acc``."""
+    metrics: dict[str, float] = {}
+    for cell in record.cells:
+        if figures := measured_cell(cell):
+            metrics |= _speed(record, figures)
+    for score in record.scores:
+        if score.valid and not score.repeat:
+            metrics |= {f"{score.task}/{metric.name.partition(',')[0]}": metric.value for metric in score.metrics}
+    return {re.sub(r"[^\w\-./ ]", "_", name): value for name, value in metrics.items()}
+
+
+def log(sessions: Iterable[Sequence[RunRecord]], address: str | None) -> int:
     """Log every run that MLflow does not have yet and return how many.
 
     Args:
         sessions: records, session by session.
-        rows_of: makes the rows of one session.
         address: MLflow's tracking server; None for what MLFLOW_TRACKING_URI says.
 
     Raises:
@@ -65,12 +63,10 @@ def log(
         experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
         number = 0
         for records in sessions:
-            rows = list(rows_of(records))
             for record in records:
                 if client.search_runs([experiment], f"tags.`{TAG}` = '{record.run_id}'", max_results=1):
                     continue
-                own = [row for row in rows if row["run_id"] == record.run_id]
-                _log(client, experiment, record, metrics_of(own))
+                _log(client, experiment, record, metrics_of(record))
                 number += 1
     except MlflowException as error:
         raise ToolchainError(f"MLflow refuses: {str(error).splitlines()[0]}") from error

@@ -24,7 +24,8 @@ from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
 from bench.history.series import EpochMark
 from bench.records.record import RunRecord, SpeedCell
 from bench.records.store import damaged_files, is_held, partial, read_begun, sums_of
-from bench.speed.metrics import summarize
+from bench.speed.figures import recorded_cell
+from bench.speed.metrics import Interval
 
 
 def _listing(arguments: argparse.Namespace) -> int:
@@ -46,16 +47,16 @@ def _listing(arguments: argparse.Namespace) -> int:
 
 
 def _cell_row(cell: SpeedCell) -> tuple[str, ...]:
-    summary = summarize(cell)
+    figures = recorded_cell(cell)
+    summary = figures.recorded if figures else None
     load = f"{cell.concurrency} at once" if cell.request_rate_per_s is None else f"{cell.request_rate_per_s:g} per s"
 
-    def shown(name: str) -> str:
-        value = getattr(summary, name) if summary else None
+    def shown(value: Interval | None) -> str:
         return f"{fmt.seconds(value.median)} ({fmt.seconds(value.low)} – {fmt.seconds(value.high)})" if value else ""
 
     return (
         cell.variant.quant, f"{cell.input_len:,}", f"{cell.output_len:,}", load, cell.status, str(len(cell.trials)),
-        shown("ttft_s"), shown("tpot_s"), "; ".join(cell.reasons),
+        shown(summary.ttft_s if summary else None), shown(summary.tpot_s if summary else None), "; ".join(cell.reasons),
     )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from bench.errors import StoreError
 from bench.history.series import EpochMark, Figure, Measurement, value_of
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.store import sums_of
-from bench.speed.metrics import per_trial, tpot_s, ttft_s
+from bench.speed.figures import MeasuredCell, measured_cell, per_trial
+from bench.speed.metrics import tpot_s, ttft_s
 from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
@@ -338,12 +339,12 @@ def _key(row: Sequence[Any]) -> SeriesKey:
     return SeriesKey.model_construct(**dict(zip(SeriesKey.model_fields, row, strict=False)))
 
 
-def _cell(cell: SpeedCell, control: SpeedCell | None, started_at: str) -> tuple[Any, ...]:
+def _cell(cell: SpeedCell, control: MeasuredCell | None, started_at: str) -> tuple[Any, ...]:
     figures: list[float | str | None] = []
+    own = measured_cell(cell)
     for figure in (tpot_s, ttft_s):
-        own = per_trial(cell, figure) if cell.status == "ok" else []
-        beside = per_trial(control, figure) if control and control.status == "ok" else []
-        value = value_of(own, beside, cell.status)
+        times, controls = (per_trial(each, figure) if each else [] for each in (own, control))
+        value = value_of(times, controls, cell.status)
         figures += [None, value] if isinstance(value, str) else [value, None]
     return (
         cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,

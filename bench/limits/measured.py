@@ -4,7 +4,7 @@ import math
 
 from bench.limits.roofline import KV_BITS, Limit, limit, multiplied_in, weight_bytes
 from bench.records.record import RunRecord, ServerFacts, SpeedCell, TaskScore
-from bench.speed.metrics import CellSummary, summarize
+from bench.speed.figures import MeasuredCell
 from quantize.checkpoint import CheckpointError, Manifest
 from quantize.key import Frozen
 
@@ -57,16 +57,17 @@ def computed_in(record: RunRecord, result: SpeedCell | TaskScore) -> str:
     return "fp32" if "float32" in (record.spec.engine.dtype, info.dtype) else multiplied_in(None)
 
 
-def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
-    """Return the physical limit of a cell of a record, one of its control included.
+def limit_of(record: RunRecord, measured: MeasuredCell) -> Limit | None:
+    """Return the physical limit of a measured cell of a record, one of its control included.
 
-    In an open loop nobody knows how many requests decode together: its limit is that of one request alone. None where
-    there is nothing to hold a figure against: the cell is not ``ok`` (an emulated one moves expanded weights); the
-    device, the architecture, the checkpoint, the number of devices or the type of keys and values is not known.
+    It applies to no emulated cell, which moves expanded weights. In an open loop nobody knows how many requests decode
+    together: its limit is that of one request alone. None where the device, the architecture, the checkpoint, the
+    number of devices or the type of keys and values is not known.
     """
+    cell = measured.cell
     architecture = record.spec.model.architecture
     served = _served(record, cell)
-    if cell.status != "ok" or record.device is None or architecture is None or served is None:
+    if record.device is None or architecture is None or served is None:
         return None
     manifest, server = served
     try:
@@ -89,12 +90,13 @@ def limit_of(record: RunRecord, cell: SpeedCell) -> Limit | None:
     )
 
 
-def against(limit: Limit, summary: CellSummary) -> Share:
+def against(limit: Limit, cell: MeasuredCell) -> Share:
     """Return a cell's medians as shares of its limit."""
 
     def share(least_s: float, measured_s: float | None) -> float | None:
         return None if measured_s is None else least_s / measured_s
 
+    summary = cell.summary
     tpot_s = summary.tpot_s.median if summary.tpot_s else None
     ttft_s = summary.ttft_s.median if summary.ttft_s else None
     return Share(
@@ -105,14 +107,12 @@ def against(limit: Limit, summary: CellSummary) -> Share:
     )
 
 
-def exceeds(limit: Limit, cell: SpeedCell) -> str | None:
+def exceeds(limit: Limit, cell: MeasuredCell) -> str | None:
     """Return the sentence that says that a cell is faster than its device allows; None if it is not.
 
     Its medians are held against what no server can go below, with ``TOLERANCE`` for clocks and datasheets.
     """
-    summary = summarize(cell)
-    if summary is None:
-        return None
+    summary = cell.summary
     for what, figure, measured, least in (
         ("decode", "TPOT", summary.tpot_s, limit.least_decode),
         ("prefill", "TTFT", summary.ttft_s, limit.least_prefill),
@@ -129,13 +129,13 @@ def exceeds(limit: Limit, cell: SpeedCell) -> str | None:
     return None
 
 
-def columns(record: RunRecord, cell: SpeedCell) -> dict[str, float | str | None]:
+def columns(record: RunRecord, cell: MeasuredCell) -> dict[str, float | str | None]:
     """Return the export table's columns of a cell; each None where it is not known."""
     names = ("roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill")
-    roof, summary = limit_of(record, cell), summarize(cell)
-    if roof is None or summary is None:
+    roof = limit_of(record, cell)
+    if roof is None:
         return dict.fromkeys(names)
-    share = against(roof, summary)
+    share = against(roof, cell)
     values = (
         roof.roof_tokens_per_s,
         share.mbu,

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.analysis.judgement import Outcome, Pair, is_reused, judged_together
-from bench.analysis.paired import SCORED
 from bench.errors import StoreError, nearest
 from bench.files import write_atomic
 from bench.history.find import read_record
@@ -87,7 +86,7 @@ def _earlier(results_dir: Path, rows: Iterable[RunRow], record: RunRecord, task:
         same = (row.model, row.quant, row.engine) == variant
         if same and row.started_at < record.started_at and row.scores:
             for score in _record(results_dir, row.run_id).scores:
-                if score.task == task and not score.repeat and score.status in SCORED:
+                if score.task == task and not score.repeat and score.valid:
                     return score
     return None
 
@@ -108,7 +107,7 @@ def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Li
 def _accuracy_line(pair: Pair, outcome: Outcome) -> Line:
     score, before = pair.score, pair.baseline
     name = f"{pair.run.variant.model} {pair.run.variant.quant} {pair.run.engine} {score.task}"
-    if score.status not in SCORED:
+    if not score.valid:
         return Line(name=name, kind="invalid", reason=f"{score.status}: {'; '.join(score.reasons)}")
     if before is None:
         return Line(name=name, kind="not_enough_data", reason="no earlier score of this task")

@@ -25,7 +25,7 @@ PROMPT_TOKENS = 1024
 
 def tasks_to_run(run: RunState) -> tuple[TaskStage, ...]:
     """Return the tasks without a score under the same key, here or in an earlier run."""
-    have = {score.key for score in run.folder.scores() if score.status in ("ok", "emulated")}
+    have = {score.key for score in run.folder.scores() if score.valid}
     left = []
     for stage in run.plan.tasks:
         if stage.key.digest in have:

@@ -18,6 +18,7 @@ from bench.records.store import CELLS, CONTROL
 from bench.servers.lifecycle import RunningEngine, form_of, serve
 from bench.speed.client import Client
 from bench.speed.client import run as run_client
+from bench.speed.figures import MeasuredCell
 from bench.speed.monitor import DeviceMemory, Monitor, TreeMemory
 from bench.speed.protocols import dialect
 from bench.speed.shapes import Shape, shape_of
@@ -202,7 +203,7 @@ def _unknown() -> None:
     """Know nothing of the memory of a server elsewhere."""
 
 
-def _above_limit(run: RunState, engine: RunningEngine, cell: SpeedCell) -> str | None:
+def _above_limit(run: RunState, engine: RunningEngine, cell: MeasuredCell) -> str | None:
     """Return why a cell is faster than physically possible; a CPU is measured again before that is said."""
     reason: str | None = None
     for again in (False, True):

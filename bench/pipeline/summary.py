@@ -13,7 +13,7 @@ from bench.limits.measured import against, limit_of
 from bench.records.record import RunRecord, TaskScore
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, score_of
-from bench.speed.metrics import summarize
+from bench.speed.figures import MeasuredCell, recorded_cell
 
 
 def _states(record: RunRecord) -> str:
@@ -25,14 +25,17 @@ def _states(record: RunRecord) -> str:
 def _decode(record: RunRecord) -> str:
     """Return the decode speed of the longest measured shape, with its status beside it if it is emulated."""
     for cell in sorted(record.cells, key=lambda cell: cell.input_len, reverse=True):
-        summary = summarize(cell)
-        if summary and summary.decode_tokens_per_s:
-            mark = " (emulated)" if cell.status == "emulated" else ""
-            limit = limit_of(record, cell)
-            share = against(limit, summary).decode if limit else None
-            roof = f", {fmt.percent(share)} of roof" if share is not None else ""
-            return f"{summary.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}{mark}{roof}"
+        figures = recorded_cell(cell)
+        if figures and figures.recorded.decode_tokens_per_s:
+            speed = f"{figures.recorded.decode_tokens_per_s.median:.1f} tok/s @ {cell.input_len}"
+            return speed + (_of_roof(record, figures) if isinstance(figures, MeasuredCell) else " (emulated)")
     return fmt.MISSING
+
+
+def _of_roof(record: RunRecord, cell: MeasuredCell) -> str:
+    limit = limit_of(record, cell)
+    share = against(limit, cell).decode if limit else None
+    return f", {fmt.percent(share)} of roof" if share is not None else ""
 
 
 def _score(score: TaskScore, judged: Judged | None) -> str:

@@ -16,7 +16,8 @@ from bench.messages.message import Worded, Words, clauses, msg
 from bench.published.figures import PublishedCell, PublishedScore, cells, scores, share_of, sources
 from bench.records.record import RunRecord, SpeedCell, TaskScore
 from bench.records.words import STATUS
-from bench.speed.metrics import Interval, bootstrap_median, e2e_s, per_trial
+from bench.speed.figures import measured_cell, per_trial
+from bench.speed.metrics import Interval, bootstrap_median, e2e_s
 from quantize.key import Frozen
 
 TOLERANCE = 0.05
@@ -110,9 +111,9 @@ def _differences(record: RunRecord, published: PublishedCell) -> list[Words]:
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
     """Hold one measured cell against a published one of the same shape."""
     counted = published.duration_s * published.speed_tokens_per_s
-    times = per_trial(cell, e2e_s) if cell.status in ("ok", "emulated") else []
-    speed = bootstrap_median(counted / time for time in times)
-    roof = measured_limit(record, cell)
+    figures = measured_cell(cell)
+    speed = bootstrap_median(counted / time for time in per_trial(figures, e2e_s)) if figures else None
+    roof = measured_limit(record, figures) if figures else None
     least = roof.roof_ttft_s + (cell.output_len - 1) * roof.roof_tpot_s if roof else None
     of_roof = least / (counted / speed.median) if least and speed else None
     theirs = share_of(published)
@@ -128,7 +129,7 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
             published_of_roof=theirs.of_roof if theirs else None,
         )
 
-    if cell.status != "ok":
+    if figures is None:
         return said("not comparable", msg("need.cell_is", status=STATUS[cell.status]))
     if speed is None:
         return said("not enough data", msg("replication.no_trial"))
@@ -174,7 +175,7 @@ def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplica
     Their errors are added as if they were of different items, which they are not: the interval is wider than it need
     be. The pages do not tell their prompts in full, so a difference may come from there.
     """
-    shown = score.metrics if score.status in ("ok", "emulated") else ()
+    shown = score.metrics if score.valid else ()
     metric = next((candidate for candidate in shown if candidate.name.partition(",")[0] == published.metric), None)
 
     def said(kind: Kind, reason: Words, difference: tuple[float, float, float] | None = None) -> ScoreReplication:

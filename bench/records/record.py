@@ -318,6 +318,11 @@ class TaskScore(Frozen):
     duration_s: float
     items: tuple[ItemOutcome, ...]
 
+    @property
+    def valid(self) -> bool:
+        """Whether its metrics count; those of an emulated score do, for the weights are really quantized."""
+        return self.status in ("ok", "emulated")
+
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, data: Any) -> Any:

@@ -1,11 +1,15 @@
 """Cells and words of comparisons with BF16, the same in every table."""
 
+from collections.abc import Iterable
+
 from bench import format as fmt
 from bench.analysis.difference import Difference
 from bench.analysis.estimate import Estimate
 from bench.messages.message import Words, msg
-from bench.report.document import Cell
-from bench.report.units import OF_ONE
+from bench.report.document import Cell, number
+from bench.report.units import BYTES, OF_ONE
+from bench.report.view import Run
+from bench.speed.figures import RecordedCell
 
 SPEEDUP = {
     "faster": msg("speedup.faster"),
@@ -19,6 +23,19 @@ BOUND = {"memory": msg("bound.memory"), "compute": msg("bound.compute")}
 SMALLEST_P = 0.001
 SMALLEST_NATS = 0.0001
 points = fmt.points_by_width
+
+
+def peak_bytes(cells: Iterable[RecordedCell]) -> int | None:
+    """Return the highest memory of the server in any of the cells; None where it is not known."""
+    peaks = (cell.recorded.peak_memory_bytes for cell in cells)
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def peak_cell(run: Run) -> Cell:
+    """Return the cell of a run's highest memory; faint where only emulated cells have one."""
+    measured = peak_bytes(run.measured())
+    highest = peak_bytes(run.recorded()) if measured is None else measured
+    return number(highest, fmt.size, BYTES, faint=measured is None)
 
 
 def to(low: str, high: str) -> Words:

@@ -11,6 +11,7 @@ from bench.records.record import RunRecord, SpeedCell
 from bench.report.shapes import load_words
 from bench.report.verdicts import judged
 from bench.report.view import Run, runs
+from bench.speed.figures import measured_cell
 from bench.speed.metrics import e2e_s
 from bench.speed.shapes import shape_of
 
@@ -24,9 +25,11 @@ def _place(engine: str, cell: SpeedCell) -> Words:
 
 def _measured_speed(claim: Claim, run: Run) -> Iterator[Finding]:
     baseline = run.speed_baseline()
-    for cell in run.record.cells if baseline else ():
-        before = cell_under_same_load(baseline.cells, cell) if baseline else None
-        gain = speedup(before, cell, e2e_s) if before else None
+    for variant in run.measured() if baseline else ():
+        cell = variant.cell
+        counterpart = cell_under_same_load(baseline.cells, cell) if baseline else None
+        before = measured_cell(counterpart) if counterpart else None
+        gain = speedup(before, variant, e2e_s) if before else None
         if gain is None or gain.verdict == "not enough data":
             continue
         low, value, high = (edge - 1 for edge in (gain.ratio.low, gain.ratio.median, gain.ratio.high))

@@ -5,12 +5,12 @@ from types import MappingProxyType
 from typing import Any
 
 from bench.analysis.cost import cost
-from bench.analysis.paired import SCORED
 from bench.analysis.verdict import Verdict
 from bench.limits.measured import columns
-from bench.records.record import RunRecord, SpeedCell, TaskScore
+from bench.records.record import RunRecord, TaskScore
 from bench.report.verdicts import judged
-from bench.speed.metrics import Interval, summarize
+from bench.speed.figures import CellFigures, MeasuredCell, UnmeasuredCell, figures_of
+from bench.speed.metrics import CellSummary, Interval
 
 COLUMNS = {
     "model": "name of the model's config",
@@ -74,22 +74,41 @@ def _middle(interval: Interval | None) -> float | None:
     return interval.median if interval else None
 
 
-FIGURES = (
-    "ttft_s",
-    "tpot_s",
-    "decode_tokens_per_s",
-    "prefill_tokens_per_s",
-    "qwen_speed_tokens_per_s",
-    "output_tokens_per_s",
-    "batch_prefill_tokens_per_s",
-    "requests_per_s",
-    "goodput_requests_per_s",
-)
+def _medians(summary: CellSummary) -> dict[str, float | None]:
+    return {
+        "ttft_s": _middle(summary.ttft_s),
+        "tpot_s": _middle(summary.tpot_s),
+        "decode_tokens_per_s": _middle(summary.decode_tokens_per_s),
+        "prefill_tokens_per_s": _middle(summary.prefill_tokens_per_s),
+        "qwen_speed_tokens_per_s": _middle(summary.qwen_speed_tokens_per_s),
+        "output_tokens_per_s": _middle(summary.output_tokens_per_s),
+        "batch_prefill_tokens_per_s": _middle(summary.batch_prefill_tokens_per_s),
+        "requests_per_s": _middle(summary.requests_per_s),
+        "goodput_requests_per_s": _middle(summary.goodput_requests_per_s),
+    }
 
 
-def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
+def _common(record: RunRecord) -> dict[str, Any]:
+    return {
+        "model": record.variant.model,
+        "quant": record.variant.quant,
+        "engine": record.engine,
+        "checkpoint_bytes": record.checkpoint.checkpoint_bytes if record.checkpoint else None,
+        "run_id": record.run_id,
+    }
+
+
+def cell_row(record: RunRecord, figures: CellFigures) -> dict[str, Any]:
+    """Return the row of one cell, without the columns that it has no value for.
+
+    Args:
+        record: the run.
+        figures: one of its cells, or one of its control.
+    """
+    cell = figures.cell
     control = record.control_of(cell)
     row: dict[str, Any] = {
+        **_common(record),
         "quant": cell.variant.quant,
         "input_len": cell.input_len,
         "output_len": cell.output_len,
@@ -108,13 +127,13 @@ def _cell_row(record: RunRecord, cell: SpeedCell) -> dict[str, Any]:
     }
     if control:
         row["checkpoint_bytes"] = control.checkpoint.checkpoint_bytes
-    summary = summarize(cell)
-    if summary:
-        paid = cost(cell, record.dollars_per_hour)
-        row |= {name: _middle(getattr(summary, name)) for name in FIGURES}
-        row |= columns(record, cell)
+    if isinstance(figures, MeasuredCell):
+        row |= columns(record, figures)
+    if not isinstance(figures, UnmeasuredCell):
+        paid = cost(figures, record.dollars_per_hour)
+        row |= _medians(figures.recorded)
         row |= {
-            "peak_memory_bytes": summary.peak_memory_bytes,
+            "peak_memory_bytes": figures.recorded.peak_memory_bytes,
             "joules_per_million_tokens": _middle(paid.joules_per_million_output_tokens) if paid else None,
             "dollars_per_million_tokens": _middle(paid.dollars_per_million_output_tokens) if paid else None,
         }
@@ -148,7 +167,7 @@ def _score_rows(score: TaskScore, verdict: Verdict | None) -> Iterator[dict[str,
         "context_length": score.context_length,
         "yarn_factor": score.yarn.factor if score.yarn else None,
     }
-    if score.status not in SCORED or not score.metrics:
+    if not score.valid or not score.metrics:
         yield common
         return
     for place, metric in enumerate(score.metrics):
@@ -173,20 +192,12 @@ def rows(
         record: one run.
         verdicts: those of its session, by run id and task.
     """
-    common = {
-        "model": record.variant.model,
-        "quant": record.variant.quant,
-        "engine": record.engine,
-        "checkpoint_bytes": record.checkpoint.checkpoint_bytes if record.checkpoint else None,
-        "run_id": record.run_id,
-    }
     cells = (*record.cells, *(record.control.cells if record.control else ()))
-    measured = [_cell_row(record, cell) for cell in cells]
+    measured = [cell_row(record, figures_of(cell)) for cell in cells]
     scored = [
-        row
+        _common(record) | row
         for score in record.scores
         for row in _score_rows(score, None if score.repeat else verdicts.get((record.run_id, score.task)))
     ]
     for row in [*measured, *scored]:
-        whole = {**common, **row}
-        yield {name: whole.get(name) for name in COLUMNS}
+        yield {name: row.get(name) for name in COLUMNS}

@@ -11,7 +11,7 @@ from bench.records.record import RunRecord, SpeedCell, Status, TaskScore
 from bench.records.words import STATUS
 from bench.report.document import Cell, Mark
 from bench.report.recorded import recorded
-from bench.speed.metrics import CellSummary, summarize
+from bench.speed.figures import MeasuredCell, RecordedCell, measured_cell, recorded_cell
 
 SHOWN: tuple[Status, ...] = ("ok", "emulated")
 """Statuses whose figures are printed."""
@@ -19,6 +19,10 @@ COLOURS = 8
 """Number of colours in ``style.css``; the first is the text's own."""
 MARKERS = "os^Dv"
 """Their number is coprime to that of the colours, so 40 runs of one model all look different."""
+
+
+def _by_length(figures: RecordedCell) -> tuple[int, int]:
+    return figures.cell.input_len, -figures.cell.concurrency
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,15 @@ class Run:
         """First cell of this run's row in any table."""
         return Cell(self.label, mark=self.mark)
 
-    def measured(self) -> list[tuple[SpeedCell, CellSummary]]:
-        """Return the cells whose figures may be printed, shortest input first."""
-        pairs = [(cell, summarize(cell)) for cell in self.record.cells]
-        shown = [(cell, summary) for cell, summary in pairs if summary is not None]
-        return sorted(shown, key=lambda pair: (pair[0].input_len, -pair[0].concurrency))
+    def measured(self) -> list[MeasuredCell]:
+        """Return the cells whose figures are drawn and compared, shortest input first."""
+        cells = [figures for cell in self.record.cells if (figures := measured_cell(cell))]
+        return sorted(cells, key=_by_length)
+
+    def recorded(self) -> list[RecordedCell]:
+        """Return the cells whose figures are listed in tables, emulated ones among them, shortest input first."""
+        cells = [figures for cell in self.record.cells if (figures := recorded_cell(cell))]
+        return sorted(cells, key=_by_length)
 
     def speed_baseline(self) -> SpeedBaseline | None:
         """Return what this run's speeds are compared with."""

@@ -251,17 +251,14 @@ def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> flo
     return float(np.median(known)) if known else None
 
 
-def per_trial(cell: SpeedCell, figure: Callable[[RequestTrace], float | None]) -> list[float]:
-    """Return the median of a figure over each trial's requests, in the order of the trials that have it."""
-    return [value for trial in cell.trials if (value := typical(trial, figure)) is not None]
-
-
-_summaries: dict[int, tuple[weakref.ref[SpeedCell], CellSummary | None]] = {}
+_summaries: dict[int, tuple[weakref.ref[SpeedCell], CellSummary]] = {}
 """By the identity of the cell, for as long as that lives: comparing its thousands of times would take longer."""
 
 
-def summarize(cell: SpeedCell) -> CellSummary | None:
-    """Return a cell's figures; None unless its status is ``ok`` or ``emulated``. Computed once for each cell.
+def summarize(cell: SpeedCell) -> CellSummary:
+    """Return the figures of a cell's trials, computed once for each cell.
+
+    Whatever the cell's status: :mod:`bench.speed.figures` alone calls this, and decides what a figure may be used for.
 
     With several requests at once, a trial counts with the median over its requests; only rates are of all of them
     together.
@@ -274,9 +271,7 @@ def summarize(cell: SpeedCell) -> CellSummary | None:
     return known[1]
 
 
-def _summarize(cell: SpeedCell) -> CellSummary | None:
-    if cell.status not in ("ok", "emulated"):
-        return None
+def _summarize(cell: SpeedCell) -> CellSummary:
     steady = () if is_saturated(cell) else cell.trials
     requests = [trace for trial in steady for trace in trial.requests]
     together = cell.request_rate_per_s is None and cell.n_requests == cell.concurrency

@@ -12,6 +12,7 @@ import numpy as np
 from bench.errors import EngineError
 from bench.records.record import ServerFacts, SpeedCell, Status, Trial, Variant
 from bench.speed.client import Client, now_ns
+from bench.speed.figures import MeasuredCell, measured_cell
 from bench.speed.load import arrivals_ns, in_order, warm_up_requests
 from bench.speed.metrics import is_saturated, wave_ns
 from bench.speed.prompts import wave_prompts
@@ -36,7 +37,7 @@ class Lane:
     monitor: Observer
     alive: Callable[[], str | None]
     """Returns why the server is gone or hangs; None while it is well."""
-    exceeds: Callable[[SpeedCell], str | None]
+    exceeds: Callable[[MeasuredCell], str | None]
     """Returns why a cell that passed every check is faster than the device can be; None if it is not."""
     vocabulary: Sequence[int]
     """Ids to draw prompts from; at least as many as requests of a trial."""
@@ -169,7 +170,8 @@ class _Measuring:
                 "trials": tuple(self._kept),
             }
         )
-        impossible = lane.exceeds(cell) if cell.status == "ok" else None
+        passed = measured_cell(cell)
+        impossible = lane.exceeds(passed) if passed else None
         if impossible is None:
             return cell
         return cell.model_copy(update={"status": "invalid", "reasons": (impossible,), "warnings": ()})
@@ -246,8 +248,8 @@ async def _measure(
                 on_progress(f"{who}{shape.input_len} in, {shape.output_len} out, {shape.load}: {what}")
                 await attempt.take_turn(wave)
     in_turns = len(measuring) > 1 and not any(attempt.over for attempt in measuring)
-    measured = (attempt.cell(interleaved=in_turns) for attempt in measuring)
-    return [cell if cell is not None else next(measured) for cell in cells]
+    finished = (attempt.cell(interleaved=in_turns) for attempt in measuring)
+    return [cell if cell is not None else next(finished) for cell in cells]
 
 
 async def sweep(

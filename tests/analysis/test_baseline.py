@@ -9,6 +9,7 @@ from bench.limits.measured import limit_of
 from bench.records.record import RunRecord
 from bench.report.rows import rows
 from bench.report.sections import heat
+from bench.speed.figures import MeasuredCell
 from testkit.records import controlled_record, device, native_record, paced
 from tests.support.blocks import rows_of
 
@@ -52,7 +53,7 @@ def test_only_an_ok_cell_that_took_turns_is_a_control() -> None:
     one = controlled_record("fp8")
     assert one.control
     cell = one.cells[0]
-    assert control_cell(one, cell) == one.control.cells[0]
+    assert control_cell(one, cell) == MeasuredCell(one.control.cells[0])
     assert control_cell(one, cell.model_copy(update={"interleaved": False})) is None
     assert control_cell(native_record("fp8"), cell) is None
     failed = tuple(each.model_copy(update={"status": "failed"}) for each in one.control.cells)
@@ -70,4 +71,4 @@ def test_a_cell_of_the_baseline_is_known_as_such_also_beside_the_same_quantizati
     )
     assert one.control_of(one.cells[0]) is None
     assert one.control_of(one.control.cells[0]) is one.control
-    assert limit_of(one, one.control.cells[0])
+    assert limit_of(one, MeasuredCell(one.control.cells[0]))

@@ -17,7 +17,8 @@ from bench.analysis.constraints import (
 )
 from bench.messages.message import english
 from bench.records.record import RunRecord, SpeedCell
-from bench.speed.metrics import Interval, summarize
+from bench.speed.figures import MeasuredCell
+from bench.speed.metrics import Interval
 from testkit.records import cell, native_cell, native_record, record, with_score
 
 
@@ -157,8 +158,7 @@ def test_a_score_without_a_figure_says_why() -> None:
 
 def test_speed_is_that_of_the_cell_and_never_of_an_emulated_one() -> None:
     one = native_record("fp8")
-    summary = summarize(one.cells[1])
-    assert summary is not None
+    summary = MeasuredCell(one.cells[1]).summary
     for subject, figure in (
         ("ttft", summary.ttft_s),
         ("tpot", summary.tpot_s),

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis.cost import average_w, cost, dollars_per_million, joules_per_million, output_tokens, total_tokens
-from bench.records.record import Energy, RequestTrace, SpeedCell, Trial
-from bench.records.words import STATUS_MEANING
-from testkit.records import cell as recorded_cell
+from bench.records.record import Energy, RequestTrace, Trial
+from bench.speed.figures import MeasuredCell
+from testkit.records import cell as speed_cell
 
 PRICE = st.floats(0.01, 1000)
 COUNT = st.integers(1, 1000)
@@ -26,8 +26,8 @@ def trial(
     return Trial(requests=(trace,) * at, started_at="2026-11-24T02:03:11+00:00", peak_memory_bytes=None, energy=energy)
 
 
-def cell(*trials: Trial, status: str = "ok") -> SpeedCell:
-    return recorded_cell("bf16", 256).model_copy(update={"trials": trials, "status": status})
+def cell(*trials: Trial) -> MeasuredCell:
+    return MeasuredCell(speed_cell("bf16", 256).model_copy(update={"trials": trials}))
 
 
 def counter(joules: float, valid: bool = True) -> Energy:
@@ -65,11 +65,6 @@ def test_invalid_energy_is_left_out_and_money_is_not() -> None:
 
 def test_only_invalid_energy_and_no_price_is_no_cost() -> None:
     assert cost(cell(trial(energy=counter(1, valid=False))), None) is None
-
-
-@pytest.mark.parametrize("status", sorted(STATUS_MEANING.keys() - {"ok", "emulated"}))
-def test_a_cell_without_figures_has_no_cost(status: str) -> None:
-    assert cost(cell(trial(energy=counter(3000)), status=status), 3.6) is None
 
 
 def test_without_prompt_counts_only_output_tokens_have_a_cost() -> None:

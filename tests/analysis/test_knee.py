@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.knee import LoadPoint, best_goodput, knee, load_points, series_of
 from bench.records.record import Objective
-from bench.speed.metrics import summarize
+from bench.speed.figures import MeasuredCell
 from testkit.records import cell
 
 
@@ -91,12 +91,13 @@ def test_the_highest_goodput_is_found(values: list[tuple[float, float]]) -> None
 def test_points_come_from_cells() -> None:
     objective = Objective(ttft_s=5, tpot_s=5)
     cells = [cell("bf16", 256, concurrency=n).model_copy(update={"objective": objective}) for n in (4, 1, 2)]
-    pairs = [(one, found) for one in cells if (found := summarize(one))]
-    found = load_points(pairs)
+    measured = [MeasuredCell(cell) for cell in cells]
+    found = load_points(measured)
+    lightest = measured[1].summary.e2e_s
     assert [point.load for point in found] == [1, 2, 4]
-    assert found[0].latency_s == pytest.approx(pairs[1][1].e2e_s.median if pairs[1][1].e2e_s else 0)
+    assert found[0].latency_s == pytest.approx(lightest.median if lightest else 0)
     assert all(point.goodput_requests_per_s for point in found)
     assert len({series_of(one) for one in cells}) == 1
     rate = cells[0].model_copy(update={"request_rate_per_s": 3.0})
     assert series_of(rate) != series_of(cells[0])
-    assert load_points([(rate, pairs[0][1])])[0].load == 3
+    assert load_points([MeasuredCell(rate)])[0].load == 3

@@ -22,8 +22,8 @@ from bench.analysis.waterfall import (
     waterfall,
 )
 from bench.limits.roofline import Traffic, bits_per_weight, limit, weight_bytes
-from bench.records.record import SpeedCell
 from bench.report.sections.waterfall import section
+from bench.speed.figures import MeasuredCell
 from bench.speed.metrics import Interval, tpot_s
 from testkit.records import controlled_record, device, native_cell, native_record, native_records, record, server
 from tests.support.blocks import in_english
@@ -118,7 +118,7 @@ def test_trials_that_took_turns_are_divided_one_by_one() -> None:
     rng = random.Random(0)
     drift = [rng.uniform(1, 3) for _ in range(9)]
 
-    def drifting(pace: float, interleaved: bool) -> SpeedCell:
+    def drifting(pace: float, interleaved: bool) -> MeasuredCell:
         made = native_cell("bf16", 1, interleaved=interleaved)
         trial = made.trials[0]
         trials = []
@@ -126,7 +126,7 @@ def test_trials_that_took_turns_are_divided_one_by_one() -> None:
             one = trial.requests[0]
             events = tuple(round(at * factor * pace) for at in one.event_ns)
             trials.append(trial.model_copy(update={"requests": (one.model_copy(update={"event_ns": events}),)}))
-        return made.model_copy(update={"trials": tuple(trials)})
+        return MeasuredCell(made.model_copy(update={"trials": tuple(trials)}))
 
     paired = speedup(drifting(1, True), drifting(0.97, True), tpot_s)
     apart = speedup(drifting(1, False), drifting(0.97, False), tpot_s)
@@ -146,11 +146,10 @@ def test_trials_that_took_turns_are_divided_one_by_one() -> None:
 def test_few_trials_claim_nothing() -> None:
     made = native_cell("bf16", 1)
     two = made.model_copy(update={"trials": made.trials[:2]})
-    found = speedup(made, two, tpot_s)
+    found = speedup(MeasuredCell(made), MeasuredCell(two), tpot_s)
     assert found
     assert found.verdict == "not enough data"
-    assert speedup(made, made.model_copy(update={"status": "emulated"}), tpot_s) is None
-    assert speedup(made, native_cell("bf16", 1, output_len=1), tpot_s) is None
+    assert speedup(MeasuredCell(made), MeasuredCell(native_cell("bf16", 1, output_len=1)), tpot_s) is None
 
 
 def test_every_variant_with_quantized_kernels_is_drawn() -> None:

@@ -117,6 +117,7 @@ def test_emulated_cells_are_not_compared() -> None:
     for pair in compared([native_record()], [emulated]).cells:
         assert pair.kind == "not compared"
         assert pair.reason == "a cell is emulated"
+        assert pair.medians_s[1] is None
 
 
 def test_sessions_pair_by_variant(results: Path) -> None:

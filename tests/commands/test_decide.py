@@ -20,6 +20,7 @@ from testkit.records import (
     keep,
     native_record,
     native_records,
+    record,
     unharmed,
     with_score,
 )
@@ -247,6 +248,28 @@ def test_emulated_speeds_decide_nothing() -> None:
     assert str(found.goal) == "smallest checkpoint"
     assert [one.label for one in found.ranked] == ["bf16"]
     assert all(one.why_not[0] == "decode@1k>=1: the cell is emulated" for one in found.fallen)
+
+
+def test_a_single_emulated_variant_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path, record("fp8"))
+    no_speed = "No variant can be judged: only emulated results, so there is no speed to judge"
+    assert call(tmp_path) == NOTHING
+    text = capsys.readouterr().out
+    assert text.startswith(f"{no_speed}; accuracy_margin=1pp: no task is compared with BF16.\n")
+    assert call(tmp_path, "ttft@256<=1s") == NOTHING
+    assert capsys.readouterr().out.startswith(f"{no_speed}; accuracy_margin=1pp: no task is compared with BF16.\n")
+
+
+def test_reasons_why_nothing_can_be_judged_are_counted_where_they_are_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path, native_record("fp8"))
+    needs = ("ttft@30k<=1s", "tpot@30k<=1s", "decode@30k>=1")
+    assert call(tmp_path, *needs) == NOTHING
+    missing = "not measured there; measured: 1, 256, 1,024"
+    assert capsys.readouterr().out.startswith(
+        f"No variant can be judged: ttft@30k<=1s: {missing}; 3 more reasons below.\n"
+    )
 
 
 def test_a_loss_of_accuracy_makes_a_variant_fall() -> None:

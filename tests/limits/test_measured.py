@@ -7,11 +7,10 @@ import pytest
 from bench.limits.measured import TOLERANCE, against, columns, computed_in, exceeds, limit_of
 from bench.limits.roofline import linear_flops
 from bench.records.record import SpeedCell
-from bench.speed.metrics import summarize
+from bench.speed.figures import MeasuredCell, measured_cell
 from quantize.architecture import Architecture
 from testkit.records import (
     ARCHITECTURE,
-    cell,
     controlled_record,
     manifest,
     native_cell,
@@ -39,29 +38,28 @@ def at_pace(made: SpeedCell, factor: float) -> SpeedCell:
 
 def test_a_cell_is_held_against_its_limit() -> None:
     made = native_record()
-    found, summary = limit_of(made, made.cells[0]), summarize(made.cells[0])
+    cell = MeasuredCell(made.cells[0])
+    found, summary = limit_of(made, cell), cell.summary
     assert found
-    assert summary
-    share = against(found, summary)
+    share = against(found, cell)
     assert share.mbu == share.decode
     assert summary.decode_tokens_per_s
     assert share.decode == pytest.approx(summary.decode_tokens_per_s.median / found.roof_tokens_per_s)
     assert summary.ttft_s
     assert share.prefill == pytest.approx(found.roof_ttft_s / summary.ttft_s.median)
-    assert exceeds(found, made.cells[0]) is None
+    assert exceeds(found, cell) is None
 
 
 @pytest.mark.parametrize("margin", [0.5, 0.999, 1.001, 1.5])
 def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
     made = native_record()
     slow = native_cell("bf16", 1)
-    found, summary = limit_of(made, slow), summarize(slow)
+    found, summary = limit_of(made, MeasuredCell(slow)), MeasuredCell(slow).summary
     assert found
-    assert summary
     assert summary.tpot_s
     edge = found.least_decode.time_s / (1 + TOLERANCE)
     fast = at_pace(slow, margin * edge / summary.tpot_s.median)
-    said = exceeds(found, fast)
+    said = exceeds(found, MeasuredCell(fast))
     if margin > 1:
         assert said is None or said.startswith("prefill")
     else:
@@ -72,20 +70,19 @@ def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
 
 def test_a_prompt_from_the_cache_is_an_error() -> None:
     made, slow = native_record(), native_cell("bf16", 1024, output_len=1)
-    found, summary = limit_of(made, slow), summarize(slow)
+    found, summary = limit_of(made, MeasuredCell(slow)), MeasuredCell(slow).summary
     assert found
-    assert summary
     assert summary.ttft_s
     fast = at_pace(slow, 0.1 * found.least_prefill.time_s / summary.ttft_s.median)
-    said = exceeds(found, fast)
+    said = exceeds(found, MeasuredCell(fast))
     assert said
     assert said.startswith("prefill multiplied 1000 % of what the arithmetic of")
-    assert against(found, summary).mbu is None, "one token has no TPOT"
+    assert against(found, MeasuredCell(slow)).mbu is None, "one token has no TPOT"
 
 
 def test_nothing_is_held_against_what_is_not_known() -> None:
     good = native_record()
-    assert limit_of(good, good.cells[0])
+    assert limit_of(good, MeasuredCell(good.cells[0]))
     for changes in (
         {"device": None},
         {"server": None},
@@ -95,17 +92,16 @@ def test_nothing_is_held_against_what_is_not_known() -> None:
         {"checkpoint": manifest("bf16", quantization_config={"quant_method": "bitsandbytes"})},
     ):
         made = native_record(**changes)
-        assert limit_of(made, made.cells[0]) is None
-        assert set(columns(made, made.cells[0]).values()) == {None}
-    for status in ("emulated", "invalid", "failed", "not_supported"):
-        assert limit_of(good, cell("bf16", 256, status=status)) is None
-    assert limit_of(record(), record().cells[0]) is None, "a record of before there were devices"
+        cell = MeasuredCell(made.cells[0])
+        assert limit_of(made, cell) is None
+        assert set(columns(made, cell).values()) == {None}
+    assert limit_of(record(), MeasuredCell(record().cells[0])) is None, "a record of before there were devices"
 
 
 def test_the_baseline_beside_it_is_held_against_its_own_checkpoint() -> None:
     made = controlled_record("fp8")
     assert made.control
-    own, beside = limit_of(made, made.cells[0]), limit_of(made, made.control.cells[0])
+    own, beside = (limit_of(made, MeasuredCell(cells[0])) for cells in (made.cells, made.control.cells))
     assert own
     assert beside
     assert beside.traffic.linear_bytes == 2 * Architecture.model_validate(ARCHITECTURE).linear_parameters()
@@ -115,16 +111,14 @@ def test_the_baseline_beside_it_is_held_against_its_own_checkpoint() -> None:
 
 def test_an_open_loop_is_held_against_one_request_alone() -> None:
     made = native_record()
-    closed = limit_of(made, native_cell("bf16", 256))
-    opened = limit_of(
-        made, native_cell("bf16", 256, request_rate_per_s=2.0, n_requests=64).model_copy(update={"concurrency": 99})
-    )
-    assert opened == closed
+    closed = native_cell("bf16", 256)
+    opened = native_cell("bf16", 256, request_rate_per_s=2.0, n_requests=64).model_copy(update={"concurrency": 99})
+    assert limit_of(made, MeasuredCell(opened)) == limit_of(made, MeasuredCell(closed))
 
 
 def test_the_export_has_the_columns_of_the_limit() -> None:
     made = native_record()
-    row = columns(made, made.cells[-1])
+    row = columns(made, MeasuredCell(made.cells[-1]))
     assert list(row) == ["roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill"]
     assert row["bound_by"] == "memory"
     assert row["bound_by_prefill"] == "compute"
@@ -151,8 +145,10 @@ def test_cells_and_scores_are_computed_in_one_type(
     cell = one.cells[0].model_copy(update={"status": status})
     task = score(quant, "mini-mmlu", status=status)  # type: ignore[arg-type]
     assert (computed_in(one, cell), computed_in(one, task)) == (expected, expected)
-    limit = limit_of(one, cell)
-    assert (limit.multiplied_in if limit else None) == (expected if status == "ok" else None)
+    if measured := measured_cell(cell):
+        limit = limit_of(one, measured)
+        assert limit
+        assert limit.multiplied_in == expected
 
 
 def test_a_cell_of_the_baseline_beside_a_run_is_of_its_own_server() -> None:
@@ -163,7 +159,8 @@ def test_a_cell_of_the_baseline_beside_a_run_is_of_its_own_server() -> None:
     )
     one = one.model_copy(update={"control": control})
     assert [computed_in(one, cell) for cell in (one.cells[0], control.cells[0])] == ["fp8", "fp32"]
-    wide, narrow = limit_of(one, control.cells[0]), limit_of(native_record(server=server()), native_record().cells[0])
+    wide = limit_of(one, MeasuredCell(control.cells[0]))
+    narrow = limit_of(native_record(server=server()), MeasuredCell(native_record().cells[0]))
     assert wide
     assert narrow
     assert wide.traffic.linear_bytes == 2 * narrow.traffic.linear_bytes

@@ -21,6 +21,7 @@ from bench.limits.roofline import (
 )
 from bench.machine.peaks import lookup
 from bench.records.record import Variant
+from bench.speed.figures import MeasuredCell
 from quantize.architecture import Architecture
 from quantize.formats import Format
 from testkit.records import MODEL, device, manifest, native_record
@@ -251,7 +252,7 @@ def test_small_models_may_live_in_a_cache() -> None:
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
     asked = record_spec(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
     made = native_record(spec=asked, device=h20())
-    found = limit_of(made, made.cells[0])
+    found = limit_of(made, MeasuredCell(made.cells[0]))
     assert found
     assert found.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()
     assert made.cells[0].variant == Variant(model=MODEL, quant="bf16")

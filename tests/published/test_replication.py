@@ -57,7 +57,9 @@ def test_the_tolerance_decides_where_trials_agree(times: float) -> None:
 def test_an_emulated_cell_repeats_nothing() -> None:
     run = measured(81.73)
     one = run.cells[0].model_copy(update={"status": "emulated"})
-    assert replicate_cell(run, one, published("qwen3-8b", "BF16", "sglang", 1)).kind == "not comparable"
+    replication = replicate_cell(run, one, published("qwen3-8b", "BF16", "sglang", 1))
+    assert replication.kind == "not comparable"
+    assert (replication.speed_tokens_per_s, replication.ratio, replication.of_roof) == (None, None, None)
 
 
 @pytest.mark.parametrize(

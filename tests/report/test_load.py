@@ -85,9 +85,10 @@ def test_the_page_is_reproducible_and_has_the_section() -> None:
     assert 'id="load"' in page
 
 
-def test_emulated_loads_are_hollow_and_faint() -> None:
+def test_emulated_loads_are_faint_and_not_drawn() -> None:
     records = [record("fp8", cells=tuple(cell("fp8", 256, concurrency=n) for n in (1, 2, 4)))]
     load = in_english(section(records))
     assert load is not None
+    assert not any(isinstance(block, Figures) for block in load.blocks)
     [table] = [block for block in load.blocks if isinstance(block, Table)]
     assert all(column.faint for group in table.groups for row in group.rows for column in row[2:])

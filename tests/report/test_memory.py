@@ -167,9 +167,7 @@ def test_texts_of_a_server_are_escaped() -> None:
 def test_a_drawing_is_svg_of_known_colours_however_few_its_points(points: tuple[tuple[int, int], ...]) -> None:
     def draw() -> str:
         top = max(used for _, used in points)
-        return over_time(
-            points, Mark(1, "s"), name="t", description="d", last_ns=points[-1][0], top_bytes=top, hollow=False
-        ).svg
+        return over_time(points, Mark(1, "s"), name="t", description="d", last_ns=points[-1][0], top_bytes=top).svg
 
     assert draw() == draw()
     root = ElementTree.fromstring(draw())

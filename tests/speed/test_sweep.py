@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from bench.records.record import ClientLoad, ServerFacts
-from bench.speed.metrics import busy_ns, overhead, summarize
+from bench.speed.figures import MeasuredCell, recorded_cell
+from bench.speed.metrics import busy_ns, overhead
 from bench.speed.monitor import Monitor
 from bench.speed.shapes import Shape, closed_loop, shape_of
 from bench.speed.sweep import not_supported
@@ -37,7 +38,7 @@ def test_a_good_server_makes_a_good_cell(server: Running, concurrency: int) -> N
     assert (cell.status, cell.reasons) == ("ok", ())
     assert [len(trial.requests) for trial in cell.trials] == [concurrency] * 3
     assert (cell.input_len, cell.output_len, cell.concurrency, cell.seed) == (6, 4, concurrency, 5)
-    assert summarize(cell) is not None
+    assert recorded_cell(cell) is not None
     assert server.seen()["flushes"] == 4
     assert said[0].endswith("warm-up")
     assert said[1:] == [f"6 in, 4 out, {concurrency} at once: trial {n} of 3" for n in (1, 2, 3)]
@@ -79,7 +80,7 @@ def test_a_wrong_answer_makes_an_invalid_cell(server: Running, fault: Script, re
     assert cell.status == "invalid"
     assert f"{reason} (1 of 3 requests)" in cell.reasons
     assert len(cell.trials) == 3
-    assert summarize(cell) is None
+    assert recorded_cell(cell) is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_busy_client_marks_a_cell(server: Running) -> None:
 
 
 def test_a_cell_faster_than_the_device_can_be_is_invalid(server: Running) -> None:
-    cell = measure(server, exceeds=lambda cell: f"{len(cell.trials)} trials above 100 %")
+    cell = measure(server, exceeds=lambda cell: f"{len(cell.cell.trials)} trials above 100 %")
     assert (cell.status, cell.reasons) == ("invalid", ("3 trials above 100 %",))
 
 
@@ -173,8 +174,7 @@ def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> 
     assert any("more came than the server can take" in text for text in slow.warnings)
     assert len(server.truth()) <= 8 + 20
     assert len(slow.trials[0].requests) == 20
-    summary = summarize(slow)
-    assert summary is not None
+    summary = MeasuredCell(slow).summary
     assert (summary.ttft_s, summary.tpot_s, summary.e2e_s) == (None, None, None)
     assert summary.output_tokens_per_s is not None
     reason = "not tried: 200 requests/s was already more than the server can take"

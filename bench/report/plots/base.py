@@ -83,7 +83,7 @@ class Point:
     low: float
     high: float
     hollow: bool = False
-    """Whether the value is not a figure of the variant itself (emulated)."""
+    """Whether the value is a limit, not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +300,7 @@ def bars(
         for variant in series:
             for point in variant.points:
                 colour = SERIES[variant.mark.colour]
-                face = "none" if point.hollow else colour
-                axes.barh(point.at, point.value, height=0.62, facecolor=face, edgecolor=colour, linewidth=1)
+                axes.barh(point.at, point.value, height=0.62, facecolor=colour, edgecolor=colour, linewidth=1)
                 axes.annotate(
                     show(point.value), (point.value, point.at), (4, 0), textcoords="offset points", va="center"
                 )

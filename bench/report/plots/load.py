@@ -20,8 +20,6 @@ class Curve:
     mark: Mark
     points: tuple[tuple[float, float], ...]
     """(x, y), in the unit of the axes."""
-    hollow: bool
-    """Whether they are not figures of the variant itself (emulated)."""
     ringed: int | None = None
     """Index of the circled point."""
     name: Words = ""
@@ -31,8 +29,7 @@ class Curve:
 def _draw(axes: Axes, curve: Curve, labels: Labels) -> None:
     colour = SERIES[curve.mark.colour]
     x, y = zip(*curve.points, strict=True)
-    face = "none" if curve.hollow else colour
-    axes.plot(x, y, "--" if curve.hollow else "-", color=colour, marker=curve.mark.marker, markerfacecolor=face)
+    axes.plot(x, y, "-", color=colour, marker=curve.mark.marker)
     if curve.ringed is not None:
         at = curve.points[curve.ringed]
         axes.plot(*at, "o", color=colour, markerfacecolor="none", markersize=12, markeredgewidth=1)

@@ -23,7 +23,6 @@ def over_time(
     description: Words,
     last_ns: int,
     top_bytes: int,
-    hollow: bool,
 ) -> Drawing:
     """Draw bytes over seconds, from zero, with a marker at the highest.
 
@@ -34,7 +33,6 @@ def over_time(
         description: alternative text.
         last_ns: end of the time axis.
         top_bytes: highest value that must fit on the y axis of all drawings.
-        hollow: whether the memory is not a figure of the variant itself (emulated).
     """
     colour = SERIES[mark.colour]
     at_s = [at_ns / NS_PER_S for at_ns, _ in points]
@@ -42,8 +40,8 @@ def over_time(
     highest = max(range(len(used)), key=used.__getitem__)
     with style.context(["default", STYLE]):
         figure, axes, labels = _axes(HEIGHT)
-        axes.plot(at_s, used, "--" if hollow else "-", color=colour, linewidth=1.2)
-        axes.plot(at_s[highest], used[highest], mark.marker, color=colour, markerfacecolor="none" if hollow else colour)
+        axes.plot(at_s, used, "-", color=colour, linewidth=1.2)
+        axes.plot(at_s[highest], used[highest], mark.marker, color=colour)
         axes.set_xlim(0, max(last_ns / NS_PER_S, at_s[-1]) or 1)
         axes.set_ylim(0, 1.12 * top_bytes or 1)
         axes.xaxis.set_major_locator(MaxNLocator(6))

@@ -5,7 +5,7 @@ import csv
 import gzip
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench import format as fmt
 from bench.analysis.baseline import is_beside
@@ -14,7 +14,8 @@ from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
 from bench.report.shapes import short_words
 from bench.report.view import Run, cell_anchor, runs
-from bench.speed.metrics import summarize
+from bench.speed.figures import recorded_cell
+from bench.speed.metrics import CellSummary, Interval
 from bench.speed.shapes import shape_of
 
 ORDER = 75
@@ -25,10 +26,16 @@ CELLS = (
     "run_id", "model", "quant", "engine", "input_len", "output_len", "concurrency", "request_rate_per_s", "n_requests",
     "status", "n_trials", "figure", "unit", "median", "low", "high",
 )  # fmt: skip
-FIGURES = {
-    "ttft_s": "s", "tpot_s": "s", "decode_tokens_per_s": "tokens/s", "prefill_tokens_per_s": "tokens/s", "e2e_s": "s",
-    "output_tokens_per_s": "tokens/s", "qwen_speed_tokens_per_s": "tokens/s",
-}  # fmt: skip
+FIGURES: dict[str, tuple[str, Callable[[CellSummary], Interval | None]]] = {
+    "ttft_s": ("s", lambda summary: summary.ttft_s),
+    "tpot_s": ("s", lambda summary: summary.tpot_s),
+    "decode_tokens_per_s": ("tokens/s", lambda summary: summary.decode_tokens_per_s),
+    "prefill_tokens_per_s": ("tokens/s", lambda summary: summary.prefill_tokens_per_s),
+    "e2e_s": ("s", lambda summary: summary.e2e_s),
+    "output_tokens_per_s": ("tokens/s", lambda summary: summary.output_tokens_per_s),
+    "qwen_speed_tokens_per_s": ("tokens/s", lambda summary: summary.qwen_speed_tokens_per_s),
+}
+"""{column: (unit, figure)}."""
 SCORES = ("run_id", "model", "quant", "engine", "task", "repeat", "status", "metric", "value", "stderr", "n_items")
 
 
@@ -44,12 +51,17 @@ def _speed(records: Sequence[RunRecord]) -> bytes:
     rows: list[list[object]] = []
     for record in records:
         for cell in record.cells:
-            start: list[object] = [record.run_id, record.variant.model, record.variant.quant, record.engine]
-            start += [getattr(cell, name) for name in CELLS[4:10]]
-            summary = summarize(cell)
-            figures = [(name, unit, getattr(summary, name, None)) for name, unit in FIGURES.items()]
-            known = [(name, unit, found) for name, unit, found in figures if found is not None]
-            rows += [[*start, found.n, name, unit, found.median, found.low, found.high] for name, unit, found in known]
+            start: list[object] = [
+                record.run_id, record.variant.model, record.variant.quant, record.engine, cell.input_len,
+                cell.output_len, cell.concurrency, cell.request_rate_per_s, cell.n_requests, cell.status,
+            ]  # fmt: skip
+            listed = recorded_cell(cell)
+            known = [
+                (name, unit, value)
+                for name, (unit, figure) in FIGURES.items()
+                if listed and (value := figure(listed.recorded)) is not None
+            ]
+            rows += [[*start, value.n, name, unit, value.median, value.low, value.high] for name, unit, value in known]
             if not known:
                 rows.append([*start, len(cell.trials), None, None, None, None, None])
     return _csv(CELLS, rows)

@@ -1,16 +1,17 @@
 """Speed-up over BF16 by input length: a coloured table for each load, with the reason where there is no figure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench import format as fmt
 from bench.analysis.baseline import cell_under_same_load
-from bench.analysis.speedup import Speedup, speedup
+from bench.analysis.speedup import speedup
 from bench.messages.message import Words, msg
-from bench.records.record import RunRecord, SpeedCell
+from bench.records.record import RequestTrace, RunRecord, SpeedCell
 from bench.records.words import STATUS
 from bench.report.cells import SPEEDUP
 from bench.report.document import Block, Cell, Group, Head, Section, Table, Text
 from bench.report.view import Run, runs
+from bench.speed.figures import measured_cell
 from bench.speed.metrics import tpot_s, ttft_s
 
 ORDER = 18
@@ -29,13 +30,15 @@ def _void(text: Words) -> Cell:
     return Cell(text, numeric=True, shade="void")
 
 
-def _cell(gain: Speedup | None, cell: SpeedCell | None, before: SpeedCell | None) -> Cell:
+def _cell(cell: SpeedCell | None, before: SpeedCell | None, figure: Callable[[RequestTrace], float | None]) -> Cell:
     if cell is None:
         return _void(msg("heat.not_measured"))
-    if cell.status != "ok":
+    variant, baseline = measured_cell(cell), measured_cell(before) if before else None
+    if variant is None:
         return _void(STATUS[cell.status])
-    if before is None or before.status != "ok":
+    if baseline is None:
         return _void(msg("heat.bf16_is", status=STATUS[before.status]) if before else msg("heat.no_bf16"))
+    gain = speedup(baseline, variant, figure)
     if gain is None:
         return _void(msg("heat.no_figure"))
     middle, verdict = gain.ratio.median, SPEEDUP[gain.verdict]
@@ -71,7 +74,7 @@ def _tables(everything: Sequence[Run], load: tuple[int, int], several: bool) -> 
             for length in lengths:
                 cell = closed[run.label].get(length)
                 before = cell_under_same_load(baseline.cells, cell) if baseline and cell else None
-                row.append(_cell(speedup(before, cell, figure) if cell and before else None, cell, before))
+                row.append(_cell(cell, before, figure))
             rows.append(row)
         heads = [
             Head(msg("head.variant")),

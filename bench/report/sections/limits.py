@@ -30,6 +30,7 @@ from bench.report.recorded import recorded
 from bench.report.shapes import load_words
 from bench.report.units import BYTES, OF_ONE, TOKENS
 from bench.report.view import Run, runs
+from bench.speed.figures import MeasuredCell
 from bench.speed.metrics import CellSummary
 from bench.speed.shapes import shape_of
 
@@ -58,22 +59,29 @@ class _Measurement:
     """A measured cell and its limit."""
 
     run: Run
-    cell: SpeedCell
-    summary: CellSummary
+    measured: MeasuredCell
     limit: Limit
 
     @property
+    def cell(self) -> SpeedCell:
+        return self.measured.cell
+
+    @property
+    def summary(self) -> CellSummary:
+        return self.measured.summary
+
+    @property
     def share(self) -> Share:
-        return against(self.limit, self.summary)
+        return against(self.limit, self.measured)
 
 
 def _measurements(everything: Sequence[Run]) -> list[_Measurement]:
     measurements = []
     for run in everything:
-        for cell, summary in run.measured():
+        for cell in run.measured():
             limit = limit_of(run.record, cell)
             if limit is not None:
-                measurements.append(_Measurement(run, cell, summary, limit))
+                measurements.append(_Measurement(run, cell, limit))
     return measurements
 
 

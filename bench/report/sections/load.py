@@ -13,7 +13,8 @@ from bench.report.recorded import recorded
 from bench.report.shapes import load_words
 from bench.report.units import OF_ONE, REQUESTS
 from bench.report.view import Run, runs
-from bench.speed.metrics import CellSummary, Interval, Percentiles, is_saturated, summarize
+from bench.speed.figures import EmulatedCell, measured_cell, recorded_cell
+from bench.speed.metrics import CellSummary, Interval, Percentiles, is_saturated
 from bench.speed.shapes import shape_of
 
 ORDER = 26
@@ -47,14 +48,9 @@ class _VariantLoads:
     knee: Knee | None
     best: LoadPoint | None
 
-    @property
-    def emulated(self) -> bool:
-        return any(cell.status == "emulated" for cell in self.cells)
-
 
 def _line(run: Run, cells: Sequence[SpeedCell]) -> _VariantLoads:
-    measured = [(cell, summary) for cell in cells if (summary := summarize(cell))]
-    points = load_points(measured)
+    points = load_points(figures for cell in cells if (figures := measured_cell(cell)))
     return _VariantLoads(run, tuple(sorted(cells, key=load_of)), points, knee(points), best_goodput(points))
 
 
@@ -95,7 +91,7 @@ def _throughput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words
             ringed = points.index(line.knee.point) if line.knee else None
             text = _load_text(series, line.knee.point.load) if line.knee else ""
             at = tuple((point.latency_s or 0.0, point.throughput_tokens_per_s) for point in points)
-            variant_curves.append(Curve(line.run.mark, at, line.emulated, ringed, text))
+            variant_curves.append(Curve(line.run.mark, at, ringed, text))
     if not variant_curves:
         return None
     caption = msg("load.figure.rate", where=words)
@@ -117,9 +113,7 @@ def _goodput(lines: Sequence[_VariantLoads], series: LoadSeries, words: Words, n
         if points:
             ringed = points.index(line.best) if line.best else None
             at = tuple((point.load, point.goodput_requests_per_s or 0.0) for point in points)
-            variant_curves.append(
-                Curve(line.run.mark, at, line.emulated, ringed, msg("load.highest") if line.best else "")
-            )
+            variant_curves.append(Curve(line.run.mark, at, ringed, msg("load.highest") if line.best else ""))
     if not variant_curves or series.objective is None:
         return None
     ttft, tpot = fmt.seconds(series.objective.ttft_s), fmt.seconds(series.objective.tpot_s)
@@ -183,11 +177,12 @@ def _figures(summary: CellSummary, heads: Sequence[Head]) -> list[Cell]:
 def _row(line: _VariantLoads, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     load = Cell(load_words(shape_of(cell)), tuple(_remarks(line, cell)), mark=line.run.mark)
     start = [load, Cell("", status=cell.status)]
-    summary = summarize(cell)
-    if summary is None:
+    figures = recorded_cell(cell)
+    if figures is None:
         why = clauses(map(recorded, cell.reasons)) if cell.reasons else fmt.MISSING
         return [*start, Cell(why, span=len(heads) - len(start))]
-    return [*start, *(replace(figure, faint=cell.status == "emulated") for figure in _figures(summary, heads))]
+    faint = isinstance(figures, EmulatedCell)
+    return [*start, *(replace(shown, faint=faint) for shown in _figures(figures.recorded, heads))]
 
 
 def _table(by_series: dict[tuple[str, LoadSeries], list[_VariantLoads]]) -> Table:

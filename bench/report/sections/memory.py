@@ -9,6 +9,7 @@ from bench.analysis.cost import Cost, cost
 from bench.limits.roofline import KV_BITS, kv_bytes_per_token
 from bench.messages.message import Message, listed, msg
 from bench.records.record import DeviceState, RunRecord, SpeedCell, Trial
+from bench.report.cells import peak_cell
 from bench.report.document import (
     Block,
     Cell,
@@ -27,6 +28,7 @@ from bench.report.plots.memory import over_time
 from bench.report.shapes import shape_words
 from bench.report.units import BYTES, DOLLARS, TOKENS
 from bench.report.view import Run, runs
+from bench.speed.figures import EmulatedCell, RecordedCell
 from bench.speed.shapes import shape_of
 
 ORDER = 45
@@ -82,18 +84,6 @@ def _kv_bytes(record: RunRecord) -> float | None:
     return kv_bytes_per_token(architecture, record.server.kv_cache_dtype)
 
 
-def _peak(run: Run) -> Cell:
-    peaks = [
-        (summary.peak_memory_bytes, cell.status)
-        for cell, summary in run.measured()
-        if summary.peak_memory_bytes is not None
-    ]
-    if not peaks:
-        return Cell(numeric=True)
-    highest, status = max(peaks)
-    return number(highest, fmt.size, BYTES, faint=status == "emulated")
-
-
 def _memory_row(run: Run) -> list[Cell]:
     checkpoint, server, per_token = run.record.checkpoint, run.record.server, _kv_bytes(run.record)
     tokens = server.kv_capacity_tokens if server else None
@@ -105,17 +95,21 @@ def _memory_row(run: Run) -> list[Cell]:
         number(server.weights_bytes if server else None, fmt.size, BYTES),
         number(per_token, fmt.size, BYTES, notes=kind),
         number(tokens, lambda value: fmt.count(round(value)), TOKENS, notes=room),
-        _peak(run),
+        peak_cell(run),
     ]
+
+
+def _shape(cell: SpeedCell) -> tuple[int, int, int]:
+    return cell.input_len, cell.output_len, cell.concurrency
 
 
 def _trace(run: Run) -> Trace | None:
     """Return the trial with the highest peak of a run's longest cell; None if memory was not recorded over time."""
-    known = [cell for cell, _ in run.measured() if any(trial.memory for trial in cell.trials)]
+    known = [measured.cell for measured in run.measured() if any(trial.memory for trial in measured.cell.trials)]
     if not known:
         return None
     closed = [cell for cell in known if cell.request_rate_per_s is None]
-    longest = max(closed or known, key=lambda cell: (cell.input_len, cell.output_len, cell.concurrency))
+    longest = max(closed or known, key=_shape)
     series = [trial.memory for trial in longest.trials if trial.memory]
     return Trace(run, longest, max(series, key=lambda points: max(used for _, used in points)))
 
@@ -140,14 +134,13 @@ def _figures(traces: Sequence[Trace]) -> Figures:
             description=msg("memory.trace.description", label=trace.run.label, caption=caption),
             last_ns=last_ns,
             top_bytes=top,
-            hollow=cell.status == "emulated",
         )
         items.append(Figure(svg, caption, trace.run.label, trace.run.mark))
     return Figures(items)
 
 
 def _trials(run: Run) -> list[Trial]:
-    return [trial for cell, _ in run.measured() for trial in cell.trials]
+    return [trial for listed in run.recorded() for trial in listed.cell.trials]
 
 
 def _range(states: Sequence[DeviceState], reading: Callable[[DeviceState], int | None], unit: str) -> Cell:
@@ -201,7 +194,7 @@ def _dollars(value: float) -> str:
     return f"${fmt.significant(value)}"
 
 
-def _cost_row(run: Run, cell: SpeedCell, costs: Cost, *, energy: bool, money: bool) -> list[Cell]:
+def _cost_row(run: Run, cell: RecordedCell, costs: Cost, *, energy: bool, money: bool) -> list[Cell]:
     figures: list[Cell] = []
     if energy:
         figures += [
@@ -214,7 +207,7 @@ def _cost_row(run: Run, cell: SpeedCell, costs: Cost, *, energy: bool, money: bo
             interval(costs.dollars_per_million_output_tokens, _dollars, DOLLARS),
             interval(costs.dollars_per_million_total_tokens, _dollars, DOLLARS),
         ]
-    return [run.heading, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
+    return [run.heading, *(replace(figure, faint=isinstance(cell, EmulatedCell)) for figure in figures)]
 
 
 def _load(cell: SpeedCell) -> Message:
@@ -230,7 +223,7 @@ def _costs(everything: Sequence[Run]) -> Table | None:
     entries = [
         (run, cell, costs)
         for run in everything
-        for cell, _ in run.measured()
+        for cell in run.recorded()
         if (costs := cost(cell, run.record.dollars_per_hour))
     ]
     energy = any(costs.average_w for _, _, costs in entries)
@@ -238,10 +231,8 @@ def _costs(everything: Sequence[Run]) -> Table | None:
     if not (energy or money):
         return None
     groups: dict[tuple[str, Message], list[list[Cell]]] = {}
-    for run, cell, costs in sorted(
-        entries, key=lambda entry: (entry[1].input_len, entry[1].output_len, entry[1].concurrency)
-    ):
-        groups.setdefault((run.record.variant.model, _load(cell)), []).append(
+    for run, cell, costs in sorted(entries, key=lambda entry: _shape(entry[1].cell)):
+        groups.setdefault((run.record.variant.model, _load(cell.cell)), []).append(
             _cost_row(run, cell, costs, energy=energy, money=money)
         )
     several = len({model for model, _ in groups}) > 1
@@ -254,7 +245,7 @@ def _costs(everything: Sequence[Run]) -> Table | None:
 
 
 def _has_emulated(everything: Iterable[Run]) -> bool:
-    return any(cell.status == "emulated" for run in everything for cell, _ in run.measured())
+    return any(isinstance(cell, EmulatedCell) for run in everything for cell in run.recorded())
 
 
 def section(records: Sequence[RunRecord]) -> Section | None:

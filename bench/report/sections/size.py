@@ -1,10 +1,11 @@
 """Size of the checkpoint on disk and memory of the server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.messages.message import Words, msg
 from bench.records.record import RunRecord
+from bench.report.cells import peak_bytes, peak_cell
 from bench.report.document import Cell, Figure, Figures, Group, Head, Section, Table, Text, number
 from bench.report.plots.base import Point, Series, bars
 from bench.report.units import BITS, BYTES, OF_ONE
@@ -20,10 +21,6 @@ HEADS = (
     Head(msg("size.tensors"), msg("size.tensors.help")),
     Head(msg("size.peak"), msg("size.peak.help"), numeric=True),
 )
-
-
-def _peak(run: Run) -> int | None:
-    return max((s.peak_memory_bytes for _, s in run.measured() if s.peak_memory_bytes is not None), default=None)
 
 
 def _row(run: Run) -> list[Cell]:
@@ -43,24 +40,14 @@ def _row(run: Run) -> list[Cell]:
             if checkpoint
             else fmt.MISSING
         ),
-        number(_peak(run), fmt.size, BYTES),
+        peak_cell(run),
     ]
 
 
-def _emulated(run: Run) -> bool:
-    return any(cell.status == "emulated" for cell, _ in run.measured())
-
-
-def _figure(
-    everything: Sequence[Run],
-    values: Sequence[int | None],
-    name: str,
-    words: tuple[Words, Words],
-    hollow: Callable[[Run], bool],
-) -> Figure:
+def _figure(everything: Sequence[Run], values: Sequence[int | None], name: str, words: tuple[Words, Words]) -> Figure:
     """Return bars by variant; ``words`` are the description and the caption."""
     series = [
-        Series(run.label, run.mark, () if value is None else (Point(row, value, value, value, hollow(run)),))
+        Series(run.label, run.mark, () if value is None else (Point(row, value, value, value),))
         for row, (run, value) in enumerate(zip(everything, values, strict=True))
     ]
     description, caption = words
@@ -71,12 +58,12 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the size section; None if there is neither a checkpoint nor a measured memory."""
     everything = runs(records)
     sizes = [run.record.checkpoint.checkpoint_bytes if run.record.checkpoint else None for run in everything]
-    peaks = [_peak(run) for run in everything]
+    peaks = [peak_bytes(run.measured()) for run in everything]
     items = [
-        _figure(everything, values, name, words, hollow)
-        for values, name, words, hollow in (
-            (sizes, "size", (msg("size.on_disk.description"), msg("size.on_disk")), lambda run: False),
-            (peaks, "memory", (msg("size.in_memory.description"), msg("size.in_memory")), _emulated),
+        _figure(everything, values, name, words)
+        for values, name, words in (
+            (sizes, "size", (msg("size.on_disk.description"), msg("size.on_disk"))),
+            (peaks, "memory", (msg("size.in_memory.description"), msg("size.in_memory"))),
         )
         if any(value is not None for value in values)
     ]

@@ -29,7 +29,8 @@ from bench.report.recorded import recorded
 from bench.report.shapes import load_words
 from bench.report.units import BYTES
 from bench.report.view import SHOWN, Run, cell_anchor, reasons_of, runs
-from bench.speed.metrics import CellSummary, Interval, summarize
+from bench.speed.figures import EmulatedCell, MeasuredCell, recorded_cell
+from bench.speed.metrics import CellSummary, Interval
 from bench.speed.shapes import Shape, shape_of
 from bench.speed.validity import CLIENT_BOUND
 
@@ -76,11 +77,10 @@ def _words(shape: Shape) -> Message:
 
 def _points(run: Run, load: Load, figure_of: Callable[[CellSummary], Interval | None]) -> tuple[Point, ...]:
     points = []
-    for cell, summary in run.measured():
-        value = figure_of(summary)
-        if _load(cell, run) == load and value is not None:
-            hollow = cell.status == "emulated"
-            points.append(Point(cell.input_len, value.median, value.low, value.high, hollow))
+    for measured in run.measured():
+        value = figure_of(measured.summary)
+        if _load(measured.cell, run) == load and value is not None:
+            points.append(Point(measured.cell.input_len, value.median, value.low, value.high))
     return tuple(points)
 
 
@@ -138,10 +138,11 @@ def _limit_cells(limit: Limit | None, share: Share | None) -> list[Cell]:
 def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
     marks = (MARK,) if any(warning.startswith(CLIENT_BOUND) for warning in cell.warnings) else ()
     start = [replace(run.heading, anchor=cell_anchor(run, cell)), Cell("", marks, status=cell.status)]
-    summary = summarize(cell)
-    if summary is None:
+    listed = recorded_cell(cell)
+    if listed is None:
         why = clauses(map(recorded, cell.reasons)) if cell.reasons else fmt.MISSING
         return [*start, Cell(why, span=len(heads) - len(start))]
+    summary = listed.recorded
     figures = [
         interval(summary.ttft_s, fmt.seconds, "s"),
         interval(summary.tpot_s, fmt.seconds, "s"),
@@ -153,16 +154,17 @@ def _row(run: Run, cell: SpeedCell, heads: Sequence[Head]) -> list[Cell]:
         number(summary.peak_memory_bytes, fmt.size, BYTES),
     ]
     trials = Cell(fmt.count(summary.n_trials), numeric=True)
-    row = [*start, trials, *(replace(figure, faint=cell.status == "emulated") for figure in figures)]
+    row = [*start, trials, *(replace(figure, faint=isinstance(listed, EmulatedCell)) for figure in figures)]
     if len(heads) > len(HEADS):
-        limit = limit_of(run.record, cell)
-        row[LIMIT_COLUMN:LIMIT_COLUMN] = _limit_cells(limit, against(limit, summary) if limit else None)
+        limit = limit_of(run.record, listed) if isinstance(listed, MeasuredCell) else None
+        share = against(limit, listed) if limit and isinstance(listed, MeasuredCell) else None
+        row[LIMIT_COLUMN:LIMIT_COLUMN] = _limit_cells(limit, share)
     return row
 
 
 def _table(everything: Sequence[Run]) -> Table:
     """Return the table of every cell, grouped by shape; with the physical limit if any cell has one."""
-    limited = any(limit_of(run.record, cell) for run in everything for cell in run.record.cells)
+    limited = any(limit_of(run.record, cell) for run in everything for cell in run.measured())
     heads = (*HEADS[:LIMIT_COLUMN], *LIMIT_HEADS, *HEADS[LIMIT_COLUMN:]) if limited else HEADS
     shapes: dict[tuple[Load, Shape], list[list[Cell]]] = {}
     for run in everything:

@@ -12,6 +12,7 @@ from bench.report.document import Block, Cell, Group, Head, Note, Section, Table
 from bench.report.units import BITS, BYTES, NATS_PER_TOKEN
 from bench.report.verdicts import Judged, judged
 from bench.report.view import SHOWN, Run, is_own, runs, status_counts, tasks
+from bench.speed.figures import EmulatedCell
 
 ORDER = 8
 
@@ -75,13 +76,13 @@ def _checkpoint_cells(run: Run) -> list[Cell]:
 
 def _speed_cells(run: Run) -> list[Cell]:
     """Return the longest measured input with its status, and decode speed and TTFT there."""
-    measured = run.measured()
-    if not measured:
+    listed = run.recorded()
+    if not listed:
         return [Cell(), number(None, fmt.rate), number(None, fmt.seconds)]
-    cell, summary = measured[-1]
+    cell, summary = listed[-1].cell, listed[-1].recorded
     decode = summary.decode_tokens_per_s.median if summary.decode_tokens_per_s else None
     ttft = summary.ttft_s.median if summary.ttft_s else None
-    faint = cell.status == "emulated"
+    faint = isinstance(listed[-1], EmulatedCell)
     return [
         Cell("", (msg("shape.in", length=fmt.count(cell.input_len)),), status=cell.status),
         number(decode, fmt.rate, "tokens/s", faint=faint),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from bench import format as fmt
-from bench.analysis.paired import SCORED, Comparison
+from bench.analysis.paired import Comparison
 from bench.analysis.verdict import Verdict
 from bench.messages.message import Message, Words, clauses, linked, listed, msg, sentences
 from bench.records.record import RunRecord, TaskScore
@@ -43,7 +43,7 @@ def _unpaired(comparison: Comparison) -> tuple[Words, ...]:
 
 def _refused(score: TaskScore, obstacle: Words) -> Cell:
     """Return why a score is not compared."""
-    notes = () if score.status in SCORED else tuple(map(recorded, score.reasons))
+    notes = () if score.valid else tuple(map(recorded, score.reasons))
     return Cell(msg("verdict.not_compared.why", why=obstacle), notes, span=len(HEADS) - 1)
 
 

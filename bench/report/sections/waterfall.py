@@ -15,6 +15,7 @@ from bench.analysis.waterfall import (
     PREFILL,
     REST,
     WEIGHTS,
+    TimedCell,
     Waterfall,
     fixed_seconds,
     timed_cell,
@@ -28,7 +29,8 @@ from bench.report.document import Block, Bullets, Cell, Figure, Figures, Group, 
 from bench.report.plots.waterfall import STEPS, waterfall_plot
 from bench.report.shapes import shape_words
 from bench.report.view import Run, runs
-from bench.speed.metrics import e2e_s, summarize, tpot_s
+from bench.speed.figures import MeasuredCell, measured_cell
+from bench.speed.metrics import e2e_s, tpot_s
 from bench.speed.shapes import Shape, shape_of
 
 ORDER = 48
@@ -65,11 +67,17 @@ def _fixed(record: RunRecord, cells: Sequence[SpeedCell], shape: Shape) -> float
     """Return the fixed part of the baseline's decode steps under one load, from all of its input lengths."""
     points = []
     for cell in cells:
-        limit, summary = limit_of(record, cell), summarize(cell)
+        measured = measured_cell(cell)
+        limit = limit_of(record, measured) if measured else None
         same_load = _shape(cell).model_copy(update={"input_len": shape.input_len}) == shape
-        if same_load and limit and summary and summary.tpot_s:
-            points.append((limit.decode.moved_bytes, summary.tpot_s))
+        if same_load and limit and measured and measured.summary.tpot_s:
+            points.append((limit.decode.moved_bytes, measured.summary.tpot_s))
     return fixed_seconds(points)
+
+
+def _timed(record: RunRecord, cell: MeasuredCell) -> TimedCell | None:
+    limit = limit_of(record, cell)
+    return timed_cell(limit, cell) if limit else None
 
 
 def _breakdowns(run: Run) -> Iterator[_Breakdown]:
@@ -77,17 +85,18 @@ def _breakdowns(run: Run) -> Iterator[_Breakdown]:
     base = run.speed_baseline()
     if base is None or not run.quantized:
         return
-    for cell, summary in sorted(run.measured(), key=lambda pair: (pair[0].input_len, pair[0].concurrency)):
-        other = cell_under_same_load(base.cells, cell)
-        if other is None or cell.request_rate_per_s is not None:
+    for after in sorted(run.measured(), key=lambda measured: (measured.cell.input_len, measured.cell.concurrency)):
+        cell = after.cell
+        counterpart = cell_under_same_load(base.cells, cell)
+        before = measured_cell(counterpart) if counterpart else None
+        if before is None or cell.request_rate_per_s is not None:
             continue
-        base_limit, base_summary, limit = limit_of(base.record, other), summarize(other), limit_of(run.record, cell)
-        before = timed_cell(base_limit, base_summary) if base_limit and base_summary else None
-        after = timed_cell(limit, summary) if limit else None
-        if before is not None and after is not None:
-            factors = waterfall(before, after, _fixed(base.record, base.cells, _shape(cell)))
-            decode, end_to_end = speedup(other, cell, tpot_s), speedup(other, cell, e2e_s)
-            yield _Breakdown(run, other.variant.quant, _shape(cell), factors, decode, end_to_end)
+        timed = _timed(base.record, before), _timed(run.record, after)
+        if timed[0] is not None and timed[1] is not None:
+            factors = waterfall(timed[0], timed[1], _fixed(base.record, base.cells, _shape(cell)))
+            against = before.cell.variant.quant
+            speedups = speedup(before, after, tpot_s), speedup(before, after, e2e_s)
+            yield _Breakdown(run, against, _shape(cell), factors, *speedups)
 
 
 def _why_not(run: Run) -> Message:
