@@ -6,6 +6,7 @@ device allows. results/published/README.md says where they are from.
 
 import csv
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
@@ -288,11 +289,15 @@ def published_named(name: str) -> list[PublishedCell]:
     if not matches:
         known = [*sorted({cell.model for cell in cells()}), *sources()]
         raise ConfigError(f"nothing published is called '{subject}'{nearest(subject, known)} Known: {', '.join(known)}")
-    for what, wanted, of in (("quantization", quant, "quant"), ("engine", engine, "engine")):
-        have = sorted({getattr(cell, of) for cell in matches})
+    of: dict[str, tuple[str, Callable[[PublishedCell], str]]] = {
+        "quantization": (quant, lambda cell: cell.quant),
+        "engine": (engine, lambda cell: cell.engine),
+    }
+    for what, (wanted, name_of) in of.items():
+        have = sorted(set(map(name_of, matches)))
         if wanted and wanted not in have:
             raise ConfigError(
                 f"no {what} '{wanted}' among the published cells of {subject}; there is: {', '.join(have)}"
             )
-        matches = [cell for cell in matches if wanted in ("", getattr(cell, of))]
+        matches = [cell for cell in matches if wanted in ("", name_of(cell))]
     return matches

@@ -1,7 +1,7 @@
 """The pages of a site: the index of all runs, and a page for each variant with its nights."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,16 +114,16 @@ def variant_page(
 
 
 def _session_row(session: Session) -> list[Cell]:
-    def names(field: str) -> str:
-        return ", ".join(dict.fromkeys(str(getattr(row, field) or fmt.MISSING) for row in session.runs))
+    def names(of: Callable[[RunRow], str | None]) -> str:
+        return ", ".join(dict.fromkeys(of(row) or fmt.MISSING for row in session.runs))
 
     return [
         Cell(session.name, link=session.file if session.has_page else ""),
         Cell(fmt.moment(session.runs[0].started_at)),
-        Cell(names("model")),
-        Cell(names("quant")),
-        Cell(names("engine")),
-        Cell(names("device")),
+        Cell(names(lambda row: row.model)),
+        Cell(names(lambda row: row.quant)),
+        Cell(names(lambda row: row.engine)),
+        Cell(names(lambda row: row.device)),
         Cell(fmt.count(sum(row.cells for row in session.runs)), numeric=True),
         Cell(fmt.count(sum(row.scores for row in session.runs)), numeric=True),
         Cell(fmt.count(sum(row.failures for row in session.runs)), numeric=True),
