@@ -1,8 +1,8 @@
 """What a record keeps of a server's description of itself: a list of typed fields, and nothing else.
 
-SGLang's ``/server_info`` repeats every argument of the server, its API keys among them, at the top level and again for
-each scheduler. A list of names to leave out misses the next one; a list of names to keep cannot. Records that were
-written before are read through the same list.
+SGLang's ``/server_info`` repeats every argument of the server, API keys included, at the top level and again for each
+scheduler. A list of fields to drop would miss a new one, so this is a list of fields to keep. Older records are read
+through the same list.
 """
 
 from collections.abc import Mapping
@@ -190,7 +190,7 @@ class EngineInfo(_Described):
 
 
 def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description whose parts earlier versions kept apart, by the path that was asked, as one."""
+    """Merge a description whose parts earlier versions kept apart, by the path of the request."""
     parts = [
         part
         for name, part in description.items()

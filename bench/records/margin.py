@@ -1,7 +1,7 @@
-"""The accuracy margin, the loss of accuracy that does not matter: how it is written and which one applies. Pure.
+"""The accuracy margin, the largest loss of accuracy that is acceptable: how it is parsed and which one applies. Pure.
 
-A margin means something only if it was set before the measurement, so a run declares its own (``accuracy.margin``) and
-that one applies unless another is given.
+A margin is meaningful only if it was set before the measurement. Each run therefore declares its own
+(``accuracy.margin``), which applies unless another is given.
 """
 
 import re
@@ -12,12 +12,12 @@ from bench.records.record import RunRecord
 from quantize.key import Frozen
 
 LARGEST = 0.5
-"""Largest margin that can be set, of 1: a larger one would let nearly any loss pass."""
+"""Largest margin that can be set, of 1: a larger one would accept nearly any loss."""
 FORM = re.compile(r"(\d*\.?\d+(?:e[+-]?\d+)?)\s*(pp|%)?", re.IGNORECASE)
 
 
 class Margin(Frozen):
-    """The margin that applies to a set of runs, and where it comes from."""
+    """The margin that applies to a set of runs, and its origin."""
 
     value: float
     """Of 1."""
@@ -27,7 +27,7 @@ class Margin(Frozen):
 
     @property
     def words(self) -> str:
-        """Return value and origin as one clause."""
+        """Value and origin as one clause."""
         every = ", ".join(map(in_points, self.declared))
         if self.origin == "given":
             return f"{in_points(self.value)}, as given" + (f" (the runs declare {every})" if every else "")
@@ -41,10 +41,10 @@ def parse_margin(text: str, setting: str) -> float:
 
     Args:
         text: percentage points with their unit, such as ``1pp`` or ``1%``, or a share of 1, such as ``0.01``.
-        setting: what is written before the value where it is set, such as ``accuracy_margin=``; for the advice.
+        setting: text before the value where it is set, such as ``accuracy_margin=``; the advice repeats it.
 
     Raises:
-        ValueError: it is no margin, or one that nearly any loss would pass. The message says what to write.
+        ValueError: it is not a margin, or accepts nearly any loss. The message says what to write.
     """
     match = FORM.fullmatch(text.strip())
     if match is None:
@@ -68,13 +68,13 @@ def in_points(margin: float) -> str:
 
 
 def applicable_margin(records: Sequence[RunRecord], given: float | None = None) -> Margin | None:
-    """Return the margin by which runs are judged together: the one that is given, or the strictest that they declare.
+    """Return the margin for runs that are judged together: the given one, or else the strictest that they declare.
 
-    A margin that is loosened after the measurement proves nothing, so the strictest applies to all of them. None
-    without any run and without a given margin.
+    A margin that is loosened after the measurement proves nothing, so the strictest applies to all of them. None if
+    there are no runs and none is given.
 
     Args:
-        records: the runs that are judged.
+        records: the runs to judge.
         given: margin that takes precedence, of 1.
     """
     declared = tuple(sorted({record.spec.accuracy.margin for record in records}))

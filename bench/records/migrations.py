@@ -1,7 +1,7 @@
-"""From records of older schemas to the present one: pure functions of plain data, one for each version.
+"""Upgrade records of older schemas to the present one: pure functions of plain data, one for each version.
 
-Cells and scores are also files of their own, without a schema version: what holds for them is in `upgraded_cell` and
-`upgraded_score`, which take data of any version.
+Cells and scores are also files of their own, without a schema version; `upgrade_cell` and `upgrade_score` therefore
+take data of any version.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Change = Callable[[Any], Any]
 
 
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of schema 1 as one of schema 2, whose manifest tells more about calibration and proof."""
+    """Return a record of schema 1 as one of schema 2, whose manifest holds more about calibration and proof."""
     checkpoint = record.get("checkpoint")
     if checkpoint is None:
         return {**record, "schema_version": 2}
@@ -42,7 +42,7 @@ def _from_3(record: dict[str, Any]) -> dict[str, Any]:
 def _from_4(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record of schema 4 as one of schema 5, whose spec holds fields that older ones may lack.
 
-    What was true of those runs is filled in: a margin of one percentage point, no baseline, the model's own context.
+    The values that those runs used are filled in: a margin of one percentage point, no baseline, the native context.
     """
     spec, variant = record["spec"], record["variant"]
     model = {"title": variant["model"], "source": {}, "context_length": None, "architecture": None}
@@ -70,7 +70,7 @@ def _field(spec: Any, *path: str) -> Any:
     """Return a field of a spec.
 
     Raises:
-        ValueError: it is missing; names it.
+        ValueError: the field is missing; the message names it.
     """
     value = spec
     for place, name in enumerate(path):

@@ -1,7 +1,7 @@
-"""What a run leaves behind: frozen values, written once, read by everything after.
+"""The record of a run: frozen values, written once.
 
-Raw observations are kept (arrival time of every token event, outcome of every item); summaries are computed from
-them by :mod:`bench.speed.metrics` and never stored alone.
+Records hold raw observations (the arrival time of every token event, the outcome of every item). Summaries are computed
+from them by :mod:`bench.speed.metrics` and never stored alone.
 """
 
 from typing import Any, Literal
@@ -59,17 +59,17 @@ class RequestTrace(Frozen):
     start_ns: int
     """When the request's first byte was about to be sent, since the trial began."""
     scheduled_ns: int | None = None
-    """When an open loop had it due, since the trial began; its latencies count from then. None in a closed loop."""
+    """When it was due in an open loop, since the trial began; latencies count from then. None in a closed loop."""
     event_ns: tuple[int, ...]
     """Arrival of each event that carried tokens, since ``start_ns``."""
     event_tokens: tuple[int, ...]
     """How many tokens each of those events carried (an event is not a token)."""
     events_counted: bool = True
-    """Whether the server told how many; otherwise each is taken for one token, and the last for what is missing."""
+    """Whether the server reported these counts; otherwise each event counts as one token, the last as the rest."""
     end_ns: int
     """When the stream ended, since ``start_ns``."""
     prompt_tokens: int | None
-    """The server's own count; None if it never told."""
+    """The server's own count; None if it reported none."""
     completion_tokens: int | None
     cached_tokens: int | None
     finish_reason: str | None
@@ -96,7 +96,7 @@ class DeviceState(Frozen):
     power_w: float | None
     memory_used_bytes: int | None
     throttled: tuple[str, ...]
-    """Reasons for which the driver holds its clocks down, in NVML's words."""
+    """Why the driver lowers its clocks, by NVML's names."""
 
 
 class Energy(Frozen):
@@ -106,7 +106,7 @@ class Energy(Frozen):
     how: str
     """``counter`` (the device's own) or ``integrated`` (power readings over time)."""
     valid: bool
-    """False where the trial was too short for the readings, or they stood still."""
+    """False if the trial was too short for the readings, or they did not change."""
 
 
 class Trial(Frozen):
@@ -114,21 +114,21 @@ class Trial(Frozen):
 
     requests: tuple[RequestTrace, ...]
     started_at: str
-    """UTC, ISO 8601; for people, never for durations."""
+    """UTC, ISO 8601; for display, never for durations."""
     peak_memory_bytes: int | None
     """Highest memory of the server seen during the trial: accelerator memory where there is one, else resident."""
     memory: tuple[tuple[int, int], ...] = ()
-    """(nanoseconds since the trial began, bytes), thinned out to a hundred points or fewer."""
+    """(nanoseconds since the trial began, bytes), reduced to a hundred points or fewer."""
     client: ClientLoad | None = None
     devices_before: tuple[DeviceState, ...] = ()
     devices_after: tuple[DeviceState, ...] = ()
     energy: Energy | None = None
     saturated: str | None = None
-    """Why an open loop was stopped: more came than the server can take."""
+    """Why an open loop was stopped early: the server was saturated."""
 
 
 class Objective(Frozen):
-    """What a request must keep to count as good."""
+    """The latencies within which a request counts as good."""
 
     ttft_s: float = Field(gt=0, allow_inf_nan=False)
     tpot_s: float = Field(gt=0, allow_inf_nan=False)
@@ -154,20 +154,20 @@ class SpeedCell(Frozen):
     """How the model's positions were stretched to that."""
     seed: int
     prompts: str = ""
-    """Mixed into the seed of the prompts where the server cannot empty its cache, for them to be new in every run."""
+    """Mixed into the seed of the prompts if the server cannot empty its cache, so that each run has new prompts."""
     status: Status
     reasons: tuple[str, ...]
     """Why the status is not ``ok``; empty when it is."""
     unproven: tuple[str, ...] = ()
-    """Checks that this server gives no means for."""
+    """Checks that this server does not support."""
     warnings: tuple[str, ...] = ()
-    """What a reader should know and what made nothing invalid."""
+    """Remarks that do not make the cell invalid."""
     warmup_ns: int = 0
-    """Time in requests that warmed the server up."""
+    """Time of the warm-up requests."""
     wall_ns: int = 0
-    """From the cell's beginning to its end, turns of a server beside it left out."""
+    """From the start of the cell to its end, without the trials of the other server of a pair."""
     interleaved: bool = False
-    """Whether its trials took turns with those of the baseline on a server beside it."""
+    """Whether its trials were interleaved with those of the baseline on a server next to it."""
     trials: tuple[Trial, ...]
 
     @model_validator(mode="before")
@@ -177,23 +177,23 @@ class SpeedCell(Frozen):
 
 
 class Device(Frozen):
-    """What a device can do at most: the physical limit that figures are held against. One device, not all of them."""
+    """Peak figures of a single device, from which the physical limit is computed."""
 
     name: str
     bandwidth_bytes_per_s: float
     """Of its main memory."""
     bandwidth_by_size: tuple[tuple[int, float], ...] = ()
-    """(bytes read over and over, in the unit of the above), measured; caches make small ones faster. Rising sizes."""
+    """(bytes read repeatedly, bytes per second), measured, by rising size: caches make small sizes faster."""
     flops_per_s: dict[str, float]
-    """By what is multiplied: ``bf16``, ``fp8``, ``int8``, ``fp4``, ``fp32``; dense."""
+    """By type of the operands: ``bf16``, ``fp8``, ``int8``, ``fp4``, ``fp32``; dense."""
     memory_bytes: int
     source: str
-    """A page's address, or how and when it was measured."""
+    """Address of a page, or how and when it was measured."""
     measured: bool
 
 
 class ServerFacts(Frozen):
-    """What a running server told of itself."""
+    """What a running server reports about itself."""
 
     version: str | None
     kv_capacity_tokens: int | None
@@ -207,15 +207,15 @@ class ServerFacts(Frozen):
     devices: int
     """Accelerators that one copy of the model is spread over; 1 on a CPU."""
     replicas: int = 1
-    """Copies of the model, which share the requests out."""
+    """Copies of the model, among which requests are distributed."""
     max_running: int | None = None
-    """Requests that it computes together at most; None if it does not tell."""
+    """Most requests that it computes together; None if it does not report it."""
     memory_returned: bool | None = None
-    """Whether the accelerators' memory was back at its baseline after the end; None where there is none."""
+    """Whether the accelerators' memory returned to its baseline after the server ended; None without accelerators."""
 
 
 class Control(Frozen):
-    """The baseline that was served beside the variant, its trials taking turns with the variant's."""
+    """The baseline on a server next to the variant's, with its trials interleaved with the variant's."""
 
     variant: Variant
     checkpoint: Manifest
@@ -235,7 +235,7 @@ PROBLEM_MEANING: dict[Problem, str] = {
 
 
 class ItemOutcome(Frozen):
-    """One benchmark item, enough to pair it with the same item of another variant."""
+    """The outcome of one benchmark item, and its identity, by which it is paired with another variant's."""
 
     task: str
     """The leaf task, e.g. one MMLU subject."""
@@ -244,7 +244,7 @@ class ItemOutcome(Frozen):
     prompt_hash: str
     target: str
     answer: str
-    """What the model said: the generated text, or the picked choice's index."""
+    """The generated text, or the index of the picked choice."""
     logprobs: tuple[float, ...]
     """Log-probability (natural) of each choice; empty for generated answers."""
     metrics: dict[str, float]
@@ -252,28 +252,28 @@ class ItemOutcome(Frozen):
     prompt_tokens: int | None = None
     """Length of the prompt; of the longest where an item has several."""
     problem: Problem | None = None
-    """Why a generated answer needs a look."""
+    """What is wrong with a generated answer; None for nothing."""
 
 
 class Work(Frozen):
-    """What a task made the server do: the tokens of all its questions; requests, tries and time of this run alone."""
+    """The server's work on a task: tokens of all its questions; requests, retries and time of this run only."""
 
     requests: int
     prompt_tokens: int
     unique_tokens: int
-    """Prompt tokens that no other prompt shares the beginning with: those that must be computed at least."""
+    """Prompt tokens outside prefixes shared with other prompts: the fewest that must be computed."""
     cached_tokens: int | None
-    """Prompt tokens that the server took from its prefix cache; None if it does not tell."""
+    """Prompt tokens that the server took from its prefix cache; None if it does not report them."""
     output_tokens: int | None
-    """Tokens of generated answers; None if the server does not tell."""
+    """Tokens of generated answers; None if the server does not report them."""
     duration_s: float
     """From the first request sent to the last answer."""
     concurrency: int
     """Requests under way at once."""
     resumed: int
-    """Answers that an earlier run had left and that were not asked for again."""
+    """Answers reused from an earlier run."""
     retried: int
-    """Requests that failed and were answered when sent again."""
+    """Requests that failed and were answered on a retry."""
 
 
 class Metric(Frozen):
@@ -291,7 +291,7 @@ class TaskScore(Frozen):
     engine: str
     task: str
     key: str
-    """Digest of everything the score depends on; a score with the same key is reused."""
+    """Digest of everything that the score depends on; a score with the same key is reused."""
     status: Status
     reasons: tuple[str, ...]
     metrics: tuple[Metric, ...]
@@ -300,20 +300,20 @@ class TaskScore(Frozen):
     limit: int | None
     chat_template: bool
     thinking: bool | None = None
-    """Whether the chat template let the model reason first; None where no template was used."""
+    """Whether the chat template enabled reasoning; None without a chat template."""
     max_gen_toks: int | None = None
     """Cap on answers, tokens; None for the task's own."""
     sampling: Mode | None = None
-    """How the tokens of answers were drawn; None for as the task says, which is the most likely one by default."""
+    """How the tokens of answers were sampled; None for the task's own way, which is greedy by default."""
     context_length: int | None = None
     """Longest prompt plus answer that was served, tokens; None if it was not recorded."""
     yarn: Yarn | None = None
     """How the model's positions were stretched to that."""
     repeat: int = 0
-    """0 for the score itself; 1 for the same again in another order, to see how much differs by chance."""
+    """0 for the score itself; 1 for the same items again in another order, which shows what differs by chance."""
     task_versions: dict[str, str]
     counts: dict[str, int]
-    """Items that need a look, by `Problem`."""
+    """Number of items with each `Problem`."""
     work: Work | None = None
     duration_s: float
     items: tuple[ItemOutcome, ...]
@@ -330,7 +330,7 @@ class TaskScore(Frozen):
 
 
 class Failure(Frozen):
-    """Something that stopped a stage, a cell or a task."""
+    """An error that ended a stage, a cell or a task."""
 
     stage: str
     message: str
@@ -350,7 +350,7 @@ class Environment(Frozen):
     variables: dict[str, str]
     """Environment variables that change speed, e.g. OMP_NUM_THREADS."""
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"
-    """What the measuring client runs on; records without this field were all measured on uvloop."""
+    """Event loop of the measuring client; records without this field were all measured on uvloop."""
     git_commit: str | None
     git_dirty: bool | None
 
@@ -365,7 +365,7 @@ class RunRecord(Frozen):
     variant: Variant
     key: str
     command: tuple[str, ...]
-    """The overrides that were typed; with ``python -m bench.run`` before them they repeat the run."""
+    """The overrides as typed; ``python -m bench.run`` with them repeats the run."""
     spec: RecordedSpec
     environment: Environment
     engine: str
@@ -375,7 +375,7 @@ class RunRecord(Frozen):
     device: Device | None = None
     """The physical limit; None where the device is not known."""
     dollars_per_hour: float | None = None
-    """Price of the whole machine, as the user gave it."""
+    """Price of the whole machine, as given by the user."""
     checkpoint: Manifest | None
     cells: tuple[SpeedCell, ...] = ()
     control: Control | None = None
@@ -383,16 +383,16 @@ class RunRecord(Frozen):
     failures: tuple[Failure, ...] = ()
     stage_durations_s: dict[str, float] = Field(default_factory=dict)
     log: tuple[str, ...] = ()
-    """Decisions in words: what was reused and why, what was skipped and why."""
+    """Decisions, one sentence each: what was reused or skipped, and why."""
     started_at: str
     finished_at: str | None
 
     def control_of(self, cell: SpeedCell) -> Control | None:
-        """Return the baseline beside this run if a cell was measured on its server; None for the run's own cells."""
+        """Return the run's control if a cell is one of the control's; None for the run's own cells."""
         if self.control is None:
             return None
-        theirs = cell.variant != self.variant or any(cell is beside for beside in self.control.cells)
-        return self.control if theirs else None
+        in_control = cell.variant != self.variant or any(cell is control_cell for control_cell in self.control.cells)
+        return self.control if in_control else None
 
     @model_validator(mode="before")
     @classmethod

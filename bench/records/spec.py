@@ -1,4 +1,4 @@
-"""What a run was asked to do, as its record keeps it: typed, without paths of this machine."""
+"""The spec of a run as its record keeps it: typed, and without paths of the machine."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ class RecordedModel(Frozen):
     """The model."""
 
     title: str
-    """Its name for people."""
+    """Display name."""
     source: dict[str, Any]
     """Fields of its source, ``kind`` among them; empty in records of schema 4 and older that lack them."""
     context_length: int | None
@@ -28,7 +28,7 @@ class RecordedQuant(Frozen):
     config: dict[str, Any]
     """The method's fields."""
     release: dict[str, Any] | None
-    """Fields of the source of an already quantized checkpoint; None for one that was made."""
+    """Fields of the source of an already quantized checkpoint; None for one that was quantized here."""
 
 
 class RecordedEngine(Frozen):
@@ -38,11 +38,11 @@ class RecordedEngine(Frozen):
     config: dict[str, Any]
     """Its fields, as composed; compared with those of other runs, and printed."""
     dtype: str | None
-    """Type that it was told to compute in; None for an engine without such a field."""
+    """Type that it was configured to compute in; None for an engine without such a field."""
 
 
 class RecordedContext(Frozen):
-    """The context that was asked for."""
+    """The requested context."""
 
     name: str
     length: int | None
@@ -50,7 +50,7 @@ class RecordedContext(Frozen):
 
 
 class RecordedAccuracy(Frozen):
-    """What the accuracy stage was asked to do."""
+    """Settings of the accuracy stage."""
 
     margin: float
     """Loss, as a share of 1, up to which a variant counts as no worse."""
@@ -67,12 +67,12 @@ class RecordedSpec(Frozen):
     model: RecordedModel
     quant: RecordedQuant
     baseline: RecordedQuant | None
-    """What was served next to it."""
+    """The quantization that was served next to it; None where none was."""
     context: RecordedContext
     heldout: HeldoutConfig | None
     """None where an old record lacks it."""
     engine: RecordedEngine
     workload: dict[str, Any]
-    """Fields of the workload, as composed; the shapes stand in the cells."""
+    """Fields of the workload, as composed; its shapes are those of the cells."""
     accuracy: RecordedAccuracy
     seed: int

@@ -1,9 +1,9 @@
-"""Records on disk: written whole or not at all, one file for each thing that was measured, as soon as it was.
+"""Records on disk: each cell and score is a file of its own, written atomically as soon as it is measured.
 
-``RESULTS/runs/RUN_ID/`` holds ``run.json`` (what was begun), ``cells/*.json``, ``control/*.json`` (cells of a baseline
-served beside), ``scores/*.json`` and, when the run has ended, ``record.json`` with everything in it and ``SHA256SUMS``
-over all of them, as ``sha256sum --check`` reads it: nothing of an ended run is written again. A run without
-``record.json`` was cut short and can be gone on with.
+``RESULTS/runs/RUN_ID/`` holds ``run.json`` (the record at the start), ``cells/*.json``, ``control/*.json`` (cells of
+the baseline that was served next to the variant), ``scores/*.json`` and, once the run has ended, ``record.json`` (the
+complete record) and ``SHA256SUMS`` (checksums of all these files, for ``sha256sum --check``). No file of an ended run
+is written again. A run without ``record.json`` was interrupted and can be resumed.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from quantize import locks
 
 T = TypeVar("T", bound=BaseModel)
 CELLS, CONTROL = "cells", "control"
-"""Folders of a run: its own cells, and those of the baseline served beside it."""
+"""Folders of a run: its own cells, and those of the baseline that was served next to it."""
 SUMS = "SHA256SUMS"
 """File of an ended run."""
 LOCK = ".lock"
-"""File that the process of a run holds."""
+"""File that the process of a run locks."""
 
 
 def is_held(folder: Path) -> bool:
-    """Tell whether a run is still going on."""
+    """Whether a process holds a run, which therefore has not ended."""
     return locks.is_held(folder / LOCK)
 
 
@@ -49,7 +49,7 @@ class RunFolder:
     """The folder of one run, held by one process at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Take the folder at ``path``, creating it if need be.
+        """Lock the folder at ``path``; create it if it is missing.
 
         Raises:
             StoreError: it cannot be created, or another process holds it.
@@ -66,29 +66,29 @@ class RunFolder:
             raise StoreError(f"{path} belongs to a run that is still going on") from None
 
     def begin(self, record: RunRecord) -> None:
-        """Write down what is begun, before anything is measured."""
+        """Write the record as it is before the first measurement."""
         write_atomic(self.path / "run.json", record.model_dump_json(indent=1))
 
     def add_cell(self, cell: SpeedCell, place: str = CELLS) -> None:
-        """Keep a finished cell: among the run's own, or among the baseline's (``CONTROL``)."""
+        """Write a finished cell to the run's own (``CELLS``) or to the baseline's (``CONTROL``)."""
         load = f"c{cell.concurrency}" if cell.request_rate_per_s is None else f"r{cell.request_rate_per_s:g}"
         name = f"in{cell.input_len}-out{cell.output_len}-{load}-n{cell.n_requests}.json"
         write_atomic(self.path / place / name, cell.model_dump_json(indent=1))
 
     def add_score(self, score: TaskScore) -> None:
-        """Keep a finished task; its key is part of the file's name, so that later runs find it."""
+        """Write a finished score; its key is part of the file's name, so that later runs find it."""
         write_atomic(self.path / "scores" / f"{score.task}-{score.key[:16]}.json", score.model_dump_json(indent=1))
 
     def cells(self, place: str = CELLS) -> tuple[SpeedCell, ...]:
-        """Return the cells kept so far, by shape."""
+        """Return the cells written so far, ordered by shape."""
         return _cells(self.path / place)
 
     def scores(self) -> tuple[TaskScore, ...]:
-        """Return the scores kept so far, by task."""
+        """Return the scores written so far, ordered by task."""
         return tuple(_read(TaskScore, file) for file in sorted((self.path / "scores").glob("*.json")))
 
     def finish(self, record: RunRecord) -> None:
-        """Write the whole record and the sums of everything that the run has kept: it has ended."""
+        """Write the complete record and the checksums of all files of the run, which ends it."""
         write_atomic(self.path / "record.json", record.model_dump_json(indent=1))
         files = sorted(file for file in self.path.rglob("*.json") if not file.name.startswith("."))
         write_atomic(
@@ -96,7 +96,7 @@ class RunFolder:
         )
 
     def release(self) -> None:
-        """Let other processes take the folder."""
+        """Unlock the folder for other processes."""
         self._lock.close()
 
 
@@ -106,10 +106,10 @@ def _sha256(file: Path) -> str:
 
 
 def sums_of(folder: Path) -> dict[str, str]:
-    """Return {file: sha256} of an ended run; nothing of one that was cut short or is of an older version.
+    """Return {file: sha256} of an ended run; empty for an interrupted run, or one of an older version.
 
     Raises:
-        StoreError: the sums cannot be read.
+        StoreError: the checksums cannot be read.
     """
     file = folder / SUMS
     try:
@@ -120,10 +120,10 @@ def sums_of(folder: Path) -> dict[str, str]:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Return which files of a run are not as they were when it ended.
+    """Return which files of a run are missing or have changed since it ended.
 
     Raises:
-        StoreError: the sums cannot be read.
+        StoreError: the checksums cannot be read.
     """
     wrong = []
     for name, digest in sums_of(folder).items():
@@ -136,12 +136,11 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def _cells(folder: Path) -> tuple[SpeedCell, ...]:
-    kept = [_read(SpeedCell, file) for file in folder.glob("*.json")]
-    return tuple(sorted(kept, key=_place))
+    return tuple(sorted((_read(SpeedCell, file) for file in folder.glob("*.json")), key=_order))
 
 
-def _place(cell: SpeedCell) -> tuple[float, ...]:
-    """Return where a cell stands among others: closed loops first, then by load, then by length."""
+def _order(cell: SpeedCell) -> tuple[float, ...]:
+    """Return the sort key of a cell: closed loops first, then by load, then by length."""
     return (cell.request_rate_per_s or 0.0, cell.concurrency, cell.input_len, cell.output_len, cell.n_requests)
 
 
@@ -149,7 +148,7 @@ class Store:
     """All runs below one results folder."""
 
     def __init__(self, results_dir: Path) -> None:
-        """Use ``results_dir``; nothing is created until something is written."""
+        """Use ``results_dir``, which is created by the first write."""
         self.runs_dir = results_dir / "runs"
 
     def create(self, run_id: str) -> RunFolder:
@@ -157,7 +156,7 @@ class Store:
         return RunFolder(self.runs_dir / run_id)
 
     def find_unfinished(self, key: str, environment: Environment) -> tuple[RunFolder, RunRecord] | None:
-        """Return the newest run with this key, cut short in this very environment, that no process holds."""
+        """Return the newest interrupted run with this key, of the same environment, that no process holds."""
         for file in sorted(self.runs_dir.glob("*/run.json"), reverse=True):
             if (file.parent / "record.json").exists():
                 continue
@@ -170,32 +169,32 @@ class Store:
         return None
 
     def score(self, task: str, key: str) -> tuple[TaskScore, str] | None:
-        """Return (score, run id) of a task measured before under the same key, newest first."""
+        """Return the newest valid score of a task with this key, and the id of its run."""
         for file in sorted(self.runs_dir.glob(f"*/scores/{task}-{key[:16]}.json"), reverse=True):
             with contextlib.suppress(StoreError):
                 score = _read(TaskScore, file)
-                if score.key == key and score.status in ("ok", "emulated"):
+                if score.key == key and score.valid:
                     return score, file.parent.parent.name
         return None
 
     def journal(self, folder: RunFolder, name: str) -> Path:
-        """Return where the answers to a task's questions are kept, beginning with the most that an earlier run has."""
+        """Return the file of the answers to a task's questions; a new one is a copy of the longest of other runs."""
         file = folder.path / "answers" / f"{name}.jsonl"
         if not file.exists() and (others := list(self.runs_dir.glob(f"*/answers/{name}.jsonl"))):
-            most = max(others, key=lambda other: other.stat().st_size)
-            write_atomic(file, most.read_bytes())
+            longest = max(others, key=lambda other: other.stat().st_size)
+            write_atomic(file, longest.read_bytes())
         return file
 
     def find_done(self, session: str, key: str, environment: Environment) -> RunRecord | None:
-        """Return the session's newest run with this key, on a machine like this, that has ended with all it was for."""
+        """Return the session's newest complete run with this key, on a machine of the same kind."""
         ended = [record for record in self.records(session) if record.key == key and is_complete(record)]
         return next((record for record in reversed(ended) if _alike(record.environment, environment)), None)
 
     def records(self, session: str | None = None) -> Iterator[RunRecord]:
-        """Yield every run, or every run of a session, oldest first: ended or with what they have so far.
+        """Yield every run, or every run of a session, oldest first; an interrupted one with what it has so far.
 
         Raises:
-            StoreError: a run cannot be read; only where all are asked for.
+            StoreError: a run cannot be read; only where ``session`` is None, otherwise such a run is left out.
         """
         for folder in sorted(path.parent for path in self.runs_dir.glob("*/run.json")):
             try:
@@ -205,11 +204,11 @@ class Store:
                     raise
                 continue
             if session in (None, begun.session):
-                done = folder / "record.json"
-                yield _read(RunRecord, done) if done.exists() else partial(folder, begun)
+                complete = folder / "record.json"
+                yield _read(RunRecord, complete) if complete.exists() else partial(folder, begun)
 
     def newest(self, count: int) -> list[RunRecord]:
-        """Return up to ``count`` ended runs, newest first, passing over those that cannot be read."""
+        """Return the newest ``count`` ended runs, newest first, without those that cannot be read."""
         ended: list[RunRecord] = []
         for file in sorted(self.runs_dir.glob("*/record.json"), reverse=True)[:count]:
             with contextlib.suppress(StoreError):
@@ -218,25 +217,25 @@ class Store:
 
 
 def unfinished_places(results_dir: Path, session: str, commands: Sequence[tuple[str, ...]]) -> list[int]:
-    """Return the places of those commands of a session's runs that no run has ended."""
+    """Return the indices of the commands for which a session has no ended run."""
     ended = [record.command for record in Store(results_dir).records(session) if record.finished_at is not None]
     return [place for place, command in enumerate(commands) if command not in ended]
 
 
 def _alike(first: Environment, second: Environment) -> bool:
-    """Tell whether two environments are the same but for the machine's name: those of a cluster's like machines are."""
+    """Whether two environments differ in the host name at most, as those of like machines of a cluster do."""
     return first.model_copy(update={"hostname": ""}) == second.model_copy(update={"hostname": ""})
 
 
 def is_complete(record: RunRecord) -> bool:
-    """Tell whether a run has ended and nothing in it failed or was invalid."""
+    """Whether a run has ended with nothing failed or invalid."""
     control = record.control.cells if record.control else ()
     states = {cell.status for cell in (*record.cells, *control)} | {score.status for score in record.scores}
     return record.finished_at is not None and not record.failures and not states & {"failed", "invalid"}
 
 
 def read_begun(folder: Path) -> RunRecord:
-    """Return what a run began with.
+    """Return the record that a run wrote before its first measurement.
 
     Raises:
         StoreError: it cannot be read.
@@ -245,7 +244,7 @@ def read_begun(folder: Path) -> RunRecord:
 
 
 def partial(folder: Path, begun: RunRecord) -> RunRecord:
-    """Return a run that was cut short, with the cells and scores it has kept."""
+    """Return the record of an interrupted run, with the cells and scores that it wrote."""
     cells = _cells(folder / CELLS)
     scores = tuple(_read(TaskScore, file) for file in sorted((folder / "scores").glob("*.json")))
     control = begun.control and begun.control.model_copy(update={"cells": _cells(folder / CONTROL)})

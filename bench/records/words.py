@@ -1,4 +1,4 @@
-"""What statuses of results and problems of items are called, and what they mean."""
+"""Names and meanings of the statuses of results and of the problems of items."""
 
 from bench.messages.message import Message, msg
 from bench.records.record import Problem, Status

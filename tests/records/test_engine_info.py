@@ -1,4 +1,4 @@
-"""What is kept of a server's description of itself: fields of a list, and no key, wherever the server puts one."""
+"""A record keeps the listed fields of a server's description, and no key, wherever the server puts one."""
 
 import base64
 import gzip
@@ -44,14 +44,14 @@ PLANTED: dict[str, Any] = {
 }
 
 
-def everything(folder: Path) -> str:
+def all_text(folder: Path) -> str:
     """Return the text of all files below a folder, that of packed downloads of its pages included."""
-    found = []
+    texts = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = file.read_bytes().decode(errors="replace")
         packed = re.findall(r"data:application/gzip;base64,([\w+/=]+)", text)
-        found += [str(file), text, *(gzip.decompress(base64.b64decode(one)).decode() for one in packed)]
-    return "\n".join(found)
+        texts += [str(file), text, *(gzip.decompress(base64.b64decode(download)).decode() for download in packed)]
+    return "\n".join(texts)
 
 
 def test_a_run_and_its_report_hold_no_key_of_an_attached_server(cli: Cli) -> None:
@@ -65,7 +65,7 @@ def test_a_run_and_its_report_hold_no_key_of_an_attached_server(cli: Cli) -> Non
     (page,) = cli.folder.glob("reports/*.html")
     assert "bfloat16" in page.read_text(), "what the list allows is shown"
     for folder in ("results", "reports"):
-        assert SECRET not in everything(cli.folder / folder), folder
+        assert SECRET not in all_text(cli.folder / folder), folder
     assert SECRET not in done.stderr + done.stdout
     (file,) = cli.folder.glob("results/runs/*/record.json")
     kept = RunRecord.model_validate_json(file.read_bytes()).engine_info
@@ -84,24 +84,25 @@ def test_a_record_of_an_earlier_version_is_read_and_shown_by_the_same_list(descr
     plain = json.loads(record().model_dump_json())
     same = {"variant": plain["variant"], "checkpoint": plain["checkpoint"]}
     control = {**same, "engine_info": described, "server": None, "cells": []}
-    found = RunRecord.model_validate_json(json.dumps({**plain, "engine_info": described, "control": control}))
-    assert found.engine_info.dtype == "bfloat16"
-    assert found.engine_info.memory_usage is not None
-    assert found.engine_info.memory_usage.weight == 1.5
-    page = render([found], title="t")
-    packed = re.findall(r"data:application/gzip;base64,([\w+/=]+)", page)
-    assert packed
-    for text in (found.model_dump_json(), page, *(gzip.decompress(base64.b64decode(one)).decode() for one in packed)):
+    upgraded = RunRecord.model_validate_json(json.dumps({**plain, "engine_info": described, "control": control}))
+    assert upgraded.engine_info.dtype == "bfloat16"
+    assert upgraded.engine_info.memory_usage is not None
+    assert upgraded.engine_info.memory_usage.weight == 1.5
+    page = render([upgraded], title="t")
+    downloads = re.findall(r"data:application/gzip;base64,([\w+/=]+)", page)
+    assert downloads
+    unpacked = [gzip.decompress(base64.b64decode(download)).decode() for download in downloads]
+    for text in (upgraded.model_dump_json(), page, *unpacked):
         assert SECRET not in text
 
 
 def test_a_server_of_openais_protocol_is_described_by_the_same_list() -> None:
-    told = {
+    described = {
         "v1__models": {"data": [{"id": "m", "max_model_len": 8192, "root": "/models/m", "permission": [ARGUMENTS]}]},
         "version": {"version": "0.33.0", **ARGUMENTS},
         "props": {"default_generation_settings": {"n_ctx": 4096, **ARGUMENTS}, **ARGUMENTS},
     }
-    info, facts = engine(served_model="m").facts(answers(**told), lambda: "")
+    info, facts = engine(served_model="m").facts(answers(**described), lambda: "")
     assert SECRET not in info.model_dump_json()
     assert (facts.version, facts.max_context_tokens) == ("0.33.0", 8192)
     assert info.model is not None
@@ -146,4 +147,4 @@ def test_an_address_with_a_key_in_it_is_refused_without_repeating_it(cli: Cli, u
     assert done.returncode == 2
     assert "engine.api_key_env=VARIABLE" in done.stderr + done.stdout
     assert SECRET not in done.stderr + done.stdout
-    assert SECRET not in everything(cli.folder)
+    assert SECRET not in all_text(cli.folder)

@@ -205,9 +205,9 @@ def test_a_journal_begins_with_the_most_that_an_earlier_run_has(tmp_path: Path) 
     assert other == tmp_path / "runs" / "4" / "answers" / "task-other.jsonl"
     assert not other.exists()
     own = store.create("2")
-    assert store.journal(own, "task-key").read_bytes() == lines[:10], "a run that goes on keeps its own"
-    for one in (folder, own):
-        one.release()
+    assert store.journal(own, "task-key").read_bytes() == lines[:10], "a resumed run keeps its own"
+    for run_folder in (folder, own):
+        run_folder.release()
 
 
 def test_a_journal_is_copied_byte_for_byte(tmp_path: Path) -> None:
