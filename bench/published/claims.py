@@ -1,8 +1,8 @@
 """Test commonly quoted claims against published figures. Pure functions.
 
-A claim has a range. A figure with an interval decides only if the whole interval is inside or outside of it; a
-published speed has none and decides alone. Losses of accuracy are relative, as the claims mean them: 1 - score / BF16's
-score. :mod:`bench.report.claims` holds them against a report's own figures.
+A claim has a range. A figure with an interval decides only if the whole interval is inside or outside of that range; a
+published speed has no interval and always decides. Losses of accuracy are relative, as in the claims: 1 - the ratio of
+the score to BF16's. :mod:`bench.report.claims` tests the claims against a report's own figures.
 """
 
 import math
@@ -13,17 +13,17 @@ from bench.messages.message import Worded
 from bench.published.figures import Claim, PublishedCell, PublishedScore, cells, scores
 from quantize.key import Frozen
 
-Answer = Literal["holds", "does not hold", "cannot be told"]
+Answer = Literal["holds", "does not hold", "undecided"]
 Z = 1.959963984540054
 """Standard errors on either side of a 95 % interval, of a normal distribution."""
 
 
 class Finding(Frozen):
-    """What one figure says of a claim."""
+    """The answer of one figure to a claim."""
 
     claim: Claim
     measured: bool
-    """Whether it was measured here; otherwise it was published."""
+    """Whether the figure was measured here; otherwise it was published."""
     source: str
     model: str
     label: str
@@ -35,24 +35,24 @@ class Finding(Frozen):
     points: float | None
     """Loss as a difference of scores, of 1; None for speeds."""
     low: float | None
-    """Ends of the interval of ``value``, as shares; None without one."""
+    """Lower end of the interval of ``value``, as a share; None without an interval."""
     high: float | None
-    """The upper one, as a share."""
+    """Upper end, as a share; None without an interval."""
     answer: Answer
 
 
 def answer_of(claim: Claim, value: float, low: float | None = None, high: float | None = None) -> Answer:
-    """Return whether a figure, with its interval if it has one, is in the claim's range."""
+    """Return whether a figure, or its whole interval if it has one, is in the claim's range."""
     least = claim.above if claim.above is not None else -math.inf
     most = claim.below if claim.below is not None else math.inf
     low, high = (value if low is None else low), (value if high is None else high)
     if least <= low and high <= most:
         return "holds"
-    return "does not hold" if high < least or low > most else "cannot be told"
+    return "does not hold" if high < least or low > most else "undecided"
 
 
 def _loss_interval(score: PublishedScore) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a relative loss as if the scores were of different items: wider than it need be."""
+    """Return the 95 % interval of a relative loss; it is too wide, for it assumes that the items are different ones."""
     before, n = score.bf16_score, score.n_items
     if not before or not n:
         return None, None
@@ -85,7 +85,7 @@ def _published_accuracy(claim: Claim) -> Iterator[Finding]:
 
 
 def _bf16_of(cell: PublishedCell) -> PublishedCell | None:
-    """Return the BF16 cell that ran in the same place, at the same setting, on as many devices."""
+    """Return the BF16 cell of the same source, setting and number of devices."""
 
     def place(other: PublishedCell) -> tuple[str, str, str, int, int, str]:
         return other.source, other.model, other.engine, other.input_len, other.devices, other.setting
@@ -116,5 +116,5 @@ def _published_speed(claim: Claim) -> Iterator[Finding]:
 
 
 def published_findings(claim: Claim) -> tuple[Finding, ...]:
-    """Return what published figures say of a claim."""
+    """Return the answers of all published figures to a claim."""
     return tuple(_published_accuracy(claim) if claim.figure == "accuracy" else _published_speed(claim))

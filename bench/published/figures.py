@@ -1,7 +1,7 @@
-"""Figures that others published, as data with their source; never mixed with measured ones.
+"""Published figures as data with their sources; they are never mixed with measured ones.
 
-``quantbench published qwen3-8b`` prints them with what each means: the time of a token, and the share of what the
-device allows. results/published/README.md says where they are from.
+``quantbench published qwen3-8b`` prints them with the time per token and the share of the physical limit that follow
+from them. Sources: results/published/README.md.
 """
 
 import csv
@@ -28,20 +28,20 @@ class Page(Frozen):
     title: str
     page: str
     date: str | None = None
-    """Of the measurement, where it is told."""
+    """Of the measurement, if the page states it."""
     device: str | None = None
-    """As its driver calls it."""
+    """Its name in the driver."""
     hardware: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     setting: str | None = None
     settings: dict[str, str] = Field(default_factory=dict)
-    """Of an engine, by name; cells without one ran at the page's default."""
+    """Settings of an engine, by name; cells without one ran with the page's default."""
     thinking: bool | None = None
-    """Whether the models reasoned first; None where that is not told."""
+    """Whether the models reasoned first; None if the page does not state it."""
     fewshot: dict[str, int] = Field(default_factory=dict)
-    """Examples before each question, by task; only where they are told."""
+    """Examples before each question, by task; only for tasks with a stated number."""
     counts: Literal["all", "generated"] | None = None
-    """Tokens that its speeds count over the time of the whole request."""
+    """Tokens that its speeds divide by the time of the whole request."""
     output_len: PositiveInt | None = None
     traps: tuple[str, ...] = ()
 
@@ -50,19 +50,19 @@ class StoredWeights(Frozen):
     """How the releases of a quantization store their weights."""
 
     bits: PositiveFloat | None = None
-    """Of a quantized weight, scales included; None for 16."""
+    """Bits of a quantized weight, scales included; None for 16."""
     multiplied_in: str
 
 
 class PublishedCell(Frozen):
-    """One published speed: batch 1."""
+    """One published speed at batch 1."""
 
     source: str
     model: str
     quant: str
-    """Our name."""
+    """Name in quantbench."""
     label: str
-    """Theirs."""
+    """Name on the page."""
     engine: str
     input_len: int
     output_len: int
@@ -70,30 +70,30 @@ class PublishedCell(Frozen):
     memory_gb: float | None
     speed_tokens_per_s: float
     setting: str
-    """The engine's, by name; empty for the page's default."""
+    """Name of the engine's setting; empty for the page's default."""
     doubt: str
-    """Why the figure is not to be believed as it stands; empty where it is. Doubted ones enter no law."""
+    """Why the figure is doubtful; empty if it is not. Doubtful cells enter no law."""
     note: str
 
     @property
     def remarks(self) -> str:
-        """Everything to be said of it."""
+        """Setting, doubt and note as one line."""
         return "; ".join(text for text in (self.setting, self.doubt and f"doubtful: {self.doubt}", self.note) if text)
 
     @property
     def duration_s(self) -> float:
-        """Time of the whole request, from the speed's own definition."""
+        """Time of the whole request, by the page's definition of speed."""
         counted = self.output_len + (self.input_len if sources()[self.source].counts == "all" else 0)
         return counted / self.speed_tokens_per_s
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token; only at input 1, where the prompt takes next to nothing."""
+        """Time per output token; only at input 1, where prefill takes almost no time."""
         return self.duration_s / self.output_len if self.input_len == 1 else None
 
 
 class RoofShare(Frozen):
-    """A published speed against the physical limit of its device."""
+    """A published speed as shares of the physical limit of its device."""
 
     mbu: float | None
     """Model bandwidth utilisation of decoding, 0 to 1; only at input 1."""
@@ -107,30 +107,30 @@ class PublishedScore(Frozen):
     source: str
     model: str
     quant: str | None
-    """Our name; None where there is none."""
+    """Name in quantbench; None if it has none."""
     label: str
-    """Theirs."""
+    """Name on the page."""
     task: str
     metric: str
-    """lm-eval's name."""
+    """Name in lm-eval."""
     score: float
     """0 to 1."""
     bf16_score: float | None
-    """Of the same page, 0 to 1; None where it prints none."""
+    """BF16's score on the same page, 0 to 1; None if it has none."""
     n_items: int | None
 
 
 class Claim(Frozen):
-    """A sentence that is repeated everywhere."""
+    """A commonly quoted claim."""
 
     id: str
     says: str
     quants: tuple[str, ...]
     figure: Literal["accuracy", "speed"]
     above: float | None = None
-    """Relative loss, or speed-up minus 1, as a share, from which the claim holds; None without such an end."""
+    """Lower end of the range of the relative loss, or of the speed-up minus 1, as a share; None if it is open."""
     below: float | None = None
-    """The same, as a share, up to which it holds."""
+    """Upper end of the range, as a share; None if it is open."""
 
 
 @cache
@@ -140,24 +140,24 @@ def _toml(name: str) -> dict[str, Any]:
 
 @cache
 def sources() -> dict[str, Page]:
-    """Return every page, by its short name."""
+    """Return all pages, by short name."""
     return {name: Page.model_validate(fields) for name, fields in _toml("sources.toml")["source"].items()}
 
 
 @cache
 def formats() -> dict[str, StoredWeights]:
-    """Return how timed quantizations are stored, by our name."""
+    """Return how the quantizations of published speeds are stored, by their name in quantbench."""
     return {name: StoredWeights.model_validate(fields) for name, fields in _toml("sources.toml")["format"].items()}
 
 
 @cache
 def claims() -> tuple[Claim, ...]:
-    """Return the sentences to hold figures against."""
+    """Return the claims to test."""
     return tuple(Claim.model_validate(fields) for fields in _toml("claims.toml")["claim"])
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
-    """Return the rows of a table as they stand in its file."""
+    """Return the unparsed rows of a table."""
     with (published_dir() / name).open(newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -168,9 +168,9 @@ def _number(text: str) -> float | None:
 
 @cache
 def cells() -> tuple[PublishedCell, ...]:
-    """Return every published speed of one request, once where a page prints it twice.
+    """Return every published speed of a single request; one that a page prints twice only once.
 
-    Rows without a length or without a speed have none.
+    Rows without a length or without a speed are left out.
     """
     published = (
         PublishedCell(
@@ -196,7 +196,7 @@ def cells() -> tuple[PublishedCell, ...]:
 
 @cache
 def scores() -> tuple[PublishedScore, ...]:
-    """Return every published accuracy. A page's own BF16 row stands for the BF16 score of its other rows."""
+    """Return every published accuracy; the BF16 score of a row defaults to that of the page's BF16 row."""
     published = [
         PublishedScore(
             source=row["source"],
@@ -220,14 +220,14 @@ def scores() -> tuple[PublishedScore, ...]:
 
 @cache
 def architecture_of(model: str) -> Architecture | None:
-    """Return the shapes of a model from its config; None where there is no config of this name."""
+    """Return the architecture in a model's config; None if there is no config of this name."""
     file = config_dir() / "model" / f"{model}.yaml"
     shapes = yaml.safe_load(file.read_text())["architecture"] if file.exists() else None
     return Architecture.model_validate(shapes) if shapes else None
 
 
 def limit_of(cell: PublishedCell) -> Limit | None:
-    """Return the physical limit of a published cell; None where its model or device is not known."""
+    """Return the physical limit of a published cell; None if its model or device is unknown."""
     shapes, stored = architecture_of(cell.model), formats()[cell.quant]
     name = sources()[cell.source].device
     device: Device | None = lookup(name) if name else None
@@ -245,7 +245,7 @@ def limit_of(cell: PublishedCell) -> Limit | None:
 
 
 def share_of(cell: PublishedCell) -> RoofShare | None:
-    """Return a published speed as shares of the limit; None where that is not known."""
+    """Return a published speed as shares of its limit; None if the limit is unknown."""
     roof = limit_of(cell)
     if roof is None:
         return None
@@ -275,13 +275,13 @@ def table_of(model: str, engine: str | None) -> list[dict[str, Any]]:
 
 
 def published_named(name: str) -> list[PublishedCell]:
-    """Return the published cells that ``NAME``, ``NAME/QUANT`` or either with ``@ENGINE`` means.
+    """Return the published cells that match ``NAME``, ``NAME/QUANT``, or either with ``@ENGINE``.
 
     Args:
-        name: of a model or of a source, without ``published:``.
+        name: such an expression; its NAME is a model or a source.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: none match.
     """
     plain, _, engine = name.partition("@")
     subject, _, quant = plain.partition("/")

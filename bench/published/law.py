@@ -1,8 +1,8 @@
 """The time of a token by a law of two parameters: an overhead, and bytes over an effective bandwidth. Pure functions.
 
 t = overhead + bytes / bandwidth, fitted to published cells at batch 1 and input 1 by weighted least squares: weights
-1/t², so that relative deviations count alike, for models from 1 to 65 GB are fitted together. Cells at another setting
-than their page's default, or doubted, are left out. Intervals are Student's t with n - 2 degrees of freedom, for one
+1/t², so that relative deviations count alike, because the models range from 1 to 65 GB. Cells with another setting than
+their page's default, and doubtful ones, are left out. Intervals are Student's t with n - 2 degrees of freedom, for one
 further cell (prediction) and not for the line (Draper and Smith, "Applied Regression Analysis", 3rd ed., 1.4).
 """
 
@@ -19,13 +19,13 @@ from quantize.key import Frozen
 CONFIDENCE = 0.95
 """Of prediction intervals."""
 FEWEST = 4
-"""Cells below which nothing is fitted: two parameters, and two to see how far they are off."""
+"""Fewest cells to fit: two for the parameters, and two more for their uncertainty."""
 PASSES = 5
-"""Times that the weights are computed again; they settle long before."""
+"""Iterations of the weights, which converge long before."""
 
 
 class Residual(Frozen):
-    """One published cell beside the law."""
+    """One published cell and its deviation from the law."""
 
     model: str
     label: str
@@ -36,7 +36,7 @@ class Residual(Frozen):
 
 
 class Law(Frozen):
-    """The fitted law, and how sure it is."""
+    """The fitted law and its uncertainty."""
 
     source: str
     device: str
@@ -66,8 +66,8 @@ class Law(Frozen):
 
         Args:
             bytes_per_step: that one decode step reads.
-            bandwidth_bytes_per_s: of another device, taken to reach the same share of its bandwidth with the same
-                overhead. That is an assumption: nothing was published to test it by. None for the law's own device.
+            bandwidth_bytes_per_s: of another device, which is assumed to reach the same share of its bandwidth with the
+                same overhead; no published figures test that. None for the law's own device.
         """
         scale = self.peak_bytes_per_s / (bandwidth_bytes_per_s or self.peak_bytes_per_s)
         x = np.array([1.0, bytes_per_step * scale])
@@ -93,7 +93,7 @@ def fit(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], tup
     x, t = (np.array(values) for values in zip(*points, strict=True))
     scale = x.mean()
     fitted = t
-    for _ in range(PASSES):  # weights by the fitted times: those observed would favour cells that came out fast
+    for _ in range(PASSES):  # weights by the fitted times: observed times would favour cells that happen to be fast
         design = np.column_stack([np.ones_like(x), x / scale]) / fitted[:, None]
         solution, *_ = np.linalg.lstsq(design, t / fitted, rcond=None)
         off = t / fitted - design @ solution
@@ -110,7 +110,7 @@ def _has_experts(model: str) -> bool:
 
 
 def _usable(cell: PublishedCell, source: str, quant: str, engine: str) -> bool:
-    """Tell whether a cell belongs to a law: one device, a dense model, a prompt of one token, nothing unusual."""
+    """Whether a cell belongs to a law: one device, a dense model, a prompt of one token, the default setting."""
     return (
         (cell.source, cell.quant, cell.engine) == (source, quant, engine)
         and cell.input_len == 1

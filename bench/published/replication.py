@@ -1,8 +1,8 @@
 """Compare measurements with published figures: reproduced, different, or not comparable. Pure functions.
 
-A published speed is one figure without a spread, so nobody knows how far the publisher's own next run would have been
-off. Ours counts as the same within ``TOLERANCE``: the interval of measured / published has to reach into it. On other
-hardware the figures themselves cannot be compared; their shares of the physical limit are shown instead.
+A published speed is one figure without a spread, so the variation between the publisher's own runs is unknown. A
+measured speed counts as reproduced if the interval of measured / published overlaps ``TOLERANCE``. On other hardware
+only the shares of the physical limit are comparable.
 """
 
 import math
@@ -21,7 +21,7 @@ from bench.speed.metrics import Interval, bootstrap_median, e2e_s
 from quantize.key import Frozen
 
 TOLERANCE = 0.05
-"""Share by which a speed may be off and still count as the same. Chosen; the ratio is printed too."""
+"""Largest relative difference of a reproduced speed. Chosen; the ratio is printed too."""
 Z = 1.959963984540054
 """Standard errors on either side of a 95 % interval, of a normal distribution."""
 
@@ -29,23 +29,23 @@ Kind = Literal["reproduced", "faster", "slower", "higher", "lower", "not compara
 
 
 class CellReplication(Frozen):
-    """A measured cell beside a published one."""
+    """A measured cell, compared with a published one."""
 
     published: PublishedCell
     kind: Kind
     reason: Worded
     speed_tokens_per_s: Interval | None
-    """Measured, as the page counts it."""
+    """Measured, by the page's definition of speed; None for a cell that is not ``ok``."""
     ratio: Interval | None
-    """Measured / published; None on other hardware."""
+    """Measured / published; None if they cannot be compared."""
     of_roof: float | None
     """Least time of the whole request / measured time, 0 to 1."""
     published_of_roof: float | None
-    """The same of the published time, 0 to 1."""
+    """Least time / published time, 0 to 1."""
 
 
 class ScoreReplication(Frozen):
-    """A measured score beside a published one."""
+    """A measured score, compared with a published one."""
 
     published: PublishedScore
     kind: Kind
@@ -57,7 +57,7 @@ class ScoreReplication(Frozen):
 
 
 def _quant(record: RunRecord) -> str:
-    """Return the name of a run's quantization; FP8 with a scale for each block is ``fp8-block``, whoever made it."""
+    """Return the name of a run's quantization; FP8 with a scale for each block is ``fp8-block``, whatever its name."""
     name = record.variant.quant.partition("[")[0]
     stored = (record.checkpoint.quantization_config if record.checkpoint else None) or {}
     return "fp8-block" if name == "fp8" and stored.get("weight_block_size") else name
@@ -79,7 +79,7 @@ def _matches(record: RunRecord, cell: SpeedCell) -> list[PublishedCell]:
 
 
 def _other_hardware(record: RunRecord, published: PublishedCell) -> Words | None:
-    """Return in what the hardware differs; None if it is the same."""
+    """Return how the hardware differs; None if it is the same."""
     page = sources()[published.source]
     theirs = lookup(page.device) if page.device else None
     ours = record.device
@@ -94,7 +94,7 @@ def _other_hardware(record: RunRecord, published: PublishedCell) -> Words | None
 
 
 def _differences(record: RunRecord, published: PublishedCell) -> list[Words]:
-    """Return what else may explain a difference: versions, an unusual setting, a doubt about the published figure."""
+    """Return other possible reasons for a difference: a version, a setting, a doubt about the published figure."""
     page = sources()[published.source]
     theirs = page.versions.get(published.engine)
     ours = record.server.version if record.server else None
@@ -109,7 +109,7 @@ def _differences(record: RunRecord, published: PublishedCell) -> list[Words]:
 
 
 def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell) -> CellReplication:
-    """Hold one measured cell against a published one of the same shape."""
+    """Compare a measured cell with a published one of the same shape."""
     counted = published.duration_s * published.speed_tokens_per_s
     figures = measured_cell(cell)
     speed = bootstrap_median(counted / time for time in per_trial(figures, e2e_s)) if figures else None
@@ -118,7 +118,7 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
     of_roof = least / (counted / speed.median) if least and speed else None
     theirs = share_of(published)
 
-    def said(kind: Kind, reason: Words, ratio: Interval | None = None) -> CellReplication:
+    def replication(kind: Kind, reason: Words, ratio: Interval | None = None) -> CellReplication:
         return CellReplication(
             published=published,
             kind=kind,
@@ -130,24 +130,24 @@ def replicate_cell(record: RunRecord, cell: SpeedCell, published: PublishedCell)
         )
 
     if figures is None:
-        return said("not comparable", msg("need.cell_is", status=STATUS[cell.status]))
+        return replication("not comparable", msg("need.cell_is", status=STATUS[cell.status]))
     if speed is None:
-        return said("not enough data", msg("replication.no_trial"))
+        return replication("not enough data", msg("replication.no_trial"))
     if other := _other_hardware(record, published):
-        return said("not comparable", msg("replication.shares_only", why=other))
+        return replication("not comparable", msg("replication.shares_only", why=other))
     by = published.speed_tokens_per_s
     ratio = Interval(median=speed.median / by, low=speed.low / by, high=speed.high / by, n=speed.n)
     why = [msg("replication.ratio", ratio=f"{ratio.median:.3f}"), *_differences(record, published)]
     if speed.n < MIN_TRIALS:
         why.append(msg("replication.few_trials", trials=str(speed.n), least=str(MIN_TRIALS)))
-        return said("not enough data", clauses(why), ratio)
+        return replication("not enough data", clauses(why), ratio)
     if ratio.low > 1 + TOLERANCE:
-        return said("faster", clauses(why), ratio)
-    return said("slower" if ratio.high < 1 - TOLERANCE else "reproduced", clauses(why), ratio)
+        return replication("faster", clauses(why), ratio)
+    return replication("slower" if ratio.high < 1 - TOLERANCE else "reproduced", clauses(why), ratio)
 
 
 def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellReplication], ...]:
-    """Return every measured cell that has a published one beside it."""
+    """Return every cell that has a published counterpart, compared with it."""
     return tuple(
         (record, replicate_cell(record, cell, published))
         for record in records
@@ -157,7 +157,7 @@ def replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, CellRep
 
 
 def _asked_otherwise(score: TaskScore, published: PublishedScore) -> Words | None:
-    """Return in what way other questions were asked than the page's, as far as it tells; None for none."""
+    """Return how the questions differ from the page's, as far as it describes them; None if they do not."""
     page = sources()[published.source]
     shots = page.fewshot.get(published.task)
     if score.n_items != published.n_items:
@@ -170,33 +170,35 @@ def _asked_otherwise(score: TaskScore, published: PublishedScore) -> Words | Non
 
 
 def replicate_score(score: TaskScore, published: PublishedScore) -> ScoreReplication:
-    """Hold a measured score against a published one.
+    """Compare a measured score with a published one.
 
-    Their errors are added as if they were of different items, which they are not: the interval is wider than it need
-    be. The pages do not tell their prompts in full, so a difference may come from there.
+    Their errors are added as if the items were different, so the interval is wider than necessary. The pages do not
+    print their prompts in full, which may explain a difference.
     """
     shown = score.metrics if score.valid else ()
     metric = next((candidate for candidate in shown if candidate.name.partition(",")[0] == published.metric), None)
 
-    def said(kind: Kind, reason: Words, difference: tuple[float, float, float] | None = None) -> ScoreReplication:
+    def replication(
+        kind: Kind, reason: Words, difference: tuple[float, float, float] | None = None
+    ) -> ScoreReplication:
         value = metric.value if metric else None
         return ScoreReplication(published=published, kind=kind, reason=reason, score=value, difference=difference)
 
     if not shown:
-        return said("not comparable", msg("need.score_is", status=STATUS[score.status]))
+        return replication("not comparable", msg("need.score_is", status=STATUS[score.status]))
     if metric is None or metric.stderr is None or published.n_items is None:
-        return said("not comparable", msg("replication.unknown_metric", metric=published.metric))
+        return replication("not comparable", msg("replication.unknown_metric", metric=published.metric))
     if reason := _asked_otherwise(score, published):
-        return said("not comparable", reason)
+        return replication("not comparable", reason)
     value = metric.value - published.score
     half = Z * math.hypot(metric.stderr, math.sqrt(published.score * (1 - published.score) / published.n_items))
     why = msg("replication.difference", difference=f"{100 * value:+.1f}", half=f"{100 * half:.1f}")
     kind: Kind = "higher" if value > half else "lower" if value < -half else "reproduced"
-    return said(kind, why, (value - half, value, value + half))
+    return replication(kind, why, (value - half, value, value + half))
 
 
 def score_replications(records: Sequence[RunRecord]) -> tuple[tuple[RunRecord, ScoreReplication], ...]:
-    """Return every measured score that has a published one beside it."""
+    """Return every score that has a published counterpart, compared with it."""
     return tuple(
         (record, replicate_score(score, published))
         for record in records

@@ -1,4 +1,4 @@
-"""What everybody says, held against figures: an answer only where the figure gives one."""
+"""Claims tested by figures: an answer only where a figure decides."""
 
 import pytest
 from hypothesis import given
@@ -13,37 +13,37 @@ from testkit.records import native_records, record
 
 def claim(name: str) -> Claim:
     """Return a claim by its id."""
-    [found] = [one for one in claims() if one.id == name]
-    return found
+    [match] = [each for each in claims() if each.id == name]
+    return match
 
 
-def found(name: str, model: str, label: str, where: str, input_len: int | None = None) -> Finding:
+def finding_on(name: str, model: str, label: str, where: str, input_len: int | None = None) -> Finding:
     """Return the only published finding of that name."""
-    [one] = [
-        one
-        for one in published_findings(claim(name))
-        if (one.model, one.label, one.where, one.input_len) == (model, label, where, input_len)
+    [finding] = [
+        finding
+        for finding in published_findings(claim(name))
+        if (finding.model, finding.label, finding.where, finding.input_len) == (model, label, where, input_len)
     ]
-    return one
+    return finding
 
 
 @given(st.floats(-1, 2), st.floats(0, 0.5))
 def test_a_claim_holds_only_where_the_whole_interval_is_in_its_range(value: float, half: float) -> None:
-    one = claim("fp8-speed")
+    speed_claim = claim("fp8-speed")
     low, high = value - half, value + half
-    answer = answer_of(one, value, low, high)
+    answer = answer_of(speed_claim, value, low, high)
     assert (answer == "holds") == (low >= 0.5 and high <= 1.0)
     assert (answer == "does not hold") == (high < 0.5 or low > 1.0)
-    assert answer_of(one, value) in ("holds", "does not hold"), "a figure without an interval decides alone"
+    assert answer_of(speed_claim, value) in ("holds", "does not hold"), "a figure without an interval decides alone"
 
 
 def test_published_figures_answer_every_claim_on_quantizations_offered_here() -> None:
-    for one in claims():
-        assert set(one.quants) <= set(names("quant"))
-        told = published_findings(one)
-        assert told
-        assert {finding.claim.id for finding in told} == {one.id}
-        assert not any(finding.measured for finding in told)
+    for each in claims():
+        assert set(each.quants) <= set(names("quant"))
+        findings = published_findings(each)
+        assert findings
+        assert {finding.claim.id for finding in findings} == {each.id}
+        assert not any(finding.measured for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,17 @@ def test_published_figures_answer_every_claim_on_quantizations_offered_here() ->
 def test_the_speedup_of_fp8_depends_on_the_model_and_the_length(
     model: str, input_len: int, gain: float, answer: str
 ) -> None:
-    one = found("fp8-speed", model, "FP8", "sglang", input_len)
-    assert one.value == pytest.approx(gain)
-    assert one.answer == answer
-    assert one.points is None
+    finding = finding_on("fp8-speed", model, "FP8", "sglang", input_len)
+    assert finding.value == pytest.approx(gain)
+    assert finding.answer == answer
+    assert finding.points is None
 
 
 def test_only_cells_alike_are_divided() -> None:
     places = {
-        (one.model, one.where, one.input_len)
+        (finding.model, finding.where, finding.input_len)
         for name in ("fp8-speed", "int4-speed", "int8-speed")
-        for one in published_findings(claim(name))
+        for finding in published_findings(claim(name))
     }
     assert ("qwen3-32b", "sglang", 63488) in places
     assert ("qwen3-32b", "sglang", 129024) not in places, "BF16 ran on two devices there"
@@ -77,31 +77,31 @@ def test_only_cells_alike_are_divided() -> None:
 
 
 def test_losses_are_relative_and_in_points() -> None:
-    one = found("int4-accuracy", "qwen2-7b-instruct", "GPTQ-Int4", "mmlu")
-    assert one.value == pytest.approx(1 - 67.8 / 70.5)
-    assert one.points == pytest.approx(0.027)
-    assert one.low is not None
-    assert one.high is not None
-    assert one.low < one.value < one.high
-    assert one.answer == "cannot be told"
-    assert found("fp8-accuracy", "qwen3-8b", "FP8_BLOCK RTN", "mmlu").answer == "holds"
+    finding = finding_on("int4-accuracy", "qwen2-7b-instruct", "GPTQ-Int4", "mmlu")
+    assert finding.value == pytest.approx(1 - 67.8 / 70.5)
+    assert finding.points == pytest.approx(0.027)
+    assert finding.low is not None
+    assert finding.high is not None
+    assert finding.low < finding.value < finding.high
+    assert finding.answer == "undecided"
+    assert finding_on("fp8-accuracy", "qwen3-8b", "FP8_BLOCK RTN", "mmlu").answer == "holds"
 
 
-def test_540_prompts_cannot_tell_whether_fp8_loses_two_percent() -> None:
-    assert found("fp8-accuracy", "qwen3-8b", "fp8", "ifeval").answer == "cannot be told"
+def test_540_prompts_do_not_decide_whether_fp8_loses_two_percent() -> None:
+    assert finding_on("fp8-accuracy", "qwen3-8b", "fp8", "ifeval").answer == "undecided"
 
 
 def test_measured_figures_answer_with_their_interval() -> None:
-    told = measured_findings(claim("fp8-speed"), native_records())
-    assert {(one.measured, one.label) for one in told} == {(True, "fp8")}
-    for one in told:
-        assert one.low is not None
-        assert one.high is not None
-        assert one.low <= one.value <= one.high
-        assert one.answer == answer_of(one.claim, one.value, one.low, one.high)
+    findings = measured_findings(claim("fp8-speed"), native_records())
+    assert {(finding.measured, finding.label) for finding in findings} == {(True, "fp8")}
+    for finding in findings:
+        assert finding.low is not None
+        assert finding.high is not None
+        assert finding.low <= finding.value <= finding.high
+        assert finding.answer == answer_of(finding.claim, finding.value, finding.low, finding.high)
     losses = measured_findings(claim("int4-accuracy"), native_records())
-    assert {one.label for one in losses} == {"gptq-int4", "awq-int4"}
-    assert all(one.points is not None for one in losses)
+    assert {finding.label for finding in losses} == {"gptq-int4", "awq-int4"}
+    assert all(finding.points is not None for finding in losses)
 
 
 def test_emulated_speeds_answer_nothing() -> None:

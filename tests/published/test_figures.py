@@ -1,4 +1,4 @@
-"""Figures of others: every row is read, what follows from them is what was computed by hand."""
+"""Published figures: every row is read, and what follows from it agrees with values computed by hand."""
 
 import csv
 import json
@@ -61,12 +61,12 @@ def test_the_tables_are_plain_csv(file: str) -> None:
     assert len({len(row) for row in csv.reader(text.splitlines())}) == 1
 
 
-def test_every_model_has_a_config_and_every_quantization_is_one_of_ours() -> None:
-    models = {one.model for one in cells()} | {one.model for one in scores()}
+def test_every_model_has_a_config_and_every_quantization_a_name() -> None:
+    models = {each.model for each in cells()} | {each.model for each in scores()}
     assert models - set(names("model")) == NO_CONFIG
-    quants = {one.quant for one in cells()} | {one.quant for one in scores() if one.quant}
+    quants = {each.quant for each in cells()} | {each.quant for each in scores() if each.quant}
     assert quants <= set(names("quant"))
-    assert {one.quant for one in cells()} == set(formats())
+    assert {each.quant for each in cells()} == set(formats())
     for model in models - NO_CONFIG:
         assert shapes(model) == compose_job([f"+model={model}"]).model.architecture
 
@@ -91,7 +91,7 @@ def test_a_longer_prompt_takes_longer_unless_the_cell_is_doubted() -> None:
     for cell in cells():
         places.setdefault((cell.source, cell.model, cell.engine, cell.label, cell.devices), []).append(cell)
     for place in places.values():
-        for shorter, longer in pairwise(sorted(place, key=lambda one: one.input_len)):
+        for shorter, longer in pairwise(sorted(place, key=lambda cell: cell.input_len)):
             assert longer.doubt or longer.duration_s > 0.95 * shorter.duration_s, longer
     assert len([cell for cell in cells() if cell.doubt]) == 4
 
@@ -102,14 +102,14 @@ def test_a_longer_prompt_takes_longer_unless_the_cell_is_doubted() -> None:
 )
 def test_qwen3_8b_on_sglang_at_input_1(label: str, tpot_ms: float, mbu: float, weights_gb: float) -> None:
     cell = published("qwen3-8b", label, "sglang", 1)
-    share, found = share_of(cell), limit_of(cell)
+    share, limit = share_of(cell), limit_of(cell)
     assert cell.tpot_s is not None
     assert share is not None
     assert share.mbu is not None
-    assert found is not None
+    assert limit is not None
     assert 1e3 * cell.tpot_s == pytest.approx(tpot_ms, abs=0.005)
     assert 100 * share.mbu == pytest.approx(mbu, abs=0.05)
-    assert (found.traffic.linear_bytes + found.traffic.rest_bytes) / 1e9 == pytest.approx(weights_gb, abs=0.005)
+    assert (limit.traffic.linear_bytes + limit.traffic.rest_bytes) / 1e9 == pytest.approx(weights_gb, abs=0.005)
 
 
 def test_the_traps_of_the_pages_are_handled() -> None:
@@ -161,7 +161,7 @@ def test_the_command_gives_every_figure_to_other_programs(form: str, capsys: pyt
     assert list(rows[0]) == list(expected[0])
 
 
-def test_what_nobody_published_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unpublished_name_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["qwen3-9b"]) == 2
     assert "did you mean 'qwen3-8b'?" in capsys.readouterr().err
     assert main(["qwen3-8b", "--engine", "vllm"]) == 2
@@ -187,6 +187,6 @@ def test_the_published_setting_composes_for_every_qwen3(model: str) -> None:
 @pytest.mark.parametrize("model", [name for name in names("model") if name.startswith("qwen2")])
 def test_the_published_tasks_compose_for_every_qwen2(model: str) -> None:
     spec = compose_job([f"+model={model}", "experiment=qwen2-quantization-benchmark"])
-    assert set(spec.accuracy.tasks) == {one.task for one in scores() if one.source == "qwen2-quantization"}
+    assert set(spec.accuracy.tasks) == {score.task for score in scores() if score.source == "qwen2-quantization"}
     assert spec.accuracy.limit is None
     assert not spec.workload.input_lens

@@ -1,4 +1,4 @@
-"""Does a measurement repeat what was published: only what is alike is compared, and only with enough data."""
+"""Replication of published figures: only like with like, and only with enough data."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.support.published import H100, measured, ours, published
 
 
 @pytest.mark.parametrize(
-    ("run", "kind", "said"),
+    ("run", "kind", "reason"),
     [
         (measured(81.73), "reproduced", "sglang 0.5.23, published with 0.4.6.post1"),
         (measured(85), "reproduced", "1.040 times"),
@@ -27,37 +27,37 @@ from tests.support.published import H100, measured, ours, published
         (measured(95, server=server(devices=2)), "not comparable", "published on 1 devices, measured on 2"),
     ],
 )
-def test_a_measured_cell_is_held_against_the_published_one(run: RunRecord, kind: str, said: str) -> None:
-    [(_, found)] = replications([run])
-    assert found.kind == kind
-    assert said in str(found.reason)
-    assert found.published.speed_tokens_per_s == 81.73
-    assert (found.ratio is None) == (kind == "not comparable")
-    assert found.published_of_roof == pytest.approx(0.312, abs=0.001)
+def test_a_measured_cell_is_compared_with_the_published_one(run: RunRecord, kind: str, reason: str) -> None:
+    [(_, replication)] = replications([run])
+    assert replication.kind == kind
+    assert reason in str(replication.reason)
+    assert replication.published.speed_tokens_per_s == 81.73
+    assert (replication.ratio is None) == (kind == "not comparable")
+    assert replication.published_of_roof == pytest.approx(0.312, abs=0.001)
 
 
 def test_on_other_hardware_both_shares_of_the_roof_are_shown() -> None:
-    [(_, found)] = replications([measured(81.73, device=H100)])
-    assert found.published_of_roof == pytest.approx(0.312, abs=0.001)
-    assert found.of_roof == pytest.approx(0.312 * 4.0 / 3.35, abs=0.002), "less bandwidth, so a larger share of it"
+    [(_, replication)] = replications([measured(81.73, device=H100)])
+    assert replication.published_of_roof == pytest.approx(0.312, abs=0.001)
+    assert replication.of_roof == pytest.approx(0.312 * 4.0 / 3.35, abs=0.002), "less bandwidth"
 
 
 @given(st.floats(0.5, 2))
 @settings(deadline=None, max_examples=20)
 def test_the_tolerance_decides_where_trials_agree(times: float) -> None:
-    [(_, found)] = replications([measured(81.73 * times)])
-    assert found.ratio is not None
-    assert found.ratio.median == pytest.approx(times, rel=1e-6)
+    [(_, replication)] = replications([measured(81.73 * times)])
+    assert replication.ratio is not None
+    assert replication.ratio.median == pytest.approx(times, rel=1e-6)
     if abs(times - 1) < TOLERANCE - 1e-6:
-        assert found.kind == "reproduced"
+        assert replication.kind == "reproduced"
     elif abs(times - 1) > TOLERANCE + 1e-6:
-        assert found.kind == ("faster" if times > 1 else "slower")
+        assert replication.kind == ("faster" if times > 1 else "slower")
 
 
-def test_an_emulated_cell_repeats_nothing() -> None:
+def test_an_emulated_cell_is_not_comparable() -> None:
     run = measured(81.73)
-    one = run.cells[0].model_copy(update={"status": "emulated"})
-    replication = replicate_cell(run, one, published("qwen3-8b", "BF16", "sglang", 1))
+    cell = run.cells[0].model_copy(update={"status": "emulated"})
+    replication = replicate_cell(run, cell, published("qwen3-8b", "BF16", "sglang", 1))
     assert replication.kind == "not comparable"
     assert (replication.speed_tokens_per_s, replication.ratio, replication.of_roof) == (None, None, None)
 
@@ -70,19 +70,19 @@ def test_only_the_published_shape_is_compared(changes: dict[str, Any]) -> None:
     assert not replications([run.model_copy(update={"cells": (run.cells[0].model_copy(update=changes),)})])
 
 
-def test_fp8_is_held_against_qwens_release_where_its_scales_are_of_blocks() -> None:
+def test_fp8_with_scales_of_blocks_is_compared_with_qwens_release() -> None:
     blocks = manifest("fp8", "qwen3-8b", quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
-    [(_, found)] = replications([measured(150, quant="fp8", checkpoint=blocks)])
-    assert (found.published.label, found.kind) == ("FP8", "reproduced")
+    [(_, replication)] = replications([measured(150, quant="fp8", checkpoint=blocks)])
+    assert (replication.published.label, replication.kind) == ("FP8", "reproduced")
     assert not replications([measured(150, quant="fp8")]), "ours has a scale for each row"
     assert replications([measured(150, quant="fp8-block")])
 
 
-def test_doubts_and_settings_of_the_published_cell_are_told() -> None:
+def test_the_reason_names_doubts_and_settings_of_the_published_cell() -> None:
     run = measured(81.73)
     cell = published("qwen3-8b", "BF16", "sglang", 1)
-    told = str(replicate_cell(run, run.cells[0], cell.model_copy(update={"doubt": "too good"})).reason)
-    assert "the published figure is doubtful: too good" in told
+    reason = str(replicate_cell(run, run.cells[0], cell.model_copy(update={"doubt": "too good"})).reason)
+    assert "the published figure is doubtful: too good" in reason
     eager = cell.model_copy(update={"source": "qwen2-speed", "setting": "Setting 2"})
     assert "published on A100 80GB" in str(replicate_cell(run, run.cells[0], eager).reason)
 
@@ -99,17 +99,17 @@ def theirs(**changes: Any) -> PublishedScore:
 @pytest.mark.parametrize(
     ("value", "kind"), [(0.705, "reproduced"), (0.713, "reproduced"), (0.73, "higher"), (0.68, "lower")]
 )
-def test_a_score_is_held_against_the_published_one(value: float, kind: str) -> None:
-    found = replicate_score(ours(value), theirs())
-    assert found.kind == kind
-    assert found.difference is not None
-    low, middle, high = found.difference
+def test_a_score_is_compared_with_the_published_one(value: float, kind: str) -> None:
+    replication = replicate_score(ours(value), theirs())
+    assert replication.kind == kind
+    assert replication.difference is not None
+    low, middle, high = replication.difference
     assert middle == pytest.approx(value - 0.705)
     assert high - low == pytest.approx(2 * 1.96 * (0.0038**2 + 0.705 * 0.295 / 14042) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("score_changes", "page_changes", "said"),
+    ("score_changes", "page_changes", "reason"),
     [
         ({"n_items": 1140}, {}, "1,140 of 14,042 items were asked"),
         ({"status": "invalid"}, {}, "the score is invalid"),
@@ -120,15 +120,16 @@ def test_a_score_is_held_against_the_published_one(value: float, kind: str) -> N
     ],
 )
 def test_scores_of_other_questions_are_not_compared(
-    score_changes: dict[str, Any], page_changes: dict[str, Any], said: str
+    score_changes: dict[str, Any], page_changes: dict[str, Any], reason: str
 ) -> None:
-    found = replicate_score(ours(**score_changes), theirs(**page_changes))
-    assert found.kind == "not comparable"
-    assert said in str(found.reason)
-    assert found.difference is None
+    replication = replicate_score(ours(**score_changes), theirs(**page_changes))
+    assert replication.kind == "not comparable"
+    assert reason in str(replication.reason)
+    assert replication.difference is None
 
 
 def test_every_published_score_of_the_variant_is_found() -> None:
     run = record("bf16", "qwen2-7b-instruct", cells=(), scores=(ours(), ours(repeat=1)))
-    [(_, found)] = score_replications([run])
-    assert (found.published.source, found.published.score, found.kind) == ("qwen2-quantization", 0.705, "reproduced")
+    [(_, replication)] = score_replications([run])
+    assert (replication.published.source, replication.kind) == ("qwen2-quantization", "reproduced")
+    assert replication.published.score == 0.705

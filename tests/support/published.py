@@ -11,23 +11,25 @@ from testkit.scores import score
 
 def published(model: str, label: str, engine: str, input_len: int) -> PublishedCell:
     """Return the only cell of that name."""
-    [found] = [
-        one for one in cells() if (one.model, one.label, one.engine, one.input_len) == (model, label, engine, input_len)
+    [match] = [
+        cell
+        for cell in cells()
+        if (cell.model, cell.label, cell.engine, cell.input_len) == (model, label, engine, input_len)
     ]
-    return found
+    return match
 
 
 def shapes(model: str) -> Architecture:
     """Return the shapes of a model that is offered."""
-    found = architecture_of(model)
-    assert found is not None
-    return found
+    architecture = architecture_of(model)
+    assert architecture is not None
+    return architecture
 
 
 def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: Any) -> RunRecord:
     """Return a run of Qwen3-8B on an H20 at input 1 with ``speed`` tokens per second as Qwen counts them."""
-    one = native_cell("bf16", 1, output_len=2048)
-    factor = (2049 / speed) / (one.trials[0].requests[0].event_ns[-1] / 1e9)
+    native = native_cell("bf16", 1, output_len=2048)
+    factor = (2049 / speed) / (native.trials[0].requests[0].event_ns[-1] / 1e9)
     waves = tuple(
         trial.model_copy(
             update={
@@ -37,10 +39,10 @@ def measured(speed: float, *, trials: int = 3, quant: str = "bf16", **changes: A
                 )
             }
         )
-        for trial in one.trials[:1] * trials
+        for trial in native.trials[:1] * trials
     )
     variant = Variant(model="qwen3-8b", quant=quant)
-    cell = one.model_copy(update={"trials": waves, "variant": variant, "engine": "sglang"})
+    cell = native.model_copy(update={"trials": waves, "variant": variant, "engine": "sglang"})
     values: dict[str, Any] = {
         "engine": "sglang",
         "cells": (cell,),
@@ -59,8 +61,8 @@ H100 = device(name="NVIDIA H100 SXM", bandwidth_bytes_per_s=3.35e12, bandwidth_b
 
 def ours(value: float = 0.705, **changes: Any) -> TaskScore:
     """Return a score of the whole MMLU."""
-    one = score("bf16", "mini-mmlu", model="qwen2-7b-instruct")
+    base = score("bf16", "mini-mmlu", model="qwen2-7b-instruct")
     values: dict[str, Any] = {
         "task": "mmlu", "n_items": 14042, "num_fewshot": 5, "metrics": (Metric(name="acc", value=value, stderr=0.0038),)
     }  # fmt: skip
-    return one.model_copy(update=values | changes)
+    return base.model_copy(update=values | changes)

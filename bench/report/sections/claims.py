@@ -27,7 +27,7 @@ MEANING = {"accuracy": msg("claims.accuracy.meaning"), "speed": msg("claims.spee
 ANSWERS: dict[Answer, Message] = {
     "holds": msg("claims.holds"),
     "does not hold": msg("claims.does_not_hold"),
-    "cannot be told": msg("claims.undecided"),
+    "undecided": msg("claims.undecided"),
 }
 
 
