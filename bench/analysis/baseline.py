@@ -1,7 +1,8 @@
-"""Which run, cell and score is the baseline of which. Pure.
+"""Find the baseline of a run, a cell or a score. Pure functions.
 
 The baseline is the model in BF16 on the same engine. Its scores come from a run of its own. Its speeds come from the
-server that was beside the variant's, whose trials took turns with the variant's, and only without one from another run.
+control, the server next to the variant's whose trials were interleaved with the variant's; where there was none, from
+another run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,32 +12,32 @@ from bench.records.record import RunRecord, SpeedCell
 from bench.speed.figures import MeasuredCell, measured_cell
 
 BASELINE = "bf16"
-"""Name of the quantization that the others are compared with: none."""
+"""Name of the variant without quantization, which the others are compared with."""
 SUFFIX = "-baseline"
-"""How the run ids of baselines end that were served beside another run."""
+"""Suffix of the run ids of baselines that were served next to another run."""
 
 
 @dataclass(frozen=True)
 class SpeedBaseline:
-    """What a run's speeds are compared with."""
+    """The cells that a run's speeds are compared with."""
 
     record: RunRecord
-    """The record that holds the cells, and with them their server and their device."""
+    """The record that holds the cells and names their server and device."""
     cells: tuple[SpeedCell, ...]
 
 
 def is_baseline(record: RunRecord) -> bool:
-    """Tell whether a run is of the quantization that the others are compared with."""
+    """Whether a run is of the variant that the others are compared with."""
     return record.variant.quant == BASELINE
 
 
-def is_beside(record: RunRecord) -> bool:
-    """Tell whether a record holds nothing but a baseline that was served beside another run."""
+def is_control(record: RunRecord) -> bool:
+    """Whether a record holds only a baseline that was served next to another run."""
     return record.run_id.endswith(SUFFIX)
 
 
 def with_baselines(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Return the records and, after each whose baseline was served beside it, one of that baseline's cells alone."""
+    """Return the records; each with a control is followed by a record of the control's cells."""
     expanded: list[RunRecord] = []
     for record in records:
         expanded.append(record)
@@ -63,8 +64,8 @@ def baselines(records: Sequence[RunRecord]) -> tuple[RunRecord | None, ...]:
     None where there is none, or where the record is that baseline itself.
     """
     first: dict[tuple[str, str], RunRecord] = {}
-    # A run of its own has scores too; a baseline that was served beside another run has cells only.
-    for record in sorted(records, key=is_beside):
+    # Runs of the baseline itself come first, for they have scores too; one served next to another run has cells only.
+    for record in sorted(records, key=is_control):
         if is_baseline(record):
             first.setdefault((record.variant.model, record.engine), record)
     own = (first.get((record.variant.model, record.engine)) for record in records)
@@ -72,9 +73,9 @@ def baselines(records: Sequence[RunRecord]) -> tuple[RunRecord | None, ...]:
 
 
 def speed_baseline(record: RunRecord, baseline: RunRecord | None) -> SpeedBaseline | None:
-    """Return what a run's speeds are compared with: the server beside its own, or else a run on the same device.
+    """Return the cells that a run's speeds are compared with: its control's, or else those of a run on the same device.
 
-    The cells of another run count as not interleaved: their trials took turns with nothing of this run.
+    Cells of another run count as not interleaved, since none of their trials alternated with this run's.
 
     Args:
         record: a run of a variant.
@@ -92,17 +93,17 @@ def _device(record: RunRecord) -> str | None:
 
 
 def _load(cell: SpeedCell) -> tuple[int, int, int, float | None, int]:
-    """Return what must be alike for cells to be compared; an objective is no load."""
+    """Return the fields that must agree for two cells to be compared; an objective is not among them."""
     return cell.input_len, cell.output_len, cell.concurrency, cell.request_rate_per_s, cell.n_requests
 
 
 def cell_under_same_load(cells: Iterable[SpeedCell], cell: SpeedCell) -> SpeedCell | None:
-    """Return the first of some cells that was measured under the same load as another."""
+    """Return the first of the cells with the same load as ``cell``."""
     return next((candidate for candidate in cells if _load(candidate) == _load(cell)), None)
 
 
 def control_cell(record: RunRecord, cell: SpeedCell) -> MeasuredCell | None:
-    """Return the measured cell of the baseline whose trials were interleaved with those of one of a run's cells."""
+    """Return the measured cell of the control whose trials were interleaved with those of a cell of the run."""
     if record.control is None or not cell.interleaved:
         return None
     controls = (control for control in record.control.cells if control.interleaved and measured_cell(control))
@@ -111,7 +112,7 @@ def control_cell(record: RunRecord, cell: SpeedCell) -> MeasuredCell | None:
 
 
 def paired_runs(first: Sequence[RunRecord], second: Sequence[RunRecord]) -> list[tuple[RunRecord, RunRecord]]:
-    """Return which runs belong together: the same variants, or, where each side has one run, these two."""
+    """Return the pairs of runs of the same variant; if each side has only one run, these two."""
     if len(first) == len(second) == 1:
         return [(first[0], second[0])]
     newest = {record.variant: record for record in second}

@@ -1,8 +1,8 @@
-"""One set of runs beside another: every speed cell and every task that both have. Pure functions.
+"""Compare two sets of runs: every speed cell and every task that both have. Pure functions.
 
-Speeds say something only under like conditions, so what differs between the two is part of the answer. Where both were
-measured beside a baseline whose trials took turns with theirs, that baseline tells how fast the machine was, and the
-ratio that counts is that of the two shares of it.
+Speeds are comparable only under the same conditions, so the result lists the conditions that differ. If both cells have
+a control, a baseline whose trials were interleaved with theirs, the ratio is that of the two cells' shares of their
+controls: the controls cancel out how fast the machine was at that time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bench.analysis.baseline import cell_under_same_load, control_cell, paired_runs
-from bench.analysis.judgement import Outcome, Pair, judged_together
+from bench.analysis.judgement import Outcome, Pair, judge_family
 from bench.analysis.speedup import MIN_TRIALS, Speedup, ratio_of_medians, speedup
 from bench.analysis.verdict import Verdict
 from bench.messages.message import Worded
@@ -26,7 +26,7 @@ Figure = Literal["TTFT", "TPOT"]
 FIGURES: dict[Figure, Callable[[RequestTrace], float | None]] = {"TTFT": ttft_s, "TPOT": tpot_s}
 
 
-class Unlike(Frozen):
+class ConditionDifference(Frozen):
     """A condition in which two runs differ."""
 
     what: str
@@ -34,45 +34,45 @@ class Unlike(Frozen):
     other: str
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the condition and both of its values."""
         return f"{self.what}: {self.one} / {self.other}"
 
 
 class CellPair(Frozen):
-    """A shape that both runs measured."""
+    """One figure of a shape that both runs have."""
 
     variants: tuple[Variant, Variant]
     shape: Shape
     figure: Figure
     medians_s: tuple[float | None, float | None]
-    """Medians over trials; None where there is no valid figure."""
+    """Medians over trials; None for a cell that is not ``ok``, or without the figure."""
     ratio: Interval | None
-    """First's time / second's: above 1 the second is faster."""
+    """Time of the first / time of the second: above 1, the second is faster."""
     kind: Literal["faster", "slower", "no difference seen", "not enough data", "not compared"]
     reason: str
     controlled: bool = False
-    """Whether both speeds were taken as shares of a baseline that took turns with them."""
+    """Whether both speeds are taken as shares of their controls."""
 
 
 class ScorePair(Frozen):
-    """A task that both runs have."""
+    """The scores of a task that both runs have."""
 
     variants: tuple[Variant, Variant]
     task: str
     values: tuple[float | None, float | None]
-    """Scores, 0 to 1; None where there is no valid one."""
+    """Scores, 0 to 1; None for one that is not valid."""
     verdict: Verdict | None
     reason: Worded
 
 
-class Compared(Frozen):
-    """Everything that two sets of runs have in common."""
+class RunComparison(Frozen):
+    """All cells and tasks that two sets of runs have in common."""
 
-    unlike: tuple[Unlike, ...]
-    """In what the conditions differ that speeds depend on; empty where they are alike."""
+    unlike: tuple[ConditionDifference, ...]
+    """The differences in conditions that affect speed."""
     cells: tuple[CellPair, ...]
     margin: Margin | None
-    """By which scores are judged; None where there is none in common and no margin was given."""
+    """The margin of the verdicts; None if no task is in common and no margin is given."""
     scores: tuple[ScorePair, ...]
 
 
@@ -92,12 +92,12 @@ def _conditions(record: RunRecord) -> dict[str, str]:
     }
 
 
-def unlike(one: RunRecord, other: RunRecord) -> tuple[Unlike, ...]:
-    """Return what differs between the conditions of two runs, except for what is measured."""
-    first, second = _conditions(one), _conditions(other)
+def unlike(first_run: RunRecord, second_run: RunRecord) -> tuple[ConditionDifference, ...]:
+    """Return the conditions in which two runs differ; the variant is not one of them."""
+    first, second = _conditions(first_run), _conditions(second_run)
     names = dict.fromkeys((*first, *second))
     return tuple(
-        Unlike(what=name, one=first.get(name, "none"), other=second.get(name, "none"))
+        ConditionDifference(what=name, one=first.get(name, "none"), other=second.get(name, "none"))
         for name in names
         if first.get(name) != second.get(name)
     )
@@ -178,40 +178,39 @@ def _value(score: TaskScore) -> float | None:
     return score.metrics[0].value if score.metrics and score.valid else None
 
 
-def _common_scores(one: RunRecord, other: RunRecord) -> Iterator[tuple[TaskScore, TaskScore]]:
-    again = {score.task: score for score in other.scores if not score.repeat}
-    for score in one.scores:
-        if not score.repeat and score.task in again:
-            yield score, again[score.task]
+def _common_scores(first: RunRecord, second: RunRecord) -> Iterator[tuple[TaskScore, TaskScore]]:
+    by_task = {score.task: score for score in second.scores if not score.repeat}
+    for score in first.scores:
+        if not score.repeat and score.task in by_task:
+            yield score, by_task[score.task]
 
 
-def _score_pair(one: TaskScore, other: TaskScore, outcome: Outcome) -> ScorePair:
+def _score_pair(first: TaskScore, second: TaskScore, outcome: Outcome) -> ScorePair:
     return ScorePair(
-        variants=(one.variant, other.variant),
-        task=one.task,
-        values=(_value(one), _value(other)),
+        variants=(first.variant, second.variant),
+        task=first.task,
+        values=(_value(first), _value(second)),
         verdict=outcome.verdict,
         reason=outcome.verdict.reason if outcome.verdict else outcome.obstacle,
     )
 
 
-def compared(one: Sequence[RunRecord], other: Sequence[RunRecord], margin: float | None = None) -> Compared:
-    """Compare two sets of runs; scores are judged all together.
+def compare_runs(before: Sequence[RunRecord], after: Sequence[RunRecord], margin: float | None = None) -> RunComparison:
+    """Compare two sets of runs; all scores are judged as one family.
 
     Args:
-        one: what is compared with.
-        other: of the same variants, or a single run beside a single one.
-        margin: loss of accuracy that does not matter; None for the one that the runs of ``other`` declare.
+        before: the runs to compare with.
+        after: runs of the same variants, or a single run if ``before`` is a single run.
+        margin: largest acceptable loss of accuracy; None for the one that the runs of ``after`` declare.
     """
-    pairs = paired_runs(one, other)
+    pairs = paired_runs(before, after)
     scores = [(second, *both) for first, second in pairs for both in _common_scores(first, second)]
-    judgement = judged_together([Pair(run=run, score=after, baseline=before) for run, before, after in scores], margin)
-    return Compared(
-        unlike=tuple(dict.fromkeys(what for first, second in pairs for what in unlike(first, second))),
+    judgement = judge_family([Pair(run=run, score=new, baseline=old) for run, old, new in scores], margin)
+    return RunComparison(
+        unlike=tuple(dict.fromkeys(condition for first, second in pairs for condition in unlike(first, second))),
         cells=tuple(pair for first, second in pairs for pair in _cell_pairs(first, second)),
         margin=judgement.margin,
         scores=tuple(
-            _score_pair(before, after, outcome)
-            for (_, before, after), outcome in zip(scores, judgement.outcomes, strict=True)
+            _score_pair(old, new, outcome) for (_, old, new), outcome in zip(scores, judgement.outcomes, strict=True)
         ),
     )

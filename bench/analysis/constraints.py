@@ -1,8 +1,8 @@
-"""Rank variants by one goal, those first that meet all constraints. Pure functions.
+"""Rank variants by one goal; variants that meet all constraints come first. Pure functions.
 
-A need is kept where the whole interval of the figure keeps it; where only its middle does, the variant is called
-unsure and is recommended only if nothing surely keeps every need. What was not measured, or only emulated, keeps no
-need of speed or memory.
+A constraint is met if the whole interval of the figure meets it. If only the median does, the variant is undecided, and
+is recommended only if no variant meets every constraint with confidence. A figure that was not measured, or only
+emulated, meets no constraint on speed or memory.
 """
 
 import math
@@ -36,7 +36,7 @@ UNITS = {
     "of 1": {"": 1.0, "%": 0.01, "pp": 0.01},
 }
 NEAR = 0.1
-"""Share by which a measured input length may be off from the one that was named: 30k is 30,720 too."""
+"""Largest relative difference between a measured input length and the requested one: 30k also means 30,720."""
 EXAMPLES = "memory<=24GB, size<=10GB, ttft@30k<=2s, tpot@1k<=50ms, decode@30k>=20, mmlu>=0.6, accuracy_margin=1pp"
 
 
@@ -44,7 +44,7 @@ class Need(Frozen):
     """One constraint."""
 
     text: str
-    """As it was typed."""
+    """As typed."""
     subject: str
     """One of ``FIGURES``, ``memory``, ``size``, ``accuracy_margin``, or an accuracy task."""
     input_len: int | None
@@ -55,7 +55,7 @@ class Need(Frozen):
 
 
 class Held(Frozen):
-    """One variant held to one need."""
+    """One variant's answer to one constraint."""
 
     need: Need
     answer: Answer
@@ -63,54 +63,54 @@ class Held(Frozen):
 
 
 class Candidate(Frozen):
-    """One run and what it is worth."""
+    """One run with its figures and its answers to the constraints."""
 
     run_id: str
     label: str
     held: tuple[Held, ...]
     goal: Interval | None
-    """The figure that is to be as good as possible."""
+    """The figure to optimize."""
     accuracy: Interval | None
-    """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself. None where a task is missing from it."""
+    """Mean change against BF16 over all tasks, of 1; 0 for BF16 itself. None if a task has no verdict."""
     gaps: tuple[Worded, ...]
     """The tasks without a verdict, each with the reason."""
 
     @property
     def standing(self) -> Answer:
-        """Whether it keeps every need: the worst answer."""
+        """The worst answer to any constraint."""
         return worst([held.answer for held in self.held])
 
     @property
     def why_not(self) -> tuple[str, ...]:
-        """Return what stands against it."""
+        """The constraints that are not met with confidence, each with the reason."""
         return tuple(f"{held.need.text}: {held.reason}" for held in self.held if held.answer != "kept")
 
 
 class Decision(Frozen):
-    """The recommended variant, those after it, and those that cannot be recommended."""
+    """All variants: the ranked ones, and those that cannot be recommended."""
 
     goal: Worded
     """In words."""
     subject: str
-    """What the goal is about, as constraints name it."""
+    """The goal's figure, by its name in constraints."""
     lower_is_better: bool
     margin: Margin | None
-    """The margin by which accuracy was judged; None where no run has a score and no margin was given."""
+    """The margin of the accuracy verdicts; None if no run has a score and none is given."""
     ranked: tuple[Candidate, ...]
-    """Those that may be used, best first; those that surely keep every need before the others."""
+    """Variants that may be used: first those that meet every constraint with confidence, best goal first."""
     fallen: tuple[Candidate, ...]
-    """Those of which a need is not known, then those that break one."""
+    """Variants for which a constraint cannot be judged, then those that violate one."""
     front: tuple[str, ...]
-    """Run ids of those that no other beats in both goal and accuracy."""
+    """Run ids of the Pareto front of goal and accuracy."""
 
     @property
     def recommended(self) -> Candidate | None:
-        """The best; None where nothing keeps every need, or where accuracy was not judged."""
+        """The best variant; None if no variant may be used, or if accuracy was not judged."""
         return self.ranked[0] if self.ranked and self.margin else None
 
 
 def worst(answers: Sequence[Answer]) -> Answer:
-    """Return the answer to several questions at once; ``kept`` if there are none."""
+    """Return the worst of several answers; ``kept`` if there are none."""
     order: tuple[Answer, ...] = ("broken", "not known", "unsure")
     return next((answer for answer in order if answer in answers), "kept")
 
@@ -119,7 +119,7 @@ def tokens(text: str) -> int:
     """Return a number of tokens such as ``30k`` or ``1024``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a number of tokens, or is 0.
     """
     match = re.fullmatch(r"(\d+)([kK]?)", text)
     if not match or not int(match[1]):
@@ -128,14 +128,14 @@ def tokens(text: str) -> int:
 
 
 def parse(text: str, tasks: Sequence[str]) -> Need:
-    """Return the need that somebody typed.
+    """Parse a constraint.
 
     Args:
-        text: e.g. ``ttft@30k<=2s``; ``@30k/8`` is at a concurrency of 8.
+        text: such as ``ttft@30k<=2s``; ``@30k/8`` means a concurrency of 8.
         tasks: known accuracy tasks.
 
     Raises:
-        ConfigError: it cannot be understood.
+        ConfigError: the text is not a valid constraint.
     """
     hint = f"write {EXAMPLES}"
     match = re.fullmatch(r"([\w\-]+)(?:@(\d+[kK]?)(?:/(\d+))?)?\s*(<=|>=|<|>|=)\s*([\d.]+)\s*([\w%/]*)", text.strip())
@@ -188,7 +188,7 @@ def _kind(subject: str, tasks: Sequence[str]) -> str | None:
 
 
 def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> SpeedCell | None:
-    """Return the closed loop whose input length is nearest to one that was named, if it is near enough."""
+    """Return the closed loop whose input length is nearest to the requested one; None if none is within ``NEAR``."""
     near = [
         cell
         for cell in record.cells
@@ -200,7 +200,7 @@ def cell_near(record: RunRecord, input_len: int, concurrency: int | None) -> Spe
 
 
 def figure_of(record: RunRecord, need: Need) -> Interval | Words:
-    """Return the figure that a need of speed, memory or size is about, or why there is none."""
+    """Return the figure that a constraint is about, or why there is none."""
     if need.subject == "size":
         checkpoint = record.checkpoint
         return _exact(checkpoint.checkpoint_bytes) if checkpoint else msg("need.no_checkpoint")
@@ -224,7 +224,7 @@ def _exact(value: float) -> Interval:
 
 
 def _memory(record: RunRecord) -> Interval | Words:
-    """Return the highest memory of the server over the measured cells."""
+    """Return the highest memory of the server in any measured cell."""
     cells = [cell for each in record.cells if (cell := measured_cell(each))]
     peaks = [cell.summary.peak_memory_bytes for cell in cells if cell.summary.peak_memory_bytes]
     if peaks:
@@ -245,22 +245,22 @@ def _score(record: RunRecord, task: str) -> Interval | Words:
 
 
 def hold(figure: Interval | Words, need: Need, show: Callable[[float], str]) -> Held:
-    """Hold a figure to a need."""
+    """Compare a figure with the bound of a constraint."""
     if not isinstance(figure, Interval):
         return Held(need=need, answer="not known", reason=figure)
     sign = 1 if need.relation == "<=" else -1
-    worst = figure.high if sign == 1 else figure.low
+    worst_case = figure.high if sign == 1 else figure.low
     shown = f"{show(figure.median)}"
     if figure.low != figure.high:
         shown += f" ({show(figure.low)} – {show(figure.high)})"
-    if sign * worst <= sign * need.bound:
+    if sign * worst_case <= sign * need.bound:
         return Held(need=need, answer="kept", reason=shown)
     within = sign * figure.median <= sign * need.bound
     return Held(need=need, answer="unsure" if within else "broken", reason=shown)
 
 
 def front(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
-    """Return the names of points that no other point beats: at least as high in both, higher in one."""
+    """Return the names of the points on the Pareto front: no other is at least as high in both and higher in one."""
     return tuple(name for name, x, y in points if not any(a >= x and b >= y and (a, b) != (x, y) for _, a, b in points))
 
 
@@ -270,19 +270,19 @@ def decide(
     """Rank the candidates.
 
     Args:
-        goal: what ``Candidate.goal`` is, in words.
-        subject: the same as constraints name it.
-        candidates: every variant, held to every need.
-        lower_is_better: whether a lower goal is the better one.
-        margin: by which accuracy was judged; None where it was not.
+        goal: description of ``Candidate.goal``.
+        subject: the goal's name in constraints.
+        candidates: every variant, with its answers.
+        lower_is_better: whether a lower goal is better.
+        margin: the margin of the accuracy verdicts; None if accuracy was not judged.
     """
     sign = -1 if lower_is_better else 1
 
     def order(candidate: Candidate) -> tuple[bool, float, float, str]:
-        worth = sign * candidate.goal.median if candidate.goal else -math.inf
+        value = sign * candidate.goal.median if candidate.goal else -math.inf
         return (
             candidate.standing == "unsure",
-            -worth,
+            -value,
             -(candidate.accuracy.median if candidate.accuracy else -1.0),
             candidate.label,
         )
@@ -308,7 +308,7 @@ def decide(
 
 
 def longest_common(records: Sequence[RunRecord]) -> tuple[int, int] | None:
-    """Return (input length, concurrency) of the longest closed loop that every run has measured as ``ok``."""
+    """Return (input length, concurrency) of the longest closed loop with a decode speed in every run."""
     shapes = [{(cell.input_len, cell.concurrency) for cell in record.cells if _decodes(cell)} for record in records]
     common = set.intersection(*shapes) if shapes else set()
     return max(common, key=lambda shape: (shape[0], -shape[1]), default=None)

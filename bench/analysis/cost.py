@@ -1,7 +1,7 @@
-"""What tokens cost: energy and money per million of them. Pure functions over stored trials.
+"""Cost of tokens: energy and money per million. Pure functions over stored trials.
 
-All energy and all time of a trial are charged to its tokens, reading the prompt included; so a cell with a long prompt
-and a short answer has dear output tokens. Both are given: per generated token, and per token read or generated.
+All energy and time of a trial are charged to its tokens, prefill included, so output tokens are expensive in a cell
+with a long prompt and a short answer. Costs are therefore given per generated token and per token read or generated.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ S_PER_HOUR = 3600
 
 
 class Cost(Frozen):
-    """Costs of one cell: medians over its trials with their intervals. One that is not known is None."""
+    """Costs of one cell: medians over its trials with their intervals; None for an unknown cost."""
 
     average_w: Interval | None
     """Power of all devices together, from the first request to the end of the last, watts."""
@@ -25,7 +25,7 @@ class Cost(Frozen):
     dollars_per_million_output_tokens: Interval | None
     dollars_per_million_total_tokens: Interval | None
     energy_from: tuple[str, ...]
-    """How the energy was found: ``counter``, ``integrated``; see :class:`bench.records.record.Energy`."""
+    """How the energy was measured: ``counter``, ``integrated``; see :class:`bench.records.record.Energy`."""
 
 
 def output_tokens(trial: Trial) -> int:
@@ -49,7 +49,7 @@ def span_s(trial: Trial) -> float | None:
 
 
 def joules(trial: Trial) -> float | None:
-    """Return the energy of a trial; None if it is not known or not valid."""
+    """Return the energy of a trial; None if it is unknown or not valid."""
     return trial.energy.total_j if trial.energy and trial.energy.valid else None
 
 
@@ -63,8 +63,8 @@ def joules_per_million(trial: Trial, tokens: Callable[[Trial], int | None]) -> f
     """Return joules per million tokens.
 
     Args:
-        trial: what was seen.
-        tokens: which to count: `output_tokens` or `total_tokens`.
+        trial: the trial.
+        tokens: the tokens to count: `output_tokens` or `total_tokens`.
     """
     energy, count = joules(trial), tokens(trial)
     return energy / count * MILLION if energy is not None and count else None
@@ -78,9 +78,9 @@ def dollars_per_million(
     dollars per hour / 3600 / (output tokens per second) x 10^6, times output tokens / counted tokens.
 
     Args:
-        trial: what was seen.
+        trial: the trial.
         price_per_hour: of the machine, dollars.
-        tokens: which to count: `output_tokens` or `total_tokens`.
+        tokens: the tokens to count: `output_tokens` or `total_tokens`.
     """
     rate, count = output_tokens_per_s(trial), tokens(trial)
     if price_per_hour is None or not rate or not count:

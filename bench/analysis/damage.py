@@ -1,6 +1,6 @@
 """Where a variant loses: in which subjects, on which items, at which prompt lengths, on which engine. Pure functions.
 
-None of it changes a verdict: it is for looking closer, and who looks at 57 subjects finds a bad one by chance.
+None of this changes a verdict: it is exploratory, and of 57 subjects some look bad by chance alone.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ BINS = 4
 
 
 class SubjectDamage(Frozen):
-    """One leaf task."""
+    """What changed on one leaf task."""
 
     subject: str
     n: int
@@ -48,7 +48,7 @@ class ChangedItem(Frozen):
     baseline: ItemOutcome
     variant: ItemOutcome
     margin_nats: float | None
-    """How far the two picks moved against each other, nats: near 0 a tie was broken the other way. None for
+    """Change in log-probability between the two picks, nats: near 0, a near tie was resolved the other way. None for
     generated answers."""
 
 
@@ -87,7 +87,7 @@ class TwoByTwo(Frozen):
 
     @property
     def reading(self) -> Words:
-        """What the interaction says, in one plain sentence."""
+        """The interaction in one sentence."""
         interaction = self.interaction
         change, low, high = (
             f"{100 * bound:+.1f}".replace("-", "\u2212")
@@ -133,7 +133,7 @@ def by_subject(baseline: TaskScore, variant: TaskScore) -> tuple[SubjectDamage, 
 
 
 def subject_note(subjects: Sequence[SubjectDamage]) -> Words:
-    """Return one sentence on how many of the differences are more than chance, to stand beside the table."""
+    """Return a sentence on how many differences are significant, to be shown with the table."""
     real = [subject for subject in subjects if subject.p_holm <= ALPHA]
     lost = sum(subject.delta.value < 0 for subject in real)
     if not real:
@@ -177,7 +177,7 @@ def _length_ranges(lengths: Labels) -> list[tuple[int, int]]:
 
 
 def by_prompt_length(baseline: TaskScore, variant: TaskScore) -> tuple[LengthBin, ...] | None:
-    """Return up to four bins of about as many items each, shortest prompts first.
+    """Return up to four bins with about the same number of items, shortest prompts first.
 
     Items of one length stay together. None if no length is known, nothing pairs, or there are too few items for a bin.
     """
@@ -206,7 +206,7 @@ def by_prompt_length(baseline: TaskScore, variant: TaskScore) -> tuple[LengthBin
 def two_by_two(
     baseline_1: TaskScore, variant_1: TaskScore, baseline_2: TaskScore, variant_2: TaskScore
 ) -> TwoByTwo | None:
-    """Return whether a loss comes with the quantization or with an engine; None if any of the scores do not compare.
+    """Return whether a loss is due to the quantization or to an engine; None if any two scores cannot be compared.
 
     Args:
         baseline_1: baseline on the first engine.

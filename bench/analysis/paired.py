@@ -1,7 +1,7 @@
-"""What a variant's score is worth beside the baseline's, item by item. Pure functions.
+"""Compare a variant's score with the baseline's, item by item. Pure functions.
 
-Two runs answered the same items, so each item is its own control: what counts is the difference on each item, not the
-difference of two scores with an error bar each.
+Both runs answered the same items, so each item is its own control: the test is of the differences on each item, not of
+two scores with an error bar each.
 
 A task's score is the mean over its items: lm-eval weights the subjects of ``mmlu`` and ``ceval-valid`` by their size
 (``weight_by_size`` in its files), which is the same. So the difference of two means over items is that of the scores.
@@ -31,7 +31,7 @@ from quantize.key import Frozen
 
 
 class ItemId(NamedTuple):
-    """What makes an item the same one in another run."""
+    """The identity of an item across runs."""
 
     task: str
     """The leaf task, e.g. one MMLU subject."""
@@ -44,18 +44,18 @@ Outcomes = dict[ItemId, ItemOutcome]
 
 
 class Noise(Frozen):
-    """What changes when the baseline is asked the same again in another order: what flips by chance alone."""
+    """Flips between two runs of the baseline over the same items in another order, which happen by chance alone."""
 
     n: int
-    """Items that baseline, repeat and variant have."""
+    """Items in common of baseline, repeat and variant."""
     flip_rate: float
-    """Share of them on which the repeat's score differs from the baseline's."""
+    """Share of these items on which the repeat's score differs from the baseline's."""
     excess: Estimate
-    """Flip rate of the variant - flip rate of the repeat; all above 0 where the variant flips more than chance."""
+    """Flip rate of the variant - flip rate of the repeat; above 0 if the variant flips more than chance."""
 
 
 class Comparison(Difference):
-    """One variant beside the baseline on one task, over the items that both have."""
+    """Comparison of one variant with the baseline on one task, over the items that both have."""
 
     task: str
     baseline: Variant
@@ -71,7 +71,7 @@ class Comparison(Difference):
     clustered_se: float | None
     """Standard error (CR2), of 1, if subjects were drawn at random; None for a single subject."""
     bootstrap: Estimate
-    """The difference with a percentile-bootstrap interval, as a check; decides nothing."""
+    """The difference with a percentile-bootstrap interval, as a check; no verdict uses it."""
     recovery: Estimate | None
     """Variant's mean / baseline's; None where the baseline's is 0."""
     choice_kl_nats: Estimate | None
@@ -81,12 +81,12 @@ class Comparison(Difference):
 
     @property
     def mde(self) -> float:
-        """Smallest true loss that is called worse with 80 % power, were this the only comparison."""
+        """Smallest true loss that is called worse with 80 % power, if this is the only comparison."""
         return self.detectable_loss()
 
 
 class Pairs(NamedTuple):
-    """The items that two or more scores have, in an order that does not depend on theirs."""
+    """The items in common of two or more scores, in an order that does not depend on the scores'."""
 
     ids: tuple[ItemId, ...]
     items: tuple[tuple[ItemOutcome, ...], ...]
@@ -95,7 +95,7 @@ class Pairs(NamedTuple):
     """Main metric of each score's items."""
     subjects: Labels
     unpaired: int
-    """Items that one score has and not all do, counted for each score."""
+    """Items that are not in all scores, summed over the scores."""
 
 
 def main_metric(score: TaskScore) -> str:
@@ -123,7 +123,7 @@ def item_values(score: TaskScore) -> dict[ItemId, float]:
 
 
 def _setting(baseline: TaskScore, variant: TaskScore) -> Words | None:
-    """Return which setting the two were not asked alike in."""
+    """Return the first setting in which two scores differ."""
     settings: dict[Words, tuple[object, object]] = {
         msg("setting.task"): (baseline.task, variant.task),
         msg("setting.metric"): (main_metric(baseline), main_metric(variant)),
@@ -163,7 +163,7 @@ def obstacle(baseline: TaskScore, variant: TaskScore) -> Words | None:
 
 
 def pair(*scores: TaskScore) -> Pairs | None:
-    """Return the items that all scores have; None if any cannot be compared with the first (:func:`obstacle`)."""
+    """Return the items that all scores have; None if a score cannot be compared with the first (:func:`obstacle`)."""
     by_score = [outcomes(score) for score in scores]
     if any(_obstacle(scores[0], score, by_score[0], own) for score, own in zip(scores[1:], by_score[1:], strict=True)):
         return None
@@ -178,7 +178,7 @@ def pair(*scores: TaskScore) -> Pairs | None:
 
 
 def _standard_errors(values: Array, subjects: Labels) -> tuple[float | None, float | None]:
-    """Return the standard errors of the mean if items, and if subjects, were drawn at random."""
+    """Return the standard errors of the mean with items, and with subjects, drawn at random."""
     paired = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
     units = by_subject(values, subjects)
     return paired, float(mean_of_units(*units)[1]) if len(units[0]) > 1 else None
@@ -195,10 +195,10 @@ def _recovery(before: Array, after: Array, subjects: Labels) -> Estimate | None:
 
 
 def choice_kl(pairs: Pairs) -> Estimate | None:
-    """Return the mean KL(first || second) over the choices' log-probabilities, each item's made to sum to 1; nats.
+    """Return the mean KL(first || second) over the choices' probabilities, normalized for each item; nats.
 
-    It tells how far the answers moved, also where none flipped: fidelity, not accuracy. None with fewer than two items
-    of which both have finite log-probabilities of as many choices.
+    It measures how far the answers moved even if none flipped: fidelity, not accuracy. None with fewer than two items
+    that have finite log-probabilities of the same number of choices in both.
     """
     logprobs = [(before.logprobs, after.logprobs) for before, after in zip(*pairs.items, strict=True)]
     usable = [
@@ -229,12 +229,12 @@ def _noise(baseline: TaskScore, repeat: TaskScore | None, variant: TaskScore) ->
 
 
 def compare(baseline: TaskScore, variant: TaskScore, repeat: TaskScore | None = None) -> Comparison | None:
-    """Return what ``variant`` is worth beside ``baseline``; None if they cannot be compared (:func:`obstacle`).
+    """Compare ``variant`` with ``baseline``; return None if they cannot be compared (:func:`obstacle`).
 
     Args:
-        baseline: the score that is compared with.
+        baseline: the score to compare with.
         variant: a score of the same task.
-        repeat: the baseline asked again (``repeat == 1``), to see what flips by chance alone. ``compare(baseline,
+        repeat: the baseline's second run (``repeat == 1``), which shows what flips by chance alone. ``compare(baseline,
             repeat)`` is the noise floor itself.
     """
     pairs = pair(baseline, variant)

@@ -10,7 +10,7 @@ from bench.speed.metrics import CONFIDENCE, RESAMPLES, Interval, bootstrap_media
 from quantize.key import Frozen
 
 MIN_TRIALS = 3
-"""With fewer there is no spread to see, so nothing is claimed."""
+"""With fewer trials the spread is unknown, so there is no verdict."""
 
 
 class Speedup(Frozen):
@@ -19,7 +19,7 @@ class Speedup(Frozen):
     ratio: Interval
     """Median ratio and its bootstrap interval; ``n`` is the number of trials of the cell with fewer."""
     paired: bool
-    """Whether each trial was divided by the one that took turns with it, so that slow drifts cancel out."""
+    """Whether interleaved trials were divided one by one, so that slow drifts cancel out."""
 
     @property
     def verdict(self) -> str:
@@ -36,13 +36,13 @@ def speedup(
 ) -> Speedup | None:
     """Return how many times as fast ``variant`` is; None unless both cells have the figure.
 
-    An open loop that was more than a server could take has no latencies to compare.
+    A saturated open loop has no latencies to compare.
 
-    Trials that took turns are divided one by one, and the median is of those ratios. Otherwise the medians of the two
-    cells are divided, and both are resampled independently of each other.
+    Interleaved trials are divided one by one, and the result is the median of these ratios. Otherwise the medians of
+    the two cells are divided, and the two are resampled independently of each other.
 
     Args:
-        baseline: the cell that is compared with.
+        baseline: the cell to compare with.
         variant: a cell of the same shape.
         figure: a time of one request, such as :func:`bench.speed.metrics.tpot_s`; smaller is faster.
     """

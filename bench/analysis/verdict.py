@@ -1,8 +1,8 @@
 """Call each variant worse than the baseline, non-inferior, or inconclusive. Pure functions.
 
-The verdict can be read off the intervals: *worse* lies below 0 altogether, *non-inferior* lies above -margin. A real
-loss that is surely smaller than the margin is both; it is called non-inferior, and the reason tells of the loss. Why it
-is done this way, and how often it errs: docs/decisions/0012-accuracy-verdict.md.
+The verdict follows from the intervals: for *worse* the whole interval is below 0, for *non-inferior* above -margin. A
+loss that is significant and smaller than the margin fulfils both; the verdict is then non-inferior, and the reason
+names the loss. The method and its error rates: docs/decisions/0012-accuracy-verdict.md.
 """
 
 import math
@@ -22,15 +22,15 @@ Kind = Literal["worse", "non-inferior", "inconclusive"]
 
 
 class Verdict(Frozen):
-    """What one comparison says, all comparisons of the report taken into account."""
+    """The verdict of one comparison, corrected for all comparisons of the report."""
 
     comparison: Comparison
     margin: float
-    """Loss, of 1, up to which a variant counts as no worse."""
+    """Largest loss, of 1, with which a variant counts as non-inferior."""
     alpha: float
     """Error probability: half for any false *worse* in the report, half for any false *non-inferior*."""
     comparisons: int
-    """How many the report makes."""
+    """Number of comparisons in the report."""
     p_worse: float
     """Twice the one-sided p value of a loss, at most 1: below 0.05 exactly where the 95 % interval lies below 0."""
     p_worse_holm: float
@@ -38,11 +38,11 @@ class Verdict(Frozen):
     simultaneous: Estimate
     """The difference with an interval that holds for all comparisons at once (Bonferroni)."""
     mde: float
-    """Smallest true loss that is called worse with 80 % probability, even as the hardest of so many comparisons."""
+    """Smallest true loss that is called worse with 80 % probability, at the strictest step of Holm's correction."""
 
     @property
     def lost(self) -> bool:
-        """Whether the loss is more than chance: no loss at all would look like this in fewer than ``alpha``."""
+        """Whether the loss is significant: without one, such data have a probability of at most ``alpha``."""
         return self.p_worse_holm <= self.alpha
 
     @property
@@ -54,17 +54,17 @@ class Verdict(Frozen):
 
     @property
     def items_needed(self) -> int:
-        """Items with which ``mde`` would be the margin, if they changed as often as these."""
+        """Items for which ``mde`` would equal the margin, at the same rate of changed items."""
         return math.ceil(self.comparison.n * (self.mde / self.margin) ** 2)
 
     @property
     def beyond_noise(self) -> bool | None:
-        """Whether more items flip than when the baseline is asked again; None if it was not asked again."""
+        """Whether more items flip than between two runs of the baseline; None if the baseline was not repeated."""
         return self.comparison.noise.excess.low > 0 if self.comparison.noise else None
 
     @property
     def reason(self) -> Words:
-        """One plain sentence with the figures."""
+        """The reason in one sentence, with its figures."""
         return clauses((self._difference(), *self._flips()))
 
     def _difference(self) -> Words:
@@ -102,7 +102,7 @@ class Verdict(Frozen):
 
 
 def holm(p: Array) -> Array:
-    """Return p values corrected for their number (Holm 1979), which the last axis counts."""
+    """Return p values corrected for the number of tests (Holm 1979) along the last axis."""
     count = p.shape[-1]
     order = np.argsort(p, axis=-1)
     steps = np.take_along_axis(p, order, axis=-1) * np.arange(count, 0, -1)
@@ -115,8 +115,8 @@ def judge(comparisons: Sequence[Comparison], margin: float, alpha: float = ALPHA
     """Return the verdict of each comparison, in the same order.
 
     Args:
-        comparisons: all of one report: variants x tasks, without the baseline's own repeats.
-        margin: loss that does not matter; 0.01 is one percentage point.
+        comparisons: all comparisons of one report: variants x tasks, without repeats of the baseline.
+        margin: largest acceptable loss; 0.01 is one percentage point.
         alpha: level of the two-sided intervals; 0.05 for 95 %.
     """
     count = len(comparisons)

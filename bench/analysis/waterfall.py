@@ -1,8 +1,8 @@
 """Split a measured speed-up into factors: fewer bits, 16-bit layers, the KV cache, kernels, fixed time, prefill.
 
-Decoding would become as much faster as the bytes of a step become fewer, if it were limited by memory alone, nothing
-but the quantized layers were read, and the kernels were equally good. Each step of a waterfall drops one of these ifs;
-the product of all steps is the measured speed-up, exactly. Pure functions.
+Decoding would speed up by the ratio of the bytes of a step if memory were the only limit, only the quantized layers
+were read, and the kernels were equally efficient. Each step of a waterfall drops one of these assumptions; the product
+of all steps is exactly the measured speed-up. Pure functions.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ OVERHEAD = "fixed time"
 BOTH = "kernels and fixed time"
 PREFILL = "prefill"
 NAMES = (WEIGHTS, REST, CACHE, KERNELS, OVERHEAD, BOTH, PREFILL)
-"""Every factor in its order; ``BOTH`` takes the place of the two before it."""
+"""All factors in order; ``BOTH`` replaces the two before it."""
 
 
 class TimedCell(Frozen):
@@ -41,14 +41,14 @@ class WaterfallStep(Frozen):
     factor: float
     """Ratio of speeds."""
     product: float
-    """Ratio of speeds: of this factor and all before it."""
+    """Product of this factor and all before it."""
 
 
 class Waterfall(Frozen):
     """The factors whose product is a speed-up."""
 
     steps: tuple[WaterfallStep, ...]
-    """In the order in which they are multiplied; the last is that of prefill."""
+    """In the order of multiplication; the last is prefill's."""
     decode_speedup: float
     """Ratio of the baseline's TPOT to the variant's: the product of all steps but the last."""
     end_to_end_speedup: float
@@ -56,7 +56,7 @@ class Waterfall(Frozen):
 
 
 def timed_cell(limit: Limit, cell: MeasuredCell) -> TimedCell | None:
-    """Return what a waterfall needs of a cell; None if no token came after the first."""
+    """Return the figures of a cell that a waterfall needs; None if no token came after the first."""
     summary = cell.summary
     if summary.tpot_s is None or summary.e2e_s is None:
         return None
@@ -64,11 +64,11 @@ def timed_cell(limit: Limit, cell: MeasuredCell) -> TimedCell | None:
 
 
 def fixed_seconds(points: Sequence[tuple[float, Interval]]) -> float | None:
-    """Return the part of a decode step that does not depend on its bytes, in seconds; None if it cannot be told.
+    """Return the part of a decode step that does not depend on its bytes, in seconds; None if it is undetermined.
 
-    Longer inputs make a step read more keys and values: a line through (bytes, TPOT) of several lengths, by least
-    squares, cuts the axis at that part. It cannot be told from one length, where the intervals of the smallest and
-    largest step overlap, or where the line cuts below zero.
+    Longer inputs make a step read more keys and values, so it is the intercept of a least-squares line through (bytes,
+    TPOT) at several lengths. It is undetermined with only one length, if the intervals of the smallest and largest step
+    overlap, or if the intercept is negative.
 
     Args:
         points: (bytes of a step, TPOT) of one variant under one load at several input lengths.
@@ -83,13 +83,13 @@ def fixed_seconds(points: Sequence[tuple[float, Interval]]) -> float | None:
 
 
 def waterfall(before: TimedCell, after: TimedCell, fixed_s: float | None) -> Waterfall:
-    """Return the factors that lead from the bits of a weight to the measured speed-up.
+    """Return the factors between the bits of a weight and the measured speed-up.
 
     Args:
-        before: the baseline, of the same shape of load.
-        after: the variant.
-        fixed_s: from :func:`fixed_seconds` of the baseline; None, or one that is no shorter than a whole step of
-            either, leaves kernels and fixed time in one factor.
+        before: the baseline's cell, of the same shape.
+        after: the variant's cell.
+        fixed_s: :func:`fixed_seconds` of the baseline; with None, or with a time no shorter than a whole step of
+            either, kernels and fixed time are one factor.
     """
     old, new = before.traffic, after.traffic
     bits = old.linear_bytes / new.linear_bytes

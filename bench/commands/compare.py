@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import format as fmt
-from bench.analysis.comparison import CellPair, Compared, ScorePair, compared
+from bench.analysis.comparison import CellPair, RunComparison, ScorePair, compare_runs
 from bench.commands.common import add_results, complain, ends_in_one_line
 from bench.console import console, table
 from bench.errors import ConfigError
@@ -69,7 +69,7 @@ def _score_row(pair: ScorePair) -> tuple[str, ...]:
     return (_names(pair), pair.task, *values, change, items, kind, str(pair.reason))
 
 
-def _show(found: Compared, *, speeds: bool) -> None:
+def _show(found: RunComparison, *, speeds: bool) -> None:
     out = console()
     if found.unlike:
         out.print("Conditions differ:", markup=False)
@@ -169,7 +169,7 @@ def _main(arguments: argparse.Namespace) -> int:
         return _both_published(published[0], published[1])
     if pages := published[0] or published[1]:
         return _with_published(pages, records[0] or records[1])
-    found = compared(records[0], records[1], margin)
+    found = compare_runs(records[0], records[1], margin)
     speeds = arguments.anyway or not found.unlike
     if arguments.format == "json":
         plain = found.model_dump(mode="json")

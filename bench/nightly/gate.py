@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bench.analysis.judgement import Outcome, Pair, is_reused, judged_together
+from bench.analysis.judgement import Outcome, Pair, is_reused, judge_family
 from bench.errors import StoreError, nearest
 from bench.files import write_atomic
 from bench.history.find import read_record
@@ -101,7 +101,7 @@ def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Li
         for score in record.scores
         if not score.repeat
     ]
-    return [_accuracy_line(pair, outcome) for pair, outcome in zip(pairs, judged_together(pairs).outcomes, strict=True)]
+    return [_accuracy_line(pair, outcome) for pair, outcome in zip(pairs, judge_family(pairs).outcomes, strict=True)]
 
 
 def _accuracy_line(pair: Pair, outcome: Outcome) -> Line:

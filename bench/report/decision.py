@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import format as fmt
-from bench.analysis.baseline import is_beside
+from bench.analysis.baseline import is_control
 from bench.analysis.constraints import (
     FIGURES,
     Answer,
@@ -202,7 +202,7 @@ def decision(records: Sequence[RunRecord], constraints: Sequence[str] = (), goal
     everything = runs(records)
     known = tasks(records)
     needs = [parse(text, known) for text in constraints]
-    wanted = _goal([run for run in everything if not is_beside(run.record)], goal, known)
+    wanted = _goal([run for run in everything if not is_control(run.record)], goal, known)
     judgement = verdicts(records, _given_margin(needs))
     margin = judgement.margin
     if margin and margin.origin != "given":

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from bench.analysis.damage import TwoByTwo, two_by_two
-from bench.analysis.judgement import Pair, is_reused, judged_together
+from bench.analysis.judgement import Pair, is_reused, judge_family
 from bench.analysis.paired import Comparison, compare, obstacle
 from bench.analysis.verdict import Kind, Verdict
 from bench.messages.message import Message, Words, msg
@@ -143,7 +143,7 @@ def _verdicts(same: _Same, given: float | None) -> Verdicts:
         if (score := run.score(task)) is not None and not _is_baselines(run, score)
     ]
     pairs = [_pair(run, score) for run, score in scores]
-    judgement = judged_together(pairs, given)
+    judgement = judge_family(pairs, given)
     return Verdicts(
         # Where nothing is compared, as with BF16 alone, the margin is that of the runs that have scores.
         margin=judgement.margin or applicable_margin([record for record in same.records if record.scores], given),

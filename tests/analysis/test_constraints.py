@@ -1,4 +1,4 @@
-"""Needs and the figures that they are about: read from records whose figures are known."""
+"""Constraints and their figures, from records whose figures are known."""
 
 import pytest
 
@@ -36,11 +36,10 @@ def around(low: float, median: float, high: float) -> Interval:
     return Interval(median=median, low=low, high=high, n=5)
 
 
-def with_peaks(one: SpeedCell, *peaks: int | None) -> SpeedCell:
-    trials = [
-        trial.model_copy(update={"peak_memory_bytes": peak}) for trial, peak in zip(one.trials, peaks, strict=True)
-    ]
-    return one.model_copy(update={"trials": tuple(trials)})
+def with_peaks(speed_cell: SpeedCell, *peaks: int | None) -> SpeedCell:
+    pairs = zip(speed_cell.trials, peaks, strict=True)
+    trials = tuple(trial.model_copy(update={"peak_memory_bytes": peak}) for trial, peak in pairs)
+    return speed_cell.model_copy(update={"trials": trials})
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("30k", 30_000), ("2K", 2000), ("1024", 1024)])
@@ -80,19 +79,19 @@ def test_bounds_are_in_seconds_tokens_per_second_and_bytes(text: str, bound: flo
     assert parse(text, ()).bound == pytest.approx(bound)
 
 
-def test_the_cell_nearest_to_a_length_is_meant_if_it_is_within_a_tenth() -> None:
-    one = record(cells=(cell("bf16", 900), cell("bf16", 1060), cell("bf16", 1060, concurrency=8)))
+def test_the_cell_nearest_to_a_length_is_used_if_it_is_within_a_tenth() -> None:
+    run = record(cells=(cell("bf16", 900), cell("bf16", 1060), cell("bf16", 1060, concurrency=8)))
 
     def place(length: int, concurrency: int | None = None) -> tuple[int, int] | None:
-        found = cell_near(one, length, concurrency)
-        return (found.input_len, found.concurrency) if found else None
+        near = cell_near(run, length, concurrency)
+        return (near.input_len, near.concurrency) if near else None
 
     assert place(1000) == (1060, 1), "60 away, not 100; the fewest at once"
     assert place(1000, 8) == (1060, 8)
     assert place(1000, 2) is None
     assert (place(970), place(990)) == ((900, 1), (1060, 1))
     assert (place(1000, 1), place(819), place(818)) == ((1060, 1), (900, 1), None)
-    opened = one.cells[0].model_copy(update={"request_rate_per_s": 2.0})
+    opened = run.cells[0].model_copy(update={"request_rate_per_s": 2.0})
     assert cell_near(record(cells=(opened,)), 900, None) is None, "an open loop is another load"
 
 
@@ -121,16 +120,16 @@ def test_without_memory_the_states_of_the_cells_are_the_reason(cells: tuple[Spee
 
 
 def test_a_score_has_its_value_and_the_95_percent_of_its_standard_error() -> None:
-    one = record("bf16")
-    [score] = [score for score in one.scores if score.task == "mini-mmlu"]
+    run = record("bf16")
+    [score] = [score for score in run.scores if score.task == "mini-mmlu"]
     [metric] = score.metrics
     assert metric.stderr
-    found = figure_of(one, parse("mini-mmlu>=0.6", ("mini-mmlu",)))
-    assert isinstance(found, Interval)
-    assert found.median == metric.value
-    assert found.high - found.median == pytest.approx(1.96 * metric.stderr)
-    assert found.median - found.low == pytest.approx(1.96 * metric.stderr)
-    assert found.n == score.n_items
+    figure = figure_of(run, parse("mini-mmlu>=0.6", ("mini-mmlu",)))
+    assert isinstance(figure, Interval)
+    assert figure.median == metric.value
+    assert figure.high - figure.median == pytest.approx(1.96 * metric.stderr)
+    assert figure.median - figure.low == pytest.approx(1.96 * metric.stderr)
+    assert figure.n == score.n_items
     exact = score.model_copy(update={"metrics": (metric.model_copy(update={"stderr": None}),)})
     assert figure_of(record(scores=(exact,)), parse("mini-mmlu>=0.6", ("mini-mmlu",))) == Interval(
         median=metric.value, low=metric.value, high=metric.value, n=score.n_items
@@ -138,12 +137,12 @@ def test_a_score_has_its_value_and_the_95_percent_of_its_standard_error() -> Non
 
 
 def test_the_score_of_a_task_is_not_that_of_another_or_of_its_repetition() -> None:
-    one, need = record("bf16"), parse("mini-ceval>=0.6", ("mini-ceval",))
-    [score] = [score for score in one.scores if score.task == "mini-ceval"]
+    run, need = record("bf16"), parse("mini-ceval>=0.6", ("mini-ceval",))
+    [score] = [score for score in run.scores if score.task == "mini-ceval"]
     again = score.model_copy(update={"repeat": 1, "metrics": (score.metrics[0].model_copy(update={"value": 0.0}),)})
-    found = figure_of(record(scores=(again, *one.scores)), need)
-    assert isinstance(found, Interval)
-    assert found.median == score.metrics[0].value
+    figure = figure_of(record(scores=(again, *run.scores)), need)
+    assert isinstance(figure, Interval)
+    assert figure.median == score.metrics[0].value
     assert figure_of(record(scores=(again,)), need) == "not scored"
 
 
@@ -156,9 +155,9 @@ def test_a_score_without_a_figure_says_why() -> None:
     assert isinstance(figure_of(record("fp8"), need), Interval), "an emulated score is one"
 
 
-def test_speed_is_that_of_the_cell_and_never_of_an_emulated_one() -> None:
-    one = native_record("fp8")
-    summary = MeasuredCell(one.cells[1]).summary
+def test_speed_is_that_of_the_cell_unless_it_is_emulated() -> None:
+    run = native_record("fp8")
+    summary = MeasuredCell(run.cells[1]).summary
     for subject, figure in (
         ("ttft", summary.ttft_s),
         ("tpot", summary.tpot_s),
@@ -166,9 +165,9 @@ def test_speed_is_that_of_the_cell_and_never_of_an_emulated_one() -> None:
         ("prefill", summary.prefill_tokens_per_s),
         ("throughput", summary.output_tokens_per_s),
     ):
-        assert figure_of(one, parse(f"{subject}@256<=1", ())) == figure
+        assert figure_of(run, parse(f"{subject}@256<=1", ())) == figure
     assert figure_of(record("fp8"), parse("tpot@256<=1", ())) == "the cell is emulated"
-    missing = figure_of(one, parse("tpot@8k<=1", ()))
+    missing = figure_of(run, parse("tpot@8k<=1", ()))
     assert missing == "not measured there; measured: 1, 256, 1,024"
     assert figure_of(record(cells=()), parse("tpot@8k<=1", ())) == "not measured there; measured: nothing"
     single = native_cell("fp8", 256, output_len=1)
@@ -178,9 +177,9 @@ def test_speed_is_that_of_the_cell_and_never_of_an_emulated_one() -> None:
 
 
 def test_the_size_is_that_of_the_checkpoint() -> None:
-    one, need = record("fp8"), parse("size<=1GB", ())
-    assert one.checkpoint is not None
-    assert figure_of(one, need) == exactly(one.checkpoint.checkpoint_bytes)
+    run, need = record("fp8"), parse("size<=1GB", ())
+    assert run.checkpoint is not None
+    assert figure_of(run, need) == exactly(run.checkpoint.checkpoint_bytes)
     assert figure_of(record("fp8", checkpoint=None), need) == "there is no checkpoint"
 
 
@@ -231,25 +230,26 @@ def candidate(label: str, *answers: Answer, goal: float | None = 1.0, accuracy: 
         (("not known", "broken", "kept"), "broken"),
     ],
 )
-def test_a_candidate_stands_as_its_worst_answer(answers: tuple[Answer, ...], standing: Answer) -> None:
+def test_the_standing_of_a_candidate_is_its_worst_answer(answers: tuple[Answer, ...], standing: Answer) -> None:
     assert candidate("a", *answers).standing == standing
 
 
-def test_only_needs_that_are_not_kept_stand_against_a_candidate() -> None:
+def test_only_constraints_that_are_not_met_are_reasons_against_a_candidate() -> None:
     assert candidate("a", "kept", "unsure", "broken").why_not == ("size<=1GB: reason 1", "size<=1GB: reason 2")
 
 
 @pytest.mark.parametrize(("lower", "order"), [(False, ["c", "b", "a"]), (True, ["a", "b", "c"])])
 def test_the_best_goal_comes_first(lower: bool, order: list[str]) -> None:
     all_of_them = [candidate("b", goal=2.0), candidate("a", goal=1.0), candidate("c", goal=3.0)]
-    found = decide("speed", "decode", all_of_them, margin=None, lower_is_better=lower)
-    assert [one.label for one in found.ranked] == order
-    assert (found.goal, found.subject, found.lower_is_better, found.fallen) == ("speed", "decode", lower, ())
-    assert found.recommended is None, "without a margin accuracy was not judged"
+    decision = decide("speed", "decode", all_of_them, margin=None, lower_is_better=lower)
+    assert [each.label for each in decision.ranked] == order
+    assert (decision.goal, decision.subject) == ("speed", "decode")
+    assert (decision.lower_is_better, decision.fallen) == (lower, ())
+    assert decision.recommended is None, "without a margin accuracy was not judged"
 
 
 def test_the_unsure_come_last_ties_go_by_accuracy_then_name_and_the_others_fall() -> None:
-    found = decide(
+    decision = decide(
         "speed",
         "decode",
         [
@@ -265,12 +265,13 @@ def test_the_unsure_come_last_ties_go_by_accuracy_then_name_and_the_others_fall(
         margin=None,
         lower_is_better=False,
     )
-    assert [one.label for one in found.ranked] == ["a", "b", "worse", "not scored", "no goal", "unsure"]
-    assert [one.label for one in found.fallen] == ["not known", "broken"]
+    ranked = [each.label for each in decision.ranked]
+    assert ranked == ["a", "b", "worse", "not scored", "no goal", "unsure"]
+    assert [each.label for each in decision.fallen] == ["not known", "broken"]
 
 
 def test_the_front_is_of_those_with_both_figures() -> None:
-    found = decide(
+    decision = decide(
         "size",
         "size",
         [
@@ -282,7 +283,7 @@ def test_the_front_is_of_those_with_both_figures() -> None:
         margin=None,
         lower_is_better=True,
     )
-    assert set(found.front) == {"run of small", "run of large"}
+    assert set(decision.front) == {"run of small", "run of large"}
 
 
 def measured(*shapes: tuple[int, int]) -> RunRecord:

@@ -36,18 +36,18 @@ def counter(joules: float, valid: bool = True) -> Energy:
 
 def test_a_worked_example() -> None:
     """300 W for 10 s are 3000 J; at 3.60 dollars an hour 10 s cost a cent; 100 tokens of 1000 were generated."""
-    found = cost(cell(trial(energy=counter(3000))), 3.6)
-    assert found
+    costs = cost(cell(trial(energy=counter(3000))), 3.6)
+    assert costs
     for value, expected in (
-        (found.average_w, 300),
-        (found.joules_per_million_output_tokens, 30e6),
-        (found.joules_per_million_total_tokens, 3e6),
-        (found.dollars_per_million_output_tokens, 100),
-        (found.dollars_per_million_total_tokens, 10),
+        (costs.average_w, 300),
+        (costs.joules_per_million_output_tokens, 30e6),
+        (costs.joules_per_million_total_tokens, 3e6),
+        (costs.dollars_per_million_output_tokens, 100),
+        (costs.dollars_per_million_total_tokens, 10),
     ):
         assert value
         assert value.median == pytest.approx(expected)
-    assert found.energy_from == ("counter",)
+    assert costs.energy_from == ("counter",)
 
 
 def test_without_energy_and_price_there_is_no_cost() -> None:
@@ -55,12 +55,12 @@ def test_without_energy_and_price_there_is_no_cost() -> None:
 
 
 def test_invalid_energy_is_left_out_and_money_is_not() -> None:
-    found = cost(cell(trial(energy=counter(1, valid=False)), trial(energy=counter(3000))), 3.6)
-    assert found
-    assert found.joules_per_million_output_tokens
-    assert found.joules_per_million_output_tokens.n == 1
-    assert found.dollars_per_million_output_tokens
-    assert found.dollars_per_million_output_tokens.n == 2
+    costs = cost(cell(trial(energy=counter(1, valid=False)), trial(energy=counter(3000))), 3.6)
+    assert costs
+    assert costs.joules_per_million_output_tokens
+    assert costs.joules_per_million_output_tokens.n == 1
+    assert costs.dollars_per_million_output_tokens
+    assert costs.dollars_per_million_output_tokens.n == 2
 
 
 def test_only_invalid_energy_and_no_price_is_no_cost() -> None:
@@ -68,11 +68,11 @@ def test_only_invalid_energy_and_no_price_is_no_cost() -> None:
 
 
 def test_without_prompt_counts_only_output_tokens_have_a_cost() -> None:
-    found = cost(cell(trial(prompt=None, energy=counter(3000))), 3.6)
-    assert found
-    assert found.joules_per_million_output_tokens
-    assert found.joules_per_million_total_tokens is None
-    assert found.dollars_per_million_total_tokens is None
+    costs = cost(cell(trial(prompt=None, energy=counter(3000))), 3.6)
+    assert costs
+    assert costs.joules_per_million_output_tokens
+    assert costs.joules_per_million_total_tokens is None
+    assert costs.dollars_per_million_total_tokens is None
 
 
 def test_a_trial_without_answers_has_no_cost() -> None:

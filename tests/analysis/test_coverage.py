@@ -73,10 +73,10 @@ def test_the_simulations_use_the_formulas_of_the_comparison() -> None:
     sizes = CEVAL.astype(int)
     subjects = np.repeat(np.arange(len(sizes)), sizes)
     before, after = rng.integers(0, 2, (2, len(subjects))).astype(float)
-    found = difference(before, after, subjects)
+    change = difference(before, after, subjects)
     sums, counted = by_subject(after - before, subjects)
-    assert found.method == "clustered t"
-    assert found.interval(0.95) == pytest.approx(clustered_bounds(sums, counted, 0.05))
+    assert change.method == "clustered t"
+    assert change.interval(0.95) == pytest.approx(clustered_bounds(sums, counted, 0.05))
     few = difference(before[:100], after[:100], np.zeros(100, dtype=np.intp))
     assert few.method == "t"
     bounds = single_bounds(np.array(few.gained), np.array(few.lost), 100, 0.05)
@@ -91,5 +91,5 @@ def test_planning_figures_of_mmlu_and_ceval_hold_if_8_percent_of_items_change(si
 
 def test_the_planning_figure_of_ifeval_holds_where_12_and_a_half_percent_change() -> None:
     before, after = np.repeat([0.0, 1.0, 0.0], [34, 34, 473]), np.repeat([1.0, 0.0], [34, 507])
-    found = difference(before, after, np.zeros(IFEVAL, dtype=np.intp))
-    assert round(100 * found.detectable_loss(), 1) == 4.2
+    change = difference(before, after, np.zeros(IFEVAL, dtype=np.intp))
+    assert round(100 * change.detectable_loss(), 1) == 4.2

@@ -28,9 +28,9 @@ def of_subjects(parts: dict[str, tuple[int, int, int]]) -> tuple[TaskScore, Task
     """Return scores whose subjects have these (items, gained, lost)."""
     before, after = [], []
     for subject, (n, gained, lost) in parts.items():
-        for doc, (one, two) in enumerate(zip(*counts(n, gained, lost), strict=True)):
-            before.append(item(subject, doc, one))
-            after.append(item(subject, doc, two))
+        for doc, (old, new) in enumerate(zip(*counts(n, gained, lost), strict=True)):
+            before.append(item(subject, doc, old))
+            after.append(item(subject, doc, new))
     return task_score(before), task_score(after, "fp8")
 
 
@@ -45,35 +45,37 @@ def of_lengths(lengths: Sequence[int | None]) -> tuple[TaskScore, TaskScore]:
 
 
 def test_the_subject_with_the_greatest_loss_comes_first() -> None:
-    found = by_subject(*of_subjects({"fine": (100, 2, 2), "bad": (100, 0, 30), "better": (100, 6, 1)}))
-    assert [one.subject for one in found] == ["bad", "fine", "better"]
-    bad = found[0]
+    subjects = by_subject(*of_subjects({"fine": (100, 2, 2), "bad": (100, 0, 30), "better": (100, 6, 1)}))
+    assert [subject.subject for subject in subjects] == ["bad", "fine", "better"]
+    bad = subjects[0]
     assert (bad.n, bad.gained, bad.lost) == (100, 0, 30)
     assert bad.delta.value == pytest.approx(-0.3)
     assert bad.variant_mean - bad.baseline_mean == pytest.approx(-0.3)
     assert bad.delta.low < -0.3 < bad.delta.high < 0
-    note = str(subject_note(found))
+    note = str(subject_note(subjects))
     assert note == "Of 3 subjects, 1 lost and 0 gained more than chance allows (corrected p up to 0.05)."
 
 
 def test_a_subject_that_looks_bad_among_57_is_called_chance() -> None:
     parts = {f"s{index:02}": (100, 4, 4) for index in range(56)} | {"unlucky": (100, 1, 9)}
-    found = by_subject(*of_subjects(parts))
-    assert found[0].subject == "unlucky"
-    assert found[0].p < 0.05 < found[0].p_holm
-    assert str(subject_note(found)).startswith("None of 57 subjects differs by more than chance")
+    subjects = by_subject(*of_subjects(parts))
+    assert subjects[0].subject == "unlucky"
+    assert subjects[0].p < 0.05 < subjects[0].p_holm
+    assert str(subject_note(subjects)).startswith("None of 57 subjects differs by more than chance")
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
 @settings(deadline=None, max_examples=30)
 def test_the_subjects_add_up_to_the_task(parts: dict[str, tuple[int, int]]) -> None:
     scores = of_subjects({subject: (20, *changed) for subject, changed in parts.items()})
-    found, whole = by_subject(*scores), compare(*scores)
+    subjects, whole = by_subject(*scores), compare(*scores)
     assert whole
-    assert sum(one.n for one in found) == whole.n
-    assert sum(one.lost for one in found) == whole.lost
-    assert sum(one.gained for one in found) == whole.gained
-    assert sum(one.n * one.delta.value for one in found) == pytest.approx(whole.n * whole.delta.value, abs=1e-9)
+    assert sum(subject.n for subject in subjects) == whole.n
+    assert sum(subject.lost for subject in subjects) == whole.lost
+    assert sum(subject.gained for subject in subjects) == whole.gained
+    assert sum(subject.n * subject.delta.value for subject in subjects) == pytest.approx(
+        whole.n * whole.delta.value, abs=1e-9
+    )
 
 
 # Items
@@ -90,40 +92,40 @@ def test_changed_items_are_the_lost_and_the_gained_with_both_outcomes_clearest_f
         item("s", 1, 1.0, [-1.0, -4.0]),  # moved by 2 + 3 nats
         item("s", 2, 1.0, [-1.0, -2.0]),
     ]
-    found = changed_items(task_score(before), task_score(after, "fp8"))
-    assert [(one.baseline.doc_id, one.change) for one in found] == [(1, "gained"), (0, "lost")]
-    assert [one.margin_nats for one in found] == pytest.approx([5.0, 0.2])
-    assert (found[0].baseline.answer, found[0].variant.answer) == ("1", "0")
+    changes = changed_items(task_score(before), task_score(after, "fp8"))
+    assert [(change.baseline.doc_id, change.change) for change in changes] == [(1, "gained"), (0, "lost")]
+    assert [change.margin_nats for change in changes] == pytest.approx([5.0, 0.2])
+    assert (changes[0].baseline.answer, changes[0].variant.answer) == ("1", "0")
 
 
 def test_generated_answers_have_no_margin() -> None:
-    found = changed_items(*two_scores([1, 1, 0], [0, 1, 1]))
-    assert [(one.change, one.margin_nats) for one in found] == [("lost", None), ("gained", None)]
-    assert found[0].variant.answer == "answer 0"
+    changes = changed_items(*two_scores([1, 1, 0], [0, 1, 1]))
+    assert [(change.change, change.margin_nats) for change in changes] == [("lost", None), ("gained", None)]
+    assert changes[0].variant.answer == "answer 0"
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
 @settings(deadline=None, max_examples=30)
 def test_as_many_items_are_listed_as_are_counted(gained: int, lost: int) -> None:
-    found = changed_items(*two_scores(*counts(60, gained, lost)))
-    assert [one.change for one in found].count("gained") == gained
-    assert [one.change for one in found].count("lost") == lost
+    changes = changed_items(*two_scores(*counts(60, gained, lost)))
+    assert [change.change for change in changes].count("gained") == gained
+    assert [change.change for change in changes].count("lost") == lost
 
 
 # Prompt lengths
 
 
 def test_damage_to_long_prompts_shows_in_the_last_bin() -> None:
-    found = by_prompt_length(*of_lengths([*range(100, 400), *range(1001, 1101)]))
-    assert found
-    assert [(one.shortest_tokens, one.longest_tokens, one.n) for one in found] == [
+    bins = by_prompt_length(*of_lengths([*range(100, 400), *range(1001, 1101)]))
+    assert bins
+    assert [(part.shortest_tokens, part.longest_tokens, part.n) for part in bins] == [
         (100, 199, 100),
         (200, 299, 100),
         (300, 399, 100),
         (1001, 1100, 100),
     ]
-    assert [one.delta.value for one in found] == [0, 0, 0, -1]
-    assert found[-1].delta.high < 0 < found[0].delta.high
+    assert [part.delta.value for part in bins] == [0, 0, 0, -1]
+    assert bins[-1].delta.high < 0 < bins[0].delta.high
 
 
 def test_without_known_lengths_there_are_no_bins() -> None:
@@ -132,20 +134,20 @@ def test_without_known_lengths_there_are_no_bins() -> None:
 
 def test_too_few_items_for_a_mean_are_not_binned() -> None:
     assert by_prompt_length(*of_lengths(range(1, FEWEST_IN_BIN))) is None
-    found = by_prompt_length(*of_lengths(range(1, FEWEST_IN_BIN + 1)))
-    assert found
-    assert [one.n for one in found] == [FEWEST_IN_BIN]
+    bins = by_prompt_length(*of_lengths(range(1, FEWEST_IN_BIN + 1)))
+    assert bins
+    assert [part.n for part in bins] == [FEWEST_IN_BIN]
 
 
 @given(st.lists(st.none() | st.integers(1, 12), min_size=FEWEST_IN_BIN, max_size=150))
 @settings(deadline=None, max_examples=60)
 def test_bins_hold_every_known_length_once_and_enough_items(lengths: list[int | None]) -> None:
     known = [length for length in lengths if length]
-    found = by_prompt_length(*of_lengths(lengths)) or ()
-    assert len(found) <= BINS
-    assert sum(one.n for one in found) == (len(known) if len(known) >= FEWEST_IN_BIN else 0)
-    assert all(one.n >= FEWEST_IN_BIN for one in found)
-    for earlier, later in pairwise(found):
+    bins = by_prompt_length(*of_lengths(lengths)) or ()
+    assert len(bins) <= BINS
+    assert sum(part.n for part in bins) == (len(known) if len(known) >= FEWEST_IN_BIN else 0)
+    assert all(part.n >= FEWEST_IN_BIN for part in bins)
+    for earlier, later in pairwise(bins):
         assert earlier.longest_tokens < later.shortest_tokens
 
 
@@ -163,23 +165,23 @@ def four(b1: float, v1: float, b2: float, v2: float, n: int = 400) -> TwoByTwo:
             ("vllm", "fp8", v2),
         )
     ]
-    found = two_by_two(*scores)
-    assert found
-    return found
+    table = two_by_two(*scores)
+    assert table
+    return table
 
 
 def test_a_loss_that_comes_with_the_quantization_is_the_same_on_both_engines() -> None:
-    found = four(0.6, 0.5, 0.6, 0.5)
-    assert (found.n, found.engines) == (400, ("sglang", "vllm"))
-    assert found.baseline_means == pytest.approx((0.6, 0.6))
-    assert found.variant_means == pytest.approx((0.5, 0.5))
-    assert [one.value for one in found.deltas] == pytest.approx([-0.1, -0.1])
-    assert found.interaction.value == 0
-    assert found.interaction.low < 0 < found.interaction.high
-    assert str(found.reading).startswith("No difference seen between the changes on sglang and on vllm: +0.0 pp")
+    table = four(0.6, 0.5, 0.6, 0.5)
+    assert (table.n, table.engines) == (400, ("sglang", "vllm"))
+    assert table.baseline_means == pytest.approx((0.6, 0.6))
+    assert table.variant_means == pytest.approx((0.5, 0.5))
+    assert [delta.value for delta in table.deltas] == pytest.approx([-0.1, -0.1])
+    assert table.interaction.value == 0
+    assert table.interaction.low < 0 < table.interaction.high
+    assert str(table.reading).startswith("No difference seen between the changes on sglang and on vllm: +0.0 pp")
 
 
-def test_a_loss_on_one_engine_alone_is_laid_at_its_door() -> None:
+def test_a_loss_on_one_engine_alone_is_attributed_to_it() -> None:
     second = four(0.6, 0.6, 0.6, 0.5)
     assert second.interaction.value == pytest.approx(-0.1)
     assert second.interaction.high < 0
@@ -190,10 +192,10 @@ def test_a_loss_on_one_engine_alone_is_laid_at_its_door() -> None:
 
 
 def test_what_the_engine_changes_for_all_is_no_interaction() -> None:
-    found = four(0.6, 0.55, 0.5, 0.45)
-    assert found.engine_gap.value == pytest.approx(-0.1)
-    assert found.engine_gap.high < 0
-    assert found.interaction.value == pytest.approx(0)
+    table = four(0.6, 0.55, 0.5, 0.45)
+    assert table.engine_gap.value == pytest.approx(-0.1)
+    assert table.engine_gap.high < 0
+    assert table.interaction.value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])

@@ -1,4 +1,4 @@
-"""The verdict: what each kind means, what its sentence says, and how often it is wrong."""
+"""Verdicts: the kinds, their reasons, and their error rates."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri, stdtr
 from bench.analysis.difference import Array, add_pair, mean_of_units, score_z
 from bench.analysis.paired import Comparison, compare
 from bench.analysis.verdict import Verdict, holm, judge
-from tests.support.pairs import compared, counts, two_scores
+from tests.support.pairs import comparison, counts, two_scores
 from tests.support.simulations import (
     CEVAL,
     DISCORDANCE,
@@ -34,61 +34,61 @@ def judged(comparison: Comparison, others: Sequence[Comparison] = ()) -> Verdict
 
 
 def of_counts(n: int, gained: int, lost: int, subjects: int = 1) -> Comparison:
-    return compared(*counts(n, gained, lost), subjects)
+    return comparison(*counts(n, gained, lost), subjects)
 
 
-# What a verdict says
+# Kinds of verdict
 
 
 def test_a_clear_loss_is_worse() -> None:
-    found = judged(of_counts(600, 5, 40))
-    assert found.kind == "worse"
-    assert str(found.reason) == "lost 5.8 pp (95 % interval 3.8 to 8.2), more than chance allows"
+    verdict = judged(of_counts(600, 5, 40))
+    assert verdict.kind == "worse"
+    assert str(verdict.reason) == "lost 5.8 pp (95 % interval 3.8 to 8.2), more than chance allows"
 
 
-def test_a_loss_that_is_surely_within_the_margin_is_non_inferior() -> None:
-    found = judged(of_counts(6000, 20, 22))
-    assert found.kind == "non-inferior"
-    assert not found.lost
-    assert str(found.reason) == "at most 0.26 pp worse with 95 % confidence, inside the margin of 1 pp"
+def test_a_loss_within_the_margin_with_confidence_is_non_inferior() -> None:
+    verdict = judged(of_counts(6000, 20, 22))
+    assert verdict.kind == "non-inferior"
+    assert not verdict.lost
+    assert str(verdict.reason) == "at most 0.26 pp worse with 95 % confidence, inside the margin of 1 pp"
 
 
-def test_a_real_loss_within_the_margin_is_non_inferior_and_the_reason_tells_of_it() -> None:
-    found = judged(of_counts(6000, 5, 30))
-    assert found.kind == "non-inferior"
-    assert found.lost
+def test_a_significant_loss_within_the_margin_is_non_inferior_and_in_the_reason() -> None:
+    verdict = judged(of_counts(6000, 5, 30))
+    assert verdict.kind == "non-inferior"
+    assert verdict.lost
     assert (
-        str(found.reason) == "lost 0.42 pp, but at most 0.64 pp worse with 95 % confidence, inside the margin of 1 pp"
+        str(verdict.reason) == "lost 0.42 pp, but at most 0.64 pp worse with 95 % confidence, inside the margin of 1 pp"
     )
 
 
 def test_a_gain_is_non_inferior() -> None:
-    found = judged(of_counts(600, 40, 5))
-    assert found.kind == "non-inferior"
-    assert str(found.reason) == "at least 3.8 pp better with 95 % confidence, inside the margin of 1 pp"
+    verdict = judged(of_counts(600, 40, 5))
+    assert verdict.kind == "non-inferior"
+    assert str(verdict.reason) == "at least 3.8 pp better with 95 % confidence, inside the margin of 1 pp"
 
 
 def test_ifeval_cannot_resolve_a_small_loss_and_says_so() -> None:
-    found = judged(of_counts(IFEVAL, 30, 35))
-    assert found.kind == "inconclusive"
-    assert str(found.reason) == (
+    verdict = judged(of_counts(IFEVAL, 30, 35))
+    assert verdict.kind == "inconclusive"
+    assert str(verdict.reason) == (
         "anything from −3.9 to 2.0 pp is possible with 95 % confidence; "
         "with 541 items a loss below 4.1 pp is easily missed"
     )
-    assert found.items_needed == pytest.approx(541 * (found.mde / MARGIN) ** 2, abs=1)
-    assert found.items_needed > 9000
+    assert verdict.items_needed == pytest.approx(541 * (verdict.mde / MARGIN) ** 2, abs=1)
+    assert verdict.items_needed > 9000
 
 
-def test_the_number_of_comparisons_stands_in_the_reason() -> None:
-    found = judge([of_counts(600, 5, 40), of_counts(6000, 5, 6), of_counts(600, 20, 22)], MARGIN)
-    assert [one.kind for one in found] == ["worse", "non-inferior", "inconclusive"]
-    assert all("over 3 comparisons" in str(one.reason) and one.comparisons == 3 for one in found)
+def test_the_reason_names_the_number_of_comparisons() -> None:
+    verdicts = judge([of_counts(600, 5, 40), of_counts(6000, 5, 6), of_counts(600, 20, 22)], MARGIN)
+    assert [verdict.kind for verdict in verdicts] == ["worse", "non-inferior", "inconclusive"]
+    assert all("over 3 comparisons" in str(verdict.reason) and verdict.comparisons == 3 for verdict in verdicts)
 
 
-def test_a_loss_found_alone_may_be_chance_among_many() -> None:
-    one = of_counts(600, 10, 24)
-    assert judged(one).kind == "worse"
-    assert judged(one, [of_counts(600, 20, 20)] * 11).kind == "inconclusive"
+def test_a_significant_loss_may_be_chance_among_many() -> None:
+    loss = of_counts(600, 10, 24)
+    assert judged(loss).kind == "worse"
+    assert judged(loss, [of_counts(600, 20, 20)] * 11).kind == "inconclusive"
 
 
 def test_holm_lets_the_second_of_two_losses_count_where_bonferroni_would_not() -> None:
@@ -99,14 +99,14 @@ def test_holm_lets_the_second_of_two_losses_count_where_bonferroni_would_not() -
 
 
 def test_the_margin_and_the_level_can_be_chosen() -> None:
-    one = of_counts(600, 5, 40)
-    assert judge([one], margin=0.1)[0].kind == "non-inferior"
-    loose, strict = judge([one], MARGIN, alpha=0.2)[0], judge([one], MARGIN, alpha=0.002)[0]
+    loss = of_counts(600, 5, 40)
+    assert judge([loss], margin=0.1)[0].kind == "non-inferior"
+    loose, strict = judge([loss], MARGIN, alpha=0.2)[0], judge([loss], MARGIN, alpha=0.002)[0]
     assert strict.simultaneous.low < loose.simultaneous.low
     assert "99.8 % confidence" in str(judge([of_counts(600, 5, 6)], MARGIN, alpha=0.002)[0].reason)
 
 
-def test_the_reason_tells_whether_flips_are_more_than_the_baseline_itself_shows() -> None:
+def test_the_reason_says_whether_flips_exceed_those_of_the_repeated_baseline() -> None:
     before = [1.0, 0.0] * 300
     again = [1 - value if index < 12 else value for index, value in enumerate(before)]
     many = [1 - value if index < 60 else value for index, value in enumerate(before)]
@@ -128,7 +128,7 @@ def test_without_comparisons_there_are_no_verdicts() -> None:
     assert judge([], MARGIN) == ()
 
 
-# What holds of any verdict
+# Properties of any verdict
 
 comparisons = st.builds(
     lambda gained, lost, same, subjects: of_counts(gained + lost + same, gained, lost, subjects),
@@ -138,14 +138,14 @@ comparisons = st.builds(
 
 @given(st.lists(comparisons, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=40)
-def test_the_verdict_can_be_read_off_the_intervals(found: list[Comparison]) -> None:
-    for one in judge(found, MARGIN):
-        if one.kind == "worse":
-            assert one.comparison.delta.high < 1e-9
-        if one.kind == "non-inferior":
-            assert one.comparison.delta.low >= one.simultaneous.low > -MARGIN
-        assert one.p_worse <= one.p_worse_holm <= 1
-        assert one.mde >= one.comparison.mde
+def test_the_verdict_can_be_read_off_the_intervals(family: list[Comparison]) -> None:
+    for verdict in judge(family, MARGIN):
+        if verdict.kind == "worse":
+            assert verdict.comparison.delta.high < 1e-9
+        if verdict.kind == "non-inferior":
+            assert verdict.comparison.delta.low >= verdict.simultaneous.low > -MARGIN
+        assert verdict.p_worse <= verdict.p_worse_holm <= 1
+        assert verdict.mde >= verdict.comparison.mde
 
 
 @given(st.integers(1, 700), st.sampled_from([1, 12]), st.integers(1, 12))
@@ -156,8 +156,8 @@ def test_identical_scores_are_never_worse(n: int, subjects: int, count: int) -> 
 
 @given(st.lists(comparisons, min_size=2, max_size=4))
 @settings(deadline=None, max_examples=20)
-def test_more_comparisons_never_make_a_verdict_surer(found: list[Comparison]) -> None:
-    alone, among = judge(found[:1], MARGIN)[0], judge(found, MARGIN)[0]
+def test_more_comparisons_never_make_a_verdict_surer(family: list[Comparison]) -> None:
+    alone, among = judge(family[:1], MARGIN)[0], judge(family, MARGIN)[0]
     assert among.p_worse_holm >= alone.p_worse_holm
     assert among.simultaneous.low <= alone.simultaneous.low
     if alone.kind == "inconclusive":
@@ -177,21 +177,21 @@ def test_holm_of_a_known_example() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-# How often it is wrong
+# Error rates
 
 
 def p_values(sizes: Array, discordance: float, delta: float, between: float, rng: np.random.Generator) -> Array:
     """Return what ``Difference.p_below(0)`` gives for simulated scores, shape (repetitions,)."""
     before, after = simulated(sizes, discordance, delta, between, REPETITIONS, rng)
     mean, se, df = mean_of_units(*add_pair(after - before, sizes))
-    found: Array = np.minimum(1, 2 * stdtr(df, mean / se))
-    return found
+    p: Array = np.minimum(1, 2 * stdtr(df, mean / se))
+    return p
 
 
 def p_values_of_ifeval(discordance: float, rng: np.random.Generator) -> Array:
     lost, gained, _ = rng.multinomial(IFEVAL, [discordance / 2, discordance / 2, 1 - discordance], REPETITIONS).T
-    found: Array = np.minimum(1, 2 * ndtr(score_z(gained, lost, IFEVAL, 0.0)))
-    return found
+    p: Array = np.minimum(1, 2 * ndtr(score_z(gained, lost, IFEVAL, 0.0)))
+    return p
 
 
 @pytest.mark.parametrize("discordance", [0.02, 0.1])
@@ -254,8 +254,8 @@ def test_the_detectable_loss_is_found_in_80_percent(sizes: Array, discordance: f
     rng = np.random.default_rng(17)
     before, after = simulated(sizes, discordance, 0.0, between * discordance, 2000, rng)
     loss = typical(sizes, after - before).detectable_loss()
-    found = p_values(sizes, discordance, -loss, between * discordance, rng) <= ALPHA
-    assert 0.77 <= found.mean() <= 0.83
+    detected = p_values(sizes, discordance, -loss, between * discordance, rng) <= ALPHA
+    assert 0.77 <= detected.mean() <= 0.83
 
 
 @pytest.mark.parametrize("n", [100, 300, IFEVAL, 1000])
@@ -266,7 +266,7 @@ def test_the_detectable_loss_of_few_items_is_found_in_80_percent(n: int, discord
     loss = of_counts(n, changed // 2, changed - changed // 2).detectable_loss()
     gained, lost, probability = outcomes_of(n, max(discordance, loss), -loss)
     if n < IFEVAL:
-        found = single_bounds(gained, lost, n, ALPHA)[1] < 0
+        detected = single_bounds(gained, lost, n, ALPHA)[1] < 0
     else:
-        found = score_z(gained, lost, n, 0.0) < ndtri(ALPHA / 2)
-    assert 0.77 <= probability[found].sum() <= 0.83
+        detected = score_z(gained, lost, n, 0.0) < ndtri(ALPHA / 2)
+    assert 0.77 <= probability[detected].sum() <= 0.83

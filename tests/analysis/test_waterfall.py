@@ -44,9 +44,9 @@ def qwen(published_tokens_per_s: float, bits: float | None) -> TimedCell:
 
     https://qwen.readthedocs.io/en/latest/getting_started/speed_benchmark.html; prefill of one token is a decode step.
     """
-    found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, bits), h20(), input_len=1, output_len=2048)
+    result = limit(QWEN3_8B, weight_bytes(QWEN3_8B, bits), h20(), input_len=1, output_len=2048)
     e2e = 2049 / published_tokens_per_s
-    return TimedCell(traffic=found.traffic, tpot_s=e2e / 2048, e2e_s=e2e)
+    return TimedCell(traffic=result.traffic, tpot_s=e2e / 2048, e2e_s=e2e)
 
 
 def exact(value: float) -> Interval:
@@ -57,13 +57,13 @@ def exact(value: float) -> Interval:
 def test_the_factors_multiply_up_to_what_was_measured(
     before: TimedCell, after: TimedCell, fixed_s: float | None
 ) -> None:
-    found = waterfall(before, after, fixed_s)
-    assert math.prod(step.factor for step in found.steps[:-1]) == pytest.approx(before.tpot_s / after.tpot_s, rel=1e-9)
-    assert math.prod(step.factor for step in found.steps) == pytest.approx(before.e2e_s / after.e2e_s, rel=1e-9)
-    assert found.steps[-1].name == PREFILL
-    assert found.steps[-1].product == found.end_to_end_speedup
-    assert found.steps[-2].product == found.decode_speedup
-    assert {step.name for step in found.steps} <= set(NAMES)
+    result = waterfall(before, after, fixed_s)
+    assert math.prod(step.factor for step in result.steps[:-1]) == pytest.approx(before.tpot_s / after.tpot_s, rel=1e-9)
+    assert math.prod(step.factor for step in result.steps) == pytest.approx(before.e2e_s / after.e2e_s, rel=1e-9)
+    assert result.steps[-1].name == PREFILL
+    assert result.steps[-1].product == result.end_to_end_speedup
+    assert result.steps[-2].product == result.decode_speedup
+    assert {step.name for step in result.steps} <= set(NAMES)
 
 
 def test_published_figures_of_qwen3_8b() -> None:
@@ -83,11 +83,11 @@ def test_published_figures_of_qwen3_8b() -> None:
 def test_a_fixed_time_is_found_again(fixed_s: float, bytes_per_s: float, steps: list[float]) -> None:
     spread = max(steps) / min(steps)
     points = [(size, exact(fixed_s + size / bytes_per_s)) for size in steps]
-    found = fixed_seconds(points)
-    if found is None:
+    fitted_s = fixed_seconds(points)
+    if fitted_s is None:
         assert spread < 1.01 or fixed_s < 1e-6 * max(steps) / bytes_per_s, "rounding may put it below zero"
     elif spread > 1.5:
-        assert found == pytest.approx(fixed_s, rel=1e-4, abs=1e-6 * max(steps) / bytes_per_s)
+        assert fitted_s == pytest.approx(fixed_s, rel=1e-4, abs=1e-6 * max(steps) / bytes_per_s)
 
 
 def test_a_fixed_time_is_not_made_up() -> None:
@@ -113,7 +113,7 @@ def test_a_known_fixed_time_is_kept_apart_from_the_kernels() -> None:
     assert KERNELS not in {step.name for step in waterfall(before, after, 0.02).steps}, "longer than a whole step"
 
 
-def test_trials_that_took_turns_are_divided_one_by_one() -> None:
+def test_interleaved_trials_are_divided_one_by_one() -> None:
     """Both drift by far more than they differ; trial by trial that cancels out."""
     rng = random.Random(0)
     drift = [rng.uniform(1, 3) for _ in range(9)]
@@ -143,36 +143,36 @@ def test_trials_that_took_turns_are_divided_one_by_one() -> None:
     assert reverse.verdict == "slower"
 
 
-def test_few_trials_claim_nothing() -> None:
+def test_few_trials_give_no_verdict() -> None:
     made = native_cell("bf16", 1)
     two = made.model_copy(update={"trials": made.trials[:2]})
-    found = speedup(MeasuredCell(made), MeasuredCell(two), tpot_s)
-    assert found
-    assert found.verdict == "not enough data"
+    change = speedup(MeasuredCell(made), MeasuredCell(two), tpot_s)
+    assert change
+    assert change.verdict == "not enough data"
     assert speedup(MeasuredCell(made), MeasuredCell(native_cell("bf16", 1, output_len=1)), tpot_s) is None
 
 
 def test_every_variant_with_quantized_kernels_is_drawn() -> None:
-    found = in_english(section(native_records()))
-    assert found
-    text = repr(found)
+    shown = in_english(section(native_records()))
+    assert shown
+    text = repr(shown)
     assert text.count("waterfall") > 4
     assert "No breakdown" not in text
     assert "3.76" in text, "16 bits / 4.25"
 
 
-def test_the_baseline_beside_a_variant_is_enough() -> None:
-    found = in_english(section([controlled_record()]))
-    assert found
-    assert "trial by trial" in repr(found)
-    assert "1.40" in repr(found)
+def test_a_control_is_enough() -> None:
+    shown = in_english(section([controlled_record()]))
+    assert shown
+    assert "trial by trial" in repr(shown)
+    assert "1.40" in repr(shown)
 
 
-def test_it_is_said_why_nothing_is_drawn() -> None:
+def test_the_section_says_why_nothing_is_drawn() -> None:
     emulated = record("fp8", spec=native_record().spec, device=device(), server=server(), engine="vllm")
-    found = in_english(section([native_record(), emulated]))
-    assert found
-    assert "its speed is emulated" in repr(found)
+    shown = in_english(section([native_record(), emulated]))
+    assert shown
+    assert "its speed is emulated" in repr(shown)
     alone = in_english(section([native_record("fp8")]))
     assert alone
     assert "no BF16 run" in repr(alone)

@@ -1,4 +1,4 @@
-"""``quantbench compare``: what is compared, what is refused, and the arithmetic of it."""
+"""``quantbench compare``: what is compare_runs, what is refused, and the arithmetic of it."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.comparison import compared, unlike
+from bench.analysis.comparison import compare_runs, unlike
 from bench.analysis.judgement import UNCHANGED
 from bench.analysis.speedup import ratio_of_medians
 from bench.commands.compare import REFUSED, main
@@ -60,7 +60,7 @@ def test_people_see_names_figures_and_verdicts(results: Path, capsys: pytest.Cap
 
 def test_a_run_beside_itself_differs_in_nothing(results: Path) -> None:
     one = native_record("fp8")
-    found = compared([one], [one])
+    found = compare_runs([one], [one])
     assert not found.unlike
     assert all(pair.ratio and pair.ratio.median == 1 and pair.kind == "no difference seen" for pair in found.cells)
     assert {(pair.verdict, pair.reason) for pair in found.scores} == {(None, UNCHANGED)}
@@ -101,20 +101,20 @@ def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
     slow = [tuple(paced(cell, 1.3) for cell in cells) for cells in (first.cells, first.control.cells)]  # type: ignore[union-attr]
     control = first.control and first.control.model_copy(update={"cells": slow[1]})
     second = first.model_copy(update={"cells": slow[0], "control": control})
-    for pair in compared([first], [second]).cells:
+    for pair in compare_runs([first], [second]).cells:
         assert pair.controlled
         assert pair.ratio
         assert pair.ratio.median == pytest.approx(1, abs=1e-6)
         assert pair.medians_s[1] == pytest.approx(1.3 * (pair.medians_s[0] or 0), rel=1e-6)
     alone = [one.model_copy(update={"control": None}) for one in (first, second)]
-    for pair in compared([alone[0]], [alone[1]]).cells:
+    for pair in compare_runs([alone[0]], [alone[1]]).cells:
         assert not pair.controlled
         assert pair.kind == "slower"
 
 
 def test_emulated_cells_are_not_compared() -> None:
     emulated = native_record("fp8", cells=(native_cell("fp8", 256, status="emulated"),))
-    for pair in compared([native_record()], [emulated]).cells:
+    for pair in compare_runs([native_record()], [emulated]).cells:
         assert pair.kind == "not compared"
         assert pair.reason == "a cell is emulated"
         assert pair.medians_s[1] is None
@@ -123,7 +123,7 @@ def test_emulated_cells_are_not_compared() -> None:
 def test_sessions_pair_by_variant(results: Path) -> None:
     one = native_records()
     other = [record.model_copy(update={"run_id": f"b-{record.run_id}"}) for record in one[1:]]
-    found = compared(one, other)
+    found = compare_runs(one, other)
     assert {pair.variants for pair in found.cells} == {(record.variant, record.variant) for record in other}
 
 

@@ -36,10 +36,10 @@ def two_scores(before: Sequence[float], after: Sequence[float], subjects: int = 
     )
 
 
-def compared(before: Sequence[float], after: Sequence[float], subjects: int = 1) -> Comparison:
-    found = compare(*two_scores(before, after, subjects))
-    assert found
-    return found
+def comparison(before: Sequence[float], after: Sequence[float], subjects: int = 1) -> Comparison:
+    change = compare(*two_scores(before, after, subjects))
+    assert change
+    return change
 
 
 def counts(n: int, gained: int, lost: int) -> tuple[list[float], list[float]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.analysis.comparison import compared
+from bench.analysis.comparison import compare_runs
 from bench.commands.export_mlflow import metrics_of
 from bench.records.record import RunRecord, SpeedCell, Status, Trial
 from bench.report.claims import findings
@@ -65,7 +65,7 @@ def derived(runs: list[RunRecord]) -> dict[str, Any]:
     """Return every comparison and derived export of two runs."""
     baseline, variant = runs
     return {
-        "compare": compared([baseline], [variant]).model_dump_json(),
+        "compare": compare_runs([baseline], [variant]).model_dump_json(),
         "decide": decision(runs, ["tpot@256<=1", "decode@1k>=1", "memory<=100GB"]).model_dump_json(),
         "goal": decision(runs, goal="throughput@256").model_dump_json(),
         "claims": [finding.model_dump_json() for finding in findings(runs)],

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from bench import format as fmt
-from bench.analysis.baseline import is_beside
+from bench.analysis.baseline import is_control
 from bench.messages.message import msg
 from bench.records.record import RunRecord, SpeedCell
 from bench.report.document import Block, Cell, Details, Download, Downloads, Group, Head, Section, Table, Text
@@ -83,7 +83,7 @@ def _href(kind: str, content: bytes) -> str:
 
 
 def _downloads(records: Sequence[RunRecord]) -> list[Block]:
-    own = [record for record in records if not is_beside(record)]
+    own = [record for record in records if not is_control(record)]
     items = []
     if any(record.cells for record in records):
         items.append(Download("speed.csv", msg("data.speed"), _href("text/csv", _speed(records))))
@@ -115,7 +115,7 @@ def _commands(everything: Sequence[Run]) -> Details:
         for cell in run.record.cells:
             where, link = short_words(shape_of(cell)), f"#{cell_anchor(run, cell)}"
             command = Cell(cell_command(run.record, cell))
-            if is_beside(run.record):
+            if is_control(run.record):
                 command = Cell(msg("data.beside"))
             rows.append([run.heading, Cell(where, link=link), command])
     heads = (Head(msg("head.variant")), Head(msg("head.cell")), Head(msg("data.command")))
