@@ -155,11 +155,11 @@ def _cell_pair(
     if before is None or after is None:
         reason = f"a cell is {cells[0].status if before is None else cells[1].status}"
     elif change is None:
-        reason = f"no {name} in both, or more came than a server could take"
+        reason = f"no {name} in both, or a server was saturated"
     elif change.ratio.n < MIN_TRIALS:
         reason = f"{change.ratio.n} trials, at least {MIN_TRIALS} are needed"
     else:
-        reason = "each as a share of its baseline's, which took turns with it" if controlled else "medians of trials"
+        reason = "shares of the interleaved controls" if controlled else "medians of trials"
     return CellPair.model_validate(
         {
             "variants": (cells[0].variant, cells[1].variant),

@@ -140,7 +140,7 @@ def parse(text: str, tasks: Sequence[str]) -> Need:
     hint = f"write {EXAMPLES}"
     match = re.fullmatch(r"([\w\-]+)(?:@(\d+[kK]?)(?:/(\d+))?)?\s*(<=|>=|<|>|=)\s*([\d.]+)\s*([\w%/]*)", text.strip())
     if not match:
-        raise ConfigError(f"'{text}' is no constraint; {hint}")
+        raise ConfigError(f"'{text}' is not a constraint; {hint}")
     subject, length, concurrency, relation, number, unit = match.groups()
     kind = _kind(subject, tasks)
     if kind is None:
@@ -149,12 +149,12 @@ def parse(text: str, tasks: Sequence[str]) -> Need:
     scale = UNITS[kind].get(unit.lower())
     if scale is None:
         units = ", ".join(name for name in UNITS[kind] if name)
-        raise ConfigError(f"'{text}': '{unit}' is no unit of {subject}; known: {units or 'none'}")
+        raise ConfigError(f"'{text}': '{unit}' is not a unit of {subject}; known: {units or 'none'}")
     try:
         bound = float(number) * scale
         at = tokens(length) if length else None
     except ValueError:
-        raise ConfigError(f"'{text}': that is no number; {hint}") from None
+        raise ConfigError(f"'{text}': that is not a number; {hint}") from None
     if subject == "accuracy_margin":
         try:
             bound = parse_margin(f"{number}{unit}", f"{subject}=")

@@ -1,4 +1,4 @@
-"""What changed between two runs over the same items: the difference of two arrays, its intervals and tests. All pure.
+"""The difference of two runs over the same items, with its intervals and tests. Pure functions of two arrays.
 
 With enough subjects these count as drawn at random, each with all its items: a variant may lose in some and not in
 others. The interval is then t with the cluster-robust standard error CR2 and the degrees of freedom of Bell and
@@ -39,7 +39,7 @@ RESAMPLES = 2000
 
 
 class Spread(Frozen):
-    """A mean, how far it may be off, and on how much that rests; in the unit of what is averaged."""
+    """A mean with its standard error and degrees of freedom, in the unit of the averaged values."""
 
     mean: float
     se: float
@@ -77,7 +77,7 @@ def add_pair(sums: Array, sizes: Array, size: float = 1.0) -> tuple[Array, Array
 
 
 def is_clustered(subjects: Labels) -> bool:
-    """Tell whether there are enough subjects for them to count as drawn at random."""
+    """Whether there are enough subjects to count as drawn at random."""
     return int(subjects.max()) + 1 >= FEWEST_CLUSTERS
 
 
@@ -88,7 +88,7 @@ def by_subject(values: Array, subjects: Labels) -> tuple[Array, Array]:
 
 
 def spread(values: Array, subjects: Labels, pair: float) -> Spread:
-    """Return the mean of the values and how far it may be off.
+    """Return the mean of the values with its standard error.
 
     Args:
         values: one for each item.
@@ -150,14 +150,14 @@ def bootstrap_means(values: Array, subjects: Labels) -> Array:
 
 
 class Difference(Frozen):
-    """What changed from the baseline to the variant, over the same items. Below 0 the variant lost."""
+    """Difference from the baseline to the variant over the same items; negative for a loss."""
 
     n: int
     """Items."""
     clusters: int
-    """Subjects they belong to."""
+    """Subjects that the items belong to."""
     method: Literal["clustered t", "t", "score"]
-    """How intervals and tests are made: t over subjects, t over items, or Tango's score interval over items."""
+    """Method of intervals and tests: t over subjects, t over items, or Tango's score interval over items."""
     baseline_mean: float
     """Mean score, 0 to 1."""
     variant_mean: float
@@ -179,7 +179,7 @@ class Difference(Frozen):
 
     @property
     def clustered(self) -> bool:
-        """Whether subjects count as drawn at random, and not only items."""
+        """Whether subjects, not only items, count as drawn at random."""
         return self.method == "clustered t"
 
     @property
@@ -208,13 +208,14 @@ class Difference(Frozen):
     def detectable_loss(self, alpha: float = ALPHA) -> float:
         """Return the true loss at which :meth:`p_below` falls below ``alpha`` with 80 % probability; at most 1.
 
-        As many items change as were seen to; where no loss could be found among so few, as many as needed.
+        It assumes the observed number of changed items, or, if no loss could be detected among so few, the smallest
+        number that suffices.
         """
         level, power = (float(stdtrit(self.spread.df, share)) for share in (1 - alpha / 2, POWER))
         # Changed items that make the standard error what it is, those of the added pair among them.
         added = 0 if self.method == "score" else 2
         seen = self.gained + self.lost if self.method == "score" else (self.spread.se * self.n) ** 2
-        # The fewest that would do, were all of them lost.
+        # The fewest changed items that suffice if all of them are lost.
         least = level + power / 2
         changed = max(float(seen), added + least * (least + math.sqrt(least**2 + 4 * added)) / 2)
         # Where most of them are lost, (lost - gained) / sqrt(changed) spreads less: by 3/4 (loss / changed)^2.

@@ -17,16 +17,16 @@ FEWEST_LOADS = 3
 
 
 class LoadPoint(Frozen):
-    """One load and what came of it."""
+    """One load and its results."""
 
     load: float
     """In the unit of the series: requests at once of a closed loop, requests per second of an open one."""
     throughput_tokens_per_s: float
     """Output rate."""
     latency_s: float | None
-    """Median end-to-end time; None where more came than the server can take."""
+    """Median end-to-end time; None if the server was saturated."""
     goodput_requests_per_s: float | None = None
-    """None without an objective, or where more came than the server can take."""
+    """None without an objective, or if the server was saturated."""
 
     @property
     def power(self) -> float | None:
@@ -39,11 +39,11 @@ class Knee(Frozen):
 
     point: LoadPoint
     bracketed: bool
-    """Whether a lower and a higher load were measured; if not, the true knee may lie beyond."""
+    """Whether a lower and a higher load were measured; if not, the true knee may be beyond the measured loads."""
 
 
 class LoadSeries(Frozen):
-    """What loads must share to be one series."""
+    """The fields that the loads of one series have in common."""
 
     input_len: int
     output_len: int
@@ -89,18 +89,17 @@ def knee(points: Sequence[LoadPoint]) -> Knee | None:
     """Return the load with the highest power, the lowest of several; None with fewer than three loads.
 
     Args:
-        points: of one series, with different loads. One that was more than the server can take has no power, but
-            bounds the knee from above.
+        points: of one series, with different loads. A saturated one has no power, but bounds the knee from above.
     """
     loads = sorted(point.load for point in points)
-    able = [(point.power, -point.load, point) for point in points if point.power is not None]
-    if len(loads) < FEWEST_LOADS or not able:
+    stable = [(point.power, -point.load, point) for point in points if point.power is not None]
+    if len(loads) < FEWEST_LOADS or not stable:
         return None
-    best = max(able, key=lambda entry: entry[:2])[2]
+    best = max(stable, key=lambda entry: entry[:2])[2]
     return Knee(point=best, bracketed=loads[0] < best.load < loads[-1])
 
 
 def best_goodput(points: Sequence[LoadPoint]) -> LoadPoint | None:
-    """Return the load with the highest goodput, the lowest of several; None if no request of any kept the objective."""
-    able = [(point.goodput_requests_per_s, -point.load, point) for point in points if point.goodput_requests_per_s]
-    return max(able, key=lambda entry: entry[:2])[2] if able else None
+    """Return the load with the highest goodput, the lowest of several; None if no request met the objective."""
+    rated = [(point.goodput_requests_per_s, -point.load, point) for point in points if point.goodput_requests_per_s]
+    return max(rated, key=lambda entry: entry[:2])[2] if rated else None

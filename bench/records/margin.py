@@ -48,7 +48,7 @@ def parse_margin(text: str, setting: str) -> float:
     """
     match = FORM.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text} is no margin; write {setting}1pp (or 0.01)")
+        raise ValueError(f"{text} is not a margin; write {setting}1pp (or 0.01)")
     number, unit = float(match[1]), match[2]
     if unit is None and number >= 1:
         meant = number if number <= 100 * LARGEST else 1

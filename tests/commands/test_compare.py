@@ -163,7 +163,7 @@ def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytes
         (("bf16", "published:qwen3-9b"), "did you mean 'qwen3-8b'?"),
         (("published:qwen3-8b/int3", "bf16"), "no quantization 'int3'"),
         (("published:qwen3-8b@tgi", "bf16"), "no engine 'tgi'"),
-        (("bf16", "fp8", "--margin", "-1"), "--margin -1 is no margin; write --margin 1pp (or 0.01)"),
+        (("bf16", "fp8", "--margin", "-1"), "--margin -1 is not a margin; write --margin 1pp (or 0.01)"),
         (("bf16", "fp8", "--margin", "1"), "--margin 1 would accept any loss; write --margin 1pp (or 0.01)"),
         (("bf16", "fp8", "--margin", "100"), "--margin 100 would accept any loss; write --margin 1pp (or 0.01)"),
         (

@@ -68,12 +68,12 @@ def test_every_unit_of_memory_counts(unit: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("memory", "is no constraint"),
-        ("memory<=24XB", "'XB' is no unit of memory"),
+        ("memory", "is not a constraint"),
+        ("memory<=24XB", "'XB' is not a unit of memory"),
         ("speed<=2", "nothing is called 'speed'"),
         ("ttft<=2s", "say at which input length: ttft@30k<=2s"),
         ("memory@30k<=2GB", "memory has no input length"),
-        ("ttft@30k<=1.2.3s", "that is no number"),
+        ("ttft@30k<=1.2.3s", "that is not a number"),
         ("size=3GB", "write <= or >="),
     ],
 )
@@ -320,7 +320,7 @@ def test_a_baseline_served_beside_can_be_recommended(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("memory",), "is no constraint"),
+        (("memory",), "is not a constraint"),
         (("--goal", "beauty"), "goal 'beauty' is not known"),
         (("--of", "fp9"), "did you mean 'fp8'?"),
         (("accuracy_margin=1",), "accuracy_margin=1 would accept any loss; write accuracy_margin=1pp (or 0.01)"),

@@ -143,7 +143,7 @@ WRONG = {
     "accuracy.margin=2.0": "accuracy.margin: 2.0 would accept any loss; write accuracy.margin=2pp (or 0.02)",
     "accuracy.margin=0.99": "accuracy.margin: 0.99 is out of range: a margin is more than 0 and at most 50 pp",
     "accuracy.margin=80pp": "accuracy.margin: 80pp is out of range",
-    "accuracy.margin=some": "accuracy.margin: some is no margin; write accuracy.margin=1pp (or 0.01)",
+    "accuracy.margin=some": "accuracy.margin: some is not a margin; write accuracy.margin=1pp (or 0.01)",
     "accuracy.margin=true": "accuracy.margin: input should be less than or equal to 0.5",
     "quant.method=gtpq": "no module 'gtpq' in quantize.methods; did you mean 'gptq'",
     "+quant._target_=os.system": "never name code to run",

@@ -1,7 +1,7 @@
 """Numbers of cells that are not ``ok`` reach no chart, no comparison and no derived export."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,10 @@ from bench.commands.export_mlflow import metrics_of
 from bench.records.record import RunRecord, SpeedCell, Status, Trial
 from bench.report.claims import findings
 from bench.report.decision import decision
+from bench.report.document import Figures, Section
 from bench.report.page import render
 from bench.report.rows import session_rows
+from bench.report.sections import load, speed
 from testkit.records import LENGTHS, device, native_cell, native_record, paced, server
 from tests.support.accelerators import gpu_cells
 from tests.support.loads import OBJECTIVE, loaded
@@ -36,9 +38,9 @@ def heavier(trial: Trial, factor: float) -> Trial:
 
 def cells(quant: str, status: Status, factor: float) -> Iterator[SpeedCell]:
     """Yield cells of each kind that a report draws, in which everything takes so many times as long and as much."""
-    speed = gpu_cells(quant, "ok")
+    plain = gpu_cells(quant, "ok")
     loads = (loaded(quant, at_once, n_requests=4 * at_once, objective=OBJECTIVE) for at_once in (1, 2, 4))
-    for cell in (*speed, *loads):
+    for cell in (*plain, *loads):
         trials = tuple(heavier(trial, factor) for trial in paced(cell, factor).trials)
         reasons = () if status == "ok" else ("a reason",)
         yield cell.model_copy(update={"status": status, "reasons": reasons, "trials": trials})
@@ -61,6 +63,12 @@ def drawn(page: str) -> dict[str, list[str]]:
     return found
 
 
+def drawings_in(section: Section | None) -> list[str]:
+    """Return the drawings of a section."""
+    blocks = section.blocks if section else ()
+    return [str(figure.drawing.svg) for block in blocks if isinstance(block, Figures) for figure in block.items]
+
+
 def derived(runs: list[RunRecord]) -> dict[str, Any]:
     """Return every comparison and derived export of two runs."""
     baseline, variant = runs
@@ -73,12 +81,16 @@ def derived(runs: list[RunRecord]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("status", OTHERS)
-def test_charts_and_comparisons_do_not_depend_on_numbers_that_are_not_ok(status: Status) -> None:
+@pytest.mark.parametrize("status", ["emulated", "invalid"])
+def test_charts_do_not_depend_on_numbers_that_are_not_ok(status: Status) -> None:
     pages = [drawn(render(records(status, factor), title="page")) for factor in (1.0, 1.7)]
     assert pages[0].keys() == pages[1].keys()
     for name, body in pages[0].items():
         assert body == pages[1][name], name
+
+
+@pytest.mark.parametrize("status", OTHERS)
+def test_comparisons_and_exports_do_not_depend_on_numbers_that_are_not_ok(status: Status) -> None:
     assert derived(records(status, 1.0)) == derived(records(status, 1.7))
 
 
@@ -92,12 +104,12 @@ def test_charts_and_comparisons_depend_on_numbers_that_are_ok() -> None:
         assert comparison != after[name], name
 
 
-def test_a_drawing_has_nothing_of_an_emulated_variant() -> None:
-    emulated, alone = records("emulated"), records("emulated")[:1]
-    pages = [drawn(render(runs, title="page")) for runs in (emulated, alone)]
-    for name in ("speed", "load"):
-        assert pages[0][name] == pages[1][name] != [], name
-    assert drawn(render(emulated[1:], title="page"))["speed"] == []
+@pytest.mark.parametrize("section", [speed.section, load.section])
+def test_a_drawing_has_nothing_of_an_emulated_variant(section: Callable[..., Section | None]) -> None:
+    both = records("emulated")
+    with_variant, alone = drawings_in(section(both)), drawings_in(section(both[:1]))
+    assert with_variant == alone != []
+    assert drawings_in(section(both[1:])) == []
 
 
 def test_raw_exports_keep_the_figures_of_emulated_cells_with_their_status() -> None:
