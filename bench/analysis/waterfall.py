@@ -41,7 +41,7 @@ class WaterfallStep(Frozen):
     factor: float
     """Ratio of speeds."""
     product: float
-    """Product of this factor and all before it."""
+    """Ratio of speeds: the product of this factor and all before it."""
 
 
 class Waterfall(Frozen):

@@ -183,7 +183,7 @@ class Device(Frozen):
     bandwidth_bytes_per_s: float
     """Of its main memory."""
     bandwidth_by_size: tuple[tuple[int, float], ...] = ()
-    """(bytes read repeatedly, bytes per second), measured, by rising size: caches make small sizes faster."""
+    """(bytes read repeatedly, in the unit of the above), measured, by rising size: caches make small sizes faster."""
     flops_per_s: dict[str, float]
     """By type of the operands: ``bf16``, ``fp8``, ``int8``, ``fp4``, ``fp32``; dense."""
     memory_bytes: int
