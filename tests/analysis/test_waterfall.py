@@ -101,11 +101,11 @@ def test_a_fixed_time_is_not_made_up() -> None:
 
 
 def test_a_known_fixed_time_is_kept_apart_from_the_kernels() -> None:
-    one = Traffic(linear_bytes=16e9, rest_bytes=0, kv_bytes=0)
-    two = Traffic(linear_bytes=8e9, rest_bytes=0, kv_bytes=0)
+    baseline = Traffic(linear_bytes=16e9, rest_bytes=0, kv_bytes=0)
+    variant = Traffic(linear_bytes=8e9, rest_bytes=0, kv_bytes=0)
     fixed = 0.004
-    before = TimedCell(traffic=one, tpot_s=fixed + 16e9 / 4e12, e2e_s=1)
-    after = TimedCell(traffic=two, tpot_s=fixed + 8e9 / 3e12, e2e_s=1)
+    before = TimedCell(traffic=baseline, tpot_s=fixed + 16e9 / 4e12, e2e_s=1)
+    after = TimedCell(traffic=variant, tpot_s=fixed + 8e9 / 3e12, e2e_s=1)
     factors = {step.name: step.factor for step in waterfall(before, after, fixed).steps}
     assert factors[KERNELS] == pytest.approx(3 / 4)
     assert factors[OVERHEAD] < 1
@@ -119,14 +119,14 @@ def test_interleaved_trials_are_divided_one_by_one() -> None:
     drift = [rng.uniform(1, 3) for _ in range(9)]
 
     def drifting(pace: float, interleaved: bool) -> MeasuredCell:
-        made = native_cell("bf16", 1, interleaved=interleaved)
-        trial = made.trials[0]
+        base = native_cell("bf16", 1, interleaved=interleaved)
+        trial = base.trials[0]
         trials = []
         for factor in drift:
-            one = trial.requests[0]
-            events = tuple(round(at * factor * pace) for at in one.event_ns)
-            trials.append(trial.model_copy(update={"requests": (one.model_copy(update={"event_ns": events}),)}))
-        return MeasuredCell(made.model_copy(update={"trials": tuple(trials)}))
+            request = trial.requests[0]
+            events = tuple(round(at * factor * pace) for at in request.event_ns)
+            trials.append(trial.model_copy(update={"requests": (request.model_copy(update={"event_ns": events}),)}))
+        return MeasuredCell(base.model_copy(update={"trials": tuple(trials)}))
 
     paired = speedup(drifting(1, True), drifting(0.97, True), tpot_s)
     apart = speedup(drifting(1, False), drifting(0.97, False), tpot_s)
@@ -144,12 +144,12 @@ def test_interleaved_trials_are_divided_one_by_one() -> None:
 
 
 def test_few_trials_give_no_verdict() -> None:
-    made = native_cell("bf16", 1)
-    two = made.model_copy(update={"trials": made.trials[:2]})
-    change = speedup(MeasuredCell(made), MeasuredCell(two), tpot_s)
+    base = native_cell("bf16", 1)
+    short = base.model_copy(update={"trials": base.trials[:2]})
+    change = speedup(MeasuredCell(base), MeasuredCell(short), tpot_s)
     assert change
     assert change.verdict == "not enough data"
-    assert speedup(MeasuredCell(made), MeasuredCell(native_cell("bf16", 1, output_len=1)), tpot_s) is None
+    assert speedup(MeasuredCell(base), MeasuredCell(native_cell("bf16", 1, output_len=1)), tpot_s) is None
 
 
 def test_every_variant_with_quantized_kernels_is_drawn() -> None:
