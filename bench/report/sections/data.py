@@ -116,7 +116,7 @@ def _commands(everything: Sequence[Run]) -> Details:
             where, link = short_words(shape_of(cell)), f"#{cell_anchor(run, cell)}"
             command = Cell(cell_command(run.record, cell))
             if is_control(run.record):
-                command = Cell(msg("data.beside"))
+                command = Cell(msg("data.measured_together"))
             rows.append([run.heading, Cell(where, link=link), command])
     heads = (Head(msg("head.variant")), Head(msg("head.cell")), Head(msg("data.command")))
     return Details(msg("data.commands.folded"), [Table(msg("data.commands"), heads, [Group(rows)])])

@@ -63,7 +63,7 @@ def _row(run: Run) -> list[Cell]:
         Cell(record.engine),
         Cell(str(record.spec.seed)),
         Cell(fmt.moment(record.started_at)),
-        Cell(fmt.moment(record.finished_at) if record.finished_at else msg("word.cut_short")),
+        Cell(fmt.moment(record.finished_at) if record.finished_at else msg("word.interrupted")),
     ]
 
 

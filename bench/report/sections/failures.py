@@ -20,8 +20,8 @@ def _rows(run: Run) -> Iterator[list[Cell]]:
         yield [
             run.heading,
             Cell(msg("failures.run")),
-            Cell(msg("word.cut_short")),
-            Cell(msg("failures.cut_short")),
+            Cell(msg("word.interrupted")),
+            Cell(msg("failures.interrupted")),
         ]
     for failure in record.failures:
         yield [run.heading, Cell(failure.stage), Cell("", status="failed"), Cell(recorded(failure.message))]

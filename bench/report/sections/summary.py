@@ -113,7 +113,7 @@ def _status_cell(record: RunRecord) -> Cell:
     if record.failures:
         lines.append(msg("summary.failures", n=len(record.failures)))
     if record.finished_at is None:
-        lines.append(msg("word.cut_short"))
+        lines.append(msg("word.interrupted"))
     if not counts:
         lines.insert(0, msg("summary.nothing"))
     return Cell("", tuple(lines))
