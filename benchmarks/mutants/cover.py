@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from coverage import CoverageData
 
 from benchmarks.mutants.mutate import Mutant
@@ -25,14 +26,23 @@ TEST_LIMIT_S = 20
 
 
 def run_tests(tree: Path, data: Path, processes: int) -> None:
-    """Run the tests of ``tree`` under coverage and keep what they show in the folder ``data``."""
+    """Run the tests of ``tree`` under coverage and keep what they show in the folder ``data``.
+
+    Tests that fail are left out of the judging.
+
+    Raises:
+        SystemExit: the tests did not run.
+    """
     command = [
         sys.executable, "-m", "pytest", "-p", "benchmarks.mutants.plugin", "-p", "no:cacheprovider", "-m", MARKS,
         "--timeout", str(TEST_LIMIT_S), "--numprocesses", str(processes),
         "--cov=bench", "--cov=quantize", "--cov-context=test", "--cov-report=",
     ]  # fmt: skip
     environment = {**os.environ, "COVERAGE_FILE": str(data / "coverage"), OUT: str(data)}
-    subprocess.run(command, cwd=tree, env=environment, check=False)
+    done = subprocess.run(command, cwd=tree, env=environment, check=False)
+    if done.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        (data / "coverage").unlink(missing_ok=True)
+        sys.exit(f"error: the run under coverage ended with code {done.returncode}: see the output above")
 
 
 @dataclass(frozen=True)
