@@ -27,11 +27,11 @@ from quantize.key import Frozen
 from quantize.plugins import class_named, names
 
 Ask = Callable[[str], tuple[int, bytes]]
-"""Sends a GET for a path and returns (HTTP status, body)."""
+"""Sends a GET request for a path and returns (HTTP status, body)."""
 Log = Callable[[], str]
 """Returns what the server has printed so far."""
 TIMEOUT = "_timeout_s"
-"""End of the names of fields that change no result."""
+"""Suffix of fields that change no result."""
 
 
 class EngineConfig(Frozen):
@@ -45,7 +45,7 @@ class EngineConfig(Frozen):
 
 @dataclass(frozen=True)
 class Launch:
-    """What a server is started with, whichever engine it is."""
+    """Arguments that any engine's server is started with."""
 
     checkpoint: Path
     context_length: int
@@ -54,8 +54,8 @@ class Launch:
     """On 127.0.0.1."""
     share: float = 1.0
     """Share of the device's memory that it may plan with; less than 1 where another server runs next to it."""
-    beside: int = 0
-    """Servers with the same share that run already."""
+    running_servers: int = 0
+    """Servers with the same share that are already running."""
     yarn: Yarn | None = None
     """How the model's positions are stretched; None where they are not."""
 
@@ -70,11 +70,11 @@ class Parallelism(Frozen):
     dp: PositiveInt = 1
     """Replicas of the model."""
     whole_experts: bool = False
-    """Whether experts are distributed whole instead of split."""
+    """Whether experts are distributed as units instead of being split."""
     nodes: PositiveInt = 1
     """Machines that form one server."""
     node_rank: int = 0
-    """Which of them this machine is; 0 answers requests."""
+    """Rank of this machine among them; rank 0 answers requests."""
 
     @property
     def devices(self) -> int:
@@ -83,7 +83,7 @@ class Parallelism(Frozen):
 
 
 class ServedModel(Frozen):
-    """What a server would have to load, known before any time is spent."""
+    """The model that a server would load, known before anything is started."""
 
     architecture: Architecture
     form: Format | None
@@ -92,30 +92,30 @@ class ServedModel(Frozen):
     """Longest prompt plus answer, tokens."""
     yarn: Yarn | None
     on_cpu: bool | None = None
-    """Whether it is planned for a machine without a GPU; None for the machine at hand."""
+    """Whether the plan is for a machine without a GPU; None for this machine."""
 
 
 class Engine(Frozen, ABC):
-    """One engine with its checked config. What is not abstract has a default that suits most engines."""
+    """One engine with its validated config. Methods that are not abstract have a default that suits most engines."""
 
     name: str
-    """Of its config and its module."""
+    """Name of its config and its module."""
     config: SerializeAsAny[EngineConfig]
 
     toolchain_packages: ClassVar[tuple[str, ...]] = ()
     """Packages that the current interpreter must have where the engine has no toolchain of its own."""
     keeps_prefixes: ClassVar[bool] = True
-    """Whether the server has a prefix cache that could answer for the model."""
+    """Whether the server has a prefix cache that could answer in place of the model."""
     splits: ClassVar[bool] = False
     """Whether a model can be split over several devices."""
     parallel_fields: ClassVar[tuple[str, ...]] = ()
-    """Config fields that say how."""
+    """Config fields that set the split."""
     published_source: ClassVar[str | None] = None
-    """Page of published figures that is nearest to this engine's kernels; None for no forecast."""
+    """Page of published figures measured on the kernels closest to this engine's; None for no forecast."""
     log_patterns: ClassVar[Mapping[Kind, str]] = {}
-    """Regular expressions of its own log lines, by what they mean; added to the general ones."""
+    """Regular expressions for the engine's own log lines, by kind of failure; added to the general ones."""
     advice: ClassVar[Mapping[Kind, str]] = {}
-    """What to change, with the field to type, where the general advice is not enough."""
+    """What to change, naming the config field, where the general advice is not specific enough."""
 
     @property
     @abstractmethod
@@ -128,20 +128,20 @@ class Engine(Frozen, ABC):
 
     @abstractmethod
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the ready server reports of itself, as kept in the record, and as read by generic code.
+        """Return what the ready server reports about itself: as kept in the record, and as read by generic code.
 
-        A field that a record shall keep needs a place in :mod:`bench.records.engine_info`.
+        A field that the record keeps needs a declaration in :mod:`bench.records.engine_info`.
 
         Raises:
             EngineError: the server does not report it.
         """
 
     def diagnosis(self, log: str) -> Diagnosis | None:
-        """Return what the server's log says went wrong; None if it holds no known message."""
+        """Return what went wrong according to the server's log; None if it has no known message."""
         return diagnose.diagnose(log, self.log_patterns, self.advice)
 
     def why(self, log: str) -> str:
-        """Return in one line why the server ended and what to change."""
+        """Return one line that says why the server ended and what to change."""
         return diagnose.why(log, self.log_patterns, self.advice)
 
     @property
@@ -163,7 +163,7 @@ class Engine(Frozen, ABC):
         return interpreter_for(self.toolchain_packages, what)
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of the packages it computes with, where they are not the current interpreter's."""
+        """Return the versions of the packages it computes with, unless they are the current interpreter's."""
         return pinned_versions(self.toolchain) if self.toolchain else {}
 
     def code(self) -> dict[str, str]:
@@ -187,11 +187,11 @@ class Engine(Frozen, ABC):
 
     @property
     def is_external(self) -> bool:
-        """Whether the server runs already, and nothing is built or started."""
+        """Whether the server is already running, so that nothing is built or started."""
         return self.address is not None
 
     def api_key(self) -> str | None:
-        """Return the key that the server will ask for.
+        """Return the API key that the server will require.
 
         Raises:
             EngineError: an external server's key is missing.
@@ -199,27 +199,27 @@ class Engine(Frozen, ABC):
         return secrets.token_urlsafe(16)
 
     def environment(self, api_key: str) -> dict[str, str]:
-        """Return variables for the server; a key is passed here and never on a command line."""
+        """Return environment variables for the server; a key is passed here and never on a command line."""
         return {}
 
     @property
     def served_model(self) -> str:
-        """Name that requests must give the model; empty where any will do."""
+        """Name that requests must give the model; empty where any name is accepted."""
         return ""
 
     @property
     def device(self) -> Literal["auto", "cuda", "cpu"]:
-        """Device that was asked for."""
+        """Requested device."""
         return "auto"
 
     @property
     def dtype(self) -> str | None:
-        """Type that it was told to compute in; None for an engine without such a setting."""
+        """Configured compute type; None for an engine without such a setting."""
         return None
 
     @property
     def kv_cache_dtype(self) -> str:
-        """Type of cached keys and values; ``auto`` for the model's."""
+        """Type of cached keys and values; ``auto`` for the model's type."""
         return "auto"
 
     @property
@@ -228,7 +228,7 @@ class Engine(Frozen, ABC):
         return Parallelism()
 
     def parallel_overrides(self, parallelism: Parallelism) -> tuple[str, ...]:
-        """Return the overrides that split a server so."""
+        """Return the overrides that split a server in this way."""
         return ()
 
     @property
@@ -237,36 +237,36 @@ class Engine(Frozen, ABC):
         return None
 
     def threads(self) -> int | None:
-        """Return how many threads it computes with on a CPU, where a field of its own says so."""
+        """Return the number of CPU threads it computes with; None unless one of its own fields sets it."""
         return None
 
     def context_length(self, wanted: int) -> int:
-        """Return the longest prompt plus answer in tokens, where a field of its own changes the wanted one."""
+        """Return the longest prompt plus answer in tokens: ``wanted``, unless one of its own fields overrides it."""
         return wanted
 
     def refuses(self, model: ServedModel) -> str | None:
-        """Return why it cannot serve a model, known beforehand; None if it can, or if only a try can show it."""
+        """Return why it is known to be unable to serve a model; None if it can, or if only a trial run can show it."""
         return None
 
     def emulates(self, form: Format | None, on_cpu: bool | None = None) -> bool:
-        """Return whether it computes on other kernels than those of the quantized format.
+        """Return whether it computes with kernels other than those of the quantized format.
 
         Args:
             form: how the checkpoint stores its quantized layers; None if nothing is quantized.
-            on_cpu: whether it is planned for a machine without a GPU; None for the machine at hand.
+            on_cpu: whether the plan is for a machine without a GPU; None for this machine.
         """
         return False
 
     def expanded(self, facts: ServerFacts, manifest: Manifest, bf16_bytes: int) -> str | None:
-        """Return why the server seems to have expanded quantized weights to 16 bits; None where it has not."""
+        """Return why the server appears to have expanded quantized weights to 16 bits; None where it has not."""
         return None
 
     def unscorable(self) -> str | None:
-        """Return why accuracy tasks cannot run, with what to type; None if they can, or if only a try can show it."""
+        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run can show it."""
         return None
 
     def unproven(self) -> tuple[str, ...]:
-        """Return what cannot be known of the server, one sentence each; the protocol adds its own."""
+        """Return what cannot be verified about the server, one sentence each; the protocol adds its own."""
         return ()
 
     def tokenizer(self, checkpoint: Path | None) -> Path:
@@ -279,7 +279,7 @@ class Engine(Frozen, ABC):
         return checkpoint
 
     def vocabulary(self, architecture: Architecture, checkpoint: Path | None) -> tuple[int, ...]:
-        """Return the token ids that prompts are drawn from.
+        """Return the token ids that prompts are sampled from.
 
         Raises:
             SourceError: the tokenizer cannot be read.
@@ -287,7 +287,7 @@ class Engine(Frozen, ABC):
         return ordinary_vocabulary(self.tokenizer(checkpoint) / "tokenizer.json")
 
     def text_of(self) -> Callable[[Sequence[int]], str] | None:
-        """Return what turns token ids into the text to send; None where ids are sent."""
+        """Return the function that turns token ids into the text to send; None where ids are sent."""
         return None
 
 
@@ -296,7 +296,7 @@ def engine(name: str, fields: Mapping[str, Any]) -> Engine:
 
     Raises:
         PluginError: there is no such engine.
-        ValidationError: a field is wrong; locations begin at the field.
+        ValidationError: a field is invalid; locations start at the field.
     """
     kind = class_named("bench.engines", name, Engine)  # type: ignore[type-abstract]
     config = kind.model_fields["config"].annotation

@@ -1,7 +1,7 @@
-"""An external server, which is already running: nothing is started or quantized, and less can be proven.
+"""An external server, already running: nothing is started or quantized, and less can be verified.
 
-It speaks SGLang's native API or OpenAI's ``/v1/completions`` (vLLM, TensorRT-LLM, llama.cpp, Ollama, …). What it tells
-of itself is asked for at every place that one of those is known to have; none is required.
+It speaks SGLang's native API or OpenAI's ``/v1/completions`` (vLLM, TensorRT-LLM, llama.cpp, Ollama, …). Every path
+where one of these servers is known to describe itself is queried; none is required.
 """
 
 import json
@@ -23,19 +23,19 @@ from bench.speed.words import read_words
 from bench.toolchains.toolchain import interpreter_for
 from quantize import hub
 from quantize.architecture import Architecture
-from quantize.folder import BESIDE, INDEX, TOKENIZERS
+from quantize.folder import INDEX, SIDE_FILES, TOKENIZERS
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-"""What a name on the Hugging Face hub looks like."""
+"""Matches the name of a repository on the Hugging Face hub."""
 PLACES = {
     "sglang": ("/server_info", "/get_server_info", "/model_info"),
     "openai": ("/v1/models", "/version", "/props", "/api/version"),
 }
-"""Where servers tell of themselves: vLLM and TensorRT-LLM at /version, llama.cpp at /props, Ollama at /api/version."""
+"""Where servers describe themselves: vLLM and TensorRT-LLM at /version, llama.cpp at /props, Ollama at /api/version."""
 FIRST, LAST = 0.1, 0.9
-"""The part of a vocabulary that prompts are drawn from where no tokenizer is given. The families that we know have
-their special tokens at its very beginning (Llama 2, Mistral, Gemma, SmolLM2) or its very end (Qwen, Llama 3, DeepSeek,
-GLM, Phi, gpt-oss)."""
+"""Part of the vocabulary that prompts are sampled from without a tokenizer. Known model families keep their special
+tokens at the very beginning (Llama 2, Mistral, Gemma, SmolLM2) or the very end (Qwen, Llama 3, DeepSeek, GLM, Phi,
+gpt-oss) of the vocabulary."""
 
 
 class Config(EngineConfig):
@@ -60,11 +60,11 @@ class Config(EngineConfig):
             )
         try:
             parts = urlsplit(value)
-            wrong = not parts.hostname or parts.port == 0
+            is_invalid = not parts.hostname or parts.port == 0
         except ValueError:
-            wrong = True
-        if wrong:
-            raise ValueError(f"'{value}' is no address; one looks like http://127.0.0.1:8000")
+            is_invalid = True
+        if is_invalid:
+            raise ValueError(f"'{value}' is not a valid address; expected something like http://127.0.0.1:8000")
         return value.rstrip("/").removesuffix("/v1")
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class Config(EngineConfig):
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
-    """Return a JSON object; None where a server answers with a page of its own instead."""
+    """Return the parsed JSON object; None where a server answers with something else, such as an HTML page."""
     try:
         value = json.loads(body)
     except ValueError:
@@ -99,7 +99,7 @@ def _of_sglang(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, Ser
     return info, ServerFacts(
         version=info.version,
         kv_capacity_tokens=info.max_total_num_tokens,
-        # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
+        # Prompts of max_req_input_len are refused, and answers near it are truncated without an error: stay below.
         max_context_tokens=info.max_req_input_len or info.context_length,
         weights_bytes=info.weights_bytes,
         kv_cache_dtype=info.kv_cache_dtype or "auto",
@@ -111,8 +111,8 @@ def _of_sglang(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, Ser
 def _of_openai(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
     models = {str(model.get("id")): model for model in answers.get("/v1/models", {}).get("data") or ()}
     if models and config.served_model not in models:
-        named = f"has no model '{config.served_model}'" if config.served_model else "wants the model named"
-        raise EngineError(f"{config.url} {named}; it serves {', '.join(models)}: engine.served_model=NAME")
+        problem = f"has no model '{config.served_model}'" if config.served_model else "requires a model name"
+        raise EngineError(f"{config.url} {problem}; it serves {', '.join(models)}: engine.served_model=NAME")
     props = answers.get("/props", {})
     versions = (
         answers.get("/version", {}).get("version"),
@@ -143,19 +143,19 @@ class Attach(Engine):
 
     @property
     def protocol(self) -> str:
-        """The one that ``engine.protocol`` names."""
+        """The protocol that ``engine.protocol`` names."""
         return self.config.protocol
 
     @property
     def served_model(self) -> str:
-        """Return what requests must call the model."""
+        """Return the model name that requests must use."""
         return self.config.served_model
 
     def interpreter(self, what: str) -> str | None:
-        """Return None, for nothing is started.
+        """Return None, because nothing is started.
 
         Raises:
-            ToolchainError: prompts of text, or a tokenizer on the hub, need a package that is missing.
+            ToolchainError: text prompts or a tokenizer on the hub need a package that is missing.
         """
         if self.config.prompt == "text":
             interpreter_for(("tokenizers",), what)
@@ -165,11 +165,11 @@ class Attach(Engine):
 
     @property
     def address(self) -> str | None:
-        """Return where the server is."""
+        """Return the server's address."""
         return self.config.url
 
     def command(self, interpreter: str, launch: Launch) -> list[str]:
-        """Refuse: nothing is started.
+        """Raise an error: nothing is started.
 
         Raises:
             EngineError: always.
@@ -177,10 +177,10 @@ class Attach(Engine):
         raise EngineError("engine=attach starts no server")
 
     def _tokenizer(self) -> Path | None:
-        """Return the folder with the tokenizer of the served model; of one on the hub, everything but the weights.
+        """Return the folder with the served model's tokenizer; from the hub, download everything but the weights.
 
         Raises:
-            SourceError: it cannot be had.
+            SourceError: it is unavailable.
         """
         if self.config.tokenizer is None:
             return None
@@ -193,16 +193,16 @@ class Attach(Engine):
             commit = hub.download(repo, "main", "tokenizer_config.json").parent.name
             with hub.asking(repo, commit):
                 return Path(
-                    snapshot_download(repo, revision=commit, allow_patterns=list(BESIDE), ignore_patterns=[INDEX])
+                    snapshot_download(repo, revision=commit, allow_patterns=list(SIDE_FILES), ignore_patterns=[INDEX])
                 )
         except hub.HubError as error:
-            raise SourceError(f"engine.tokenizer={repo} is no folder here, and from the hub: {error}") from error
+            raise SourceError(f"engine.tokenizer={repo} is not a local folder, and from the hub: {error}") from error
 
     def tokenizer(self, checkpoint: Path | None) -> Path:
-        """Return the folder with the tokenizer of the served model.
+        """Return the folder with the served model's tokenizer.
 
         Raises:
-            SourceError: none was named, or it is unavailable.
+            SourceError: none is configured, or it is unavailable.
         """
         folder = self._tokenizer()
         if folder is None:
@@ -210,10 +210,10 @@ class Attach(Engine):
         return folder
 
     def api_key(self) -> str | None:
-        """Return the key in the variable that ``engine.api_key_env`` names; None where it names none.
+        """Return the key from the variable that ``engine.api_key_env`` names; None where it names none.
 
         Raises:
-            EngineError: there is no such variable.
+            EngineError: the variable is not set.
         """
         variable = self.config.api_key_env
         api_key = os.environ.get(variable) if variable else None
@@ -222,21 +222,22 @@ class Attach(Engine):
         return api_key
 
     def unscorable(self) -> str | None:
-        """Return why accuracy tasks cannot run, with what to type; None if they can, or if only a try can tell."""
+        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run can show it."""
         if self.config.tokenizer is None:
             return "accuracy tasks need the served model's tokenizer: engine.tokenizer=FOLDER, or its name on the hub"
         if self.config.prompt == "text":
-            return "accuracy tasks send token ids, and engine.prompt=text says that the server takes none"
+            return "accuracy tasks send token ids, and engine.prompt=text says that the server accepts none"
         if self.config.tokenizer.is_dir() and not any((self.config.tokenizer / name).is_file() for name in TOKENIZERS):
-            return f"engine.tokenizer: {self.config.tokenizer} holds none of {', '.join(TOKENIZERS)}"
+            return f"engine.tokenizer: {self.config.tokenizer} contains none of {', '.join(TOKENIZERS)}"
         if not self.config.tokenizer.is_dir() and not REPOSITORY.fullmatch(str(self.config.tokenizer)):
             return f"engine.tokenizer: there is no folder {self.config.tokenizer}"
         return None
 
     def vocabulary(self, architecture: Architecture, checkpoint: Path | None) -> tuple[int, ...]:
-        """Return the ids that prompts are drawn from.
+        """Return the token ids that prompts are sampled from.
 
-        With a tokenizer they are its ordinary ones, or its whole words for text; without, the middle of the vocabulary.
+        With a tokenizer these are its ordinary tokens, or its whole words for text prompts; without one, the middle of
+        the vocabulary.
 
         Raises:
             SourceError: the tokenizer cannot be read.
@@ -249,9 +250,9 @@ class Attach(Engine):
         return read_words(file).ids if self.config.prompt == "text" else ordinary_vocabulary(file)
 
     def text_of(self) -> Callable[[Sequence[int]], str] | None:
-        """Return what turns ids of `vocabulary` into the text to send; None where ids are sent.
+        """Return the function that turns ids of `vocabulary` into the text to send; None where ids are sent.
 
-        It leaves out as many words as the server adds tokens, so that the server counts what was asked for.
+        It drops as many words as the server adds tokens, so that the server counts the requested prompt length.
 
         Raises:
             SourceError: the tokenizer cannot be read.
@@ -263,34 +264,35 @@ class Attach(Engine):
         return lambda ids: words.text(ids[: max(1, len(ids) - self.config.prompt_overhead)])
 
     def unproven(self) -> tuple[str, ...]:
-        """Return what cannot be known of somebody else's server, one sentence each; the protocol adds its own."""
-        known = (
-            "that the server holds this model in this quantization: model=… and quant=… are what the command says",
-            "that nobody else uses the server meanwhile",
+        """Return what cannot be verified about an external server, one sentence each; the protocol adds its own."""
+        sentences = (
+            "that the server has loaded this model in this quantization: model=… and quant=… are what the command says",
+            "that nobody else uses the server in the meantime",
         )
         if self.config.prompt == "ids":
-            return known
-        added = f", {self.config.prompt_overhead} of its own among them" if self.config.prompt_overhead else ""
-        return (*known, f"which tokens the prompt was: text was sent, and the server counted it{added}")
+            return sentences
+        added = f", including {self.config.prompt_overhead} that it adds" if self.config.prompt_overhead else ""
+        return (*sentences, f"which tokens the prompt had: text was sent, and the server counted its tokens{added}")
 
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the server reports of itself, if anything.
+        """Return what the server reports about itself, if anything.
 
         Raises:
-            EngineError: nothing answers there, or it does not serve the model that was named.
+            EngineError: nothing answers there, or it does not serve the configured model.
         """
         answers = {place: ask(place) for place in PLACES[self.config.protocol]}
         statuses = {status for status, _ in answers.values()}
         if statuses == {0}:
-            raise EngineError(f"nothing answers at {self.config.url}: is the server up, and is engine.url right?")
+            raise EngineError(f"nothing answers at {self.config.url}: is the server running, and is engine.url correct?")
         if statuses <= {401, 403}:
             raise EngineError(
-                f"{self.config.url} refuses (HTTP {max(statuses)}): name the key's variable with engine.api_key_env=…"
+                f"{self.config.url} denies access (HTTP {max(statuses)}): name the variable that holds its key with "
+                "engine.api_key_env=…"
             )
         if all(300 <= status < 400 for status in statuses):
-            where = next(iter(answers.values()))[1].decode()
+            redirect = next(iter(answers.values()))[1].decode()
             raise EngineError(
-                f"{self.config.url} {where}, which is not followed: set engine.url to the server's own address"
+                f"{self.config.url} {redirect}, which is not followed: set engine.url to the server's own address"
             )
         objects = {
             place: parsed for place, (status, body) in answers.items() if status == 200 and (parsed := _object(body))

@@ -1,7 +1,7 @@
 """SGLang 0.5.23 in an environment of its own, with the flags of Qwen's published setting as defaults.
 
-A pre-quantized checkpoint tells its format itself, so ``--quantization`` is never passed. The API key reaches the
-server through its environment (:mod:`bench.toolchains.sglang_launch`), for command lines can be read by everybody.
+A pre-quantized checkpoint declares its own format, so ``--quantization`` is never passed. The API key reaches the
+server through its environment (:mod:`bench.toolchains.sglang_launch`), because every user can read command lines.
 """
 
 import json
@@ -24,9 +24,10 @@ LAUNCHER = Path(__file__).resolve().parent.parent / "toolchains" / "sglang_launc
 KEY_VARIABLE = "QUANTBENCH_API_KEY"
 GIB = 2**30
 OWN_POSITIONS = 8
-"""SGLang takes prompts and answers of up to six positions less than its context; a model's whole context must fit."""
+"""Extra positions of the server's context. SGLang accepts prompts and answers only up to six positions short of its
+context, and the model's full context must fit."""
 CPU_TOKENS = 16384
-"""Keys and values that a server on a CPU holds, where ``max_total_tokens`` says nothing."""
+"""Capacity of the KV cache on a CPU in tokens, where ``max_total_tokens`` is not set."""
 
 LOG_PATTERNS: Mapping[Kind, str] = {
     "port taken": r"port\b.* is not available in \d+ seconds",
@@ -38,14 +39,14 @@ LOG_PATTERNS: Mapping[Kind, str] = {
 }
 ADVICE: Mapping[Kind, str] = {
     "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change engine.tp_size",
-    "no room for keys": "after the weights there is too little left for keys and values: raise "
+    "no room for keys": "the weights leave too little memory for keys and values: raise "
     "engine.mem_fraction_static, lower model.context_length, or use more GPUs",
-    "out of memory": "look with nvidia-smi whether another program holds the GPU; else lower "
+    "out of memory": "check with nvidia-smi whether another program uses the GPU; otherwise lower "
     "engine.mem_fraction_static, or use more GPUs",
     "crash on the GPU": "a kernel crashed: try another engine.attention_backend",
-    "NCCL": "the GPUs cannot talk to each other: NCCL_DEBUG=INFO shows why; check engine.dist_init_addr, and that "
-    "every node runs",
-    "watchdog": "the server stopped itself because one batch took too long: shorter prompts, or a smaller "
+    "NCCL": "the GPUs cannot communicate with each other: NCCL_DEBUG=INFO shows why; check engine.dist_init_addr, and "
+    "that every node is running",
+    "watchdog": "the server stopped itself because one batch took too long: use shorter prompts, or a smaller "
     "engine.chunked_prefill_size",
 }
 
@@ -88,13 +89,13 @@ class Config(EngineConfig):
 
 
 def fraction(config: Config, launch: Launch) -> float:
-    """Return the part of the memory free at its start that the server may take: that is what SGLang divides."""
+    """Return the share of the memory free at startup that the server may take, which is what SGLang's flag means."""
     own = config.mem_fraction_static * launch.share
-    return own / (1 - launch.beside * own)
+    return own / (1 - launch.running_servers * own)
 
 
 def _parallel(config: Config) -> dict[str, Any]:
-    """Return the flags that spread the model, those of one device left out."""
+    """Return the flags that split the model over devices, without those that equal 1."""
     sizes = {"--tp-size": config.tp_size, "--dp-size": config.dp_size, "--pp-size": config.pp_size}
     flags: dict[str, Any] = {flag: size for flag, size in {**sizes, "--ep-size": config.ep_size}.items() if size > 1}
     if config.nnodes > 1:
@@ -105,12 +106,12 @@ def _parallel(config: Config) -> dict[str, Any]:
 def yarn_fields(yarn: Yarn, context_length: int) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
-    SGLang takes the longest context from ``max_position_embeddings`` alone once ``rope_scaling`` names the original
+    SGLang reads the longest context from ``max_position_embeddings`` alone once ``rope_scaling`` names the original
     one, so both are set (``get_context_length`` in its utils/hf_transformers/common.py).
 
     Args:
-        yarn: how far to stretch what.
-        context_length: longest prompt plus answer, tokens; the published setting asks for more than factor × original.
+        yarn: the factor and the original length.
+        context_length: longest prompt plus answer, tokens; the published setting has more than factor × original.
     """
     scaling = {"rope_type": "yarn", "factor": yarn.factor, "original_max_position_embeddings": yarn.original}
     longest = max(context_length, yarn.length)
@@ -124,13 +125,13 @@ def _times(value: int | None, factor: int) -> int | None:
 def weights_bytes(config: Config, device: str | None, memory: dict[str, Any]) -> int | None:
     """Return the memory of one copy's weights over all its devices.
 
-    SGLang tells how much less memory its first rank's device had after loading, in GiB; ranks are taken to be alike.
-    On a CPU that is the whole machine's memory, which says nothing: None.
+    SGLang reports how much less memory its first rank's device had after loading, in GiB; all ranks are assumed to be
+    equal. On a CPU that is the machine's total memory, which says nothing: None.
 
     Args:
-        config: the engine's.
-        device: where the server says it runs.
-        memory: ``memory_usage`` of its first replica, as ``/server_info`` tells it.
+        config: the engine's config.
+        device: device that the server reports.
+        memory: ``memory_usage`` of its first replica, as ``/server_info`` reports it.
     """
     used_gib = memory.get("weight")
     if device == "cpu" or used_gib is None:
@@ -165,17 +166,17 @@ class SGLang(Engine):
 
     @property
     def device(self) -> Literal["auto", "cuda", "cpu"]:
-        """Device that was asked for."""
+        """Requested device."""
         return self.config.device
 
     @property
     def dtype(self) -> str:
-        """Type that it was told to compute in."""
+        """Configured compute type."""
         return self.config.dtype
 
     @property
     def kv_cache_dtype(self) -> str:
-        """Type of cached keys and values; ``auto`` for the model's."""
+        """Type of cached keys and values; ``auto`` for the model's type."""
         return self.config.kv_cache_dtype
 
     @property
@@ -191,7 +192,7 @@ class SGLang(Engine):
         )
 
     def parallel_overrides(self, parallelism: Parallelism) -> tuple[str, ...]:
-        """Return the overrides that split a server so; each pipeline stage is a machine of its own."""
+        """Return the overrides that split a server in this way; each pipeline stage runs on its own machine."""
         words = [f"engine.tp_size={parallelism.tp}"]
         if parallelism.pp > 1:
             words += [f"engine.pp_size={parallelism.pp}", f"engine.nnodes={parallelism.pp}"]
@@ -206,7 +207,7 @@ class SGLang(Engine):
         return self.config.mem_fraction_static
 
     def unscorable(self) -> str | None:
-        """Return why accuracy tasks cannot run, with what to type; None if they can."""
+        """Return why accuracy tasks cannot run and what to type; None if they can."""
         if self.config.skip_tokenizer_init:
             return "engine.skip_tokenizer_init=true gives no text for accuracy tasks"
         return None
@@ -247,11 +248,11 @@ class SGLang(Engine):
         return [*argv, *(flag for flag, on in switches.items() if on), *self.config.extra_args]
 
     def environment(self, api_key: str) -> dict[str, str]:
-        """Return the server's own variables: it asks no hub, sees its own packages only, and takes the key."""
+        """Return the server's environment variables: offline, only its own packages, and the API key."""
         return {
             KEY_VARIABLE: api_key,
             "HF_HUB_OFFLINE": "1",
-            # For OWN_POSITIONS; no prompt and answer together are longer than the model's context.
+            # Allows OWN_POSITIONS; a prompt plus its answer is never longer than the model's context.
             "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": "",
@@ -261,11 +262,11 @@ class SGLang(Engine):
         }
 
     def context_length(self, wanted: int) -> int:
-        """Return the longest prompt plus answer, tokens: the field's, else the model's."""
+        """Return the longest prompt plus answer in tokens: the config field, or else the model's."""
         return self.config.context_length or wanted
 
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the server reports of itself.
+        """Return what the server reports about itself.
 
         Raises:
             EngineError: it does not report it.
@@ -284,7 +285,7 @@ class SGLang(Engine):
         return info, ServerFacts(
             version=server.get("version"),
             kv_capacity_tokens=_times(server.get("max_total_num_tokens"), self.config.dp_size),
-            # Prompts of max_req_input_len are refused; near it answers are cut short without a word: stay below.
+            # Prompts of max_req_input_len are refused, and answers near it are truncated without an error: stay below.
             max_context_tokens=server.get("max_req_input_len"),
             weights_bytes=weights_bytes(self.config, server.get("device"), memory),
             kv_cache_dtype=self.config.kv_cache_dtype,
@@ -294,15 +295,15 @@ class SGLang(Engine):
         )
 
     def expanded(self, facts: ServerFacts, manifest: Manifest, bf16_bytes: int) -> str | None:
-        """Return that a quantized checkpoint was expanded to 16 bits, as far as the memory of its weights tells.
+        """Return why a quantized checkpoint appears to have been expanded to 16 bits, judged by its weights' memory.
 
         Args:
             facts: what the server reported.
-            manifest: of the checkpoint.
+            manifest: the checkpoint's manifest.
             bf16_bytes: size of the same model in 16 bits.
 
         Returns:
-            The reason in words; None where nothing is quantized, nothing was told, or all is well.
+            The reason; None where nothing is quantized, nothing was reported, or the size is as expected.
         """
         if manifest.quantization_config is None or facts.weights_bytes is None:
             return None
@@ -310,12 +311,12 @@ class SGLang(Engine):
         if abs(facts.weights_bytes - stored) <= abs(facts.weights_bytes - bf16_bytes):
             return None
         return (
-            f"its weights take {facts.weights_bytes / 1e9:.2f} GB of memory, nearer to the {bf16_bytes / 1e9:.2f} GB "
-            f"of 16 bits than to the {stored / 1e9:.2f} GB of the checkpoint: the server seems to have expanded them"
+            f"its weights take {facts.weights_bytes / 1e9:.2f} GB of memory, closer to {bf16_bytes / 1e9:.2f} GB in "
+            f"16 bits than to the checkpoint's {stored / 1e9:.2f} GB: the server appears to have expanded them"
         )
 
     def refuses(self, model: ServedModel) -> str | None:
-        """Return why it cannot serve a model, known beforehand; None if it can, or if only a try can show it."""
+        """Return why it is known to be unable to serve a model; None if it can, or if only a trial run can show it."""
         if self.config.device == "cpu" and model.form is not None:
             return "SGLang 0.5.23 on a CPU loads no quantized checkpoint: it asks CUDA for a compute capability"
         return None

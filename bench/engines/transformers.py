@@ -27,7 +27,7 @@ class Config(EngineConfig):
 
 
 class Transformers(Engine):
-    """The reference server, started here."""
+    """The reference server, started by the run."""
 
     config: Config
 
@@ -41,17 +41,17 @@ class Transformers(Engine):
 
     @property
     def device(self) -> Literal["auto", "cuda", "cpu"]:
-        """Device that was asked for."""
+        """Requested device."""
         return self.config.device
 
     @property
     def dtype(self) -> str:
-        """Type that it was told to compute in."""
+        """Configured compute type."""
         return self.config.dtype
 
     @property
     def kv_cache_dtype(self) -> str:
-        """Type of cached keys and values; ``auto`` for the model's."""
+        """Type of cached keys and values; ``auto`` for the model's type."""
         return self.config.kv_cache_dtype
 
     def code_files(self) -> Sequence[Path]:
@@ -81,11 +81,11 @@ class Transformers(Engine):
         ]  # fmt: skip
 
     def environment(self, api_key: str) -> dict[str, str]:
-        """Return the server's own variables: it asks no hub, takes no key and shares its cores."""
+        """Return the server's environment variables: offline, without a key, and sharing its cores."""
         return {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **waiting(), **memory()}
 
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the server reports of itself.
+        """Return what the server reports about itself.
 
         Raises:
             EngineError: it does not report it.

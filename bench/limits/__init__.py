@@ -1,1 +1,1 @@
-"""What a device allows at most, and how measured cells compare with it."""
+"""The physical limits of a device, and how measured cells compare with them."""

@@ -9,12 +9,12 @@ from quantize.checkpoint import CheckpointError, Manifest
 from quantize.key import Frozen
 
 TOLERANCE = 0.02
-"""How much faster than the limit a figure may be before it is called an error. Chosen: clocks and datasheets are not
+"""How much faster than the limit a figure may be before it counts as an error. Chosen: clocks and datasheets are not
 exact, and a cache hit or a miscount is off by far more."""
 
 
 class Share(Frozen):
-    """Measured figures as shares of 1, the limit itself. None where the figure is not defined."""
+    """Measured figures as shares of their limit, from 0 to 1. None where the figure is not defined."""
 
     mbu: float | None
     """Model bandwidth utilisation of decoding: bytes of a step / TPOT / bandwidth."""
@@ -27,7 +27,7 @@ class Share(Frozen):
 
 
 def _served(record: RunRecord, cell: SpeedCell) -> tuple[Manifest, ServerFacts] | None:
-    """Return the manifest and the facts of the server that a cell was measured on, if figures can be held to them."""
+    """Return the manifest and the facts of the server that a cell was measured on, if a limit follows from them."""
     control = record.control_of(cell)
     checkpoint = control.checkpoint if control else record.checkpoint
     server = control.server if control else record.server
@@ -40,14 +40,14 @@ def computed_in(record: RunRecord, result: SpeedCell | TaskScore) -> str:
     """Return the type in which a server multiplied the linear layers of decoder layers, e.g. ``fp8`` or ``bf16``.
 
     Layers that are not quantized, and those that are expanded first (an emulated result), are multiplied in 16 bits; in
-    ``fp32`` where the server was told to, or did so for want of BF16 instructions.
+    ``fp32`` where the server was configured to, or where the machine has no BF16 instructions.
 
     Args:
         record: a run.
-        result: one of its cells or scores, or a cell of the baseline beside it.
+        result: one of its cells or scores, or a cell of the baseline served with it.
 
     Raises:
-        CheckpointError: the checkpoint's quantization is of a kind that is not read.
+        CheckpointError: the checkpoint's quantization is of an unsupported kind.
     """
     control = record.control_of(result) if isinstance(result, SpeedCell) else None
     manifest = control.checkpoint if control else record.checkpoint
@@ -58,11 +58,11 @@ def computed_in(record: RunRecord, result: SpeedCell | TaskScore) -> str:
 
 
 def limit_of(record: RunRecord, measured: MeasuredCell) -> Limit | None:
-    """Return the physical limit of a measured cell of a record, one of its control included.
+    """Return the physical limit of a measured cell of a record, or of its control.
 
-    It applies to no emulated cell, which moves expanded weights. In an open loop nobody knows how many requests decode
-    together: its limit is that of one request alone. None where the device, the architecture, the checkpoint, the
-    number of devices or the type of keys and values is not known.
+    An emulated cell has none, because it moves expanded weights. In an open loop the number of requests that decode
+    together is unknown, so the limit is that of a single request. None where the device, architecture, checkpoint,
+    number of devices or type of keys and values is unknown.
     """
     cell = measured.cell
     architecture = record.spec.model.architecture
@@ -108,9 +108,9 @@ def against(limit: Limit, cell: MeasuredCell) -> Share:
 
 
 def exceeds(limit: Limit, cell: MeasuredCell) -> str | None:
-    """Return the sentence that says that a cell is faster than its device allows; None if it is not.
+    """Return a sentence that says that a cell is faster than its device allows; None if it is not.
 
-    Its medians are held against what no server can go below, with ``TOLERANCE`` for clocks and datasheets.
+    Its medians are compared with the least possible times, with ``TOLERANCE`` for clocks and datasheets.
     """
     summary = cell.summary
     for what, figure, measured, least in (
@@ -119,10 +119,10 @@ def exceeds(limit: Limit, cell: MeasuredCell) -> str | None:
     ):
         if measured is not None and measured.median * (1 + TOLERANCE) < least.time_s:
             share = 100 * least.time_s / measured.median
-            did = "moved" if least.by == "memory" else "multiplied"
+            work = "moved" if least.by == "memory" else "multiplied"
             part = "memory" if least.by == "memory" else "arithmetic"
             return (
-                f"{what} {did} {share:.0f} % of what the {part} of {limit.device.name} can "
+                f"{what} {work} {share:.0f} % of what the {part} of {limit.device.name} can "
                 f"({figure} {measured.median:.3g} s, at least {least.time_s:.3g} s): "
                 "a cache hit, a miscount, or more than one token a step"
             )
@@ -130,7 +130,7 @@ def exceeds(limit: Limit, cell: MeasuredCell) -> str | None:
 
 
 def columns(record: RunRecord, cell: MeasuredCell) -> dict[str, float | str | None]:
-    """Return the export table's columns of a cell; each None where it is not known."""
+    """Return the export table's columns for a cell; each is None where it is unknown."""
     names = ("roof_tokens_per_s", "mbu", "roof_ttft_s", "mfu", "bound_by", "bound_by_prefill")
     roof = limit_of(record, cell)
     if roof is None:

@@ -1,7 +1,7 @@
-"""The physical limit of a speed cell: what must be moved and multiplied, over what the device can do at most.
+"""The physical limit of a speed cell: bytes and multiplications over the device's peak rates.
 
-A step of decoding reads the weights once and the keys and values of every request; a prefill multiplies every prompt
-token with every weight. Neither can take less time than its bytes over the memory's bandwidth, nor less than its
+A decode step reads the weights once and the keys and values of every request; a prefill multiplies every prompt token
+with every weight. Neither can take less time than its bytes over the memory's bandwidth, nor less than its
 multiplications over the device's peak: the longer of the two is the roof (Williams, Waterman and Patterson, "Roofline:
 an insightful visual performance model", CACM 52(4), 2009). :mod:`bench.limits.measured` compares cells with it.
 
@@ -23,7 +23,7 @@ KV_BITS = {
     "fp4_e2m1": 4.5,
     "float32": 32.0,
 }  # fmt: skip
-"""Bits of one cached key or value by the engine's name of its type, scales included; ``auto`` is the model's 16."""
+"""Bits of one cached key or value by the engine's name for its type, including scales; ``auto`` is the model's 16."""
 WIDER = {
     "fp4": ("fp4", "fp8", "bf16", "fp32"),
     "fp8": ("fp8", "bf16", "fp32"),
@@ -31,42 +31,42 @@ WIDER = {
     "bf16": ("bf16", "fp32"),
     "fp32": ("fp32",),
 }
-"""Types that numbers of a type can be multiplied as without losing anything."""
+"""Types in which numbers of a type can be multiplied without loss."""
 
 By = Literal["memory", "compute"]
 
 
 class WeightBytes(Frozen):
-    """Bytes of a model's weights as they are read, the table of input embeddings left out: a step reads a row of it."""
+    """Bytes of a model's weights that a step reads; without the input embeddings, of which it reads single rows."""
 
     attention_bytes: float
-    """Quantized linear layers of attention, all decoder layers."""
+    """Quantized linear layers of attention, over all decoder layers."""
     mlp_bytes: float
-    """The MLP, or one expert, of all decoder layers; quantized."""
+    """The quantized MLP, or one expert, over all decoder layers."""
     experts: int
     """1 for a model without experts."""
     experts_per_token: int
     rest_bytes: float
-    """What is never quantized: the output head (with tied embeddings the same table, read once) and the routers."""
+    """Weights that are never quantized: the output head (with tied embeddings the same table, read once) and routers."""
 
     def experts_read(self, tokens: float) -> float:
-        """Return how many different experts of a layer ``tokens`` reach, on average, if each picks at random.
+        """Return the expected number of distinct experts of a layer that ``tokens`` reach if each picks at random.
 
-        E (1 - (1 - k/E)^tokens). Real routers favour some experts and reach fewer; never fewer than k.
+        E (1 - (1 - k/E)^tokens). Real routers favour some experts and reach fewer, but never fewer than k.
         """
         missed: float = (1 - self.experts_per_token / self.experts) ** tokens
         return self.experts * (1 - missed)
 
     def linear_bytes(self, experts: float) -> float:
-        """Return the bytes of the quantized layers with ``experts`` experts of each layer."""
+        """Return the bytes of the quantized layers, with ``experts`` experts per layer."""
         return self.attention_bytes + self.mlp_bytes * experts
 
 
 class Traffic(Frozen):
-    """Bytes that one decode step reads, all devices together."""
+    """Bytes that one decode step reads, over all devices."""
 
     linear_bytes: float
-    """The layers that a quantization makes smaller."""
+    """The layers that a quantization shrinks."""
     rest_bytes: float
     """Weights that stay in 16 bits."""
     kv_bytes: float
@@ -74,12 +74,12 @@ class Traffic(Frozen):
 
     @property
     def total_bytes(self) -> float:
-        """All of them."""
+        """Sum of all bytes."""
         return self.linear_bytes + self.rest_bytes + self.kv_bytes
 
 
 class Bound(Frozen):
-    """Least time of a piece of work: its bytes and its multiplications, and how long each takes at the peak."""
+    """Least time of a piece of work: its bytes and multiplications, and the time of each at the peak rate."""
 
     moved_bytes: float
     flops: float
@@ -88,21 +88,21 @@ class Bound(Frozen):
 
     @property
     def time_s(self) -> float:
-        """The longer of the two: memory and arithmetic can at best work at the same time."""
+        """The longer of the two: memory and arithmetic at best overlap completely."""
         return max(self.memory_s, self.compute_s)
 
     @property
     def by(self) -> By:
-        """Which of the two it is."""
+        """Which of the two is the limit."""
         return "memory" if self.memory_s >= self.compute_s else "compute"
 
 
 class Limit(Frozen):
     """The physical limit of one cell.
 
-    ``decode`` is one step with all of the cell's requests in it, ``prefill`` everything up to the median request's
-    first token. ``least_decode`` and ``least_prefill`` are what no server can go below: one request alone, and of
-    the experts only those that one token needs.
+    ``decode`` is one step with all of the cell's requests, ``prefill`` everything up to the median request's first
+    token. ``least_decode`` and ``least_prefill`` are lower bounds for any server: a single request, and only the
+    experts that one token needs.
     """
 
     device: Device
@@ -110,7 +110,7 @@ class Limit(Frozen):
     multiplied_in: str
     """Type that the quantized layers are multiplied in."""
     bandwidth_bytes_per_s: float
-    """Of one device, for as many bytes as a decode step reads."""
+    """Bandwidth of one device at the number of bytes that a decode step reads."""
     traffic: Traffic
     decode: Bound
     prefill: Bound
@@ -124,7 +124,7 @@ class Limit(Frozen):
 
     @property
     def roof_tokens_per_s(self) -> float:
-        """Highest decode speed of each request, 1 / TPOT; ``concurrency`` times as much for all of them together."""
+        """Highest decode speed of each request, 1 / TPOT; all requests together reach ``concurrency`` times that."""
         return 1 / self.decode.time_s
 
     @property
@@ -134,7 +134,7 @@ class Limit(Frozen):
 
 
 def active_parameters(architecture: Architecture) -> int:
-    """Return how many of the model's weights one token uses, embeddings included, as model cards count them."""
+    """Return the number of weights that one token uses, including embeddings, as model cards count them."""
     idle = architecture.experts - architecture.experts_per_token if architecture.experts else 0
     return architecture.parameters() - idle * architecture.layers * architecture.mlp_parameters()
 
@@ -153,9 +153,9 @@ def _router_parameters(architecture: Architecture) -> int:
 
 
 def bits_per_weight(form: Format, architecture: Architecture) -> float:
-    """Return the stored bits per quantized weight of a format, scales and zero points included.
+    """Return the stored bits per quantized weight of a format, including scales and zero points.
 
-    For planning: a checkpoint's manifest tells what was really stored.
+    For planning; a checkpoint's manifest has the size that was actually stored.
     """
     bits = weights = 0.0
     for name, (rows, columns) in architecture.linear_shapes().items():
@@ -176,8 +176,8 @@ def weight_bytes(
 
     Args:
         architecture: the model's shapes.
-        bits_per_quantized_weight: of the linear layers, scales included; None where nothing is quantized.
-        plain_bits: of every weight that is not quantized.
+        bits_per_quantized_weight: bits of the linear layers, including scales; None where nothing is quantized.
+        plain_bits: bits of every weight that is not quantized.
     """
     bytes_per_weight = (bits_per_quantized_weight or plain_bits) / 8
     return WeightBytes(
@@ -200,35 +200,35 @@ def kv_bytes_per_token(architecture: Architecture, kv_cache_dtype: str = "auto")
 
 
 def bandwidth(device: Device, size: float) -> float:
-    """Return the bandwidth, bytes per second, at which a device can read ``size`` bytes over and over.
+    """Return the bandwidth, in bytes per second, at which a device can repeatedly read ``size`` bytes.
 
-    Where it was measured by size, caches make small sizes faster: the highest of the largest size measured that is not
-    above ``size`` and of all above that one. So a size between two measured ones has the faster one's figure, for a
-    limit must not be too low.
+    Caches make small sizes faster. Where the bandwidth was measured by size, this is the highest of the largest
+    measured size up to ``size`` and of all sizes above it. A size between two measured ones so takes the faster figure,
+    because the peak must not be too low.
     """
     sizes = device.bandwidth_by_size
     if not sizes:
         return device.bandwidth_bytes_per_s
-    below = max((measured for measured, _ in sizes if measured <= size), default=0)
-    return max(speed for measured, speed in sizes if measured >= below)
+    below = max((measured_bytes for measured_bytes, _ in sizes if measured_bytes <= size), default=0)
+    return max(speed for measured_bytes, speed in sizes if measured_bytes >= below)
 
 
 def peak(device: Device, kind: str) -> float:
     """Return the FLOPs per second of a device for numbers of type ``kind``.
 
-    The highest of the type itself and of the wider ones that its numbers can be multiplied as; so on a device without
-    FP8 units it is that of bf16.
+    This is the highest of the type's own peak and those of the wider types in which its numbers can be multiplied; on
+    a device without FP8 units it is that of bf16.
     """
     return max(device.flops_per_s[wide] for wide in WIDER.get(kind, WIDER["bf16"]) if wide in device.flops_per_s)
 
 
 def multiplied_in(quantization_config: Mapping[str, Any] | None) -> str:
-    """Return the type that a checkpoint's quantized layers are multiplied in, e.g. ``fp8`` or ``int8``.
+    """Return the type in which a checkpoint's quantized layers are multiplied, e.g. ``fp8`` or ``int8``.
 
-    Where only the weights are quantized (W4A16, W8A16) they are expanded first and multiplied in 16 bits: ``bf16``.
+    Where only the weights are quantized (W4A16, W8A16), they are expanded first and multiplied in ``bf16``.
 
     Raises:
-        CheckpointError: the config is of a kind that is not read.
+        CheckpointError: the config is of an unsupported kind.
     """
     inputs = format_of(quantization_config)[0].activations if quantization_config else None
     if inputs is None:
@@ -256,16 +256,16 @@ def limit(
         weights: its weights, from :func:`weight_bytes`.
         device: one of the devices.
         input_len: tokens of each prompt.
-        output_len: tokens of each answer; the keys and values read are those at its middle, which is their mean.
+        output_len: tokens of each answer; a step reads the keys and values at its middle, which is the mean.
         concurrency: requests that decode together.
         sent_together: whether they are sent at once, so that the median request's first token comes after
             (concurrency + 1) / 2 prompts; otherwise a prompt may have the device to itself.
-        devices: how many the model is spread over, as if nothing were lost between them.
+        devices: number of devices that the model is split over, without any communication cost.
         kv_cache_dtype: a key of ``KV_BITS``.
-        multiplied_in: type that the quantized layers are multiplied in, from :func:`multiplied_in`.
+        multiplied_in: type in which the quantized layers are multiplied, from :func:`multiplied_in`.
 
     Raises:
-        KeyError: ``kv_cache_dtype`` is not known.
+        KeyError: ``kv_cache_dtype`` is unknown.
     """
     per_token = kv_bytes_per_token(architecture, kv_cache_dtype)
     kept_in = "fp8" if KV_BITS[kv_cache_dtype] <= 8 else "bf16"
@@ -307,7 +307,7 @@ def limit(
             traffic(experts, tokens),
             tokens * linear,
             2.0 * (tokens * routers + prompts * head),
-            # Causal: a token looks at those before it, half of the prompt on average.
+            # Causal attention: a token attends to those before it, half of the prompt on average.
             prompts * attention_width * input_len**2 / 2,
         )
 

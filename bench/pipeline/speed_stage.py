@@ -140,7 +140,7 @@ def servers(run: RunState, group: Sequence[Subject]) -> Iterator[tuple[Served, .
                     context_length=context_of(run.spec),
                     yarn=run.spec.yarn,
                     share=1 / len(group),
-                    beside=len(running),
+                    running_servers=len(running),
                     what=f"server of {subject.variant.model} {subject.variant.quant}",
                     log_file=run.folder.path / ("server.log" if subject.place == CELLS else "baseline.log"),
                     on_wait=line.update,

@@ -1,1 +1,1 @@
-"""An engine's server: start it, check that it is ours and alive, stop it."""
+"""An engine's server: start it, check that it is the process that was started and is alive, stop it."""

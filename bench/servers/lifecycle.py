@@ -1,4 +1,4 @@
-"""Start a server, know that it really answers and that it is ours, see when it dies or hangs, leave nothing behind."""
+"""Start a server, verify that the started process answers, detect when it dies or hangs, and clean up after it."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,34 +18,34 @@ from quantize.checkpoint import Checkpoint
 from quantize.formats import Format, format_of
 
 PORTS = 3
-"""How many ports are tried before giving up. Chosen: a free port is rarely taken between looking and starting."""
+"""Ports to try before giving up. Chosen: a free port is rarely taken between the check and the start."""
 HUNG_S = 10.0
-"""A server that owes tokens and shows no sign of life for this long hangs."""
+"""A server with requests in flight that shows no activity for this long hangs."""
 LOOK_S = 2.0
-"""A silence that makes it worth looking for signs of life."""
+"""Silence after which activity is checked."""
 BLINK_S = 0.05
-"""How long a child is given to be seen as ended, after its connection broke."""
+"""Grace period for a process to be seen as ended after its connection broke."""
 DYING_S = 5.0
-"""How long a server that no longer listens may take to end."""
+"""Longest time for a server that no longer listens to end."""
 RETURN_S = 30.0
-"""How long the driver may take to give a dead server's memory back."""
+"""Longest time for the driver to release a dead server's memory."""
 RETURN_SLACK_BYTES = 64 * 2**20
-"""Memory of a device that counts as given back. Chosen: a driver keeps some megabytes, a server holds gigabytes."""
+"""Device memory still in use that counts as released. Chosen: a driver keeps some megabytes, a server gigabytes."""
 
 DeviceMemory = Callable[[], Sequence[int] | None]
-"""Returns the bytes in use on each accelerator; None where there is none, or nobody can tell."""
+"""Returns the bytes in use on each accelerator; None where there is none, or the use is unknown."""
 
 
 @dataclass
 class Aftermath:
-    """What was seen of the server's end; complete when the ``with`` block of `serve` is left."""
+    """What was observed when the server ended; complete once the ``with`` block of `serve` is left."""
 
     memory_returned: bool | None = None
-    """Whether the accelerators' memory was back at what it was before the start; None where nobody can tell."""
+    """Whether the accelerators' memory use fell back to its level before the start; None where it is unknown."""
     left_behind: tuple[int, ...] = ()
-    """Processes of the server that could not be ended."""
+    """Process ids of the server that could not be ended."""
     hung: str | None = None
-    """That it hung, and how; it was ended then."""
+    """How it hung, if it did; the server was killed then."""
 
 
 @dataclass(frozen=True)
@@ -56,73 +56,73 @@ class RunningEngine:
     base_url: str
     api_key: str | None
     info: EngineInfo
-    """What the server reports of itself."""
+    """What the server reports about itself."""
     facts: ServerFacts
     emulates: bool
     child: Child | None
-    """None for a server that somebody else runs."""
+    """None for an external server."""
     memory_before_bytes: tuple[int, ...] | None = None
-    """Bytes in use on each accelerator before its start; None where there is none, or nobody can tell."""
+    """Bytes in use on each accelerator before its start; None where there is none, or the use is unknown."""
     startup_s: float = 0.0
-    """From its start to its first answer."""
+    """Time from its start to its first answer."""
     pulse: Pulse | None = None
     device_busy: Callable[[], bool] | None = None
-    """Tells whether an accelerator computes; a server that waits for one shows no other sign of life."""
+    """Returns whether an accelerator computes; a server that waits for one shows no other activity."""
     after: Aftermath = field(default_factory=Aftermath)
 
     @property
     def ended(self) -> bool:
-        """Whether the server has ended. One that is dying is waited for, so ask only while nothing is measured."""
+        """Whether the server has ended. Waits for one that is ending, so do not call it during a measurement."""
         if self.child is None:
             return False
         self.child.wait(BLINK_S)
         if self.child.exit_code is None and not self.child.listens_on(Door(self.base_url, None).port):
-            # Its connections end a moment before the process does.
+            # Connections close shortly before the process ends.
             self.child.wait(DYING_S)
         return self.child.exit_code is not None
 
     def gone(self) -> str | None:
-        """Return how and why the server ended; None while it runs, and for one that somebody else runs."""
+        """Return how and why the server ended; None while it runs, and for an external server."""
         if self.child is None or self.child.exit_code is None:
             return None
         return self.after.hung or f"{self.child.what} {self.child.how_it_ended()}"
 
     def hung(self, silent_s: float) -> str | None:
-        """Return that the server hangs; None if it works. Ask about once a second while requests are under way.
+        """Return how the server hangs; None if it works. Call about once a second while requests are in flight.
 
-        It hangs if no token came for `HUNG_S` and none of its processes used the CPU, a disk or its log, and no
-        accelerator computed, for as long.
+        It hangs if for `HUNG_S` no token arrived, none of its processes used the CPU or a disk or wrote to the log, and
+        no accelerator computed.
 
         Args:
-            silent_s: seconds since the last token of any request that is under way.
+            silent_s: seconds since the last token of any request in flight.
         """
-        # Looking takes milliseconds, which a client that measures has not got while tokens come.
+        # The check takes milliseconds, which would disturb a measurement while tokens arrive.
         if silent_s < LOOK_S or self.pulse is None or self.child is None:
             return None
         still_s = self.pulse.still_s()
         if min(still_s, silent_s) < HUNG_S or (self.device_busy is not None and self.device_busy()):
             return None
         return (
-            f"{self.child.what} hangs: no token for {silent_s:.0f} s and no sign of life for {still_s:.0f} s: "
+            f"{self.child.what} hangs: no token for {silent_s:.0f} s and no activity for {still_s:.0f} s: "
             f"{self.child.last_lines(2)} (log: {self.child.log_file})"
         )
 
     def alive(self, silent_s: float = 0.0) -> str | None:
-        """Return why the server is gone, None if all is well; one that hangs (see `hung`) is ended here.
+        """Return why the server is gone; None if it is alive. Kills a server that hangs (see `hung`).
 
         Args:
-            silent_s: seconds since the last token of any request that is under way; 0 if none is.
+            silent_s: seconds since the last token of any request in flight; 0 if there is none.
         """
         if self.child is not None and self.child.exit_code is None and (reason := self.hung(silent_s)) is not None:
             self.after.hung = reason
             self.child.kill()
-            self.child.wait(DYING_S)  # its threads end a moment after it can be seen to have ended
+            self.child.wait(DYING_S)  # its threads end shortly after the process is reported as ended
             return reason
         return self.gone()
 
 
 def _quiet(text: str) -> None:
-    """Say nothing."""
+    """Discard a note."""
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def serve(
     context_length: int,
     yarn: Yarn | None = None,
     share: float = 1.0,
-    beside: int = 0,
+    running_servers: int = 0,
     what: str,
     log_file: Path,
     on_wait: Callable[[], None],
@@ -145,17 +145,17 @@ def serve(
 
     Args:
         engine: what serves it.
-        checkpoint: what to serve; None for a server that somebody else runs.
+        checkpoint: what to serve; None for an external server.
         context_length: longest prompt plus answer, tokens.
-        yarn: how the model's positions are stretched to that.
-        share: the part of the device's memory that it may plan with.
-        beside: servers with the same share that run already.
-        what: a name for messages, e.g. ``server of smollm2-135m fp8``.
-        log_file: where the server's own output goes.
+        yarn: how the model's positions are stretched to that length.
+        share: share of the device's memory that it may plan with.
+        running_servers: servers with the same share that are already running.
+        what: name for messages, e.g. ``server of smollm2-135m fp8``.
+        log_file: receives the server's own output.
         on_wait: called a few times a second while the server starts.
-        on_note: told in words what a reader of the record should know.
-        device_memory: tells the accelerators' memory in use, for what the server must give back.
-        device_busy: tells whether an accelerator computes.
+        on_note: receives notes for readers of the record.
+        device_memory: returns the accelerators' memory in use, to check that the server releases it.
+        device_busy: returns whether an accelerator computes.
 
     Raises:
         EngineError: the server did not become ready.
@@ -170,7 +170,7 @@ def serve(
     after = Aftermath()
     child, door, started_s = _started(
         engine,
-        lambda port: Launch(checkpoint.path, context_length, port, share, beside, yarn),
+        lambda port: Launch(checkpoint.path, context_length, port, share, running_servers, yarn),
         what=what,
         log_file=log_file,
         on_wait=on_wait,
@@ -206,7 +206,7 @@ def _started(
     on_wait: Callable[[], None],
     on_note: Callable[[str], None],
 ) -> tuple[Child, Door, float]:
-    """Return a child that has generated a token, where it answers, and how long that took in seconds.
+    """Return a process that has generated a token, its address, and its startup time in seconds.
 
     Raises:
         EngineError: it did not become ready.
@@ -234,7 +234,7 @@ def _started(
                 generate=partial(door.generate, engine.protocol, engine.served_model),
                 diagnosis=engine.diagnosis,
                 timeout_s=engine.config.startup_timeout_s,
-                # The first of several nodes waits for the others, without a sign of life.
+                # The first of several nodes waits for the others without any activity.
                 patient=engine.parallelism.nodes > 1,
             )
             start.wait(on_wait)
@@ -243,7 +243,7 @@ def _started(
             child.stop()
             if attempt == PORTS:
                 raise
-            on_note(f"port {port} was taken ({error}); trying another one")
+            on_note(f"port {port} was taken ({error}); trying another port")
         except BaseException:
             child.stop()
             raise
@@ -266,15 +266,15 @@ def _attached(engine: Engine, address: str) -> RunningEngine:
     info, facts = engine.facts(door.ask, lambda: "")
     status, body = door.generate(engine.protocol, engine.served_model, engine.config.startup_timeout_s)
     if status != 200:
-        said = body[:200].decode(errors="replace") or "no answer"
-        raise EngineError(f"{address} cannot generate (HTTP {status}): {said}")
+        answer = body[:200].decode(errors="replace") or "no answer"
+        raise EngineError(f"{address} cannot generate (HTTP {status}): {answer}")
     return RunningEngine(
         engine=engine,
         base_url=door.base_url,
         api_key=door.api_key,
         info=info,
         facts=facts,
-        emulates=False,  # which kernels an external server computes on cannot be known
+        emulates=False,  # the kernels of an external server are unknown
         child=None,
     )
 
@@ -286,10 +286,10 @@ def _look_back(
     device_memory: DeviceMemory | None,
     on_note: Callable[[str], None],
 ) -> None:
-    """Note what the server, which was stopped, has left: processes, and memory of accelerators."""
+    """Note what the stopped server has left behind: processes, and memory of accelerators."""
     after.left_behind = tuple(child.left_behind())
     if after.left_behind:
-        on_note(f"{child.what} has left processes that cannot be ended: {', '.join(map(str, after.left_behind))}")
+        on_note(f"{child.what} left processes behind that cannot be ended: {', '.join(map(str, after.left_behind))}")
     if baseline is None or device_memory is None:
         return
     end = time.monotonic() + RETURN_S
@@ -301,7 +301,7 @@ def _look_back(
         time.sleep(POLL_S)
     if not after.memory_returned:
         per_device = ", ".join(f"{fmt.space(more)} on device {index}" for index, more in enumerate(kept) if more > 0)
-        on_note(f"{child.what} has ended, and its memory was not given back within {RETURN_S:g} s: {per_device}")
+        on_note(f"{child.what} ended, but its memory was not released within {RETURN_S:g} s: {per_device}")
 
 
 def join(

@@ -1,4 +1,4 @@
-"""Wait until a started process is a server of ours that has generated a token."""
+"""Wait until a started process listens on its port and has generated a token."""
 
 import http.client
 import json
@@ -19,15 +19,15 @@ from bench.machine.direct import open_direct
 from bench.speed.protocols import dialect
 
 START_HUNG_S = 60.0
-"""A server that shows no sign of life for this long while it starts hangs."""
+"""A server that shows no activity for this long while it starts hangs."""
 
 
 class PortTakenError(EngineError):
-    """Somebody else has the port; another one may be free."""
+    """Another process has the port; another port may be free."""
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that was free a moment ago."""
+    """Return a port on 127.0.0.1 that was free when checked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -40,20 +40,20 @@ def _printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Door:
-    """Where a server answers, and the key to it."""
+    """A server's address and API key."""
 
     base_url: str
     api_key: str | None
 
     @property
     def port(self) -> int | None:
-        """The TCP port that the address names."""
+        """TCP port of the address."""
         return urlsplit(self.base_url).port
 
     def ask(self, path: str, timeout_s: float = 30.0, body: Any = None) -> tuple[int, bytes]:
-        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if no answer comes in time.
+        """Return (status, body) of a GET, or of a POST of ``body`` as JSON; status 0 if no answer arrives in time.
 
-        A redirect is not followed, for the key is meant for this server alone: its body says where it leads.
+        A redirect is not followed, because the key is for this server only; the returned body names its target.
         """
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         data = None
@@ -76,7 +76,7 @@ class Door:
         Args:
             protocol: a module of :mod:`bench.speed.protocols`.
             model: name that requests must give the model; empty for the first that the server lists.
-            timeout_s: longest wait.
+            timeout_s: longest time to wait.
         """
         api = dialect(protocol)
         if api.HEALTH_PATH is not None:
@@ -93,7 +93,7 @@ class Door:
 
 
 class _Answer:
-    """The answer to a question that is asked beside everything else, for a server may die or hang over it."""
+    """The answer to a question asked in a thread, because the server may die or hang before it answers."""
 
     def __init__(self, question: Callable[[], tuple[int, bytes]]) -> None:
         self.value: tuple[int, bytes] | None = None
@@ -105,7 +105,7 @@ class _Answer:
 
 
 class Start:
-    """A child on its way to its first answer."""
+    """A process that has not answered yet."""
 
     def __init__(
         self,
@@ -120,12 +120,12 @@ class Start:
         """Watch ``child``.
 
         Args:
-            child: what was started.
-            door: where it will answer.
-            generate: has it generate a token within so many seconds; returns (status, body).
-            diagnosis: returns what its log says went wrong.
+            child: the started process.
+            door: the address where it will answer.
+            generate: has it generate a token within the given number of seconds; returns (status, body).
+            diagnosis: returns what went wrong according to its log.
             timeout_s: longest time to its first answer.
-            patient: do not mind stillness, for it waits for other nodes.
+            patient: whether inactivity is normal, because it waits for other nodes.
         """
         self._child = child
         self._door = door
@@ -140,8 +140,8 @@ class Start:
         """Return once the server has generated a token.
 
         Raises:
-            PortTakenError: somebody else has the port.
-            EngineError: it died, hangs, cannot generate, or the deadline passed; with what its log tells.
+            PortTakenError: another process has the port.
+            EngineError: it died, hangs, cannot generate, or missed the deadline; includes what its log says.
         """
         while True:
             status, _ = self._door.ask("/health", 5.0)
@@ -170,18 +170,18 @@ class Start:
             kind = PortTakenError if diagnosis and diagnosis.kind == "port taken" else EngineError
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
         if answered and not child.listens_on(self._door.port):
-            # Also true of a child of ours that ended in this moment: then its log tells more than the port.
+            # This is also true of a child that has just ended: then its log explains more than the port.
             time.sleep(POLL_S)
             if child.exit_code is None and not child.listens_on(self._door.port):
                 raise PortTakenError(f"another program answers on port {self._door.port}")
         still_s = self._pulse.still_s()
         if not self._patient and still_s > START_HUNG_S:
             raise EngineError(
-                f"{child.what} hangs while it starts: no sign of life for {still_s:.0f} s: {child.last_lines(2)} "
+                f"{child.what} hangs while it starts: no activity for {still_s:.0f} s: {child.last_lines(2)} "
                 f"(log: {child.log_file})"
             )
         if time.monotonic() > self._deadline:
             raise EngineError(
                 f"{child.what} was not ready in time ({self._timeout_s:g} s): {child.log_tail()} "
-                f"(log: {child.log_file}); give it longer with engine.startup_timeout_s=…"
+                f"(log: {child.log_file}); allow more time with engine.startup_timeout_s=…"
             )

@@ -1,8 +1,8 @@
 """The reference server behind ``engine=transformers``: a transformers model behind SGLang's native HTTP API.
 
-One process, two threads that matter: the event loop speaks HTTP (:mod:`.app`, :mod:`.protocol`), the model thread
-computes (:mod:`.scheduler`, which batches requests over :mod:`.model`). Requests go one way as callables in a queue,
-progress comes back as events on the loop.
+It has two main threads: the event loop speaks HTTP (:mod:`.app`, :mod:`.protocol`), and the model thread computes
+(:mod:`.scheduler`, which batches requests over :mod:`.model`). Requests reach the model thread as callables in a queue;
+progress returns as events on the loop.
 
 ::
 
@@ -10,7 +10,7 @@ progress comes back as events on the loop.
                                              |              |
                                          prefix.py      kv.py, attention.py
 
-Run it by hand::
+To run it manually::
 
     python -m bench.servers.reference --model-path DIR --port 30000
 """

@@ -13,7 +13,7 @@ from aiohttp import web
 from quantize.imports import without_sklearn
 
 CLEANUP_S = 0.2
-"""How long open answers may take to end once the server is told to stop."""
+"""Longest time for open answers to end once the server is asked to stop."""
 
 log = logging.getLogger("bench.servers.reference")
 
@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 async def serve(args: argparse.Namespace) -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until a signal, or the end of standard input, stops it; return the exit code."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +62,7 @@ async def serve(args: argparse.Namespace) -> int:
     from bench.servers.reference.app import Server
 
     server = Server(args)
-    # Cancelling the handler is how a request learns that its client is gone.
+    # A handler is cancelled when its client disconnects.
     runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_S)
     await runner.setup()
     try:
@@ -83,7 +83,7 @@ async def serve(args: argparse.Namespace) -> int:
 
 
 def _await_eof(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
-    """Stop the server when standard input ends: the kernel closes it however the parent dies."""
+    """Stop the server when standard input ends, which happens however the parent dies."""
     while sys.stdin.buffer.read(4096):
         pass
     loop.call_soon_threadsafe(stopped.set)
@@ -92,7 +92,7 @@ def _await_eof(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
 async def _serve_and_exit(args: argparse.Namespace) -> None:
     code = await serve(args)
     logging.shutdown()
-    # A forward pass cannot be interrupted, and ending the interpreter under it may crash: leave it behind.
+    # A forward pass cannot be interrupted, and a normal interpreter exit during one may crash.
     os._exit(code)
 
 

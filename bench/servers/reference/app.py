@@ -1,4 +1,4 @@
-"""The HTTP side: routes, answers and streams in the form that SGLang 0.5.23 gives them."""
+"""The HTTP side: routes, answers and streams in the format of SGLang 0.5.23."""
 
 import asyncio
 import importlib.metadata
@@ -28,7 +28,7 @@ from bench.servers.reference.protocol import (
 from bench.servers.reference.scheduler import GenerationJob, Progress, Scheduler
 
 MAX_BODY_BYTES = 2**28
-"""Room for a batch of many prompts of 131,072 token ids."""
+"""Enough for a batch of many prompts of 131,072 token ids."""
 FLUSHED = "Cache flushed.\n"
 NOT_FLUSHED = "Cache not flushed: requests are running or waiting. Try again when they are done.\n"
 HEALTH_PROMPT = Prompt(
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that answers."""
+    """A loaded model that can answer requests."""
 
     model: Model
     scheduler: Scheduler
@@ -63,7 +63,7 @@ class LoadedModel:
 
 
 class Server:
-    """The routes. ``served`` is None until the model is loaded and has generated something."""
+    """The routes. ``served`` is None until the model is loaded and has generated a token."""
 
     def __init__(self, args: Namespace) -> None:
         self.args = args
@@ -89,19 +89,19 @@ class Server:
         """Load the model, generate a token, and answer from then on.
 
         Raises:
-            LoadError: the arguments ask for what the model or the machine cannot do.
+            LoadError: the model or the machine does not support the arguments.
             OSError, ValueError: the checkpoint cannot be loaded.
             RequestError: it cannot generate.
         """
         args = self.args
         if (args.yarn_factor is None) != (args.yarn_original is None):
-            raise LoadError("--yarn-factor and --yarn-original go together")
+            raise LoadError("--yarn-factor and --yarn-original need each other")
         model = await asyncio.to_thread(Model, Path(args.model_path), args.device, args.dtype, args.kv_cache_dtype)
         if args.yarn_factor is not None:
             model.stretch(args.yarn_factor, args.yarn_original)
         context_length = args.context_length or model.max_positions
         if context_length > model.max_positions:
-            raise LoadError(f"--context-length {context_length}: the model ends at {model.max_positions} positions")
+            raise LoadError(f"--context-length {context_length}: the model has only {model.max_positions} positions")
         fits = model.kv_capacity() - args.cache_tokens
         limits = Limits(model.vocab_size, context_length, min(fits, args.max_running_requests * context_length))
         if limits.max_total_tokens < context_length:
@@ -186,7 +186,7 @@ class Server:
 async def _errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer errors as JSON, in SGLang's forms."""
+    """Answer errors as JSON, in SGLang's formats."""
     try:
         return await handler(request)
     except RequestError as error:
@@ -196,7 +196,7 @@ async def _errors(
 
 
 async def _one_token(scheduler: Scheduler) -> None:
-    """Really generate one token, without leaving a trace in the prefix cache.
+    """Generate one token with the model, without touching the prefix cache.
 
     Raises:
         RequestError: it failed.
@@ -218,13 +218,13 @@ async def _last(job: GenerationJob) -> Progress:
 
 
 def _cancel(jobs: Iterable[GenerationJob]) -> None:
-    """Stop jobs that nobody waits for; those that have ended do not care."""
+    """Stop jobs that no client waits for; this has no effect on finished jobs."""
     for job in jobs:
         job.cancelled = True
 
 
 async def _events(served: LoadedModel, asked: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the JSON of each event of a streamed answer; errors are events, too."""
+    """Yield the JSON of each event of a streamed answer; errors are events too."""
     jobs: tuple[GenerationJob, ...] = ()
     try:
         jobs = served.submit(asked)
@@ -242,7 +242,7 @@ async def _events(served: LoadedModel, asked: GenerateRequest) -> AsyncGenerator
 
 
 async def _stream(request: web.Request, events: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
-    """Send server-sent events as they come."""
+    """Send server-sent events as they arrive."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     async with aclosing(events):

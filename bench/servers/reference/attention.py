@@ -1,8 +1,8 @@
 """Attention over sequences of different lengths without padding, in memory that does not grow quadratically.
 
-transformers builds masks of (queries x all positions) and repeats grouped keys in memory; at 131,072 positions that is
-most of the machine. Here each sequence of a batch attends to its own keys, masks exist for a block of queries at a
-time, and a single query needs none. Registered under :data:`NAME`, transformers builds no masks of its own.
+transformers builds masks of (queries x all positions) and repeats grouped keys in memory; at 131,072 positions that
+takes most of the machine's memory. Here each sequence of a batch attends to its own keys, masks exist for one block of
+queries at a time, and a single query needs none. With this attention (:data:`NAME`) transformers builds no masks.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 def register() -> None:
-    """Make this attention known to transformers as :data:`NAME`."""
+    """Register this attention with transformers as :data:`NAME`."""
     AttentionInterface.register(NAME, _attend)
 
 
@@ -41,17 +41,17 @@ def _attend(
     Args:
         module: the calling layer.
         query: (1, heads, new positions of all sequences, head_dim).
-        keys: of each sequence, the new positions included.
+        keys: keys of each sequence, including the new positions.
         values: as ``keys``.
-        attention_mask: always None: transformers builds no mask for this attention.
+        attention_mask: always None, because transformers builds no mask for this attention.
         scaling: factor on the scores.
-        options: what else the layer wants; only things without effect on causal attention are accepted.
+        options: the layer's other arguments; only those without effect on causal attention are accepted.
 
     Returns:
         (1, new positions of all sequences, heads, head_dim), and None for the weights.
 
     Raises:
-        NotImplementedError: the model needs an attention that is not plain causal attention.
+        NotImplementedError: the model needs something other than plain causal attention.
     """
     needed = [name for name in UNSUPPORTED if options.get(name) is not None]
     if needed:
@@ -71,7 +71,7 @@ def causal(
         key: (1, kv_heads, positions, head_dim); ``heads`` is a multiple of ``kv_heads``.
         value: as ``key``.
         scaling: factor on the scores.
-        masks: those of earlier layers of the same pass, to be used again; new ones are added.
+        masks: reused from earlier layers of the same pass; new masks are added.
 
     Returns:
         (1, heads, queries, head_dim).
@@ -84,7 +84,7 @@ def causal(
     past = positions - queries
     rows = max(1, SCORES_PER_BLOCK // (heads * positions))
     if rows >= queries:
-        # The heads of one group as further queries: their keys are then read once, and not copied for each.
+        # Treats the heads of a group as additional queries, so that their keys are read once and not copied.
         groups = heads // key.shape[1]
         shape = (queries, positions)
         if shape not in masks:

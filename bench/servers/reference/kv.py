@@ -1,7 +1,7 @@
 """Keys and values of sequences: one growing buffer per sequence and layer, never padded, never merged.
 
 Sequences join and leave a batch without copying anything, and a finished sequence's buffer becomes a prefix-cache
-entry as it is.
+entry unchanged.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from typing import Self
 import torch
 
 MIN_GROWTH = 256
-"""Slots by which a full buffer grows at least; long ones grow by a quarter, so that appending stays linear."""
+"""Fewest slots by which a full buffer grows; long ones grow by a quarter, so that appending stays linear."""
 
 
 class SequenceKV:
     """Keys and values of one sequence in all layers. Not shared between running sequences."""
 
     def __init__(self, reserve: int) -> None:
-        """Hold nothing yet.
+        """Start empty.
 
         Args:
             reserve: positions to allocate at first use.
@@ -27,24 +27,24 @@ class SequenceKV:
         """Positions whose keys and values are complete in every layer."""
         self._reserve = reserve
         self._buffers: list[torch.Tensor] = []
-        """Per layer (keys and values, kv_heads, capacity, head_dim)."""
+        """One per layer: (keys and values, kv_heads, capacity, head_dim)."""
 
     def append(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, store: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the next positions of one layer and return views of everything so far.
 
-        ``length`` stays until :meth:`advance`, so a forward pass that fails half-way leaves the sequence as it was.
+        ``length`` changes only in :meth:`advance`, so a forward pass that fails half-way leaves the sequence unchanged.
 
         Args:
             layer: index; layers come in order the first time.
             keys: (kv_heads, new, head_dim).
             values: as ``keys``.
-            store: dtype in which they are kept; FP8 saturates, with a scale of 1 as SGLang has it by default.
+            store: dtype of the buffer; FP8 saturates, with a scale of 1 as SGLang's default.
 
         Returns:
-            Keys and values in their own dtype, each (1, kv_heads, length + new, head_dim); without a copy where they
-            are kept in it.
+            Keys and values in the dtype of ``keys``, each (1, kv_heads, length + new, head_dim); not copied where the
+            buffer has that dtype.
         """
         end = self.length + keys.shape[1]
         if layer == len(self._buffers):
@@ -63,9 +63,9 @@ class SequenceKV:
         self.length += new
 
     def prefix(self, length: int, reserve: int) -> Self:
-        """Return the first ``length`` positions as a sequence that will have room for ``reserve``.
+        """Return the first ``length`` positions as a sequence with room for ``reserve`` positions.
 
-        Each layer is copied when it is first appended to: by then in the pass that computes it, and just before use.
+        Each layer is copied on the first append, so in the pass that computes it.
         """
         begun = type(self)(reserve)
         begun.length = length
@@ -84,27 +84,27 @@ class SequenceKV:
 
 
 def _allocate(like: torch.Tensor, capacity: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return an empty buffer for tensors such as ``like``, (kv_heads, positions, head_dim)."""
+    """Return an empty buffer for tensors shaped like ``like``, (kv_heads, positions, head_dim)."""
     return like.new_empty((2, like.shape[0], capacity, like.shape[2]), dtype=dtype)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Keys or values of several sequences in one layer, as :mod:`bench.servers.reference.attention` wants them."""
+    """Keys or values of several sequences in one layer, as :mod:`bench.servers.reference.attention` takes them."""
 
     new: Sequence[int]
-    """Of each sequence, how many positions at its end are new."""
+    """Number of new positions at the end of each sequence."""
     views: tuple[torch.Tensor, ...]
-    """Of each sequence, all positions so far: (1, kv_heads, positions, head_dim)."""
+    """All positions so far of each sequence: (1, kv_heads, positions, head_dim)."""
     masks: dict[tuple[int, int], torch.Tensor]
-    """What the layers of one pass have in common; see :func:`bench.servers.reference.attention.causal`."""
+    """Masks that the layers of a pass share; see :func:`bench.servers.reference.attention.causal`."""
 
 
 class RaggedCache:
     """The cache that a transformers model sees in one forward pass over the new tokens of several sequences.
 
-    The model sees one row with the new tokens of all sequences behind each other. It only ever calls :meth:`update`;
-    what that returns goes straight to :mod:`bench.servers.reference.attention`.
+    The model sees one row with the new tokens of all sequences concatenated. It calls only :meth:`update`, whose result
+    goes directly to :mod:`bench.servers.reference.attention`.
     """
 
     def __init__(self, sequences: Sequence[SequenceKV], new: Sequence[int], store: torch.dtype) -> None:
@@ -114,7 +114,7 @@ class RaggedCache:
         self._masks: dict[tuple[int, int], torch.Tensor] = {}
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int) -> tuple[Rows, Rows]:
-        """Append one layer's new positions, (1, kv_heads, new positions of all, head_dim), and return each's own."""
+        """Append one layer's new positions, (1, kv_heads, new positions of all, head_dim); return them by sequence."""
         pieces = zip(self._sequences, keys[0].split(self._new, dim=1), values[0].split(self._new, dim=1), strict=True)
         views = [sequence.append(layer, key, value, self._store) for sequence, key, value in pieces]
         keys_so_far, values_so_far = zip(*views, strict=True)

@@ -22,10 +22,9 @@ from quantize.checkpoint import own_code
 from quantize.expanded import Expanded
 
 MEMORY_SHARE = 0.8
-"""Part of the memory that is free after loading that keys and values may take; the rest is for activations.
-Chosen."""
+"""Share of the memory free after loading that keys and values may take; the rest is for activations. Chosen."""
 PASS_TOKENS = 256
-"""Fewest new tokens of one of several passes: each pass reads all weights (measured, docs/decisions/0019)."""
+"""Fewest new tokens per pass where a batch is split: each pass reads all weights (measured, docs/decisions/0019)."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 log = logging.getLogger(__name__)
@@ -48,8 +47,8 @@ class Model:
         """Load the checkpoint in folder ``path``.
 
         Raises:
-            LoadError: the device is not there.
-            CheckpointError: a quantized checkpoint is damaged, or of a kind that is not read.
+            LoadError: the machine lacks the device.
+            CheckpointError: a quantized checkpoint is damaged or of an unsupported kind.
             OSError, ValueError: transformers cannot load the checkpoint.
         """
         if device == "cuda" and not torch.cuda.is_available():
@@ -64,8 +63,8 @@ class Model:
             log.warning("this CPU has no BF16 instructions: computing in float32, which is faster and no less exact")
             dtype = "float32"
         if self.quantization:
-            # transformers loads experts of several quantized formats wrongly, some without an error, and does not
-            # round their inputs; quantize.expanded does both for every format (docs/decisions/0007).
+            # transformers loads experts of several quantized formats incorrectly, some without an error, and does not
+            # round their inputs; quantize.expanded handles both for every format (docs/decisions/0007).
             self._model: Any = Expanded(
                 path,
                 dtype=torch.float32 if dtype == "float32" else torch.bfloat16,
@@ -87,18 +86,18 @@ class Model:
         self.vocab_size: int = self._model.get_input_embeddings().num_embeddings
         self.max_positions: int = self.config.max_position_embeddings
         self.eos_ids = _eos_ids(path, self.config, self.tokenizer)
-        # Passes at the same time must not change the model: code of its own might, and these positions do.
+        # Concurrent passes must not change the model: custom code might, and these kinds of positions do.
         rope = (getattr(self.config, "rope_parameters", None) or {}).get("rope_type")
         self._passes = self.device.type == "cpu" and not own_code(path) and rope not in ("dynamic", "longrope")
         self._pool = ThreadPoolExecutor(torch.get_num_threads())
-        """Computes passes; threads that live on keep what the libraries hold for each."""
+        """Computes passes. Its threads persist, so that libraries keep their state for each thread."""
         self.kv_dtype = torch.float8_e4m3fn if kv_cache_dtype == "fp8_e4m3" else self._model.dtype
 
     def stretch(self, factor: float, original: int) -> None:
-        """Stretch the positions by YaRN, as transformers does it where ``config.json`` says so.
+        """Stretch the positions by YaRN, as transformers does when ``config.json`` says so.
 
         Args:
-            factor: how many times as long.
+            factor: new length as a multiple of the original.
             original: positions that the model was trained with.
         """
         config = self._model.config
@@ -115,12 +114,12 @@ class Model:
     def forward(
         self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:
-        """Continue sequences by their next tokens, without padding; many tokens on a CPU in one pass a core.
+        """Extend sequences by their next tokens, without padding; on a CPU, many tokens are split into a pass per core.
 
         Args:
-            tokens: for each sequence, its new tokens, one or more.
-            sequences: what came before; longer by the new tokens afterwards, unchanged if this raises.
-            keep: for each sequence, how many of its last new positions need logits, one or more.
+            tokens: the new tokens of each sequence, one or more.
+            sequences: the keys and values so far; extended by the new tokens, unchanged if this raises.
+            keep: how many of the last new positions of each sequence need logits, one or more.
 
         Returns:
             For each sequence, logits (keep, vocabulary) in float32.
@@ -130,7 +129,7 @@ class Model:
         if len(shares) == 1:
             logits = self._forward(tokens, sequences, keep)
         else:
-            # Threads that share one product wait for each other after each; those with sequences of their own do not.
+            # Threads that share a matrix product wait for each other after each; threads with their own sequences do not.
             each = threads // len(shares)
             with _threads(each):
                 passes = [
@@ -155,14 +154,14 @@ class Model:
     def _alone(
         self, threads: int, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:
-        """As `_forward`, with so many threads of its own."""
+        """Do what `_forward` does, with its own number of threads."""
         torch.set_num_threads(threads)
         return self._forward(tokens, sequences, keep)
 
     def _forward(
         self, tokens: Sequence[Sequence[int]], sequences: Sequence[SequenceKV], keep: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:
-        """As `forward`, in one pass, the sequences' lengths left to the caller."""
+        """Do what `forward` does in one pass, without advancing the sequences."""
         new = [len(piece) for piece in tokens]
         positions = [torch.arange(kv.length, kv.length + n) for kv, n in zip(sequences, new, strict=True)]
         ends = itertools.accumulate(new)
@@ -199,10 +198,10 @@ class Model:
 
 
 def even(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Share sequences out to passes with about as many new tokens each: the longest first, each to the emptiest.
+    """Distribute sequences over passes with about equal numbers of new tokens: longest first, to the emptiest pass.
 
     Returns:
-        The places in ``lengths`` of each pass; at most ``most`` passes, with `PASS_TOKENS` or more on average.
+        The indexes into ``lengths`` of each pass; at most ``most`` passes, with `PASS_TOKENS` or more on average.
     """
     parts = max(1, min(most, len(lengths), sum(lengths) // PASS_TOKENS))
     shares: list[list[int]] = [[] for _ in range(parts)]
@@ -216,7 +215,7 @@ def even(lengths: Sequence[int], most: int) -> list[list[int]]:
 
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Let torch compute with ``n`` threads meanwhile: OpenMP counts by thread, MKL by process."""
+    """Set torch's thread count to ``n`` within a ``with`` block: OpenMP counts by thread, MKL by process."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -226,9 +225,9 @@ def _threads(n: int) -> Iterator[None]:
 
 
 def _fits_in_float32(path: Path) -> bool:
-    """Tell whether the weights would leave memory free if each took 4 bytes."""
+    """Return whether the weights would fit in the available memory at 4 bytes each."""
     stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    # 4-bit weights grow eightfold.
+    # 4-bit weights become eight times as large.
     return 8 * stored < psutil.virtual_memory().available
 
 
@@ -251,6 +250,6 @@ def _eos_ids(path: Path, config: Any, tokenizer: Tokenizer | None) -> frozenset[
 
 
 def _quantization(path: Path) -> dict[str, Any] | None:
-    """Return the checkpoint's quantization config as its own file says it, or None."""
+    """Return the quantization config in the checkpoint's own file, or None."""
     config: dict[str, Any] | None = json.loads((path / "config.json").read_bytes()).get("quantization_config")
     return config

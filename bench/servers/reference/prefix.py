@@ -1,4 +1,4 @@
-"""The prefix cache: finished sequences, found again by their longest common beginning."""
+"""The prefix cache: finished sequences, looked up by the longest common prefix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def common(left: Tokens, right: Tokens) -> int:
 
 
 class PrefixCache:
-    """Least recently used sequences, at most ``max_tokens`` positions of them together."""
+    """An LRU cache of finished sequences, with at most ``max_tokens`` positions in total."""
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
@@ -37,7 +37,7 @@ class PrefixCache:
         return max((common(entry.tokens, tokens[:limit]) for entry in self._entries), default=0)
 
     def longest(self, tokens: Tokens, limit: int, reserve: int) -> SequenceKV:
-        """Return keys and values of the longest known beginning of ``tokens``, ready to be continued.
+        """Return keys and values of the longest cached prefix of ``tokens``, ready to be extended.
 
         Args:
             tokens: the prompt.
@@ -45,7 +45,7 @@ class PrefixCache:
             reserve: positions to make room for.
 
         Returns:
-            A sequence of its own whose ``length`` is the number of positions reused, 0 if none.
+            A new sequence whose ``length`` is the number of reused positions, 0 if none.
         """
         wanted = tokens[:limit]
         lengths = [common(entry.tokens, wanted) for entry in self._entries]
@@ -57,7 +57,7 @@ class PrefixCache:
         return entry.kv.prefix(best, reserve)
 
     def insert(self, tokens: Sequence[int], kv: SequenceKV) -> None:
-        """Keep a finished sequence; ``tokens`` are those of its ``kv.length`` positions, and ``kv`` is given away."""
+        """Keep a finished sequence and take ownership of ``kv``; ``tokens`` are those of its ``kv.length`` positions."""
         new = np.asarray(tokens, dtype=np.int64)
         if not 0 < len(new) <= self._max_tokens:
             return
@@ -73,5 +73,5 @@ class PrefixCache:
             excess -= len(self._entries.pop(0).tokens)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._entries.clear()

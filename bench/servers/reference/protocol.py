@@ -1,7 +1,7 @@
-"""What ``POST /generate`` may say, as SGLang 0.5.23 says it, and how its errors look.
+"""The fields of ``POST /generate`` and the format of its errors, as in SGLang 0.5.23.
 
-Field names and defaults are SGLang's (``sglang/srt/managers/io_struct.py``, ``sampling_params.py``); what this server
-does not do is refused by name instead of ignored.
+Field names and defaults are SGLang's (``sglang/srt/managers/io_struct.py``, ``sampling_params.py``); fields that this
+server does not support are refused by name instead of ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 MOST_STOPS = 32
-"""Stop texts that SGLang takes (``MAX_STOP_COUNT``)."""
+"""Most stop texts that SGLang accepts (``MAX_STOP_COUNT``)."""
 
 
 class RequestError(Exception):
-    """A request that cannot be served; becomes an HTTP answer or, in a stream, an error event."""
+    """A request that cannot be served; sent as an HTTP answer or, in a stream, as an error event."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class RequestError(Exception):
 
 
 class MalformedError(RequestError):
-    """The body is not a request at all; SGLang answers these in another form."""
+    """The body is not a valid request; SGLang answers these in a different format."""
 
     def body(self) -> dict[str, Any]:
         """Return the JSON answer."""
@@ -47,26 +47,26 @@ def _as_tuple(value: Any) -> Any:
 
 
 class SamplingParams(BaseModel):
-    """How to continue a prompt."""
+    """Parameters of the generation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max_new_tokens: Annotated[int, Field(ge=0)] = 128
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Divides the logits before the softmax, without unit; 0 takes the most likely token."""
+    """Divisor of the logits before the softmax, without unit; 0 takes the most likely token."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the probability, most likely tokens first, that tokens are drawn from."""
+    """Cumulative probability, most likely tokens first, that tokens are sampled from."""
     top_k: Annotated[int, Field(ge=-1)] = -1
-    """-1 (or 0) is the whole vocabulary."""
+    """-1 (or 0) means the full vocabulary."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the most likely token's probability below which none is drawn."""
+    """Share of the most likely token's probability below which tokens are not sampled."""
     sampling_seed: int | None = None
     ignore_eos: bool = False
-    """Go on past end-of-text tokens, and past ``stop_token_ids`` as well, as SGLang does."""
+    """Continue past end-of-text tokens and, as SGLang does, past ``stop_token_ids``."""
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple), Field(max_length=MOST_STOPS)
     ] = ()
-    """Texts that end the answer; they are cut off from it."""
+    """Texts that end the answer; they are removed from it."""
     stop_token_ids: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()
     skip_special_tokens: bool = True
 
@@ -82,7 +82,7 @@ class GenerateRequest(BaseModel):
     stream: bool = False
     return_logprob: bool = False
     logprob_start_len: Annotated[int, Field(ge=-1)] = -1
-    """First prompt position whose log-probability is wanted; -1: output only."""
+    """First prompt position whose log-probability is returned; -1 for the output only."""
     top_logprobs_num: Annotated[int, Field(ge=0)] = 0
     token_ids_logprob: list[int] | None = None
 
@@ -103,26 +103,26 @@ class GenerateRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt, checked against the model that will read it."""
+    """One prompt, validated for the served model."""
 
     tokens: tuple[int, ...]
     params: SamplingParams
     logprobs: bool
-    """Whether log-probabilities of the output are wanted."""
+    """Whether log-probabilities of the output are returned."""
     logprob_start: int | None
-    """First prompt position whose log-probability is wanted; None: output only."""
+    """First prompt position whose log-probability is returned; None for the output only."""
     top_logprobs: int
     token_ids: tuple[int, ...]
 
     @property
     def n_positions(self) -> int:
-        """Prompt and longest answer together, tokens."""
+        """Prompt plus longest answer, tokens."""
         return len(self.tokens) + self.params.max_new_tokens
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the served model can take."""
+    """Limits of the served model."""
 
     vocab_size: int
     context_length: int
@@ -134,13 +134,13 @@ def parse(body: bytes) -> GenerateRequest:
     """Return the request that ``body`` holds.
 
     Raises:
-        MalformedError: it is not JSON, or not of the request's form.
-        RequestError: it holds an unknown field, or a sampling parameter that makes no sense.
+        MalformedError: it is not JSON, or does not have the fields of a request.
+        RequestError: it has an unknown field or an invalid sampling parameter.
     """
     try:
         return GenerateRequest.model_validate_json(body)
     except ValidationError as error:
-        # A union reports every alternative that failed; the first says enough.
+        # A union reports every alternative that failed; the first is enough.
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
         if first["type"] == "extra_forbidden":
@@ -156,12 +156,12 @@ def parse(body: bytes) -> GenerateRequest:
 def prompts(
     request: GenerateRequest, limits: Limits, encode: Callable[[str], Sequence[int]] | None
 ) -> tuple[Prompt, ...]:
-    """Return the prompts of a request, checked.
+    """Return the prompts of a request, validated.
 
     Args:
         request: the parsed body.
-        limits: of the served model.
-        encode: its tokenizer; None if the checkpoint has none.
+        limits: limits of the served model.
+        encode: the model's tokenizer; None if the checkpoint has none.
 
     Raises:
         RequestError: a prompt is empty or too long, or a token id is outside the vocabulary.

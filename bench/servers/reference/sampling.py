@@ -1,4 +1,4 @@
-"""From logits to a token, and to log-probabilities."""
+"""Sampling a token from logits, and log-probabilities of tokens."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,12 @@ import torch
 from bench.servers.reference.protocol import SamplingParams
 
 Entry = tuple[float | None, int, None]
-"""SGLang's form: (log-probability in nats, token id, text); the first prompt token has none, the text is never sent."""
+"""SGLang's format: (log-probability in nats, token id, text). The first prompt token has no log-probability, and the
+text is never sent."""
 
 
 def generator_for(params: SamplingParams, device: torch.device) -> torch.Generator:
-    """Return the random source of one request: seeded if it says so, else from the operating system."""
+    """Return a request's random generator, seeded by the request or else by the operating system."""
     generator = torch.Generator(device)
     if params.sampling_seed is None:
         generator.seed()
@@ -21,10 +22,10 @@ def generator_for(params: SamplingParams, device: torch.device) -> torch.Generat
 
 
 def finite(logits: torch.Tensor) -> torch.Tensor:
-    """Return ``logits`` as they are.
+    """Return ``logits`` unchanged.
 
     Raises:
-        ArithmeticError: one is NaN or infinite, so that whatever is derived from them would be noise.
+        ArithmeticError: a logit is NaN or infinite, so that anything derived from it would be noise.
     """
     if not torch.isfinite(logits).all():
         raise ArithmeticError("the model computed logits that are not finite numbers")
@@ -36,8 +37,8 @@ def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
 
     Args:
         logits: (vocabulary,) float32.
-        params: temperature 0 takes the most likely token; else top_k, top_p and min_p limit what is drawn from.
-        generator: random source.
+        params: temperature 0 takes the most likely token; otherwise top_k, top_p and min_p limit the candidates.
+        generator: random generator.
     """
     if params.temperature == 0:
         return int(logits.argmax())
@@ -45,7 +46,7 @@ def choose(logits: torch.Tensor, params: SamplingParams, generator: torch.Genera
     ordered, tokens = (logits / params.temperature).topk(candidates)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    # The most likely token always stays, however small top_p is.
+    # The most likely token always stays a candidate, however small top_p is.
     too_rare = (before >= params.top_p) | (probabilities < params.min_p * probabilities[0])
     probabilities[1:][too_rare[1:]] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])

@@ -1,8 +1,8 @@
 """The model thread: continuous batching of requests, first come, first served.
 
-At each step the waiting requests that fit are prefilled, short ones together in one forward pass and long ones in
-chunks, on top of whatever beginning the prefix cache knows; then all running ones decode one token together, and
-finished ones leave. Only this thread touches the model, the sequences and the cache; the event loop sees
+Each step first prefills the waiting requests that fit, short ones together in one forward pass and long ones in chunks,
+after the prefix that the cache already has. Then all running requests decode one token together, and finished ones
+leave the batch. Only this thread touches the model, the sequences and the cache; the event loop receives
 :class:`Progress` events.
 """
 
@@ -31,11 +31,11 @@ from bench.servers.reference.sampling import Entry
 from bench.servers.reference.text import TextStream, first_stop
 
 SCORING_CHUNK = 256
-"""Prompt positions per chunk where each needs the whole vocabulary's logits: 150 MB in float32 for 151,936 tokens."""
+"""Prompt positions per chunk where each needs the full vocabulary's logits: 150 MB in float32 for 151,936 tokens."""
 
 WORTH_WAITING = 64
-"""Prompt positions for which a request waits until another one has computed them. Chosen: with fewer, the wait for that
-step may take longer than computing them twice."""
+"""Fewest shared prompt positions for which a request waits until another request has computed them. Chosen: with fewer,
+waiting for that step may take longer than computing them twice."""
 
 CANCELLED = "cancelled: the client is gone"
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job has produced so far; its lists hold at least this much."""
+    """What a job has produced so far; the job's lists hold at least this much."""
 
     n_output: int
     text: str
@@ -61,14 +61,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Logprobs:
-    """Log-probabilities of consecutive positions, in SGLang's form; ``top`` and ``ids`` stay empty unless asked for."""
+    """Log-probabilities of consecutive positions, in SGLang's format; ``top`` and ``ids`` are empty unless requested."""
 
     tokens: list[Entry] = field(default_factory=list)
     top: list[list[Entry] | None] = field(default_factory=list)
     ids: list[list[Entry] | None] = field(default_factory=list)
 
     def begin(self, prompt: Prompt) -> None:
-        """Add the entry of the first scored prompt position: nothing computed here predicts it."""
+        """Add the entry of the first scored prompt position, which no computed logits predict."""
         self.tokens.append((None, prompt.tokens[prompt.logprob_start or 0], None))
         self.top.extend([None] * bool(prompt.top_logprobs))
         self.ids.extend([None] * bool(prompt.token_ids))
@@ -85,22 +85,22 @@ class Logprobs:
 
 @dataclass(eq=False)
 class GenerationJob:
-    """One prompt on its way through the model thread. Lists only ever grow."""
+    """One prompt in the model thread. Its lists only grow."""
 
     prompt: Prompt
     streams: bool
-    """Whether progress is wanted before the end."""
+    """Whether progress is reported before the end."""
     reuse: bool
-    """Whether the prefix cache may serve it and keep it."""
+    """Whether the prefix cache may serve the prompt and keep the sequence."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     received_s: float = field(default_factory=time.perf_counter)
     events: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
-    """Set by the event loop when nobody waits any more."""
+    """Set by the event loop when no client waits any more."""
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The prompt, as the prefix cache compares it."""
+        """The prompt in the form that the prefix cache compares."""
         return np.asarray(self.prompt.tokens, dtype=np.int64)
 
     @property
@@ -123,7 +123,7 @@ class GenerationJob:
 
 @dataclass(eq=False)
 class _Running:
-    """A job with its state in the model thread."""
+    """A job and its state in the model thread."""
 
     job: GenerationJob
     kv: SequenceKV
@@ -132,16 +132,16 @@ class _Running:
 
 
 class Scheduler:
-    """Runs jobs on a model. Public methods are for the event loop that created it."""
+    """Runs jobs on a model. Its public methods must be called from the event loop that created it."""
 
     def __init__(self, model: Model, *, max_running: int, max_chunk: int, max_total: int, cache_tokens: int) -> None:
         """Start the model thread.
 
         Args:
-            model: loaded model, used by this thread only from now on.
+            model: loaded model; from now on only this thread uses it.
             max_running: most sequences that decode together.
             max_chunk: most prompt positions of one forward pass.
-            max_total: most positions of running sequences together; no job may need more.
+            max_total: most positions of all running sequences; no job may need more.
             cache_tokens: most positions in the prefix cache.
         """
         self._model = model
@@ -156,7 +156,7 @@ class Scheduler:
 
     @property
     def in_flight(self) -> int:
-        """Jobs that run or wait."""
+        """Number of jobs that run or wait."""
         return self._in_flight
 
     def submit(self, prompt: Prompt, *, streams: bool, reuse: bool) -> GenerationJob:
@@ -167,7 +167,7 @@ class Scheduler:
         return job
 
     async def flush(self) -> None:
-        """Empty the prefix cache; the caller makes sure that nothing is in flight."""
+        """Empty the prefix cache; the caller must make sure that nothing is in flight."""
         done = asyncio.Event()
 
         def clear() -> None:
@@ -178,11 +178,11 @@ class Scheduler:
         await done.wait()
 
     def _deliver(self, job: GenerationJob, progress: Progress) -> None:
-        """Hand over an event, on the event loop."""
+        """Deliver an event; runs on the event loop."""
         self._in_flight -= progress.is_last
         job.events.put_nowait(progress)
 
-    # From here on: the model thread.
+    # The methods below run in the model thread.
 
     def _run(self) -> None:
         while True:
@@ -195,8 +195,8 @@ class Scheduler:
     def _next_group(self) -> list[GenerationJob]:
         """Take waiting jobs, first come, first served, whose prompts one forward pass can compute together.
 
-        A job stays behind while another one is about to compute more of its beginning than the cache knows. Empty if
-        none fits beside those that run.
+        A job keeps waiting while another one is about to compute more of its prefix than the cache has. Empty if none
+        fits in addition to the running jobs.
         """
         group: list[GenerationJob] = []
         room = self._max_total - sum(running.job.prompt.n_positions for running in self._running)
@@ -219,7 +219,7 @@ class Scheduler:
         return group
 
     def _start(self, group: Sequence[GenerationJob]) -> None:
-        """Prefill jobs; afterwards they run, or are over already."""
+        """Prefill jobs; afterwards they are running or already finished."""
         with self._failing(group):
             begun = [(job, self._known_beginning(job)) for job in group if not self._is_cancelled(job)]
             if not begun or (len(begun) == 1 and not self._prefill_in_chunks(*begun[0])):
@@ -231,13 +231,13 @@ class Scheduler:
                     self._begin(job, kv, logits[-1])
 
     def _is_cancelled(self, job: GenerationJob) -> bool:
-        """Tell whether nobody waits for a job any more, and end it then."""
+        """Return whether a job was cancelled, and end it if so."""
         if job.cancelled:
             self._end(job, Progress(0, "", error=CANCELLED))
         return job.cancelled
 
     def _known_beginning(self, job: GenerationJob) -> SequenceKV:
-        """Return the cached beginning of a prompt, always leaving the positions whose logits are needed."""
+        """Return the cached prefix of a prompt, without the positions whose logits are needed."""
         prompt = job.prompt
         reserve = len(prompt.tokens) + min(prompt.params.max_new_tokens, MIN_GROWTH)
         kv = self._prefix.longest(job.tokens, job.reusable, reserve)
@@ -247,7 +247,7 @@ class Scheduler:
         return kv
 
     def _prefill_in_chunks(self, job: GenerationJob, kv: SequenceKV) -> bool:
-        """Compute a prompt until one pass can take the rest; return False if it was cancelled."""
+        """Compute a prompt until the rest fits in one pass; return False if it was cancelled."""
         chunk = self._max_chunk if job.prompt.logprob_start is None else min(self._max_chunk, SCORING_CHUNK)
         while len(job.prompt.tokens) - kv.length > chunk:
             (logits,) = self._forward([(job, kv)], [chunk])
@@ -259,7 +259,7 @@ class Scheduler:
     def _forward(
         self, begun: Sequence[tuple[GenerationJob, SequenceKV]], new: Sequence[int]
     ) -> tuple[torch.Tensor, ...]:
-        """Compute the next ``new`` positions of each prompt; return their last logits, as many as are needed."""
+        """Compute the next ``new`` positions of each prompt; return as many of the last logits as are needed."""
         pieces, keep = [], []
         for (job, kv), n in zip(begun, new, strict=True):
             pieces.append(job.prompt.tokens[kv.length : kv.length + n])
@@ -273,7 +273,7 @@ class Scheduler:
             job.input_logprobs.extend(sampling.finite(logits[: len(following)]), following, job.prompt)
 
     def _begin(self, job: GenerationJob, kv: SequenceKV, logits: torch.Tensor) -> None:
-        """Let a job whose prompt is computed produce its first token, if it is to have any."""
+        """Produce the first token of a job whose prompt is computed, unless it asks for none."""
         tokenizer, params = self._model.tokenizer, job.prompt.params
         text = TextStream(tokenizer, params.skip_special_tokens) if tokenizer else None
         running = _Running(job, kv, sampling.generator_for(params, self._model.device), text)
@@ -292,17 +292,17 @@ class Scheduler:
             last_tokens = [[running.job.output_ids[-1]] for running in batch]
             logits = self._model.forward(last_tokens, [running.kv for running in batch], [1] * len(batch))
             self._running = [
-                running for running, row in zip(batch, logits, strict=True) if self._goes_on(running, row[0])
+                running for running, row in zip(batch, logits, strict=True) if self._continues(running, row[0])
             ]
 
-    def _goes_on(self, running: _Running, logits: torch.Tensor) -> bool:
-        """Give a running job its next token; False if that was its last or it failed, alone."""
+    def _continues(self, running: _Running, logits: torch.Tensor) -> bool:
+        """Give a running job its next token; False if that was its last, or if this job failed."""
         with self._failing([running.job]):
             return self._accept(running, logits)
         return False
 
     def _accept(self, running: _Running, logits: torch.Tensor) -> bool:
-        """Choose the next token from ``logits`` (vocabulary,), report it, and return whether the job goes on."""
+        """Choose the next token from ``logits`` (vocabulary,), report it, and return whether the job continues."""
         job, prompt = running.job, running.job.prompt
         token = sampling.choose(sampling.finite(logits), prompt.params, running.generator)
         if prompt.logprobs:
@@ -316,7 +316,7 @@ class Scheduler:
         return reason is None
 
     def _finish_reason(self, running: _Running, token: int) -> dict[str, Any] | None:
-        """Return why the job ends with ``token``, in SGLang's order of precedence, or None if it goes on."""
+        """Return why the job ends with ``token``, in SGLang's order of precedence, or None if it continues."""
         job, params = running.job, running.job.prompt.params
         added = running.text.push(token) if running.text and (job.streams or params.stop) else ""
         if len(job.output_ids) >= params.max_new_tokens:
@@ -329,7 +329,7 @@ class Scheduler:
         return None
 
     def _finish(self, running: _Running, reason: dict[str, Any]) -> None:
-        """Report the end of a job and leave its keys and values to the prefix cache."""
+        """Report the end of a job and hand its keys and values to the prefix cache."""
         job, kv = running.job, running.kv
         matched = reason.get("matched")
         spoken = job.output_ids[:-1] if isinstance(matched, int) else job.output_ids
@@ -347,12 +347,12 @@ class Scheduler:
 
     @contextmanager
     def _failing(self, jobs: Sequence[GenerationJob]) -> Iterator[None]:
-        """Let any error inside fail ``jobs`` and nothing else."""
+        """Let an error inside the block fail ``jobs`` only."""
         try:
             yield
         except Exception as error:
             log.exception("%d request(s) failed", len(jobs))
-            # It may have been memory that ran out, and the cache is what can be given back.
+            # Memory may have run out, and the cache is memory that can be freed.
             self._prefix.clear()
             for job in jobs:
                 self._end(job, Progress(0, "", error=f"{type(error).__name__}: {error}"))

@@ -1,11 +1,11 @@
-"""From token ids to text while they arrive: characters whose bytes are not all there yet are held back."""
+"""Decode token ids to text as they arrive, holding back characters whose bytes are incomplete."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_PENDING = 4
-"""Tokens that may wait for the rest of a character: UTF-8 has at most four bytes, a token at least one."""
+"""Most tokens that wait for the rest of a character: UTF-8 has at most four bytes, a token at least one."""
 
 
 class Tokenizer(Protocol):
@@ -25,15 +25,15 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
         self.text = ""
-        """What is certain so far."""
+        """The text that later tokens cannot change."""
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._window: list[int] = []
-        """The last tokens; the first ``_shown`` of them are in ``text`` and only lend context (leading spaces)."""
+        """The last tokens; the first ``_shown`` are already in ``text`` and only give context (leading spaces)."""
         self._shown = 0
 
     def push(self, token: int) -> str:
-        """Take the next token and return the text that became certain."""
+        """Take the next token and return the text that became final."""
         self._window.append(token)
         before = self._decode(self._window[: self._shown])
         now = self._decode(self._window)
@@ -47,7 +47,7 @@ class TextStream:
         return added
 
     def whole(self, tokens: Sequence[int], stop: str | None) -> str:
-        """Return the finished text of all ``tokens``, decoded at once and cut before ``stop``."""
+        """Return the final text of all ``tokens``, decoded together and truncated before ``stop``."""
         text = self._decode(tokens)
         return text if stop is None else text.partition(stop)[0]
 
