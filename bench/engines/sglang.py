@@ -38,6 +38,7 @@ LOG_PATTERNS: Mapping[Kind, str] = {
     "watchdog": r"watchdog timeout",
 }
 ADVICE: Mapping[Kind, str] = {
+    "no GPU": "no usable GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or use engine=transformers",
     "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change engine.tp_size",
     "no room for keys": "the weights leave too little memory for keys and values: raise "
     "engine.mem_fraction_static, lower model.context_length, or use more GPUs",

@@ -1,7 +1,7 @@
 """The reference server: a transformers model behind SGLang's native HTTP API (:mod:`bench.servers.reference`)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 
 from bench.engines import Ask, Engine, EngineConfig, Launch, Log
 from bench.errors import EngineError
+from bench.machine.diagnose import Kind
 from bench.machine.threads import memory, waiting
 from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts
@@ -33,6 +34,9 @@ class Transformers(Engine):
 
     toolchain_packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "compressed_tensors")
     published_source: ClassVar[str | None] = "qwen3-speed"
+    advice: ClassVar[Mapping[Kind, str]] = {
+        "no GPU": "no usable GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or set engine.device=cpu"
+    }
 
     @property
     def protocol(self) -> str:

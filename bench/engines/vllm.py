@@ -42,6 +42,7 @@ LOG_PATTERNS: Mapping[Kind, str] = {
     "out of memory": r"Free memory on device",
 }
 ADVICE: Mapping[Kind, str] = {
+    "no GPU": "no usable GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or set engine.device=cpu",
     "sizes do not divide": "this many GPUs do not divide the model's heads or layers: change "
     "engine.tensor_parallel_size",
     "no room for keys": "the weights leave too little memory for keys and values: raise "

@@ -1,1 +1,1 @@
-"""What this machine has and runs: devices, peaks, environment, leases and child processes."""
+"""The machine of a run: its devices, their peaks, the environment, leases and child processes."""

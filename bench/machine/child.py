@@ -1,8 +1,8 @@
 """Start child processes that end with their run, however it ends, and end those that a killed run left behind.
 
-Each child leads its own session and holds the read end of a pipe whose write end is ours: our own children exit when
-it closes, which the kernel does even on ``kill -9``. Children of other programs that do not listen to it are written
-down in the cache folder, and the next start ends those whose owner is gone.
+Each child leads its own session and reads from a pipe that this process holds open. quantbench's own children exit when
+the pipe closes, which happens even on ``kill -9``. Other programs ignore it; they are registered in the cache folder,
+and the next start ends those whose owner is gone.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from bench.paths import cache_dir
 from quantize.search_path import search_path
 
 TERM_S = 10.0
-"""How long a session may take to end after SIGTERM before it is killed."""
+"""Longest time for a session to end after SIGTERM before it is killed."""
 POLL_S = 0.25
-"""How often a child's result or a starting server is looked at. Chosen: short next to what it takes."""
+"""Interval of checks on a child's result or a starting server. Chosen: short compared with their duration."""
 END_POLL_S = 0.05
-"""How often a session that has to end is looked at. Chosen: nobody notices the delay."""
+"""Interval of checks on a session that is ending. Chosen: too short to notice."""
 LOG_BYTES = 2**20
-"""How much of a log's end is looked through for what went wrong."""
+"""Length of a log's tail that is searched for errors."""
 CLOCK_SLACK_S = 2.5
-"""How far two readings of one start time may differ: they count from the boot, whose time moves as the clock is set.
-Chosen: more than a clock is set by, less than it takes for a process id to come again."""
+"""Largest difference between two readings of one start time: they count from boot, which moves as the clock is set.
+Chosen: more than clock adjustments, less than it takes for a process id to be reused."""
 
 
 def _registry() -> Path:
@@ -43,13 +43,13 @@ def _registry() -> Path:
 
 
 def _host() -> str:
-    """Return what tells this machine, since it was started, from others that share a home."""
+    """Return an id of this machine since its last boot, which differs from other machines with the same home."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}"
 
 
 def _is_same(pid: int, create_time: float) -> bool:
-    """Tell whether process ``pid`` still is the one that began at ``create_time`` (pids are reused)."""
+    """Return whether process ``pid`` is still the one that started at ``create_time`` (pids are reused)."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - create_time) < CLOCK_SLACK_S and process.status() != psutil.STATUS_ZOMBIE
@@ -58,10 +58,10 @@ def _is_same(pid: int, create_time: float) -> bool:
 
 
 def session_members(leader: int, create_time: float) -> list[psutil.Process]:
-    """Return the living processes of the session that ``leader`` began at ``create_time``, also once it has ended.
+    """Return the living processes of the session that ``leader`` started at ``create_time``, even if it has ended.
 
-    What a server starts stays in its session, even when the process that started it has gone. A session's number is
-    free for others only once the session is empty: a leader that began at another time leads another session.
+    Descendants of a server stay in its session even when their parent is gone. A session id is reused only once the
+    session is empty: a leader that started at another time leads another session.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         if abs(psutil.Process(leader).create_time() - create_time) >= CLOCK_SLACK_S:
@@ -79,24 +79,24 @@ def session_members(leader: int, create_time: float) -> list[psutil.Process]:
 
 
 def _end_session(leader: int, create_time: float) -> None:
-    """End all processes of a session: SIGTERM to its leader, who knows best how to end the others.
+    """End all processes of a session: SIGTERM to its leader first, which can end the others in order.
 
-    What is left when the leader has gone gets the SIGTERM too, and SIGKILL after a while.
+    Processes that remain when the leader is gone get SIGTERM too, and then SIGKILL.
     """
     members = session_members(leader, create_time)
-    _tell(signal.SIGTERM, [process for process in members if process.pid == leader])
-    _tell(signal.SIGTERM, session_members(leader, create_time))
-    _tell(signal.SIGKILL, session_members(leader, create_time))
+    _signal(signal.SIGTERM, [process for process in members if process.pid == leader])
+    _signal(signal.SIGTERM, session_members(leader, create_time))
+    _signal(signal.SIGKILL, session_members(leader, create_time))
 
 
-def _tell(number: signal.Signals, processes: Sequence[psutil.Process]) -> None:
-    """Send a signal to processes and wait a while for their end."""
+def _signal(number: signal.Signals, processes: Sequence[psutil.Process]) -> None:
+    """Send a signal to processes and wait up to `TERM_S` for them to end."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-            process.send_signal(signal.SIGCONT)  # one that was stopped hears nothing else
+            process.send_signal(signal.SIGCONT)  # a stopped process receives no other signal
     end = time.monotonic() + TERM_S
-    # Not psutil.wait_procs: of a child of ours it would take the exit code away.
+    # Not psutil.wait_procs, which would consume the exit code of a child of this process.
     while any(_lives(process) for process in processes) and time.monotonic() < end:
         time.sleep(END_POLL_S)
 
@@ -114,7 +114,7 @@ def end_orphans() -> list[str]:
         try:
             entry = json.loads(file.read_text())
             if entry["host"] != _host():
-                continue  # a home that several machines share
+                continue  # several machines may share a home
             owned = _is_same(entry["owner_pid"], entry["owner_create_time"])
             left = [] if owned else session_members(entry["pid"], entry["create_time"])
         except (ValueError, KeyError, OSError):
@@ -123,13 +123,13 @@ def end_orphans() -> list[str]:
             continue
         if left:
             _end_session(entry["pid"], entry["create_time"])
-            ended.append(f"ended {entry['what']} (pid {entry['pid']}), left behind by a run that was killed")
+            ended.append(f"ended {entry['what']} (pid {entry['pid']}), which a killed run had left behind")
         file.unlink(missing_ok=True)
     return ended
 
 
 class Child:
-    """A running child process and its whole session. Use as a context manager."""
+    """A running child process and all of its session. Use as a context manager."""
 
     def __init__(
         self,
@@ -141,16 +141,16 @@ class Child:
         cwd: Path,
         explain: Callable[[str], str] = why,
     ) -> None:
-        """Start ``argv`` with both outputs going to ``log_file``.
+        """Start ``argv`` with both of its output streams going to ``log_file``.
 
         Args:
             argv: the command.
-            what: a name for people, e.g. ``server of smollm2-135m fp8``.
-            log_file: created, or continued.
-            env: added to this process's environment, in which the folder of a virtual environment's interpreter comes
-                first on ``PATH``.
+            what: name for messages, e.g. ``server of smollm2-135m fp8``.
+            log_file: created, or appended to.
+            env: added to this process's environment, whose ``PATH`` starts with the folder of a virtual environment's
+                interpreter.
             cwd: working directory of the child.
-            explain: returns why it ended, from its log.
+            explain: returns why it ended, given its log.
 
         Raises:
             StoreError: the log or the registry cannot be written.
@@ -165,7 +165,7 @@ class Child:
         except OSError as error:
             raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
         self._log_begin = log_file.stat().st_size
-        # The child finds these packages too where they are not installed but run from a checkout.
+        # Lets the child import quantbench where it runs from a checkout without being installed.
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         self._popen = subprocess.Popen(
             list(argv),
@@ -210,17 +210,17 @@ class Child:
         return self._popen.poll()
 
     def wait(self, seconds: float) -> None:
-        """Return when it has ended, or after so many seconds."""
+        """Return when it has ended, or after ``seconds``."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(seconds)
 
     @property
     def pid(self) -> int:
-        """Process id; also that of its session."""
+        """Process id, which is also its session id."""
         return self._popen.pid
 
     def how_it_ended(self) -> str:
-        """Return in words how the child ended, why as far as its log tells, and what to change."""
+        """Return how the child ended, why according to its log, and what to change."""
         code = self._popen.poll()
         ended = f"ended with code {code}"
         if code is not None and code < 0:
@@ -243,15 +243,15 @@ class Child:
             return None
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the child and its descendants have used, those that have ended included."""
+        """Return the CPU time that the child and its descendants have used, including ended ones."""
         total = 0.0
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:4])  # user and system, of itself and of children it has waited for
+                total += sum(process.cpu_times()[:4])  # user and system, of itself and of children that it waited for
         return total
 
     def bytes_read(self) -> int:
-        """Return the bytes that the child and its descendants have had read from disks."""
+        """Return the bytes that the child and its descendants have read from disks."""
         total = 0
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -259,7 +259,7 @@ class Child:
         return total
 
     def listens_on(self, port: int | None) -> bool:
-        """Tell whether it is this child, or a descendant, that listens on a TCP port."""
+        """Return whether this child or one of its descendants listens on a TCP port."""
         return any(
             connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
             for process in self.family()
@@ -277,23 +277,23 @@ class Child:
         return self.log_file.stat().st_size
 
     def log_tail(self, lines: int = 4) -> str:
-        """Return the lines of the log that tell why it ended, joined by `` | ``: exceptions, else the last lines."""
+        """Return the lines of the log that say why it ended, joined by `` | ``: exceptions, or else the last lines."""
         return last_words(self.log_text(), lines)
 
     def last_lines(self, lines: int) -> str:
-        """Return the log's last lines, joined by `` | ``: where it is while it works."""
+        """Return the log's last lines, joined by `` | ``, which show what it is doing."""
         return " | ".join(lines_of(self.log_text())[-lines:])
 
     def left_behind(self) -> list[int]:
-        """Return the pids of processes that the child, which was stopped, has left running."""
+        """Return the pids of processes that the stopped child has left running."""
         return [process.pid for process in session_members(self.pid, self._create_time)]
 
     def kill(self) -> None:
-        """End the whole session at once: one that hangs hears no SIGTERM."""
-        _tell(signal.SIGKILL, session_members(self.pid, self._create_time))
+        """Kill all of the session at once, for a process that hangs and ignores SIGTERM."""
+        _signal(signal.SIGKILL, session_members(self.pid, self._create_time))
 
     def stop(self) -> None:
-        """End the whole session: SIGTERM, then SIGKILL. Harmless when it has ended already."""
+        """End all of the session: SIGTERM, then SIGKILL. Has no effect if it has already ended."""
         _end_session(self.pid, self._create_time)
         self._popen.wait()
         if self._popen.stdin:
@@ -311,13 +311,13 @@ def _connections(process: psutil.Process) -> list[Any]:
 
 
 class Pulse:
-    """When a child last showed a sign of life: CPU time, something read from a disk, or a new line in its log."""
+    """Time since a child's last activity: CPU time, a read from a disk, or a new line in its log."""
 
     CPU_S = 0.1
-    """Less than this since the last sign is what a process takes that only waits."""
+    """CPU time that counts as activity; a process that only waits uses less."""
 
     def __init__(self, child: Child) -> None:
-        """Begin now."""
+        """Start now."""
         self._child = child
         self._seen = self._look()
         self._at = time.monotonic()
@@ -326,7 +326,7 @@ class Pulse:
         return self._child.cpu_seconds(), self._child.bytes_read(), self._child.log_bytes()
 
     def still_s(self) -> float:
-        """Return for how many seconds there has been no sign of life; ask about once a second."""
+        """Return the seconds since the last activity; call about once a second."""
         now, seen = time.monotonic(), self._look()
         if abs(seen[0] - self._seen[0]) > self.CPU_S or seen[1:] != self._seen[1:]:
             self._seen, self._at = seen, now

@@ -1,14 +1,14 @@
-"""Whether this machine has a CUDA device, without importing anything that is slow to import."""
+"""Check whether this machine has a CUDA device, without slow imports."""
 
 import shutil
 import subprocess
 
 NVIDIA_SMI_S = 20
-"""Longest wait for nvidia-smi. Chosen: it takes seconds where it has to load the driver first."""
+"""Longest time to wait for nvidia-smi. Chosen: it takes seconds where it has to load the driver first."""
 
 
 def has_cuda_device() -> bool:
-    """Tell whether nvidia-smi is here, works and lists a device."""
+    """Return whether nvidia-smi is installed, works and lists a device."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return False

@@ -1,8 +1,8 @@
-"""Why a server ended, and what to change, read from its log. Pure: text in, words out.
+"""Determine from a server's log why it ended and what to change. Pure functions.
 
-The patterns are messages that torch, NCCL, CUDA and Hugging Face's libraries print, in whichever server they run; an
-engine adds its own by kind (:class:`bench.engines.Engine`). The first rule that finds its message wins, so what
-explains most comes first: a missing kernel also breaks NCCL, never the other way round.
+The patterns match messages that torch, NCCL, CUDA and Hugging Face's libraries print in any server; an engine adds its
+own by kind (:class:`bench.engines.Engine`). The first matching rule wins, so root causes come first: a missing kernel
+also breaks NCCL, but not vice versa.
 """
 
 import re
@@ -23,13 +23,13 @@ NOTHING: Mapping[Kind, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a log says went wrong."""
+    """An error found in a log."""
 
     kind: Kind
     line: str
-    """The line that says so, without its time stamp."""
+    """The log line that reports it, without its time stamp."""
     advice: str
-    """What to change, with the field to type."""
+    """What to change, naming the config field."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class _Rule:
 
 
 NEVER = r"(?!)"
-"""Matches nothing: only engines print messages of this kind."""
+"""Matches nothing, for kinds that only engines report."""
 RULES = (
     _Rule(
         "port taken",
@@ -52,13 +52,13 @@ RULES = (
         r"gated repo|Repository Not Found|(?:401|403) Client Error|does not appear to have a file named"
         r"|Cannot find any model weights|Incorrect path_or_model_id"
         r"|No such file or directory: .*\.(?:safetensors|json)",
-        "the checkpoint is not complete or may not be read: accept its licence on the hub and log in with "
-        "`hf auth login`, or delete its folder in the cache so that it is built anew",
+        "the checkpoint is incomplete or access is denied: accept its licence on the hub and log in with "
+        "`hf auth login`, or delete its folder in the cache so that it is built again",
     ),
     _Rule(
         "wrong argument",
         r"error: (?:unrecognized arguments|argument -|ambiguous option|the following arguments are required)",
-        "this version does not know the argument: look at engine.extra_args, or build the pinned toolchain",
+        "this version does not know the argument: check engine.extra_args, or build the pinned toolchain",
     ),
     _Rule(
         "context too long",
@@ -87,30 +87,30 @@ RULES = (
         "no GPU",
         r"No CUDA GPUs are available|Found no NVIDIA driver|NVIDIA driver on your system is too old"
         r"|driver version is insufficient|Torch not compiled with CUDA enabled|no CUDA device",
-        "no usable GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES, or take engine=transformers",
+        "no usable GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES, or choose another engine=",
     ),
     _Rule(
         "missing kernel",
         r"\.so[.\d]*: (?:undefined symbol|cannot open shared object)|CUDA_HOME environment variable is not set"
         r"|(?:Could not find|No such file or directory:) '?(?:nvcc|ninja)",
-        "the environment's kernels do not fit this machine: quantbench toolchain check NAME tells which; "
+        "the environment's kernels do not match this machine: quantbench toolchain check NAME lists them; "
         "kernels that are compiled on first use need the CUDA toolkit and CUDA_HOME",
     ),
     _Rule(
         "sizes do not divide",
         r"is not divisible by|must be divisible by|is not a multiple of",
-        "this many GPUs do not divide the model's heads or layers: split it over another number",
+        "this many GPUs do not divide the model's heads or layers: split it over a different number",
     ),
     _Rule(
         "no room for keys",
         NEVER,
-        "after the weights there is too little left for keys and values: lower model.context_length, or use more GPUs",
+        "the weights leave too little memory for keys and values: lower model.context_length, or use more GPUs",
     ),
     _Rule(
         "out of memory",
         r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|out of memory\. Try to"
         r"|DefaultCPUAllocator: can't allocate memory|MemoryError",
-        "look with nvidia-smi whether another program holds the GPU; else use more GPUs",
+        "check with nvidia-smi whether another program uses the GPU; otherwise use more GPUs",
     ),
     _Rule(
         "shared memory",
@@ -126,7 +126,7 @@ RULES = (
         "NCCL",
         r"NCCL error|nccl(?:UnhandledCuda|System|Internal|Remote|InvalidUsage)\w*|DistBackendError"
         r"|DistNetworkError|DistStoreError",
-        "the GPUs cannot talk to each other: NCCL_DEBUG=INFO shows why; check that every node runs",
+        "the GPUs cannot communicate with each other: NCCL_DEBUG=INFO shows why; check that every node is running",
     ),
     _Rule(
         "watchdog",
@@ -151,47 +151,47 @@ _NOISE = re.compile(
 
 
 def lines_of(log: str) -> list[str]:
-    """Return the lines that say something, each without its time stamp; of a line that was overwritten, the last."""
-    said = (line.split("\r")[-1].strip() for line in log.splitlines())
-    return [stripped for line in said if (stripped := _STAMP.sub("", line).strip())]
+    """Return the non-empty lines without their time stamps; of an overwritten line, the last version."""
+    final = (line.split("\r")[-1].strip() for line in log.splitlines())
+    return [stripped for line in final if (stripped := _STAMP.sub("", line).strip())]
 
 
 def diagnose(
     log: str, patterns: Mapping[Kind, str] = NOTHING, advice: Mapping[Kind, str] = NOTHING
 ) -> Diagnosis | None:
-    """Return what a server's log says went wrong; None if it holds no known message.
+    """Return what went wrong according to a server's log; None if it contains no known message.
 
-    What was raised counts before what was only printed: warnings name many things that broke nothing.
+    Exceptions take precedence over printed lines, because warnings often mention things that broke nothing.
 
     Args:
-        log: what the server printed.
-        patterns: the engine's own messages, by what they mean.
-        advice: what to change with this engine.
+        log: the server's output.
+        patterns: the engine's own messages, by kind.
+        advice: the engine's own advice, by kind.
     """
     lines = lines_of(log)
-    for chosen in ([line for line in lines if _EXCEPTION.match(line)], lines):
+    for candidates in ([line for line in lines if _EXCEPTION.match(line)], lines):
         for rule in RULES:
             pattern = f"{rule.pattern}|{patterns[rule.kind]}" if rule.kind in patterns else rule.pattern
-            line = next((line for line in chosen if re.search(pattern, line, re.IGNORECASE)), None)
+            line = next((line for line in candidates if re.search(pattern, line, re.IGNORECASE)), None)
             if line:
                 return Diagnosis(rule.kind, _cut(line), advice.get(rule.kind, rule.advice))
     return None
 
 
 def last_words(log: str, lines: int = 4) -> str:
-    """Return the lines of a log that tell why it ended, joined by `` | ``.
+    """Return the lines of a log that say why a process ended, joined by `` | ``.
 
-    These are its last exceptions, for what servers print after them (tracebacks of other processes, farewells) says
-    nothing; where there is none, its last lines.
+    These are its last exceptions, because later output (tracebacks of other processes, shutdown messages) explains
+    nothing; or else its last lines.
     """
-    said = [line for line in lines_of(log) if not _NOISE.search(line)]
-    raised = [line for line in said if _EXCEPTION.match(line)]
-    chosen = list(dict.fromkeys(raised))[-2:] if raised else said[-lines:]
-    return " | ".join(_cut(line) for line in chosen)
+    relevant = [line for line in lines_of(log) if not _NOISE.search(line)]
+    exceptions = [line for line in relevant if _EXCEPTION.match(line)]
+    last = list(dict.fromkeys(exceptions))[-2:] if exceptions else relevant[-lines:]
+    return " | ".join(_cut(line) for line in last)
 
 
 def why(log: str, patterns: Mapping[Kind, str] = NOTHING, advice: Mapping[Kind, str] = NOTHING) -> str:
-    """Return in one line why a server ended and what to change, as far as its log shows; see `diagnose`."""
+    """Return one line that says why a server ended and what to change, according to its log; see `diagnose`."""
     diagnosis = diagnose(log, patterns, advice)
     words = last_words(log)
     if diagnosis is None:

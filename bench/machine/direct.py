@@ -1,8 +1,8 @@
-"""HTTP without detours: a server is asked at its own address, through no proxy and after no redirect.
+"""Direct HTTP: requests go to the server's own address, without proxies or redirects.
 
 ``urllib``, ``requests`` and ``httpx`` take proxies from the environment and send requests to 127.0.0.1 through them,
-API keys included, unless ``no_proxy`` names it. The client that measures connects to the server itself, so whatever
-else asks the same server does so too. A redirect would carry the key to an address that no config names.
+including API keys, unless ``no_proxy`` names it. The measuring client connects to the server directly, so all other
+requests to that server do too. A redirect would send the key to an address that no config names.
 """
 
 import os
@@ -13,11 +13,11 @@ from typing import cast
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NAMES = ("no_proxy", "NO_PROXY")
-"""Variables that list the hosts to reach without a proxy; programs read one or the other."""
+"""Variables that list the hosts to reach without a proxy; programs read either one."""
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener for HTTP alone, without the handlers that use proxies and follow redirects."""
+    """Return an opener for HTTP only, without the handlers for proxies and redirects."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.HTTPHandler(),
@@ -30,29 +30,29 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def open_direct(request: urllib.request.Request, timeout_s: float) -> HTTPResponse:
-    """Return the response to a request; close it.
+    """Return the response to a request, which the caller must close.
 
     Raises:
-        urllib.error.HTTPError: the server answered with an error, or with a redirect.
-        OSError: no answer.
-        http.client.HTTPException: an answer that is not HTTP.
+        urllib.error.HTTPError: the server answered with an error or a redirect.
+        OSError: the server did not answer.
+        http.client.HTTPException: the answer is not HTTP.
     """
     return cast(HTTPResponse, _opener().open(request, timeout=timeout_s))
 
 
 def loopback_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that keep a process's own requests to this machine away from proxies.
+    """Return the variables that make a process send requests to this machine without a proxy.
 
     Args:
-        environment: of the process; hosts that it reaches directly already are kept.
+        environment: the process's environment; hosts that it already reaches directly are kept.
     """
-    given = next((environment[name] for name in NAMES if environment.get(name)), "")
-    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    listed = next((environment[name] for name in NAMES if environment.get(name)), "")
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
     if "*" not in hosts:
         hosts += [host for host in LOOPBACK if host not in hosts]
     return dict.fromkeys(NAMES, ",".join(hosts))
 
 
 def bypass_proxies() -> None:
-    """Keep this process's requests to this machine away from proxies, whichever library sends them."""
+    """Make this process send requests to this machine without a proxy, in any library."""
     os.environ.update(loopback_variables(os.environ))

@@ -1,4 +1,4 @@
-"""The machine and the software of a run, read once at its start."""
+"""The hardware and software of a run, read once at its start."""
 
 import importlib.metadata
 import os
@@ -47,7 +47,7 @@ def cpu_name() -> str:
 
 
 def gpus() -> tuple[str, ...]:
-    """Return one line per NVIDIA GPU (name, memory, driver), or nothing."""
+    """Return one line per NVIDIA GPU (name, memory, driver); empty without a GPU."""
     if not shutil.which("nvidia-smi"):
         return ()
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -56,7 +56,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return git's answer about the checkout this code runs from; None for an installed package."""
+    """Return git's output about the checkout that this code runs from; None for an installed package."""
     top = Path(__file__).resolve().parents[2]
     if not (top / ".git").exists() or not shutil.which("git"):
         return None

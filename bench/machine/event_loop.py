@@ -1,6 +1,6 @@
-"""The event loop that the measuring client runs on: uvloop's where it is installed, else asyncio's own.
+"""The event loop of the measuring client: uvloop's where it is installed, otherwise asyncio's own.
 
-uvloop reads a socket in a third of asyncio's time, and exists for CPython on POSIX systems only.
+uvloop reads a socket in a third of asyncio's time, and is available for CPython on POSIX systems only.
 """
 
 import asyncio

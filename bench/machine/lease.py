@@ -1,8 +1,8 @@
-"""Lease the devices of a machine to one run at a time, so that no run spoils the times of another.
+"""Lease the devices of a machine to one run at a time, so that no run disturbs the measurements of another.
 
-A lease is a locked file below the cache folder; the kernel lets go of it however its process ends. On a machine without
-accelerators there is one lease for the whole machine: two servers on one CPU would slow each other down. What Ray or
-Slurm has given a job already stands in CUDA_VISIBLE_DEVICES; of that, a job takes as many as its server is spread over.
+A lease is a locked file in the cache folder; the kernel releases it however its process ends. A machine without
+accelerators has a single lease, because two servers on one CPU would slow each other down. Ray and Slurm list the
+devices of a job in CUDA_VISIBLE_DEVICES; a run leases as many of these as its server is split over.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from bench.paths import cache_dir
 from quantize import locks
 
 WAIT_POLL_S = 1.0
-"""How often a waiting run looks for free devices. Chosen: short next to the minutes of a run."""
+"""Interval at which a waiting run checks for free devices. Chosen: short compared with the minutes of a run."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MACHINE = "cpu"
 
 
 def folder() -> Path:
-    """Return where this machine's leases lie; the cache folder may be shared by several machines."""
+    """Return the folder of this machine's leases; several machines may share a cache folder."""
     return cache_dir() / "leases" / socket.gethostname()
 
 
 def visible() -> list[str]:
-    """Return the accelerators that this process may use, as CUDA_VISIBLE_DEVICES names them; none on a CPU machine."""
+    """Return the accelerators that this process may use, as named in CUDA_VISIBLE_DEVICES; empty without any."""
     devices = Devices.here()
     if devices is None:
         return []
     with contextlib.closing(devices):
         count = len(devices.names)
-    asked = os.environ.get(VISIBLE)
-    return [entry.strip() for entry in asked.split(",")][:count] if asked else [str(index) for index in range(count)]
+    listed = os.environ.get(VISIBLE)
+    return [entry.strip() for entry in listed.split(",")][:count] if listed else [str(index) for index in range(count)]
 
 
 def _try(name: str) -> IO[str] | None:
-    """Lock one lease, if nobody holds it."""
+    """Lock one lease; return None if another process holds it."""
     file = folder() / f"{name.replace('/', '-')}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -51,37 +51,37 @@ def _try(name: str) -> IO[str] | None:
 
 def _take(entries: Sequence[str], count: int) -> list[tuple[str, IO[str]]] | None:
     """Lock ``count`` of the entries, or none of them."""
-    got: list[tuple[str, IO[str]]] = []
+    leases: list[tuple[str, IO[str]]] = []
     for entry in entries:
-        held = _try(entry)
-        if held is not None:
-            got.append((entry, held))
-        if len(got) == count:
-            return got
-    for _, held in got:
-        held.close()
+        lock = _try(entry)
+        if lock is not None:
+            leases.append((entry, lock))
+        if len(leases) == count:
+            return leases
+    for _, lock in leases:
+        lock.close()
     return None
 
 
 @contextlib.contextmanager
 def lease_devices(count: int, *, on_cpu: bool, on_wait: Callable[[], None]) -> Iterator[tuple[str, ...]]:
-    """Hold devices for the duration of a ``with`` block; CUDA_VISIBLE_DEVICES names them, for the server to inherit.
+    """Hold devices for the duration of a ``with`` block and name them in CUDA_VISIBLE_DEVICES for the server.
 
     Args:
-        count: accelerators that are wanted. More than there are means all of them: the server will say what is missing.
-        on_cpu: the server computes on the CPU, whatever else is here.
-        on_wait: called every second while others hold what is wanted.
+        count: number of accelerators. If there are fewer, all are leased, and the server reports what is missing.
+        on_cpu: whether the server computes on the CPU, even if there are accelerators.
+        on_wait: called every second while other runs hold the devices.
 
     Yields:
-        The entries of CUDA_VISIBLE_DEVICES that are held; nothing on a CPU.
+        The leased entries of CUDA_VISIBLE_DEVICES; empty on a CPU.
     """
     entries = [] if on_cpu else visible()
     wanted = entries or [MACHINE]
-    while (got := _take(wanted, min(count, len(wanted)))) is None:
+    while (leases := _take(wanted, min(count, len(wanted)))) is None:
         on_wait()
         time.sleep(WAIT_POLL_S)
     before = os.environ.get(VISIBLE)
-    names = tuple(name for name, _ in got) if entries else ()
+    names = tuple(name for name, _ in leases) if entries else ()
     if names and len(entries) > len(names):
         os.environ[VISIBLE] = ",".join(names)
     try:
@@ -91,5 +91,5 @@ def lease_devices(count: int, *, on_cpu: bool, on_wait: Callable[[], None]) -> I
             os.environ.pop(VISIBLE, None)
         else:
             os.environ[VISIBLE] = before
-        for _, held in got:
-            held.close()
+        for _, lock in leases:
+            lock.close()

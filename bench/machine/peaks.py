@@ -1,4 +1,4 @@
-"""Which device is here, and what it can do at most: an accelerator by its name from a table, a CPU by measuring it."""
+"""This machine's device and its peak rates: accelerators are looked up in a table by name, CPUs are measured."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from quantize.search_path import search_path
 TABLE = Path(__file__).resolve().parent / "devices.toml"
 PROBE = Path(__file__).resolve().parent / "probe.py"
 PROBE_TIMEOUT_S = 300
-"""Some 10 s, if the machine is not busy."""
+"""Longest time for the probe, which takes some 10 s on an idle machine."""
 
 
 class Entry(Frozen):
@@ -36,11 +36,11 @@ class Entry(Frozen):
     bandwidth_tb_per_s: PositiveFloat
     memory_gb: PositiveFloat
     tflops: dict[str, PositiveFloat]
-    """In the unit of datasheets, 10^12 operations per second, by what is multiplied."""
+    """Peak rates by number type, in the unit of datasheets, 10^12 operations per second."""
     source: str
 
     def device(self) -> Device:
-        """Return it in units without prefixes."""
+        """Return the entry in units without prefixes."""
         return Device(
             name=self.name,
             bandwidth_bytes_per_s=self.bandwidth_tb_per_s * 1e12,
@@ -52,7 +52,7 @@ class Entry(Frozen):
 
 
 def own_table() -> Path:
-    """Return where a user's own entries stand; there need not be any."""
+    """Return the file for a user's own entries, which may not exist."""
     return cache_dir() / TABLE.name
 
 
@@ -60,7 +60,7 @@ def table() -> list[Entry]:
     """Return all entries, the user's own first.
 
     Raises:
-        ConfigError: a file is not what it should be.
+        ConfigError: a file is invalid.
     """
     entries = []
     for file in (own_table(), TABLE):
@@ -68,14 +68,14 @@ def table() -> list[Entry]:
             try:
                 entries += [Entry.model_validate(entry) for entry in tomllib.loads(file.read_text())["device"]]
             except (KeyError, ValueError) as error:
-                raise ConfigError(f"{file}: {str(error).splitlines()[0]}; {TABLE} shows the form") from error
+                raise ConfigError(f"{file}: {str(error).splitlines()[0]}; {TABLE} shows the format") from error
     return entries
 
 
 def lookup(name: str) -> Device | None:
-    """Return the device that the driver calls ``name``, e.g. ``NVIDIA H100 80GB HBM3``; None if it is not known.
+    """Return the device that the driver calls ``name``, e.g. ``NVIDIA H100 80GB HBM3``; None if it is unknown.
 
-    A part of a card (MIG) is not: it has a part of the card's bandwidth, and the table does not tell which.
+    A part of a card (MIG) is unknown: it has a share of the card's bandwidth that the table does not list.
     """
     if " MIG " in name:
         return None
@@ -83,12 +83,12 @@ def lookup(name: str) -> Device | None:
 
 
 def default_threads() -> int:
-    """Return how many threads a server started from here computes with: ``OMP_NUM_THREADS``, else one for each core."""
+    """Return the default number of threads of a server: ``OMP_NUM_THREADS``, or else one per core."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _accelerators() -> list[str]:
-    """Return the different names of the accelerators that a server started from here may use."""
+    """Return the distinct names of the accelerators that a server on this machine may use."""
     devices = Devices.here()
     if devices is None:
         return []
@@ -97,12 +97,12 @@ def _accelerators() -> list[str]:
 
 
 def probe(interpreter: str, threads: int) -> Device:
-    """Measure this machine's CPU with an interpreter's torch or numpy and return what it can do.
+    """Measure the peak rates of this machine's CPU with an interpreter's torch or numpy.
 
     Raises:
-        EngineError: the interpreter has neither, or the probe ended otherwise.
+        EngineError: the interpreter has neither, or the probe failed.
     """
-    # -P: the script's own folder holds modules named like others', e.g. build and profile.
+    # -P keeps the script's folder off the path: its modules could shadow others of the same name.
     argv = [interpreter, "-P", str(PROBE), "--threads", str(threads)]
     env = {**os.environ, **search_path(interpreter), "OMP_NUM_THREADS": str(threads)}
     try:
@@ -126,7 +126,7 @@ def probe(interpreter: str, threads: int) -> Device:
 
 
 def higher(before: Device, after: Device) -> Device:
-    """Return two measurements of one device as one: of each figure the higher, for something slowed the other."""
+    """Merge two measurements of one device: take the higher of each figure, because something slowed the other."""
     earlier = dict(before.bandwidth_by_size)
     by_size = tuple((size, max(speed, earlier.get(size, 0.0))) for size, speed in after.bandwidth_by_size)
     kinds = [*before.flops_per_s, *(kind for kind in after.flops_per_s if kind not in before.flops_per_s)]
@@ -147,10 +147,10 @@ def _torch_version(interpreter: str) -> str:
 
 
 def kept_device(*, cpu: bool = False) -> Device | None:
-    """Return the device at hand without measuring anything: from the table, or what an earlier run has measured.
+    """Return this machine's device without measuring: from the table, or as an earlier run measured it.
 
     Args:
-        cpu: the CPU, whatever else is here.
+        cpu: return the CPU even if there are accelerators.
     """
     names = [] if cpu else _accelerators()
     if names:
@@ -172,11 +172,11 @@ def _cpu(interpreter: str, threads: int, *, again: bool) -> Device:
         "probe": sha256_text(PROBE.read_text()),
     }
     file = cache_dir() / "devices" / f"{sha256_text(canonical_json(key))[:16]}.json"
-    kept = Device.model_validate_json(file.read_bytes()) if file.exists() else None
-    if kept is not None and not again:
-        return kept
+    earlier = Device.model_validate_json(file.read_bytes()) if file.exists() else None
+    if earlier is not None and not again:
+        return earlier
     measured = probe(interpreter, threads)
-    device = higher(kept, measured) if kept is not None else measured
+    device = higher(earlier, measured) if earlier is not None else measured
     write_atomic(file, device.model_dump_json(indent=1))
     return device
 
@@ -189,17 +189,17 @@ def device_here(
     again: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Device | None:
-    """Return the device that a server started from here computes on; None if it is not known.
+    """Return the device that a server on this machine computes on; None if it is unknown.
 
-    An accelerator is looked up in the table by its name. Without one the CPU is measured, once for each kind of CPU,
-    number of cores and threads, and version of torch; what was found is kept in the cache folder.
+    An accelerator is looked up in the table by its name. Without one, the CPU is measured once per kind of CPU, number
+    of cores and threads, and version of torch; the result is cached.
 
     Args:
-        interpreter: of the engine; measures the CPU.
-        threads: that the server computes with; None for :func:`default_threads`.
-        cpu: the server computes on the CPU, whatever else is here.
-        again: measure the CPU again and keep the higher figures: it may have been busy the first time.
-        say: told why nothing is known, in one line.
+        interpreter: the engine's Python, which measures the CPU.
+        threads: number of threads that the server computes with; None for :func:`default_threads`.
+        cpu: whether the server computes on the CPU even if there are accelerators.
+        again: measure the CPU again and keep the higher figures, because it may have been busy the first time.
+        say: receives one line that says why the device is unknown.
 
     Raises:
         ConfigError: ``devices.toml`` cannot be read.
