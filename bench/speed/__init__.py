@@ -1,1 +1,1 @@
-"""Speed on a running server: send, stamp, check, and only then compute."""
+"""Speed of a running server: send requests, time stamp the answers, check them, and only then compute figures."""

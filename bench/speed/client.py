@@ -1,7 +1,7 @@
-"""A streaming client for the servers that speak one of :mod:`bench.speed.protocols`.
+"""A streaming client for servers that speak one of :mod:`bench.speed.protocols`.
 
-Generations go over bare connections, each its own and opened before t0; see :mod:`bench.speed.exchange` for how they
-are stamped. Everything else goes over aiohttp. `run` runs it on the fastest event loop there is.
+Each generation has its own raw connection, which is opened before t0; :mod:`bench.speed.exchange` time stamps it. All
+other requests go through aiohttp. `run` runs the client on the fastest event loop available.
 """
 
 import asyncio
@@ -24,21 +24,22 @@ from bench.speed.stream import SHOWN, Stream
 __all__ = ["Client", "now_ns", "run"]
 
 CONTROL_TIMEOUT_S = 60.0
-"""How long anything but a generation may take."""
+"""Longest time for any request other than a generation."""
 CONNECT_TIMEOUT_S = 30.0
-"""Longest wait for a connection. Chosen: a busy server accepts within seconds."""
+"""Longest time to wait for a connection. Chosen: a busy server accepts within seconds."""
 FLUSH_ATTEMPTS = 100
-"""Times that a flush is asked for: five seconds with the pause between them."""
+"""Number of flush requests before giving up: five seconds, with the pause between them."""
 FLUSH_PAUSE_S = 0.05
-"""A server may count a request as running for a moment after its last token, and does not flush then."""
+"""Pause between flush requests: a server may count a request as running shortly after its last token, and then does not
+flush."""
 TICK_S = 0.05
-"""How often timeouts are looked for."""
+"""Interval of checks for timeouts."""
 HEALTH_PROMPT = (100,)
-"""One id that every vocabulary has."""
+"""A token id that every vocabulary has."""
 
-NO_CACHED_COUNT = "the server gave no count of cached tokens, so that none came from its cache is not proven"
+NO_CACHED_COUNT = "the server gave no count of cached tokens, so it is unproven that none came from its cache"
 NO_EVENT_COUNT = (
-    "the server did not tell how many tokens an event carries: each is taken for one, the last for what is missing"
+    "the server did not report how many tokens an event carries: each counts as one, and the last as all that remain"
 )
 
 T = TypeVar("T")
@@ -51,13 +52,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 class Client:
-    """Talks to one running server. Use as an async context manager."""
+    """A client of one running server. Use as an async context manager."""
 
     def __init__(
         self,
         base_url: str,
         *,
-        protocol: str = "sglang",
+        protocol: str,
         total_timeout_s: float,
         stall_timeout_s: float,
         first_token_timeout_s: float | None = None,
@@ -66,26 +67,26 @@ class Client:
         text_of: Callable[[Sequence[int]], str] | None = None,
         keeps_prefixes: bool = True,
     ) -> None:
-        """Remember where the server is, how it is asked, and how long to wait for it.
+        """Store the server's address, its protocol and the timeouts.
 
         Args:
-            base_url: e.g. ``http://127.0.0.1:30000``; what the protocol's paths are appended to.
+            base_url: e.g. ``http://127.0.0.1:30000``; the protocol's paths are appended to it.
             protocol: a module of :mod:`bench.speed.protocols`.
-            total_timeout_s: longest time that one generation may take, from t0.
+            total_timeout_s: longest time for one generation, from t0.
             stall_timeout_s: longest silence after the first token.
-            first_token_timeout_s: longest wait for the first token; None for that of a silence.
+            first_token_timeout_s: longest time to the first token; None for ``stall_timeout_s``.
             api_key: sent as a bearer token.
-            model: the name that the model is served under, where the protocol sends one.
-            text_of: turns ids into the text that is sent in their place, for a server that takes no ids.
-            keeps_prefixes: the server may have a prefix cache.
+            model: the served model's name, where the protocol sends one.
+            text_of: turns ids into the text that is sent instead, for a server that accepts no ids.
+            keeps_prefixes: whether the server may have a prefix cache.
 
         Raises:
-            ConfigError: the address or the protocol is none.
+            ConfigError: the address or the protocol is invalid.
         """
         self.base_url = base_url.rstrip("/")
         self._url = urlsplit(self.base_url)
         if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise ConfigError(f"'{base_url}' is no address of a server; one looks like http://127.0.0.1:30000")
+            raise ConfigError(f"'{base_url}' is not a server's address; expected something like http://127.0.0.1:30000")
         self._host = self._url.hostname
         self._port = self._url.port or {"http": 80, "https": 443}[self._url.scheme]
         self._dialect = dialect(protocol)
@@ -98,7 +99,7 @@ class Client:
         self._model = model
         self._text_of = text_of
         self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
-        self._under_way: set[Exchange] = set()
+        self._in_flight: set[Exchange] = set()
         self._unproven = dict.fromkeys(self._dialect.UNPROVEN if keeps_prefixes else ())
 
     async def __aenter__(self) -> Self:
@@ -118,7 +119,7 @@ class Client:
 
     @property
     def unproven(self) -> tuple[str, ...]:
-        """What this server can never prove, or did not so far, one sentence each."""
+        """What this server cannot prove, or has not proven so far, one sentence each."""
         return tuple(self._unproven)
 
     async def generate(
@@ -129,27 +130,27 @@ class Client:
         origin_ns: int | None = None,
         scheduled_ns: int | None = None,
     ) -> RequestTrace:
-        """Generate exactly ``max_new_tokens`` tokens greedily and return what was seen, also of a failed request.
+        """Generate exactly ``max_new_tokens`` tokens greedily and return the trace, even of a failed request.
 
-        t0 is taken with the connection open, just before the request's first bytes are sent. Events that were read
-        together have the same time; events without new tokens have none.
+        t0 is taken once the connection is open, just before the request's first bytes are sent. Events that were read
+        together have the same time; events without new tokens have no time.
 
         Args:
             input_ids: the prompt.
-            max_new_tokens: end-of-text tokens do not stop it earlier.
+            max_new_tokens: length of the answer; end-of-text tokens do not end it earlier.
             origin_ns: a time from `now_ns` that ``start_ns`` counts from; None counts from t0.
             scheduled_ns: when the request was due, in nanoseconds since ``origin_ns``; kept in the trace.
         """
         request = self._request(input_ids, max_new_tokens)
         stream = Stream(self._dialect)
         exchange = Exchange(stream, **self._limits)
-        self._under_way.add(exchange)
+        self._in_flight.add(exchange)
         try:
             await self._connect(exchange)
             exchange.send(request)
             await exchange.ended
         finally:
-            self._under_way.discard(exchange)
+            self._in_flight.discard(exchange)
             exchange.close()
         trace = stream.trace(
             exchange.begin_ns,
@@ -169,19 +170,19 @@ class Client:
         return self._dialect.FLUSH_PATH is not None
 
     def silent_s(self) -> float:
-        """Return for how many seconds none of the requests under way has had an answer; 0 where there are none."""
-        newest_ns = max((exchange.newest_ns for exchange in self._under_way), default=None)
+        """Return the seconds since any request in flight received data; 0 if none is in flight."""
+        newest_ns = max((exchange.newest_ns for exchange in self._in_flight), default=None)
         return 0.0 if newest_ns is None else (now_ns() - newest_ns) / 1e9
 
     def fail_all(self, reason: str) -> None:
-        """End every request under way; their traces keep what had come and carry ``reason`` as error."""
-        for exchange in tuple(self._under_way):
+        """End every request in flight; their traces keep the tokens so far, with ``reason`` as the error."""
+        for exchange in tuple(self._in_flight):
             exchange.fail(reason)
 
     async def flush_cache(self) -> None:
         """Empty the server's prefix cache, waiting a few seconds for requests that are just ending.
 
-        Does nothing where the protocol has no means for it.
+        Does nothing if the protocol has no such request.
 
         Raises:
             EngineError: the server does not answer or does not flush.
@@ -196,7 +197,7 @@ class Client:
         raise EngineError(f"{self.base_url} does not flush its cache (HTTP {status}: {text[:SHOWN].strip()})")
 
     async def health_generate(self) -> None:
-        """Return once the server has really generated a token.
+        """Return once the server has generated a token.
 
         Raises:
             EngineError: it does not answer, or cannot generate.
@@ -213,8 +214,8 @@ class Client:
     def _request(self, input_ids: Sequence[int], max_new_tokens: int) -> bytes:
         """Return the bytes of a request."""
         prompt = list(input_ids) if self._text_of is None else self._text_of(input_ids)
-        asked = self._dialect.request(prompt, max_new_tokens=max_new_tokens, model=self._model)
-        body = json.dumps(asked, separators=(",", ":")).encode()
+        fields = self._dialect.request(prompt, max_new_tokens=max_new_tokens, model=self._model)
+        body = json.dumps(fields, separators=(",", ":")).encode()
         headers = {
             "Host": self._url.netloc.rpartition("@")[2],
             "Content-Type": "application/json",
@@ -228,38 +229,38 @@ class Client:
         return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
     async def _connect(self, exchange: Exchange) -> None:
-        """Open the connection of ``exchange``, or let it fail."""
+        """Open the connection of ``exchange``, or make it fail."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: exchange, self._host, self._port, ssl=self._ssl)
         except TimeoutError:
-            exchange.fail(f"the connection failed: {self.base_url} did not accept it in {CONNECT_TIMEOUT_S:g} s")
+            exchange.fail(f"the connection failed: {self.base_url} did not accept it within {CONNECT_TIMEOUT_S:g} s")
         except OSError as error:
             exchange.fail(f"the connection failed: {error}")
 
     async def _tick(self) -> None:
-        """Look for requests that have taken too long, again and again."""
+        """Check periodically for requests that have timed out."""
         due_ns = now_ns()
         while True:
             await asyncio.sleep(TICK_S)
             late = now_ns() - due_ns > 2e9 * TICK_S
             due_ns = now_ns()
-            # After a moment in which nothing could run, what came meanwhile has yet to be read.
+            # If the loop was blocked, data that arrived in the meantime has not been read yet.
             if not late:
-                for exchange in tuple(self._under_way):
+                for exchange in tuple(self._in_flight):
                     exchange.tick()
 
     async def _ask(self, method: str, path: str) -> tuple[int, str]:
         """Return (status, body).
 
         Raises:
-            EngineError: no answer.
+            EngineError: the server does not answer.
         """
         try:
             async with self._session.request(method, f"{self.base_url}{path}", allow_redirects=False) as answer:
                 return answer.status, await answer.text(errors="replace")
         except TimeoutError:
-            raise EngineError(f"{self.base_url}{path} gave no answer in {CONTROL_TIMEOUT_S:g} s") from None
+            raise EngineError(f"{self.base_url}{path} did not answer within {CONTROL_TIMEOUT_S:g} s") from None
         except aiohttp.ClientError as error:
             raise EngineError(f"{self.base_url}{path} cannot be reached: {error or type(error).__name__}") from error

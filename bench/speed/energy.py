@@ -1,7 +1,7 @@
 """Compute the energy of a trial from readings of the accelerators, and whether it is valid. Pure functions.
 
-The device's own counter is taken where there is one (Volta and later); it is updated every 20 to 100 ms. Else power is
-integrated over time, which is rougher: newer devices report the power averaged over the last second.
+The device's own counter is used where there is one (Volta and later); it is updated every 20 to 100 ms. Otherwise power
+is integrated over time, which is less precise: newer devices report the power averaged over the last second.
 
 Sources: NVML API reference (nvmlDeviceGetTotalEnergyConsumption, nvmlDeviceGetPowerUsage); Yang, Adamek and Armour,
 "Part-time Power Measurements: nvidia-smi's Lack of Attention" (2023), https://arxiv.org/abs/2312.02741.
@@ -15,33 +15,33 @@ from bench.records.record import Energy
 
 NS_PER_S = 1e9
 MIN_UPDATES = 10
-"""A counter must have been seen to move so often, for up to one update at either end is not the trial's."""
+"""Fewest observed updates of a counter, because up to one update at either end is not part of the trial."""
 MIN_COUNTED_S = 1.0
-"""Least time of a counted energy: ten updates of 100 ms."""
+"""Shortest time for a counted energy: ten updates of 100 ms."""
 MIN_INTEGRATED_S = 10.0
-"""Ten times the second over which power is averaged: its delay is then worth less than a tenth of the energy."""
+"""Ten times the second over which power is averaged, so that its delay is less than a tenth of the energy."""
 MAX_GAP_S = 1.0
-"""Longest time between two readings of power that may be bridged by a straight line."""
+"""Longest time between two power readings that is interpolated linearly."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What all devices told at one moment, in the same order every time."""
+    """The readings of all devices at one moment, always in the same order."""
 
     at_ns: int
     power_w: tuple[float | None, ...]
     counter_j: tuple[float, ...] | None
-    """None unless all of them have a counter."""
+    """None unless all devices have a counter."""
 
 
 def counter_energy(readings: Sequence[Reading]) -> Energy | None:
-    """Return the energy by the devices' own counters; None if the first or the last reading is without them.
+    """Return the energy by the devices' own counters; None if the first or the last reading has no counters.
 
-    Valid if a second or more has passed and every device's counter was seen to move ten times or more, never
-    backwards, with no reading missing.
+    Valid if it covers a second or more, every device's counter increased ten times or more and never decreased, and no
+    reading is missing.
 
     Args:
-        readings: in the order of their times.
+        readings: in chronological order.
     """
     if not readings:
         return None
@@ -60,13 +60,12 @@ def counter_energy(readings: Sequence[Reading]) -> Energy | None:
 
 
 def integrated_energy(readings: Sequence[Reading]) -> Energy | None:
-    """Return the energy by power over time (trapezoids); None if there are not two readings of all devices.
+    """Return the energy by integrating power over time (trapezoids); None with fewer than two readings of all devices.
 
-    Valid if ten seconds or more have passed, no reading is missing or late, and no device's power stood still
-    throughout.
+    Valid if it covers ten seconds or more, no reading is missing or late, and every device's power changed.
 
     Args:
-        readings: in the order of their times.
+        readings: in chronological order.
     """
     known = [(reading.at_ns, _all(reading.power_w)) for reading in readings]
     points = [(at_ns, watts) for at_ns, watts in known if watts]
@@ -85,16 +84,16 @@ def integrated_energy(readings: Sequence[Reading]) -> Energy | None:
 
 
 def energy(readings: Sequence[Reading]) -> Energy | None:
-    """Return the energy of all devices together: counted if that is valid, else integrated if that is, else either.
+    """Return the energy of all devices: counted if that is valid, else integrated if that is valid, else either.
 
     Args:
-        readings: in the order of their times, the first at a trial's beginning, the last at its end.
+        readings: in chronological order, the first at a trial's beginning, the last at its end.
     """
     known = [figure for figure in (counter_energy(readings), integrated_energy(readings)) if figure is not None]
     return next((figure for figure in known if figure.valid), known[0] if known else None)
 
 
 def _all(values: Sequence[float | None]) -> tuple[float, ...]:
-    """Return the values if every one is known, else nothing."""
+    """Return the values if all are known, or else an empty tuple."""
     known = tuple(value for value in values if value is not None)
     return known if len(known) == len(values) else ()

@@ -1,8 +1,8 @@
-"""One request and its answer on a connection of its own; the only file that reads a clock for measuring.
+"""One request and its answer on a separate connection; the only file that reads a clock for measurements.
 
-What comes in is stamped as soon as it has been read from the socket, and looked at later: when there is enough of it,
-when its end seems to have come, or when nothing came for a moment. So looking at one answer delays the stamps of
-others as little as it can, and what an answer holds in memory stays bounded.
+Data is time stamped as soon as it has been read from the socket, and parsed later: once enough has arrived, when it
+seems complete, or after a pause. Parsing one answer then delays the time stamps of others as little as possible, and
+the memory of an answer stays bounded.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ from typing import cast
 from bench.speed.stream import Stream
 
 HOLD_BYTES = 2**12
-"""An answer is looked at once this much of it has come. Little, for answers of one wave end together: what is left to
-look at then delays the last stamps of all."""
+"""Amount of unparsed data that triggers parsing. Small, because the answers of a wave end together: data left to parse
+at that time delays the last time stamps of all of them."""
 END_OF_BODY = b"\n0\r\n\r\n"
-"""How a body of unknown length ends. Where it comes in pieces, the next `Exchange.tick` sees to it."""
+"""End of a body of unknown length. If it arrives in pieces, the next `Exchange.tick` handles it."""
 
 now_ns = time.monotonic_ns
-"""The time in nanoseconds of the one clock that all measurements use (CLOCK_MONOTONIC)."""
+"""Returns the time in nanoseconds of the single clock that all measurements use (CLOCK_MONOTONIC)."""
 
 
 class Exchange(asyncio.Protocol):
-    """A request under way. ``ended`` is set once its answer is complete or broken."""
+    """A request in flight. ``ended`` is set once its answer is complete or has failed."""
 
     def __init__(self, stream: Stream, *, total_s: float, stall_s: float, first_token_s: float) -> None:
-        """Be ready for a connection.
+        """Wait for a connection.
 
         Args:
-            stream: takes in the answer.
+            stream: receives the answer.
             total_s: longest time from t0 to the answer's end.
             stall_s: longest silence after the first token.
             first_token_s: longest time from t0 to the first token.
         """
         self.ended = asyncio.get_running_loop().create_future()
         self.begin_ns = now_ns()
-        """t0, once the request has been sent."""
+        """t0 once the request has been sent."""
         self._sent = False
         self._stream = stream
         self._total_s = total_s
@@ -48,8 +48,8 @@ class Exchange(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        """Store the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
 
     def send(self, request: bytes) -> None:
         """Take t0 and send ``request``."""
@@ -58,7 +58,7 @@ class Exchange(asyncio.Protocol):
             return
         self._sent, self.begin_ns = True, now_ns()
         if transport.get_extra_info("sslcontext") is None:
-            # Past the transport: uvloop's sends only after everything else that is ready has had its turn.
+            # Bypasses the transport, because uvloop's sends only after all other ready callbacks have run.
             try:
                 request = request[os.write(transport.get_extra_info("socket").fileno(), request) :]
             except OSError as error:
@@ -68,16 +68,16 @@ class Exchange(asyncio.Protocol):
             transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Stamp what has been read."""
+        """Time stamp the data."""
         self._reads.append((now_ns(), data))
         self._held += len(data)
         if self._held > HOLD_BYTES or data.endswith(END_OF_BODY):
-            self._look()
+            self._parse()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Take note that nothing more can come."""
+        """End the answer: no more data can arrive."""
         at_ns = now_ns()
-        self._look()
+        self._parse()
         if error is not None:
             self.fail(f"the connection failed: {error or type(error).__name__}")
         elif self._stream.ended_ns is None:
@@ -85,18 +85,18 @@ class Exchange(asyncio.Protocol):
         self._set_ended()
 
     def fail(self, reason: str) -> None:
-        """End it with ``reason``, unless what had come before ended it already."""
+        """End the answer with ``reason``, unless data that has already arrived ends it."""
         at_ns = now_ns()
-        self._look()
+        self._parse()
         if self._stream.ended_ns is None:
             self._stream.fail(reason, at_ns)
         self._set_ended()
 
     def tick(self) -> None:
-        """Look at what lies there if nothing came since the last tick, and end what has taken too long."""
+        """Parse pending data if none has arrived since the last tick, and end the answer if it has timed out."""
         before, self._newest_ns = self._newest_ns, self._reads[-1][0] if self._reads else self._newest_ns
         if self._reads and (before == self._newest_ns or not self._stream.tokens):
-            self._look()
+            self._parse()
         if not self._sent or self._stream.ended_ns is not None:
             return
         at_ns = now_ns()
@@ -111,7 +111,7 @@ class Exchange(asyncio.Protocol):
 
     @property
     def newest_ns(self) -> int:
-        """When something came last; t0 if nothing has come."""
+        """Time of the last data; t0 before any."""
         return self._reads[-1][0] if self._reads else max(self._newest_ns, self.begin_ns)
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Exchange(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _look(self) -> None:
+    def _parse(self) -> None:
         reads, self._reads, self._held = self._reads, [], 0
         if reads:
             self._newest_ns = reads[-1][0]

@@ -1,8 +1,8 @@
 """Schedule requests: arrival times, the order of shapes, and when an open loop saturates the server.
 
 Pure functions. An open loop sends each request at its due time, however late earlier answers are, and latencies count
-from the due time; a client that waits for answers before it sends leaves out the very requests that a slow server
-would have delayed most (coordinated omission; G. Tene, "How NOT to measure latency", 2013).
+from the due time. A client that waits for answers before it sends omits exactly those requests that a slow server would
+have delayed most (coordinated omission; G. Tene, "How NOT to measure latency", 2013).
 """
 
 import hashlib
@@ -16,35 +16,36 @@ from bench.speed.shapes import Shape
 
 NS_PER_S = 1e9
 FEWEST_ARRIVALS = 30
-"""Arrivals in the later half of the time below which no queue is called growing. Chosen: four standard deviations of
-fewer would be most of them."""
+"""Fewest arrivals in the later half of the time for a queue to count as growing. Chosen: with fewer, four standard
+deviations would be most of them."""
 TIMES_OF_A_REQUEST = 8
-"""A full server may take this many times as long for a request as an empty one; until then it may just be filling
+"""A full server may take this many times as long for a request as an empty one; before that it may still be filling up
 (simulated, see :func:`saturation`)."""
 STANDARD_DEVIATIONS = 4
-"""Shortfall of completions that chance does not make: one in 30,000 for a normal distribution."""
+"""Shortfall of completions that is not due to chance: one in 30,000 for a normal distribution."""
 WARM_UP_SHARE = 0.1
 WARM_UP_FEWEST = 8
-"""Part of an open loop's requests that warms up, and the fewest. Chosen: every batch size of a light load comes up."""
+"""Share of an open loop's requests that warm up, and their least number. Chosen: includes every batch size of a light
+load."""
 
 
 def generator(seed: int, shape: Shape, wave: int, what: str) -> np.random.Generator:
-    """Return the source of chance for one wave; it follows from the arguments alone.
+    """Return the random generator for one wave, which depends on the arguments only.
 
     Args:
-        seed: of the sweep.
-        shape: another shape draws other numbers.
+        seed: seed of the sweep.
+        shape: part of the seed; its words must not change, or old prompts cannot be drawn again.
         wave: 0 is the warm-up.
-        what: tells the uses of one wave apart.
+        what: distinguishes the uses within one wave.
     """
     text = f"{seed}/{shape.input_len}/{shape.output_len}/{shape.load}/{shape.n_requests}/{wave}/{what}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
 
 def arrivals_ns(shape: Shape, *, seed: int, wave: int, n: int) -> tuple[int, ...]:
-    """Return when each of ``n`` requests of an open loop is due, nanoseconds since the wave began.
+    """Return when each of ``n`` requests of an open loop is due, in nanoseconds since the wave began.
 
-    Gaps are exponential with mean 1 / rate: a Poisson process, which is what many independent users make.
+    Gaps are exponential with mean 1 / rate, which is the Poisson process of many independent users.
     """
     assert shape.request_rate_per_s is not None
     gaps_s = generator(seed, shape, wave, "arrivals").exponential(1 / shape.request_rate_per_s, n)
@@ -52,10 +53,10 @@ def arrivals_ns(shape: Shape, *, seed: int, wave: int, n: int) -> tuple[int, ...
 
 
 def warm_up_requests(shape: Shape) -> int:
-    """Return how many requests warm a server up for a shape.
+    """Return the number of requests that warm a server up for a shape.
 
-    One for each slot of a closed loop, all at once, which brings every batch size of the shape; the first tenth of an
-    open loop, at its rate.
+    For a closed loop, one per slot, all at once, which covers every batch size of the shape; for an open loop, the
+    first tenth of its requests, at its rate.
     """
     if shape.request_rate_per_s is None:
         return shape.concurrency
@@ -63,7 +64,7 @@ def warm_up_requests(shape: Shape) -> int:
 
 
 def in_order(shapes: Sequence[Shape], seed: int) -> list[Shape]:
-    """Return the shapes in an order drawn from ``seed``, but of open loops of the same lengths the slower first."""
+    """Return the shapes in a random order from ``seed``, except that open loops of equal lengths start with the slowest."""
     order = random.Random(seed).sample(shapes, k=len(shapes))
     places: dict[tuple[int, int], list[int]] = {}
     for place, shape in enumerate(order):
@@ -77,51 +78,52 @@ def in_order(shapes: Sequence[Shape], seed: int) -> list[Shape]:
 
 
 def saturation(
-    came_s: Sequence[float], went_s: Sequence[float], *, now_s: float, fastest_s: float | None, most: int
+    sent_s: Sequence[float], answered_s: Sequence[float], *, now_s: float, fastest_s: float | None, most: int
 ) -> str | None:
-    """Return why a server is given more than it can take; None while that is not clear.
+    """Return why the load exceeds a server's capacity; None while that is not certain.
 
-    A queue is stable if what is in it, over the time, goes to zero: departures keep up with arrivals over any period
-    much longer than a request (rate stability; El-Taha and Stidham, "Sample-Path Analysis of Queueing Systems", 1999).
-    So the later half of the time so far is looked at. The queue grows if fewer requests went than came, by more than
-    4 standard deviations of the number that came, which is its own square root for Poisson arrivals. A server that is
-    just being filled looks the same, so the half must last 8 times as long as the fastest request took.
+    A queue is stable if its length divided by time goes to zero: departures keep up with arrivals over any period much
+    longer than a request (rate stability; El-Taha and Stidham, "Sample-Path Analysis of Queueing Systems", 1999). This
+    function looks at the later half of the time so far. The queue grows if fewer requests were answered than arrived,
+    by more than 4 standard deviations of the number of arrivals, which is its square root for Poisson arrivals. A
+    server that is still filling up looks the same, so the half must last 8 times as long as the fastest request.
 
     In simulated trials of 400 requests (1, 8 and 64 servers, two batching ones; 20 to 80 trials each) no load up to
-    95 % was called too much, and every one of 400 % was. Of 200 %, this or `fell_behind` saw all with 1 and 8 servers,
-    half with 64, and 10 % and 80 % with batching: a short trial ends before a large server is full.
+    95 % was reported as too high, and every load of 400 % was. At 200 %, this function or `fell_behind` reported all
+    trials with 1 and 8 servers, half with 64, and 10 % and 80 % with batching: a short trial ends before a large server
+    is full.
 
     Args:
-        came_s: when requests were sent, seconds since the trial began, rising.
-        went_s: when answers were complete, likewise.
-        now_s: the time.
-        fastest_s: shortest time that an answer took from sending to its end; None if none is complete.
-        most: requests under way at once that are too many by themselves.
+        sent_s: when requests were sent, seconds since the trial began, ascending.
+        answered_s: when answers were complete, likewise.
+        now_s: the current time, likewise.
+        fastest_s: shortest time from sending a request to the end of its answer; None if no answer is complete.
+        most: number of concurrent requests that is too high by itself.
     """
-    under_way = len(came_s) - len(went_s)
-    if under_way >= most:
-        return f"{under_way} requests were under way at once, and {most} are the most that may be"
+    in_flight = len(sent_s) - len(answered_s)
+    if in_flight >= most:
+        return f"{in_flight} requests were in flight at once, and the limit is {most}"
     if fastest_s is None or now_s / 2 < TIMES_OF_A_REQUEST * fastest_s:
         return None
-    came = len(came_s) - bisect_right(came_s, now_s / 2)
-    went = len(went_s) - bisect_right(went_s, now_s / 2)
-    if came < FEWEST_ARRIVALS or came - went <= STANDARD_DEVIATIONS * came**0.5:
+    arrived = len(sent_s) - bisect_right(sent_s, now_s / 2)
+    answered = len(answered_s) - bisect_right(answered_s, now_s / 2)
+    if arrived < FEWEST_ARRIVALS or arrived - answered <= STANDARD_DEVIATIONS * arrived**0.5:
         return None
-    return f"the queue grew: in the last {now_s / 2:.1f} s {came} requests came and {went} were answered"
+    return f"the queue grew: in the last {now_s / 2:.1f} s {arrived} requests arrived and {answered} were answered"
 
 
-def fell_behind(came_s: Sequence[float], went_s: Sequence[float], *, fastest_s: float) -> str | None:
-    """Return why a server was given more than it can take, once the last answer is complete; None if it kept up.
+def fell_behind(sent_s: Sequence[float], answered_s: Sequence[float], *, fastest_s: float) -> str | None:
+    """Return why the load exceeded a server's capacity, once the last answer is complete; None if it kept up.
 
-    After the last request came, a server that keeps up needs about the time of one more. It fell behind if it needed
-    8 times that of the fastest request and, for the chance in the arrivals, 4 standard deviations of their time.
+    After the last request, a server that keeps up needs about the time of one more request. It fell behind if it needed
+    8 times that of the fastest request plus, for randomness in the arrivals, 4 standard deviations of their time.
 
     Args:
-        came_s: when requests were sent, seconds since the trial began, rising.
-        went_s: when answers were complete, likewise; as many.
-        fastest_s: shortest time that an answer took.
+        sent_s: when requests were sent, seconds since the trial began, ascending.
+        answered_s: when answers were complete, likewise; as many.
+        fastest_s: shortest time from sending a request to the end of its answer.
     """
-    span_s, after_s = came_s[-1] - came_s[0], went_s[-1] - came_s[-1]
-    if after_s <= TIMES_OF_A_REQUEST * fastest_s + STANDARD_DEVIATIONS * span_s / len(came_s) ** 0.5:
+    span_s, after_s = sent_s[-1] - sent_s[0], answered_s[-1] - sent_s[-1]
+    if after_s <= TIMES_OF_A_REQUEST * fastest_s + STANDARD_DEVIATIONS * span_s / len(sent_s) ** 0.5:
         return None
-    return f"requests that came within {span_s:.1f} s were all answered only {after_s:.1f} s later"
+    return f"requests that arrived within {span_s:.1f} s were all answered only {after_s:.1f} s later"

@@ -1,4 +1,4 @@
-"""Memory of a running server, read cheaply enough to be asked for several times a second while it is measured."""
+"""Memory of a running server, cheap enough to read several times a second during a measurement."""
 
 import os
 import time
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from bench.machine.nvml import Devices
 
 FAMILY_PERIOD_S = 2.0
-"""How often new members of a process tree are looked for."""
+"""Interval of searches for new members of a process tree."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def rss_bytes(pids: Iterable[int]) -> int | None:
-    """Return the resident memory of processes in bytes, those that have ended left out; None if all have.
+    """Return the resident memory of processes in bytes, without those that have ended; None if all have.
 
-    A page that two of them share counts twice, as in ``ps``. Reads /proc/PID/statm (proc_pid_statm(5)), which the
-    kernel answers from counters; smaps_rollup would be exact but walks all pages and holds the process up meanwhile.
+    A page that two processes share counts twice, as in ``ps``. Reads /proc/PID/statm (proc_pid_statm(5)), which the
+    kernel answers from counters; smaps_rollup would be exact but walks all pages and blocks the process meanwhile.
     """
     pages: list[int] = []
     for pid in pids:
@@ -28,24 +28,24 @@ def rss_bytes(pids: Iterable[int]) -> int | None:
 
 
 class TreeMemory:
-    """Resident memory of a process and its descendants; call it for the bytes of now.
+    """Resident memory of a process and its descendants; call it for the current number of bytes.
 
-    Looking through all processes of a machine takes milliseconds, so each is asked for its parent only once, when it
-    is new. A descendant stays one when the process between has ended.
+    Reading all processes of a machine takes milliseconds, so the parent of each is read only once, when it is new. A
+    descendant remains one after the process between them has ended.
     """
 
     def __init__(self, pid: int) -> None:
-        """Find the family of ``pid``."""
+        """Start with ``pid`` alone."""
         self._family = {pid}
         self._known: set[int] = set()
         self._next_look_s = 0.0
 
     def __call__(self) -> int | None:
-        """Return the bytes of all of them together; None once all have ended."""
+        """Return the sum of their bytes; None once all have ended."""
         return rss_bytes(self.pids())
 
     def pids(self) -> frozenset[int]:
-        """Return the process and its descendants, looked for anew if the last look was some time ago."""
+        """Return the process and its descendants, searching for new ones every `FAMILY_PERIOD_S`."""
         now_s = time.monotonic()
         if now_s >= self._next_look_s:
             self._look()
@@ -62,32 +62,32 @@ class TreeMemory:
 
 
 def _parent(pid: int) -> int | None:
-    """Return the process that started ``pid``; None if that has ended."""
+    """Return the parent of ``pid``; None if ``pid`` has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
-            # The name before it stands in brackets and may hold anything, brackets too (proc_pid_stat(5)).
+            # The preceding name is in brackets and may contain anything, even brackets (proc_pid_stat(5)).
             return int(stat.read().rpartition(b")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return None
 
 
 class DeviceMemory:
-    """Accelerator memory of a server; call it for the bytes of now, all its devices together."""
+    """Accelerator memory of a server; call it for the current number of bytes on all its devices."""
 
     def __init__(self, devices: Devices, tree: TreeMemory, baseline: Sequence[int] | None) -> None:
-        """Measure the processes of ``tree``, or where NVML does not tell them apart what came after ``baseline``.
+        """Measure the processes of ``tree``, or the increase over ``baseline`` where NVML does not list processes.
 
         Args:
-            devices: those that the server uses.
+            devices: the devices that the server uses.
             tree: its processes.
-            baseline: ``memory_used()`` of these same devices from before the server was started.
+            baseline: ``memory_used()`` of these devices before the server was started.
         """
         self._devices = devices
         self._tree = tree
         self._baseline = baseline
 
     def __call__(self) -> int | None:
-        """Return the bytes; None where the driver tells none.
+        """Return the number of bytes; None where the driver does not report it.
 
         Raises:
             EngineError: a device is lost.

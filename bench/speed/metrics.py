@@ -1,10 +1,10 @@
-"""Compute the figures of speed from the raw arrival times of :mod:`bench.records.record`; each is defined here, once.
+"""Definitions of the speed figures, computed from the raw arrival times of :mod:`bench.records.record`.
 
 A cell's figure is the median over its trials, with a bootstrap interval. A trial's figure is the median over its
-requests, except for rates of the whole wave. None stands for "not defined", never 0.
+requests, except for the rates of a complete wave. An undefined figure is None, never 0.
 
-Latencies count from just before a request was sent (t0). In an open loop they count from when it was due, which may
-be earlier: a request that the client could not send in time has waited all the same.
+Latencies count from just before a request was sent (t0). In an open loop they count from when the request was due,
+which may be earlier, because a request that the client could not send in time has waited too.
 """
 
 import weakref
@@ -22,9 +22,9 @@ from quantize.key import Frozen
 NS_PER_S = 1e9
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-"""Of the bootstrap: 1,000 to 2,000 are usual for the ends of an interval (Efron and Tibshirani 1993)."""
+"""Of the bootstrap: 1,000 to 2,000 resamples are usual for the ends of an interval (Efron and Tibshirani 1993)."""
 FEWEST_P90, FEWEST_P99 = 20, 200
-"""Values from which a percentile is given: two lie beyond it, on average."""
+"""Fewest values for a percentile: two lie beyond it, on average."""
 
 
 class Interval(Frozen):
@@ -32,15 +32,15 @@ class Interval(Frozen):
 
     median: float
     low: float
-    """2.5 % of the resampled medians lie below."""
+    """2.5 % of the resampled medians are below."""
     high: float
-    """97.5 % of them lie below."""
+    """97.5 % of the resampled medians are below."""
     n: int
-    """Trials it rests on. With one there is no spread to see: ``low`` and ``high`` are the value itself."""
+    """Number of trials. With one trial there is no spread: ``low`` and ``high`` are the value itself."""
 
 
 class Percentiles(Frozen):
-    """Percentiles over the requests (or gaps) of all trials together, in the unit of the figure."""
+    """Percentiles over the pooled requests (or gaps) of all trials, in the unit of the figure."""
 
     p50: float
     p90: float | None
@@ -51,10 +51,10 @@ class Percentiles(Frozen):
 
 
 class CellSummary(Frozen):
-    """The figures of one cell. One that is not defined for any trial is None.
+    """The figures of one cell. A figure that is undefined for every trial is None.
 
-    Of a cell whose open loop was more than the server can take only the output rate and memory are defined: its
-    latencies would tell how long the trial was, not how fast the server is.
+    For a cell whose open loop exceeded the server's capacity only the output rate and memory are defined: its latencies
+    would depend on the length of the trial and not on the speed of the server.
     """
 
     n_trials: int
@@ -81,25 +81,25 @@ class CellSummary(Frozen):
 
 
 def _wait_s(trace: RequestTrace) -> float:
-    """Return how long before t0 the latencies of a request begin, in seconds."""
+    """Return how long before t0 the latencies of a request start, in seconds."""
     return 0.0 if trace.scheduled_ns is None else (trace.start_ns - trace.scheduled_ns) / NS_PER_S
 
 
 def ttft_s(trace: RequestTrace) -> float | None:
-    """Return the time to first token in seconds: first token − t0, or − when the request was due in an open loop."""
+    """Return the time to first token in seconds, counted from t0, or in an open loop from when the request was due."""
     return _wait_s(trace) + trace.event_ns[0] / NS_PER_S if trace.event_ns else None
 
 
 def e2e_s(trace: RequestTrace) -> float | None:
-    """Return the end-to-end time in seconds: last token − t0, or − when the request was due in an open loop."""
+    """Return the time to last token in seconds, counted from t0, or in an open loop from when the request was due."""
     return _wait_s(trace) + trace.event_ns[-1] / NS_PER_S if trace.event_ns else None
 
 
 def tpot_s(trace: RequestTrace) -> float | None:
     """Return the time per output token after the first, in seconds.
 
-    (last token − first token) / (tokens − tokens that came with the first one); not defined if none came later.
-    Tokens come together if they share an event, or if their events were read together and so have one time.
+    (last token − first token) / (tokens − tokens that arrived with the first one); undefined if none arrived later.
+    Tokens arrive together if they share an event, or if their events were read together and so have the same time.
     """
     if not trace.event_ns:
         return None
@@ -109,7 +109,7 @@ def tpot_s(trace: RequestTrace) -> float | None:
 
 
 def itl_s(trace: RequestTrace) -> list[float]:
-    """Return the inter-token latencies in seconds: the pauses between arrivals, of one token or of several at once."""
+    """Return the inter-token latencies in seconds: the gaps between arrivals of one or more tokens."""
     return [(later - earlier) / NS_PER_S for earlier, later in pairwise(trace.event_ns) if later > earlier]
 
 
@@ -128,8 +128,8 @@ def prefill_tokens_per_s(trace: RequestTrace) -> float | None:
 def qwen_speed_tokens_per_s(trace: RequestTrace) -> float | None:
     """Return (prompt + generated tokens) / end-to-end time, in tokens per second.
 
-    The figure of Qwen's published speed tables. It rises with the prompt's length because it counts the prompt, so
-    it is never shown alone.
+    This is the figure of Qwen's published speed tables. It rises with the prompt's length because it counts the prompt,
+    so it is never shown alone.
     """
     e2e = e2e_s(trace)
     if e2e is None or trace.prompt_tokens is None:
@@ -138,7 +138,7 @@ def qwen_speed_tokens_per_s(trace: RequestTrace) -> float | None:
 
 
 def _duration_s(trial: Trial) -> float | None:
-    """Return the time from a wave's first t0 to its last token in seconds; None if nothing came."""
+    """Return the time from a wave's first t0 to its last token in seconds; None if no token arrived."""
     answered = [trace for trace in trial.requests if trace.event_ns]
     if not answered:
         return None
@@ -148,19 +148,19 @@ def _duration_s(trial: Trial) -> float | None:
 
 
 def output_tokens_per_s(trial: Trial) -> float | None:
-    """Return the output rate of a wave: tokens of all its requests / time from first t0 to last token."""
+    """Return the output rate of a wave: tokens of all requests / time from first t0 to last token."""
     duration_s = _duration_s(trial)
     return None if duration_s is None else sum(sum(trace.event_tokens) for trace in trial.requests) / duration_s
 
 
 def requests_per_s(trial: Trial) -> float | None:
-    """Return how many requests were answered per second, from first t0 to last token."""
+    """Return the number of requests answered per second, from first t0 to last token."""
     duration_s = _duration_s(trial)
     return None if duration_s is None else sum(trace.error is None for trace in trial.requests) / duration_s
 
 
 def batch_prefill_tokens_per_s(trial: Trial) -> float | None:
-    """Return the prefill speed of requests sent together: all their prompt tokens / first t0 to the last first token.
+    """Return the prefill speed of requests sent together: all prompt tokens / time from first t0 to last first token.
 
     Prompts wait for each other, so prompt tokens / TTFT of one request says little about a batch.
     """
@@ -173,32 +173,32 @@ def batch_prefill_tokens_per_s(trial: Trial) -> float | None:
 
 
 def is_good(trace: RequestTrace, objective: Objective) -> bool:
-    """Tell whether a request kept the objective: answered, TTFT within it, and TPOT within it where it is defined."""
+    """Return whether a request met the objective: answered, with TTFT and, where it is defined, TPOT within it."""
     ttft, tpot = ttft_s(trace), tpot_s(trace)
     in_time = ttft is not None and ttft <= objective.ttft_s and (tpot is None or tpot <= objective.tpot_s)
     return trace.error is None and in_time
 
 
 def good_share(trial: Trial, objective: Objective) -> float | None:
-    """Return the share of a trial's requests that kept the objective, 0 to 1."""
+    """Return the share of a trial's requests that met the objective, 0 to 1."""
     if not trial.requests:
         return None
     return sum(is_good(trace, objective) for trace in trial.requests) / len(trial.requests)
 
 
 def goodput_requests_per_s(trial: Trial, objective: Objective) -> float | None:
-    """Return how many requests per second kept the objective (goodput; DistServe, https://arxiv.org/abs/2401.09670)."""
+    """Return the requests per second that met the objective (goodput; DistServe, https://arxiv.org/abs/2401.09670)."""
     rate, share = requests_per_s(trial), good_share(trial, objective)
     return None if rate is None or share is None else rate * share
 
 
 def is_saturated(cell: SpeedCell) -> bool:
-    """Tell whether more came in any of its trials than the server can take."""
+    """Return whether the load exceeded the server's capacity in any of its trials."""
     return any(trial.saturated is not None for trial in cell.trials)
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """Return the percentiles that ``values`` are enough for; None without values."""
+    """Return the percentiles for which there are enough ``values``; None without values."""
     if not values:
         return None
     p50, p90, p99 = np.quantile(np.array(values), (0.5, 0.9, 0.99)).tolist()
@@ -207,7 +207,7 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
 
 
 def busy_ns(cell: SpeedCell) -> int:
-    """Return the time in which requests of a cell were under way or awaited by its schedule, warm-up included."""
+    """Return the time in which requests of a cell were in flight or scheduled, including the warm-up."""
     return cell.warmup_ns + sum(wave_ns(trial) for trial in cell.trials)
 
 
@@ -217,30 +217,30 @@ def wave_ns(trial: Trial) -> int:
 
 
 def overhead(cells: Sequence[SpeedCell], *, wall_s: float | None = None) -> float | None:
-    """Return the share of a sweep's time that went neither into requests nor into warm-up, 0 to 1.
+    """Return the share of a sweep's time that was spent neither on requests nor on warm-up, 0 to 1.
 
     Args:
-        cells: of one record, those of its control included; cells that took no time do not matter.
-        wall_s: of the whole sweep, such as ``stage_durations_s["speed"]``; None for the sum of the cells' own.
+        cells: all cells of one record, including those of its control.
+        wall_s: duration of the complete sweep, such as ``stage_durations_s["speed"]``; None for the sum over its cells.
     """
-    whole_ns = sum(cell.wall_ns for cell in cells) if wall_s is None else wall_s * NS_PER_S
-    return 1 - sum(map(busy_ns, cells)) / whole_ns if whole_ns else None
+    total_ns = sum(cell.wall_ns for cell in cells) if wall_s is None else wall_s * NS_PER_S
+    return 1 - sum(map(busy_ns, cells)) / total_ns if total_ns else None
 
 
 @cache
 def _resamples(n: int) -> NDArray[Any]:
-    """Return RESAMPLES rows of n indices below n; the same ones every time."""
+    """Return RESAMPLES rows of n random indices below n, the same in every call."""
     return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
 
 
 def bootstrap_median(values: Iterable[float | None]) -> Interval | None:
-    """Return the median of the values that are defined and its interval; None if none is."""
+    """Return the median of the defined values and its interval; None if there are none."""
     known = np.array([value for value in values if value is not None])
     if not known.size:
         return None
     medians = np.median(known[_resamples(known.size)], axis=1)
     tail = (1 - CONFIDENCE) / 2
-    # Quantiles that are resampled medians themselves: the interval scales exactly as the values do.
+    # This method returns resampled medians themselves, so that the interval scales exactly like the values.
     low, high = np.quantile(medians, (tail, 1 - tail), method="inverted_cdf")
     return Interval(median=float(np.median(known)), low=float(low), high=float(high), n=known.size)
 
@@ -252,7 +252,7 @@ def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> flo
 
 
 _summaries: dict[int, tuple[weakref.ref[SpeedCell], CellSummary]] = {}
-"""By the identity of the cell, for as long as that lives: comparing its thousands of times would take longer."""
+"""Summaries by the id of a live cell, because comparing or hashing a cell's thousands of times would take longer."""
 
 
 def summarize(cell: SpeedCell) -> CellSummary:
@@ -260,15 +260,14 @@ def summarize(cell: SpeedCell) -> CellSummary:
 
     Whatever the cell's status: :mod:`bench.speed.figures` alone calls this, and decides what a figure may be used for.
 
-    With several requests at once, a trial counts with the median over its requests; only rates are of all of them
-    together.
+    A trial of several requests counts with the median over its requests; only rates are sums over all of them.
     """
     place = id(cell)
-    known = _summaries.get(place)
-    if known is None or known[0]() is not cell:
-        known = (weakref.ref(cell, lambda _: _summaries.pop(place, None)), _summarize(cell))
-        _summaries[place] = known
-    return known[1]
+    cached = _summaries.get(place)
+    if cached is None or cached[0]() is not cell:
+        cached = (weakref.ref(cell, lambda _: _summaries.pop(place, None)), _summarize(cell))
+        _summaries[place] = cached
+    return cached[1]
 
 
 def _summarize(cell: SpeedCell) -> CellSummary:

@@ -1,7 +1,7 @@
-"""What the machine did during a trial: memory over time, clocks, energy, and how busy the measuring process itself was.
+"""Monitor the machine during a trial: memory over time, clocks, energy, and the load of the measuring process itself.
 
-Memory and devices are read by a thread, five times a second; nothing it calls holds the interpreter for long (see
-:mod:`bench.speed.memory`). The event loop's lag is measured by the loop itself.
+A thread reads memory and devices five times a second; none of its calls holds the interpreter lock for long (see
+:mod:`bench.speed.memory`). The event loop measures its own lag.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from bench.speed.memory import DeviceMemory, TreeMemory
 __all__ = ["DeviceMemory", "MachineReadings", "Monitor", "TreeMemory"]
 
 SAMPLE_PERIOD_S = 0.2
-"""How often memory and power are read. Chosen: slower than NVML updates them (20 to 100 ms), so each reading is new."""
+"""Interval of memory and power readings. Chosen: longer than NVML's updates (20 to 100 ms), so each reading is new."""
 STATES_EVERY = 5
-"""Clocks and throttle reasons are read with every fifth sample, for they take many calls."""
+"""Clocks and throttle reasons are read with every fifth sample, because they take many calls."""
 LAG_PERIOD_NS = 10_000_000
-"""Waking up a hundred times a second costs about 1 % of a core; twice as often, twice that."""
+"""Interval of lag measurements: waking up a hundred times a second costs about 1 % of a core."""
 MAX_POINTS = 100
-"""Points of memory that a trial keeps. Chosen: as many as a drawing can show."""
+"""Most memory readings that a trial keeps. Chosen: as many as a chart can show."""
 
 
 def thin(series: Sequence[tuple[int, int]], most: int = MAX_POINTS) -> tuple[tuple[int, int], ...]:
-    """Return at most ``most`` of the points, evenly picked, with the first, the last and the highest among them.
+    """Return at most ``most`` of the points, evenly spaced, always with the first, the last and the highest.
 
     Args:
-        series: (time, value), in order.
+        series: (time, value), in chronological order.
         most: at least 3.
     """
     if len(series) <= most:
@@ -50,12 +50,12 @@ def thin(series: Sequence[tuple[int, int]], most: int = MAX_POINTS) -> tuple[tup
 
 
 def client_load(lags_ns: Sequence[int], cpu_ns: int, wall_ns: int) -> ClientLoad | None:
-    """Return how busy the client was; None if it was not watched long enough to see its loop wake up.
+    """Return how busy the client was; None if the trial was too short for its loop to wake up.
 
     Args:
-        lags_ns: how late the loop was at moments spread evenly over the trial.
-        cpu_ns: CPU time that all threads of the process took.
-        wall_ns: time that passed.
+        lags_ns: lag of the loop at moments spread evenly over the trial.
+        cpu_ns: CPU time of all threads of the process.
+        wall_ns: duration of the trial.
     """
     if not lags_ns or wall_ns <= 0:
         return None
@@ -64,11 +64,10 @@ def client_load(lags_ns: Sequence[int], cpu_ns: int, wall_ns: int) -> ClientLoad
 
 
 class _Lags:
-    """Watches the running event loop: how late it is, in ns, every ten milliseconds. Use as a context manager.
+    """Measures the lag of the running event loop in ns every ten milliseconds. Use as a context manager.
 
-    A loop that was held up for 60 ms was late at six of these moments, not at one: ``ns`` says how late the loop
-    would have been for something that arrived at any time. Of an idle loop it shows up to a millisecond: timers are no
-    finer.
+    A loop that was blocked for 60 ms was late at six of these moments, not at one: ``ns`` holds the lag for data that
+    arrives at any time. Even an idle loop shows up to a millisecond, the resolution of its timers.
     """
 
     def __init__(self) -> None:
@@ -101,13 +100,13 @@ class _Lags:
 
 
 class _Samples:
-    """Memory, power and throttle reasons, read over and over. ``take`` is called by one thread at a time."""
+    """Repeated readings of memory, power and throttle reasons. Only one thread at a time may call ``take``."""
 
     def __init__(self, memory: Callable[[], int | None], devices: Devices | None) -> None:
         self.memory: list[tuple[int, int]] = []
         self.readings: list[Reading] = []
         self.throttled: dict[int, dict[str, None]] = {}
-        """By device: every reason that was seen."""
+        """Every throttle reason seen, by device."""
         self._memory = memory
         self._devices = devices
 
@@ -126,7 +125,7 @@ class _Samples:
             self.readings.append(Reading(now_ns(), power, None if counter is None else tuple(counter)))
 
     def states(self) -> tuple[DeviceState, ...]:
-        """Read the devices' states, with every throttle reason seen since the beginning.
+        """Read the devices' states, with every throttle reason seen since the start.
 
         Raises:
             EngineError: a device is lost.
@@ -148,30 +147,29 @@ class _Samples:
 
 @dataclass
 class MachineReadings:
-    """What was seen during a trial; complete once its block has been left."""
+    """Readings of a trial; complete once its block has been left."""
 
     peak_memory_bytes: int | None = None
     memory: tuple[tuple[int, int], ...] = ()
     client: ClientLoad | None = None
     devices_before: tuple[DeviceState, ...] = ()
     devices_after: tuple[DeviceState, ...] = ()
-    """``throttled`` holds every reason seen during the trial, not only those at its end."""
+    """``throttled`` has every reason seen during the trial, not only those at its end."""
     energy: Energy | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return everything by the names that :class:`bench.records.record.Trial` has for it."""
+        """Return all readings under the field names of :class:`bench.records.record.Trial`."""
         return dict(vars(self))
 
 
 class Monitor:
-    """Watches one server's trials."""
+    """Monitors one server's trials."""
 
     def __init__(self, memory: Callable[[], int | None], devices: Devices | None = None) -> None:
-        """Remember what to read.
+        """Set what to read.
 
         Args:
-            memory: returns the server's memory in bytes; called from another thread; see
-                :mod:`bench.speed.memory`.
+            memory: returns the server's memory in bytes (see :mod:`bench.speed.memory`); called from another thread.
             devices: the accelerators that the server uses.
         """
         self._memory = memory
@@ -179,14 +177,14 @@ class Monitor:
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator[MachineReadings]:
-        """Watch what happens inside an ``async with`` block; what is read before and after it is none of its time.
+        """Monitor an ``async with`` block; the readings before and after it are not part of its time.
 
         Raises:
             EngineError: a device is lost.
         """
-        observed = MachineReadings()
+        readings = MachineReadings()
         samples, over = _Samples(self._memory, self._devices), threading.Event()
-        observed.devices_before = samples.states()
+        readings.devices_before = samples.states()
         samples.throttled.clear()
         samples.take()
         begin_ns, begin_cpu_ns = now_ns(), time.process_time_ns()
@@ -194,15 +192,15 @@ class Monitor:
             sampling = executor.submit(samples.until, over)
             try:
                 with _Lags() as lags:
-                    yield observed
+                    yield readings
                 wall_ns, cpu_ns = now_ns() - begin_ns, time.process_time_ns() - begin_cpu_ns
             finally:
                 over.set()
                 await asyncio.wrap_future(sampling)
         samples.take()
-        observed.devices_after = samples.states()
-        observed.client = client_load(lags.ns, cpu_ns, wall_ns)
+        readings.devices_after = samples.states()
+        readings.client = client_load(lags.ns, cpu_ns, wall_ns)
         series = [(max(0, at_ns - begin_ns), used) for at_ns, used in samples.memory]
-        observed.memory = thin(series)
-        observed.peak_memory_bytes = max((used for _, used in series), default=None)
-        observed.energy = energy(samples.readings)
+        readings.memory = thin(series)
+        readings.peak_memory_bytes = max((used for _, used in series), default=None)
+        readings.energy = energy(samples.readings)

@@ -1,4 +1,4 @@
-"""Prompts of random ids: exactly as long as asked for, and no two with a common beginning."""
+"""Prompts of random token ids, of an exact length and without common prefixes."""
 
 import json
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from bench.speed.shapes import Shape
 
 
 def ordinary_vocabulary(tokenizer_json: Path) -> tuple[int, ...]:
-    """Return the ids of a Hugging Face ``tokenizer.json`` that stand for ordinary text, in order.
+    """Return the ids of a Hugging Face ``tokenizer.json`` that encode ordinary text, in ascending order.
 
-    Added tokens (end of text, chat markers, …) are left out: they change what a server or a model does.
+    Added tokens (end of text, chat markers, …) are left out, because they change the behaviour of a server or a model.
 
     Raises:
-        SourceError: the file is missing, is not JSON, or holds no vocabulary.
+        SourceError: the file is missing, is not JSON, or has no vocabulary.
     """
     try:
         tokenizer: dict[str, Any] = json.loads(tokenizer_json.read_bytes())
         vocabulary = tokenizer["model"]["vocab"]
         added = {token["id"] for token in tokenizer["added_tokens"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{tokenizer_json} has no vocabulary that can be read ({error!r})") from error
-    # BPE and WordPiece map text to id; Unigram lists (text, score), and the position is the id.
+        raise SourceError(f"{tokenizer_json} has no readable vocabulary ({error!r})") from error
+    # BPE and WordPiece map text to id; Unigram is a list of (text, score) whose position is the id.
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
     return tuple(sorted(set(ids) - added))
 
@@ -35,18 +35,18 @@ def ordinary_vocabulary(tokenizer_json: Path) -> tuple[int, ...]:
 def wave_prompts(
     vocabulary: Sequence[int] | NDArray[np.int64], shape: Shape, *, seed: int, wave: int, n: int, nonce: str = ""
 ) -> list[list[int]]:
-    """Return the prompts of one wave, one for each request; another wave, shape or seed gives others.
+    """Return the prompts of one wave, one per request, which differ between waves, shapes and seeds.
 
-    They follow from the arguments alone, so a cell is the same wherever it stands in the order. No two begin with
-    the same id: a server that keeps prefixes would take that one from its cache.
+    They depend on the arguments only, so a cell has the same prompts in any order of the sweep. No two prompts of a
+    wave start with the same id, which a server with a prefix cache could take from its cache.
 
     Args:
-        vocabulary: ids to draw from, evenly; at least ``n``, all different.
-        shape: of the cell.
-        seed: of the sweep.
+        vocabulary: ids to sample from uniformly; at least ``n``, all different.
+        shape: shape of the cell.
+        seed: seed of the sweep.
         wave: 0 is the warm-up.
-        n: requests of the wave.
-        nonce: another one gives other prompts.
+        n: number of requests of the wave.
+        nonce: changes the prompts.
     """
     rng = generator(seed, shape, wave, f"prompts{nonce}")
     ids = np.asarray(vocabulary, dtype=np.int64)

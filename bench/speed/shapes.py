@@ -1,20 +1,20 @@
-"""The shapes of a sweep: what the requests of one cell look like and how they are sent."""
+"""The shapes of a sweep: the lengths of a cell's requests and how they are sent."""
 
 from bench.records.record import Objective, SpeedCell
 from quantize.key import Frozen
 
 
 class Shape(Frozen):
-    """What the requests of one cell look like; its fields are those of a `SpeedCell`. Lengths are tokens."""
+    """The requests of one cell; its fields are also fields of `SpeedCell`. Lengths are in tokens."""
 
     input_len: int
     output_len: int
     concurrency: int
-    """Requests that are under way at once; in an open loop, the most that may be before it is stopped."""
+    """Requests in flight at once; in an open loop, the number at which it is stopped."""
     request_rate_per_s: float | None = None
     """Requests per second of an open loop; None for a closed one."""
     n_requests: int
-    """Requests of one trial. As many as ``concurrency``: all are sent together."""
+    """Requests of one trial. If it equals ``concurrency``, all are sent together."""
     objective: Objective | None = None
 
     @property
@@ -28,7 +28,7 @@ class Shape(Frozen):
 def closed_loop(
     input_len: int, output_len: int, concurrency: int, *, per_slot: int = 1, objective: Objective | None = None
 ) -> Shape:
-    """Return the shape whose ``concurrency`` slots each send ``per_slot`` requests, one after the other."""
+    """Return the shape in which each of ``concurrency`` slots sends ``per_slot`` requests in sequence."""
     return Shape(
         input_len=input_len,
         output_len=output_len,
@@ -39,5 +39,12 @@ def closed_loop(
 
 
 def shape_of(cell: SpeedCell) -> Shape:
-    """Return the shape that a cell is of."""
-    return Shape(**{name: getattr(cell, name) for name in Shape.model_fields})
+    """Return the shape of a cell."""
+    return Shape(
+        input_len=cell.input_len,
+        output_len=cell.output_len,
+        concurrency=cell.concurrency,
+        request_rate_per_s=cell.request_rate_per_s,
+        n_requests=cell.n_requests,
+        objective=cell.objective,
+    )

@@ -1,7 +1,7 @@
-"""One streamed answer: from the bytes as they were read, and when, to the trace of its tokens. Reads no clock.
+"""One streamed answer: from bytes and the times of their reads to the trace of its tokens. Reads no clock.
 
-An event has arrived when the line that holds it is whole: it has the time of the read that brought its end. Events
-that were read together have one time.
+An event has arrived when its line is complete: its time is that of the read with the end of the line. Events that were
+read together have the same time.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ from bench.records.record import RequestTrace
 from bench.speed.protocols import EventFacts, StreamDialect
 
 MAX_EVENT_BYTES = 2**26
-"""An event longer than this is refused, so that no stream can take all memory."""
+"""Longest event that is accepted, so that no stream can use up all memory."""
 SHOWN = 200
-"""How much of an answer is quoted in a message, characters."""
+"""Characters of an answer that are quoted in a message."""
 
 
 class _Body:
-    """The body of an HTTP/1.1 response, taken out of its framing by llhttp."""
+    """The body of an HTTP/1.1 response, which llhttp extracts from its framing."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
-        """Begin before the head.
+        """Start before the head of the response.
 
         Args:
             take: called with each piece of the body.
         """
         self.status = 0
-        """0 until the head has come."""
+        """0 until the head has arrived."""
         self.complete = False
         self._framed = False
         self.on_body = take
@@ -35,7 +35,7 @@ class _Body:
         self.feed = self._parser.feed_data
 
     def close(self) -> None:
-        """Take note that the connection was closed, which ends a body of unknown length."""
+        """Handle the closed connection, which ends a body of unknown length."""
         self.complete = self.complete or (bool(self.status) and not self._framed)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -50,29 +50,29 @@ class _Body:
 
 
 class Stream:
-    """What has been seen of one answer so far."""
+    """One answer as far as it has arrived."""
 
     def __init__(self, dialect: StreamDialect) -> None:
-        """Begin with nothing seen.
+        """Start empty.
 
         Args:
-            dialect: how the answer is to be read.
+            dialect: reads the answer's events.
         """
         self.error: str | None = None
-        """The first thing that went wrong."""
+        """The first error."""
         self.tokens = 0
-        """Tokens that have arrived."""
+        """Number of tokens that have arrived."""
         self.ended_ns: int | None = None
-        """When the answer was complete, or seen to be broken."""
+        """When the answer was complete or failed."""
         self._dialect = dialect
         self._count = dialect.running_count
         self._body = _Body(self._piece)
         self._at_ns = 0
-        """When what is being taken in was read."""
+        """When the data that is being parsed was read."""
         self._event_ns: list[int] = []
         self._event_tokens: list[int] = []
         self._counted = True
-        self._told = EventFacts()
+        self._facts = EventFacts()
         self._newest: bytes | None = None
         self._rest: list[bytes] = []
         self._rest_bytes = 0
@@ -80,7 +80,7 @@ class Stream:
         self._done = False
 
     def feed(self, reads: Sequence[tuple[int, bytes]]) -> None:
-        """Take in what was read from the connection.
+        """Parse data that was read from the connection.
 
         Args:
             reads: (time in nanoseconds, bytes), in order.
@@ -100,7 +100,7 @@ class Stream:
                 self._end(at_ns)
 
     def close(self, at_ns: int) -> None:
-        """Take note that the server closed the connection."""
+        """Handle that the server closed the connection."""
         self._body.close()
         if self._body.complete:
             self._end(at_ns)
@@ -110,12 +110,12 @@ class Stream:
             self.fail("the connection failed: the server closed it in the middle of the answer", at_ns)
 
     def fail(self, error: str, at_ns: int) -> None:
-        """End the answer with ``error``, unless something else went wrong before."""
+        """End the answer with ``error``, unless it already has an error."""
         self.error = self.error or error
         self.ended_ns = self.ended_ns or at_ns
 
     def _end(self, at_ns: int) -> None:
-        """Look whether the answer that has just been completed is whole."""
+        """Check the answer that has just ended for completeness."""
         if self.ended_ns is not None:
             return
         self.ended_ns = at_ns
@@ -129,11 +129,11 @@ class Stream:
         self._settle()
         if not self._done:
             self.error = self.error or f"the stream ended after {self.tokens} tokens without [DONE]"
-        if self._told.finish_reason is None:
+        if self._facts.finish_reason is None:
             self.error = self.error or f"the stream ended after {self.tokens} tokens without a finish reason"
 
     def _piece(self, piece: bytes) -> None:
-        """Take in a piece of the body, and the events that it completes."""
+        """Parse a piece of the body and the events that it completes."""
         if self._body.status != 200:
             if len(self._refusal) < 4 * SHOWN:
                 self._refusal += piece[: 4 * SHOWN]
@@ -157,7 +157,7 @@ class Stream:
             self._rest_bytes = len(rest)
 
     def _line(self, line: bytes) -> None:
-        """Take in an event."""
+        """Count the tokens of an event."""
         tokens = self._count(line)
         if tokens is not None:
             self._newest = line
@@ -167,13 +167,13 @@ class Stream:
                 self._done = True
                 return
             self._settle()
-            facts = self._look(data)
+            facts = self._read_event(data)
             tokens = facts.tokens
             if facts.more and tokens is None:
                 self._counted = False
                 tokens = self.tokens + 1
             elif not (facts.more or self._counted):
-                # The server's total comes without text: what is missing belongs to the last event that had some.
+                # The server's total arrives without text: the remaining tokens belong to the last event with text.
                 tokens = None
         if tokens is not None and tokens > self.tokens:
             self._event_ns.append(self._at_ns)
@@ -181,13 +181,13 @@ class Stream:
             self.tokens = tokens
 
     def _settle(self) -> None:
-        """Read the newest ordinary event, of which only the count has been looked at."""
+        """Read the newest ordinary event, of which only the count has been read so far."""
         if self._newest is not None:
             newest, self._newest = self._newest[5:], None
-            self._look(newest)
+            self._read_event(newest)
 
-    def _look(self, data: bytes) -> EventFacts:
-        """Return what an event tells, and keep it."""
+    def _read_event(self, data: bytes) -> EventFacts:
+        """Return what an event reports, and remember it."""
         try:
             facts = self._dialect.read_event(data)
         except ValueError:
@@ -198,29 +198,29 @@ class Stream:
             self.error = self.error or f"the server sent an error after {self.tokens} tokens: {facts.error}"
         if facts.aborted is not None:
             self.error = self.error or f"the server aborted after {self.tokens} tokens: {facts.aborted}"
-        self._told.update(facts)
+        self._facts.update(facts)
         return facts
 
     def _arrived(self, begin_ns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return (times of the events since ``begin_ns``, their tokens)."""
         times = [at_ns - begin_ns for at_ns in self._event_ns]
         tokens = self._event_tokens
-        total = self._told.completion_tokens
+        total = self._facts.completion_tokens
         if self._counted or total is None or not tokens:
             return tuple(times), tuple(tokens)
-        # As many as the server says: the last event takes what is missing; where more events came than tokens, those
-        # at the end carried none.
+        # The sum must be the server's total: the last event gets the remaining tokens. If there are more events than
+        # tokens, the last ones carried none.
         kept = min(len(tokens), total)
         return tuple(times[:kept]), tuple([*tokens[: kept - 1], total - sum(tokens[: kept - 1])] if kept else ())
 
     def trace(self, begin_ns: int, *, now_ns: int, start_ns: int = 0, scheduled_ns: int | None = None) -> RequestTrace:
-        """Return everything seen.
+        """Return the trace of the answer.
 
         Args:
             begin_ns: t0.
-            now_ns: the end of an answer that has none.
-            start_ns: t0 since the trial began.
-            scheduled_ns: when it was due since the trial began.
+            now_ns: end of an answer that has not ended.
+            start_ns: t0 since the start of the trial.
+            scheduled_ns: when the request was due, since the start of the trial.
         """
         self._settle()
         event_ns, event_tokens = self._arrived(begin_ns)
@@ -231,9 +231,9 @@ class Stream:
             event_tokens=event_tokens,
             events_counted=self._counted,
             end_ns=max((self.ended_ns or now_ns) - begin_ns, 0),
-            prompt_tokens=self._told.prompt_tokens,
-            completion_tokens=self._told.completion_tokens,
-            cached_tokens=self._told.cached_tokens,
-            finish_reason=self._told.finish_reason,
+            prompt_tokens=self._facts.prompt_tokens,
+            completion_tokens=self._facts.completion_tokens,
+            cached_tokens=self._facts.cached_tokens,
+            finish_reason=self._facts.finish_reason,
             error=self.error,
         )

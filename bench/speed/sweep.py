@@ -1,7 +1,7 @@
-"""Measures shapes on running servers: warm up, flush, send, check, one shape after the other.
+"""Measure shapes on running servers: warm up, flush, send and check, one shape after the other.
 
-A server under measurement is a `Lane`. With two lanes each shape is measured on both, their trials taking turns
-(A B, B A, …), so that whatever drifts meanwhile, such as the temperature, meets both alike.
+A server under measurement is a `Lane`. With two lanes, each shape is measured on both with interleaved trials
+(A B, B A, …), so that any drift, such as of the temperature, affects both equally.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +21,7 @@ from bench.speed.validity import Validity, broke, judge
 from bench.speed.wave import Observer, send_wave
 
 DRAIN_ATTEMPTS = 12
-"""Each some 5 s: a server that does not notice that requests were given up works them off first."""
+"""Flush attempts of about 5 s each: a server that ignores cancelled requests completes them first."""
 
 
 @dataclass(frozen=True)
@@ -32,33 +32,33 @@ class Lane:
     variant: Variant
     engine: str
     emulated: bool
-    """It does not compute on quantized kernels."""
+    """Whether it does not compute on quantized kernels."""
     facts: ServerFacts | None
     monitor: Observer
     alive: Callable[[], str | None]
-    """Returns why the server is gone or hangs; None while it is well."""
+    """Returns why the server is gone or hangs; None while it works."""
     exceeds: Callable[[MeasuredCell], str | None]
-    """Returns why a cell that passed every check is faster than the device can be; None if it is not."""
+    """Returns why a cell that passed every check is faster than the device allows; None if it is not."""
     vocabulary: Sequence[int]
-    """Ids to draw prompts from; at least as many as requests of a trial."""
+    """Token ids to sample prompts from; at least as many as requests of a trial."""
     nonce: str = ""
-    """Mixed into the seed of the prompts: another for each sweep of a server whose cache cannot be emptied."""
+    """Part of the seed of the prompts, different in each sweep of a server whose cache cannot be emptied."""
     proves_cache: bool = True
-    """The server tells how many prompt tokens came from its cache."""
+    """Whether the server reports how many prompt tokens came from its cache."""
     unproven: tuple[str, ...] = ()
-    """What else this server gives no means to check, one sentence each."""
+    """What else cannot be verified on this server, one sentence each."""
 
 
 def not_supported(shape: Shape, context_length: int | None, facts: ServerFacts | None = None) -> str | None:
     """Return why a shape cannot run; None if it can.
 
-    The requests of a closed loop must all find room in the KV cache at once: otherwise some would wait for others,
-    and the concurrency would not be the one that stands beside the figures.
+    All requests of a closed loop must fit in the KV cache at once: otherwise some would wait for others, and the
+    concurrency would be lower than the one that is reported.
 
     Args:
-        shape: to be measured.
-        context_length: longest prompt plus answer of the model, tokens; None if it is not known.
-        facts: what the running server told; None before it runs.
+        shape: the shape to measure.
+        context_length: longest prompt plus answer of the model in tokens; None if it is unknown.
+        facts: what the running server reported; None before it runs.
     """
     tokens = shape.input_len + shape.output_len
     words = f"{shape.input_len} + {shape.output_len} tokens"
@@ -84,20 +84,20 @@ class _Measuring:
         self.lane = track.lane
         self._track = track
         self.over = False
-        """A request broke or the server does not answer: no wave follows."""
+        """Whether a request failed or the server does not answer, so that no wave follows."""
         self._shape = shape
         self._vocabulary = track.vocabulary
         self._seed = seed
         self._kept: list[Trial] = []
         self._warmup_ns = 0
         self._wall_ns = 0
-        """Of this lane's own turns."""
+        """Time of this lane's own waves."""
         self._error: str | None = None
 
-    async def take_turn(self, wave: int) -> None:
+    async def run_wave(self, wave: int) -> None:
         """Flush, send one wave of fresh prompts, and keep it.
 
-        Wave 0 warms the server up at this very shape and is discarded, unless it broke: then it is the evidence.
+        Wave 0 warms the server up with this shape and is discarded, unless it failed: then it is kept as evidence.
         """
         begin_ns = now_ns()
         try:
@@ -106,7 +106,7 @@ class _Measuring:
             self._error, self.over = str(error), True
         else:
             self.over = broke(trial)
-            self._track.had_too_much = trial.saturated is not None
+            self._track.is_saturated = trial.saturated is not None
             if wave or self.over:
                 self._kept.append(trial)
             else:
@@ -130,8 +130,8 @@ class _Measuring:
         )
 
     async def _flush(self) -> None:
-        """Empty the cache, with patience for a server that was given too much."""
-        attempts = DRAIN_ATTEMPTS if self._track.had_too_much else 1
+        """Empty the cache, waiting longer for a server that was saturated."""
+        attempts = DRAIN_ATTEMPTS if self._track.is_saturated else 1
         for attempt in range(1, attempts + 1):
             try:
                 return await self.lane.client.flush_cache()
@@ -192,36 +192,36 @@ def _cell(lane: Lane, shape: Shape, seed: int, status: Status, reasons: tuple[st
 
 
 class _Track:
-    """A lane through the sweep: what has happened to it so far."""
+    """A lane and its state during the sweep."""
 
     def __init__(self, lane: Lane, seed: int) -> None:
         self.lane = lane
         self.vocabulary = np.asarray(lane.vocabulary, dtype=np.int64)
-        self.had_too_much = False
-        """Its last wave was more than the server could take, which may still be at it."""
+        self.is_saturated = False
+        """Whether its last wave exceeded the server's capacity, so that the server may still be working on it."""
         self._seed = seed
         self._gone: str | None = None
-        self._too_much: dict[tuple[int, int], float] = {}
-        """By input and output length: the request rate that was more than the server can take."""
+        self._saturating_rates: dict[tuple[int, int], float] = {}
+        """Request rates that exceeded the server's capacity, by input and output length."""
 
-    def without_a_try(self, shape: Shape) -> SpeedCell | None:
-        """Return the cell of a shape that need not be tried; None if it must."""
+    def without_a_trial(self, shape: Shape) -> SpeedCell | None:
+        """Return the cell of a shape that need not be measured; None if it must be."""
         if self._gone is not None:
-            reason = f"not measured, for the server had stopped answering: {self._gone}"
+            reason = f"not measured, because the server had stopped answering: {self._gone}"
             return _cell(self.lane, shape, self._seed, "failed", (reason,))
-        known = not_supported(shape, None, self.lane.facts) or self._over_saturated(shape)
-        return None if known is None else _cell(self.lane, shape, self._seed, "not_supported", (known,))
+        obstacle = not_supported(shape, None, self.lane.facts) or self._above_saturation(shape)
+        return None if obstacle is None else _cell(self.lane, shape, self._seed, "not_supported", (obstacle,))
 
-    def _over_saturated(self, shape: Shape) -> str | None:
-        rate = self._too_much.get((shape.input_len, shape.output_len))
+    def _above_saturation(self, shape: Shape) -> str | None:
+        rate = self._saturating_rates.get((shape.input_len, shape.output_len))
         if rate is None or shape.request_rate_per_s is None or shape.request_rate_per_s <= rate:
             return None
         return f"not tried: {rate:g} requests/s was already more than the server can take"
 
     async def learn(self, cell: SpeedCell) -> None:
-        """Take in how a cell ended. After a failed one the server must show that it still generates."""
+        """Update the lane's state from a cell. After a failed cell the server must show that it still generates."""
         if cell.request_rate_per_s is not None and is_saturated(cell):
-            self._too_much[cell.input_len, cell.output_len] = cell.request_rate_per_s
+            self._saturating_rates[cell.input_len, cell.output_len] = cell.request_rate_per_s
         if cell.status == "failed":
             self._gone = self.lane.alive() or await self._cannot_generate()
 
@@ -236,36 +236,36 @@ class _Track:
 async def _measure(
     tracks: Sequence[_Track], shape: Shape, *, trials: int, seed: int, on_progress: Callable[[str], None]
 ) -> list[SpeedCell]:
-    """Measure one shape on every lane; whatever goes wrong on one ends up in its cell and harms no other."""
-    cells = [track.without_a_try(shape) for track in tracks]
+    """Measure one shape on every lane; an error on a lane becomes part of its cell and affects no other lane."""
+    cells = [track.without_a_trial(shape) for track in tracks]
     measuring = [_Measuring(track, shape, seed) for track, cell in zip(tracks, cells, strict=True) if cell is None]
     for wave in range(trials + 1):
         # A B to warm up, then A B, B A, …
         for attempt in measuring if wave % 2 or not wave else reversed(measuring):
             if not attempt.over:
-                who = f"{attempt.lane.variant.quant}: " if len(tracks) > 1 else ""
-                what = f"trial {wave} of {trials}" if wave else "warm-up"
-                on_progress(f"{who}{shape.input_len} in, {shape.output_len} out, {shape.load}: {what}")
-                await attempt.take_turn(wave)
-    in_turns = len(measuring) > 1 and not any(attempt.over for attempt in measuring)
-    finished = (attempt.cell(interleaved=in_turns) for attempt in measuring)
-    return [cell if cell is not None else next(finished) for cell in cells]
+                lane = f"{attempt.lane.variant.quant}: " if len(tracks) > 1 else ""
+                step = f"trial {wave} of {trials}" if wave else "warm-up"
+                on_progress(f"{lane}{shape.input_len} in, {shape.output_len} out, {shape.load}: {step}")
+                await attempt.run_wave(wave)
+    interleaved = len(measuring) > 1 and not any(attempt.over for attempt in measuring)
+    measured = (attempt.cell(interleaved=interleaved) for attempt in measuring)
+    return [cell if cell is not None else next(measured) for cell in cells]
 
 
 async def sweep(
     lanes: Sequence[Lane], shapes: Sequence[Shape], *, trials: int, seed: int, on_progress: Callable[[str], None]
 ) -> AsyncIterator[tuple[SpeedCell, ...]]:
-    """Yield the cells of each shape, one for each lane and in their order, before the next shape begins.
+    """Yield the cells of each shape, one per lane and in their order, before the next shape starts.
 
-    The order of shapes is drawn from ``seed``; request rates rise, and those above one that was too much are not
-    tried. A lane that stops answering fails in the shapes that are left, without a try.
+    The order of shapes is random, from ``seed``; request rates ascend, and those above a saturating rate are skipped. A
+    lane that stops answering fails in all remaining shapes, without being measured.
 
     Args:
-        lanes: one server, or two whose trials take turns.
-        shapes: to be measured.
-        trials: waves of each shape that count.
-        seed: of prompts, arrival times and order.
-        on_progress: told in words what happens next.
+        lanes: one server, or two servers with interleaved trials.
+        shapes: the shapes to measure.
+        trials: number of waves of each shape that count.
+        seed: seed of prompts, arrival times and order.
+        on_progress: receives a description of the next step.
     """
     tracks = [_Track(lane, seed) for lane in lanes]
     for shape in in_order(shapes, seed):

@@ -1,8 +1,8 @@
-"""Decide whether trials are valid: compare what was asked for with what the server reported and the client saw.
+"""Decide whether trials are valid: compare requests with the server's reports and the client's observations.
 
-Besides each request, what the machine did meanwhile is judged: an accelerator that was slowed down, or a client that
-had no core to itself, makes a cell ``invalid`` too. What only lessens the trust in a figure is a warning; a client
-that could put it off by more than it should is one, marked ``client_bound``.
+The machine is checked too: an accelerator that was throttled, or a client without a core of its own, also makes a cell
+``invalid``. Anything that only reduces confidence in a figure is a warning, such as ``client_bound`` for a client that
+could have distorted it by more than the limit.
 """
 
 from collections import Counter
@@ -21,42 +21,42 @@ EMULATED = (
     "about the variant's speed"
 )
 CLIENT_BOUND = "client_bound: "
-"""What reasons and warnings begin with that lie in the measuring client."""
+"""Prefix of reasons and warnings that concern the measuring client."""
 LEAVE_A_CORE = "leave the client a core of its own, or run it on another machine"
 
 SLOWED = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown")
-"""NVML's words for an accelerator that gets too hot or too little power: its speed is not that of a sound one."""
+"""NVML's names for an accelerator that overheats or gets too little power, so that it is slower than a healthy one."""
 CAPPED = ("SwPowerCap",)
-"""Runs at its power limit, as large batches do on sound ones."""
+"""NVML's name for running at the power limit, which large batches do on healthy accelerators too."""
 CLOCK_FALL = 0.05
-"""Share by which a clock may fall during a trial. Chosen: less moves no figure by more than trials differ."""
+"""Share by which a clock may fall during a trial. Chosen: less changes no figure by more than trials differ."""
 
 TIMER_NS = 1_000_000
-"""An event loop's timers count whole milliseconds, so a lag measured with them is too long by up to one."""
+"""Resolution of an event loop's timers, by which a measured lag may be too long."""
 TTFT_ERROR_NS = 5_000_000
 TTFT_ERROR = 0.05
 TPOT_ERROR = 0.01
-"""How far a busy client may put a TTFT off (5 ms or 5 %) and a TPOT (1 %): what the client is tested to stay within."""
+"""Largest errors that a busy client may cause in TTFT (5 ms or 5 %) and TPOT (1 %); the client's tests ensure them."""
 CPU_SHARE = 0.9
-"""Share of a core from which the client had none left to itself. Chosen: then every wake-up may have waited."""
+"""Share of a core above which the client had no core to itself. Chosen: every wake-up may then have been delayed."""
 
 SPREAD = 0.1
-"""Standard deviation over mean of the trials that pyperf calls unstable (https://pyperf.readthedocs.io)."""
+"""Standard deviation over mean of the trials above which pyperf calls them unstable (https://pyperf.readthedocs.io)."""
 OUTLIER = 3.5
 """Modified z-score of an outlier (Iglewicz and Hoaglin, "How to detect and handle outliers", 1993)."""
 OUTLIER_SHARE = 0.05
-"""An outlier is at least this far off the median, for trials that are all alike have a deviation near zero. Chosen."""
+"""Least distance of an outlier from the median, because equal trials have a deviation near zero. Chosen."""
 DRIFT = 1.5
 """Median time of the last third of an open loop's requests over that of the first. Chosen: medians of ten differ
 less by chance."""
 DRIFT_REQUESTS = 30
-"""Requests from which that is looked at: ten in each third."""
+"""Fewest requests for a check of drift: ten in each third."""
 NS_PER_MS = 1e6
 
 
 @dataclass(frozen=True)
 class Validity:
-    """What a cell's trials are worth."""
+    """Whether a cell's trials are valid."""
 
     status: Status
     reasons: tuple[str, ...]
@@ -64,18 +64,18 @@ class Validity:
     warnings: tuple[str, ...]
 
 
-def _cut_off(trial: Trial, trace: RequestTrace) -> bool:
-    """Tell whether a request ended only because its open loop was stopped."""
+def _was_stopped(trial: Trial, trace: RequestTrace) -> bool:
+    """Return whether a request ended only because its open loop was stopped."""
     return trial.saturated is not None and trace.error == trial.saturated
 
 
 def broke(trial: Trial) -> bool:
-    """Tell whether a request of the trial broke."""
-    return any(trace.error is not None and not _cut_off(trial, trace) for trace in trial.requests)
+    """Return whether a request of the trial failed."""
+    return any(trace.error is not None and not _was_stopped(trial, trace) for trace in trial.requests)
 
 
 def _faults(trace: RequestTrace, input_len: int, output_len: int, proves_cache: bool) -> Iterator[str]:
-    """Yield what is wrong with one request; of a broken one only what broke it, for the rest follows from that."""
+    """Yield the faults of one request; for a failed one only its error, because the others follow from it."""
     if trace.error is not None:
         yield trace.error
         return
@@ -104,18 +104,18 @@ def _faults(trace: RequestTrace, input_len: int, output_len: int, proves_cache: 
 def check_requests(
     trials: Sequence[Trial], *, input_len: int, output_len: int, proves_cache: bool = True
 ) -> tuple[str, ...]:
-    """Return why requests must not become numbers: each reason once and, of several requests, for how many it holds.
+    """Return why requests are invalid: each reason once, with the number of requests if there are several.
 
-    Requests that were cut off because their open loop was stopped are not looked at.
+    Requests that ended because their open loop was stopped are not checked.
 
     Args:
-        trials: what was seen.
+        trials: the measured trials.
         input_len: tokens sent with each request.
-        output_len: tokens asked for by each request.
-        proves_cache: the server tells how many prompt tokens came from its cache. If it does not, a missing count is
-            no fault, only unproven.
+        output_len: tokens requested by each request.
+        proves_cache: whether the server reports how many prompt tokens came from its cache. If it does not, a missing
+            count is not a fault, only unproven.
     """
-    traces = [trace for trial in trials for trace in trial.requests if not _cut_off(trial, trace)]
+    traces = [trace for trial in trials for trace in trial.requests if not _was_stopped(trial, trace)]
     counts = Counter(fault for trace in traces for fault in _faults(trace, input_len, output_len, proves_cache))
     if len(traces) == 1:
         return tuple(counts)
@@ -123,13 +123,13 @@ def check_requests(
 
 
 def client_bound(trial: Trial) -> Iterator[str]:
-    """Yield why the client could put a trial's figures off.
+    """Yield why the client could have distorted a trial's figures.
 
-    An event loop that is late by L stamps what came meanwhile late by up to L. A first token is one stamp, so TTFT is
-    off by up to L: too much past 5 ms and 5 % of it. TPOT is the time between two stamps, each late by 0 to L, over
-    the tokens between them: off by up to L / (last stamp - first stamp), whatever the number of tokens; too much past
-    1 %. L is the 99th percentile of the lag, less the millisecond that timers cannot see; TTFT and the span of an
-    answer are the trial's medians. Of a trial that was stopped only the CPU time counts, for it has no such figures.
+    An event loop that is late by L time stamps data late by up to L. TTFT depends on one time stamp, so its error is up
+    to L; the limit is 5 ms and 5 % of it. TPOT is the time between two time stamps, each late by 0 to L, over the
+    tokens between them: its error is up to L / (last - first time stamp) for any number of tokens; the limit is 1 %.
+    L is the 99th percentile of the lag, less the millisecond of the timers' resolution; TTFT and the span of an answer
+    are the trial's medians. For a trial that was stopped only the CPU time counts, because it has no such figures.
     """
     yield from _no_core_left(trial)
     if trial.client is not None and trial.saturated is None:
@@ -153,35 +153,35 @@ def _late_stamps(trial: Trial, load: ClientLoad) -> Iterator[str]:
 
 
 def _span_s(trace: RequestTrace) -> float | None:
-    """Return the time from first to last token in seconds; None where TPOT is not defined."""
+    """Return the time from first to last token in seconds; None where TPOT is undefined."""
     return None if tpot_s(trace) is None else (trace.event_ns[-1] - trace.event_ns[0]) / NS_PER_S
 
 
-def _reasons_seen(states: Sequence[DeviceState], words: Sequence[str]) -> dict[str, None]:
+def _throttled(states: Sequence[DeviceState], reasons: Sequence[str]) -> dict[str, None]:
     return dict.fromkeys(
-        f"{word} on device {state.index}" for state in states for word in state.throttled if word in words
+        f"{reason} on device {state.index}" for state in states for reason in state.throttled if reason in reasons
     )
 
 
 def slowed_down(trial: Trial) -> Iterator[str]:
-    """Yield why the accelerators were slower than sound ones: too hot, or too little power."""
-    for seen in _reasons_seen((*trial.devices_before, *trial.devices_after), SLOWED):
-        yield f"the accelerator was slowed down ({seen}): look after its cooling and power, then measure again"
+    """Yield why the accelerators were slower than healthy ones: too hot, or too little power."""
+    for reason in _throttled((*trial.devices_before, *trial.devices_after), SLOWED):
+        yield f"the accelerator was slowed down ({reason}): check its cooling and power, then measure again"
 
 
 def _capped(trial: Trial) -> Iterator[str]:
-    """Yield what else held the accelerators' clocks down."""
-    for seen in _reasons_seen((*trial.devices_before, *trial.devices_after), CAPPED):
-        yield f"the accelerator ran at its power limit ({seen})"
+    """Yield other reasons for lower clocks of the accelerators."""
+    for reason in _throttled((*trial.devices_before, *trial.devices_after), CAPPED):
+        yield f"the accelerator ran at its power limit ({reason})"
     after = {state.index: state.sm_clock_mhz for state in trial.devices_after}
     for state in trial.devices_before:
-        begun, ended = state.sm_clock_mhz, after.get(state.index)
-        if begun and ended and ended < (1 - CLOCK_FALL) * begun:
-            yield f"the SM clock of device {state.index} fell from {begun} to {ended} MHz; lock it with nvidia-smi -lgc"
+        first, last = state.sm_clock_mhz, after.get(state.index)
+        if first and last and last < (1 - CLOCK_FALL) * first:
+            yield f"the SM clock of device {state.index} fell from {first} to {last} MHz; lock it with nvidia-smi -lgc"
 
 
 def _outliers(values: Sequence[float], name: str, show: Callable[[float], str]) -> Iterator[str]:
-    """Yield the trials that lie far off the others; with fewer than three there are no others."""
+    """Yield the trials that are far from the median; none with fewer than three trials."""
     if len(values) < 3:
         return
     middle = float(np.median(values))
@@ -192,7 +192,7 @@ def _outliers(values: Sequence[float], name: str, show: Callable[[float], str]) 
 
 
 def _bound(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """Return how far a busy client could put the figures off, as it is for the worst trial."""
+    """Return by how much a busy client could have distorted the figures, for the worst trial."""
     by_trial = [tuple(client_bound(trial)) for trial in trials]
     bound = [reasons for reasons in by_trial if reasons]
     if not bound:
@@ -207,19 +207,19 @@ def _lag_ns(trial: Trial) -> int:
 
 
 def _spread(values: Sequence[float], name: str) -> Iterator[str]:
-    """Yield that the trials differ too much to tell small differences by."""
+    """Yield a warning if the trials differ too much to show small differences."""
     if len(values) < 2:
         return
     deviation = float(np.std(values, ddof=1) / np.mean(values))
     if deviation > SPREAD:
         yield (
-            f"{name} differs between trials (standard deviation {percent(deviation)} of the mean): end what else runs "
-            "on the machine, or take more trials with workload.trials=…"
+            f"{name} differs between trials (standard deviation {percent(deviation)} of the mean): stop other programs "
+            "on the machine, or run more trials with workload.trials=…"
         )
 
 
 def _drift(trial: Trial) -> Iterator[str]:
-    """Yield that an open loop did not come to rest: later requests took clearly longer than the first."""
+    """Yield a warning if an open loop did not settle: later requests took clearly longer than the first."""
     took = [end for trace in trial.requests if trace.scheduled_ns is not None and (end := e2e_s(trace))]
     if len(took) < DRIFT_REQUESTS:
         return
@@ -227,8 +227,8 @@ def _drift(trial: Trial) -> Iterator[str]:
     first, last = float(np.median(took[:third])), float(np.median(took[-third:]))
     if last > DRIFT * first:
         yield (
-            "requests took ever longer, so the load had not settled or is a little more than the server can take: "
-            "send more with workload.open_loop_requests=…"
+            "requests took longer and longer, so the load had not settled or is slightly more than the server can "
+            "take: send more requests with workload.open_loop_requests=…"
         )
 
 
@@ -237,7 +237,7 @@ def _warnings(trials: Sequence[Trial]) -> Iterator[str]:
         yield from _capped(trial)
     saturated = next((trial.saturated for trial in trials if trial.saturated), None)
     if saturated:
-        yield f"more came than the server can take, so there are no latencies of a steady load: {saturated}"
+        yield f"the load was more than the server can take, so there are no latencies of a steady load: {saturated}"
         rates = [rate for trial in trials if (rate := output_tokens_per_s(trial))]
         yield from _spread(rates, "the output rate")
         return
@@ -254,22 +254,22 @@ def judge(
 ) -> Validity:
     """Return the status of a cell and the reasons for it, each once and with its count over all trials.
 
-    A request that broke makes the cell ``failed``, any other fault ``invalid``; a cell without a fault is
-    ``emulated`` or ``ok``, and only such a cell has warnings: they are about its figures.
+    A failed request makes the cell ``failed``, any other fault ``invalid``. A cell without a fault is ``emulated`` or
+    ``ok``; only such a cell has warnings, which concern its figures.
 
     Args:
         trials: all trials of the cell.
         input_len: tokens sent with each request.
-        output_len: tokens asked for by each request.
-        emulated: the engine does not compute on quantized kernels.
-        proves_cache: the server tells how many prompt tokens came from its cache.
+        output_len: tokens requested by each request.
+        emulated: whether the engine does not compute on quantized kernels.
+        proves_cache: whether the server reports how many prompt tokens came from its cache.
     """
     faults = check_requests(trials, input_len=input_len, output_len=output_len, proves_cache=proves_cache)
     if any(map(broke, trials)):
         return Validity("failed", faults, ())
     faults += tuple(dict.fromkeys(reason for trial in trials for reason in slowed_down(trial)))
     bound = _bound(trials)
-    # Half of the trials without a core to themselves decide the median; late stamps are a bound, told beside it.
+    # If half of the trials lacked a core, they decide the median. Late time stamps only bound the error: a warning.
     if 2 * sum(any(_no_core_left(trial)) for trial in trials) >= len(trials):
         faults += bound
     if faults:

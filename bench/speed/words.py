@@ -1,8 +1,8 @@
-"""Prompts of exactly n tokens for servers that take text alone: whole words that are one token each.
+"""Prompts of exactly n tokens for servers that accept only text: words that are one token each.
 
-A token such as ``Ġhouse`` (byte-level BPE) or ``▁house`` (SentencePiece) carries the space before its word. Words cut
-a text where the tokenizer cuts it too, so a row of them comes back as the same tokens. That is checked with the
-tokenizer itself; what a server counts stays the judge, for it may put a token of its own before the prompt.
+A token such as ``Ġhouse`` (byte-level BPE) or ``▁house`` (SentencePiece) includes the space before its word. Tokenizers
+split a text between such words, so a sequence of them is encoded to the same tokens. This is verified with the
+tokenizer itself; the server's count remains decisive, because it may add a token before the prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,26 @@ from typing import Any
 from bench.errors import SourceError
 
 MARKS = ("Ġ", "▁")
-"""How vocabularies write a space: byte-level BPE, SentencePiece."""
+"""Spellings of a space in vocabularies: byte-level BPE, SentencePiece."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one tokenizer that are one token each, wherever they stand in a row of such words."""
+    """The words of one tokenizer that are one token each, anywhere in a sequence of such words."""
 
     by_id: Mapping[int, str]
     leading_space: bool
-    """Whether a text begins with a space. SentencePiece puts one there by itself."""
+    """Whether a text starts with a space. SentencePiece adds one by itself."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Return the tokens that a prompt may be drawn from, in order."""
+        """Return the tokens that a prompt may be sampled from, in ascending order."""
         return tuple(sorted(self.by_id))
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text that the tokenizer turns into ``ids``.
 
-        An id that is none of these words is written as the first of them: a probe may send any.
+        An id without a word becomes the first word, because a probe may send any id.
         """
         any_word = self.by_id[min(self.by_id)]
         text = " ".join(self.by_id.get(token, any_word) for token in ids)
@@ -40,7 +40,7 @@ class Words:
 
 
 def candidates(vocabulary: Mapping[str, int]) -> Words:
-    """Return the tokens of a vocabulary that are a space and letters of the English alphabet, unchecked."""
+    """Return the tokens of a vocabulary that are a space and letters of the English alphabet, not verified yet."""
     marks = {mark: sum(token.startswith(mark) for token in vocabulary) for mark in MARKS}
     mark = max(MARKS, key=lambda each: marks[each])
     words = {token[1:]: number for token, number in vocabulary.items() if token.startswith(mark)}
@@ -49,7 +49,7 @@ def candidates(vocabulary: Mapping[str, int]) -> Words:
 
 
 def read_words(tokenizer_json: Path) -> Words:
-    """Return the words of a Hugging Face ``tokenizer.json``, each checked to come back as its one token.
+    """Return the words of a Hugging Face ``tokenizer.json`` that are verified to encode to a single token.
 
     Needs the package ``tokenizers``.
 
@@ -60,19 +60,19 @@ def read_words(tokenizer_json: Path) -> Words:
 
     try:
         tokenizer: Any = Tokenizer.from_file(str(tokenizer_json))
-    except Exception as error:  # the library raises nothing more precise
-        raise SourceError(f"{tokenizer_json} is no tokenizer that can be read ({error})") from error
+    except Exception as error:  # the library raises nothing more specific
+        raise SourceError(f"{tokenizer_json} is not a readable tokenizer ({error})") from error
     vocabulary = candidates(tokenizer.get_vocab(with_added_tokens=False))
     order = vocabulary.ids
     encoded = tokenizer.encode_batch([vocabulary.text([token]) for token in order], add_special_tokens=False)
-    whole = {
+    single = {
         token: vocabulary.by_id[token]
         for token, encoding in zip(order, encoded, strict=True)
         if encoding.ids == [token]
     }
-    words = Words(by_id=whole, leading_space=vocabulary.leading_space)
-    if not whole or tuple(tokenizer.encode(words.text(words.ids), add_special_tokens=False).ids) != words.ids:
+    words = Words(by_id=single, leading_space=vocabulary.leading_space)
+    if not single or tuple(tokenizer.encode(words.text(words.ids), add_special_tokens=False).ids) != words.ids:
         raise SourceError(
-            f"{tokenizer_json} has no words that stay one token each; no prompt of exact length can be made"
+            f"{tokenizer_json} has no words that remain one token each, so no prompt of an exact length is possible"
         )
     return words

@@ -1,8 +1,8 @@
-"""OpenAI's ``/v1/completions`` with token ids as prompt, as vLLM, SGLang, TensorRT-LLM, llama.cpp and Ollama speak it.
+"""OpenAI's ``/v1/completions`` with token ids as the prompt, as in vLLM, SGLang, TensorRT-LLM, llama.cpp and Ollama.
 
-``ignore_eos``, ``min_tokens`` and ``continuous_usage_stats`` are extensions of vLLM's that SGLang and, but for the
-last, TensorRT-LLM took over; llama.cpp knows the first; a server that knows none of them ignores them. Where events
-carry no ``usage``, one that carries text is taken for one token.
+``ignore_eos``, ``min_tokens`` and ``continuous_usage_stats`` are vLLM's extensions, which SGLang adopted and, except
+for the last one, TensorRT-LLM; llama.cpp has the first; other servers ignore them. Where events carry no ``usage``,
+each event with text counts as one token.
 Source: https://platform.openai.com/docs/api-reference/completions, vllm 0.32.0 ``entrypoints/openai``.
 """
 
@@ -18,7 +18,7 @@ FLUSH_PATH: str | None = None
 HEALTH_PATH: str | None = None
 PROVES_CACHE = False
 UNPROVEN: tuple[str, ...] = (
-    "the server's prefix cache cannot be emptied between trials; only that every prompt is new keeps it out",
+    "the server's prefix cache cannot be emptied between trials; only fresh prompts keep it from being used",
 )
 
 
@@ -48,23 +48,23 @@ class _Fault(BaseModel):
 
 
 class _Event(BaseModel):
-    """What is read of an event; servers send more."""
+    """The fields of an event that are read; servers send more."""
 
     object: str | None = None
     choices: tuple[_Choice, ...] | None = None
     usage: _Usage | None = None
     error: _Fault | str | None = None
     message: str | None = None
-    """What an event of the kind ``error`` says, as older servers sent it."""
+    """Message of an event of the kind ``error``, as older servers send it."""
 
 
 def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> dict[str, Any]:
-    """Return the body that asks for exactly ``max_new_tokens`` greedy tokens, streamed.
+    """Return the body that requests exactly ``max_new_tokens`` greedy tokens, streamed.
 
     Args:
         prompt: token ids, or text for a server that refuses ids.
-        max_new_tokens: end-of-text tokens do not stop it earlier.
-        model: the name it is served under; empty for a server that serves but one and asks for no name.
+        max_new_tokens: length of the answer; end-of-text tokens do not end it earlier.
+        model: name of the served model; empty for a server with a single model that needs no name.
     """
     return {
         **({"model": model} if model else {}),
@@ -82,23 +82,23 @@ running_count = middle_count
 
 
 def read_event(event: bytes) -> EventFacts:
-    """Return everything that an event tells; the last one, which carries only usage, brings no tokens.
+    """Return everything that an event reports; the last event, which has only usage, carries no tokens.
 
     Raises:
-        ValueError: it is not what this API sends.
+        ValueError: the event is not valid in this API.
     """
-    seen = _Event.model_validate_json(event)
-    usage = seen.usage or _Usage()
-    choice = seen.choices[0] if seen.choices else _Choice()
+    parsed = _Event.model_validate_json(event)
+    usage = parsed.usage or _Usage()
+    choice = parsed.choices[0] if parsed.choices else _Choice()
     delta = choice.delta or _Delta()
-    error = seen.error.message if isinstance(seen.error, _Fault) else seen.error
+    error = parsed.error.message if isinstance(parsed.error, _Fault) else parsed.error
     return EventFacts(
-        tokens=usage.completion_tokens if seen.choices else None,
+        tokens=usage.completion_tokens if parsed.choices else None,
         more=bool(choice.text or delta.content or delta.reasoning_content),
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
         finish_reason=choice.finish_reason,
-        error=(seen.message or "no reason given") if error is None and seen.object == "error" else error,
+        error=(parsed.message or "no reason given") if error is None and parsed.object == "error" else error,
         aborted="no reason given" if choice.finish_reason in ("abort", "error") else None,
     )

@@ -1,6 +1,6 @@
-"""SGLang's native API, which the reference server speaks too.
+"""SGLang's native API, which the reference server implements too.
 
-Its stream repeats the whole answer in every event, unless the server was started with
+Its stream repeats the complete answer in every event, unless the server was started with
 ``--incremental-streaming-output``; the counts in ``meta_info`` are running totals either way.
 Source: sglang 0.5.23, ``srt/managers/tokenizer_manager.py`` and ``srt/entrypoints/http_server.py``.
 """
@@ -36,7 +36,7 @@ class _Fault(BaseModel):
 
 
 class _Event(BaseModel):
-    """What is read of an event; SGLang sends more."""
+    """The fields of an event that are read; SGLang sends more."""
 
     output_ids: tuple[int, ...] = ()
     meta_info: _Meta = _Meta()
@@ -44,7 +44,7 @@ class _Event(BaseModel):
 
 
 def request(prompt: Sequence[int] | str, *, max_new_tokens: int, model: str) -> dict[str, Any]:
-    """Return the body that asks for exactly ``max_new_tokens`` greedy tokens, streamed."""
+    """Return the body that requests exactly ``max_new_tokens`` greedy tokens, streamed."""
     return {
         "text" if isinstance(prompt, str) else "input_ids": prompt,
         "sampling_params": {"max_new_tokens": max_new_tokens, "temperature": 0, "ignore_eos": True},
@@ -56,13 +56,13 @@ running_count = middle_count
 
 
 def read_event(event: bytes) -> EventFacts:
-    """Return everything that an event tells.
+    """Return everything that an event reports.
 
     Raises:
-        ValueError: it is not what SGLang sends.
+        ValueError: the event is not valid in SGLang's API.
     """
-    seen = _Event.model_validate_json(event)
-    meta, ids = seen.meta_info, seen.output_ids
+    parsed = _Event.model_validate_json(event)
+    meta, ids = parsed.meta_info, parsed.output_ids
     aborted = meta.finish_reason is not None and meta.finish_reason.type == "abort"
     return EventFacts(
         tokens=len(ids) if meta.completion_tokens is None and ids else meta.completion_tokens,
@@ -71,6 +71,6 @@ def read_event(event: bytes) -> EventFacts:
         completion_tokens=meta.completion_tokens,
         cached_tokens=meta.cached_tokens,
         finish_reason=meta.finish_reason.type if meta.finish_reason else None,
-        error=seen.error if isinstance(seen.error, str) or seen.error is None else seen.error.message,
+        error=parsed.error.message if isinstance(parsed.error, _Fault) else parsed.error,
         aborted=(meta.finish_reason.message or "no reason given") if aborted and meta.finish_reason else None,
     )
