@@ -1,1 +1,1 @@
-"""Accuracy on the server that was timed: tasks, prompts and metrics of lm-eval, requests of our own."""
+"""Accuracy of the server that is measured: tasks, prompts and metrics from lm-eval, requests from quantbench."""

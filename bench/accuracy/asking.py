@@ -1,4 +1,4 @@
-"""Asks a server many questions at once, keeps each answer as soon as it is there, and never counts a failure as one."""
+"""Ask a server many questions concurrently and store each answer on arrival; a failure never counts as an answer."""
 
 import asyncio
 import os
@@ -17,40 +17,40 @@ from bench.errors import AccuracyError
 from bench.records.record import Work
 
 TRIES = 3
-"""Times that a question is asked in all. Chosen: a connection may break once or twice, and three tries take 1.5 s."""
+"""Attempts per question. Chosen: a connection may break once or twice, and the pauses of three attempts take 1.5 s."""
 PAUSE_S = 0.5
-"""Before the second try; twice as long before the third."""
+"""Pause before the second attempt; twice as long before the third."""
 GIVE_UP = 50
-"""Questions in a row that failed in every try: the rest would fail as well. Chosen: single items that fail
+"""Consecutive failed questions after which the rest is expected to fail too. Chosen: items that fail by themselves
 rarely come so close together."""
 
 
 class ServerGoneError(AccuracyError):
-    """Nobody listens at the server's address any more."""
+    """Nothing listens at the server's address any more."""
 
 
 class _FailedError(Exception):
-    """A question could not be answered; the text says why."""
+    """A question was not answered; the text says why."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where questions go."""
+    """The server that is asked."""
 
     base_url: str
     """E.g. ``http://127.0.0.1:30000``."""
     protocol: str
     """A module of :mod:`bench.accuracy.protocols`."""
     model: str
-    """The name it is served under; empty if it needs none."""
+    """Name of the served model; empty if the server needs none."""
     concurrency: int
-    """Requests under way at once."""
+    """Requests in flight at once."""
     timeout_s: float
-    """Longest wait for an answer."""
+    """Longest time to wait for an answer."""
 
 
 class Asker:
-    """Puts questions to a server, those first that share the beginning of the one before."""
+    """Asks a server questions, ordered so that prompts with a common prefix follow each other."""
 
     def __init__(
         self,
@@ -60,22 +60,22 @@ class Asker:
         backwards: bool = False,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """Ask ``server`` what ``journal`` does not know.
+        """Ask ``server`` the questions that ``journal`` has no answer to.
 
         Args:
-            server: where questions go.
+            server: the server to ask.
             journal: the answers so far; new ones are added.
-            backwards: ask in the opposite order, so that other questions are computed together.
-            on_progress: called with (questions answered, questions in all).
+            backwards: ask in reverse order, so that different questions are batched together.
+            on_progress: called with (number of answered questions, number of all questions).
         """
         self._server = server
         self._dialect = dialect(server.protocol)
         self._journal = journal
         self._backwards = backwards
         self._on_progress = on_progress
-        self._asked: dict[str, tuple[int, ...]] = {}
+        self._prompts: dict[str, tuple[int, ...]] = {}
         """Prompts of all questions so far, by digest."""
-        self._retried = self._requests = self._known = 0
+        self._retried = self._requests = self._resumed = 0
         self._seconds = 0.0
 
     @property
@@ -88,46 +88,46 @@ class Asker:
 
         Raises:
             ServerGoneError: the server has ended.
-            AccuracyError: a question failed in every try, or an answer cannot be scored. What was answered is kept.
-            StoreError: an answer cannot be kept.
+            AccuracyError: a question failed in every attempt, or an answer cannot be scored. Other answers are kept.
+            StoreError: an answer cannot be written.
         """
         digests = [question.digest() for question in questions]
-        self._asked |= dict(zip(digests, (question.prompt for question in questions), strict=True))
-        known = {digest for digest in digests if digest in self._journal.answers}
-        self._known += len(known)
-        places = [place for place in in_order(questions, backwards=self._backwards) if digests[place] not in known]
+        self._prompts |= dict(zip(digests, (question.prompt for question in questions), strict=True))
+        answered = {digest for digest in digests if digest in self._journal.answers}
+        self._resumed += len(answered)
+        places = [place for place in in_order(questions, backwards=self._backwards) if digests[place] not in answered]
         waiting = {digests[place]: questions[place] for place in places}
+        total = len(answered) + len(waiting)
         begin = time.monotonic()
-        failed = asyncio.run(self._ask_all(waiting, len(known), len(known) + len(waiting)))
+        failures = asyncio.run(self._ask_all(waiting, len(answered), total))
         self._seconds += time.monotonic() - begin
-        if failed:
-            total = len(known) + len(waiting)
+        if failures:
             raise AccuracyError(
-                f"{len(failed)} of {total} questions were not answered, the first: {failed[0]}. "
-                f"{total - len(failed)} answers are kept; the same command asks for the rest alone"
+                f"{len(failures)} of {total} questions were not answered, the first: {failures[0]}. "
+                f"{total - len(failures)} answers are kept; rerun the same command to ask only the rest"
             )
         return [self._journal.answers[digest] for digest in digests]
 
     def work(self) -> Work:
-        """Return what was done so far."""
-        answers = [self._journal.answers[digest] for digest in self._asked if digest in self._journal.answers]
+        """Return the work done so far."""
+        answers = [self._journal.answers[digest] for digest in self._prompts if digest in self._journal.answers]
         cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
         output = [answer.output_tokens for answer in answers if answer.output_tokens is not None]
         return Work(
             requests=self._requests,
-            prompt_tokens=sum(map(len, self._asked.values())),
-            unique_tokens=unique_tokens(self._asked.values()),
+            prompt_tokens=sum(map(len, self._prompts.values())),
+            unique_tokens=unique_tokens(self._prompts.values()),
             cached_tokens=sum(cached) if cached else None,
             output_tokens=sum(output) if output else None,
             duration_s=self._seconds,
             concurrency=self._server.concurrency,
-            resumed=self._known,
+            resumed=self._resumed,
             retried=self._retried,
         )
 
     async def _ask_all(self, waiting: dict[str, Question], done: int, total: int) -> list[str]:
-        """Answer the questions in order; return why some were not answered."""
-        failed: list[str] = []
+        """Answer the questions in order; return the reasons of those that failed."""
+        failures: list[str] = []
         in_a_row = 0
         left = iter(waiting.items())
 
@@ -137,11 +137,11 @@ class Asker:
                 try:
                     answer = await self._answer(session, question)
                 except _FailedError as error:
-                    failed.append(str(error))
+                    failures.append(str(error))
                     in_a_row += 1
                     if in_a_row >= GIVE_UP:
                         raise AccuracyError(
-                            f"{in_a_row} questions in a row were not answered, the last: {error}. "
+                            f"{in_a_row} consecutive questions were not answered, the last: {error}. "
                             f"{done} answers are kept"
                         ) from error
                     continue
@@ -157,14 +157,14 @@ class Asker:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session:
             await _gather_or_cancel([work(session) for _ in range(min(self._server.concurrency, len(waiting)))])
-        return failed
+        return failures
 
     async def _answer(self, session: aiohttp.ClientSession, question: Question) -> Answer:
         """Ask one question.
 
         Raises:
-            _FailedError: it failed in every try.
-            ServerGoneError, AccuracyError: as `ask`.
+            _FailedError: it failed in every attempt.
+            ServerGoneError, AccuracyError: as in `ask`.
         """
         bodies = self._dialect.requests(question, self._server.model)
         try:
@@ -177,14 +177,14 @@ class Asker:
         try:
             return self._dialect.read(question, answers)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise _FailedError(f"an answer that cannot be read ({type(error).__name__}: {error})") from error
+            raise _FailedError(f"the answer cannot be read ({type(error).__name__}: {error})") from error
 
     async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
         problem = ""
-        for tried in range(TRIES):
-            if tried:
+        for attempt in range(TRIES):
+            if attempt:
                 self._retried += 1
-                await asyncio.sleep(PAUSE_S * 2 ** (tried - 1))
+                await asyncio.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
                 url = self._server.base_url + self._dialect.PATH
                 async with session.post(url, json=body, allow_redirects=False) as response:
@@ -195,14 +195,14 @@ class Asker:
                     if 400 <= response.status < 500 and response.status not in (408, 429):
                         break
             except aiohttp.ClientConnectorError as error:
-                raise ServerGoneError(f"nobody answers at {self._server.base_url} any more ({error})") from error
+                raise ServerGoneError(f"nothing answers at {self._server.base_url} any more ({error})") from error
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
-        raise _FailedError(f"{problem} (try {tried + 1} of {TRIES})")
+        raise _FailedError(f"{problem} (attempt {attempt + 1} of {TRIES})")
 
 
 async def _gather_or_cancel(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines together; at the first error cancel the others and raise that error itself."""
+    """Run coroutines concurrently; at the first error cancel the others and raise that error itself."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)

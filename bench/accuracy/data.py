@@ -1,8 +1,8 @@
-"""What the benchmarks' data must be, and whether the data at hand is that. Loads no lm-eval and asks no hub.
+"""Verify the benchmarks' data. Neither imports lm-eval nor accesses the hub.
 
-What is known stands in ``bench/accuracy/benchmarks.toml``: repository, commit, licence, and for every leaf task (a
+``bench/accuracy/benchmarks.toml`` lists each benchmark's repository, commit and licence, and for every leaf task (a
 subject) the number of items and the SHA-256 of their content, in the order in which lm-eval scores them. The content
-is hashed, not the files, so a mirror in Parquet, JSON lines or CSV has the same digests.
+is hashed instead of the files, so a mirror in Parquet, JSON lines or CSV has the same digests.
 """
 
 import functools
@@ -16,27 +16,27 @@ from quantize.key import Frozen, canonical_json
 
 FILE = Path(__file__).resolve().parent / "benchmarks.toml"
 ALIASES = {"ceval": "ceval-valid"}
-"""What a task is also called."""
+"""Other names of tasks."""
 PUNKT = "tokenizers/punkt_tab"
-"""NLTK's sentence tables, in a folder of NLTK's data."""
+"""Path of NLTK's sentence tables in a folder of NLTK's data."""
 SHOWN = 3
-"""Problems that are told in full; the others are counted."""
+"""Problems that are listed in full; the others are counted."""
 DIGITS = 12
-"""Hex digits of a digest that are shown."""
+"""Hex digits of a digest in messages."""
 
 
 class Leaf(Frozen):
-    """The data of one leaf task: its items, and the examples that a few-shot prompt takes its shots from."""
+    """The data of one leaf task: its items, and the examples for few-shot prompts."""
 
     items: int
     sha256: str | None = None
-    """Of the items' content, see :func:`digest`; None where it is not known which fields count."""
+    """SHA-256 of the items' content, see :func:`digest`; None where the relevant fields are unknown."""
     examples: int = 0
     examples_sha256: str | None = None
 
 
 class Benchmark(Frozen):
-    """One benchmark, as ``benchmarks.toml`` describes it."""
+    """One benchmark of ``benchmarks.toml``."""
 
     title: str
     repo: str
@@ -45,58 +45,58 @@ class Benchmark(Frozen):
     """The commit that the digests belong to."""
     licence: str
     files: tuple[str, ...]
-    """Globs over the repository's paths: what the task reads."""
+    """Globs over the repository's paths: the files that the task reads."""
     not_files: tuple[str, ...] = ()
     tasks_dir: str
     """Folder of lm-eval's tasks that defines the task, or an absolute path."""
     fields: tuple[str, ...]
-    """Fields of an item that reach the model or decide its score; the others are not hashed."""
+    """Fields of an item that reach the model or affect its score; others are not hashed."""
     nltk: bool = False
     """Whether scoring needs NLTK's sentence tables."""
     leaves: dict[str, Leaf]
 
     @property
     def items(self) -> int:
-        """Items of all leaf tasks together."""
+        """Number of items of all leaf tasks."""
         return sum(leaf.items for leaf in self.leaves.values())
 
 
 @functools.cache
 def read(file: Path) -> dict[str, Benchmark]:
-    """Return the benchmarks that a file describes, by lm-eval's name of the task."""
+    """Return the benchmarks of a file by lm-eval's task name."""
     return {name: Benchmark.model_validate(text) for name, text in tomllib.loads(file.read_text("utf-8")).items()}
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """Return what is known of each benchmark, by lm-eval's name of the task."""
+    """Return all known benchmarks by lm-eval's task name."""
     return read(FILE)
 
 
 def benchmark_of_repo(repo: str) -> Benchmark | None:
-    """Return the benchmark whose data lies in a repository; None for a repository of which nothing is known."""
+    """Return the benchmark whose data is in a repository; None for an unknown repository."""
     return next((known for known in benchmarks().values() if known.repo == repo), None)
 
 
 def known_leaves() -> dict[str, tuple[Benchmark, Leaf]]:
-    """Return what is known of each leaf task, by lm-eval's name of it, with its benchmark."""
+    """Return all known leaf tasks by lm-eval's task name, with their benchmarks."""
     return {name: (known, leaf) for known in benchmarks().values() for name, leaf in known.leaves.items()}
 
 
 def nltk_dir(hub_dir: Path | None) -> Path | None:
-    """Return a mirror's folder of NLTK's data, to be named by ``NLTK_DATA``; None if it holds no sentence tables."""
+    """Return a mirror's folder of NLTK's data for ``NLTK_DATA``; None if it has no sentence tables."""
     folder = hub_dir / "nltk_data" if hub_dir else None
     return folder if folder and (folder / PUNKT).is_dir() else None
 
 
 def _without_none(value: Any) -> Any:
-    """Return ``value`` without fields that are None: Parquet gives every record all fields of the column."""
+    """Return ``value`` without fields that are None, because Parquet adds all fields of a column to every record."""
     if isinstance(value, dict):
         return {name: _without_none(part) for name, part in value.items() if part is not None}
     return [_without_none(part) for part in value] if isinstance(value, list) else value
 
 
 def digest(docs: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
-    """Return the hex SHA-256 of the documents' content: one line of canonical JSON each, in order, of these fields.
+    """Return the hex SHA-256 of the documents' content: one line of canonical JSON per document, with these fields.
 
     Raises:
         KeyError: a document lacks one of the fields.
@@ -108,12 +108,12 @@ def digest(docs: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> str:
 
 
 def measure(task: Any, fields: Sequence[str] | None = None, *, examples: bool = False) -> Leaf:
-    """Return what the data of a loaded leaf task is.
+    """Return counts and digests of the data of a loaded leaf task.
 
     Args:
         task: lm-eval's task object.
-        fields: what to hash; None counts only.
-        examples: whether to look at what few-shot prompts take their shots from.
+        fields: the fields to hash; None only counts.
+        examples: whether to include the examples for few-shot prompts.
 
     Raises:
         KeyError: an item lacks one of the fields.
@@ -128,7 +128,7 @@ def measure(task: Any, fields: Sequence[str] | None = None, *, examples: bool = 
 
 
 def compare(name: str, known: Leaf, loaded: Leaf) -> list[str]:
-    """Return in which ways the data of leaf task ``name`` is not what is known of it."""
+    """Return how the data of leaf task ``name`` differs from the known data."""
     problems = []
     for what, counts, digests in (
         ("items", (loaded.items, known.items), (loaded.sha256, known.sha256)),
@@ -137,19 +137,19 @@ def compare(name: str, known: Leaf, loaded: Leaf) -> list[str]:
         if counts[0] != counts[1]:
             problems.append(f"{name}: {counts[0]} {what}, not {counts[1]}")
         elif digests[0] != digests[1]:
-            shown = [(text or "none")[:DIGITS] for text in digests]
-            problems.append(f"{name}: other {what} (sha256 {shown[0]}…, known is {shown[1]}…)")
+            short = [(text or "none")[:DIGITS] for text in digests]
+            problems.append(f"{name}: different {what} (sha256 {short[0]}…, expected {short[1]}…)")
     return problems
 
 
 def verify_docs(task: str, loaded: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what is wrong with the data that lm-eval has loaded for a task; nothing if it is as known.
+    """Return the problems of the data that lm-eval has loaded for a task; empty if it is as known.
 
-    Counts and content are compared, of the items and of the few-shot examples: all of them, whatever the run's limit.
-    Tasks of which nothing is known have no problems. About a second for the 14,042 items of MMLU.
+    Compares the number and content of all items and few-shot examples, even if the run has a limit. Unknown tasks have
+    no problems. Takes about a second for the 14,042 items of MMLU.
 
     Args:
-        task: name of the task or group that was asked for, e.g. ``mmlu``.
+        task: name of the requested task or group, e.g. ``mmlu``.
         loaded: lm-eval's objects of its leaf tasks by name, as in ``TaskManager.load([task])["tasks"]``.
     """
     wanted = benchmarks()[task].leaves if task in benchmarks() else {}
@@ -167,14 +167,14 @@ def verify_docs(task: str, loaded: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def shorten(problems: Sequence[str]) -> str:
-    """Return problems as one line: the first few in full, the others counted."""
+    """Return problems as one line: the first few in full, and the number of others."""
     more = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def refusal(task: str, problems: Sequence[str]) -> str:
-    """Return the line for a task whose data has ``problems``, with what to type."""
+    """Return the error message for a task whose data has ``problems``, with what to type."""
     return (
-        f"{task}: the data is not what is known of it: {shorten(problems)}; fetch it anew with quantbench mirror build "
-        f"--tasks {task} --out DIR, or measure on it all the same with accuracy.verify_data=false"
+        f"{task}: the data differs from the known data: {shorten(problems)}; fetch it again with quantbench mirror "
+        f"build --tasks {task} --out DIR, or use it anyway with accuracy.verify_data=false"
     )

@@ -1,7 +1,7 @@
-"""``python -m bench.accuracy.evaluate JOBS.json``: runs lm-eval tasks against a server, one after the other.
+"""``python -m bench.accuracy.evaluate JOBS.json``: run lm-eval tasks against a server, one after the other.
 
-A process of its own, because lm-eval imports torch and reads its data relative to the working directory. Each score is
-written whole as soon as it is there. A task that fails leaves a score with status ``failed`` and the reason.
+This is a separate process, because lm-eval imports torch and reads its data relative to the working directory. Each
+score is written atomically when its task ends. A task that fails gets a score with status ``failed`` and the reason.
 """
 
 import functools
@@ -30,7 +30,7 @@ from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")
 PROGRESS_S = 0.5
-"""How often progress is written at most. Chosen: a reader sees no delay, and the disk no load."""
+"""Shortest interval of progress reports. Chosen: no visible delay, and no load on the disk."""
 
 
 def _progress_writer(file: Path) -> Any:
@@ -48,8 +48,8 @@ def _progress_writer(file: Path) -> Any:
 def _number(value: Any) -> float | None:
     """Return a metric as a number; a list (one entry per instruction) as its mean.
 
-    None for what is no finite number: of one item, what becomes a figure only with the other items', such as a
-    log-probability with a number of words.
+    None for anything that is not a finite number, such as an item's (log-probability, number of words), which becomes a
+    figure only together with those of the other items.
     """
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, Real) for part in parts):
@@ -59,10 +59,10 @@ def _number(value: Any) -> float | None:
 
 
 def _outcome(task: str, sample: dict[str, Any], notes: dict[str, PromptNote]) -> ItemOutcome:
-    said = sample["filtered_resps"]
-    first = said[0]
-    # Beside (log-probability, is greedy), a response may be a text, a log-probability alone or several texts.
-    logprobs = tuple(response[0] for response in said) if isinstance(first, tuple) else ()
+    responses = sample["filtered_resps"]
+    first = responses[0]
+    # A response is (log-probability, is greedy), a text, a log-probability only, or several texts.
+    logprobs = tuple(response[0] for response in responses) if isinstance(first, tuple) else ()
     answer = str(max(range(len(logprobs)), key=logprobs.__getitem__)) if logprobs else str(first)
     prompt_notes = [notes[arguments[0]] for arguments in sample["arguments"] if arguments[0] in notes]
     return ItemOutcome(
@@ -80,7 +80,7 @@ def _outcome(task: str, sample: dict[str, Any], notes: dict[str, PromptNote]) ->
 
 
 def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
-    """Return a result's figures, lm-eval's ``acc,none`` and ``acc_stderr,none`` being one."""
+    """Return a result's metrics; lm-eval's ``acc,none`` and ``acc_stderr,none`` become one metric."""
     metrics: list[Metric] = []
     for key, value in result.items():
         name, comma, kind = key.partition(",")
@@ -91,7 +91,7 @@ def _metrics(result: dict[str, Any]) -> tuple[Metric, ...]:
 
 
 def _too_many(counts: Mapping[Problem, int], n_items: int, allowed: dict[Problem, float]) -> tuple[str, ...]:
-    """Return why a score says nothing: one reason for each problem that too many items have."""
+    """Return why a score is invalid: one reason for each problem that too many items have."""
     return tuple(
         f"{counts[problem]} of {n_items} {PROBLEM_MEANING[problem]} (at most {share:.0%} may be; "
         f"accuracy.max_share.{problem})"
@@ -104,15 +104,15 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     """Run one task and return its score.
 
     Raises:
-        ServerGoneError: the server has ended; what it answered is kept.
-        AccuracyError: the server failed, or answered something that cannot be scored.
+        ServerGoneError: the server has ended; its answers are kept.
+        AccuracyError: the server failed, or gave an answer that cannot be scored.
     """
     from lm_eval import evaluator
 
     from bench.accuracy.served_lm import ServedLM
 
-    # Other programs that lm-eval would start: pip for each task, and a bootstrap that forks this process, which has
-    # threads, once for each core.
+    # Keep lm-eval from starting other programs: pip for each task, and a bootstrap that forks this process, which has
+    # threads, once per core.
     evaluator.add_env_info = lambda results: None
     os.environ["DISABLE_MULTIPROC"] = "1"
     begin = time.monotonic()
@@ -120,16 +120,16 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
     problems = data.verify_docs(job.task, loaded["tasks"]) if job.verify_data else ()
     if problems:
         raise AccuracyError(data.refusal(job.task, problems))
-    # Objects instead of names, so that the data is loaded once.
+    # Passing objects instead of names loads the data only once.
     groups = loaded["groups"]
     if job.task not in groups and job.task not in loaded["tasks"]:
         names = ",".join(loaded["tasks"])
-        raise AccuracyError(f"{job.task} is a tag, which has no score; name its tasks: accuracy.tasks=[{names}]")
-    chosen = [groups[job.task]] if job.task in groups else list(loaded["tasks"].values())
+        raise AccuracyError(f"{job.task} is a tag, which has no score; list its tasks: accuracy.tasks=[{names}]")
+    tasks = [groups[job.task]] if job.task in groups else list(loaded["tasks"].values())
     limit = job.limit and max(job.limit, math.ceil(job.at_least / len(loaded["tasks"])))
     with Journal(job.journal) as journal:
         if journal.dropped:
-            log.warning("%s: dropped %d lines that cannot be read; asked again", job.journal, journal.dropped)
+            log.warning("%s: dropped %d unreadable lines; their questions are repeated", job.journal, journal.dropped)
         server = Endpoint(job.base_url, job.protocol, job.served_model, job.concurrency, job.timeout_s)
         asker = Asker(server, journal, backwards=bool(job.repeat), on_progress=_progress_writer(job.progress))
         model = ServedLM(
@@ -143,7 +143,7 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
         )
         results = evaluator.simple_evaluate(
             model=model,
-            tasks=chosen,
+            tasks=tasks,
             task_manager=manager,
             num_fewshot=job.num_fewshot,
             limit=limit,
@@ -157,7 +157,7 @@ def run(job: TaskJob, manager: Any) -> TaskScore:
         )
     samples: dict[str, list[dict[str, Any]]] = results["samples"]
     items = tuple(_outcome(leaf, sample, model.notes) for leaf in sorted(samples) for sample in samples[leaf])
-    # An item counts once for all its filters.
+    # An item counts once, even with several filters.
     item_problems = {(item.task, item.doc_id): item.problem for item in items}
     counts = Counter(problem for problem in item_problems.values() if problem)
     shots = {results["n-shot"].get(leaf) for leaf in samples}
@@ -204,7 +204,7 @@ def _score(job: TaskJob, status: Status, *, seconds: float, reasons: tuple[str, 
 
 
 def _explain(error: Exception, task: str) -> str:
-    """Return why a task failed, with what to do where the cause is known."""
+    """Return why a task failed, and what to do if the cause is known."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     if isinstance(error, AccuracyError):
         return text
@@ -221,17 +221,17 @@ def _explain(error: Exception, task: str) -> str:
 
 
 def _manager(tasks: set[str]) -> Any:
-    """Return what loads the tasks; to read all of lm-eval's yaml files would take ten seconds."""
+    """Return a task manager for the tasks only, because reading all of lm-eval's yaml files takes ten seconds."""
     import lm_eval
     from lm_eval import utils
     from lm_eval.tasks import TaskManager
 
-    # lm-eval compiles the template of a prompt once for each text, 98,000 times for MMLU.
+    # Without a cache lm-eval compiles a prompt's template for every text, 98,000 times for MMLU.
     utils.env.from_string = functools.cache(utils.env.from_string)
 
     known = data.benchmarks()
-    theirs = Path(lm_eval.__file__).parent / "tasks"
-    folders = [MINI_DIR, *(theirs / known[task].tasks_dir for task in sorted(tasks & known.keys()))]
+    yaml_dir = Path(lm_eval.__file__).parent / "tasks"
+    folders = [MINI_DIR, *(yaml_dir / known[task].tasks_dir for task in sorted(tasks & known.keys()))]
     return TaskManager(
         include_defaults=not tasks <= {*known, *MINI_TASKS}, include_path=[str(folder) for folder in folders]
     )
@@ -240,8 +240,9 @@ def _manager(tasks: set[str]) -> Any:
 def main(argv: list[str]) -> int:
     """Run the jobs of the file named by the only argument.
 
-    Exit code 0 even where a task failed, for its score tells; ``GONE`` where the server has ended, and the jobs
-    without a score are left to do.
+    Returns:
+        Exit code 0, even if a task failed, because its score says so; ``GONE`` if the server has ended and jobs
+        without a score remain.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     end_with_parent()
@@ -254,7 +255,7 @@ def main(argv: list[str]) -> int:
         except ServerGoneError as error:
             log.error("%s: %s", job.task, error)
             return GONE
-        except Exception as error:  # noqa: BLE001 - one task's failure must not lose the next; the log has it all
+        except Exception as error:  # noqa: BLE001 - one task's failure must not affect the next; the log has the details
             traceback.print_exc()
             reason = _explain(error, job.task)
             score = _score(job, "failed", seconds=time.monotonic() - begin, reasons=(reason,))

@@ -1,4 +1,4 @@
-"""Answers on disk, one line each, appended as soon as they are there: what was asked once is not asked again."""
+"""Answers on disk, one per line, appended on arrival, so that no question is asked twice."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from bench.errors import StoreError
 
 
 class Journal:
-    """The answers to one task's questions, by the questions' digests. One process writes it."""
+    """The answers to one task's questions, by the questions' digests. Only one process may write it."""
 
     def __init__(self, file: Path) -> None:
-        """Read what is there, and drop a last line that was cut off in the middle.
+        """Read the existing answers, and drop an incomplete last line.
 
         Raises:
             StoreError: the file cannot be read or written.
         """
         self.answers: dict[str, Answer] = {}
         self.dropped = 0
-        """Lines that could not be read: their questions are asked again."""
+        """Number of unreadable lines, whose questions are asked again."""
         self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -31,18 +31,18 @@ class Journal:
             raise StoreError(f"cannot keep answers in {file}: {error.strerror}") from error
 
     def _read(self, lines: list[bytes]) -> None:
-        whole = [line for line in lines if line.endswith(b"\n")]
-        self.dropped = len(lines) - len(whole)
-        for line in whole:
+        complete = [line for line in lines if line.endswith(b"\n")]
+        self.dropped = len(lines) - len(complete)
+        for line in complete:
             try:
                 digest, answer = json.loads(line)
                 self.answers[digest] = Answer.model_validate(answer)
             except (ValueError, TypeError):
                 self.dropped += 1
-        self._stream.truncate(sum(map(len, whole)))
+        self._stream.truncate(sum(map(len, complete)))
 
     def add(self, digest: str, answer: Answer) -> None:
-        """Keep an answer. It is with the kernel when this returns, so that killing this process loses nothing.
+        """Write an answer. The kernel has it when this returns, so killing this process loses nothing.
 
         Raises:
             StoreError: it cannot be written.

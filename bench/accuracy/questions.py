@@ -1,4 +1,4 @@
-"""What a server is asked and what it answers, whatever API it speaks. Pure values and functions."""
+"""Questions to a server and their answers, independent of its API. Pure values and functions."""
 
 import hashlib
 import math
@@ -18,33 +18,33 @@ class Sampling(Frozen):
     max_new_tokens: int
     stop: tuple[str, ...]
     temperature: float = 0.0
-    """Divides the logits before the softmax, without unit; 0 takes the most likely token."""
+    """Divisor of the logits before the softmax, without unit; 0 takes the most likely token."""
     top_p: float = 1.0
-    """Share of the probability, most likely tokens first, that tokens are drawn from."""
+    """Cumulative probability, most likely tokens first, that tokens are sampled from."""
     top_k: int = -1
     """-1 for all tokens."""
     min_p: float = 0.0
-    """Share of the most likely token's probability below which none is drawn."""
+    """Share of the most likely token's probability below which tokens are not sampled."""
     seed: int | None = None
-    """Of the draws; None where nothing is drawn."""
+    """Seed of the sampling; None without sampling."""
 
 
 class Question(Frozen):
-    """One thing to ask: exactly one of ``choices``, ``continuation`` and ``sampling`` is given."""
+    """One question, with exactly one of ``choices``, ``continuation`` and ``sampling``."""
 
     context: tuple[int, ...]
     """Token ids of the prompt, one or more."""
     choices: tuple[int, ...] = ()
-    """Token ids of which each one's log-probability is wanted, as the next token."""
+    """Token ids; asks for the log-probability of each as the next token."""
     continuation: tuple[int, ...] = ()
-    """Token ids whose log-probability after the context is wanted, as a whole."""
+    """Token ids; asks for their joint log-probability after the context."""
     sampling: Sampling | None = None
-    """Text is wanted."""
+    """Asks for generated text."""
     nth: int = 0
-    """Counts questions that are alike and whose answers are drawn at random."""
+    """Number of earlier questions that are equal, if their answers are sampled."""
 
     def seeded(self, seed: int) -> "Question":
-        """Return the question with a seed of its own for its draws, the same in every run; as it is if it has none."""
+        """Return the question with its own sampling seed, the same in every run; unchanged if it is not sampled."""
         if self.sampling is None or self.sampling.temperature == 0:
             return self
         own = int(hashlib.sha256(f"{seed} {self.digest()}".encode()).hexdigest()[:8], 16) >> 1
@@ -52,33 +52,33 @@ class Question(Frozen):
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """Token ids that the server has to read."""
+        """Token ids that the server reads."""
         return self.context + self.continuation
 
     def digest(self) -> str:
-        """Return what tells this question from every other."""
+        """Return the digest that identifies this question."""
         ids = [np.asarray(part, dtype=np.int64).tobytes() for part in (self.context, self.choices, self.continuation)]
         how = f"{self.sampling.model_dump_json()} {self.nth}".encode() if self.sampling else b""
         return hashlib.sha256(b"|".join([*(str(len(part)).encode() + part for part in ids), how])).hexdigest()[:20]
 
 
 class Answer(Frozen):
-    """What came back."""
+    """The answer to one question."""
 
     logprobs: tuple[float, ...] = ()
-    """Log-probability (natural) of each choice, or of the continuation as a whole."""
+    """Natural log-probability of each choice, or the joint one of the continuation."""
     greedy: tuple[bool, ...] = ()
-    """Whether the most likely tokens would have been these."""
+    """Whether these are the most likely tokens."""
     text: str | None = None
     cut: bool = False
-    """Whether the text ended because it had reached its limit."""
+    """Whether the text reached its length limit."""
     cached_tokens: int | None = None
     output_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class PromptNote:
-    """What is worth knowing of a prompt besides its score."""
+    """Facts about a prompt other than its score."""
 
     prompt_tokens: int
     problem: Problem | None = None
@@ -96,7 +96,7 @@ def finite(logprob: float | None) -> float:
 
 
 def unique_tokens(prompts: Iterable[Sequence[int]]) -> int:
-    """Return how many tokens of all prompts must be computed where every common beginning is computed once."""
+    """Return the number of tokens of all prompts if every common prefix is computed once."""
     total, before = 0, np.empty(0, dtype=np.int64)
     for prompt in sorted(map(tuple, prompts)):
         now = np.asarray(prompt, dtype=np.int64)
@@ -108,5 +108,5 @@ def unique_tokens(prompts: Iterable[Sequence[int]]) -> int:
 
 
 def in_order(questions: Sequence[Question], *, backwards: bool = False) -> list[int]:
-    """Return the places of questions in the order to ask them: those with the same beginning follow each other."""
+    """Return the indexes of questions in the order to ask them, so that prompts with a common prefix are adjacent."""
     return sorted(range(len(questions)), key=lambda place: questions[place].prompt, reverse=backwards)

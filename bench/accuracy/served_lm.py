@@ -1,7 +1,7 @@
 """An lm-eval model that is a running server: lm-eval's requests become questions, and answers become its results.
 
-Prompts are cut into tokens exactly as lm-eval's own backend for transformers does it (``HFLM`` of lm-eval 0.4.13), so
-that the server sees what that backend would have seen; nothing is ever cut to fit.
+Prompts are tokenized exactly as in lm-eval's own backend for transformers (``HFLM`` of lm-eval 0.4.13), so that the
+server receives what that backend would have received. Nothing is ever truncated to fit.
 """
 
 import itertools
@@ -22,11 +22,11 @@ from bench.records.record import Mode, Problem
 from quantize.checkpoint import own_code
 
 TokenRequest = tuple[tuple[str, str], list[int], list[int]]
-"""lm-eval's form: ((context, continuation), context ids, continuation ids)."""
+"""lm-eval's format: ((context, continuation), context ids, continuation ids)."""
 REASONING_END = "</think>"
-"""How Qwen3, DeepSeek-R1 and their kin end their reasoning."""
+"""End of the reasoning of Qwen3, DeepSeek-R1 and similar models."""
 TOGETHER = 512
-"""Continuations encoded together: all 56,168 of MMLU at once would take 8 GB."""
+"""Continuations encoded in one batch: all 56,168 of MMLU at once would take 8 GB."""
 
 
 class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
@@ -46,16 +46,16 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         """Ask through ``asker``.
 
         Args:
-            asker: puts questions to the server.
+            asker: asks the server.
             tokenizer: folder of the served checkpoint.
             max_length: longest prompt plus answer, tokens.
             thinking: whether the chat template lets the model reason first.
-            max_gen_toks: overrides the tasks' own cap on answers; None keeps it.
-            sampling: overrides how the tasks want tokens drawn; None keeps that.
-            seed: of the draws, where the server takes one.
+            max_gen_toks: overrides the tasks' own limit on answers; None keeps it.
+            sampling: overrides the tasks' own sampling parameters; None keeps them.
+            seed: sampling seed, where the server accepts one.
 
         Raises:
-            AccuracyError: the model is to reason and cannot.
+            AccuracyError: ``thinking`` is set for a model that cannot reason.
         """
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(
@@ -63,17 +63,17 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         )
         self.max_length = max_length
         self.notes: dict[str, PromptNote] = {}
-        """By prompt."""
+        """Notes by prompt."""
         self.reasons = REASONING_END in str(self.tokenizer.chat_template)
-        """Whether answers may begin with reasoning, to be stripped."""
+        """Whether answers may start with reasoning, which is stripped."""
         self._asker = asker
         self._thinking = thinking
         self._max_gen_toks = max_gen_toks
-        self._drawn_as = sampling
+        self._mode = sampling
         self._seed = seed
         if thinking and not self.reasons:
             raise AccuracyError(
-                f"accuracy.thinking=true: this model's chat template knows no reasoning that ends with {REASONING_END}"
+                f"accuracy.thinking=true: this model's chat template has no reasoning that ends with {REASONING_END}"
             )
 
     @property
@@ -84,33 +84,33 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """Id of the token that a text without context follows: the first of a text, if the model has such a token."""
+        """Id of the token before a text without context: beginning-of-text, if the model has it, or end-of-text."""
         token = self.tokenizer.bos_token_id
         return self.eot_token_id if token is None else int(token)
 
     @property
     def tokenizer_name(self) -> str:
-        """Name by which lm-eval tells prompts of different tokenizers apart."""
+        """Name by which lm-eval distinguishes prompts of different tokenizers."""
         name: str = self.tokenizer.name_or_path
         return name
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return token ids; special tokens are the tokenizer's own choice unless the text begins with one already."""
+        """Return token ids; the tokenizer adds its special tokens unless the text already starts with one."""
         return self._encode([string], add_special_tokens)[string]
 
     def _encode(self, texts: Iterable[str], add_special_tokens: bool | None = None) -> dict[str, list[int]]:
-        """Return the token ids of different texts, encoded together, which takes all cores."""
+        """Return the token ids of texts, encoded in one batch, which uses all cores."""
         encoded: dict[str, list[int]] = {}
         first = self.tokenizer.decode(self.prefix_token_id)
-        for begun, group in itertools.groupby(dict.fromkeys(texts), lambda text: has_bos_prefix(text, first)):
-            some = list(group)
-            adds = False if begun and add_special_tokens is None else add_special_tokens
+        for has_bos, group in itertools.groupby(dict.fromkeys(texts), lambda text: has_bos_prefix(text, first)):
+            batch = list(group)
+            adds = False if has_bos and add_special_tokens is None else add_special_tokens
             options = {} if adds is None else {"add_special_tokens": adds}
-            encoded |= zip(some, self.tokenizer(some, **options)["input_ids"], strict=True)
+            encoded |= zip(batch, self.tokenizer(batch, **options)["input_ids"], strict=True)
         return encoded
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Return the conversation as the model's own template writes it, with or without reasoning."""
+        """Return the conversation as formatted by the model's own template, with or without reasoning."""
         text: str = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
@@ -121,7 +121,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return text
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return (log-probability, whether greedy decoding would say it) of each continuation; see `TemplateLM`."""
+        """Return (log-probability, whether it is the greedy one) of each continuation; see `TemplateLM`."""
         pairs = [request.args for request in requests]
         tokens: list[TokenRequest] = []
         for begin in range(0, len(pairs), TOGETHER):
@@ -129,15 +129,15 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return self._loglikelihood_tokens(tokens)
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[TokenRequest]:
-        """Return the token ids of contexts and continuations as `TemplateLM` splits them, each text encoded once."""
-        moved = [(context.rstrip(), context[len(context.rstrip()) :] + end) for context, end in pairs if context]
-        ids = self._encode([text for context, end in moved for text in (context, context + end)])
-        encoded = iter((ids[context], ids[context + end]) for context, end in moved)
+        """Return the token ids of contexts and continuations as `TemplateLM` splits them, encoding each text once."""
+        stripped = [(context.rstrip(), context[len(context.rstrip()) :] + end) for context, end in pairs if context]
+        ids = self._encode([text for context, end in stripped for text in (context, context + end)])
+        encoded = iter((ids[context], ids[context + end]) for context, end in stripped)
         tokens: list[TokenRequest] = []
         for context, end in pairs:
             if context:
-                before, whole = next(encoded)
-                tokens.append(((context, end), before, whole[len(before) :]))
+                before, both = next(encoded)
+                tokens.append(((context, end), before, both[len(before) :]))
             else:
                 alone = self.tok_encode(end, add_special_tokens=False)
                 split = 1 if alone[0] == self.prefix_token_id else 0
@@ -147,7 +147,7 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Return (log-probability in nats, whether greedy decoding would say it) for each continuation.
+        """Return (log-probability in nats, whether it is the greedy one) for each continuation.
 
         Raises:
             AccuracyError: an item is longer than the model's context, or cannot be scored.
@@ -177,11 +177,11 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if over:
             raise AccuracyError(
                 f"{len(over)} of {len(requests)} continuations are longer than the context of {self.max_length} tokens "
-                f"(the longest has {max(over)}), and nothing is cut to fit: use fewer examples (accuracy.num_fewshot=…)"
+                f"(the longest has {max(over)}), and none is truncated: use fewer examples (accuracy.num_fewshot=…)"
             )
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of each whole text, in windows of the model's length."""
+        """Return the log-probability of each complete text, in windows of the model's length."""
         pieces: list[TokenRequest] = []
         owners: list[int] = []
         for owner, (text,) in enumerate(request.args for request in requests):
@@ -195,48 +195,48 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return the generated text of each request, reasoning and what follows a stop text taken off."""
-        asked = [(context, normalize_gen_kwargs(settings)) for context, settings in (r.args for r in requests)]
-        ids = self._encode([context for context, _ in asked])
+        """Return the generated text of each request, without reasoning and anything after a stop text."""
+        pairs = [(context, normalize_gen_kwargs(settings)) for context, settings in (r.args for r in requests)]
+        ids = self._encode([context for context, _ in pairs])
         questions: list[Question] = []
         places: list[int] = []
-        texts = [""] * len(asked)
-        drawn = Counter[str]()
-        for place, (context, settings) in enumerate(asked):
+        texts = [""] * len(pairs)
+        n_sampled = Counter[str]()
+        for place, (context, settings) in enumerate(pairs):
             room = self.max_length - len(ids[context])
             if room < 1:
                 self.notes[context] = PromptNote(len(ids[context]), "over_long")
                 continue
             sampling = self._sampling(settings, room)
-            question = Question(context=tuple(ids[context]), sampling=sampling, nth=drawn[context])
+            question = Question(context=tuple(ids[context]), sampling=sampling, nth=n_sampled[context])
             questions.append(question.seeded(self._seed))
-            drawn[context] += sampling.temperature > 0
+            n_sampled[context] += sampling.temperature > 0
             places.append(place)
         for place, answer in zip(places, self._asker.ask(questions), strict=True):
-            context, settings = asked[place]
+            context, settings = pairs[place]
             texts[place], problem = self.spoken(answer.text or "", settings["until"], cut=answer.cut)
-            other = self.notes.get(context)  # of another answer drawn to the same prompt
+            other = self.notes.get(context)  # the note of another sampled answer to the same prompt
             self.notes[context] = PromptNote(len(ids[context]), problem or (other.problem if other else None))
         return texts
 
     def _sampling(self, settings: dict[str, Any], room: int) -> Sampling:
-        """Return how an answer is generated; stop texts would end the reasoning too, so then they come afterwards."""
+        """Return the sampling parameters. With reasoning, stop texts would end it too, so they are applied later."""
         stops = [stop for stop in settings["until"] if stop]
         few = self._asker.max_stops is None or len(stops) <= self._asker.max_stops
         return Sampling(
             max_new_tokens=min(room, self._max_gen_toks or settings["max_gen_toks"]),
             stop=tuple(stops) if few and not self._thinking else (),
-            **self._drawing(settings),
+            **self._mode_of(settings),
         )
 
-    def _drawing(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return how tokens are drawn: as the run wants it, else as the task does."""
-        if self._drawn_as is not None:
-            return self._drawn_as.model_dump()
+    def _mode_of(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return temperature and limits of the sampling: the run's, or else the task's."""
+        if self._mode is not None:
+            return self._mode.model_dump()
         return {name: settings[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in settings}
 
     def spoken(self, text: str, until: Sequence[str], *, cut: bool) -> tuple[str, Problem | None]:
-        """Return what of a generated text is the answer, and what is wrong with it."""
+        """Return the answer in a generated text, and its problem, if any."""
         if self._thinking and cut and REASONING_END not in text:
             return "", "unfinished"
         marker = REASONING_END if self.reasons else None

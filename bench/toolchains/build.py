@@ -1,7 +1,7 @@
-"""Builds and checks the environments of toolchains, with the standard ``venv`` and ``pip``.
+"""Build and check the environments of toolchains, with the standard ``venv`` and ``pip``.
 
-An environment grows in a folder beside its place and is renamed into it when it is whole. One builder per toolchain at
-a time; the next one removes what a killed one has left. What pip said stays beside the place as ``NAME.log``.
+An environment is built in a folder next to its place and renamed into it when it is complete. Only one process at a
+time builds a toolchain; the next one removes what a killed one has left. pip's output is kept as ``NAME.log`` there.
 """
 
 import contextlib
@@ -26,30 +26,30 @@ from quantize.clock import utc_now
 from quantize.search_path import search_path
 
 CHECK_S = 600
-"""Longest time that a check may take. Chosen: a first import may compile kernels for minutes."""
+"""Longest time for a check. Chosen: a first import may compile kernels for minutes."""
 STEPS = ("Collecting ", "Building wheel", "Installing collected packages")
-"""How the lines begin in which pip says what it is at."""
+"""Prefixes of the lines in which pip reports its progress."""
 NOISE = ("warning:", "hint:", "note:", "[notice]", "error: resolutionimpossible", "╰─>", "[end of output]")
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
 VERSIONS = """
 import importlib.metadata, json
-print(json.dumps({found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}))
+print(json.dumps({each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}))
 """
 
 
 @contextlib.contextmanager
 def only_builder(place: Path, name: str, view: View) -> Iterator[None]:
-    """Hold the lock of a toolchain; wait, and say so, while another process builds it."""
+    """Hold the lock of a toolchain; wait, with a message, while another process builds it."""
     place.mkdir(parents=True, exist_ok=True)
     with locks.held(place / f"{name}.lock", lambda: view.say(f"  waiting: another process builds {name}")):
         yield
 
 
 def build(name: str) -> str:
-    """Build toolchain ``name``, unless it is there already; return its interpreter.
+    """Build toolchain ``name`` unless it exists already; return its interpreter.
 
     Raises:
-        ToolchainError: no Python for it, no room on the disk, or pip failed; with its reason and the log.
+        ToolchainError: there is no suitable Python, too little disk space, or pip failed; with the reason and the log.
     """
     chain = toolchain.read(name)
     if chain.is_current:
@@ -63,12 +63,12 @@ def build(name: str) -> str:
             return python
         for leftover in [place, *place.parent.glob(f"{place.name}.work-*")]:
             if leftover.exists():
-                view.say(f"  removing what a build that was killed has left: {leftover.name}")
+                view.say(f"  removing the remains of a killed build: {leftover.name}")
                 shutil.rmtree(leftover)
         check_room(chain, place.parent)
         view.say(
             f"  downloads about {fmt.space(chain.download_bytes)}, takes about {fmt.space(chain.disk_bytes)} "
-            "of disk; several GB more of each where pip takes torch's CUDA build"
+            "of disk space; several GB more of each if pip chooses torch's CUDA build"
         )
         work = place.with_name(f"{place.name}.work-{os.getpid()}")
         log_file(chain).unlink(missing_ok=True)
@@ -82,12 +82,12 @@ def build(name: str) -> str:
 
 
 def log_file(chain: Toolchain) -> Path:
-    """Return where what pip said while it last built ``chain`` is kept."""
+    """Return the file with pip's output of the last build of ``chain``."""
     return cache_dir() / "toolchains" / f"{chain.name}.log"
 
 
 def check_room(chain: Toolchain, place: Path) -> None:
-    """Check that the disk has room for what is downloaded and what is installed.
+    """Check that the disk has enough free space for the download and the installation.
 
     Raises:
         ToolchainError: it has not; with the figures.
@@ -96,7 +96,7 @@ def check_room(chain: Toolchain, place: Path) -> None:
     if needed > free:
         raise ToolchainError(
             f"toolchain {chain.name} needs {fmt.space(needed)} on the disk of {place}, which has {fmt.space(free)} "
-            "free: free some, or choose another place with QUANTBENCH_CACHE"
+            "free: free some, or choose another folder with QUANTBENCH_CACHE"
         )
 
 
@@ -131,7 +131,7 @@ def _build(chain: Toolchain, python_and_version: tuple[str, str], place: Path, w
 
 
 def _move(work: Path, place: Path) -> None:
-    """Make the scripts of an environment that grew in ``work`` name the interpreter in ``place``."""
+    """Make the scripts of an environment that was built in ``work`` use the interpreter in ``place``."""
     for script in (work / "bin").iterdir():
         if script.is_symlink() or not script.is_file():
             continue
@@ -146,32 +146,32 @@ def _disk_bytes(place: Path) -> int:
 
 
 def _run(argv: Sequence[str], chain: Toolchain, log: Path, line: Stage) -> None:
-    """Run one step with its output in ``log``, showing what pip is at; the packages of this process are not seen."""
+    """Run one step with its output in ``log``, showing pip's progress, without access to this process's packages."""
     with Child(argv, what=f"toolchain {chain.name}", log_file=log, env=alone(), cwd=log.parent) as child:
         while child.exit_code is None:
-            line.update(detail=_at(child))
+            line.update(detail=_progress(child))
             time.sleep(POLL_S)
         if child.exit_code != 0:
             raise ToolchainError(f"building toolchain {chain.name} failed: {last_words(log)} (log: {log})")
 
 
-def _at(child: Child) -> str:
-    """Return what pip is at, e.g. ``Collecting torch==2.13.0``."""
-    said = [text for text in child.last_lines(20).split(" | ") if text.startswith(STEPS)]
-    return said[-1].partition(" (from")[0].partition(":")[0] if said else ""
+def _progress(child: Child) -> str:
+    """Return pip's current step, e.g. ``Collecting torch==2.13.0``."""
+    steps = [text for text in child.last_lines(20).split(" | ") if text.startswith(STEPS)]
+    return steps[-1].partition(" (from")[0].partition(":")[0] if steps else ""
 
 
 def alone() -> dict[str, str]:
-    """Return the settings that keep this process's own packages, and any hub, out of another interpreter."""
+    """Return environment variables that isolate another interpreter from this process's packages and from the hub."""
     return {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1", "HF_HUB_OFFLINE": "1", "PIP_REQUIRE_VIRTUALENV": "0"}
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of a log that says what was wrong: pip's last error, else the last line of all."""
+    """Return the line of a log that says what failed: pip's last error, or else the last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if not line.lower().startswith(NOISE)]
-    errors = [line for line in said if line.lower().startswith("error:")]
-    return (errors or said or ["no message"])[-1]
+    relevant = [line for line in lines if not line.lower().startswith(NOISE)]
+    errors = [line for line in relevant if line.lower().startswith("error:")]
+    return (errors or relevant or ["no message"])[-1]
 
 
 def _ask(python: str, code: str, variables: Mapping[str, str]) -> str:
@@ -192,7 +192,7 @@ def _ask(python: str, code: str, variables: Mapping[str, str]) -> str:
 
 
 def run_check(chain: Toolchain, python: str, log: Path | None = None) -> str:
-    """Import a toolchain's modules in its interpreter and run its check; return the versions it prints, as JSON.
+    """Import a toolchain's modules in its interpreter and run its check; return the versions that it prints, as JSON.
 
     Raises:
         ToolchainError: it failed; with the exact error.
@@ -208,10 +208,10 @@ def run_check(chain: Toolchain, python: str, log: Path | None = None) -> str:
 
 
 def check(name: str) -> str:
-    """Check a toolchain that is there; return the versions it prints, as one line of JSON.
+    """Check an installed toolchain; return the versions that it prints, as one line of JSON.
 
     Raises:
-        ToolchainError: it is not there, or does not work; with the exact error.
+        ToolchainError: it is not built, or does not work; with the exact error.
     """
     chain = toolchain.read(name)
     return run_check(chain, toolchain.toolchain_interpreter(name, "toolchain check"))

@@ -1,4 +1,4 @@
-"""Runs inside the toolchain otava: {series: values} to {series: [[index, change in percent, p value]]}, as JSON."""
+"""Convert {series: values} to {series: [[index, change in percent, p value]]}, as JSON, in the toolchain otava."""
 
 import json
 import sys

@@ -1,8 +1,8 @@
-"""Starts SGLang with the API key from the environment, in a toolchain's interpreter: it imports nothing of ours.
+"""Start SGLang with the API key from the environment, in a toolchain's interpreter, without importing quantbench.
 
-SGLang takes its key on the command line or from a file only. Here it is set before the arguments are resolved, and
-kept out of the log, into which SGLang writes all of them. The server ends when standard input closes, which the kernel
-does when the process that started it is gone, however it went.
+SGLang accepts its key only on the command line or from a file. Here it is set before the arguments are resolved, and
+kept out of the log, to which SGLang writes all of them. The server ends when standard input closes, which happens when
+the process that started it is gone, for any reason.
 """
 
 import logging
@@ -16,9 +16,9 @@ KEY_VARIABLE = "QUANTBENCH_API_KEY"
 
 
 def end_with_parent() -> None:
-    """Wait until standard input closes, then end the whole process group.
+    """Wait until standard input closes, then kill the process group.
 
-    Not by ``sys.stdin``: Python aborts at its exit while a thread holds that one's lock.
+    Does not use ``sys.stdin``, because Python aborts at its exit while a thread holds the lock of that stream.
     """
     while os.read(0, 1024):
         pass

@@ -1,8 +1,8 @@
-"""Which interpreter runs a stage: the current one, or a pinned environment of its own, built once on request.
+"""The interpreter of a stage: the current one, or that of a pinned environment, which is built once on request.
 
-``bench/toolchains/NAME.toml`` says what an environment holds. It lies in the cache, outside every checkout, under a
-name that depends on what was asked for: another pin is another environment. Its manifest is written last, so an
-environment that has one is whole. ``quantbench toolchain`` lists, builds and checks them.
+``bench/toolchains/NAME.toml`` describes an environment. It is in the cache, outside every checkout, under a name that
+depends on its requirements, so that a changed pin is a different environment. Its manifest is written last: an
+environment with a manifest is complete. ``quantbench toolchain`` lists, builds and checks environments.
 """
 
 import importlib.util
@@ -48,7 +48,7 @@ def interpreter_for(packages: Iterable[str], what: str) -> str:
         what: the stage, for the message.
 
     Raises:
-        ToolchainError: one of them is not installed; names the extra to install.
+        ToolchainError: a package is not installed; names the extra to install.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -58,20 +58,20 @@ def interpreter_for(packages: Iterable[str], what: str) -> str:
 
 
 class Toolchain(Frozen):
-    """One environment, as ``bench/toolchains/NAME.toml`` describes it."""
+    """One environment, as described by ``bench/toolchains/NAME.toml``."""
 
     name: str
     title: str
     what_for: str
-    """In half a line, for a reader."""
+    """Its purpose, in half a line."""
     python: tuple[str, ...] = ()
-    """Python versions it can be installed for, e.g. ``3.11``; empty for whichever runs quantbench."""
+    """Python versions that it can be installed for, e.g. ``3.11``; empty for any that runs quantbench."""
     requirements: tuple[str, ...]
-    """What is asked for, each ``name==version``; empty for what quantbench's own extras bring."""
+    """Required packages, each as ``name==version``; empty if quantbench's own extras install them."""
     no_deps: tuple[str, ...] = ()
-    """Installed after the rest, without what they depend on."""
+    """Packages installed after the others, without their dependencies."""
     constraints: tuple[str, ...] = ()
-    """Versions of what the requirements depend on; used where it is needed at all."""
+    """Pinned versions of dependencies, used only if they are needed."""
     modules: tuple[str, ...] = Field(min_length=1)
     """Import names."""
     disk_bytes: NonNegativeInt
@@ -79,7 +79,7 @@ class Toolchain(Frozen):
     on_cpu: str
     """What it can and cannot do on a machine without an accelerator, with the exact errors."""
     check: str
-    """Python that imports and exercises it, and prints versions as one line of JSON."""
+    """Python code that imports and uses it, and prints versions as one line of JSON."""
     variables: dict[str, str] = Field(default_factory=dict)
     """Environment variables that its interpreter needs; see the function of this name."""
 
@@ -106,7 +106,7 @@ class State(Frozen):
 
 
 class ToolchainManifest(Frozen):
-    """What a finished environment says of itself; written last."""
+    """The manifest of a complete environment; written last."""
 
     name: str
     requirements: tuple[str, ...]
@@ -132,7 +132,7 @@ def read(name: str) -> Toolchain:
     """Return the toolchain ``name``.
 
     Raises:
-        ToolchainError: there is none, or its file is wrong.
+        ToolchainError: it does not exist, or its file is invalid.
     """
     file = definition_file(name)
     if name not in names():
@@ -140,7 +140,7 @@ def read(name: str) -> Toolchain:
     try:
         return Toolchain.model_validate({"name": name, **tomllib.loads(file.read_text())})
     except tomllib.TOMLDecodeError as error:
-        raise ToolchainError(f"{file} is not TOML: {error}") from error
+        raise ToolchainError(f"{file} is not valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ToolchainError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
@@ -150,7 +150,7 @@ def base_python(chain: Toolchain) -> tuple[str, str]:
     """Return (the interpreter to build with, its version such as ``3.11``).
 
     Raises:
-        ToolchainError: no suitable Python is here.
+        ToolchainError: no suitable Python is installed.
     """
     current = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not chain.python or current in chain.python:
@@ -160,29 +160,28 @@ def base_python(chain: Toolchain) -> tuple[str, str]:
         if program:
             return program, version
     needed = " or ".join(f"python{version}" for version in chain.python)
-    raise ToolchainError(f"toolchain {chain.name} needs {needed}, and only Python {current} is here: install it")
+    raise ToolchainError(f"toolchain {chain.name} needs {needed}, but only Python {current} is installed: install it")
 
 
 def folder(chain: Toolchain, version: str) -> Path:
-    """Return where the environment of ``chain`` for a Python version lies, built or not."""
-    asked = [chain.requirements, chain.no_deps, chain.constraints, version]
-    return cache_dir() / "toolchains" / f"{chain.name}-{sha256_text(canonical_json(asked))[:12]}"
+    """Return the folder of the environment of ``chain`` for a Python version, built or not."""
+    pins = [chain.requirements, chain.no_deps, chain.constraints, version]
+    return cache_dir() / "toolchains" / f"{chain.name}-{sha256_text(canonical_json(pins))[:12]}"
 
 
 def read_built(place: Path) -> ToolchainManifest | None:
-    """Return what a finished environment says of itself; None where there is none, or a half-built one."""
+    """Return the manifest of a complete environment; None if there is none, or it is incomplete."""
     try:
-        written = json.loads((place / MANIFEST).read_bytes())
-        manifest = ToolchainManifest.model_validate(
-            rename_fields(written, seconds="build_s")
-        )  # its name before it carried the unit
+        fields = json.loads((place / MANIFEST).read_bytes())
+        # Older manifests call build_s seconds.
+        manifest = ToolchainManifest.model_validate(rename_fields(fields, seconds="build_s"))
     except (OSError, ValueError):
         return None
     return manifest if (place / "bin" / "python").exists() else None
 
 
 def state(chain: Toolchain) -> State:
-    """Return whether a toolchain can be used, and by which interpreter."""
+    """Return whether a toolchain can be used, and its interpreter."""
     if chain.is_current:
         missing = [module for module in chain.modules if importlib.util.find_spec(module) is None]
         return (
@@ -204,10 +203,10 @@ def toolchain_interpreter(name: str, what: str) -> str:
 
     Args:
         name: the toolchain.
-        what: what it is for, for the message.
+        what: what needs it, for the message.
 
     Raises:
-        ToolchainError: it is not built; names the one command to type.
+        ToolchainError: it is not built; names the command to type.
     """
     chain = read(name)
     status = state(chain)
@@ -222,19 +221,19 @@ def toolchain_interpreter(name: str, what: str) -> str:
 
 
 def variables(name: str) -> dict[str, str]:
-    """Return the environment variables with which the interpreter of toolchain ``name`` is to be run.
+    """Return the environment variables for the interpreter of toolchain ``name``.
 
-    They are those of its file; where a folder ``bench/toolchains/NAME/`` lies beside that, PYTHONPATH names it.
+    These are the variables of its file, and PYTHONPATH if there is a folder of stubs, ``bench/toolchains/NAME/``.
 
     Raises:
         ToolchainError: there is no such toolchain.
     """
-    stand_ins = FOLDER / name
-    return {**({"PYTHONPATH": str(stand_ins)} if stand_ins.is_dir() else {}), **read(name).variables}
+    stubs = FOLDER / name
+    return {**({"PYTHONPATH": str(stubs)} if stubs.is_dir() else {}), **read(name).variables}
 
 
 def pinned_versions(name: str) -> dict[str, str]:
-    """Return {package: version} of what toolchain ``name`` asks for.
+    """Return {package: version} of the requirements of toolchain ``name``.
 
     Raises:
         ToolchainError: there is no such toolchain.

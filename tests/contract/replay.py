@@ -17,7 +17,8 @@ TIMEOUT_S = 60.0
 
 async def read(base_url: str, ids: list[int], n: int, api_key: str | None = None) -> RequestTrace:
     """Return what the client saw of one streamed answer of ``n`` tokens, after a flush."""
-    async with Client(base_url, total_timeout_s=TIMEOUT_S, stall_timeout_s=TIMEOUT_S, api_key=api_key) as client:
+    timeouts = {"total_timeout_s": TIMEOUT_S, "stall_timeout_s": TIMEOUT_S}
+    async with Client(base_url, protocol="sglang", **timeouts, api_key=api_key) as client:
         await client.flush_cache()
         return await client.generate(ids, max_new_tokens=n)
 

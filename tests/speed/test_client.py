@@ -173,7 +173,7 @@ def test_what_an_openai_server_is_asked(server: Running) -> None:
 
 def test_an_event_loop_of_asyncio_will_do(server: Running) -> None:
     async def main() -> RequestTrace:
-        async with Client(server.base_url, total_timeout_s=5, stall_timeout_s=5) as client:
+        async with Client(server.base_url, protocol="sglang", total_timeout_s=5, stall_timeout_s=5) as client:
             return await client.generate(PROMPT, max_new_tokens=8)
 
     server.load(plain())
@@ -207,7 +207,7 @@ def test_a_server_with_a_certificate_is_spoken_to(
         context.load_cert_chain(files[1], files[0])
         proxy = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=context)
         url = f"https://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
-        async with proxy, Client(url, total_timeout_s=10, stall_timeout_s=10) as client:
+        async with proxy, Client(url, protocol="sglang", total_timeout_s=10, stall_timeout_s=10) as client:
             trace = await client.generate(PROMPT, max_new_tokens=8)
             await asyncio.wait(tasks, timeout=5)
         return trace
@@ -246,8 +246,8 @@ def test_what_a_server_did_not_tell_is_named(server: Running) -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://host", ""])
 def test_an_address_that_is_none_is_told(url: str) -> None:
-    with pytest.raises(ConfigError, match="no address of a server"):
-        Client(url, total_timeout_s=1, stall_timeout_s=1)
+    with pytest.raises(ConfigError, match="is not a server's address"):
+        Client(url, protocol="sglang", total_timeout_s=1, stall_timeout_s=1)
 
 
 def test_flush_waits_for_requests_that_are_just_ending(server: Running) -> None:

@@ -115,7 +115,8 @@ def test_an_event_that_is_not_json_is_told() -> None:
 
         server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        async with server, Client(f"http://127.0.0.1:{port}", total_timeout_s=5, stall_timeout_s=5) as client:
+        url = f"http://127.0.0.1:{port}"
+        async with server, Client(url, protocol="sglang", total_timeout_s=5, stall_timeout_s=5) as client:
             return await client.generate(PROMPT, max_new_tokens=1)
 
     assert run(main()).error == "the server sent an event that cannot be read: {half"

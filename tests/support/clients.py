@@ -18,10 +18,13 @@ def with_client(
     use: Callable[[Client], Coroutine[Any, Any, T]],
     total_s: float = 20,
     stall_s: float = 10,
+    protocol: str = "sglang",
     **more: Any,
 ) -> T:
+    timeouts = {"total_timeout_s": total_s, "stall_timeout_s": stall_s}
+
     async def main() -> T:
-        async with Client(server.base_url, total_timeout_s=total_s, stall_timeout_s=stall_s, **more) as client:
+        async with Client(server.base_url, protocol=protocol, **timeouts, **more) as client:
             return await use(client)
 
     return run(main())

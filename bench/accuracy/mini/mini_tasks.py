@@ -1,4 +1,4 @@
-"""What the task files beside this one name with ``!function``: where the items come from and how answers are checked.
+"""Functions that the task files in this folder name with ``!function``: they load items and check answers.
 
 lm-eval loads this file by its path, not as a part of the package. It calls a dataset function with the task's
 metadata as keyword arguments; nothing here depends on them.

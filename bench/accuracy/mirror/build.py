@@ -1,8 +1,8 @@
-"""Builds a mirror: fetches what tasks read from the hub, at a commit, into a folder that a machine without it can use.
+"""Build a mirror: fetch the data of tasks from the hub, at a commit, into a folder for machines without the hub.
 
-Each data set grows in ``.part`` and is renamed into its place when it is whole. ``mirror.json`` names it just before:
-what it names and is not there is fetched again, and what lies there unnamed is not ours. A build that was cut short is
-gone on with by the same command; files that are whole are not fetched twice.
+Each data set is downloaded to ``.part`` and renamed into its place when it is complete. ``mirror.json`` lists it just
+before: a listed data set that is missing is fetched again, and an unlisted one does not belong to the mirror. The same
+command resumes an interrupted build; complete files are not fetched twice.
 """
 
 import contextlib
@@ -41,38 +41,38 @@ from quantize.clock import utc_now
 from quantize.key import Frozen
 
 DOWNLOADS = 8
-"""Files fetched at once."""
+"""Files fetched concurrently."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Listing(Frozen):
-    """What the hub has of a source."""
+    """The files of a source on the hub."""
 
     source: HubDataset
     commit: str
     sizes: dict[str, int]
-    """Bytes of each file that is wanted."""
+    """Bytes of each file to fetch."""
 
 
 def build(names: Sequence[str], out: Path) -> list[str]:
-    """Build a mirror for tasks, or add them to one; return what is wrong with their data, nothing if it is as known.
+    """Build a mirror for tasks, or add them to one; return the problems of their data, empty if it is as known.
 
     Args:
-        names: what :func:`bench.accuracy.mirror.sources.check_names` returns.
+        names: task names from :func:`bench.accuracy.mirror.sources.check_names`.
         out: the mirror's folder, an absolute path.
 
     Raises:
         ConfigError: a task reads no data set on the hub.
         ToolchainError: lm-eval is not installed.
-        AccuracyError: the hub refuses or cannot be reached, the disk is full, or the folder holds other things.
+        AccuracyError: the hub refuses or is unreachable, the disk is full, or the folder contains other things.
     """
     interpreter_for(("lm_eval", "datasets", "huggingface_hub"), "quantbench mirror")
     check_place(out)
-    with View(f"mirror {out}") as view, _telling(out):
-        view.say(f"  looking up what {', '.join(names)} read")
+    with View(f"mirror {out}") as view, _one_line_errors(out):
+        view.say(f"  looking up the data of {', '.join(names)}")
         repos = repos_of(names)
         (out / PART).mkdir(parents=True, exist_ok=True)
-        with _alone(out):
+        with _only_builder(out):
             sources = [source_of(repo) for repo in sorted(set(itertools.chain(*repos.values())))]
             mirror = _fetch_all(out, read(out) or Mirror(), sources, view)
             if any(source.nltk for source in sources):
@@ -85,7 +85,7 @@ def build(names: Sequence[str], out: Path) -> list[str]:
 def _measure_new(
     out: Path, mirror: Mirror, repos: Mapping[str, tuple[str, ...]], view: View
 ) -> dict[str, mirror_check.LoadedTask]:
-    """Return what lm-eval reads for each task, measured now unless ``mirror.json`` knows it."""
+    """Return what lm-eval reads for each task, loaded now unless ``mirror.json`` has it."""
     known = {name: facts.leaves for name in repos if (facts := mirror.tasks.get(name)) and facts.leaves}
     new = [name for name in repos if name not in known]
     loaded = mirror_check.measure(out, new, view) if new else {}
@@ -101,54 +101,54 @@ def _measure_new(
 
 
 def check_place(out: Path) -> None:
-    """Check that a mirror can be built in a folder: it holds nothing yet, or a mirror.
+    """Check that a mirror can be built in a folder, which must be empty or a mirror.
 
     Raises:
-        AccuracyError: it holds other things, or is no folder.
+        AccuracyError: it contains other things, or is not a folder.
     """
     if out.exists() and not out.is_dir():
         raise AccuracyError(f"{out} is a file: choose a folder")
     others = sorted(path.name for path in out.iterdir() if path.name != PART) if out.is_dir() else []
     if others and MANIFEST not in others:
         raise AccuracyError(
-            f"{out} holds other things ({others[0]}) and no {MANIFEST}: choose a new or an empty folder; a mirror made "
-            f"by hand is checked by quantbench mirror check {out}"
+            f"{out} contains other things ({others[0]}) and no {MANIFEST}: choose a new or an empty folder; to check a "
+            f"mirror made by hand, run quantbench mirror check {out}"
         )
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _only_builder(out: Path) -> Iterator[None]:
     try:
         stream = locks.hold(out / PART / ".lock")
     except locks.HeldError:
-        raise AccuracyError(f"another process is building {out}: wait for it, then type the same again") from None
+        raise AccuracyError(f"another process is building {out}: wait for it, then rerun the same command") from None
     with stream:
         yield
 
 
 @contextlib.contextmanager
-def _telling(out: Path) -> Iterator[None]:
-    """Turn what the hub and the disk raise into one line."""
+def _one_line_errors(out: Path) -> Iterator[None]:
+    """Turn errors of the hub and the disk into one line."""
     try:
         yield
     except (hub.HubError, OSError) as error:
         cause = error.__cause__ if isinstance(error, hub.HubError) else error
         if isinstance(cause, OSError) and cause.errno in NO_SPACE:
             raise AccuracyError(
-                f"no space left on the disk of {out}: free some and type the same again; what is there is kept"
+                f"no space left on the disk of {out}: free some and rerun the same command; finished files are kept"
             ) from error
         if isinstance(error, hub.HubError):
-            again = "" if error.answered else "; type the same again when it answers: what is there is kept"
-            raise AccuracyError(f"{error}{again}") from error
+            retry = "" if error.answered else "; rerun the same command when it answers: finished files are kept"
+            raise AccuracyError(f"{error}{retry}") from error
         raise AccuracyError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
 
 
 def _list(source: HubDataset) -> Listing:
-    """Ask the hub which commit is meant, and which files it has.
+    """Return the commit of a source's revision and its files, from the hub.
 
     Raises:
-        HubError: it refuses, or cannot be reached.
-        AccuracyError: it has none of the files.
+        HubError: the hub refuses or is unreachable.
+        AccuracyError: the repository has none of the files.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -163,7 +163,7 @@ def _list(source: HubDataset) -> Listing:
     wanted = filter_repo_objects(sizes, allow_patterns=allow, ignore_patterns=list(source.not_files))
     listing = Listing(source=source, commit=info.sha, sizes={path: sizes[path] for path in wanted})
     if not listing.sizes:
-        raise AccuracyError(f"{source.repo}@{info.sha} holds none of the files {', '.join(source.files or ())}")
+        raise AccuracyError(f"{source.repo}@{info.sha} has none of the files {', '.join(source.files or ())}")
     return listing
 
 
@@ -171,14 +171,14 @@ def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[HubDataset], view: V
     """Fetch the data sets that are missing, damaged or at another commit; return the mirror with them."""
     listings = []
     for source in sources:
-        held = mirror.datasets.get(source.repo)
-        if held is None and (out / source.repo).exists():
+        present = mirror.datasets.get(source.repo)
+        if present is None and (out / source.repo).exists():
             raise AccuracyError(f"{out / source.repo} is not in {out / MANIFEST}: remove it, or choose another folder")
-        if held and source.revision in (held.revision, held.commit):
-            problems = file_problems(out / source.repo, held.files)
+        if present and source.revision in (present.revision, present.commit):
+            problems = file_problems(out / source.repo, present.files)
             if not problems:
                 continue
-            view.say(f"  {source.repo} is fetched again: {data.shorten(problems)}")
+            view.say(f"  fetching {source.repo} again: {data.shorten(problems)}")
         listings.append(_list(source))
     for listing in listings:
         licence = f", {listing.source.licence}" if listing.source.licence else ""
@@ -191,17 +191,17 @@ def _fetch_all(out: Path, mirror: Mirror, sources: Sequence[HubDataset], view: V
 
 
 def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
-    """Say how much disk is needed, and check that it is there.
+    """Print the disk space that is needed and check that it is free.
 
     Raises:
-        AccuracyError: it is not; with the figures.
+        AccuracyError: the disk has too little free space; with the figures.
     """
     if not listings:
         return
-    here = sum(file.stat().st_size for file in (out / PART).rglob("*") if file.is_file())
-    needed = max(0, sum(sum(listing.sizes.values()) for listing in listings) - here)
+    downloaded = sum(file.stat().st_size for file in (out / PART).rglob("*") if file.is_file())
+    needed = max(0, sum(sum(listing.sizes.values()) for listing in listings) - downloaded)
     free = shutil.disk_usage(out).free
-    view.say(f"  needs {fmt.space(needed)} of disk, {fmt.space(free)} are free")
+    view.say(f"  needs {fmt.space(needed)} of disk space, {fmt.space(free)} are free")
     if needed > free:
         raise AccuracyError(
             f"the mirror needs {fmt.space(needed)} on the disk of {out}, which has {fmt.space(free)} free: free "
@@ -210,11 +210,11 @@ def check_room(out: Path, listings: Sequence[Listing], view: View) -> None:
 
 
 def _fetch(out: Path, listing: Listing, view: View) -> Path:
-    """Fetch the files of a listing, going on with what is there; return their folder.
+    """Fetch the files of a listing, resuming earlier downloads; return their folder.
 
     Raises:
-        HubError: the hub refuses, or a download stopped for good.
-        AccuracyError: a file is not as long as the hub says.
+        HubError: the hub refuses, or a download failed.
+        AccuracyError: the size of a file differs from the hub's.
     """
     from huggingface_hub import hf_hub_download
 
@@ -236,14 +236,14 @@ def _fetch(out: Path, listing: Listing, view: View) -> Path:
             raise
     for name, size in listing.sizes.items():
         file = work / name
-        if (here := file.stat().st_size) != size:
+        if (n_bytes := file.stat().st_size) != size:
             file.unlink()
-            raise AccuracyError(f"{name} of {repo}@{commit} has {here} bytes, not {size}: type the same again")
+            raise AccuracyError(f"{name} of {repo}@{commit} has {n_bytes} bytes, not {size}: rerun the same command")
     return work
 
 
 def _publish(out: Path, mirror: Mirror, listing: Listing, work: Path) -> Mirror:
-    """Write a data set into ``mirror.json`` and move it to its place."""
+    """Add a data set to ``mirror.json`` and move it to its place."""
     facts = Dataset(
         revision=listing.source.revision,
         commit=listing.commit,
@@ -263,7 +263,7 @@ def _publish(out: Path, mirror: Mirror, listing: Listing, work: Path) -> Mirror:
 
 
 def _move(work: Path, place: Path) -> None:
-    """Rename a folder that is whole into its place, where an older one gives way; drop what the download left."""
+    """Rename a complete folder into its place, replacing an older one, and remove the download's cache."""
     if place.exists():
         shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +272,7 @@ def _move(work: Path, place: Path) -> None:
 
 
 def _fetch_tables(out: Path, mirror: Mirror, view: View) -> Mirror:
-    """Bring NLTK's sentence tables into a mirror: those of this machine, else NLTK's own download."""
+    """Add NLTK's sentence tables to a mirror: this machine's, or else NLTK's own download."""
     if mirror.nltk and not file_problems(out / NLTK, mirror.nltk.files):
         return mirror
     work = out / PART / NLTK
@@ -286,7 +286,7 @@ def _fetch_tables(out: Path, mirror: Mirror, view: View) -> Mirror:
 
 
 def copy_tables(work: Path) -> str | None:
-    """Copy the sentence tables that this machine has into ``work``; return whence, None if it has none."""
+    """Copy this machine's sentence tables into ``work``; return their source, None if it has none."""
     places = {**os.environ, **accuracy_tasks.environment(None, None)}.get("NLTK_DATA", "")
     for place in filter(None, places.split(os.pathsep)):
         tables = Path(place) / data.PUNKT
@@ -300,10 +300,10 @@ def copy_tables(work: Path) -> str | None:
 
 
 def download_tables(work: Path, index_url: str | None = None) -> str:
-    """Fetch the sentence tables as NLTK does into ``work``; return whence.
+    """Download the sentence tables into ``work`` as NLTK does; return their source.
 
     Raises:
-        AccuracyError: they cannot be had.
+        AccuracyError: they are unavailable.
     """
     from nltk.downloader import Downloader
 
@@ -316,7 +316,7 @@ def download_tables(work: Path, index_url: str | None = None) -> str:
     except (OSError, ValueError) as error:
         raise AccuracyError(
             f"cannot fetch NLTK's punkt_tab ({' '.join(str(error).split())}): pip install --no-deps llama-index-core "
-            "brings it too; then type the same again"
+            "includes it too; then rerun the same command"
         ) from error
     for archive in work.rglob("*.zip"):
         archive.unlink()

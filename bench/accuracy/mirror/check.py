@@ -1,8 +1,8 @@
-"""Whether lm-eval reads from a mirror what is known of the benchmarks.
+"""Check that lm-eval reads the known data of the benchmarks from a mirror.
 
-``python -m bench.accuracy.mirror.check FOLDER``, started by :func:`measure`, is a process of its own, because lm-eval
+``python -m bench.accuracy.mirror.check FOLDER``, started by :func:`measure`, is a separate process, because lm-eval
 reads its data relative to the working directory and must be kept offline. It loads the tasks as an evaluation does,
-from the files and from no cache, and writes down what it finds.
+from the files and not from a cache, and writes the counts and digests of their data.
 """
 
 import json
@@ -24,46 +24,46 @@ from quantize.key import Frozen
 from quantize.parent import end_with_parent
 
 ERROR_CHARS = 300
-"""Of what a library says, for some print whole lists."""
+"""Characters of a library's error message that are kept, because some contain long lists."""
 REQUEST, RESULT, PROGRESS = "request.json", "result.json", "progress"
-NEEDS_PUNKT = "NLTK's punkt_tab is not there: pip install --no-deps llama-index-core, or set NLTK_DATA"
+NEEDS_PUNKT = "NLTK's punkt_tab is missing: pip install --no-deps llama-index-core, or set NLTK_DATA"
 
 
 class LoadJob(Frozen):
-    """One task to be loaded."""
+    """One task to load."""
 
     task: str
     names: tuple[str, ...]
-    """What is loaded, one after the other: its leaf tasks where they are known, so that each has its own problem."""
+    """The names to load, one after the other: known leaf tasks, so that each reports its own problem."""
     tasks_dir: str | None
-    """Where its yaml files lie; None for all of lm-eval's."""
+    """Folder of its yaml files; None for all of lm-eval's."""
     nltk: bool
 
 
 class LeafQuery(Frozen):
-    """What is known of a leaf task: what to look at."""
+    """What to read of a leaf task's data."""
 
     fields: tuple[str, ...] | None = None
     examples: bool = False
 
 
 class Request(Frozen):
-    """What the process is asked."""
+    """The input of the process."""
 
     jobs: tuple[LoadJob, ...]
     leaves: dict[str, LeafQuery]
 
 
 class LoadedTask(Frozen):
-    """What was loaded for one task."""
+    """The data that was loaded for one task."""
 
     leaves: dict[str, Leaf]
     errors: dict[str, str]
-    """Why something could not be loaded, by name."""
+    """Errors of loading, by name."""
 
 
 def benchmark_of(task: str) -> Benchmark | None:
-    """Return the benchmark that a task is, or is a leaf task of; None where nothing is known."""
+    """Return the benchmark of a task or leaf task; None for an unknown task."""
     leaf = data.known_leaves().get(task)
     return data.benchmarks().get(task) or (leaf[0] if leaf else None)
 
@@ -122,7 +122,7 @@ def _show(progress: Path, line: Stage) -> None:
 
 
 def problems_of(loaded: LoadedTask) -> list[str]:
-    """Return in which ways what was loaded is not what is known of it."""
+    """Return how the loaded data differs from the known data."""
     problems = [f"{name}: cannot be loaded ({error})" for name, error in loaded.errors.items()]
     known = data.known_leaves()
     for name, leaf in loaded.leaves.items():
@@ -132,16 +132,16 @@ def problems_of(loaded: LoadedTask) -> list[str]:
 
 
 def _load(names: Sequence[str], manager: Any, wanted: Mapping[str, LeafQuery]) -> Iterator[LoadedTask]:
-    """Load what is named, one after the other, and yield what each is."""
+    """Load the named tasks, one after the other, and yield the data of each."""
     for name in names:
         leaves = {}
         try:
             for leaf, task in manager.load([name])["tasks"].items():
-                look = wanted.get(leaf, LeafQuery())
-                leaves[leaf] = data.measure(task, look.fields, examples=look.examples)
-        except Exception as error:  # noqa: BLE001 - whatever a data set's files make the libraries raise is its problem
-            said = " ".join(str(error).split())[:ERROR_CHARS]
-            yield LoadedTask(leaves={}, errors={name: f"{type(error).__name__}: {said}"})
+                query = wanted.get(leaf, LeafQuery())
+                leaves[leaf] = data.measure(task, query.fields, examples=query.examples)
+        except Exception as error:  # noqa: BLE001 - damaged files can make the libraries raise anything
+            text = " ".join(str(error).split())[:ERROR_CHARS]
+            yield LoadedTask(leaves={}, errors={name: f"{type(error).__name__}: {text}"})
         else:
             yield LoadedTask(leaves=leaves, errors={})
 
@@ -157,7 +157,7 @@ def _lacks_punkt() -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Do the jobs in the folder named by the only argument; the result lies there too."""
+    """Run the jobs in the folder named by the only argument, and write the result there."""
     end_with_parent()
     import lm_eval
     from lm_eval.tasks import TaskManager

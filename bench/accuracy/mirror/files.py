@@ -1,11 +1,11 @@
-"""What lies in a mirror: ``mirror.json``, and whether the files are what it says.
+"""The files of a mirror: ``mirror.json``, and checks of the files against it.
 
 ::
 
     DIR/cais/mmlu/…            data sets, each in a folder of its repository's name, files as on the hub
     DIR/nltk_data/…            NLTK's sentence tables, for tasks that need them
     DIR/mirror.json            what was fetched: repository, commit, size and SHA-256 of every file, counts
-    DIR/.part/…                a build under way, or one that was cut short and can be gone on with
+    DIR/.part/…                a running build, or an interrupted one that can be resumed
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ class Dataset(Frozen):
     """One data set of a mirror."""
 
     revision: str
-    """As it was asked for: a commit, or a branch."""
+    """The requested revision: a commit or a branch."""
     commit: str
     licence: str | None
     fetched_at: str
@@ -45,11 +45,11 @@ class Tables(Frozen):
 
 
 class TaskData(Frozen):
-    """What lm-eval read for one task when the mirror was built."""
+    """The data that lm-eval read for one task when the mirror was built."""
 
     repos: tuple[str, ...]
     leaves: dict[str, Leaf]
-    """Empty where it was not measured yet, or not all of it could be loaded."""
+    """Empty if the data was not read yet, or not all of it could be loaded."""
 
 
 class Mirror(Frozen):
@@ -59,20 +59,20 @@ class Mirror(Frozen):
     quantbench: str = __version__
     updated_at: str = ""
     datasets: dict[str, Dataset] = Field(default_factory=dict)
-    """By repository."""
+    """Data sets by repository."""
     nltk: Tables | None = None
     tasks: dict[str, TaskData] = Field(default_factory=dict)
-    """By lm-eval's name of the task."""
+    """Data by lm-eval's task name."""
 
     def folders(self) -> Iterator[tuple[str, dict[str, FileFact]]]:
-        """Yield each folder of the mirror with the files that it must hold."""
+        """Yield each folder of the mirror with the files that it must contain."""
         yield from ((repo, facts.files) for repo, facts in self.datasets.items())
         if self.nltk:
             yield NLTK, self.nltk.files
 
 
 def read(hub_dir: Path) -> Mirror | None:
-    """Return what ``mirror.json`` says; None for a folder without one, which may be a mirror made by hand.
+    """Return the content of ``mirror.json``; None for a folder without one, which may be a mirror made by hand.
 
     Raises:
         AccuracyError: it cannot be read.
@@ -88,13 +88,13 @@ def read(hub_dir: Path) -> Mirror | None:
 
 
 def write(hub_dir: Path, mirror: Mirror) -> None:
-    """Write ``mirror.json``, whole or not at all."""
+    """Write ``mirror.json`` atomically."""
     current = mirror.model_copy(update={"quantbench": __version__, "updated_at": utc_now()})
     write_atomic(hub_dir / MANIFEST, current.model_dump_json(indent=1) + "\n")
 
 
 def file_problems(folder: Path, files: Mapping[str, FileFact]) -> list[str]:
-    """Return which files of a folder are missing, cut off or changed, by size first and then by SHA-256."""
+    """Return which files of a folder are missing, truncated or changed, by size first and then by SHA-256."""
     problems = []
     for name, fact in files.items():
         file = folder / name
@@ -109,5 +109,5 @@ def file_problems(folder: Path, files: Mapping[str, FileFact]) -> list[str]:
 
 
 def all_file_problems(hub_dir: Path, mirror: Mirror) -> list[str]:
-    """Return which files of a mirror are not what its ``mirror.json`` says."""
+    """Return which files of a mirror differ from its ``mirror.json``."""
     return [problem for name, files in mirror.folders() for problem in file_problems(hub_dir / name, files)]

@@ -1,4 +1,4 @@
-"""From the names of tasks to the data sets on the hub that they read."""
+"""Find the data sets on the hub that tasks read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from bench.errors import ConfigError
 from quantize.key import Frozen
 
 LOCAL_FORMATS = ("arrow", "csv", "json", "parquet", "text")
-"""Names in a task's yaml that stand for a kind of file, not for a data set."""
+"""Names in a task's yaml that are kinds of files, not data sets."""
 
 
 class HubDataset(Frozen):
-    """A data set that is wanted."""
+    """A data set to fetch."""
 
     repo: str
     revision: str = "main"
     files: tuple[str, ...] | None = None
-    """Globs; None for the whole repository."""
+    """Globs; None for all files of the repository."""
     not_files: tuple[str, ...] = (".gitattributes",)
     licence: str | None = None
     nltk: bool = False
 
 
 def source_of(repo: str) -> HubDataset:
-    """Return what to fetch of a repository: of a known one what its task reads, at its commit; else all of it."""
+    """Return what to fetch of a repository: for a known one the task's files, at its commit; otherwise all files."""
     known = data.benchmark_of_repo(repo)
     if known is None:
         return HubDataset(repo=repo)
@@ -34,10 +34,10 @@ def source_of(repo: str) -> HubDataset:
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
-    """Return lm-eval's names of the tasks that were typed, each once.
+    """Return lm-eval's names of the typed tasks, without duplicates.
 
     Raises:
-        ConfigError: none was typed, no such task, or one that needs no mirror.
+        ConfigError: there is no task, a task does not exist, or a task needs no mirror.
     """
     names = tuple(dict.fromkeys(data.ALIASES.get(task, task) for task in tasks))
     if not names:
@@ -57,7 +57,7 @@ def dataset_paths(index: Mapping[str, Any], member: str | Mapping[str, Any]) -> 
 
     Args:
         index: ``TaskManager.task_index``.
-        member: its name, or what a group's yaml says of it.
+        member: its name, or its entry in a group's yaml.
     """
     config: Mapping[str, Any] = {}
     if isinstance(member, str):
@@ -74,7 +74,7 @@ def dataset_paths(index: Mapping[str, Any], member: str | Mapping[str, Any]) -> 
 
 
 def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the repositories that each task reads; lm-eval's index is asked only for tasks that are not known.
+    """Return the repositories that each task reads, using lm-eval's index only for unknown tasks.
 
     Raises:
         ConfigError: a task reads no data set on the hub.

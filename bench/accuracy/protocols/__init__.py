@@ -1,6 +1,6 @@
-"""How questions are put to servers: one module for each API, named like those of :mod:`bench.speed.protocols`.
+"""Requests of questions in the supported APIs: one module per API, named like those of :mod:`bench.speed.protocols`.
 
-A module holds what `QuestionDialect` lists, and nothing that waits. Adding an API is one file here and one there.
+A module defines the members of `QuestionDialect`, and nothing that waits. A new API needs one file here and one there.
 """
 
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from bench.accuracy.questions import Answer, Question
 
 
 class QuestionDialect(Protocol):
-    """What a module of this package holds."""
+    """The members of a module of this package."""
 
     PATH: str
-    """Where questions are asked."""
+    """Path of the requests."""
     MAX_STOPS: int | None
     """Most stop texts of a request; None for any number."""
 
     def requests(self, question: Question, model: str) -> list[dict[str, Any]]:
-        """Return the bodies of the requests that answer a question; one if the API can do it in one."""
+        """Return the bodies of the requests that answer a question; a single one if the API allows it."""
 
     def refusal(self, question: Question, reason: str) -> str | None:
-        """Return what a refusal says of every question of the kind, with what to type; None if only of this one."""
+        """Return an error message if a refusal applies to all questions of this kind; None if only to this one."""
 
     def read(self, question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
-        """Return what the answers to those requests say.
+        """Return the answer to a question from the answers to its requests.
 
         Raises:
-            AccuracyError: a log-probability is no finite number, or the answer is to another question.
-            KeyError, IndexError, TypeError, ValueError: the answer is not what this API sends.
+            AccuracyError: a log-probability is not a finite number, or the answer is to another question.
+            KeyError, IndexError, TypeError, ValueError: the answer is not valid in this API.
         """
 
 

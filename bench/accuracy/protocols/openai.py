@@ -1,12 +1,12 @@
-"""OpenAI's ``/v1/completions`` with token ids as prompt, and the fields that vLLM adds to it.
+"""OpenAI's ``/v1/completions`` with token ids as the prompt, and the fields that vLLM adds to it.
 
-Choices are asked for as one new token with ``logprob_token_ids``, so that the whole context may come from the prefix
-cache. A continuation is echoed with its log-probabilities, all but its last token, which is asked for like a choice:
-so the longest prompt still leaves room for the new token that vLLM insists on. vLLM reads no prefix cache for an echo.
+Choices are requested as one new token with ``logprob_token_ids``, so that the full context may come from the prefix
+cache. A continuation is echoed with its log-probabilities except for its last token, which is requested like a choice:
+then even the longest prompt leaves room for the new token that vLLM requires. vLLM uses no prefix cache for an echo.
 
-Other servers answer only what generates: llama.cpp refuses ``echo``, TensorRT-LLM refuses fields that it does not
-know, SGLang has no log-probabilities of given tokens but in its native API, Ollama has none, and no token ids either.
-They are told from vLLM at the first question, by what they refuse or leave out.
+Other servers only answer questions that generate text: llama.cpp refuses ``echo``, TensorRT-LLM refuses unknown fields,
+SGLang has log-probabilities of given tokens only in its native API, and Ollama has neither them nor token ids. The
+first question distinguishes them from vLLM, by what they refuse or leave out.
 Source: vllm 0.32.0, ``entrypoints/openai/completion/protocol.py`` and ``serving.py``, ``v1/sample/sampler.py``.
 """
 
@@ -19,15 +19,15 @@ from bench.errors import AccuracyError
 
 PATH = "/v1/completions"
 MAX_STOPS: int | None = 4
-"""Of OpenAI, and of vLLM unless VLLM_MAX_STOP_STRINGS says more."""
+"""The limit of OpenAI, and of vLLM unless VLLM_MAX_STOP_STRINGS raises it."""
 NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Said outright, for vLLM and SGLang else take a checkpoint's generation_config.json as their defaults."""
+"""Sent explicitly, because vLLM and SGLang otherwise take their defaults from a checkpoint's generation_config.json."""
 ID = "token_id:"
-"""How ``return_tokens_as_token_ids`` names tokens; their texts would not tell them apart."""
+"""Prefix of tokens with ``return_tokens_as_token_ids``, needed because different tokens can have the same text."""
 MINUS_INFINITY = -9999.0
-"""What vLLM writes for it."""
+"""vLLM's value for minus infinity."""
 ROUNDING = 0.01
-"""How far above 0 rounding may push a log-probability; logits lie far above."""
+"""How far above 0 rounding may move a log-probability; logits are far above."""
 INSTEAD = (
     "log-probabilities of given tokens need vLLM's logprob_token_ids (0.32 has it); use engine.protocol=sglang for an "
     "SGLang server, or tasks that generate text, such as accuracy.tasks=[mini-ifeval]"
@@ -54,24 +54,24 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
 
 
 def refusal(question: Question, reason: str) -> str | None:
-    """Return what a refusal says of all questions of the kind; None where it may be about this one alone.
+    """Return an error message if a refusal applies to all questions of this kind; None if it may be only for this one.
 
     Args:
-        question: what was asked.
-        reason: the server's words.
+        question: the question.
+        reason: the server's error.
     """
     if "not JSON compliant" in reason:
         return f"the server's log-probabilities are not finite numbers, so it cannot send them ({reason})"
     if question.sampling is None and any(word in reason for word in ("echo", "logprob", "token_id")):
-        return f"the server tells no log-probabilities ({reason}): {INSTEAD}"
+        return f"the server returns no log-probabilities ({reason}): {INSTEAD}"
     return None
 
 
 def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
-    """Return what the answer says."""
+    """Return the answer to a question."""
     (answer,) = answers
     if "error" in answer:
-        raise ValueError(f"an error instead of an answer: {answer['error']}")
+        raise ValueError(f"error instead of an answer: {answer['error']}")
     (choice,) = answer["choices"]
     usage = answer["usage"]
     sent = len(question.prompt) - bool(question.continuation)
@@ -81,7 +81,7 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
     if question.sampling:
         text, reason = choice["text"], choice["finish_reason"]
         if not isinstance(text, str) or reason not in ("stop", "length"):
-            raise ValueError(f"an answer that ended with '{reason}'")
+            raise ValueError(f"the answer ended with '{reason}'")
         return Answer(text=text, cut=reason == "length", cached_tokens=cached, output_tokens=usage["completion_tokens"])
     rows = _rows(question, choice.get("logprobs"), answer.get("system_fingerprint") or "this server")
     if question.choices:
@@ -96,17 +96,17 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
 
 
 def _rows(question: Question, logprobs: dict[str, Any] | None, who: str) -> list[dict[int, float]]:
-    """Return {token: log-probability} for each position that was asked about; every token asked about is there."""
+    """Return {token: log-probability} for each requested position, with every requested token."""
     if not logprobs or not all(str(name).startswith(ID) for name in logprobs["tokens"]):
-        raise AccuracyError(f"{who} tells no log-probabilities by token id: {INSTEAD}")
+        raise AccuracyError(f"{who} returns no log-probabilities by token id: {INSTEAD}")
     echoed, tops = tuple(map(_token, logprobs["tokens"][:-1])), logprobs["top_logprobs"]
     if echoed != (question.prompt[:-1] if question.continuation else ()) or len(tops) != len(logprobs["tokens"]):
-        raise AccuracyError(f"{who} scored other tokens than it was asked to: {INSTEAD}")
+        raise AccuracyError(f"{who} scored tokens other than the requested ones: {INSTEAD}")
     n = max(1, len(question.continuation))
     rows = [{_token(name): _nats(logprob) for name, logprob in row.items()} for row in tops[-n:]]
     wanted = [question.choices] if question.choices else [(token,) for token in question.continuation]
     if not all(row.keys() >= set(tokens) for row, tokens in zip(rows, wanted, strict=True)):
-        raise AccuracyError(f"{who} leaves out tokens that it was asked about: {INSTEAD}")
+        raise AccuracyError(f"{who} leaves out requested tokens: {INSTEAD}")
     return rows
 
 
@@ -117,11 +117,11 @@ def _token(name: str) -> int:
 def _nats(logprob: float | None) -> float:
     if logprob is not None and logprob > ROUNDING:
         raise AccuracyError(
-            f"the server answered {logprob} as a log-probability, so it sends logits: start it without --logprobs-mode"
+            f"the server returned {logprob} as a log-probability, so it sends logits: start it without --logprobs-mode"
         )
     return finite(-math.inf if logprob is not None and logprob <= MINUS_INFINITY else logprob)
 
 
 def _likeliest(row: dict[int, float]) -> int:
-    """Return the token that greedy decoding would say; of equals the one named first."""
+    """Return the token that greedy decoding would choose; the first one if several are equal."""
     return max(row, key=row.__getitem__)

@@ -1,8 +1,8 @@
-"""SGLang's native API, which the reference server speaks too: one request answers any question.
+"""SGLang's native API, which the reference server implements too: one request answers any question.
 
-Choices are asked for as one new token with ``token_ids_logprob``, so that the whole context may come from the prefix
-cache. A continuation is part of the prompt; its log-probabilities are asked for from its context's last token on, and
-what lies before may be cached.
+Choices are requested as one new token with ``token_ids_logprob``, so that the full context may come from the prefix
+cache. A continuation is part of the prompt; its log-probabilities are requested from the last token of its context on,
+and everything before may be cached.
 Source: sglang 0.5.23, ``srt/managers/io_struct.py`` and ``srt/managers/tokenizer_manager.py``.
 """
 
@@ -39,12 +39,12 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
 
 
 def refusal(question: Question, reason: str) -> str | None:
-    """Return None: a refusal is of one question."""
+    """Return None, because a refusal only applies to one question."""
     return None
 
 
 def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
-    """Return what the answer says."""
+    """Return the answer to a question."""
     (answer,) = answers
     meta = answer["meta_info"]
     if question.sampling:
@@ -57,14 +57,14 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
     if question.choices:
         (row,) = meta["output_token_ids_logprobs"]
         by_token = {token: finite(logprob) for logprob, token, _ in row}
-        (said,) = answer["output_ids"]
+        (output,) = answer["output_ids"]
         logprobs = tuple(by_token[token] for token in question.choices)
-        greedy = tuple(token == said for token in question.choices)
+        greedy = tuple(token == output for token in question.choices)
         return Answer(logprobs=logprobs, greedy=greedy, cached_tokens=meta.get("cached_tokens"))
     n = len(question.continuation)
     entries, tops = meta["input_token_logprobs"][-n:], meta["input_top_logprobs"][-n:]
     if tuple(token for _, token, _ in entries) != question.continuation:
-        raise AccuracyError("the server scored other tokens than it was asked to")
+        raise AccuracyError("the server scored tokens other than the requested ones")
     best = all(top[0][1] == token for top, token in zip(tops, question.continuation, strict=True))
     total = sum(finite(logprob) for logprob, _, _ in entries)
     return Answer(logprobs=(total,), greedy=(best,), cached_tokens=meta.get("cached_tokens"))

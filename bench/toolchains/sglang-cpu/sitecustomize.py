@@ -1,7 +1,7 @@
-"""Define the two operators of torchvision without which it does not import beside torch's CPU build.
+"""Define the two operators that torchvision needs to be imported with torch's CPU build.
 
 Python imports a module of this name when it starts. torchvision registers how its operators behave on fake tensors,
-and its compiled half, which would define them, is built for another torch.
+and its compiled part, which would define them, is built for a different torch.
 """
 
 import torch

@@ -1,11 +1,11 @@
-"""Stands in for SGLang's CUDA kernels: SGLang imports the package on a CPU too, and needs none of it for BF16."""
+"""A stub of SGLang's CUDA kernels: SGLang imports the package on a CPU too, but uses none of it for BF16."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:
-    """Return a function that refuses to compute; Python's own questions about the package stay unanswered."""
+    """Return a function that refuses to compute; raise AttributeError for Python's own attributes of the package."""
     if name.startswith("__"):
         raise AttributeError(name)
 
