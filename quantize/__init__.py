@@ -1,1 +1,1 @@
-"""Quantize a checkpoint and prove the result. Knows nothing of serving or measuring."""
+"""Quantize a checkpoint and prove the result. Independent of serving and measuring."""

@@ -1,4 +1,4 @@
-"""What is known of a model without its weights: its shapes, and what follows from them by arithmetic."""
+"""A model's shapes, and the numbers of weights that follow from them."""
 
 from pydantic import PositiveInt
 
@@ -61,7 +61,7 @@ class Architecture(Frozen):
         return self.layers * self.layer_parameters()
 
     def active_linear_parameters(self) -> int:
-        """Return how many of the weights in the quantized linear layers one token is multiplied with."""
+        """Return the number of weights in the quantized linear layers that one token is multiplied with."""
         used = self.experts_per_token if self.experts else 1
         return self.layers * (self.attention_parameters() + used * self.mlp_parameters())
 
@@ -72,7 +72,7 @@ class Architecture(Frozen):
         return self.layers * (biases + norms) + self.hidden_size
 
     def parameters(self) -> int:
-        """Return the number of weights of the whole model."""
+        """Return the number of all weights of the model."""
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         routers = self.layers * self.experts * self.hidden_size
         return self.linear_parameters() + embeddings + routers + self.small_parameters()

@@ -1,7 +1,7 @@
-"""What a library that quantizes looks like to the methods: where it runs, and what it can do.
+"""The interface of quantization libraries: where each runs, and which methods it implements.
 
-One module of :mod:`quantize.backends` per library, with a constant ``BACKEND``. A backend runs inside its toolchain's
-interpreter, imports its library inside its functions, and nothing of ``bench`` anywhere.
+There is one module of :mod:`quantize.backends` per library, with a constant ``BACKEND``. A backend runs in its
+toolchain's interpreter, imports its library inside its functions, and imports nothing from ``bench``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def _known(name: str) -> str:
     """Return ``name``.
 
     Raises:
-        ValueError: no backend has it; names the nearest and the known ones.
+        ValueError: there is no such backend; lists similar and known names.
     """
     if name not in backends():
         raise ValueError(f"no backend '{name}'{nearest(name, backends())} Known: {', '.join(backends())}")
@@ -39,12 +39,12 @@ Samples = Sequence[Sequence[int]]
 
 
 class QuantizeResult(Frozen):
-    """What is worth knowing of a checkpoint that was just written."""
+    """Facts about a checkpoint that was just written."""
 
     notes: tuple[str, ...] = ()
-    """What is not as configured, in sentences."""
+    """Differences from the config, in sentences."""
     experts_reached: float | None = None
-    """Share of experts that the router itself chose for calibration tokens; None without experts or calibration."""
+    """Share of experts that the router chose for calibration tokens; None without experts or calibration."""
 
 
 QuantizeFunction = Callable[[Any, Architecture, Path, Path, Samples], QuantizeResult]
@@ -60,19 +60,19 @@ class Backend:
     packages: tuple[str, ...]
     """Packages that it imports."""
     methods: Mapping[str, QuantizeFunction]
-    """What it can do, by name of the method."""
+    """Its functions, by name of the method."""
 
 
 def backend(name: str) -> Backend:
     """Return the backend called ``name``, as in ``quant.backend``.
 
     Raises:
-        PluginError: there is none.
+        PluginError: there is no such backend.
     """
     library: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
     return library
 
 
 def backends_for(method: str) -> list[str]:
-    """Return the names of the backends that do a method."""
+    """Return the names of the backends that implement a method."""
     return [name for name in backends() if method in backend(name).methods]

@@ -1,8 +1,8 @@
-"""Multiply BF16 matrices in float32 on a CPU without instructions for BF16.
+"""Multiply BF16 matrices in float32 on a CPU without BF16 instructions.
 
-PyTorch's product of BF16 matrices is eight times slower than that of float32 where the CPU has no instructions for it
-(measured on an AVX2 machine, 512 rows, one thread: 205 ms against 27 ms). Multiplying in float32 and rounding once
-gives what such instructions give, which add in float32 too.
+PyTorch's product of BF16 matrices is eight times slower than that of float32 matrices on a CPU without BF16
+instructions (measured on an AVX2 machine, 512 rows, one thread: 205 ms against 27 ms). Multiplying in float32 and
+rounding once gives the same result as these instructions, which add in float32 too.
 """
 
 from pathlib import Path
@@ -10,16 +10,16 @@ from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
 FEW = 4
-"""Rows up to which reading the weights takes longer than multiplying."""
+"""Most rows for which reading the weights takes longer than multiplying."""
 
 
 def has_bf16(cpuinfo: Path = CPUINFO) -> bool:
-    """Tell whether the CPU multiplies BF16 itself (AVX-512 BF16, AMX, ARM's BF16); true where it cannot be known."""
+    """Return whether the CPU has BF16 instructions (AVX-512 BF16, AMX, ARM's BF16); True if this is unknown."""
     return not cpuinfo.exists() or "bf16" in cpuinfo.read_text()
 
 
 def multiply_in_float32() -> None:
-    """Let every linear layer of this process multiply BF16 as float32 from now on, if this CPU is faster so."""
+    """Make all linear layers of this process multiply BF16 in float32 from now on, if that is faster on this CPU."""
     import torch
     from torch.nn import functional
 

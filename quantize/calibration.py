@@ -1,9 +1,9 @@
-"""Draw calibration samples, and the held-out windows that fidelity is measured on, as token ids.
+"""Return calibration samples, and the held-out windows that fidelity is measured on, as token ids.
 
-Calibration texts are drawn like this: the file is read from its beginning until the texts make up a pool of
-``POOL_CHARACTERS``, or of ``POOL_PER_TOKEN`` characters for each token asked for if that is more; a smaller file is
-the pool as a whole. The pool is shuffled by the seed, and its texts are tokenized one after the other, joined, and cut
-into windows until there are enough. The same bytes, seed and tokenizer give the same samples.
+Calibration samples are chosen as follows. The file is read from its start until its texts form a pool of
+``POOL_CHARACTERS``, or of ``POOL_PER_TOKEN`` characters per requested token if that is more; a smaller file becomes the
+pool entirely. The pool is shuffled by the seed, and its texts are tokenized in that order, joined, and split into
+windows until there are enough. The same bytes, seed and tokenizer give the same samples.
 """
 
 import random
@@ -17,49 +17,49 @@ from quantize.rows import Chat, Row, read
 from quantize.texts import CalibrationConfig, HeldoutConfig, TextFile, locate
 
 POOL_CHARACTERS = 4_000_000
-"""Characters of a set from which samples are drawn. Chosen: a million tokens, read in seconds."""
+"""Characters of a set that samples are chosen from. Chosen: a million tokens, read in seconds."""
 POOL_PER_TOKEN = 16
-"""Characters per token asked for, four times what English takes: enough to choose from."""
+"""Characters per requested token: four times as many as English needs, so that there is a choice."""
 
 
 def identity(config: CalibrationConfig, seed: int) -> dict[str, Any]:
-    """Return what of the calibration belongs into a checkpoint's key, the text's own identity included.
+    """Return the calibration's part of a checkpoint's key, including the identity of its text.
 
     Raises:
-        CheckpointError: there is no such text, or it cannot be reached.
+        CheckpointError: there is no such text, or it is unreachable.
     """
     return {**config.model_dump(exclude={"set"}), "text": locate(config.set, "calibration").identity(), "seed": seed}
 
 
 def heldout_identity(config: HeldoutConfig) -> dict[str, Any]:
-    """Return what of the held-out text belongs into a checkpoint's key.
+    """Return the held-out text's part of a checkpoint's key.
 
     Raises:
-        CheckpointError: there is no such text, or it cannot be reached.
+        CheckpointError: there is no such text, or it is unreachable.
     """
     return {**config.model_dump(exclude={"set"}), "text": locate(config.set, "heldout").identity()}
 
 
 def windows(texts: Iterable[Sequence[int]], length: int) -> Iterator[list[int]]:
-    """Yield the texts' tokens, joined in order and cut into windows of exactly ``length`` tokens.
+    """Yield the texts' tokens, joined in order and split into windows of exactly ``length`` tokens.
 
-    The rest that does not fill a window is left out, unless it is all there is.
+    A remainder that does not fill a window is left out, unless there is no full window.
     """
     rest: list[int] = []
     filled = False
     for ids in texts:
         rest += ids
-        whole = len(rest) - len(rest) % length
-        for start in range(0, whole, length):
+        full = len(rest) - len(rest) % length
+        for start in range(0, full, length):
             filled = True
             yield rest[start : start + length]
-        rest = rest[whole:]
+        rest = rest[full:]
     if rest and not filled:
         yield rest
 
 
 def pool(rows: Iterable[Row], characters: int) -> list[Row]:
-    """Return the first rows that together hold at least ``characters``, or all of them."""
+    """Return the first rows that together have at least ``characters``, or all rows."""
     chosen: list[Row] = []
     size = 0
     for row in rows:
@@ -73,8 +73,8 @@ def pool(rows: Iterable[Row], characters: int) -> list[Row]:
 def _check_template(tokenizer: Any, text: TextFile) -> None:
     if not tokenizer.chat_template:
         raise CheckpointError(
-            f"set '{text.name}' holds chats, and the model's tokenizer has no chat template: use a set of plain text, "
-            "such as calibration.set=c4 or calibration.set=embedded"
+            f"set '{text.name}' contains chats, but the model's tokenizer has no chat template: use a set of plain "
+            "text, such as calibration.set=c4 or calibration.set=embedded"
         )
 
 
@@ -91,11 +91,11 @@ def _render(chat: Chat, tokenizer: Any, enable_thinking: bool, text: TextFile) -
 def tokens(rows: Iterable[Row], tokenizer: Any, text: TextFile, *, enable_thinking: bool) -> Iterator[list[int]]:
     """Yield the token ids of each row.
 
-    A text is followed by end-of-text. A chat is rendered by the model's chat template, which places all special tokens
-    itself: none are added.
+    A text is followed by end-of-text. A chat is rendered by the model's chat template, which includes all special
+    tokens, so none are added.
 
     Raises:
-        CheckpointError: a chat, and the tokenizer has no chat template.
+        CheckpointError: a row is a chat, but the tokenizer has no chat template.
     """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for row in rows:
@@ -110,24 +110,24 @@ def tokens(rows: Iterable[Row], tokenizer: Any, text: TextFile, *, enable_thinki
 def calibration_samples(
     config: CalibrationConfig, seed: int, tokenizer: Any, planned: dict[str, Any] | None = None
 ) -> tuple[list[list[int]], CalibrationFact, tuple[str, ...]]:
-    """Return (samples, what they are, notes).
+    """Return (samples, facts about them, notes).
 
-    A set that holds less than was asked for is used whole, and a note says so.
+    A set with fewer samples than requested is used completely, and a note says so.
 
     Args:
         config: which text, and how much.
-        seed: of the shuffle.
+        seed: seed of the shuffle.
         tokenizer: the model's own.
-        planned: what :func:`identity` gave when the run was planned; the text must still be that one.
+        planned: the result of :func:`identity` when the run was planned; the text must not have changed since.
 
     Raises:
-        CheckpointError: the text cannot be had or read, or is a set of chats and the tokenizer has no chat template.
+        CheckpointError: the text is unavailable or unreadable, or has chats for a tokenizer without a chat template.
     """
     text = locate(config.set, "calibration", planned and planned["text"])
     size = max(POOL_CHARACTERS, POOL_PER_TOKEN * config.n_samples * config.max_seq_len)
     rows = pool(read(text.fetch(), column=text.column, lines=text.lines), size)
     if not rows:
-        raise CheckpointError(f"calibration set '{text.name}' holds no text")
+        raise CheckpointError(f"calibration set '{text.name}' contains no text")
     random.Random(seed).shuffle(rows)
     chats = any(not isinstance(row, str) for row in rows)
     thinking = chats and config.enable_thinking
@@ -135,7 +135,7 @@ def calibration_samples(
     samples = list(islice(windows(ids, config.max_seq_len), config.n_samples))
     notes: tuple[str, ...] = ()
     if len(samples) < config.n_samples:
-        notes = (f"calibration set '{text.name}' holds {len(samples)} of the {config.n_samples} samples asked for",)
+        notes = (f"calibration set '{text.name}' has only {len(samples)} of the {config.n_samples} requested samples",)
     fact = CalibrationFact(
         id=text.name,
         source=text.source,
@@ -151,12 +151,12 @@ def calibration_samples(
 
 
 def heldout_windows(config: HeldoutConfig, tokenizer: Any, planned: dict[str, Any] | None = None) -> list[list[int]]:
-    """Return the held-out text from its beginning, in its order, in windows of ``max_seq_len`` tokens.
+    """Return the held-out text from its start, in order, in windows of ``max_seq_len`` tokens.
 
     Args:
         config: which text, and how much.
         tokenizer: the model's own.
-        planned: what :func:`heldout_identity` gave when the run was planned; the text must still be that one.
+        planned: the result of :func:`heldout_identity` when the run was planned; the text must not have changed since.
 
     Raises:
         CheckpointError: as for :func:`calibration_samples`.
@@ -166,5 +166,5 @@ def heldout_windows(config: HeldoutConfig, tokenizer: Any, planned: dict[str, An
     every_window = windows(tokens(rows, tokenizer, text, enable_thinking=False), config.max_seq_len)
     samples = list(islice(every_window, config.n_samples))
     if not samples:
-        raise CheckpointError(f"held-out set '{text.name}' holds no text")
+        raise CheckpointError(f"held-out set '{text.name}' contains no text")
     return samples

@@ -1,8 +1,7 @@
-"""What a checkpoint folder holds, proven by reading it back; and how one is published.
+"""The contents of a checkpoint folder, verified by reading it back, and its publication.
 
-The manifest is written last, inside the folder, and the folder is renamed into place as one step: a checkpoint that
-has a manifest is complete. Dtypes and shapes are read from the safetensors headers themselves, never believed from a
-config file.
+The manifest is written last, inside the folder, and the folder is renamed into place atomically: a checkpoint that has
+a manifest is complete. Dtypes and shapes are read from the safetensors headers, never trusted from a config file.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ BITS = {
 
 
 class CheckpointError(Exception):
-    """A checkpoint is missing something, damaged, or not what its scheme says."""
+    """A checkpoint is incomplete, damaged, or not what its scheme says."""
 
 
 class FileFact(Frozen):
@@ -36,7 +35,7 @@ class FileFact(Frozen):
 
 
 class TensorFact(Frozen):
-    """One tensor as its safetensors header describes it."""
+    """One tensor as described by its safetensors header."""
 
     name: str
     dtype: str
@@ -45,16 +44,16 @@ class TensorFact(Frozen):
 
 
 class CalibrationFact(Frozen):
-    """The calibration samples that were really used."""
+    """The calibration samples that were actually used."""
 
     id: str
     source: str
-    """Where the text came from, in one sentence for a reader."""
+    """Source of the text, in one sentence."""
     n_samples: int
     max_seq_len: int
     n_tokens: int
     enable_thinking: bool | None
-    """What the chat template was given; None where none was used."""
+    """Argument of the chat template; None where none was used."""
     chat_template_sha256: str | None
     sha256: str
     """Hash over the token ids of all samples, in order."""
@@ -63,42 +62,42 @@ class CalibrationFact(Frozen):
 
 
 class Fidelity(Frozen):
-    """How far the reloaded checkpoint's next-token distributions are from its source's, on held-out text."""
+    """Distance of the reloaded checkpoint's next-token distributions from its source's, on held-out text."""
 
     text_id: str
     text_sha256: str
     n_tokens: int
-    """Positions compared."""
+    """Number of compared positions."""
     kl_nats: float
-    """Mean KL(source || this), nats per token."""
+    """Mean KL(source || checkpoint), nats per token."""
     top1_agreement: float
     """Share of positions with the same most likely next token, 0 to 1."""
     perplexity: float
     """Perplexity of this checkpoint on the held-out text, without unit."""
     source_perplexity: float
-    """The same of its source, without unit."""
+    """Perplexity of its source, without unit."""
 
 
 class LayerError(Frozen):
-    """How far the output of one linear layer (or one block of experts) is from the source's.
+    """Error of the output of one linear layer (or one block of experts) relative to the source's.
 
-    Each half of a decoder layer, attention and MLP, is fed with what the source feeds it; so the last layer of a half,
-    ``o_proj`` or ``down_proj``, also carries the errors of those before it in that half.
+    Each half of a decoder layer, attention and MLP, gets the source's input, so the last layer of a half, ``o_proj`` or
+    ``down_proj``, includes the errors of the layers before it in that half.
     """
 
     layer: int
     """Number of the decoder layer, from 0."""
     name: str
-    """Name below the decoder layer, e.g. ``mlp.down_proj``."""
+    """Name within the decoder layer, e.g. ``mlp.down_proj``."""
     relative_error: float
     """Ratio |output - source's output| / |source's output|, Frobenius, over held-out positions."""
 
 
 class Speech(Frozen):
-    """What greedy continuations of a few prompts look like."""
+    """Statistics of greedy continuations of a few prompts."""
 
     repetition: float
-    """Share of token pairs that occurred before in the same continuation, 0 to 1."""
+    """Share of token pairs that repeat an earlier pair of the same continuation, 0 to 1."""
     entropy_nats: float
     """Mean entropy of the next-token distribution, nats."""
 
@@ -111,11 +110,11 @@ class Canaries(Frozen):
     source: Speech
     checkpoint: Speech
     same_tokens: float
-    """Share of new tokens that equal the source's at the same place, 0 to 1."""
+    """Share of new tokens that equal the source's at the same position, 0 to 1."""
 
 
 class Manifest(Frozen):
-    """A published checkpoint: what it is made of, where it came from, and what was proven about it."""
+    """A published checkpoint: its files, its origin, and what was proven about it."""
 
     key: Key
     files: dict[str, FileFact]
@@ -124,26 +123,26 @@ class Manifest(Frozen):
     checkpoint_bytes: int
     """Bytes of all safetensors files."""
     bits_per_quantized_weight: float | None
-    """Stored bits per weight of the quantized layers, scales and zero points included; None if nothing is."""
+    """Stored bits per weight of the quantized layers, including scales and zero points; None without quantization."""
     quantization_config: dict[str, Any] | None
     format: str | None
     """How the quantized layers are stored, in words; None if nothing is quantized."""
     provenance: str
-    """Where the weights come from, in one sentence for a reader."""
+    """Origin of the weights, in one sentence."""
     calibration: CalibrationFact | None
     experts_reached: float | None
-    """Share of experts that the router itself sent calibration tokens to; None without experts or calibration."""
+    """Share of experts that the router chose for calibration tokens; None without experts or calibration."""
     fidelity: Fidelity | None
     layer_errors: tuple[LayerError, ...]
     canaries: Canaries | None
-    """None where nothing was quantized, or where the model does not fit into memory (a note says so)."""
+    """None where nothing was quantized, or where the model does not fit in memory (a note says so)."""
     notes: tuple[str, ...]
     libraries: dict[str, str]
     seed: int
     build_s: float
-    """Time that making the weights took, without the proof."""
+    """Time to produce the weights, without the proof."""
     peak_rss_bytes: int
-    """Highest resident memory while they were made."""
+    """Highest resident memory during that time."""
     proof_s: float
     proof_peak_rss_bytes: int
     created_at: str
@@ -163,7 +162,7 @@ def read_header(file: Path) -> dict[str, Any]:
     """Return the JSON header of a safetensors file.
 
     Raises:
-        CheckpointError: the file is cut off or is not safetensors.
+        CheckpointError: the file is truncated or is not safetensors.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -172,14 +171,14 @@ def read_header(file: Path) -> dict[str, Any]:
             raise CheckpointError(f"{file} is not a safetensors file: only {size} bytes long")
         (length,) = struct.unpack("<Q", prefix)
         if length > size - 8:
-            raise CheckpointError(f"{file} is cut off or not safetensors: header of {length} bytes in {size}")
+            raise CheckpointError(f"{file} is truncated or not safetensors: header of {length} bytes in {size}")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
         except ValueError as error:
             raise CheckpointError(f"{file} is not a safetensors file: its header is not JSON") from error
     end = max((fact["data_offsets"][1] for name, fact in header.items() if name != "__metadata__"), default=0)
     if size != 8 + length + end:
-        raise CheckpointError(f"{file} is cut off: {size} bytes where its header promises {8 + length + end}")
+        raise CheckpointError(f"{file} is truncated: {size} bytes where its header requires {8 + length + end}")
     return header
 
 
@@ -191,7 +190,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise CheckpointError(f"{folder} holds no *.safetensors file; pickled checkpoints are not read")
+        raise CheckpointError(f"{folder} contains no *.safetensors file; pickled checkpoints are not supported")
     return files
 
 
@@ -217,7 +216,7 @@ def hash_file(file: Path) -> FileFact:
 
 
 def hash_folder(folder: Path) -> dict[str, FileFact]:
-    """Return every file below ``folder`` by relative name, the manifest itself left out."""
+    """Return the facts of every file below ``folder`` except the manifest, by relative name."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST_NAME)
     return {str(file.relative_to(folder)): hash_file(file) for file in files}
 
@@ -235,15 +234,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def rename_fields(fields: Any, **names: str) -> Any:
-    """Return a mapping with some of its fields under other names, given as ``old="new"``; anything else as it is."""
+    """Return a mapping with some fields renamed, given as ``old="new"``; return anything else unchanged."""
     return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, dict) else fields
 
 
 def with_units(facts: Any) -> Any:
-    """Return facts of a manifest under their present names, which carry units; older manifests lack those.
+    """Return facts of a manifest under their current names, which contain units; those of older manifests do not.
 
     Args:
-        facts: fields of a manifest as its file holds them, all or some.
+        facts: all or some fields of a manifest, as in its file.
     """
     facts = rename_fields(facts, seconds="build_s", proof_seconds="proof_s")
     if not isinstance(facts, dict):
@@ -257,10 +256,10 @@ def with_units(facts: Any) -> Any:
 
 
 def check_complete(folder: Path, manifest: Manifest) -> None:
-    """Check that every file of the manifest is there at its size (hashes are checked on demand, not on every run).
+    """Check that every file of the manifest exists with its size (hashes are checked on demand, not on every run).
 
     Raises:
-        CheckpointError: a file is missing or has another size.
+        CheckpointError: a file is missing or has a different size.
     """
     for name, fact in manifest.files.items():
         file = folder / name
@@ -269,12 +268,12 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
 
 
 def own_code(folder: Path) -> bool:
-    """Tell whether a checkpoint's own Python files are to be run: a source puts them there only where it is trusted."""
+    """Return whether to run a checkpoint's own Python files, which a source includes only if they are trusted."""
     return any(folder.glob("*.py"))
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Link every file below ``source`` into ``target``, or copy where the file system cannot link; not the manifest."""
+    """Link every file below ``source`` except the manifest into ``target``, or copy where links are impossible."""
     for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +284,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have the disk hold every file below ``folder``, and its folders, before anything says that they are whole."""
+    """Flush every file below ``folder``, and its folders, to the disk before they are declared complete."""
     for path in (folder, *folder.rglob("*")):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -295,7 +294,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def publish(work: Path, target: Path, manifest: Manifest) -> None:
-    """Write the manifest into ``work`` and rename the folder to ``target``, durably and as one step."""
+    """Write the manifest into ``work`` and rename the folder to ``target``, durably and atomically."""
     part = work / f".{MANIFEST_NAME}"
     with part.open("w") as stream:
         stream.write(manifest.model_dump_json(indent=1))

@@ -1,4 +1,4 @@
-"""A model's shapes from its config.json, without its weights."""
+"""Read a model's shapes from its config.json, without its weights."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ FAMILIES: dict[str, dict[str, int | None]] = {
     "qwen3": {"head_dim": 128},
     "qwen3_moe": {"head_dim": None},
 }
-"""Model types that :class:`Architecture` can describe, and what holds where their config.json leaves a field out.
+"""Model types that :class:`Architecture` can describe, with the defaults of fields that their config.json may omit.
 
-None stands for one key and value head per head, and for the hidden size divided among the heads.
+None means one key and value head per head, and the hidden size divided by the number of heads.
 """
 
 
 def _field(config: dict[str, Any], name: str) -> int:
     value = config.get(name)
     if not isinstance(value, int):
-        raise ValueError(f"config.json gives no number for {name}")
+        raise ValueError(f"config.json has no number for {name}")
     return value
 
 
@@ -35,14 +35,14 @@ def _experts(config: dict[str, Any]) -> dict[str, int]:
 
 
 def describe(config: dict[str, Any]) -> tuple[Architecture, int]:
-    """Return (shapes, context length in tokens) of the model that ``config``, a parsed config.json, belongs to.
+    """Return (shapes, context length in tokens) of the model of ``config``, a parsed config.json.
 
     Raises:
-        ValueError: the model is of another type, or a field is missing; one line.
+        ValueError: the model is of an unsupported type, or a field is missing; one line.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise ValueError(f"config.json is of model type '{family}'; described are {', '.join(FAMILIES)}")
+        raise ValueError(f"config.json is of model type '{family}'; supported are {', '.join(FAMILIES)}")
     complete = {**FAMILIES[family], **{name: value for name, value in config.items() if value is not None}}
     hidden_size, heads = _field(complete, "hidden_size"), _field(complete, "num_attention_heads")
     architecture = Architecture(
@@ -54,7 +54,7 @@ def describe(config: dict[str, Any]) -> tuple[Architecture, int]:
         head_dim=hidden_size // heads if complete["head_dim"] is None else _field(complete, "head_dim"),
         vocab_size=_field(complete, "vocab_size"),
         tied_embeddings=bool(complete.get("tie_word_embeddings", False)),
-        # Llama and Qwen3 then add a bias to the output projection too: too few weights to have a field.
+        # Llama and Qwen3 then also add a bias to the output projection, which has too few weights for a field.
         qkv_bias=family == "qwen2" or (family != "mistral" and bool(complete.get("attention_bias", False))),
         qk_norm=family in ("qwen3", "qwen3_moe"),
         **(_experts(complete) if family == "qwen3_moe" else {}),

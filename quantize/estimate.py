@@ -1,22 +1,22 @@
-"""Memory and disk that building a checkpoint will need, from shapes and settings alone. All figures are bytes."""
+"""Estimate the memory and disk space for building a checkpoint from shapes and settings. All figures are in bytes."""
 
 from quantize.architecture import ATTENTION, MLP, Architecture
 from quantize.key import Frozen
 
 BASE = 1_500_000_000
-"""Interpreter, torch and the quantization library themselves (llm-compressor, measured on Linux: 1.1 GB)."""
+"""Memory of the interpreter, torch and the quantization library (llm-compressor, measured on Linux: 1.1 GB)."""
 SHARD = 5_000_000_000
 """Largest shard that transformers writes by default."""
 SHARD_FACTOR = 2.5
-"""llm-compressor's own estimate for a shard worked on, in sizes of the shard."""
+"""llm-compressor's own estimate of the memory for processing a shard, as a multiple of the shard's size."""
 WHOLE_MODEL = {"auto-gptq": 6, "autoawq": 6, "gptqmodel": 4}
-"""Bytes per weight of backends that hold the whole model: in float32 or 16 bits, and a copy in 16 when it is saved."""
+"""Bytes per weight in backends that hold the complete model: float32 or 16 bits, plus a 16-bit copy for saving."""
 BATCH_TOKENS = 2048
-"""Tokens whose logits the proof holds at once, at least."""
+"""Fewest tokens whose logits the proof holds at once."""
 
 
 class Needs(Frozen):
-    """What a build needs at its peak."""
+    """Peak memory and disk space of a build."""
 
     memory_bytes: int
     disk_bytes: int
@@ -25,17 +25,17 @@ class Needs(Frozen):
 
 
 class Calibration(Frozen):
-    """What calibrating a method takes."""
+    """Resources of a method's calibration."""
 
     tokens: int
-    """Of all its samples."""
+    """Tokens of all samples."""
     backend: str
     working_bytes: int
-    """For one decoder layer, besides weights and hidden states."""
+    """Memory for one decoder layer in addition to weights and hidden states."""
 
 
 def checkpoint_bytes(architecture: Architecture, bits: int | None) -> int:
-    """Return the size of a checkpoint whose linear layers are stored in ``bits``; None for 16."""
+    """Return the size of a checkpoint whose linear layers are stored in ``bits``; None means 16."""
     linear = architecture.linear_parameters()
     rest = architecture.parameters() - linear
     # Scales and zero points: 16 and 4 bits for each group of 32 columns.
@@ -55,13 +55,13 @@ def hessian_bytes(architecture: Architecture) -> int:
 
 
 def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
-    """Return the memory that the proof takes on the device that computes it.
+    """Return the memory of the proof on its device.
 
-    It holds the ends and one decoder layer of both checkpoints, and hidden states.
+    It holds embeddings, output layer and one decoder layer of both checkpoints, and hidden states.
     """
     windows, length = heldout
     ends = 2 * 2 * architecture.vocab_size * architecture.hidden_size * (1 if architecture.tied_embeddings else 2)
-    # One expert or projection at a time is expanded in float32 before it is kept in 16 bits.
+    # One expert or projection at a time is expanded in float32 before it is stored in 16 bits.
     layers = 2 * _layer_bytes(architecture) + 4 * max(r * c for r, c in architecture.linear_shapes().values())
     states = 2 * 2 * windows * length * architecture.hidden_size
     logits = 4 * 4 * max(BATCH_TOKENS, length) * architecture.vocab_size
@@ -76,32 +76,32 @@ def estimate(
     bits: int | None,
     shard: int = SHARD,
 ) -> Needs:
-    """Return what making and proving a checkpoint needs.
+    """Return the memory and disk space for building and proving a checkpoint.
 
     Args:
         architecture: the model's shapes.
-        calibration: what calibrating takes; None for a method or a release that needs no text.
-        heldout: windows that fidelity is measured on, and tokens in each.
-        bits: bits of its quantized weights; None if nothing is quantized.
-        shard: bytes of the source's largest shard, where that is known.
+        calibration: resources of the calibration; None for a method or a release that needs no text.
+        heldout: number of windows that fidelity is measured on, and tokens in each.
+        bits: bits of the quantized weights; None if nothing is quantized.
+        shard: bytes of the source's largest shard, if it is known.
     """
     disk = checkpoint_bytes(architecture, bits)
     if bits is None:
         return Needs(memory_bytes=BASE // 5, disk_bytes=0, why="linking files")
     proof = proof_memory(architecture, heldout)
     if calibration is None:
-        whole = checkpoint_bytes(architecture, None)
-        making, why = BASE + int(SHARD_FACTOR * min(shard, whole)), "one shard at a time"
+        model = checkpoint_bytes(architecture, None)
+        build, why = BASE + int(SHARD_FACTOR * min(shard, model)), "one shard at a time"
     else:
         tokens = calibration.tokens
         layers = 3 * _layer_bytes(architecture)
         why = f"one decoder layer at a time, {tokens:,} calibration tokens"
         if calibration.backend in WHOLE_MODEL:
             layers = WHOLE_MODEL[calibration.backend] * architecture.parameters()
-            why = f"the whole model, which {calibration.backend} holds, {tokens:,} calibration tokens"
-        making = BASE + layers + 2 * 2 * tokens * architecture.hidden_size + calibration.working_bytes
-    if proof > making:
+            why = f"the complete model, which {calibration.backend} holds, {tokens:,} calibration tokens"
+        build = BASE + layers + 2 * 2 * tokens * architecture.hidden_size + calibration.working_bytes
+    if proof > build:
         return Needs(
-            memory_bytes=proof, disk_bytes=disk, why="the proof beside the source, one decoder layer at a time"
+            memory_bytes=proof, disk_bytes=disk, why="the proof against the source, one decoder layer at a time"
         )
-    return Needs(memory_bytes=making, disk_bytes=disk, why=why)
+    return Needs(memory_bytes=build, disk_bytes=disk, why=why)

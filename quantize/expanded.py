@@ -1,7 +1,7 @@
 """Run any checkpoint on any machine: quantized weights expanded to 16 bits, inputs rounded where the scheme says so.
 
-One decoder layer at a time for a proof in bounded memory, or the whole model for serving it. Expert layers, which
-transformers stacks into single tensors, are kept apart here, so that their inputs are rounded as well.
+It runs one decoder layer at a time for a proof in bounded memory, or the complete model to serve it. Expert layers,
+which transformers stacks into single tensors, are kept separate here, so that their inputs are rounded as well.
 """
 
 import copy
@@ -20,7 +20,7 @@ LAYERS = "model.layers"
 
 
 class Experts(nn.Module):
-    """The experts of one layer as single linear layers, named as their checkpoint names them (``0.gate_proj``)."""
+    """The experts of one layer as single linear layers, named as in their checkpoint (``0.gate_proj``)."""
 
     def __init__(self, stacked: Any) -> None:
         """Take sizes and activation function from the stacked module that this one replaces."""
@@ -40,8 +40,8 @@ class Experts(nn.Module):
         for number in chosen.unique().tolist():
             token, place = torch.where(chosen == number)
             expert: Any = self.get_submodule(str(number))
-            seen = hidden[token]
-            expert_out = expert.down_proj(self.act_fn(expert.gate_proj(seen)) * expert.up_proj(seen))
+            states = hidden[token]
+            expert_out = expert.down_proj(self.act_fn(expert.gate_proj(states)) * expert.up_proj(states))
             out.index_add_(0, token, (expert_out * weights[token, place, None]).to(out.dtype))
         return out
 
@@ -54,7 +54,7 @@ def _unstack_experts(model: nn.Module) -> None:
 
 
 class Expanded:
-    """A checkpoint as a transformers model whose weights are read when they are needed."""
+    """A checkpoint as a transformers model whose weights are read on demand."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class Expanded:
         attention: str = "sdpa",
         device: torch.device | None = None,
     ) -> None:
-        """Lay the model out without weights.
+        """Create the model without weights.
 
         Args:
             folder: the checkpoint.
-            dtype: what is computed in.
+            dtype: compute type.
             attention: name of transformers' attention function.
-            device: where it runs; None for a GPU where there is one.
+            device: device that it runs on; None for a GPU if there is one.
 
         Raises:
             CheckpointError: a file of the checkpoint is damaged or missing.
@@ -94,7 +94,7 @@ class Expanded:
         return len(self.model.model.layers)
 
     def fill(self, module: nn.Module, prefix: str) -> nn.Module:
-        """Read the weights of a module laid out without them, and have its inputs rounded; returns the module.
+        """Read the weights of a module that was created without them, and round its inputs; return the module.
 
         Raises:
             CheckpointError: a weight is missing.
@@ -124,7 +124,7 @@ class Expanded:
         child.register_forward_pre_hook(lambda _, inputs: (round_inputs(form, parts, inputs[0]), *inputs[1:]))
 
     def layer(self, number: int) -> nn.Module:
-        """Return decoder layer ``number`` with its weights; nothing keeps it but the caller."""
+        """Return a new copy of decoder layer ``number`` with its weights."""
         empty = copy.deepcopy(self.model.model.layers[number])
         return self.fill(empty, f"{LAYERS}.{number}")
 
@@ -142,7 +142,7 @@ class Expanded:
         return embedding, norm, head
 
     def run(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what a decoder layer makes of hidden states (batch, length, size) from position 0 on."""
+        """Return a decoder layer's output for hidden states (batch, length, size) from position 0 on."""
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         output = layer(
             hidden,
@@ -154,7 +154,7 @@ class Expanded:
         return output[0] if isinstance(output, tuple) else output
 
     def whole(self) -> Any:
-        """Return the whole model with all its weights, tied where the model ties them."""
+        """Return the complete model with all its weights, tied where the model ties them."""
         embedding, norm, head = self.ends()
         self.model.model.embed_tokens, self.model.model.norm, self.model.lm_head = embedding, norm, head
         for number in range(self.n_layers):

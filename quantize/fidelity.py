@@ -1,7 +1,7 @@
-"""Measure how far a checkpoint's predictions and layers are from its source's, and what it says on its own.
+"""Compare a checkpoint's predictions, layers and continuations with those of its source.
 
-Both checkpoints run one decoder layer at a time (:mod:`quantize.expanded`), so a model larger than memory can be judged
-as well. Distributions are compared in float32.
+Both checkpoints run one decoder layer at a time (:mod:`quantize.expanded`), so that models larger than memory can be
+compared too. Distributions are compared in float32.
 """
 
 import itertools
@@ -21,47 +21,47 @@ from quantize.expanded import Expanded
 from quantize.key import canonical_json, sha256_text
 
 BATCH_TOKENS = 2048
-"""Held-out tokens that are run at once. Chosen: their logits take 1.2 GB for 151,936 tokens."""
+"""Held-out tokens in one batch. Chosen: their logits take 1.2 GB for 151,936 tokens."""
 PROBE_TOKENS = 256
-"""Positions that the errors of single layers are measured on: enough for a mean over positions."""
+"""Positions that the errors of single layers are measured on, enough for a mean over positions."""
 CANARIES = 4
 CANARY_PROMPT_TOKENS = 16
 CANARY_NEW_TOKENS = 24
-"""Prompts that are continued, and tokens of each. Chosen: seconds on a CPU, and a broken model shows in a few words."""
+"""Number of prompts, and tokens of each. Chosen: takes seconds on a CPU, and a few words show a broken model."""
 MAX_LOSS = 700.0
-"""Nats per token beyond which a perplexity is no number (exp overflows at 709.8); the ceiling refuses it anyway."""
+"""Nats per token above which a perplexity is not finite (exp overflows at 709.8); the KL limit refuses it anyway."""
 RESCALED = ("v_proj", "up_proj")
-"""AWQ moves a factor per channel from these into the next layer: for every method alike, their outputs are compared up
+"""Layers from which AWQ moves a factor per channel into the next layer. For every method, their outputs are compared up
 to such factors."""
 
 
-def _capture(layer: nn.Module, what: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return {linear layer: its output, float32} of one call; experts are left out, their block is taken instead."""
-    seen: dict[str, torch.Tensor] = {}
+def _capture(layer: nn.Module, call: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return {linear layer: its output, float32} of one call, with the block of experts instead of single experts."""
+    outputs: dict[str, torch.Tensor] = {}
     hooks = []
     for name, module in layer.named_modules():
         block = name == "mlp" and any(".experts." in inner for inner, _ in layer.named_modules())
         if block or (isinstance(module, nn.Linear) and ".experts." not in name):
             hooks.append(
                 module.register_forward_hook(
-                    lambda _, inputs, output, name=name: seen.__setitem__(name, output.float().flatten(0, -2))
+                    lambda _, inputs, output, name=name: outputs.__setitem__(name, output.float().flatten(0, -2))
                 )
             )
     try:
-        what()
+        call()
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return outputs
 
 
 def relative_error(reference: torch.Tensor, output: torch.Tensor, *, rescale: bool = False) -> float:
-    """Return the size of ``output - reference`` as a share of ``reference``'s (Frobenius) over (positions, features).
+    """Return |output - reference| / |reference|, Frobenius norms over (positions, features).
 
     Args:
-        reference: what the source computes.
-        output: what the quantized layer computes.
-        rescale: compare up to the best factor per feature.
+        reference: output of the source's layer.
+        output: output of the quantized layer.
+        rescale: whether to compare up to the best factor per feature.
     """
     if rescale:
         norm = (output * output).sum(0)
@@ -71,9 +71,9 @@ def relative_error(reference: torch.Tensor, output: torch.Tensor, *, rescale: bo
 
 
 def _layer_errors(number: int, a: nn.Module, b: nn.Module, source: Expanded, hidden: torch.Tensor) -> list[LayerError]:
-    """Compare the linear layers of one decoder layer, each half of it fed with what the source feeds it.
+    """Compare the linear layers of one decoder layer, giving each half of it the source's input.
 
-    The MLP half gets the source's own states after attention, so that attention's error is not counted again.
+    The MLP gets the source's states after attention, so that attention's error is not counted again.
     """
     middle: list[torch.Tensor] = []
     norm = a.get_submodule("post_attention_layernorm")
@@ -115,8 +115,8 @@ def measure(
         folder: the quantized one.
         windows: token ids, all windows of one length.
         text_id: the name of their text.
-        device: what it is computed on; it must have room for one decoder layer of each.
-        free: how much of a device's memory is free.
+        device: computes the comparison; one decoder layer of each must fit in its memory.
+        free: returns a device's free memory.
 
     Raises:
         CheckpointError: a weight is missing, or a logit is not a finite number.
@@ -143,7 +143,7 @@ def _compare(
 ) -> tuple[dict[str, float], tuple[LayerError, ...]]:
     """Run two checkpoints layer by layer; return (sums over all positions, errors of layers).
 
-    Nothing of either is in memory any more when it returns.
+    Both are released from memory when it returns.
     """
     errors: list[LayerError] = []
     with torch.inference_mode():
@@ -158,14 +158,14 @@ def _compare(
             errors += _layer_errors(number, a, b, reference, probe)
             states = [reference.run(a, state) for state in states]
             its_states = [candidate.run(b, state) for state in its_states]
-            del a, b  # before the next two are read: memory is that of one layer of each
+            del a, b  # before the next two are read, so that memory holds one layer of each
         totals: dict[str, float] = defaultdict(float)
         for ids, state, its_state in zip(batches, states, its_states, strict=True):
             p = head(norm(state)).float().log_softmax(-1)
             q = its_head(its_norm(its_state)).float().log_softmax(-1)
-            for who, logits in (("source", p), ("written checkpoint", q)):
+            for name, logits in (("source", p), ("written checkpoint", q)):
                 if not bool(torch.isfinite(logits).all()):
-                    raise CheckpointError(f"the {who} computes logits that are not finite numbers")
+                    raise CheckpointError(f"the {name} computes logits that are not finite numbers")
             following = ids[:, 1:, None]
             totals["kl"] += float((p.exp() * (p - q)).sum())
             totals["same"] += float((p.argmax(-1) == q.argmax(-1)).sum())
@@ -175,21 +175,21 @@ def _compare(
 
 
 class FidelityReport:
-    """What :func:`measure` found."""
+    """The results of :func:`measure`."""
 
     def __init__(self, fidelity: Fidelity, layer_errors: tuple[LayerError, ...], canaries: Canaries | None) -> None:
-        """Hold the three parts; ``canaries`` is None where the whole model does not fit on the device."""
+        """Store the three results; ``canaries`` is None if the complete model does not fit on the device."""
         self.fidelity = fidelity
         self.layer_errors = layer_errors
         self.canaries = canaries
 
 
 def speech(tokens: Sequence[Sequence[int]], entropies: Sequence[float]) -> Speech:
-    """Return what greedy continuations look like: how much they repeat, and how undecided the model was.
+    """Return statistics of greedy continuations: how repetitive they are, and how uncertain the model was.
 
     Args:
         tokens: the new token ids of each continuation.
-        entropies: entropy of each next-token distribution on the way, nats.
+        entropies: entropy of each next-token distribution, in nats.
     """
     pairs = [list(itertools.pairwise(ids)) for ids in tokens]
     total = sum(map(len, pairs))
@@ -201,12 +201,12 @@ def speech(tokens: Sequence[Sequence[int]], entropies: Sequence[float]) -> Speec
 
 
 def degenerate(source: Speech, candidate: Speech) -> str | None:
-    """Return why continuations are degenerate beside the source's own, or None.
+    """Return why continuations are degenerate compared with the source's, or None.
 
-    A quantized model may repeat itself a little more or hesitate a little more; one that is broken says one thing over
-    and over, is certain of everything, or knows nothing.
+    A quantized model may be slightly more repetitive or uncertain; a broken one repeats itself, is certain of every
+    token, or has almost uniform predictions.
     """
-    # Chosen far outside of what sound checkpoints do: 4 bits of SmolLM2-135M repeat 0.1 more and are 0.4 nats off.
+    # Chosen far beyond healthy checkpoints: 4 bits of SmolLM2-135M repeat 0.1 more and differ by 0.4 nats.
     if candidate.repetition > source.repetition + 0.5:
         return f"it repeats itself: {candidate.repetition:.0%} of token pairs, the source {source.repetition:.0%}"
     if candidate.entropy_nats < source.entropy_nats / 5:
@@ -221,7 +221,7 @@ def _speak(
     folder: Path, prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Speech, tuple[tuple[int, ...], ...]]:
     model = Expanded(folder, device=device)
-    whole = model.whole()
+    complete = model.whole()
     ids = torch.tensor(prompts, device=model.device)
     entropies: list[float] = []
     past: Any = None
@@ -229,8 +229,8 @@ def _speak(
     use_cache = not own_code(folder)
     with torch.inference_mode():
         for _ in range(CANARY_NEW_TOKENS):
-            fed = ids if past is None else ids[:, -1:]
-            output = whole(input_ids=fed, past_key_values=past, use_cache=use_cache, logits_to_keep=1)
+            inputs = ids if past is None else ids[:, -1:]
+            output = complete(input_ids=inputs, past_key_values=past, use_cache=use_cache, logits_to_keep=1)
             past = getattr(output, "past_key_values", None) if use_cache else None
             logprobs = output.logits[:, -1].float().log_softmax(-1)
             entropies += (-(logprobs.exp() * logprobs).sum(-1)).tolist()
@@ -242,16 +242,16 @@ def _speak(
 def canaries(
     source: Path, folder: Path, prompts: Sequence[Sequence[int]], *, device: torch.device, free: FreeMemory
 ) -> Canaries | None:
-    """Let both checkpoints continue the prompts greedily, one after the other.
+    """Continue the prompts greedily with both checkpoints, one after the other.
 
-    Each is run whole, for which every layer is read once. None where a whole one does not fit on the device.
+    Each runs as a complete model, for which every layer is read once. None if it does not fit on the device.
     """
     expanded_bytes = sum(parameter.numel() * 2 for parameter in Expanded(source, device=device).model.parameters())
     if not prompts or not fits_whole(expanded_bytes, device, free):
         return None
     try:
         (before, old), (after, new) = _speak(source, prompts, device), _speak(folder, prompts, device)
-    except torch.OutOfMemoryError:  # another process took the GPU's memory meanwhile
+    except torch.OutOfMemoryError:  # another process has taken the GPU's memory in the meantime
         return None
     return Canaries(
         prompts=len(prompts),

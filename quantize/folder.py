@@ -1,4 +1,4 @@
-"""A checkpoint folder made by others: which of its files are read, and what is refused, each with one clear line."""
+"""An external checkpoint folder: which of its files are read, and what is refused, each with a one-line message."""
 
 import json
 import os
@@ -14,10 +14,10 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
-"""What is read beside the weights."""
+SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+"""Files that are read in addition to the weights."""
 CODE = "*.py"
-"""A checkpoint's own code, which is copied only where it is trusted."""
+"""A checkpoint's own code, which is copied only if it is trusted."""
 PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
@@ -25,26 +25,26 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in ``file``.
 
     Raises:
-        SourceUnavailableError: it is not there, or is something else.
+        SourceUnavailableError: the file is missing, or is not a JSON object.
     """
     try:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise SourceUnavailableError(f"{file.parent} holds no {file.name}: it is no checkpoint folder") from None
+        raise SourceUnavailableError(f"{file.parent} has no {file.name}: it is not a checkpoint folder") from None
     except (OSError, ValueError) as error:
         raise SourceUnavailableError(f"{file} cannot be read ({error})") from error
     if not isinstance(content, dict):
-        raise SourceUnavailableError(f"{file} is no JSON object")
+        raise SourceUnavailableError(f"{file} is not a JSON object")
     return content
 
 
 def check_config(config: dict[str, Any], where: str, *, quantized: bool, trust_remote_code: bool) -> None:
-    """Check what a config.json says of the checkpoint as a whole.
+    """Check the kind of a checkpoint by its config.json.
 
     Args:
         config: the parsed file.
         where: the checkpoint, for messages.
-        quantized: whether a quantized checkpoint is wanted, or one in 16 bits.
+        quantized: whether the checkpoint must be quantized, or else in 16 bits.
         trust_remote_code: whether its own code may be run.
 
     Raises:
@@ -54,7 +54,7 @@ def check_config(config: dict[str, Any], where: str, *, quantized: bool, trust_r
     if quantization and not quantized:
         method = quantization.get("quant_method", "some method") if isinstance(quantization, dict) else "some method"
         raise SourceUnavailableError(
-            f"{where} is already quantized ({method}): give the 16-bit checkpoint as the model, and this one as "
+            f"{where} is already quantized ({method}): use the 16-bit checkpoint as the model, and this one as "
             "quant.source="
         )
     if quantized and not quantization:
@@ -82,18 +82,18 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise SourceUnavailableError(f"{folder}: shard {missing[0]}{more} is missing, which {INDEX} names")
+            raise SourceUnavailableError(f"{folder}: shard {missing[0]}{more}, listed in {INDEX}, is missing")
         return [folder / name for name in names]
     if (folder / WHOLE).is_file():
         return [folder / WHOLE]
     if any(folder.glob("*.safetensors")):
-        raise SourceUnavailableError(f"{folder} holds shards and no {INDEX}: copy that file too")
+        raise SourceUnavailableError(f"{folder} has shards but no {INDEX}: copy that file too")
     if any(path for pattern in PICKLES for path in folder.glob(pattern)):
         raise SourceUnavailableError(
-            f"{folder}: pickled checkpoints are not read; convert it where you trust it: "
+            f"{folder}: pickled checkpoints are not supported; if you trust it, convert it: "
             f"AutoModelForCausalLM.from_pretrained('{folder}').save_pretrained('NEW_FOLDER'), the tokenizer likewise"
         )
-    raise SourceUnavailableError(f"{folder} holds no {WHOLE} and no {INDEX}")
+    raise SourceUnavailableError(f"{folder} has neither {WHOLE} nor {INDEX}")
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -101,52 +101,52 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not all(
         isinstance(name, str) and "/" not in name for name in weight_map.values()
     ):
-        raise SourceUnavailableError(f"{folder / INDEX} has no weight_map from tensors to files beside it")
+        raise SourceUnavailableError(f"{folder / INDEX} has no weight_map from tensors to files in the same folder")
     return weight_map
 
 
 def check_weights(folder: Path) -> None:
-    """Check that every shard is whole and that together they hold what the index lists. Reads headers only.
+    """Check that every shard is complete and that the shards have all tensors of the index. Reads headers only.
 
     Raises:
-        SourceUnavailableError: names the shard or the tensor.
+        SourceUnavailableError: a shard or a tensor is missing; names it.
     """
     try:
-        held = {file.name: read_header(file).keys() for file in weight_files(folder)}
+        stored = {file.name: read_header(file).keys() for file in weight_files(folder)}
     except CheckpointError as error:
         raise SourceUnavailableError(f"{error}: copy or download it again") from error
     listed = _weight_map(folder) if (folder / INDEX).is_file() else {}
-    lost = next(((name, file) for name, file in listed.items() if name not in held[file]), None)
-    if lost:
-        raise SourceUnavailableError(f"{folder}: {INDEX} lists {lost[0]} in {lost[1]}, which does not hold it")
+    missing = next(((name, file) for name, file in listed.items() if name not in stored[file]), None)
+    if missing:
+        raise SourceUnavailableError(f"{folder}: {INDEX} lists {missing[0]} in {missing[1]}, which does not have it")
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Check that the folder holds a tokenizer.
+    """Check that the folder has a tokenizer.
 
     Raises:
-        SourceUnavailableError: it does not.
+        SourceUnavailableError: it has none.
     """
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise SourceUnavailableError(
-            f"{folder} holds no tokenizer (none of {', '.join(TOKENIZERS)}): copy the model's tokenizer files into it"
+            f"{folder} has no tokenizer (none of {', '.join(TOKENIZERS)}): copy the model's tokenizer files into it"
         )
 
 
 def parts(folder: Path, *, code: bool) -> list[Path]:
-    """Return all files that make up the checkpoint, in order of names.
+    """Return all files of the checkpoint, in order of names.
 
     Args:
         folder: the checkpoint.
-        code: whether its own Python files are among them.
+        code: whether to include its own Python files.
     """
-    patterns = (*BESIDE, CODE) if code else BESIDE
-    beside = {path for pattern in patterns for path in folder.glob(pattern) if path.name != MANIFEST_NAME}
-    return sorted({*beside, *weight_files(folder)})
+    patterns = (*SIDE_FILES, CODE) if code else SIDE_FILES
+    side_files = {path for pattern in patterns for path in folder.glob(pattern) if path.name != MANIFEST_NAME}
+    return sorted({*side_files, *weight_files(folder)})
 
 
 def take(files: Iterable[Path], target: Path) -> None:
-    """Put files into ``target``: weights as hard links where the disk allows it, the rest as copies."""
+    """Add files to ``target``: weights as hard links where the file system allows it, others as copies."""
     for file in files:
         if file.suffix == ".safetensors":
             try:

@@ -1,12 +1,12 @@
-"""How a quantized linear layer lies in a file: which tensors, of which dtype and shape, and what weight they stand for.
+"""Storage formats of quantized linear layers: their tensors, with dtypes and shapes, and the weights that they encode.
 
-Four containers are read, each as its own specification has it, without the library that wrote the file:
+Four containers are read according to their specifications, without the library that wrote the file:
 
 - ``compressed-tensors`` (llm-compressor): ``weight`` with ``weight_scale``, or ``weight_packed``;
-- ``gptq`` and ``awq``: ``qweight``, ``qzeros``, ``scales`` (and ``g_idx``), as AutoGPTQ and AutoAWQ laid them down;
-- ``fp8``: ``weight`` with ``weight_scale_inv`` per 128 x 128 block, as Qwen's and DeepSeek's FP8 releases have it.
+- ``gptq`` and ``awq``: ``qweight``, ``qzeros``, ``scales`` (and ``g_idx``), as defined by AutoGPTQ and AutoAWQ;
+- ``fp8``: ``weight`` with ``weight_scale_inv`` per 128 x 128 block, as in Qwen's and DeepSeek's FP8 releases.
 
-A layer is a matrix of ``rows`` output features by ``columns`` input features throughout.
+A layer is always a matrix of ``rows`` output features by ``columns`` input features.
 """
 
 import math
@@ -28,7 +28,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 class Activations(Frozen):
-    """How a layer's input is rounded before it is multiplied; field names and values are compressed-tensors' own."""
+    """Rounding of a layer's input before the multiplication; field names and values are those of compressed-tensors."""
 
     type: Literal["int", "float"]
     num_bits: Literal[4, 8]
@@ -51,16 +51,16 @@ class Format(Frozen):
     type: Literal["int", "float"]
     bits: Literal[4, 8]
     rows_per_scale: int | None
-    """Output features that share a scale; None for all of them."""
+    """Output features that share a scale; None for all."""
     columns_per_scale: int | None
-    """Input features that share a scale; None for all of them."""
+    """Input features that share a scale; None for all."""
     symmetric: bool = True
     scale: Literal["float", "e4m3", "e8m0"] = "float"
     """Dtype of the scales: 16 or 32 bit floats, or the 8-bit ones of NVFP4 and MXFP4."""
     packed: bool
     """Whether several weights share one stored word."""
     act_order: bool = False
-    """Whether the file holds an index from columns to groups (GPTQ with ``desc_act``)."""
+    """Whether the file has an index from columns to groups (GPTQ with ``desc_act``)."""
     activations: Activations | None = None
 
     def __str__(self) -> str:
@@ -76,11 +76,11 @@ class Format(Frozen):
         inputs = self.activations
         if inputs is None:
             return words
-        how = "fixed" if inputs.dynamic is False else "at run time"
-        return f"{words}; activations {inputs.type}{inputs.num_bits} {how}"
+        scaled = "fixed" if inputs.dynamic is False else "at run time"
+        return f"{words}; activations {inputs.type}{inputs.num_bits} {scaled}"
 
     def stored(self, rows: int, columns: int) -> dict[str, Stored]:
-        """Return {tensor name below the layer: what it must look like} for a layer of ``rows`` x ``columns``."""
+        """Return {tensor name within the layer: its required form} for a layer of ``rows`` x ``columns``."""
         across = 1 if self.rows_per_scale is None else math.ceil(rows / self.rows_per_scale)
         along = 1 if self.columns_per_scale is None else math.ceil(columns / self.columns_per_scale)
         per_word = 32 // self.bits
@@ -149,17 +149,17 @@ def integers(
 
 
 def format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
-    """Return (format, layers left in 16 bits) that a checkpoint's own ``quantization_config`` claims.
+    """Return (format, layers left in 16 bits) according to a checkpoint's own ``quantization_config``.
 
     Raises:
-        CheckpointError: it is of a kind that this module does not read.
+        CheckpointError: the config is of an unsupported kind.
     """
     try:
         return _format_of(config)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        said = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"the quantization_config of config.json is not understood ({type(error).__name__}: {said})"
+            f"the quantization_config of config.json is not understood ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -192,20 +192,22 @@ def _format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
             ignored,
         )
     raise CheckpointError(
-        f"a checkpoint with quant_method '{method}' of this kind is not read; "
-        "known are compressed-tensors, gptq, awq (gemm) and fp8 with 128 x 128 blocks"
+        f"a checkpoint with quant_method '{method}' of this kind is not supported; "
+        "supported are compressed-tensors, gptq, awq (gemm) and fp8 with 128 x 128 blocks"
     )
 
 
 def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
     groups = list(config["config_groups"].values())
     if len(groups) != 1 or groups[0].get("weights") is None:
-        raise CheckpointError(f"a compressed-tensors checkpoint with {len(groups)} config groups is not read, only one")
+        raise CheckpointError(
+            f"a compressed-tensors checkpoint must have one config group to be read, not {len(groups)}"
+        )
     weights, inputs = groups[0]["weights"], groups[0].get("input_activations")
     if weights.get("actorder") in ("group", "dynamic"):
-        raise CheckpointError("compressed-tensors with actorder=group, which its own library has dropped, is not read")
+        raise CheckpointError("compressed-tensors with actorder=group is not supported; its own library has dropped it")
     if inputs and not inputs.get("symmetric", True):
-        raise CheckpointError("a checkpoint whose activations are rounded asymmetrically is not read")
+        raise CheckpointError("a checkpoint whose activations are rounded asymmetrically is not supported")
     strategy = weights["strategy"]
     rows, columns = {
         "tensor": (None, None),
@@ -235,7 +237,7 @@ def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str
 
 
 def _unpack(words: "torch.Tensor", bits: int, dim: int) -> "torch.Tensor":
-    """Return the unsigned fields of 32-bit words, lowest bits first, spread out along ``dim``."""
+    """Return the unsigned fields of 32-bit words, lowest bits first, unpacked along ``dim``."""
     import torch
 
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
@@ -254,11 +256,11 @@ def _spread(values: "torch.Tensor", form: Format, rows: int, columns: int) -> "t
 
 
 def dequantize(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, columns: int) -> "torch.Tensor":
-    """Return the weight, float32 (rows, columns), that a layer's stored tensors stand for."""
+    """Return the weight, float32 (rows, columns), that a layer's stored tensors encode."""
     import torch
 
     if form.container == "gptq":
-        # AutoGPTQ stores zero points less one; a symmetric layer has the middle of the range in all of them.
+        # AutoGPTQ stores zero points minus one; those of a symmetric layer are all the middle of the range.
         groups = parts["g_idx"].long()
         zeros = (_unpack(parts["qzeros"], form.bits, 1) + 1) & (2**form.bits - 1)
         values = _unpack(parts["qweight"], form.bits, 0) - zeros[groups]
@@ -290,7 +292,7 @@ def dequantize(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, col
 
 
 def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "torch.Tensor") -> "torch.Tensor":
-    """Return a layer's inputs (…, columns) as its kernel would see them: rounded as the format says, in their dtype."""
+    """Return a layer's inputs (…, columns) rounded as its kernel would round them, in their own dtype."""
     if form.activations is None or not inputs.numel():
         return inputs
     from compressed_tensors.quantization import QuantizationArgs
@@ -298,7 +300,7 @@ def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "tor
     from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
     from torch import nn
 
-    flat = inputs.reshape(1, -1, inputs.shape[-1])  # the library takes axes 0 and 1 for batch and token
+    flat = inputs.reshape(1, -1, inputs.shape[-1])  # the library expects batch and token as axes 0 and 1
     args = QuantizationArgs(**form.activations.model_dump(), symmetric=True, **_scale_dtype(form))
     shared = parts.get("input_global_scale")
     if form.activations.dynamic is False:

@@ -1,7 +1,7 @@
-"""Hash files once and remember the result, so that a checkpoint of 470 GB is not read before every run.
+"""Hash files once and cache the result, so that a checkpoint of 470 GB is not read before every run.
 
-A hash is taken from memory only while the file's real path, size, modification time and inode are what they were. One
-small file per hashed file, in the cache folder.
+A cached hash is used only while the file's real path, size, modification time and inode are unchanged. The cache folder
+has one small file per hashed file.
 """
 
 import json
@@ -16,9 +16,9 @@ from quantize.key import sha256_text
 from quantize.paths import cache_dir
 
 SETTLED_NS = 2_000_000_000
-"""A file changed more recently could change again within the same time stamp: its hash is not remembered."""
+"""Least age of a file for its hash to be cached: a newer file could change again within the same time stamp."""
 LARGE_BYTES = 10**9
-"""Size from which it is said that a file is hashed: it takes seconds."""
+"""Size above which hashing is logged, because it takes seconds."""
 
 log = logging.getLogger("quantize.hashes")
 
@@ -30,30 +30,30 @@ def _state(file: Path) -> dict[str, Any]:
 
 def _recall(memo: Path) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads(memo.read_bytes())
+        entry: dict[str, Any] = json.loads(memo.read_bytes())
     except (OSError, ValueError):
         return {}
-    return known
+    return entry
 
 
-def _remember(memo: Path, known: dict[str, Any]) -> None:
+def _remember(memo: Path, entry: dict[str, Any]) -> None:
     memo.parent.mkdir(parents=True, exist_ok=True)
     part = memo.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(known))
+    part.write_text(json.dumps(entry))
     part.replace(memo)
 
 
 def remembered_sha256(file: Path) -> str:
-    """Return the hex SHA-256 of the file's bytes, read again only if the file has changed since the last time."""
+    """Return the hex SHA-256 of the file's bytes, which are read again only if the file has changed."""
     real = file.resolve()
     state = _state(real)
     memo = cache_dir() / "hashes" / f"{sha256_text(str(real))[:32]}.json"
-    known = _recall(memo)
-    sha256 = known.pop("sha256", None)
-    if known == state and isinstance(sha256, str):
+    entry = _recall(memo)
+    sha256 = entry.pop("sha256", None)
+    if entry == state and isinstance(sha256, str):
         return sha256
     if state["size"] > LARGE_BYTES:
-        log.info("hashing %s, %.1f GB, once", real, state["size"] / 1e9)
+        log.info("hashing %s (%.1f GB), needed only once", real, state["size"] / 1e9)
     sha256 = hash_file(real).sha256
     if _state(real) == state and time.time_ns() - state["mtime_ns"] > SETTLED_NS:
         _remember(memo, {**state, "sha256": sha256})

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: revisions become commits, files are fetched at a commit, and every refusal is one clear line.
+"""The Hugging Face hub: resolve revisions to commits, fetch files at a commit, and report every refusal in one line.
 
-What the hub answered decides the line; only a hub that did not answer is called out of reach.
+The message depends on the hub's answer; the hub is called unreachable only if it did not answer.
 """
 
 import contextlib
@@ -13,18 +13,18 @@ from typing import Any, Literal
 
 RepoType = Literal["model", "dataset"]
 TIMEOUT_S = 20
-"""Longest wait for an answer of the hub. Chosen: far longer than an answer takes."""
+"""Longest time to wait for an answer of the hub. Chosen: far longer than an answer takes."""
 COMMIT = re.compile("[0-9a-f]{40}")
-"""A revision that can never mean anything else."""
+"""A full commit hash, the only revision that always refers to the same files."""
 
 
 class HubError(Exception):
-    """The hub refused, or could not be reached; one line."""
+    """The hub refused or is unreachable; one line."""
 
     def __init__(self, message: str, *, answered: bool) -> None:
         super().__init__(message)
         self.answered = answered
-        """Whether the hub said no, so that asking again, or elsewhere, is of no use."""
+        """Whether the hub refused, so that retrying is useless."""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -34,7 +34,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
-    """Return what the hub answered; None where it did not answer."""
+    """Return the error for the hub's answer; None if it did not answer."""
     from huggingface_hub import errors
 
     answer = next((cause for cause in _causes(error) if isinstance(cause, errors.HfHubHTTPError)), None)
@@ -46,14 +46,14 @@ def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
     by_kind = {
         errors.GatedRepoError: f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN ({status})",
         errors.RevisionNotFoundError: f"{repo} has no revision '{revision}': type one of its branches, tags or commits",
-        errors.RemoteEntryNotFoundError: f"{name} holds no {file}",
-        errors.RepositoryNotFoundError: f"the hub shows no repository {repo}: check the name; if it is private, set "
+        errors.RemoteEntryNotFoundError: f"{name} has no {file}",
+        errors.RepositoryNotFoundError: f"the hub has no public repository {repo}: check the name; if it is private, set "
         f"HF_TOKEN ({status})",
     }
     by_status = {
         401: f"the hub refuses {name} (401): set HF_TOKEN to a token that may read it",
         403: f"the hub refuses {name} (403): set HF_TOKEN to a token that may read it",
-        404: f"the hub knows no {name} (404): check repository and revision",
+        404: f"the hub has no {name} (404): check repository and revision",
     }
     known = next((line for kind, line in by_kind.items() if isinstance(answer, kind)), None)
     line = known or by_status.get(status, f"the hub answered {status} for {name}: try again later")
@@ -61,7 +61,7 @@ def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
 
 
 def explain(error: Exception, repo: str, revision: str) -> HubError:
-    """Return the one line for what went wrong while asking for ``repo`` at ``revision``."""
+    """Return a one-line error for a failed request of ``repo`` at ``revision``."""
     import httpx
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
@@ -69,20 +69,20 @@ def explain(error: Exception, repo: str, revision: str) -> HubError:
     if refusal is not None:
         return refusal
     if isinstance(error, HFValidationError):
-        return HubError(f"'{repo}' is no name of a repository: type Organisation/Name", answered=True)
+        return HubError(f"'{repo}' is not a repository name: type Organisation/Name", answered=True)
     unreachable = (httpx.ConnectError, httpx.TimeoutException, httpx.ProxyError, OfflineModeIsEnabled)
     cause = next((cause for cause in _causes(error) if isinstance(cause, unreachable)), None)
     reason = cause or error
     lines = str(reason).strip().splitlines()
-    said = f"{type(reason).__name__}: {lines[0]}" if lines else type(reason).__name__
+    details = f"{type(reason).__name__}: {lines[0]}" if lines else type(reason).__name__
     if cause is not None:
-        return HubError(f"cannot reach the hub for {repo}@{revision} ({said})", answered=False)
-    return HubError(f"cannot get {repo}@{revision} from the hub ({said})", answered=False)
+        return HubError(f"cannot reach the hub for {repo}@{revision} ({details})", answered=False)
+    return HubError(f"cannot get {repo}@{revision} from the hub ({details})", answered=False)
 
 
 @contextlib.contextmanager
 def asking(repo: str, revision: str) -> Iterator[None]:
-    """Turn whatever huggingface_hub raises into a :class:`HubError`."""
+    """Turn the exceptions of huggingface_hub into a :class:`HubError`."""
     import httpx
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -93,13 +93,13 @@ def asking(repo: str, revision: str) -> Iterator[None]:
 
 
 def download(repo: str, revision: str, file: str, repo_type: RepoType = "model") -> Path:
-    """Return one file of a repository in the local hub cache, fetched if it is not there.
+    """Return one file of a repository in the local hub cache, downloading it if necessary.
 
-    The name of the folder ``snapshots/COMMIT`` that it lies in is the commit that ``revision`` stands for. A hub out
-    of reach is no matter where the cache has the file.
+    It is in the folder ``snapshots/COMMIT``, where COMMIT is the commit of ``revision``. If the cache has the file, the
+    hub need not be reachable.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: the file is unavailable.
     """
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
@@ -108,7 +108,7 @@ def download(repo: str, revision: str, file: str, repo_type: RepoType = "model")
         return Path(local)
     try:
         with asking(repo, revision):
-            # hf_hub_download asks a silent hub again and again for half a minute: find out first.
+            # hf_hub_download retries an unresponsive hub for half a minute, so this checks the hub first.
             HfApi().repo_info(repo, timeout=TIMEOUT_S, expand=["sha"], **where)
             return Path(hf_hub_download(repo, file, **where))
     except HubError as error:
@@ -119,7 +119,7 @@ def download(repo: str, revision: str, file: str, repo_type: RepoType = "model")
 
 
 def _cached_file(repo: str, pattern: str) -> tuple[str, str] | None:
-    """Return (commit, path) of the only cached file of a data set that matches, None if there is none or several."""
+    """Return (commit, path) of a data set's only cached file that matches; None without a match or with several."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     snapshots = Path(HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}" / "snapshots"
@@ -131,11 +131,11 @@ def _cached_file(repo: str, pattern: str) -> tuple[str, str] | None:
 def find_dataset_file(repo: str, revision: str, pattern: str) -> tuple[str, str]:
     """Return (commit, path) of a data set's first file, in order of names, that matches a glob over its paths.
 
-    Asked once per process, so that all jobs of a sweep see the same commit. Where the hub is out of reach, a file that
-    an earlier run left in the hub cache will do.
+    The result is cached per process, so that all jobs of a sweep use the same commit. If the hub is unreachable, a file
+    of an earlier run in the hub cache is used.
 
     Raises:
-        HubError: no such repository, revision or file, or the hub is out of reach.
+        HubError: the repository, revision or file does not exist, or the hub is unreachable.
     """
     from huggingface_hub import HfApi
 
@@ -154,5 +154,5 @@ def find_dataset_file(repo: str, revision: str, pattern: str) -> tuple[str, str]
         return cached
     matches = [path for path in paths if fnmatchcase(path, pattern)]
     if not matches:
-        raise HubError(f"{repo}@{commit} holds no file {pattern}", answered=True)
+        raise HubError(f"{repo}@{commit} has no file {pattern}", answered=True)
     return commit, matches[0]

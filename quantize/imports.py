@@ -1,13 +1,13 @@
-"""Keep transformers from importing scikit-learn, which takes seconds and serves only draft models."""
+"""Keep transformers from importing scikit-learn, which takes seconds and is used only for draft models."""
 
 import sys
 
 
 def without_sklearn() -> None:
-    """Keep transformers from importing scikit-learn, which lm-eval installs: 1.5 of 10 seconds of processor time.
+    """Keep transformers from importing scikit-learn, which lm-eval installs: it takes 1.5 of 10 s of CPU time.
 
-    It is for generation with a draft model only. transformers remembers that it is not there; who asks later, such as a
-    checkpoint's own code, finds it. ``None`` is Python's own mark of a module that cannot be imported:
+    It is used only for generation with a draft model. transformers remembers that it is missing; later imports, such as
+    by a checkpoint's own code, still find it. In Python's module cache, ``None`` is a module that cannot be imported:
     https://docs.python.org/3/reference/import.html#the-module-cache.
     """
     if "sklearn" in sys.modules:

@@ -1,7 +1,7 @@
-"""Frozen value base class and the content key by which results are found again.
+"""Base class of frozen values, and the content key that identifies results.
 
-A key holds everything that changes the bytes of a stage's output (resolved source, method settings, calibration,
-library versions, the stage's own version) and nothing that does not (paths, ports, log level).
+A key contains everything that changes the bytes of a stage's output (resolved source, method settings, calibration,
+library versions, the stage's own version), and nothing else (no paths, ports or log level).
 """
 
 import hashlib
@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Immutable value that refuses unknown fields; equality is by content."""
+    """An immutable value that refuses unknown fields and is compared by content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text for ``value``: sorted keys, no spaces, no NaN.
+    """Return the canonical JSON text of ``value``: sorted keys, no spaces, no NaN.
 
     Raises:
-        ValueError: ``value`` holds NaN or an infinity.
-        TypeError: ``value`` holds something JSON cannot express.
+        ValueError: ``value`` contains NaN or an infinity.
+        TypeError: ``value`` contains something that JSON cannot express.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -33,14 +33,14 @@ def sha256_text(text: str) -> str:
 
 
 class Key(Frozen):
-    """What a stage's output depends on."""
+    """Everything that a stage's output depends on."""
 
     stage: str
     """Name of the stage, e.g. ``quantize``."""
     version: int
-    """Raised whenever the stage's code changes what it would produce."""
+    """Raise it with any change of the stage's code that changes its output."""
     inputs: dict[str, Any]
-    """Everything else the output depends on; JSON values only."""
+    """Everything else that the output depends on; JSON values only."""
 
     @property
     def digest(self) -> str:

@@ -1,6 +1,6 @@
-"""Files that one process holds at a time; the kernel lets go of them however that process ends.
+"""File locks, which one process holds at a time and the kernel releases however that process ends.
 
-The lock is flock's. The module for it is imported when a lock is taken, so that what takes none runs on any system.
+They use flock, whose module is imported only when a lock is taken, so that code without locks runs on any system.
 """
 
 import contextlib
@@ -41,13 +41,13 @@ def _lock(stream: IO[str], *, wait: bool) -> None:
 
 
 def hold(file: Path) -> IO[str]:
-    """Take a file, created if need be, until the stream that is returned is closed.
+    """Lock a file, created if necessary, until the returned stream is closed.
 
-    A process that inherits the stream's descriptor holds the file too.
+    A process that inherits the stream's descriptor holds the lock too.
 
     Raises:
         HeldError: another process holds it.
-        OSError: it cannot be opened; NoLocksError where this system has no file locks.
+        OSError: it cannot be opened; NoLocksError if this system has no file locks.
     """
     stream = file.open("w")
     try:
@@ -60,17 +60,17 @@ def hold(file: Path) -> IO[str]:
 
 @contextlib.contextmanager
 def held(file: Path, on_wait: Callable[[], None]) -> Iterator[int]:
-    """Hold a file, created if need be, for the duration of a ``with`` block; wait while another process holds it.
+    """Lock a file, created if necessary, for the duration of a ``with`` block; wait while another process holds it.
 
     Args:
-        file: its folder must exist.
+        file: the file to lock; its folder must exist.
         on_wait: called once, before waiting.
 
     Yields:
-        The file's descriptor; a process that inherits it holds the file too.
+        The file's descriptor; a process that inherits it holds the lock too.
 
     Raises:
-        OSError: it cannot be opened; NoLocksError where this system has no file locks.
+        OSError: it cannot be opened; NoLocksError if this system has no file locks.
     """
     with file.open("w") as stream:
         try:
@@ -82,10 +82,10 @@ def held(file: Path, on_wait: Callable[[], None]) -> Iterator[int]:
 
 
 def is_held(file: Path) -> bool:
-    """Tell whether a process holds a file; one that does not exist is held by none.
+    """Return whether a process holds the lock of a file; False for a file that does not exist.
 
     Raises:
-        OSError: it cannot be opened; NoLocksError where this system has no file locks.
+        OSError: it cannot be opened; NoLocksError if this system has no file locks.
     """
     if not file.exists():
         return False

@@ -1,4 +1,4 @@
-"""How much memory a process may still take: what is free, within its limits and its container."""
+"""The memory that a process may still take: what is free, within its limits and its container."""
 
 import re
 from pathlib import Path
@@ -9,9 +9,9 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def _left_in_container() -> int | None:
-    """Return what the control group (v2) of this process may still take, in bytes; None where it has no limit.
+    """Return the bytes that the control group (v2) of this process may still take; None without a limit.
 
-    Cached files count as free: the kernel drops them first.
+    Cached files count as free, because the kernel drops them first.
     """
     try:
         own = re.search(r"^0::/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
@@ -26,7 +26,7 @@ def _left_in_container() -> int | None:
 
 
 def _limits() -> list[int]:
-    """Return the limits on this process's memory, bytes; none where the system has none."""
+    """Return the limits on this process's memory, in bytes; empty if the system has none."""
     try:
         import resource
     except ImportError:
@@ -36,6 +36,6 @@ def _limits() -> list[int]:
 
 
 def available_memory() -> int:
-    """Return the bytes that this process or a child may take: what is free, and what its limits and container allow."""
+    """Return the bytes that this process or a child may take: free memory, within its limits and its container."""
     container = _left_in_container()
     return min([psutil.virtual_memory().available, *_limits(), *([] if container is None else [container])])

@@ -1,7 +1,7 @@
-"""What a quantization method is: its config, what it checks, what it promises, how it writes a checkpoint.
+"""The interface of a quantization method: its config, its checks, its expected result, and how it writes a checkpoint.
 
-One module of :mod:`quantize.methods` per method, with one subclass of `Method`. Importing a method loads no torch: a
-method calls its backend, which imports its library when it is called.
+There is one module of :mod:`quantize.methods` per method, with one subclass of `Method`. Importing a method loads no
+torch: a method calls its backend, which imports its library when it is called.
 """
 
 from abc import ABC, abstractmethod
@@ -20,33 +20,35 @@ from quantize.plugins import class_named
 from quantize.texts import CalibrationConfig
 
 GROUP_SIZES = (128, 64, 32)
-"""What engines have kernels for; the largest that fits is advised."""
+"""Group sizes that engines have kernels for; messages suggest the largest that fits."""
 DYNAMIC_INT8 = Activations(type="int", num_bits=8, strategy="token", dynamic=True)
 DYNAMIC_FP8 = Activations(type="float", num_bits=8, strategy="token", dynamic=True)
 
 
 class MethodConfig(Frozen):
-    """Fields that every method has that quantizes anything."""
+    """Fields of every method that quantizes anything."""
 
     backend: Name = "llmcompressor"
-    """Library that does it; all but llmcompressor run in a toolchain of their own."""
+    """Library that implements it; all but llmcompressor run in their own toolchain."""
     ignore: tuple[str, ...]
     """Layers left in 16 bits: names, or ``re:`` patterns."""
     max_kl: PositiveFloat
-    """Highest mean KL divergence from the source, in the unit of nats per token, at which a checkpoint is published."""
+    """Highest mean KL divergence from the source, in nats per token, at which a checkpoint is published."""
 
     def check_backend(self, *known: Name) -> None:
-        """Check that the method can be done by the backend.
+        """Check that the backend implements the method.
 
         Raises:
-            ValueError: it cannot; names those that can.
+            ValueError: it does not; lists those that do.
         """
         if self.backend not in known:
-            raise ValueError(f"quant.backend={self.backend} does not do this method; known are {', '.join(known)}")
+            raise ValueError(
+                f"quant.backend={self.backend} does not implement this method; use one of {', '.join(known)}"
+            )
 
 
 class Expected(Frozen):
-    """What a finished checkpoint must look like, checked against its files."""
+    """The expected form of a finished checkpoint, which its files are checked against."""
 
     format: Format | None
     """How the quantized layers are stored; None when nothing is quantized."""
@@ -62,16 +64,16 @@ def choose_group_size(
 ) -> int | None:
     """Return the first group size, of the wanted one and its fallbacks, that divides every quantized layer.
 
-    None stands for one scale per output channel, which always fits.
+    None means one scale per output channel, which always fits.
 
     Args:
         wanted: columns that share a scale.
-        fallback: sizes tried in order where that does not divide every layer.
+        fallback: sizes tried in order if that does not divide every layer.
         architecture: the model's shapes.
-        advise: whether the method can take another group size at all.
+        advise: whether the method supports other group sizes.
 
     Raises:
-        ValueError: none fits; says which layer refuses and what to type.
+        ValueError: none fits; names a layer that it does not divide, and what to type.
     """
     columns = {name: width for name, (_, width) in architecture.linear_shapes().items()}
     for size in (wanted, *fallback):
@@ -86,37 +88,37 @@ def choose_group_size(
 
 
 class WeightOnlyConfig(MethodConfig):
-    """Fields that methods share whose weights are integers and whose activations stay in 16 bits."""
+    """Fields of methods with integer weights and 16-bit activations."""
 
     bits: Literal[4, 8]
     symmetric: bool
     group_size: PositiveInt | None
     """Input columns that share a scale; None for one scale per output channel."""
     group_size_fallback: tuple[PositiveInt | None, ...]
-    """Tried in order where ``group_size`` does not divide every layer; empty to allow no other."""
+    """Sizes tried in order if ``group_size`` does not divide every layer; empty to allow no other."""
 
     @property
     def container(self) -> Container:
-        """The container that the backend writes: AutoAWQ its own, GPTQ libraries theirs."""
+        """The container that the backend writes: compressed-tensors, or that of GPTQ libraries."""
         return "compressed-tensors" if self.backend == "llmcompressor" else "gptq"
 
     def used_group_size(self, architecture: Architecture) -> int | None:
         """Return the group size that fits the model; see :func:`choose_group_size`.
 
         Raises:
-            ValueError: none does.
+            ValueError: no group size fits.
         """
         return choose_group_size(self.group_size, self.group_size_fallback, architecture)
 
     def used_symmetric(self, architecture: Architecture) -> bool:
-        """Return whether weights go without zero points: as configured, but always for a model with experts.
+        """Return whether weights have no zero points: as configured, but always for a model with experts.
 
-        Engines that run experts from a compressed-tensors checkpoint take symmetric weights only.
+        Engines that run experts from a compressed-tensors checkpoint accept only symmetric weights.
         """
         return self.symmetric or (architecture.experts > 0 and self.container == "compressed-tensors")
 
     def notes(self, architecture: Architecture) -> tuple[str, ...]:
-        """Return what is not as configured, for the manifest."""
+        """Return differences from the config, for the manifest."""
         size = self.used_group_size(architecture)
         notes = []
         if size != self.group_size:
@@ -137,28 +139,28 @@ class WeightOnlyConfig(MethodConfig):
 
 
 class CalibratedConfig(MethodConfig):
-    """Fields of methods that look at text."""
+    """Fields of methods that are calibrated on text."""
 
     calibration: CalibrationConfig
 
 
 class Method(Frozen, ABC):
-    """One method with its checked config."""
+    """One method with its validated config."""
 
     name: str
-    """Of its module."""
+    """Name of its module."""
     config: SerializeAsAny[Frozen]
 
     def check(self, architecture: Architecture) -> None:
         """Check that the method can work for a model.
 
         Raises:
-            ValueError: it never can; says what to type.
+            ValueError: it cannot; says what to type.
         """
 
     @abstractmethod
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the written files must look like."""
+        """Return the expected form of the written files."""
 
     @abstractmethod
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
@@ -172,17 +174,17 @@ class Method(Frozen, ABC):
         """
 
     def as_released(self, names: Collection[str]) -> "Method":
-        """Return the method as a release stores it that goes by all of these quantization names."""
+        """Return the method in the variant of a release that has all these quantization names."""
         return self
 
     @property
     def backend(self) -> Name | None:
-        """Library that does the work; None if nothing is quantized."""
+        """Library that implements it; None if nothing is quantized."""
         return None
 
     @property
     def calibration(self) -> CalibrationConfig | None:
-        """Text that the method looks at; None if it needs none."""
+        """Text that the method is calibrated on; None if it needs none."""
         return None
 
     @property
@@ -191,11 +193,11 @@ class Method(Frozen, ABC):
         return None
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
-        """Return the memory it needs for one decoder layer, besides weights and hidden states."""
+        """Return the memory for one decoder layer in addition to weights and hidden states."""
         return 0
 
     def calibrating(self, architecture: Architecture) -> Calibration | None:
-        """Return what calibrating takes; None without calibration."""
+        """Return the resources of its calibration; None without calibration."""
         text = self.calibration
         if text is None or self.backend is None:
             return None
@@ -211,7 +213,7 @@ class Quantizing(Method):
 
     @property
     def backend(self) -> Name:
-        """Library that does the work."""
+        """Library that implements it."""
         return self.config.backend
 
     @property
@@ -226,21 +228,21 @@ class WeightOnly(Quantizing):
     config: SerializeAsAny[WeightOnlyConfig]
 
     def check(self, architecture: Architecture) -> None:
-        """Check that the backend can do it and that a group size fits the model's layers.
+        """Check that the backend implements it and that a group size fits the model's layers.
 
         Raises:
-            ValueError: not so; says what to type.
+            ValueError: one of them does not; says what to type.
         """
         self.config.check_backend(*backends_for(self.name))
         self.config.used_group_size(architecture)
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the written files must look like."""
+        """Return the expected form of the written files."""
         form = self.config.format(architecture)
         return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
-        """Write the quantized checkpoint with the backend, and add the config's own notes."""
+        """Write the quantized checkpoint with the backend, and add the config's notes."""
         run = backend(self.config.backend).methods[self.name]
         result = run(self.config, architecture, source, target, samples)
         return result.model_copy(update={"notes": (*self.config.notes(architecture), *result.notes)})
@@ -251,7 +253,7 @@ def method(name: str, fields: Mapping[str, Any]) -> Method:
 
     Raises:
         PluginError: there is no such method.
-        ValidationError: a field is wrong; locations begin at the field.
+        ValidationError: a field is invalid; locations start at the field.
     """
     kind = class_named("quantize.methods", name, Method)  # type: ignore[type-abstract]
     config = kind.model_fields["config"].annotation

@@ -1,7 +1,7 @@
-"""What backends share that write the native ``gptq`` and ``awq`` containers, as Qwen's own releases have them.
+"""Functions shared by backends that write the native ``gptq`` and ``awq`` containers of Qwen's own releases.
 
-``config.json`` and everything beside the weights come from the source, so that today's engines read the checkpoint as
-they read its source; the library's part is the weights and ``quantization_config``.
+``config.json`` and all files other than the weights come from the source, so that current engines read the checkpoint
+like its source; only the weights and ``quantization_config`` come from the library.
 """
 
 import json
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 SHARD_SIZE = "5GB"
 FLOAT16 = "float16"
-BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
+SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 NOT_COPIED = (MANIFEST_NAME, "config.json", "model.safetensors.index.json")
 LAYERS = "model.layers."
 STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Linear layers of a decoder layer that see the same input, in the order in which they are computed."""
+"""Linear layers of a decoder layer grouped by their input, in the order of computation."""
 AWQ_GRID = 20
-"""Scales that AutoAWQ and its descendants try; a constant in their code."""
+"""Number of scales that AutoAWQ and its successors try; a constant in their code."""
 
 
 class NativeConfig(Protocol):
-    """What is asked of a method's config here."""
+    """The fields of a method's config that are used here."""
 
     @property
     def bits(self) -> int: ...  # noqa: D102
@@ -42,33 +42,33 @@ class NativeConfig(Protocol):
 
 
 class AwqConfig(NativeConfig, Protocol):
-    """What is asked of AWQ's config here."""
+    """The fields of AWQ's config that are used here."""
 
     @property
     def n_grid(self) -> int: ...  # noqa: D102
 
 
 def check_gptq(config: NativeConfig) -> None:
-    """Check that the ``gptq`` container can hold what is asked for.
+    """Check that the ``gptq`` container supports the config.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it does not.
     """
     if not config.symmetric:
         raise ValueError(
-            "the gptq container stores zero points less one, so a zero point of 0 would be lost: "
+            "the gptq container stores zero points minus one, so a zero point of 0 would be lost: "
             "use quant.symmetric=true, or quant.backend=llmcompressor"
         )
 
 
 def check_awq(config: AwqConfig, architecture: Architecture) -> int:
-    """Check that the ``awq`` container and the libraries that write it can do what is asked for; return the group size.
+    """Check that the ``awq`` container and the libraries that write it support the config; return the group size.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: they do not.
     """
     if config.bits != 4:
-        raise ValueError(f"the awq container holds 4 bits, not {config.bits}: use quant.backend=llmcompressor")
+        raise ValueError(f"the awq container stores 4 bits, not {config.bits}: use quant.backend=llmcompressor")
     if config.symmetric:
         raise ValueError(
             "the awq container always has zero points: use quant.symmetric=false, or quant.backend=llmcompressor"
@@ -84,9 +84,9 @@ def check_awq(config: AwqConfig, architecture: Architecture) -> int:
 
 
 def inner_layers(source: Path, ignore: tuple[str, ...]) -> tuple[list[list[str]], list[str]]:
-    """Return (linear layers to quantize, those to leave alone), by their names below a decoder layer.
+    """Return (linear layers to quantize, layers to leave in 16 bits), by their names within a decoder layer.
 
-    The first come in lists of layers that see the same input, in the order in which a decoder layer computes them.
+    The layers to quantize are grouped by their input, in the order of computation.
 
     Raises:
         ValueError: a layer would be quantized in one decoder layer and not in another, or is of an unknown kind.
@@ -102,12 +102,12 @@ def inner_layers(source: Path, ignore: tuple[str, ...]) -> tuple[list[list[str]]
             wanted.add(inner)
         else:
             raise ValueError(
-                f"this backend knows no layer like {name}: add it to quant.ignore, or change quant.backend"
+                f"this backend does not support a layer like {name}: add it to quant.ignore, or change quant.backend"
             )
     both = sorted(wanted & left)
     if both:
         raise ValueError(
-            f"this backend treats every decoder layer alike, and quant.ignore names {both[0]} in some only: "
+            f"this backend treats all decoder layers equally, but quant.ignore names {both[0]} only in some: "
             "ignore it in all, or use quant.backend=llmcompressor"
         )
     stages = [sorted(name for name in wanted if name.rpartition(".")[2] in stage) for stage in STAGES]
@@ -115,10 +115,10 @@ def inner_layers(source: Path, ignore: tuple[str, ...]) -> tuple[list[list[str]]
 
 
 def save_float16(target: Path, weights: Mapping[str, "torch.Tensor"], *, tied: bool) -> None:
-    """Write ``weights`` as safetensors files, floats as float16, without an output layer that is the embedding itself.
+    """Write ``weights`` as safetensors files, floats as float16, without an output layer tied to the embedding.
 
     Raises:
-        ValueError: a number does not fit into float16.
+        ValueError: a number exceeds the range of float16.
     """
     import torch
     from huggingface_hub import save_torch_state_dict
@@ -129,21 +129,21 @@ def save_float16(target: Path, weights: Mapping[str, "torch.Tensor"], *, tied: b
             continue
         kept[name] = (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
         if tensor.is_floating_point() and not bool(torch.isfinite(kept[name]).all()):
-            raise ValueError(f"{name} holds numbers that do not fit into float16: use quant.backend=llmcompressor")
+            raise ValueError(f"{name} has numbers outside the range of float16: use quant.backend=llmcompressor")
     target.mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(kept, target, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
 
 
 def finish(source: Path, target: Path, quantization: Mapping[str, Any], *, dtype: str | None = None) -> None:
-    """Write ``config.json`` and copy the tokenizer and all else that lies beside the weights of the source.
+    """Write ``config.json`` and copy the tokenizer and all other files of the source except its weights.
 
     Args:
         source: folder of the 16-bit checkpoint.
         target: folder with the finished weights.
-        quantization: what becomes ``quantization_config``.
-        dtype: the dtype of the layers left in 16 bits, where it is not the source's.
+        quantization: written as ``quantization_config``.
+        dtype: the dtype of the layers left in 16 bits, if it differs from the source's.
     """
-    for pattern in BESIDE:
+    for pattern in SIDE_FILES:
         for file in source.glob(pattern):
             if file.name not in NOT_COPIED:
                 shutil.copyfile(file, target / file.name)

@@ -1,11 +1,11 @@
-"""A child process that ends when its parent does, however that ends."""
+"""End a child process when its parent ends, for any reason."""
 
 import os
 import threading
 
 
 def end_with_parent() -> None:
-    """Exit as soon as standard input ends: it is a pipe that the parent holds, and the kernel closes it."""
+    """Exit once standard input ends: the parent holds the other end of this pipe, and the kernel closes it."""
 
     def watch() -> None:
         while os.read(0, 1024):

@@ -1,9 +1,9 @@
-"""Where quantbench keeps what is expensive to make again: outside every checkout."""
+"""The folder for results that are expensive to reproduce, outside every checkout."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """Return ``QUANTBENCH_CACHE``, else ``~/.cache/quantbench``."""
+    """Return ``QUANTBENCH_CACHE``, or else ``~/.cache/quantbench``."""
     return Path(os.environ.get("QUANTBENCH_CACHE") or "~/.cache/quantbench").expanduser().absolute()

@@ -1,4 +1,4 @@
-"""Find a plug-in by the name of its module; adding one is adding a file, and there is no registry to edit."""
+"""Find a plug-in by the name of its module. A new plug-in is a new file; there is no registry to edit."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class PluginError(Exception):
-    """There is no such plug-in, or its module is not as it must be."""
+    """There is no such plug-in, or its module is invalid."""
 
 
 def names(package: str) -> list[str]:
@@ -20,7 +20,7 @@ def names(package: str) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known name that is most like ``name``; a full stop if none is."""
+    """Return ``; did you mean 'x'?`` for the known name most similar to ``name``; a full stop if none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else "."
 
@@ -29,7 +29,7 @@ def module_named(package: str, name: str) -> ModuleType:
     """Import module ``name`` of a package.
 
     Raises:
-        PluginError: there is none; names the nearest, the known ones, and the file to create.
+        PluginError: there is no such module; lists similar and known names, and the file to create.
     """
     known = names(package)
     if name not in known:
@@ -44,13 +44,13 @@ def class_named(package: str, name: str, base: type[T]) -> type[T]:
     """Return the subclass of ``base`` that module ``name`` of a package defines.
 
     Raises:
-        PluginError: there is no such module, or it defines none or several.
+        PluginError: there is no such module, or it does not define exactly one subclass.
     """
     module = module_named(package, name)
     own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
     subclasses = [kind for kind in own if issubclass(kind, base)]
     if len(subclasses) != 1:
         raise PluginError(
-            f"{module.__name__} must define one subclass of {base.__name__}, and defines {len(subclasses)}"
+            f"{module.__name__} must define one subclass of {base.__name__}, but defines {len(subclasses)}"
         )
     return subclasses[0]

@@ -10,25 +10,25 @@ from quantize.reader import Reader
 
 FLOATS = ("BF16", "F16", "F32")
 E8M0_NAN = 255
-"""What stands for no number in a scale of MXFP4 (OCP Microscaling 1.0)."""
+"""Code of NaN in a scale of MXFP4 (OCP Microscaling 1.0)."""
 EMBEDDING = re.compile(r"(^|\.)embed_tokens$")
 BUFFER = re.compile(r"rotary_emb\.inv_freq$")
-"""What older checkpoints store and every library computes anew."""
+"""A tensor that older checkpoints store, but every library recomputes."""
 ROUTER = re.compile(r"\.mlp\.gate$")
 OUTPUT = "lm_head.weight"
 KEPT = re.compile(r"(^lm_head|(^|\.)embed_tokens|\.mlp\.gate)\.weight$")
-"""Tensors whose values no method may change unless it was asked to."""
+"""Tensors whose values a method may change only if the scheme says so."""
 
 
 def is_ignored(layer: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a layer's name equals one of the patterns, or matches one that begins with ``re:``."""
+    """Return whether a layer's name equals one of the patterns, or matches one that starts with ``re:``."""
     return any(re.match(p[3:], layer) if p.startswith("re:") else layer == p for p in patterns)
 
 
 def linear_layers(source: Iterable[TensorFact], ignore: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Return {layer name: (rows, columns)} of the layers of a 16-bit checkpoint that a scheme must quantize.
 
-    These are its matrices, without the embeddings and without what the scheme leaves alone.
+    These are its matrices, without the embeddings and the layers that the scheme leaves in 16 bits.
     """
     patterns = tuple(ignore)
     layers: dict[str, tuple[int, int]] = {}
@@ -44,15 +44,15 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
     """Check a written checkpoint against its scheme and its source; return its stored bits per quantized weight.
 
     Args:
-        source: the 16-bit checkpoint it was made from.
+        source: the 16-bit checkpoint that it was made from.
         written: the written checkpoint.
-        expected: what the scheme promises.
+        expected: the form that the scheme requires.
 
     Returns:
-        Bits per quantized weight, scales and zero points included; None for a scheme that quantizes nothing.
+        Bits per quantized weight, including scales and zero points; None for a scheme that quantizes nothing.
 
     Raises:
-        CheckpointError: a layer is missing, was not quantized, or something else was; names the first.
+        CheckpointError: a layer is missing, was not quantized, or should not have been; names the first.
     """
     if expected.format is None:
         plain = (fact for fact in written.facts.values() if not BUFFER.search(fact.name))
@@ -62,7 +62,7 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
         return None
     claimed = written.claimed
     if claimed is None:
-        raise CheckpointError("config.json has no quantization_config: an engine would take it for a 16-bit checkpoint")
+        raise CheckpointError("config.json has no quantization_config: an engine would treat it as a 16-bit checkpoint")
     if claimed[0] != expected.format:
         raise CheckpointError(f"config.json says {claimed[0]}, but the scheme is {expected.format}")
     layers = linear_layers(source.facts.values(), expected.ignore)
@@ -82,7 +82,7 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
 
 
 def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Format) -> None:
-    """Check that a layer is stored as its format says, in every tensor's dtype and shape."""
+    """Check that a layer is stored as its format requires, in every tensor's dtype and shape."""
     facts = written.quantized_layers.get(layer)
     if facts is None:
         plain = written.facts.get(f"{layer}.weight")
@@ -98,25 +98,25 @@ def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Form
             raise CheckpointError(f"{fact.name} is {fact.dtype} {fact.shape}, {form} needs {dtypes} {stored.shape}")
     unknown = next((part for part in facts if part not in wanted), None)
     if unknown:
-        raise CheckpointError(f"{layer} has a tensor {unknown}, which {form} knows nothing of")
+        raise CheckpointError(f"{layer} has a tensor {unknown}, which is not part of {form}")
 
 
 def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: set[str]) -> None:
-    """Check that everything else is there, in 16 bits, and that embeddings, output layer and routers are unchanged."""
+    """Check that all other tensors exist in 16 bits, and that embeddings, output layer and routers are unchanged."""
     ties = bool(source.config.get("tie_word_embeddings"))
     for name, fact in source.facts.items():
         if name.removesuffix(".weight") in quantized or BUFFER.search(name):
             continue
         kept = written.facts.get(name)
         if kept is None and ties and name == OUTPUT:
-            continue  # one table for both
+            continue  # embeddings and output layer share a table
         if kept is None:
             raise CheckpointError(f"{name} is missing from the written checkpoint")
         if kept.dtype not in FLOATS or kept.shape != fact.shape:
             raise CheckpointError(f"{name} was {fact.dtype} {fact.shape} and is {kept.dtype} {kept.shape}")
         moved = expected.moves_scales and ROUTER.search(name.removesuffix(".weight"))
         if KEPT.search(name) and not moved and not _same(source, written, name):
-            raise CheckpointError(f"{name} was changed, but the scheme leaves it alone")
+            raise CheckpointError(f"{name} was changed, but the scheme does not quantize it")
     known = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
     for name in written.facts:
         tied = ties and name == OUTPUT
@@ -125,32 +125,32 @@ def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: 
 
 
 def _same(source: Reader, written: Reader, name: str) -> bool:
-    """Tell whether a tensor is unchanged; where a container keeps other 16 bits, up to their rounding."""
+    """Return whether a tensor is unchanged, up to rounding if the container uses a different 16-bit type."""
     import torch
 
     before, after = source.tensor(name), written.tensor(name)
     if before.dtype == after.dtype:
         return bool(torch.equal(before, after))
-    return bool(torch.allclose(before.float(), after.float(), rtol=2**-7, atol=1e-6))  # BF16 keeps 8 bits
+    return bool(torch.allclose(before.float(), after.float(), rtol=2**-7, atol=1e-6))  # BF16 has 8 significant bits
 
 
 def _prove_exceptions(written: Reader, left: tuple[str, ...], quantized: set[str]) -> None:
-    """Check that config.json leaves out just the layers that are in 16 bits: engines lay out their weights by it."""
+    """Check that config.json excludes exactly the layers in 16 bits, because engines lay out their weights by it."""
     for name, fact in written.facts.items():
         layer = name.removesuffix(".weight")
         linear = name.endswith(".weight") and len(fact.shape) == 2 and not EMBEDDING.search(layer)
-        exempt = name == OUTPUT or ROUTER.search(layer)  # no engine quantizes these unless it is told to
+        exempt = name == OUTPUT or ROUTER.search(layer)  # engines quantize these only if asked to
         if linear and not exempt and layer not in written.quantized_layers and not is_ignored(layer, left):
-            raise CheckpointError(f"{layer} is in 16 bits, but config.json does not name it among those left alone")
+            raise CheckpointError(f"{layer} is in 16 bits, but config.json does not list it as unquantized")
     wrong = next((layer for layer in sorted(quantized) if is_ignored(layer, left)), None)
     if wrong:
-        raise CheckpointError(f"{wrong} is quantized, but config.json names it among the layers left alone")
+        raise CheckpointError(f"{wrong} is quantized, but config.json lists it as unquantized")
 
 
 def _prove_gptq(written: Reader, form: Format) -> None:
-    """Check what fast kernels take for granted and do not read: columns in order, and the middle as zero point.
+    """Check what fast kernels assume without reading it: columns in order, and the middle of the range as zero point.
 
-    Both only where the config says so (``desc_act`` false, ``sym`` true).
+    Each is checked only if the config says so (``desc_act`` false, ``sym`` true).
     """
     import torch
 
@@ -175,35 +175,35 @@ def _prove_scales(written: Reader) -> None:
 
     for name in _scales(written):
         values = written.tensor(name)
-        sound = values != E8M0_NAN if values.dtype == torch.uint8 else torch.isfinite(values.float())
-        if not bool(sound.all()):
-            raise CheckpointError(f"{name} holds {int((~sound).sum())} scales that are no finite numbers")
+        is_finite = values != E8M0_NAN if values.dtype == torch.uint8 else torch.isfinite(values.float())
+        if not bool(is_finite.all()):
+            raise CheckpointError(f"{name} has {int((~is_finite).sum())} scales that are not finite numbers")
 
 
 NAMED_AFTER_METHODS = ("gptq", "awq")
 NAMES_ITS_EXCEPTIONS = ("compressed-tensors", "fp8")
-"""Containers whose config says which layers are in 16 bits; of the native ones engines know it by their modules."""
+"""Containers whose config lists the layers in 16 bits; for the native ones engines know them by their modules."""
 
 
 def _kind(form: Format) -> tuple[object, ...]:
-    """Return what two checkpoints of one variant have in common, whoever made them."""
+    """Return the properties that all checkpoints of a variant share, whatever made them."""
     rounds = form.activations and (form.activations.type, form.activations.num_bits)
     return form.type, form.bits, form.scale, rounds
 
 
 def expected_of_release(written: Reader, expected: Expected, method: str) -> Expected:
-    """Return what a quantized release must look like: as its own config says, which must be of the asked-for kind.
+    """Return the expected form of a quantized release: that of its own config, which must be of the requested kind.
 
     Raises:
-        CheckpointError: it is not quantized, or of another kind than the variant stands for.
+        CheckpointError: it is not quantized, or not of the variant's kind.
     """
     if expected.format is None or written.claimed is None:
         raise CheckpointError(f"{written.folder} is not a quantized release: config.json has no quantization_config")
     form, left = written.claimed
     other = form.container in NAMED_AFTER_METHODS and form.container != method
     if _kind(form) != _kind(expected.format) or other:
-        raise CheckpointError(f"the release is {form}, and not of the kind that was asked for: {expected.format}")
-    # Releases name what they leave alone by parts of names; what they really left is read from the headers.
+        raise CheckpointError(f"the release is {form}, not of the requested kind: {expected.format}")
+    # Releases list unquantized layers by parts of names; the headers show which layers actually are.
     names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
     parts = [part for part in left if not part.startswith("re:")]
     plain = tuple(layer for layer in names if is_ignored(layer, left) or any(part in layer for part in parts))

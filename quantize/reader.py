@@ -1,7 +1,7 @@
-"""A checkpoint folder read tensor by tensor: plain layers as they are, quantized ones expanded by their own format.
+"""Read a checkpoint folder tensor by tensor: plain layers unchanged, quantized ones expanded by their own format.
 
-Memory use is that of the tensors asked for, never that of the checkpoint. The weights are read from the safetensors
-files by :mod:`quantize.formats`, without the library that wrote them, so what the proof sees is what the file says.
+Memory use is that of the requested tensors, never that of the checkpoint. :mod:`quantize.formats` decodes the
+safetensors files without the library that wrote them, so that the proof sees what the files contain.
 """
 
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 MARKS = ("weight_packed", "qweight", "weight_scale", "weight_scale_inv")
-"""A layer that has one of these is quantized."""
+"""Tensors that mark a layer as quantized."""
 
 
 class Reader:
@@ -26,7 +26,7 @@ class Reader:
         """Read the headers of all its safetensors files.
 
         Raises:
-            CheckpointError: a file is cut off, a tensor occurs twice, or ``config.json`` is missing or not JSON.
+            CheckpointError: a file is truncated, a tensor occurs twice, or ``config.json`` is missing or not JSON.
         """
         self.folder = folder
         self.files: dict[str, Path] = {}
@@ -49,13 +49,13 @@ class Reader:
 
     @cached_property
     def claimed(self) -> tuple[Format, tuple[str, ...]] | None:
-        """The format and the layers left alone that ``config.json`` claims; None if it claims no quantization."""
+        """Format and unquantized layers according to ``config.json``; None if it has no quantization."""
         config = self.config.get("quantization_config")
         return format_of(config) if config else None
 
     @cached_property
     def quantized_layers(self) -> dict[str, dict[str, TensorFact]]:
-        """{layer: {tensor name below it: fact}} of every layer whose weight is not stored as it is."""
+        """{layer: {tensor name within it: fact}} of every layer whose weight is quantized."""
         marked = {layer for name in self.facts for layer, _, part in [name.rpartition(".")] if part in MARKS}
         layers: dict[str, dict[str, TensorFact]] = {layer: {} for layer in marked}
         for name, fact in self.facts.items():
@@ -68,19 +68,19 @@ class Reader:
         """Return one stored tensor.
 
         Raises:
-            CheckpointError: there is none of this name.
+            CheckpointError: there is no such tensor.
         """
         from safetensors import safe_open
 
         if name not in self.files:
             raise CheckpointError(f"{self.folder}: there is no tensor {name}")
         with safe_open(self.files[name], framework="pt") as file:
-            # A copy: what safetensors returns keeps the whole file mapped for as long as it lives.
+            # Copied, because a tensor from safetensors keeps the complete file mapped while it exists.
             value: torch.Tensor = file.get_tensor(name).clone()
             return value
 
     def parts(self, layer: str) -> dict[str, "torch.Tensor"]:
-        """Return the stored tensors of a quantized layer by their names below it."""
+        """Return the stored tensors of a quantized layer by their names within it."""
         return {part: self.tensor(f"{layer}.{part}") for part in self.quantized_layers[layer]}
 
     def weight(self, layer: str, rows: int, columns: int) -> "torch.Tensor":

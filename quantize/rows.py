@@ -1,4 +1,4 @@
-"""Files of text, read lazily: JSON lines, plain or gzipped; Parquet; plain text."""
+"""Read text files lazily: JSON lines, plain or gzipped; Parquet; plain text."""
 
 import gzip
 import json
@@ -17,11 +17,11 @@ JSON_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz")
 TEXT_SUFFIXES = (".txt", ".raw")
 SUFFIXES = (*JSON_SUFFIXES, ".parquet", *TEXT_SUFFIXES)
 PASSAGE_CHARACTERS = 4_000
-"""Paragraphs are gathered into passages of at least this length, about a thousand tokens."""
+"""Least length of passages that paragraphs are joined into, about a thousand tokens."""
 LONGEST_CHARACTERS = 4 * PASSAGE_CHARACTERS
-"""The same in text without paragraphs. Chosen."""
+"""Least length of passages in text without paragraphs. Chosen."""
 BATCH_ROWS = 256
-"""Rows of a Parquet file that are read at once. Chosen: little memory, even of long chats."""
+"""Rows of a Parquet file that are read at once. Chosen: little memory, even for long chats."""
 
 
 def _is_chat(value: Any) -> TypeGuard[Chat]:
@@ -65,25 +65,25 @@ def _parquet_rows(file: Path, column: str | None) -> Iterator[Row]:
 
     try:
         with pq.ParquetFile(file) as table:
-            held = table.schema_arrow.names
-            name = column or next((name for name in COLUMNS if name in held), "text")
-            if name not in held:
-                raise CheckpointError(f"{file} has no column '{name}'; its columns: {', '.join(held)}")
+            columns = table.schema_arrow.names
+            name = column or next((name for name in COLUMNS if name in columns), "text")
+            if name not in columns:
+                raise CheckpointError(f"{file} has no column '{name}'; its columns: {', '.join(columns)}")
             number = 0
             for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=[name]):
                 for value in batch.column(0).to_pylist():
                     number += 1
                     yield _row(value, f"{file}, row {number}")
     except ArrowInvalid as error:
-        raise CheckpointError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{file} is not a Parquet file ({str(error).splitlines()[0]})") from error
 
 
 def passages(lines: Iterable[str]) -> Iterator[str]:
-    """Gather lines of running text into passages.
+    """Join lines of running text into passages.
 
-    A paragraph is a run of lines between blank ones. A passage ends with the paragraph that brings it to
-    ``PASSAGE_CHARACTERS``, or, in text without blank lines, with the line that brings it to ``LONGEST_CHARACTERS``; the
-    last one of a file may be shorter. Paragraphs are joined by one blank line.
+    A paragraph is a sequence of lines between blank lines. A passage ends with the paragraph that extends it to
+    ``PASSAGE_CHARACTERS`` or, in text without blank lines, with the line that extends it to ``LONGEST_CHARACTERS``; the
+    last passage of a file may be shorter. Paragraphs are joined by one blank line.
     """
     passage = ""
     blank = False
@@ -103,7 +103,7 @@ def passages(lines: Iterable[str]) -> Iterator[str]:
 def _lines_of(rows: Iterable[Row], file: Path) -> Iterator[str]:
     for row in rows:
         if not isinstance(row, str):
-            raise CheckpointError(f"{file}: expected lines of text and found a chat")
+            raise CheckpointError(f"{file}: expected lines of text, got a chat")
         yield row
 
 
@@ -113,15 +113,15 @@ def _text_rows(file: Path) -> Iterator[Row]:
 
 
 def read(file: Path, *, column: str | None = None, lines: bool = False) -> Iterator[Row]:
-    """Yield the texts and chats of a file, in its order, the blank ones left out.
+    """Yield the non-blank texts and chats of a file, in its order.
 
     Args:
-        file: what its suffix says: JSON lines, Parquet, or plain text, which is gathered into :func:`passages`.
-        column: name of the field that holds the text or the messages; None takes ``text``, else ``messages``.
-        lines: rows are lines of running text, to be gathered into passages too.
+        file: JSON lines, Parquet or plain text, by its suffix; plain text is joined into :func:`passages`.
+        column: name of the field with the text or the messages; None for ``text``, or else ``messages``.
+        lines: whether rows are lines of running text, which are joined into passages too.
 
     Raises:
-        CheckpointError: the file cannot be read, or a row is something else; names it.
+        CheckpointError: the file cannot be read, or a row is neither a text nor a chat; names it.
     """
     try:
         if file.name.endswith(".parquet"):

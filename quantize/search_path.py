@@ -5,13 +5,13 @@ from pathlib import Path
 
 
 def search_path(program: str) -> dict[str, str]:
-    """Return ``PATH`` for a child that runs ``program``; empty where it needs no other than this process's.
+    """Return ``PATH`` for a child that runs ``program``; empty if this process's ``PATH`` is suitable.
 
-    The programs of a virtual environment, such as ``ninja``, lie next to its interpreter. Libraries look for them on
-    ``PATH`` only, where activating the environment puts them and starting its interpreter does not.
+    The programs of a virtual environment, such as ``ninja``, are next to its interpreter. Libraries look for them only
+    on ``PATH``, to which activating the environment adds them, but starting its interpreter does not.
 
     Args:
-        program: what is started, e.g. the interpreter of a toolchain.
+        program: program of the child, e.g. the interpreter of a toolchain.
     """
     folder = Path(program).parent
     if not (folder.parent / "pyvenv.cfg").is_file():

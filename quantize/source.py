@@ -1,6 +1,6 @@
-"""What a model source is: where 16-bit weights come from, and how they are identified and fetched.
+"""The interface of a model source: where 16-bit weights come from, and how they are identified and fetched.
 
-One module of :mod:`quantize.sources` per kind, with one subclass of `Source`.
+There is one module of :mod:`quantize.sources` per kind, with one subclass of `Source`.
 """
 
 from abc import ABC, abstractmethod
@@ -18,14 +18,14 @@ from quantize.plugins import class_named
 
 
 class Source(Frozen, ABC):
-    """One source with its checked config. All methods raise `SourceUnavailableError` where weights are unavailable."""
+    """One source with its validated config. All methods raise `SourceUnavailableError` if weights are unavailable."""
 
     kind: str
     """Name of its module."""
     config: SerializeAsAny[Frozen]
 
     downloads: ClassVar[bool] = False
-    """Whether weights come over the network."""
+    """Whether weights are downloaded."""
     links: ClassVar[bool] = False
     """Whether files are linked into place instead of copied."""
 
@@ -36,35 +36,35 @@ class Source(Frozen, ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what decides the bytes, for the checkpoint's key; cheap, loads no torch, may ask a hub."""
+        """Return what determines the bytes, for the checkpoint's key. Fast, without torch; may access a hub."""
 
     @abstractmethod
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
         """Write a 16-bit safetensors checkpoint with its tokenizer; return its provenance in one sentence."""
 
     def describe(self) -> tuple[str, Architecture, int]:
-        """Return (name for people, shapes, context length in tokens), read from the source itself.
+        """Return (display name, shapes, context length in tokens), read from the source itself.
 
         Raises:
             SourceUnavailableError: this kind of source does not describe itself.
         """
-        raise SourceUnavailableError(f"source.kind={self.kind} does not describe itself: give model.architecture")
+        raise SourceUnavailableError(f"source.kind={self.kind} does not describe itself: set model.architecture")
 
     def new_bytes(self, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
-        """Return the disk space that materializing in ``place`` takes."""
+        """Return the disk space needed to materialize in ``place``."""
         return checkpoint_bytes(architecture, None)
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields as a model config holds them, ``kind`` among them."""
+        """Return the fields of a model config, including ``kind``."""
         return {"kind": self.kind, **self.config.model_dump(mode="json")}
 
 
 def source(fields: Mapping[str, Any]) -> Source:
-    """Return the source that a config section describes, ``kind`` among its fields.
+    """Return the source of a config section, whose fields include ``kind``.
 
     Raises:
         PluginError: there is no such kind.
-        ValidationError: a field is wrong; locations begin at the field.
+        ValidationError: a field is invalid; locations start at the field.
     """
     rest = dict(fields)
     kind = str(rest.pop("kind", None))

@@ -1,7 +1,7 @@
-"""``python -m quantize.step STEP.json``: makes one checkpoint's weights, inside the toolchain that the backend needs.
+"""``python -m quantize.step STEP.json``: produce one checkpoint's weights, in the toolchain that the backend needs.
 
-The border between environments: JSON in, a checkpoint folder and ``STEP.made`` out. Only what stands in
-``quantize`` itself, pydantic and the backend's own library are imported here. Ends with its parent.
+This is the boundary between environments: JSON in, a checkpoint folder and ``STEP.made`` out. It imports only
+``quantize``, pydantic and the backend's own library. It ends with its parent.
 """
 
 import logging
@@ -21,10 +21,10 @@ from quantize.parent import end_with_parent
 
 
 class Step(Frozen):
-    """What is to be made."""
+    """The checkpoint to produce."""
 
     method: str
-    """Module below ``quantize.methods``."""
+    """Module in ``quantize.methods``."""
     config: dict[str, Any]
     architecture: Architecture
     source: Path
@@ -33,13 +33,13 @@ class Step(Frozen):
 
 
 def make(step: Step) -> QuantizeResult:
-    """Write the checkpoint and return what is worth knowing of it."""
+    """Write the checkpoint and return facts about it."""
     multiply_in_float32()
     return method(step.method, step.config).quantize(step.architecture, step.source, step.target, step.samples)
 
 
 def main(argv: list[str]) -> int:
-    """Carry out the step file named by the only argument and return the exit code."""
+    """Run the step file named by the only argument and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     file = Path(argv[0])
     end_with_parent()
@@ -48,10 +48,10 @@ def main(argv: list[str]) -> int:
         without_sklearn()
         result = make(step)
         file.with_suffix(".made").write_text(result.model_dump_json())
-    except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
-        said = explain_failure(error)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: any error becomes one line and a log
+        message = explain_failure(error)
         shutil.rmtree(step.target, ignore_errors=True)  # before anything is written to a disk that may be full
-        file.with_suffix(".error").write_text(said)
+        file.with_suffix(".error").write_text(message)
         return 1
     return 0
 

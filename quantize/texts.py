@@ -1,7 +1,7 @@
-"""Which text is used, and where it lies: named sets, each a small file in ``data/sets``, and files of one's own.
+"""Texts for calibration and comparison: named sets, each a small file in ``data/sets``, and the user's own files.
 
-A named set is looked for in a local mirror of the hub (``QUANTBENCH_HUB``) and then on the hub, where its revision
-becomes a commit and only the one file is fetched. Loads no torch, transformers or datasets.
+A named set is looked up in a local mirror of the hub (``QUANTBENCH_HUB``) and then on the hub, where its revision is
+resolved to a commit and only one file is fetched. Does not import torch, transformers or datasets.
 """
 
 import os
@@ -22,11 +22,11 @@ SETS = DATA / "sets"
 
 Use = Literal["calibration", "heldout"]
 FIELD: dict[Use, str] = {"calibration": "calibration.set", "heldout": "calibration.heldout.set"}
-"""What a person types to choose the text."""
+"""Config field that chooses the text."""
 
 
 class CalibrationConfig(Frozen):
-    """Which text a calibrated method sees, and how much."""
+    """The text that a method is calibrated on, and how much of it."""
 
     set: str
     """A name from ``data/sets``, or a path to a file of text; see :func:`quantize.rows.read`."""
@@ -34,35 +34,35 @@ class CalibrationConfig(Frozen):
     max_seq_len: int = Field(ge=16)
     """Tokens per sample."""
     enable_thinking: bool = False
-    """What the chat template is given, for sets of chats."""
+    """Argument of the chat template, for sets of chats."""
 
 
 class HeldoutConfig(Frozen):
-    """Which text fidelity is measured on, and how much. It is never calibrated on."""
+    """The text that fidelity is measured on, and how much of it. It is never used for calibration."""
 
     set: str
-    """As for calibration; of a named set, another file is used than for calibration."""
+    """As for calibration; a named set has a separate file for this."""
     n_samples: PositiveInt | None
-    """Windows from the beginning of the text; None for all."""
+    """Number of windows from the start of the text; None for all."""
     max_seq_len: int = Field(ge=16)
     """Tokens per window."""
 
 
 class SetSpec(Frozen):
-    """A named set, as its file in ``data/sets`` describes it."""
+    """A named set, as described by its file in ``data/sets``."""
 
     title: str
     repo: str | None = None
     """Data set on the hub; None for files that come with quantbench."""
     revision: str = "main"
     calibration: str
-    """File to calibrate on: a glob over the paths in the repository, of which the first match counts."""
+    """File for calibration: a glob over the paths in the repository, whose first match is used."""
     heldout: str
-    """Another file, to measure on."""
+    """File for measuring fidelity."""
     column: str | None = None
-    """Field that holds the text or the messages; None takes ``text``, else ``messages``."""
+    """Field with the text or the messages; None for ``text``, or else ``messages``."""
     lines: bool = False
-    """Whether rows are lines of running text, to be gathered into passages."""
+    """Whether rows are lines of running text, which are joined into passages."""
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -79,27 +79,27 @@ class HubFile(Frozen):
 
 
 class TextFile(Frozen):
-    """The one file that is read."""
+    """The file that is read."""
 
     name: str
-    """For people: the set's name, or the file's."""
+    """Display name: the set's or the file's."""
     source: str
-    """Where the text comes from, in one sentence for a reader."""
+    """Origin of the text, in one sentence."""
     where: Path | HubFile
     column: str | None = None
     lines: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the bytes: repository, commit and path on the hub, else the file's SHA-256."""
+        """Return what determines the bytes: repository, commit and path on the hub, or else the file's SHA-256."""
         if isinstance(self.where, HubFile):
             return self.where.model_dump()
         return {"sha256": remembered_sha256(self.where)}
 
     def fetch(self) -> Path:
-        """Return the file on this machine, downloaded at its commit where it is on the hub.
+        """Return the local file, downloading it at its commit if it is on the hub.
 
         Raises:
-            CheckpointError: it cannot be had.
+            CheckpointError: it is unavailable.
         """
         if isinstance(self.where, Path):
             return self.where
@@ -128,7 +128,7 @@ def _own_file(name: str, use: Use) -> TextFile:
             "or a path to a file of text"
         )
     if not path.name.endswith(SUFFIXES):
-        raise CheckpointError(f"{use} set '{name}': unknown kind of file; read are {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{use} set '{name}': unknown kind of file; supported are {', '.join(SUFFIXES)}")
     return TextFile(name=path.name, source=f"the file {path.name}", where=path)
 
 
@@ -153,22 +153,22 @@ def _named(name: str, use: Use, pinned: dict[str, Any] | None) -> TextFile:
     elif not (pinned and "commit" in pinned) and (mirrored := _mirrored(spec.repo, pattern)) is not None:
         where, source = mirrored, f"{spec.title}: {spec.repo} {mirrored.name} in a local mirror of the hub"
     else:
-        known = pinned and "commit" in pinned
-        where = HubFile.model_validate(pinned) if known else _on_hub(name, spec, pattern, use)
+        is_pinned = pinned and "commit" in pinned
+        where = HubFile.model_validate(pinned) if is_pinned else _on_hub(name, spec, pattern, use)
         source = f"{spec.title}: {where.repo}@{where.commit} {where.file}"
     return TextFile(name=name, source=source, where=where, column=spec.column, lines=spec.lines)
 
 
 def locate(name: str, use: Use, pinned: dict[str, Any] | None = None) -> TextFile:
-    """Return the file behind a set's name or path. Asks the hub at most which commit and file are meant.
+    """Return the file of a set's name or path. Asks the hub at most for its commit and path.
 
     Args:
         name: a set's name, or a path.
-        use: what the text is for; named sets have one file for each use.
-        pinned: identity that was found earlier, and that must still hold.
+        use: purpose of the text; named sets have a file for each.
+        pinned: an earlier identity, which the file must still have.
 
     Raises:
-        CheckpointError: there is no such file, it cannot be reached, or it is no longer what ``pinned`` says.
+        CheckpointError: the file does not exist, is unreachable, or no longer has the identity ``pinned``.
     """
     text = _named(name, use, pinned) if name in set_names() else _own_file(name, use)
     if pinned and text.identity() != pinned:

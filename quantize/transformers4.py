@@ -1,8 +1,8 @@
-"""A checkpoint folder that transformers 5 has saved, read by transformers 4.
+"""Read a checkpoint folder that transformers 5 saved with transformers 4.
 
-Both read the same weights. ``config.json`` differs: transformers 4 passes over fields that it does not know, and would
-quietly compute with its own defaults for the rotary base and the number of experts. So the fields are translated, and
-what it then holds is compared with what was meant.
+Both read the same weights, but ``config.json`` differs: transformers 4 ignores unknown fields, and would silently use
+its own defaults for the rotary base and the number of experts. So the fields are translated, and the values that it
+reads are compared with the intended ones.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def translate(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a ``config.json`` of transformers 5 in the words of transformers 4; one of transformers 4 stays as it is.
+    """Return a ``config.json`` of transformers 5 with the fields of transformers 4; one of transformers 4 is unchanged.
 
     Raises:
-        ValueError: it says something that transformers 4 cannot express.
+        ValueError: transformers 4 cannot express a field.
     """
     translated = dict(config)
     if "dtype" in translated:
@@ -40,15 +40,15 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(source: Path) -> Any:
-    """Return the model in ``source`` on the CPU, ready to be calibrated.
+    """Return the model in ``source`` on the CPU, ready for calibration.
 
-    It is in float16 where a GPU computes with it; on a CPU, where float16 is slow, in float32.
+    It is in float16 for a GPU, and in float32 for a CPU, where float16 is slow.
 
     Args:
         source: folder of a 16-bit checkpoint, saved by transformers 4 or 5.
 
     Raises:
-        ValueError: transformers 4 does not know the model, or does not take over what ``config.json`` says.
+        ValueError: transformers 4 does not support the model, or does not adopt the values of ``config.json``.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -70,8 +70,8 @@ def load(source: Path) -> Any:
     model, report = AutoModelForCausalLM.from_pretrained(
         source, config=config, torch_dtype=dtype, local_files_only=True, output_loading_info=True
     )
-    odd = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if odd:
-        raise ValueError(f"transformers 4 does not read {odd[0]} of this model, and {len(odd) - 1} more")
+    unread = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if unread:
+        raise ValueError(f"transformers 4 does not read {unread[0]} of this model, and {len(unread) - 1} more")
     model.eval()
     return model

@@ -1,9 +1,9 @@
-"""``python -m quantize.worker JOB.json``: builds one checkpoint, proves it, publishes it.
+"""``python -m quantize.worker JOB.json``: build one checkpoint, prove it and publish it.
 
-The weights are made in a process of their own, by the interpreter of the toolchain that the method needs
-(:mod:`quantize.step`); the proof runs here. One builder per target at a time; the next one cleans up after one that was
-killed, and goes on from weights that were already written. Ends with its parent. A failure is told as one line in
-``JOB.error``, exit code 1.
+A separate process produces the weights, with the interpreter of the toolchain that the method needs
+(:mod:`quantize.step`); the proof runs here. Only one process at a time builds a target; the next one cleans up after a
+killed one, or resumes from weights that it had written. The worker ends with its parent. It reports a failure as one
+line in ``JOB.error``, with exit code 1.
 """
 
 import contextlib
@@ -57,57 +57,57 @@ log = logging.getLogger("quantize.worker")
 
 
 class Release(Frozen):
-    """An already quantized checkpoint that is taken as it is."""
+    """An already quantized checkpoint that is used unchanged."""
 
     kind: str
-    """Module below ``quantize.sources``."""
+    """Module in ``quantize.sources``."""
     config: dict[str, Any]
     identity: dict[str, Any]
 
 
 class BuildJob(Frozen):
-    """What the worker is asked to build."""
+    """The checkpoint that the worker builds."""
 
     stage: Literal["source", "quantize"]
     module: str
-    """Module below ``quantize.sources`` or ``quantize.methods``."""
+    """Module in ``quantize.sources`` or ``quantize.methods``."""
     config: dict[str, Any]
     identity: dict[str, Any]
-    """What the source's module returned; for ``quantize`` the identity of the texts, as planned."""
+    """Identity of the source; for ``quantize`` the identity of the texts, as planned."""
     release: Release | None
     key: Key
     architecture: Architecture
     seed: int
     heldout: HeldoutConfig
     interpreter: str
-    """Python of the toolchain that makes the weights."""
+    """Python of the toolchain that produces the weights."""
     source: Path | None
     """Folder of the 16-bit checkpoint; None for ``source``."""
     target: Path
     libraries: dict[str, str]
     """Versions of the packages that change the result."""
 
-    def beside(self, suffix: str) -> Path:
-        """Return the path beside the target with a suffix to its name."""
+    def sibling(self, suffix: str) -> Path:
+        """Return the path next to the target with a suffix appended to its name."""
         return self.target.with_name(f"{self.target.name}.{suffix}")
 
 
 class RefusedError(CheckpointError):
-    """The weights are whole, but not what the scheme says or too far from their source."""
+    """The weights are complete, but not what the scheme says or too far from their source."""
 
 
 class StepFailedError(Exception):
-    """Making the weights failed; its text is already one line for a reader."""
+    """Producing the weights failed; its text is a one-line message."""
 
 
 @contextlib.contextmanager
 def only_builder(job: BuildJob) -> Iterator[int]:
-    """Hold the lock beside the target, and yield its file descriptor; wait while another process builds the same.
+    """Hold the target's lock and yield its file descriptor; wait while another process builds the same target.
 
-    The process that makes the weights inherits the descriptor: the lock is held until that one has ended too.
+    The process that produces the weights inherits the descriptor, so that the lock is held until it has ended too.
     """
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    with locks.held(job.beside("lock"), lambda: log.info("waiting: another run builds %s", job.target.name)) as lock:
+    with locks.held(job.sibling("lock"), lambda: log.info("waiting: another run builds %s", job.target.name)) as lock:
         yield lock
 
 
@@ -123,12 +123,12 @@ def _tokenizer(job: BuildJob) -> Any:
 
 
 def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) -> QuantizeResult:
-    """Make the weights in a process of their own and return what it says of them.
+    """Produce the weights in a separate process and return its result.
 
-    Another interpreter finds ``quantize`` and nothing else of ours: its own packages stay its own.
+    A different interpreter can import ``quantize`` but none of this interpreter's other packages.
     """
     assert job.source is not None
-    file = job.beside("step")
+    file = job.sibling("step")
     step = Step(
         method=job.module,
         config=job.config,
@@ -138,13 +138,13 @@ def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) ->
         samples=tuple(map(tuple, samples)),
     )
     file.write_text(step.model_dump_json())
-    made_file, failed = job.beside("made"), job.beside("error")
-    failed.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory() as only:
+    result_file, error_file = job.sibling("made"), job.sibling("error")
+    error_file.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as packages:
         environment = {**os.environ, **search_path(job.interpreter)}
         if job.interpreter != sys.executable:
-            (Path(only) / "quantize").symlink_to(Path(__file__).resolve().parent)
-            environment["PYTHONPATH"] = only
+            (Path(packages) / "quantize").symlink_to(Path(__file__).resolve().parent)
+            environment["PYTHONPATH"] = packages
         with subprocess.Popen(
             [job.interpreter, "-m", "quantize.step", str(file)],
             stdin=subprocess.PIPE,
@@ -153,20 +153,20 @@ def _run_step(job: BuildJob, samples: list[list[int]], work: Path, lock: int) ->
         ) as child:
             code = child.wait()
     file.unlink()
-    if code != 0 or not made_file.exists():
-        said = failed.read_text() if failed.exists() else ""
-        said = said or f"making the weights ended with code {code}"
-        said += " (out of memory?)" if code == -9 else ""
-        failed.unlink(missing_ok=True)
-        raise StepFailedError(said)
-    return QuantizeResult.model_validate_json(made_file.read_bytes())
+    if code != 0 or not result_file.exists():
+        message = error_file.read_text() if error_file.exists() else ""
+        message = message or f"producing the weights ended with code {code}"
+        message += " (out of memory?)" if code == -9 else ""
+        error_file.unlink(missing_ok=True)
+        raise StepFailedError(message)
+    return QuantizeResult.model_validate_json(result_file.read_bytes())
 
 
 def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, CalibrationFact | None, dict[str, Any]]:
-    """Write the weights, or find them written by a builder that was killed later; return (made, calibration, cost)."""
+    """Write the weights, or reuse those of a killed builder; return (result, calibration, cost)."""
     notes: tuple[str, ...] = ()
     calibration = None
-    cost_file = job.beside("cost")
+    cost_file = job.sibling("cost")
     config = method(job.module, job.config).calibration
     if job.release is None and config is not None:
         tokenizer = _tokenizer(job)
@@ -175,8 +175,8 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
     else:
         samples = []
     if cost_file.exists() and work.is_dir():
-        log.info("going on with weights that were written before: %s", work.name)
-        result = QuantizeResult.model_validate_json(job.beside("made").read_bytes())
+        log.info("resuming with weights that are already written: %s", work.name)
+        result = QuantizeResult.model_validate_json(job.sibling("made").read_bytes())
         return (
             result.model_copy(update={"notes": (*notes, *result.notes)}),
             calibration,
@@ -186,15 +186,15 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
     work.mkdir(parents=True)
     begin = time.monotonic()
     if job.release:
-        where = _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
-        result = QuantizeResult(notes=(f"{RELEASED}: {where}",))
-        job.beside("made").write_text(result.model_dump_json())
+        provenance = _materialize(job.release.kind, job.release.config, job.release.identity, job, work)
+        result = QuantizeResult(notes=(f"{RELEASED}: {provenance}",))
+        job.sibling("made").write_text(result.model_dump_json())
     else:
         result = _run_step(job, samples, work, lock)
     peak = _peak_rss(children=not job.release)
     cost = {"build_s": time.monotonic() - begin, "peak_rss_bytes": peak}
-    # Written last and as one step: weights are whole where it stands beside them.
-    part = job.beside("cost.part")
+    # Written last and atomically: weights with a cost file are complete.
+    part = job.sibling("cost.part")
     part.write_text(json.dumps(cost))
     sync_tree(work)
     part.replace(cost_file)
@@ -202,12 +202,12 @@ def _make(job: BuildJob, work: Path, lock: int) -> tuple[QuantizeResult, Calibra
 
 
 def _remove(job: BuildJob, work: Path) -> None:
-    """Remove what a killed builder left."""
+    """Remove the remains of a killed builder."""
     if work.exists():
-        log.info("removing what an earlier builder left: %s", work.name)
+        log.info("removing the remains of an earlier build: %s", work.name)
         shutil.rmtree(work)
     for suffix in ("cost", "cost.part", "made", "step", "error"):
-        job.beside(suffix).unlink(missing_ok=True)
+        job.sibling(suffix).unlink(missing_ok=True)
 
 
 def _expected(job: BuildJob, written: Reader) -> Expected:
@@ -239,7 +239,7 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     from quantize.device import default_gpu, proof_device
     from quantize.fidelity import degenerate, measure
 
-    log.info("proving: predictions beside those of the source")
+    log.info("proving: comparing predictions with the source's")
     windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
     gpu = default_gpu()
     device = proof_device(proof_memory(job.architecture, (len(windows), len(windows[0]))), gpu)
@@ -249,7 +249,7 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
         raise RefusedError(str(error)) from error
     notes = []
     if gpu is not None and device != gpu:
-        notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit into the GPU's memory")
+        notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit in the GPU's memory")
     if report.canaries is None:
         memory = "memory" if device.type == "cpu" else "the GPU's memory"
         notes.append(f"canary prompts were not run: the whole model does not fit into {memory}")
@@ -257,17 +257,17 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     facts["notes"] = tuple(notes)
     if report.fidelity.kl_nats > expected.max_kl_nats:
         raise RefusedError(
-            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
+            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the limit of "
             f"{expected.max_kl_nats:g}; calibrate on more text, or accept it with quant.max_kl=…"
         )
     broken = report.canaries and degenerate(report.canaries.source, report.canaries.checkpoint)
     if broken:
-        raise RefusedError(f"what it says is degenerate: {broken}")
+        raise RefusedError(f"its continuations are degenerate: {broken}")
     return facts
 
 
 def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
-    """Make and prove the checkpoint in ``work`` and return its manifest."""
+    """Build and prove the checkpoint in ``work`` and return its manifest."""
     facts: dict[str, Any] = {"calibration": None, "experts_reached": None, "fidelity": None, "layer_errors": ()}
     facts |= {"canaries": None, "notes": (), "format": None, "bits_per_quantized_weight": None}
     if job.stage == "source":
@@ -302,8 +302,8 @@ def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
 
 
 def _peak_rss(*, children: bool) -> int:
-    """Return the highest resident memory, bytes, of this process or of the largest of its children that have ended."""
-    # Imported here: the plan reads this module on systems that have no such module.
+    """Return the highest resident memory in bytes of this process, or of the largest of its ended children."""
+    # Imported here because the plan imports this file on systems without that module.
     import resource
 
     return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -313,9 +313,9 @@ def build(job: BuildJob) -> None:
     """Build and publish the job's checkpoint, unless another process has just done so.
 
     Raises:
-        RefusedError: the result is not what its scheme says; it is kept aside as ``TARGET.refused``.
-        StepFailedError: the weights could not be made.
-        SourceUnavailableError: the weights cannot be had.
+        RefusedError: the result is not what its scheme says; it is kept as ``TARGET.refused``.
+        StepFailedError: producing the weights failed.
+        SourceUnavailableError: the source's weights are unavailable.
     """
     with only_builder(job) as lock:
         if job.target.is_dir():
@@ -323,25 +323,25 @@ def build(job: BuildJob) -> None:
                 manifest = read_manifest(job.target)
                 check_complete(job.target, manifest)
                 if manifest.key == job.key:
-                    log.info("%s was published meanwhile", job.target.name)
+                    log.info("%s was published in the meantime", job.target.name)
                     return
-        work, refused = job.beside("work"), job.beside("refused")
-        if refused.exists() and job.beside("cost").exists():
-            log.info("proving once more what was refused before; delete %s to have it made anew", refused)
+        work, refused = job.sibling("work"), job.sibling("refused")
+        if refused.exists() and job.sibling("cost").exists():
+            log.info("proving a refused checkpoint again; delete %s to build it again", refused)
             shutil.rmtree(work, ignore_errors=True)
             refused.rename(work)
         try:
             manifest = _manifest(job, work, lock)
         except Exception as error:
-            if not job.beside("cost").exists():
+            if not job.sibling("cost").exists():
                 _remove(job, work)
                 raise
             if not isinstance(error, RefusedError):
-                raise  # the weights are whole: the next run goes on with the proof
+                raise  # the weights are complete: the next run resumes with the proof
             shutil.rmtree(refused, ignore_errors=True)
             work.rename(refused)
             raise RefusedError(
-                f"{error}; kept aside, not published: {refused} (delete it to have it made anew)"
+                f"{error}; not published, but kept in {refused} (delete it to build it again)"
             ) from error
         publish(work, job.target, manifest)
         _remove(job, work)
@@ -359,7 +359,7 @@ def main(argv: list[str]) -> int:
         build(BuildJob.model_validate_json(job_file.read_bytes()))
     except StepFailedError as error:
         message = str(error)
-    except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes one line and a log
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: any error becomes one line and a log
         message = explain_failure(error)
     else:
         return 0

@@ -283,7 +283,9 @@ class Attach(Engine):
         answers = {place: ask(place) for place in PLACES[self.config.protocol]}
         statuses = {status for status, _ in answers.values()}
         if statuses == {0}:
-            raise EngineError(f"nothing answers at {self.config.url}: is the server running, and is engine.url correct?")
+            raise EngineError(
+                f"nothing answers at {self.config.url}: is the server running, and is engine.url correct?"
+            )
         if statuses <= {401, 403}:
             raise EngineError(
                 f"{self.config.url} denies access (HTTP {max(statuses)}): name the variable that holds its key with "

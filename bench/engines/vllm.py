@@ -282,7 +282,9 @@ class VLLM(Engine):
             version=version,
             kv_capacity_tokens=kv_capacity(caches),
             max_context_tokens=model["max_model_len"],
-            weights_bytes=weights_bytes(log_text, self.config.tensor_parallel_size * self.config.pipeline_parallel_size),
+            weights_bytes=weights_bytes(
+                log_text, self.config.tensor_parallel_size * self.config.pipeline_parallel_size
+            ),
             kv_cache_dtype=self.config.kv_cache_dtype,
             devices=1 if device == "cpu" else self.config.tensor_parallel_size * self.config.pipeline_parallel_size,
             replicas=self.config.data_parallel_size,

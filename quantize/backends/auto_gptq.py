@@ -1,8 +1,8 @@
-"""AutoGPTQ 0.7.1: the library that the ``gptq`` container comes from. No longer developed; GPTQModel goes on with it.
+"""AutoGPTQ 0.7.1: the library that introduced the ``gptq`` container. No longer developed; GPTQModel is its successor.
 
-On CUDA it computes in float16; on a CPU, where float16 is slow, in float32. What it stores is float16 either way: with
-bfloat16 scales its own packing would round 8-bit weights to the wrong step. It was written for CUDA, and runs on a CPU
-once it no longer asks for ``cuda:0``.
+It computes in float16 on CUDA, and in float32 on a CPU, where float16 is slow. It always stores float16: with bfloat16
+scales its packing would round 8-bit weights to the wrong step. It was written for CUDA, and runs on a CPU once it no
+longer asks for ``cuda:0``.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     """Run GPTQ and write the ``gptq`` container.
 
     Raises:
-        ValueError: the library or the container cannot do what is asked for.
+        ValueError: the library or the container does not support the config.
     """
     native.check_gptq(config)
     stages, _ = native.inner_layers(source, config.ignore)
@@ -32,7 +32,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     from auto_gptq.modeling._base import BaseGPTQForCausalLM
 
     class Decoder(BaseGPTQForCausalLM):  # type: ignore[misc]
-        """Tells the library where the linear layers are; its own list of models ends before Qwen3."""
+        """The names of the linear layers, because the library's own list of models ends before Qwen3."""
 
         layers_block_name = native.LAYERS.rstrip(".")
         outside_layer_modules = ("model.embed_tokens", "model.norm")
@@ -52,7 +52,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
     rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
     with runs_without_cuda(), unreached_layers_are_rounded() as layers:
         Decoder(model, False, settings).quantize(rows, use_cuda_fp16=False, cache_examples_on_gpu=False)
-    # The library gives every layer a bias, of zeros where the model has none.
+    # The library adds a bias to every layer, which is zero where the model has none.
     tensors = {
         name: value for name, value in model.state_dict().items() if not name.endswith(".bias") or name in biased
     }
@@ -81,7 +81,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
 
 @contextlib.contextmanager
 def runs_without_cuda() -> Iterator[None]:
-    """Where there is no CUDA, let the library work on the CPU: it moves layers to ``cuda:0`` and waits for it."""
+    """Without CUDA, make the library work on the CPU instead of moving layers to ``cuda:0`` and synchronizing with it."""
     import auto_gptq.modeling._base as base
     import torch
 
@@ -99,7 +99,7 @@ def runs_without_cuda() -> Iterator[None]:
 
 @contextlib.contextmanager
 def unreached_layers_are_rounded() -> Iterator[list[Any]]:
-    """Keep the library from setting an expert to zero that no calibration token reaches: round it to nearest instead.
+    """Round experts that no calibration token reaches to nearest, instead of setting them to zero as the library does.
 
     Yields:
         One entry for each quantized layer, with ``reached`` and ``expert_input`` (whether it belongs to an expert).
@@ -121,7 +121,7 @@ def unreached_layers_are_rounded() -> Iterator[list[Any]]:
             layers.append(self)
 
         def add_batch(self, inp: Any, out: Any) -> None:
-            """Take one batch of inputs in; those of experts come without a batch axis."""
+            """Add one batch of inputs; those of experts have no batch axis."""
             self.expert_input = self.expert_input or inp.dim() == 2
             if inp.numel():
                 self.reached = True

@@ -1,7 +1,7 @@
-"""AutoAWQ 0.2.9: the library that the ``awq`` container comes from. No longer developed; llm-compressor took it over.
+"""AutoAWQ 0.2.9: the library that introduced the ``awq`` container. No longer developed; llm-compressor adopted it.
 
-It tries 20 scales, always, and also clips weights where that lowers the error, as the paper's own code does. On CUDA it
-computes in float16; on a CPU, where float16 is slow, in float32. What it stores is float16 either way.
+It always tries 20 scales, and also clips weights where that lowers the error, as the paper's own code does. It computes
+in float16 on CUDA, and in float32 on a CPU, where float16 is slow. It always stores float16.
 """
 
 from pathlib import Path
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 PACKAGES = ("awq", "transformers", "torch")
 ROWS = 64
-"""Output features that its kernels take at once."""
+"""Output features that its kernels process together."""
 
 
 def awq(config: "Config", architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
     """Run AWQ and write the ``awq`` container, version ``gemm``.
 
     Raises:
-        ValueError: the library or the container cannot do what is asked for.
+        ValueError: the library or the container does not support the config.
     """
     group_size = native.check_awq(config, architecture)
     stages, left = native.inner_layers(source, config.ignore)
@@ -46,14 +46,14 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
             calib_data=[list(ids) for ids in samples],
             max_calib_samples=len(samples),
             max_calib_seq_len=length,
-            quantizer_cls=weights_come_back(),
+            quantizer_cls=restoring_quantizer(),
         )
     except AssertionError as error:
         if "zero dimension" not in str(error):
             raise
         expert = str(error).partition(" ")[0]
         raise ValueError(
-            f"no calibration token reached {expert}, and AutoAWQ needs some for every expert: "
+            f"no calibration token reached {expert}, but AutoAWQ needs some for every expert: "
             "raise quant.calibration.n_samples, or use quant.backend=llmcompressor"
         ) from error
     native.save_float16(target, model.state_dict(), tied=bool(model.config.tie_word_embeddings))
@@ -71,14 +71,14 @@ def awq(config: "Config", architecture: Architecture, source: Path, target: Path
     if all(len(ids) == length for ids in samples):
         return QuantizeResult()
     return QuantizeResult(
-        notes=(f"AutoAWQ joins samples and cuts them every {length} tokens: {used} of {tokens} were used",)
+        notes=(f"AutoAWQ joins samples and splits them every {length} tokens: {used} of {tokens} were used",)
     )
 
 
-def weights_come_back() -> Any:
-    """Return the library's quantizer, made to find the weights again that it changes while it tries scales.
+def restoring_quantizer() -> Any:
+    """Return the library's quantizer, made to restore the weights that it changes while it tries scales.
 
-    It keeps them as ``weight.cpu()``, which on a CPU is no copy: every scale tried would stay multiplied in.
+    It saves them as ``weight.cpu()``, which is not a copy on a CPU: every tried scale would remain in the weights.
     """
     from awq.quantize.quantizer import AwqQuantizer
 
@@ -87,8 +87,8 @@ def weights_come_back() -> Any:
 
         def _compute_best_scale(self, *args: Any, **kwargs: Any) -> Any:
             module = kwargs["module2inspect"] if "module2inspect" in kwargs else args[3]
-            kept = {name: value.clone() for name, value in module.state_dict().items()}
-            module.state_dict = lambda: kept
+            saved = {name: value.clone() for name, value in module.state_dict().items()}
+            module.state_dict = lambda: saved
             try:
                 return super()._compute_best_scale(*args, **kwargs)
             finally:
@@ -98,22 +98,22 @@ def weights_come_back() -> Any:
 
 
 def check_names(wanted: list[str], left: list[str]) -> None:
-    """Check that layers can be left alone: the library, and engines with it, look for parts of names.
+    """Check that layers can be left in 16 bits, because the library and its engines match parts of names.
 
     Raises:
-        ValueError: the name of one to leave alone is part of the name of one to quantize.
+        ValueError: the name of a layer to leave is part of the name of a layer to quantize.
     """
     both = [(part, name) for part in left for name in wanted if part in name]
     if both:
         part, name = both[0]
-        raise ValueError(f"AutoAWQ cannot leave {part} alone and quantize {name}: use quant.backend=llmcompressor")
+        raise ValueError(f"AutoAWQ cannot leave {part} in 16 bits and quantize {name}: use quant.backend=llmcompressor")
 
 
 def check_rows(architecture: Architecture) -> None:
-    """Check that the library can cut every layer into blocks of output features, which it does to clip weights.
+    """Check that the library can split every layer into blocks of output features, as it does to clip weights.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it cannot split a layer.
     """
     for name, (rows, _) in architecture.linear_shapes().items():
         if rows % ROWS:

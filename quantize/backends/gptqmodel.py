@@ -1,7 +1,7 @@
-"""GPTQModel 7.6: the maintained heir of AutoGPTQ and AutoAWQ; writes both native containers.
+"""GPTQModel 7.6: the maintained successor of AutoGPTQ and AutoAWQ, which writes both native containers.
 
-Its compiled packer takes a minute or more to build, so the packer in Python is used. Experts that see too few
-calibration tokens are rounded to nearest by the library itself.
+Its compiled packer takes a minute or more to build, so the Python packer is used. The library itself rounds experts
+that see too few calibration tokens to nearest.
 """
 
 import json
@@ -26,9 +26,9 @@ SETTINGS = {
     "GPTQMODEL_CPU_WORKERS": str(max(2, min(12, (os.cpu_count() or 1) // 2))),
     "HF_HUB_OFFLINE": "1",
 }
-"""Read by the library when it is imported; with fewer than two workers it fails on a machine with two cores."""
+"""Read by the library on import; with fewer than two workers it fails on a machine with two cores."""
 LEFT_OVER = ("quantize_config.json", "quant_log.csv")
-"""Written by the library beside the checkpoint: what ``config.json`` says too, and times."""
+"""Files that the library adds to the checkpoint: a copy of settings in ``config.json``, and times."""
 
 
 def gptq(
@@ -37,7 +37,7 @@ def gptq(
     """Run GPTQ and write the ``gptq`` container.
 
     Raises:
-        ValueError: the container cannot hold what is asked for.
+        ValueError: the container does not support the config.
     """
     native.check_gptq(config)
     settings = {
@@ -49,7 +49,7 @@ def gptq(
         "static_groups": config.act_order == "static",
         "act_group_aware": False,
     }
-    # With static groups the file's columns are in the model's own order: there is nothing to reorder on loading.
+    # With static groups the file's columns are in the model's own order, so loading reorders nothing.
     return _run(config, source, target, samples, settings=settings, more={"desc_act": config.act_order == "group"})
 
 
@@ -59,7 +59,7 @@ def awq(
     """Run AWQ and write the ``awq`` container, version ``gemm``.
 
     Raises:
-        ValueError: the library or the container cannot do what is asked for.
+        ValueError: the library or the container does not support the config.
     """
     settings = {
         "bits": 4,
@@ -87,14 +87,14 @@ def _run(
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
     cuda = torch.cuda.is_available()
-    asked = QuantizeConfig(
+    library_config = QuantizeConfig(
         **settings,
-        dynamic={f"-:^{re.escape(name)}$": {} for name in left_alone(source, config.ignore)} or None,
+        dynamic={f"-:^{re.escape(name)}$": {} for name in unquantized_layers(source, config.ignore)} or None,
         device="cuda" if cuda else "cpu",
         offload_to_disk=False,
     )
-    model = GPTQModel.load(str(source), asked, trust_remote_code=False)
-    chosen = watch_routers(model.model)
+    model = GPTQModel.load(str(source), library_config, trust_remote_code=False)
+    routers = watch_routers(model.model)
     rows = [{"input_ids": list(ids), "attention_mask": [1] * len(ids)} for ids in samples]
     packer = BACKEND.AWQ_TORCH if settings.get("method") == "awq" else BACKEND.GPTQ_TORCH
     model.quantize(
@@ -110,12 +110,12 @@ def _run(
     for name in LEFT_OVER:
         (target / name).unlink(missing_ok=True)
     native.finish(source, target, {**quantization, **more})
-    shares = [len(experts) / count for experts, count in chosen]
+    shares = [len(experts) / count for experts, count in routers]
     return QuantizeResult(experts_reached=sum(shares) / len(shares) if shares else None)
 
 
 def watch_routers(model: Any) -> list[tuple[set[int], int]]:
-    """Return, for each router of the model, (the experts that it has chosen, filled as it runs; how many there are)."""
+    """Return, for each router of the model, (the experts that it has chosen, filled as it runs; the number of experts)."""
     import torch
 
     routers: list[tuple[set[int], int]] = []
@@ -132,8 +132,8 @@ def watch_routers(model: Any) -> list[tuple[set[int], int]]:
     return routers
 
 
-def left_alone(source: Path, ignore: tuple[str, ...]) -> list[str]:
-    """Return the layers to leave in 16 bits that the library would quantize of itself: not the output, not routers."""
+def unquantized_layers(source: Path, ignore: tuple[str, ...]) -> list[str]:
+    """Return the layers to leave in 16 bits that the library would quantize by default (no output layer or router)."""
     names = linear_layers(list(tensors(source)), ())
     kinds = tuple(f".{kind}" for stage in native.STAGES for kind in stage)
     return [name for name in names if name.endswith(kinds) and is_ignored(name, ignore)]

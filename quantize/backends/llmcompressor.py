@@ -1,7 +1,7 @@
 """The default backend: llm-compressor, in the environment of quantbench's own ``quantize`` extra.
 
-llm-compressor's own sets come from a hub; here calibration always arrives as token ids. Its presets for weight-only
-schemes fix the group size at 128, so config groups are spelled out instead.
+llm-compressor's own calibration sets come from a hub; here calibration is always passed as token ids. Its presets for
+weight-only schemes fix the group size at 128, so config groups are specified explicitly instead.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from quantize.methods import gptq as gptq_method
 
 PACKAGES = ("llmcompressor", "compressed_tensors", "auto_round", "transformers", "torch", "datasets")
-"""What it imports; all but ``datasets`` decide the result."""
+"""Packages that it imports; all but ``datasets`` affect the result."""
 EMBEDDINGS = "re:.*embed_tokens$"
-"""Working without a model's code, llm-compressor takes every matrix for a linear layer, the embedding included."""
+"""Ignored layers: without a model's code, llm-compressor treats every matrix as a linear layer, even the embedding."""
 RESERVE_BYTES = 5_000_000_000
-"""Memory that a calibration needs beside the weights; also what llm-compressor's own loader sets aside."""
+"""Memory that a calibration needs in addition to the weights, which llm-compressor's own loader reserves too."""
 
 
 def weight_only_scheme(config: WeightOnlyConfig, architecture: Architecture) -> Any:
-    """Return llm-compressor's scheme for integer weights and 16-bit activations, fitted to the model."""
+    """Return llm-compressor's scheme for integer weights and 16-bit activations, adapted to the model."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     group_size = config.used_group_size(architecture)
@@ -104,7 +104,7 @@ def autoround(
 
 @contextlib.contextmanager
 def no_pinned_memory_without_accelerator() -> Iterator[None]:
-    """Keep AWQ from pinning host memory where there is no accelerator: torch raises there, for no gain."""
+    """Keep AWQ from pinning host memory without an accelerator, where torch raises an error and nothing is gained."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 
@@ -120,7 +120,7 @@ def no_pinned_memory_without_accelerator() -> Iterator[None]:
 
 
 def without_data(source: Path, target: Path, scheme: Any, ignore: Sequence[str]) -> None:
-    """Quantize a checkpoint shard by shard: memory is that of one shard, whatever the model's size.
+    """Quantize a checkpoint shard by shard, in the memory of one shard for any size of the model.
 
     Args:
         source: folder of a 16-bit checkpoint; everything but its weights is copied.
@@ -169,14 +169,14 @@ def as_native_fp8(folder: Path, block: int) -> None:
 
 
 def _load(source: Path, offload: Path) -> Any:
-    """Return the model in BF16, experts as single layers; what does not fit into memory goes to folder ``offload``."""
+    """Return the model in BF16 with experts as single layers, offloading what exceeds memory to folder ``offload``."""
     import torch
     from compressed_tensors.offload import load_offloaded_model
     from llmcompressor.utils import load_context
     from transformers import AutoModelForCausalLM
 
-    # Reading experts straight into single layers makes transformers import every model it has, and some of them need
-    # torchvision; without it they are taken apart after loading.
+    # Loading experts directly into single layers makes transformers import all its models, some of which need
+    # torchvision; without it they are split after loading.
     context = load_context if importlib.util.find_spec("torchvision") else load_offloaded_model
     where: dict[str, Any] = {}
     free = available_memory() - RESERVE_BYTES
@@ -190,10 +190,10 @@ def _load(source: Path, offload: Path) -> Any:
 
 
 class ExpertsReached:
-    """Counts which experts the routers themselves choose while a model is calibrated (all of them see every token)."""
+    """Counts the experts that the routers choose during calibration (in which all experts see every token)."""
 
     def __init__(self, model: Any) -> None:
-        """Watch every router of the model."""
+        """Register a hook on every router of the model."""
         self.chosen: dict[str, set[int]] = {}
         self.experts = 0
         for name, module in model.named_modules():
@@ -212,7 +212,7 @@ class ExpertsReached:
 
 
 def oneshot(source: Path, target: Path, recipe: Sequence[Any], *, samples: Samples) -> QuantizeResult:
-    """Apply a recipe to the checkpoint in ``source`` and write the compressed result, tokenizer included.
+    """Apply a recipe to the checkpoint in ``source`` and write the compressed result with its tokenizer.
 
     Args:
         source: folder of a 16-bit checkpoint.

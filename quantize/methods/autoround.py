@@ -1,6 +1,6 @@
 """AutoRound (Cheng et al., arXiv:2309.05516): rounding and clipping learned by signed gradient descent, per block.
 
-Weight-only, 4 or 8 bits. The most accurate of the 4-bit methods and the slowest; meant for a GPU.
+Weight-only, 4 or 8 bits. The most accurate and the slowest of the 4-bit methods, intended for a GPU.
 """
 
 from pydantic import PositiveInt
@@ -26,9 +26,9 @@ class AutoRound(WeightOnly):
 
     @property
     def calibration(self) -> CalibrationConfig:
-        """Text that the method looks at."""
+        """Text that the method is calibrated on."""
         return self.config.calibration
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
-        """Return the memory of rounding values, their gradients and the best so far, in float32."""
+        """Return the memory of rounding values, their gradients and the best values so far, in float32."""
         return 12 * architecture.layer_parameters()

@@ -1,4 +1,4 @@
-"""AWQ (Lin et al., arXiv:2306.00978): channels that carry large activations are scaled up before rounding.
+"""AWQ (Lin et al., arXiv:2306.00978): channels with large activations are scaled up before rounding.
 
 Weight-only, 4 or 8 bits; the scales are found by a grid search that minimizes each block's output error.
 llm-compressor writes it as compressed-tensors; AutoAWQ and GPTQModel write the ``awq`` container.
@@ -32,7 +32,7 @@ class AWQ(WeightOnly):
 
     @property
     def calibration(self) -> CalibrationConfig:
-        """Text that the method looks at."""
+        """Text that the method is calibrated on."""
         return self.config.calibration
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
@@ -40,17 +40,17 @@ class AWQ(WeightOnly):
         return 2 * tokens * architecture.moe_intermediate_size * architecture.experts
 
     def check(self, architecture: Architecture) -> None:
-        """Check that the backend can do it and that a group size fits the model's layers.
+        """Check that the backend implements it and that a group size fits the model's layers.
 
         Raises:
-            ValueError: not so; says what to type.
+            ValueError: one of them does not; says what to type.
         """
         super().check(architecture)
         if self.config.container == "awq":
             native.check_awq(self.config, architecture)
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like."""
+        """Return the expected form of the checkpoint."""
         return Expected(
             format=self.config.format(architecture),
             ignore=self.config.ignore,

@@ -30,7 +30,7 @@ class Config(MethodConfig):
     @model_validator(mode="after")
     def _calibrated_when_nvfp4(self) -> Self:
         if (self.scheme == "nvfp4") != (self.calibration is not None):
-            raise ValueError("scheme nvfp4 needs calibration, and mxfp4 has no use for it")
+            raise ValueError("scheme nvfp4 needs calibration, and mxfp4 does not use it")
         return self
 
 
@@ -54,7 +54,7 @@ class FP4(Quantizing):
         choose_group_size(GROUP[self.config.scheme], (), architecture, advise=False)
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like."""
+        """Return the expected form of the checkpoint."""
         nvfp4 = self.config.scheme == "nvfp4"
         group = GROUP[self.config.scheme]
         inputs = Activations(

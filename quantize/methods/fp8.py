@@ -1,8 +1,8 @@
 """FP8 E4M3 weights and activations (Micikevicius et al., arXiv:2209.05433).
 
-Three shapes: a scale per output channel with activations scaled per token at run time (``dynamic``); one scale per
-matrix with activation scales fixed by calibration (``static``); a scale per 128 x 128 block as Qwen's and DeepSeek's
-own releases have it (``block``). Only ``static`` needs text.
+Three schemes: a scale per output channel with activations scaled per token at run time (``dynamic``); one scale per
+matrix with activation scales fixed by calibration (``static``); a scale per 128 x 128 block as in Qwen's and DeepSeek's
+own releases (``block``). Only ``static`` needs text.
 """
 
 from collections.abc import Collection
@@ -32,7 +32,7 @@ class Config(MethodConfig):
     @model_validator(mode="after")
     def _calibrated_when_static(self) -> Self:
         if (self.scheme == "static") != (self.calibration is not None):
-            raise ValueError("scheme static needs calibration, and the others have no use for it")
+            raise ValueError("scheme static needs calibration, and the other schemes do not use it")
         return self
 
 
@@ -47,7 +47,7 @@ class FP8(Quantizing):
         return self.config.calibration
 
     def as_released(self, names: Collection[str]) -> Method:
-        """Return the block scheme where a release also goes by its name, as Qwen's do."""
+        """Return the block scheme if a release also has its name, as Qwen's releases do."""
         if "fp8-block" not in names:
             return self
         return self.model_copy(update={"config": self.config.model_copy(update={"scheme": "block"})})
@@ -56,7 +56,7 @@ class FP8(Quantizing):
         """Check that blocks fit the model's layers; scales per channel or matrix fit any shape.
 
         Raises:
-            ValueError: a layer is not a whole number of blocks, which no engine's block kernels take.
+            ValueError: a layer is not a whole number of blocks, which no engine's block kernels support.
         """
         self.config.check_backend("llmcompressor")
         if self.config.scheme != "block":
@@ -68,7 +68,7 @@ class FP8(Quantizing):
                 )
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like."""
+        """Return the expected form of the checkpoint."""
         shapes = {"dynamic": (1, None), "static": (None, None), "block": (BLOCK, BLOCK)}
         inputs = {
             "dynamic": DYNAMIC_FP8,

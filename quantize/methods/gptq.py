@@ -1,7 +1,7 @@
-"""GPTQ (Frantar et al., arXiv:2210.17323): weights rounded column by column, each error pushed onto the columns left.
+"""GPTQ (Frantar et al., arXiv:2210.17323): weights rounded column by column, each error moved to the remaining columns.
 
 Weight-only, 4 or 8 bits, with a scale per group of input columns or per output channel. llm-compressor writes it as
-compressed-tensors; GPTQModel and AutoGPTQ write the ``gptq`` container, as Qwen's own releases have it.
+compressed-tensors; GPTQModel and AutoGPTQ write the ``gptq`` container of Qwen's own releases.
 """
 
 from typing import Literal
@@ -21,7 +21,7 @@ class Config(WeightOnlyConfig, CalibratedConfig):
     damp: float = Field(gt=0, lt=1)
     """Share of the Hessian's mean diagonal that is added to it."""
     act_order: Literal["static", "group"] | None
-    """Columns in the order of how much they are activated: groups stay as they are (static) or follow the order."""
+    """Process columns in order of activation: groups keep their columns (static) or follow the order (group)."""
 
 
 class GPTQ(WeightOnly):
@@ -31,7 +31,7 @@ class GPTQ(WeightOnly):
 
     @property
     def calibration(self) -> CalibrationConfig:
-        """Text that the method looks at."""
+        """Text that the method is calibrated on."""
         return self.config.calibration
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
@@ -39,10 +39,10 @@ class GPTQ(WeightOnly):
         return hessian_bytes(architecture)
 
     def check(self, architecture: Architecture) -> None:
-        """Check that the backend can do it and that a group size fits the model's layers.
+        """Check that the backend implements it and that a group size fits the model's layers.
 
         Raises:
-            ValueError: not so; says what to type.
+            ValueError: one of them does not; says what to type.
         """
         super().check(architecture)
         if self.config.act_order == "group" and self.config.backend == "llmcompressor":
@@ -51,7 +51,7 @@ class GPTQ(WeightOnly):
             native.check_gptq(self.config)
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like."""
+        """Return the expected form of the checkpoint."""
         form = self.config.format(architecture)
         if form.container == "gptq":
             form = form.model_copy(update={"act_order": self.config.act_order == "group"})

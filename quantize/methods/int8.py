@@ -1,7 +1,7 @@
 """INT8 weights and activations: SmoothQuant (Xiao et al., arXiv:2211.10438), then GPTQ.
 
-SmoothQuant moves the range of outlying activation channels into the weights; activations are then rounded per token at
-run time, weights have one scale per output channel.
+SmoothQuant moves the range of outlier activation channels into the weights; activations are then rounded per token at
+run time, and weights have one scale per output channel.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ class Config(CalibratedConfig):
     """Fields of ``method: int8``."""
 
     smoothing_strength: float = Field(ge=0, le=1)
-    """SmoothQuant's alpha, 0 to 1: how much of the activations' range moves into the weights; 0 turns it off."""
+    """SmoothQuant's alpha, 0 to 1: the part of the activations' range that moves into the weights; 0 turns it off."""
     damp: float = Field(gt=0, lt=1)
     """Share of the Hessian's mean diagonal that GPTQ adds to it."""
 
@@ -33,7 +33,7 @@ class INT8(Quantizing):
 
     @property
     def calibration(self) -> CalibrationConfig:
-        """Text that the method looks at."""
+        """Text that the method is calibrated on."""
         return self.config.calibration
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
@@ -44,12 +44,12 @@ class INT8(Quantizing):
         """Check the backend; a scale per channel fits any shape.
 
         Raises:
-            ValueError: the backend does not do it.
+            ValueError: the backend does not implement it.
         """
         self.config.check_backend("llmcompressor")
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like."""
+        """Return the expected form of the checkpoint."""
         form = Format(
             container="compressed-tensors",
             type="int",

@@ -1,4 +1,4 @@
-"""No quantization: the 16-bit checkpoint as it is, linked into place and proven to be 16-bit."""
+"""No quantization: the unchanged 16-bit checkpoint, linked into place and proven to be 16-bit."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from quantize.method import Expected, Method
 
 
 class Config(Frozen):
-    """Nothing to set."""
+    """No fields."""
 
 
 class Unquantized(Method):
-    """The 16-bit checkpoint as it is."""
+    """The unchanged 16-bit checkpoint."""
 
     config: Config
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the checkpoint must look like: nothing quantized."""
+        """Return the expected form of the checkpoint: nothing quantized."""
         return Expected(format=None)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:

@@ -1,4 +1,4 @@
-"""Round to nearest: each weight to the nearest step of its group, nothing else. Other methods are compared with it.
+"""Round to nearest: each weight is rounded to the nearest step of its group. Other methods are compared with it.
 
 Weight-only, 4 or 8 bits; needs no text.
 """

@@ -21,7 +21,7 @@ class Config(Frozen):
     package: str
     version: str
     file: str
-    """Path inside the installed package tree."""
+    """Path in the installed package."""
 
 
 class GGUFWheel(Source):
@@ -47,7 +47,7 @@ class GGUFWheel(Source):
         file = Path(str(distribution.locate_file(self.config.file)))
         if not file.is_file():
             raise SourceUnavailableError(
-                f"{self.config.package} {self.config.version} holds no {self.config.file}: {command}"
+                f"{self.config.package} {self.config.version} has no {self.config.file}: {command}"
             )
         return file
 
@@ -61,7 +61,7 @@ class GGUFWheel(Source):
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        # transformers reads the whole file anew for each of what follows, and makes the map of names for every module.
+        # Otherwise transformers reads the complete file for each of the calls below, and the map of names per module.
         gguf.GGUFReader = lru_cache(gguf.GGUFReader)
         gguf.get_tensor_name_map = lru_cache(gguf.get_tensor_name_map)
         file = self._file()
@@ -74,7 +74,7 @@ class GGUFWheel(Source):
         model.load_state_dict(loaded.state_dict(), assign=True)
         model.tie_weights()
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        # The file says which token ends an answer; transformers reads it into the config but not into the tokenizer.
+        # The file names the end-of-answer token; transformers reads it into the config but not into the tokenizer.
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(clean.eos_token_id)
         model.generation_config = GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=clean.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -1,6 +1,6 @@
-"""A model on the Hugging Face hub, pinned to a commit, safetensors only, with its own code only where that is trusted.
+"""A model on the Hugging Face hub, pinned to a commit, safetensors only, and its own code only if that is trusted.
 
-What is refused is refused before the weights are fetched: config.json comes first.
+config.json is fetched first, so that unsupported models are refused before their weights are downloaded.
 """
 
 from pathlib import Path
@@ -14,7 +14,17 @@ from quantize import hub
 from quantize.architecture import Architecture
 from quantize.errors import SourceUnavailableError
 from quantize.estimate import checkpoint_bytes
-from quantize.folder import BESIDE, CODE, CONFIG, check_config, check_tokenizer, check_weights, parts, read_json, take
+from quantize.folder import (
+    CODE,
+    CONFIG,
+    SIDE_FILES,
+    check_config,
+    check_tokenizer,
+    check_weights,
+    parts,
+    read_json,
+    take,
+)
 from quantize.key import Frozen
 from quantize.source import Source
 
@@ -29,16 +39,16 @@ class Config(Frozen):
     revision: str = "main"
     """Branch, tag or commit; resolved to a commit before it enters a key."""
     quantized: bool = False
-    """Whether a quantized checkpoint is wanted, as published by others, and not one in 16 bits."""
+    """Whether it is a published quantized checkpoint instead of one in 16 bits."""
     trust_remote_code: bool = False
-    """Whether the repository's own Python files are taken along, to be run; only at a commit."""
+    """Whether to include the repository's own Python files and run them; only at a commit."""
 
     @field_validator("trust_remote_code")
     @classmethod
     def _only_at_a_commit(cls, value: bool, info: ValidationInfo) -> bool:
         if value and not hub.COMMIT.fullmatch(info.data.get("revision", "")):
             raise PydanticCustomError(
-                "moving_code", "it runs the repository's own code, so name the commit: model.source.revision=40_HEX"
+                "moving_code", "it runs the repository's own code, so pin the commit: model.source.revision=40_HEX"
             )
         return value
 
@@ -65,7 +75,7 @@ class Hub(Source):
         return ("huggingface_hub",)
 
     def _config(self) -> tuple[str, dict[str, Any]]:
-        """Return (commit, parsed self.config.json)."""
+        """Return (commit, parsed config.json)."""
         try:
             file = hub.download(self.config.repo, self.config.revision, CONFIG)
         except hub.HubError as error:
@@ -73,10 +83,10 @@ class Hub(Source):
         return file.parent.name, read_json(file)
 
     def _patterns(self) -> list[str]:
-        return ["*.safetensors", *BESIDE, *((CODE,) if self.config.trust_remote_code else ())]
+        return ["*.safetensors", *SIDE_FILES, *((CODE,) if self.config.trust_remote_code else ())]
 
     def describe(self) -> tuple[str, Architecture, int]:
-        """Return (name for people, shapes, context length in tokens), read from the repository's self.config.json."""
+        """Return (display name, shapes, context length in tokens), read from the repository's config.json."""
         _, config = self._config()
         try:
             architecture, context_length = shapes.describe(config)
@@ -85,7 +95,7 @@ class Hub(Source):
         return self.config.repo.rpartition("/")[2], architecture, context_length
 
     def identity(self) -> dict[str, Any]:
-        """Return repository and commit: asked of the hub, or from the local hub cache where it cannot be reached."""
+        """Return repository and commit, from the hub, or from the local hub cache if the hub is unreachable."""
         commit, config = self._config()
         check_config(
             config,
@@ -100,7 +110,7 @@ class Hub(Source):
         }
 
     def download_bytes(self, identity: dict[str, Any]) -> int | None:
-        """Return how much is still to be downloaded, by the hub's own list of files; None if the hub gives none."""
+        """Return the bytes still to download, by the hub's list of files; None if the hub is unreachable."""
         from huggingface_hub import HfApi, try_to_load_from_cache
         from huggingface_hub.hf_api import RepoFile
         from huggingface_hub.utils import filter_repo_objects
@@ -121,14 +131,14 @@ class Hub(Source):
         return sum(sizes[file] for file in missing)
 
     def new_bytes(self, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
-        """Return the disk that materializing takes: what is still to be downloaded; the rest is linked."""
+        """Return the disk space needed to materialize: files still to download; the others are linked."""
         missing = self.download_bytes(identity)
         return checkpoint_bytes(architecture, None) if missing is None else missing
 
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
-        """Download what is missing, check it, link the files into ``target`` and return their provenance.
+        """Download missing files, check them, link all files into ``target`` and return their provenance.
 
-        A download that stops half-way is gone on with, and files that are whole stay in the hub cache for the next run.
+        An interrupted download is resumed, and complete files stay in the hub cache for the next run.
         """
         from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""A model in a folder on this machine: config.json, safetensors (in one file or in shards with an index), tokenizer."""
+"""A model in a folder on this machine: config.json, safetensors (one file, or shards with an index), tokenizer."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +17,9 @@ class Config(Frozen):
 
     path: Path
     quantized: bool = False
-    """Whether a quantized checkpoint is wanted, as published by others, and not one in 16 bits."""
+    """Whether it is a published quantized checkpoint instead of one in 16 bits."""
     trust_remote_code: bool = False
-    """Whether the folder's own Python files are taken along, to be run."""
+    """Whether to include the folder's own Python files and run them."""
 
 
 class Local(Source):
@@ -41,7 +41,7 @@ class Local(Source):
         return folder
 
     def describe(self) -> tuple[str, Architecture, int]:
-        """Return (name for people, shapes, context length in tokens), read from the folder's self.config.json."""
+        """Return (display name, shapes, context length in tokens), read from the folder's config.json."""
         folder = self._folder()
         try:
             architecture, context_length = shapes.describe(read_json(folder / CONFIG))
@@ -54,9 +54,9 @@ class Local(Source):
         return sha256_text(canonical_json(files))
 
     def identity(self) -> dict[str, Any]:
-        """Check the folder and return one hash over the hashes of all files that are read.
+        """Check the folder and return a hash over the hashes of all files that are read.
 
-        The first time that reads the whole checkpoint; after that, only what has changed.
+        The first call reads the complete checkpoint; later calls read only changed files.
         """
         folder = self._folder()
         check_config(
@@ -70,7 +70,7 @@ class Local(Source):
         return {"sha256": self._content(folder), **({"own_code": True} if self.config.trust_remote_code else {})}
 
     def new_bytes(self, identity: dict[str, Any], architecture: Architecture, place: Path) -> int:
-        """Return the disk that materializing takes: nothing where the files can be linked, else their copies."""
+        """Return the disk space needed to materialize: none if the files can be linked, otherwise that of copies."""
         files = parts(self._folder(), code=self.config.trust_remote_code)
         same = all(file.resolve().stat().st_dev == place.stat().st_dev for file in files)
         return 0 if same else sum(file.stat().st_size for file in files)

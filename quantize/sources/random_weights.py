@@ -1,4 +1,4 @@
-"""Random weights in a real architecture, with a small tokenizer trained on the embedded text: built here, seeded."""
+"""Seeded random weights in a real architecture, with a small tokenizer trained on the embedded text."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ CHAT_TEMPLATE = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 POSITIONS = 131_072
-"""Longest context: that of Qwen3 with YaRN, so that every workload runs on a tiny model."""
+"""Context length, that of Qwen3 with YaRN, so that every workload runs on a tiny model."""
 
 
 class Config(Frozen):
@@ -62,7 +62,7 @@ class RandomWeights(Source):
         return ("torch", "transformers", "tokenizers")
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings and the hash of the tokenizer's text; the key holds the architecture as well."""
+        """Return the settings and the hash of the tokenizer's text; the key also has the architecture."""
         return {**self.config.model_dump(), "tokenizer_text": hash_file(DATA / "calibration.jsonl").sha256}
 
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
