@@ -1,1 +1,1 @@
-"""Benchmarks of quantbench itself, each beside a peer. ``make bench`` runs them all."""
+"""Benchmarks of quantbench itself, each compared with a peer. ``make bench`` runs them all."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: runs every benchmark, prints its table and keeps it in ``benchmarks/last/``."""
+"""``python -m benchmarks``: run every benchmark, print its table and store it in ``benchmarks/last/``."""
 
 import importlib
 import platform
@@ -15,15 +15,15 @@ DOCS = LAST.parent.parent / "docs"
 
 
 def into_docs(name: str, text: str) -> None:
-    """Put a benchmark's result where the docs show it, between ``<!-- bench NAME -->`` and ``<!-- end -->``."""
+    """Insert a benchmark's result into the docs, between ``<!-- bench NAME -->`` and ``<!-- end -->``."""
     for page in DOCS.glob("*.md"):
         before = page.read_text()
         pattern = re.compile(rf"(<!-- bench {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page.write_text(pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", before))
+        page.write_text(pattern.sub(lambda match: f"{match[1]}{text}{match[2]}", before))
 
 
 def keep(name: str, table: str) -> None:
-    """Print a benchmark's result and keep it, with the date and the machine, in ``benchmarks/last/`` and the docs."""
+    """Print a benchmark's result and store it with date and machine in ``benchmarks/last/`` and the docs."""
     machine = read_environment()
     head = f"{utc_date()} · {machine.cpu} · {machine.cpu_cores} cores · Python {platform.python_version()}"
     body = f"{head}\n\n{table}\n"

@@ -1,13 +1,13 @@
-"""The served model beside ``lm_eval --model hf``: items per second, and whether they agree, on the same items.
+"""The served model compared with ``lm_eval --model hf``: items per second, and agreement, on the same items.
 
-Two parts on MMLU, from a local hub mirror (``QUANTBENCH_HUB``), or on our own small set where there is none:
+Two parts use MMLU from a local hub mirror (``QUANTBENCH_HUB``), or else quantbench's own small set:
 
-- speed: five examples before each item, some items of a few subjects; lm_eval at several batch sizes, the best counts;
-- agreement: no examples, many items, ours beside lm_eval at batch size 1 and at another one: how often it differs from
-  itself is what we may differ by.
+- speed: five examples before each item, some items of a few subjects; lm_eval's best of several batch sizes counts;
+- agreement: no examples, many items, compared with lm_eval at batch size 1 and at a second batch size: the difference
+  between lm_eval's own two results is what quantbench may differ by.
 
-And a third: tokens per second of IFEval-like answers, one at a time and 16 together. All compute in one type, that of
-the server: BF16 where the CPU has instructions for it, else float32. ``QUANTBENCH_BENCH_ITEMS`` sets the items of a
+A third part measures tokens per second of IFEval-like answers, one at a time and 16 at once. All compute in the
+server's type: BF16 if the CPU has instructions for it, otherwise float32. ``QUANTBENCH_BENCH_ITEMS`` sets the items per
 subject for (speed, agreement), as in ``12,36``.
 """
 
@@ -25,7 +25,7 @@ from bench.records.record import RunRecord, TaskScore
 from quantize.bf16 import has_bf16
 
 SUBJECTS = ("mmlu_abstract_algebra", "mmlu_global_facts", "mmlu_sociology")
-"""Of the speed part: short, middling and long prompts."""
+"""Subjects of the speed part, with short, medium and long prompts."""
 BATCHES = (1, 4, 8)
 ITEMS = (12, 18)
 PEER = """
@@ -37,20 +37,20 @@ from bench.accuracy.tasks import MINI_DIR
 model, dtype, (tasks, batch, shots, limit) = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 lm = HFLM(pretrained=model, dtype=dtype, batch_size=batch, device="cpu")
 begin = time.monotonic()
-found = simple_evaluate(
+results = simple_evaluate(
     model=lm, tasks=tasks, task_manager=TaskManager(include_path=str(MINI_DIR)), num_fewshot=shots, limit=limit,
     bootstrap_iters=0,
 )
 seconds = time.monotonic() - begin
 rows = {
     f"{task}/{sample['doc_id']}": [response[0] for response in sample["filtered_resps"]]
-    for task, samples in found["samples"].items() for sample in samples
+    for task, samples in results["samples"].items() for sample in samples
 }
 print(json.dumps([seconds, rows]))
 """
 
 Scores = dict[str, list[float]]
-"""Log-probability of each choice, by item."""
+"""Log-probabilities of the choices, by item."""
 
 
 def _pick(scores: list[float]) -> int:
@@ -58,7 +58,7 @@ def _pick(scores: list[float]) -> int:
 
 
 def _peer(checkpoint: Path, tasks: tuple[str, ...], batch: int, shots: int, limit: int) -> tuple[float, Scores]:
-    """Return what ``lm_eval --model hf`` took, loading the model left out, and its scores."""
+    """Return the seconds of ``lm_eval --model hf``, without loading the model, and its scores."""
     hub = os.environ.get("QUANTBENCH_HUB")
     argv = [sys.executable, "-c", PEER, str(checkpoint), _dtype(), json.dumps([tasks, batch, shots, limit])]
     env = {**os.environ, **environment(Path(hub) if hub else None, None), "HF_HUB_OFFLINE": "1"}
@@ -95,10 +95,10 @@ def _checkpoint(record: RunRecord) -> Path:
     return cache_dir() / "checkpoints" / f"smollm2-135m-bf16-{record.checkpoint.key.digest[:12]}"
 
 
-def _difference(one: Scores, other: Scores) -> str:
-    differ = sum(_pick(one[item]) != _pick(other[item]) for item in other)
-    largest = max(abs(a - b) for item in other for a, b in zip(one[item], other[item], strict=True))
-    return f"{differ} of {len(other)} | {largest:.5f}"
+def _difference(scores: Scores, reference: Scores) -> str:
+    differ = sum(_pick(scores[item]) != _pick(reference[item]) for item in reference)
+    largest = max(abs(a - b) for item in reference for a, b in zip(scores[item], reference[item], strict=True))
+    return f"{differ} of {len(reference)} | {largest:.5f}"
 
 
 def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
@@ -108,13 +108,7 @@ def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
     shots = 5 if has_hub else 0
     lines = [f"Speed: {', '.join(fast)}, {shots} examples, {items[0]} items each; {_dtype()}", ""]
     lines += ["| | items/s | picks that differ from batch 1 | largest difference, nats |", "|---|---|---|---|"]
-    asked = [
-        f"accuracy.limit={items[0]}",
-        "accuracy.at_least=1",
-        f"accuracy.num_fewshot={shots}",
-        "accuracy.chat_template=[]",
-    ]
-    record = _ours(folder, "speed", *_accuracy(has_hub), f"accuracy.tasks=[{','.join(fast)}]", *asked)
+    record = _ours(folder, "speed", *_accuracy(has_hub), *_limits(fast, items[0], shots))
     checkpoint = _checkpoint(record)
     peers = {batch: _peer(checkpoint, fast, batch, shots, items[0]) for batch in BATCHES}
     ours = _scores(record)
@@ -130,8 +124,7 @@ def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
         "",
     ]
 
-    asked = [f"accuracy.limit={items[1]}", "accuracy.at_least=1", "accuracy.num_fewshot=0", "accuracy.chat_template=[]"]
-    record = _ours(folder, "agreement", *_accuracy(has_hub), f"accuracy.tasks=[{','.join(many)}]", *asked)
+    record = _ours(folder, "agreement", *_accuracy(has_hub), *_limits(many, items[1], 0))
     alone, together = (_peer(checkpoint, many, batch, 0, items[1])[1] for batch in (1, 4))
     lines += [f"Agreement: {', '.join(many)}, no examples, {items[1]} items a subject; {_dtype()}", ""]
     lines += ["| | picks that differ from batch 1 | largest difference, nats |", "|---|---|---|"]
@@ -140,14 +133,24 @@ def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
     return lines
 
 
+def _limits(tasks: tuple[str, ...], items: int, shots: int) -> list[str]:
+    return [
+        f"accuracy.tasks=[{','.join(tasks)}]",
+        f"accuracy.limit={items}",
+        "accuracy.at_least=1",
+        f"accuracy.num_fewshot={shots}",
+        "accuracy.chat_template=[]",
+    ]
+
+
 def _accuracy(has_hub: bool) -> list[str]:
     return ["accuracy=full"] if has_hub else ["accuracy=demo"]
 
 
 def _on_text(folder: Path) -> list[str]:
-    """Measure generated tokens per second, one answer at a time and 16 together."""
+    """Measure generated tokens per second, one answer at a time and 16 at once."""
     task = "ifeval" if "QUANTBENCH_HUB" in os.environ else "mini-ifeval"
-    found = {}
+    rates = {}
     for concurrency in (1, 16):
         record = _ours(
             folder,
@@ -159,10 +162,10 @@ def _on_text(folder: Path) -> list[str]:
             "accuracy.max_gen_toks=128",
             f"accuracy.concurrency={concurrency}",
         )
-        found[concurrency] = _rate(record.scores[0])
+        rates[concurrency] = _rate(record.scores[0])
     lines = [f"Generation: {task}, up to 128 tokens each", "", "| requests under way | tokens/s |", "|---|---|"]
-    lines += [f"| {concurrency} | {rate:.1f} |" for concurrency, rate in found.items()]
-    return [*lines, "", f"{found[16] / found[1]:.1f} times as many together."]
+    lines += [f"| {concurrency} | {rate:.1f} |" for concurrency, rate in rates.items()]
+    return [*lines, "", f"{rates[16] / rates[1]:.1f} times as many together."]
 
 
 def _rate(score: TaskScore) -> float:
@@ -172,10 +175,10 @@ def _rate(score: TaskScore) -> float:
 
 
 def run() -> str:
-    """Run all and return tables."""
+    """Run all parts and return their tables."""
     begin = time.monotonic()
-    asked: Any = os.environ.get("QUANTBENCH_BENCH_ITEMS")
-    items = tuple(map(int, asked.split(","))) if asked else ITEMS
+    setting: Any = os.environ.get("QUANTBENCH_BENCH_ITEMS")
+    items = tuple(map(int, setting.split(","))) if setting else ITEMS
     with tempfile.TemporaryDirectory() as folder:
         lines = [*_on_choices(Path(folder), (items[0], items[1])), "", *_on_text(Path(folder))]
     return "\n".join([*lines, "", f"smollm2-135m, {time.monotonic() - begin:.0f} s in all"])

@@ -1,7 +1,7 @@
-"""How far streaming clients are from the truth, and what they cost: ours and its peers, against one scripted server.
+"""Error and cost of streaming clients: quantbench's client and its peers, on one scripted server.
 
-The server tells when it really wrote each event. Every tool runs as a process of its own, with its best documented
-settings, and is held against the truth of that very run; the tools take turns.
+The server reports when it actually wrote each event. Every tool runs in a separate process, with its best documented
+settings, and is compared with the server's times of the same run; the tools are interleaved.
 """
 
 import os
@@ -24,7 +24,7 @@ from testkit.streamer import Pace, Running, Truth, running
 CONCURRENCY = (1, 16, 64, 256)
 OUTPUT_LEN = 128
 UNEVEN = ((0.2, 0.3), (0.005, 0.035), (1, 1, 1, 2))
-"""First event after 200 to 300 ms, then gaps of 5 to 35 ms; one event in four has two tokens."""
+"""The first event after 200 to 300 ms, then gaps of 5 to 35 ms; one event in four has two tokens."""
 STREAM_AT_ONCE = 64
 STREAM_LEN = 1024
 STEADY = ((0.2, 0.3), (0.01, 0.01))
@@ -39,9 +39,9 @@ class Run:
 
     ttft_error_ms: float
     tpot_error: float
-    """Relative."""
+    """Relative error."""
     cpu_s: float
-    """Of the tool and all its children."""
+    """CPU time of the tool and all its children."""
     tokens: int
 
 
@@ -63,10 +63,10 @@ def _pace(steps: tuple[tuple[float, ...], ...], requests: int, output_len: int, 
 
 
 def _run(tool: Tool, python: str, server: Running, job: Job, pace: Pace) -> Run:
-    """Run a tool once and hold what it says against what the server did.
+    """Run a tool once and compare its report with the server's times.
 
     Raises:
-        RuntimeError: it failed, or sent other requests than it was told to.
+        RuntimeError: the tool failed, or did not send the expected requests.
     """
     server.load(pace=pace)
     with (job.folder / "stdout").open("w") as out, (job.folder / "stderr").open("w") as err:
@@ -75,13 +75,14 @@ def _run(tool: Tool, python: str, server: Running, job: Job, pace: Pace) -> Run:
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
-        said = (job.folder / "stderr").read_text().strip().splitlines()[-1:]
-        raise RuntimeError(f"{tool.name} ended with {child.returncode}: {' '.join(said)}")
+        last = (job.folder / "stderr").read_text().strip().splitlines()[-1:]
+        raise RuntimeError(f"{tool.name} ended with {child.returncode}: {' '.join(last)}")
     ttft_ms, tpot_ms = tool.read(job, (job.folder / "stdout").read_text())
-    # Those before may be of a warm-up.
-    truth = [one for one in server.truth() if sum(n for _, n in one.written) == job.output_len][-job.requests :]
+    # Earlier ones may be from a warm-up.
+    complete = [request for request in server.truth() if sum(n for _, n in request.written) == job.output_len]
+    truth = complete[-job.requests :]
     if len(truth) != job.requests:
-        raise RuntimeError(f"{tool.name} sent {len(truth)} whole requests where {job.requests} were asked for")
+        raise RuntimeError(f"{tool.name} sent {len(truth)} complete requests instead of {job.requests}")
     return Run(
         ttft_error_ms=ttft_ms - median(map(_true_ttft_ms, truth)),
         tpot_error=tpot_ms / median(map(_true_tpot_ms, truth)) - 1,
@@ -94,30 +95,30 @@ def _round(tool: Tool, python: str, place: Path, tokenizer: Path, seed: int) -> 
     """Return (runs by concurrency, streamed tokens per CPU second) of one tool in one round."""
     with running() as server:
 
-        def go(name: str, requests: int, output_len: int, steps: tuple[tuple[float, ...], ...]) -> Run:
+        def measure(name: str, requests: int, output_len: int, steps: tuple[tuple[float, ...], ...]) -> Run:
             folder = place / f"{TOOLS.index(tool)}-{seed}-{name}"
             folder.mkdir()
             job = Job(server.base_url, requests, output_len, tokenizer, folder)
             return _run(tool, python, server, job, _pace(steps, requests, output_len, seed))
 
-        exact = {n: go(f"exact-{n}", n, OUTPUT_LEN, UNEVEN) for n in CONCURRENCY}
-        start = go("start", STREAM_AT_ONCE, 2, STEADY)
-        stream = go("stream", STREAM_AT_ONCE, STREAM_LEN, STEADY)
+        exact = {n: measure(f"exact-{n}", n, OUTPUT_LEN, UNEVEN) for n in CONCURRENCY}
+        start = measure("start", STREAM_AT_ONCE, 2, STEADY)
+        stream = measure("stream", STREAM_AT_ONCE, STREAM_LEN, STEADY)
     return exact, (stream.tokens - start.tokens) / max(stream.cpu_s - start.cpu_s, 1e-3)
 
 
 def _tokenizer(place: Path) -> Path:
-    """Return the folder of a model whose tokenizer the tools can load, after making it if it is not there."""
+    """Return the folder of a model whose tokenizer the tools can load, building it if necessary."""
     source = plan(compose_job(["+model=smollm2-135m", "quant=bf16", "session=bench"])).source
     assert source is not None
     if not (source.target / "tokenizer.json").exists():
-        making = [sys.executable, "-m", "bench.run", "+model=smollm2-135m", "workload=none", "accuracy=none"]
-        subprocess.run(making, cwd=place, check=True, capture_output=True)
+        build = [sys.executable, "-m", "bench.run", "+model=smollm2-135m", "workload=none", "accuracy=none"]
+        subprocess.run(build, cwd=place, check=True, capture_output=True)
     return source.target
 
 
 def run() -> str:
-    """Run every tool in turns and return two tables."""
+    """Run all tools, interleaved, and return two tables."""
     exact: dict[Tool, list[dict[int, Run]]] = defaultdict(list)
     cost: dict[Tool, list[float]] = defaultdict(list)
     versions: dict[Tool, str] = {}
@@ -155,8 +156,8 @@ def _tables(
     ]
     for tool, rounds in exact.items():
         cells = [
-            f"{median(one[n].ttft_error_ms for one in rounds):+.2f} ms, "
-            f"{100 * median(one[n].tpot_error for one in rounds):+.3f} %"
+            f"{median(runs[n].ttft_error_ms for runs in rounds):+.2f} ms, "
+            f"{100 * median(runs[n].tpot_error for runs in rounds):+.3f} %"
             for n in CONCURRENCY
         ]
         lines.append(f"| {tool.name} {versions[tool]} | `{tool.api}` | {' | '.join(cells)} |")

@@ -1,6 +1,7 @@
-"""What quantbench adds to llm-compressor: the same checkpoint by its API called by hand, in turns; time and memory.
+"""quantbench's overhead over llm-compressor: time and memory compared with a script that calls its API directly.
 
-The hand-written script loads, quantizes and saves; ours does so as a step of a run. Neither includes the proof.
+The script loads, quantizes and saves a checkpoint; quantbench does the same as a step of a run. Neither includes the
+proof. The two are interleaved.
 """
 
 import json
@@ -75,7 +76,7 @@ def _row(quant: str, recipe: str, place: Path) -> str:
         assert config is not None
         samples, _, _ = calibration_samples(config, 0, AutoTokenizer.from_pretrained(source))
     (place / "samples.json").write_text(json.dumps(samples))
-    seen: dict[str, list[tuple[float, int]]] = {"ours": [], "by hand": []}
+    costs: dict[str, list[tuple[float, int]]] = {"ours": [], "by hand": []}
     for turn in range(ROUNDS):
         order = ("ours", "by hand") if turn % 2 == 0 else ("by hand", "ours")
         for who in order:
@@ -92,18 +93,18 @@ def _row(quant: str, recipe: str, place: Path) -> str:
                 script = place / "by_hand.py"
                 script.write_text(BY_HAND)
                 argv = [sys.executable, str(script), str(source), str(target), str(place / "samples.json"), recipe]
-            seen[who].append(_timed(argv))
+            costs[who].append(_timed(argv))
     ratios = [
-        median(ours[i] / hand[i] for ours, hand in zip(seen["ours"], seen["by hand"], strict=True)) for i in (0, 1)
+        median(ours[i] / hand[i] for ours, hand in zip(costs["ours"], costs["by hand"], strict=True)) for i in (0, 1)
     ]
     figures = [
-        f"{median(t for t, _ in seen[who]):.1f} s, {median(m for _, m in seen[who]) / 1e9:.2f} GB" for who in seen
+        f"{median(t for t, _ in runs):.1f} s, {median(m for _, m in runs) / 1e9:.2f} GB" for runs in costs.values()
     ]
     return f"| {quant} | {figures[0]} | {figures[1]} | {ratios[0] - 1:+.1%} | {ratios[1] - 1:+.1%} |"
 
 
 def run() -> str:
-    """Run each variant in turns and return a table."""
+    """Run each variant, interleaved, and return a table."""
     command = ["+model=smollm2-135m", "workload=none", "accuracy=none"]
     with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
         place = Path(name)

@@ -1,7 +1,7 @@
-"""Every scheme on a real model: how far from BF16, how large, how long, how much memory. Round-to-nearest is the peer.
+"""Every scheme on a real model: distance from BF16, size, time and memory, compared with round-to-nearest.
 
-Calibration text and held-out text are C4 and WikiText-2 from the hub or a mirror, or the files that
-``QUANTBENCH_BENCH_CALIBRATION`` and ``QUANTBENCH_BENCH_HELDOUT`` name.
+Calibration text and held-out text are C4 and WikiText-2 from the hub or a mirror, or the files in
+``QUANTBENCH_BENCH_CALIBRATION`` and ``QUANTBENCH_BENCH_HELDOUT``.
 """
 
 import os
@@ -17,7 +17,7 @@ from bench.toolchains.toolchain import read, state
 MODEL = "smollm2-135m"
 CALIBRATION = {"gptq": (64, 512), "awq": (16, 256), "autoround": (16, 256), "other": (64, 512)}
 ITERS = 20
-"""AutoRound's steps: few, for a CPU."""
+"""AutoRound's steps, few enough for a CPU."""
 HELDOUT = (24, 512)
 VARIANTS = (
     "bf16", "rtn-int8", "gptq-int8", "int8-w8a8", "fp8", "fp8-static", "nvfp4", "mxfp4", "rtn-int4", "gptq-int4",
@@ -26,7 +26,7 @@ VARIANTS = (
 FOREIGN = (
     ("gptq-int4", "gptqmodel"), ("gptq-int4", "auto-gptq"), ("awq-int4", "autoawq"), ("awq-int4", "gptqmodel"),
 )  # fmt: skip
-"""Variants that other backends make as well, where their toolchain is built."""
+"""Variants that other backends produce too, if their toolchain is built."""
 
 
 def settings() -> list[str]:
@@ -54,22 +54,22 @@ def _row(record: RunRecord) -> str:
     name = record.variant.quant.partition("[")[0]
     backend = record.spec.quant.config.get("backend", "llmcompressor")
     name += f" by {backend}" if backend != "llmcompressor" else ""
-    made = record.checkpoint
-    if made is None:
+    checkpoint = record.checkpoint
+    if checkpoint is None:
         reason = record.failures[0].message.partition(" (log:")[0] if record.failures else "not made"
         return f"| {name} | {reason} | | | | | | |"
-    size = f"{made.checkpoint_bytes / 1e6:.0f} MB"
-    if made.fidelity is None:
-        return f"| {name} | 0 | | | 16 | {size} | {made.build_s:.0f} s | |"
-    found = made.fidelity
+    size, time = f"{checkpoint.checkpoint_bytes / 1e6:.0f} MB", f"{checkpoint.build_s:.0f} s"
+    fidelity = checkpoint.fidelity
+    if fidelity is None:
+        return f"| {name} | 0 | | | 16 | {size} | {time} | |"
     return (
-        f"| {name} | {found.kl_nats:.4f} | {found.perplexity:.2f} | {found.top1_agreement:.1%} | "
-        f"{made.bits_per_quantized_weight:.2f} | {size} | {made.build_s:.0f} s | {made.peak_rss_bytes / 1e9:.2f} GB |"
+        f"| {name} | {fidelity.kl_nats:.4f} | {fidelity.perplexity:.2f} | {fidelity.top1_agreement:.1%} | "
+        f"{checkpoint.bits_per_quantized_weight:.2f} | {size} | {time} | {checkpoint.peak_rss_bytes / 1e9:.2f} GB |"
     )
 
 
 def _orders(kl: dict[str, float], perplexity: dict[str, float]) -> list[str]:
-    """Return the statements that must hold, each with whether it does."""
+    """Return the statements that must hold, and whether each does."""
     pairs = [("gptq-int8", "fp8", 1), *(("fp8", name, 3) for name in ("gptq-int4", "awq-int4", "rtn-int4"))]
     lines = []
     for low, high, times in pairs:
@@ -84,14 +84,14 @@ def _orders(kl: dict[str, float], perplexity: dict[str, float]) -> list[str]:
 
 
 def table(records: Sequence[RunRecord]) -> str:
-    """Return the table of what was made, with the statements that must hold."""
+    """Return the table of all variants, with the statements that must hold."""
     own = {
         record.variant.quant.partition("[")[0]: record.checkpoint.fidelity
         for record in reversed(records)
         if record.checkpoint and record.checkpoint.fidelity
     }
-    kl = {name: found.kl_nats for name, found in own.items()}
-    perplexity = {name: found.perplexity for name, found in own.items()}
+    kl = {name: fidelity.kl_nats for name, fidelity in own.items()}
+    perplexity = {name: fidelity.perplexity for name, fidelity in own.items()}
     source = next(iter(own.values())).source_perplexity
     chosen = dict(text.split("=", 1) for text in settings())
     texts = [Path(chosen[name]).name for name in ("calibration.set", "calibration.heldout.set")]
@@ -111,7 +111,7 @@ def table(records: Sequence[RunRecord]) -> str:
 
 
 def run() -> str:
-    """Make every variant and return a table."""
+    """Build every variant and return a table."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _run(folder, "-m", f"quant={','.join(VARIANTS)}")

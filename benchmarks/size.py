@@ -1,7 +1,7 @@
-"""A year of nights, 365 x 100 variants x 30 cells, and what people wait for: a series, the gate, the website, a report.
+"""Times on a year of nights (365 x 100 variants x 30 cells): reading a series, the gate, the website, a report.
 
-Nights before the last are rows of the index as a refresh leaves them, beside files that a refresh recognises and does
-not read; the last night is read from whole records. The same at a half and a quarter of the nights shows how it grows.
+Earlier nights are rows of the index as after a refresh, with files that a refresh recognises and does not read; the
+last night is read from complete records. Half and a quarter of the nights show how the times grow.
 """
 
 import io
@@ -41,45 +41,45 @@ def trace(ttft_s: float, tpot_s: float, input_len: int) -> RequestTrace:
 
 def cells(quant: str, pace: float, rng: np.random.Generator) -> tuple[SpeedCell, ...]:
     """Return 30 cells of five rounds."""
-    found = []
+    built = []
     for length in LENGTHS:
         for concurrency in CONCURRENCY:
             noise = np.exp(rng.normal(0, 0.009, ROUNDS)) * pace
             trials = tuple(
                 Trial(
-                    requests=(trace(0.02 * one + length * 1e-5, 0.01 * one, length),) * concurrency,
+                    requests=(trace(0.02 * factor + length * 1e-5, 0.01 * factor, length),) * concurrency,
                     started_at=FIRST.isoformat(),
                     peak_memory_bytes=10**10,
                 )
-                for one in noise
+                for factor in noise
             )
-            found.append(
+            built.append(
                 SpeedCell(
                     variant=Variant(model=MODEL, quant=quant), engine="sglang", input_len=length, output_len=3,
                     concurrency=concurrency, n_requests=concurrency, seed=0, status="ok", reasons=(), interleaved=True,
                     trials=trials,
                 )
             )  # fmt: skip
-    return tuple(found)
+    return tuple(built)
 
 
 def record(template: RunRecord, quant: str, night: int, rng: np.random.Generator) -> RunRecord:
     """Return one run of the last night."""
     assert template.control is not None
-    whole = float(np.exp(rng.normal(0, 0.012)))
+    pace = float(np.exp(rng.normal(0, 0.012)))
     at = (FIRST + timedelta(days=night)).isoformat()
-    control: Control = template.control.model_copy(update={"cells": cells("bf16", whole, rng)})
+    control: Control = template.control.model_copy(update={"cells": cells("bf16", pace, rng)})
     return template.model_copy(
         update={
             "run_id": f"n{night:03}-{quant}", "session": f"session-{night:03}", "started_at": at, "finished_at": at,
-            "variant": Variant(model=MODEL, quant=quant), "cells": cells(quant, whole * 0.7, rng), "control": control,
+            "variant": Variant(model=MODEL, quant=quant), "cells": cells(quant, pace * 0.7, rng), "control": control,
             "key": quant, "scores": (), "engine": "sglang",
         }
     )  # fmt: skip
 
 
 def fill(results: Path, template: RunRecord, nights: int) -> None:
-    """Make a results folder: rows of all nights but the last, whole records of the last."""
+    """Fill a results folder: index rows of all nights but the last, and complete records of the last."""
     Index(results).close()
     rng = np.random.default_rng(0)
     epoch = epoch_of(record(template, "v000", nights - 1, np.random.default_rng(1)))
@@ -109,15 +109,15 @@ def fill(results: Path, template: RunRecord, nights: int) -> None:
                 database.executemany(f"insert into cells values ({','.join('?' * len(rows[0]))})", rows)
     store = Store(results)
     for place in range(VARIANTS):
-        one = record(template, f"v{place:03}", nights - 1, rng)
-        folder = store.create(one.run_id)
-        folder.begin(one)
-        folder.finish(one)
+        run = record(template, f"v{place:03}", nights - 1, rng)
+        folder = store.create(run.run_id)
+        folder.begin(run)
+        folder.finish(run)
         folder.release()
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """Return how long something takes."""
+    """Return the duration of a call."""
     begin = time.perf_counter()
     act()
     return time.perf_counter() - begin
@@ -125,38 +125,38 @@ def seconds(act: Callable[[], object]) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what is printed away from the table."""
+    """Suppress output other than the table."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
 
 
 def measure(folder: Path, template: RunRecord, nights: int) -> dict[str, float]:
-    """Return what each thing takes over so many nights."""
+    """Return the duration of each operation over ``nights``."""
     results = folder / f"results-{nights}"
     fill(results, template, nights)
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     index = Index(results)
-    found["a night's 100 records into the index"] = seconds(index.refresh)
+    figures["a night's 100 records into the index"] = seconds(index.refresh)
     key = SeriesKey(
         model=MODEL, quant=f"v{VARIANTS // 2:03}", engine="sglang", input_len=1024, output_len=3, concurrency=4
     )
-    found["one series from the index"] = min(seconds(lambda: index.nights(key, "decode")) for _ in range(5))
+    figures["one series from the index"] = min(seconds(lambda: index.nights(key, "decode")) for _ in range(5))
     assert len(index.nights(key, "decode")) == nights
     index.close()
     with quiet():
         judge = ["--results", str(results)]
-        found["gate over all 3,000 series, the first time"] = seconds(lambda: gate.main(judge))
-        found["gate over all 3,000 series, each night"] = seconds(lambda: gate.main(judge))
+        figures["gate over all 3,000 series, the first time"] = seconds(lambda: gate.main(judge))
+        figures["gate over all 3,000 series, each night"] = seconds(lambda: gate.main(judge))
         out = folder / f"site-{nights}"
         build = ["build", "--results", str(results), "--out", str(out), "--reports", "0"]
-        found["site, every page new"] = seconds(lambda: website.main(build))
-        found["site, nothing new"] = seconds(lambda: website.main(build))
-    found["bytes of the site"] = sum(file.stat().st_size for file in out.iterdir())
-    return found
+        figures["site, every page new"] = seconds(lambda: website.main(build))
+        figures["site, nothing new"] = seconds(lambda: website.main(build))
+    figures["bytes of the site"] = sum(file.stat().st_size for file in out.iterdir())
+    return figures
 
 
 def shown(name: str, value: float) -> str:
-    """Return a figure for people."""
+    """Return a figure as text."""
     if "bytes" in name:
         return f"{value / 1e6:.1f} MB"
     return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.1f} s"
@@ -174,12 +174,14 @@ def run() -> str:
     shapes = len(LENGTHS) * len(CONCURRENCY)
     lines = [
         f"{VARIANTS} variants x {shapes} cells, two figures each; {os.cpu_count()} processes for the website, "
-        "which is made after the gate's looks and goes on from what they kept.",
+        "which is built after the gate and reuses its results.",
         "",
         "| | " + " | ".join(f"{nights} nights" for nights in sizes) + " |",
         "|---|" + "---:|" * len(sizes),
     ]
-    lines += [f"| {name} | " + " | ".join(shown(name, one[name]) for one in columns) + " |" for name in columns[0]]
+    lines += [
+        f"| {name} | " + " | ".join(shown(name, column[name]) for column in columns) + " |" for name in columns[0]
+    ]
     lines += [
         "",
         f"Report of one set of five runs: {report_s[2]:.1f} s (median of 5, {report_s[0]:.1f} to {report_s[-1]:.1f}), "

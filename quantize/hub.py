@@ -47,8 +47,8 @@ def _refusal(error: Exception, repo: str, revision: str) -> HubError | None:
         errors.GatedRepoError: f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN ({status})",
         errors.RevisionNotFoundError: f"{repo} has no revision '{revision}': type one of its branches, tags or commits",
         errors.RemoteEntryNotFoundError: f"{name} has no {file}",
-        errors.RepositoryNotFoundError: f"the hub has no public repository {repo}: check the name; if it is private, set "
-        f"HF_TOKEN ({status})",
+        errors.RepositoryNotFoundError: f"the hub has no public repository {repo}: check the name; if it is private, "
+        f"set HF_TOKEN ({status})",
     }
     by_status = {
         401: f"the hub refuses {name} (401): set HF_TOKEN to a token that may read it",

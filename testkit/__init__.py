@@ -1,1 +1,1 @@
-"""Servers whose truth is known, and records as runs leave them: what tests and benchmarks share."""
+"""Servers with known behaviour and realistic records, shared by tests and benchmarks."""

@@ -1,4 +1,4 @@
-"""Manifests as real checkpoints have them. The same arguments give the same manifest."""
+"""Manifests like those of real checkpoints. The same arguments give the same manifest."""
 
 import random
 from typing import Any
@@ -47,10 +47,10 @@ DENSE = {  # error of a kind of layer as a multiple of the variant's
 EXPERTS = {**{name: factor for name, factor in DENSE.items() if name.startswith("self_attn")}, "mlp": 1.75}
 MOE_MODEL = "qwen3-30b-a3b"
 SHAPES = {MODEL: (30, DENSE), MOE_MODEL: (48, EXPERTS)}
-"""Decoder layers and what they hold; other models are given two dense layers."""
+"""Number of decoder layers and their contents; other models get two dense layers."""
 ERROR = {"fp8": 0.036, "gptq-int8": 0.0067, "gptq-int4": 0.096, "awq-int4": 0.088}
 OUTLIER = {"gptq-int4": (28, "mlp.down_proj", 0.6132)}
-"""The one layer in which a variant does much worse than elsewhere."""
+"""The layer in which a variant is much worse than in others."""
 
 
 def _quantization_config(quant: str) -> dict[str, Any] | None:
@@ -76,22 +76,22 @@ def _quantization_config(quant: str) -> dict[str, Any] | None:
 
 
 def layer_errors(quant: str, layers: int, kinds: dict[str, float]) -> tuple[LayerError, ...]:
-    """Return errors that rise a little towards both ends of the model, as those of real models do."""
+    """Return errors that increase slightly towards both ends of the model, like those of real models."""
     rng = random.Random(f"{quant} {layers} {len(kinds)}")
     usual = ERROR.get(quant) or rng.uniform(0.03, 0.17)
-    found = []
+    errors = []
     for layer in range(layers):
         ends = 1 + 0.5 * (2 * layer / max(layers - 1, 1) - 1) ** 4
         for name, factor in kinds.items():
             error = usual * factor * ends * rng.uniform(0.85, 1.2)
             if OUTLIER.get(quant, ())[:2] == (layer, name):
                 error = OUTLIER[quant][2]
-            found.append(LayerError(layer=layer, name=name, relative_error=error))
-    return tuple(found)
+            errors.append(LayerError(layer=layer, name=name, relative_error=error))
+    return tuple(errors)
 
 
 def canaries(quant: str) -> Canaries:
-    """Return how a variant continues a few prompts, beside its source."""
+    """Return statistics of a variant's continuations and its source's."""
     repetition, entropy, same = SPEECH.get(quant, (0.065, 2.4, 0.5))
     return Canaries(
         prompts=4,

@@ -1,4 +1,4 @@
-"""Records as real runs leave them, built through the real types. The same arguments give the same record."""
+"""Records like those of real runs, built from the real types. The same arguments give the same record."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ def environment(**changes: Any) -> Environment:
 
 
 def request(input_len: int, output_len: int, slowdown: float, rng: random.Random) -> RequestTrace:
-    """Return one stream with one token per event, at the pace of a small CPU server."""
+    """Return a stream with one token per event, at the pace of a small CPU server."""
     arrival = (0.048 + input_len / 790) * slowdown * rng.uniform(0.97, 1.04)
     step = (0.0535 + input_len * 6e-6) * slowdown
     events = []
@@ -92,7 +92,7 @@ def cell(
     status: Status | None = None,
     reasons: tuple[str, ...] | None = None,
 ) -> SpeedCell:
-    """Return a cell; without a status it is what the transformers engine makes of the variant."""
+    """Return a cell; its default status is the one of the transformers engine for the variant."""
     status = status or ("ok" if quant == "bf16" else "emulated")
     rng = random.Random(f"{model} {quant} {input_len} {concurrency}")
     slowdown = SLOWDOWN.get(quant, 1.2)
@@ -127,7 +127,7 @@ def recorded_spec(
     engine: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> RecordedSpec:
-    """Return what a run was asked to do."""
+    """Return the spec of a run."""
     return RecordedSpec(
         model=RecordedModel(title=model, source={}, context_length=None, architecture=architecture),
         quant=RecordedQuant(name=quant, method=quant, config={}, release=None),
@@ -142,7 +142,7 @@ def recorded_spec(
 
 
 def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord:
-    """Return a finished run; any field can be given."""
+    """Return a finished run; ``changes`` replaces any fields."""
     values: dict[str, Any] = {
         "run_id": f"20261124T020000-{model}-{quant}-1a2b3c4d",
         "session": "20261124T020000-4242",
@@ -168,21 +168,21 @@ def record(quant: str = "bf16", model: str = MODEL, **changes: Any) -> RunRecord
     return RunRecord.model_validate(values | changes)
 
 
-def keep(results: Path, one: RunRecord) -> Path:
-    """Store a run as one that has ended and return its folder."""
-    folder = Store(results).create(one.run_id)
-    folder.begin(one)
-    for cell_ in one.cells:
+def keep(results: Path, run: RunRecord) -> Path:
+    """Store a run as an ended one and return its folder."""
+    folder = Store(results).create(run.run_id)
+    folder.begin(run)
+    for cell_ in run.cells:
         folder.add_cell(cell_)
-    for score_ in one.scores:
+    for score_ in run.scores:
         folder.add_score(score_)
-    folder.finish(one)
+    folder.finish(run)
     folder.release()
     return folder.path
 
 
 def demo_records() -> list[RunRecord]:
-    """Return what ``make demo`` leaves: every core variant, all measured."""
+    """Return the records of ``make demo``: every core variant, fully measured."""
     return [record(quant) for quant in QUANTS]
 
 
@@ -192,11 +192,11 @@ ARCHITECTURE = {
 }  # fmt: skip
 """Shapes of ``MODEL``."""
 NATIVE = {"bf16": 1.0, "fp8": 1 / 1.4, "gptq-int8": 1 / 1.3, "gptq-int4": 1 / 1.6, "awq-int4": 1 / 1.5}
-"""Pace of kernels that do compute with quantized weights."""
+"""Pace of kernels that compute with quantized weights."""
 
 
 def device(**changes: Any) -> Device:
-    """Return a CPU that was measured, faster than every record here."""
+    """Return a measured CPU, faster than every record in this module."""
     values: dict[str, Any] = {
         "name": "AMD EPYC 9R14, 2 threads",
         "bandwidth_bytes_per_s": 20e9,
@@ -210,7 +210,7 @@ def device(**changes: Any) -> Device:
 
 
 def server(**changes: Any) -> ServerFacts:
-    """Return what a server on one device tells."""
+    """Return the facts of a server on one device."""
     values: dict[str, Any] = {
         "version": "0.32.0",
         "kv_capacity_tokens": 65_536,
@@ -225,7 +225,7 @@ def server(**changes: Any) -> ServerFacts:
 def paced(cell: SpeedCell, *paces: float) -> SpeedCell:
     """Return a cell in which everything takes ``pace`` times as long.
 
-    With one pace all its trials do; with several there is a trial for each, all made of the first.
+    A single pace applies to all its trials; several paces give a trial each, all based on the first.
     """
     trials = cell.trials if len(paces) == 1 else cell.trials[:1] * len(paces)
     factors = paces * len(trials) if len(paces) == 1 else paces
@@ -233,13 +233,13 @@ def paced(cell: SpeedCell, *paces: float) -> SpeedCell:
         trial.model_copy(
             update={
                 "requests": tuple(
-                    one.model_copy(
+                    trace.model_copy(
                         update={
-                            "event_ns": tuple(round(at * factor) for at in one.event_ns),
-                            "end_ns": round(one.end_ns * factor),
+                            "event_ns": tuple(round(at * factor) for at in trace.event_ns),
+                            "end_ns": round(trace.end_ns * factor),
                         }
                     )
-                    for one in trial.requests
+                    for trace in trial.requests
                 )
             }
         )
@@ -249,10 +249,10 @@ def paced(cell: SpeedCell, *paces: float) -> SpeedCell:
 
 
 def native_cell(quant: str, input_len: int, **changes: Any) -> SpeedCell:
-    """Return an ok cell of kernels that compute with quantized weights; fields of a cell can be given."""
-    made = cell("bf16", input_len, output_len=changes.pop("output_len", 32), concurrency=changes.pop("concurrency", 1))
+    """Return an ok cell of kernels that compute with quantized weights; ``changes`` replaces fields of the cell."""
+    plain = cell("bf16", input_len, output_len=changes.pop("output_len", 32), concurrency=changes.pop("concurrency", 1))
     variant = Variant(model=MODEL, quant=quant)
-    return paced(made, NATIVE[quant]).model_copy(update={"variant": variant, **changes})
+    return paced(plain, NATIVE[quant]).model_copy(update={"variant": variant, **changes})
 
 
 def native_record(quant: str = "bf16", **changes: Any) -> RunRecord:
@@ -278,22 +278,22 @@ def _unharmed_score(quant: str, task: str) -> TaskScore:
 
 
 def unharmed(quant: str, margin: float = 0.01, tasks: Sequence[str] = ("mini-mmlu",), **changes: Any) -> RunRecord:
-    """Return a native run that answers as BF16 does, on items enough to show it, and declares a margin."""
+    """Return a native run with the same answers as BF16, on enough items to show it, that declares a margin."""
     scores = tuple(_unharmed_score(quant, task) for task in tasks)
     spec = recorded_spec(quant, architecture=Architecture(**ARCHITECTURE), margin=margin)
     return native_record(quant, **{"scores": scores, "spec": spec, **changes})
 
 
-def with_score(one: RunRecord, task: str, **changes: Any) -> RunRecord:
-    """Return a run whose score of one task has other fields."""
-    scores = (each.model_copy(update=changes) if each.task == task else each for each in one.scores)
-    return one.model_copy(update={"scores": tuple(scores)})
+def with_score(run: RunRecord, task: str, **changes: Any) -> RunRecord:
+    """Return a run with changed fields in the score of one task."""
+    scores = (each.model_copy(update=changes) if each.task == task else each for each in run.scores)
+    return run.model_copy(update={"scores": tuple(scores)})
 
 
 def controlled_record(quant: str = "fp8", **changes: Any) -> RunRecord:
-    """Return a run whose baseline was served beside it, their trials taking turns."""
+    """Return a run whose baseline was served with it, with interleaved trials."""
     base = tuple(native_cell("bf16", length, interleaved=True) for length in LENGTHS)
-    beside = Control(
+    control = Control(
         variant=Variant(model=MODEL, quant="bf16"),
         checkpoint=manifest("bf16"),
         engine_info={},
@@ -301,11 +301,11 @@ def controlled_record(quant: str = "fp8", **changes: Any) -> RunRecord:
         cells=base,
     )
     cells = tuple(native_cell(quant, length, interleaved=True) for length in LENGTHS)
-    return native_record(quant, **{"cells": cells, "control": beside, **changes})
+    return native_record(quant, **{"cells": cells, "control": control, **changes})
 
 
 def moe_records() -> list[RunRecord]:
-    """Return runs of a model with experts, calibrated on chats; one of them is a release taken as it is."""
+    """Return runs of a model with experts, calibrated on chats; one of them is an unchanged release."""
     chats = CalibrationFact(
         id="ultrachat",
         source="UltraChat 200k, chats: HuggingFaceH4/ultrachat_200k@8049631c405a data/train_sft-00000-of-00003.parquet",
@@ -327,11 +327,11 @@ def moe_records() -> list[RunRecord]:
         notes=("taken as released, not quantized here", *manifest("fp8", MOE_MODEL).notes),
         build_s=3.2,
     )
-    made = manifest("gptq-int4", MOE_MODEL, provenance=source, calibration=chats)
+    quantized = manifest("gptq-int4", MOE_MODEL, provenance=source, calibration=chats)
     return [
         record("bf16", MOE_MODEL, checkpoint=manifest("bf16", MOE_MODEL, provenance=source)),
         record("fp8", MOE_MODEL, checkpoint=release),
-        record("gptq-int4", MOE_MODEL, checkpoint=made),
+        record("gptq-int4", MOE_MODEL, checkpoint=quantized),
     ]
 
 
@@ -351,7 +351,7 @@ def many_records(layers: int = 94) -> list[RunRecord]:
 
 
 def troubled_records() -> list[RunRecord]:
-    """Return a set in which every status and every kind of failure occurs."""
+    """Return records with every status and every kind of failure."""
     invalid = cell("fp8", 256, status="invalid", reasons=("trial 2: 31 tokens came back where 32 were asked for",))
     impossible = cell(
         "fp8", 8192, status="not_supported", reasons=("8192 + 32 tokens are more than the context of 8192",)

@@ -1,4 +1,4 @@
-"""Scores as real runs leave them, their metrics following from their items. The same arguments give the same score."""
+"""Scores like those of real runs, with metrics computed from their items. The same arguments give the same score."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from quantize.key import sha256_text
 MODEL = "smollm2-135m"
 TASKS = ("mini-mmlu", "mini-ceval", "mini-ifeval")
 GENERATED = ("mini-ifeval", "ifeval")
-"""Tasks whose answers are texts; the others are choices."""
+"""Tasks with text answers; the others have choices."""
 EMULATED_REASON = "transformers computes with the weights expanded to bfloat16"
 SHARE_RIGHT = 0.47
 SUBJECTS = {
@@ -21,9 +21,9 @@ SUBJECTS = {
     "mini-ifeval": ("mini_ifeval",),
 }
 DAMAGE = {"bf16": 0.0, "gptq-int8": 0.05, "fp8": 0.15, "awq-int4": 0.5, "gptq-int4": 0.8}
-"""Standard deviation, nats, of what a variant adds to the log-probability of a choice."""
+"""Standard deviation of a variant's error in the log-probability of a choice, in nats."""
 BY_CHANCE = 0.02
-"""The same for asking once more, or on another engine."""
+"""The same for a repeated evaluation, or one on a different engine."""
 WORDS = ("apples", "bread", "carrots", "dates", "eggs", "figs", "garlic", "honey", "kale", "lemons", "mint", "nuts")
 
 
@@ -34,7 +34,7 @@ def _text(rng: random.Random, lines: int) -> str:
 
 
 def _generated(item: str, changes: str, damage: float) -> tuple[str, str, float, Problem | None]:
-    """Return target, answer, whether it is right, and its problem."""
+    """Return target, answer, 1 if it is correct, and its problem."""
     rng, luck = random.Random(item), random.Random(changes)
     right = rng.random() < SHARE_RIGHT
     if luck.random() < 0.3 * damage:
@@ -44,20 +44,20 @@ def _generated(item: str, changes: str, damage: float) -> tuple[str, str, float,
 
 
 def _chosen(item: str, changes: str, damage: float) -> tuple[str, str, float, tuple[float, ...]]:
-    """Return target, answer, whether it is right, and the choices' log-probabilities."""
+    """Return target, answer, 1 if it is correct, and the choices' log-probabilities."""
     rng, luck = random.Random(item), random.Random(changes)
-    known = [rng.gauss(0, 1.2) for _ in range(4)]
-    pick = known.index(max(known))
-    target = pick if rng.random() < SHARE_RIGHT else rng.choice([one for one in range(4) if one != pick])
-    found = [value + luck.gauss(0, damage) for value in known]
-    total = math.log(sum(map(math.exp, found)))
-    answer = found.index(max(found))
-    return str(target), str(answer), float(answer == target), tuple(value - total for value in found)
+    baseline = [rng.gauss(0, 1.2) for _ in range(4)]
+    pick = baseline.index(max(baseline))
+    target = pick if rng.random() < SHARE_RIGHT else rng.choice([choice for choice in range(4) if choice != pick])
+    logits = [value + luck.gauss(0, damage) for value in baseline]
+    total = math.log(sum(map(math.exp, logits)))
+    answer = logits.index(max(logits))
+    return str(target), str(answer), float(answer == target), tuple(value - total for value in logits)
 
 
 def _items(task: str, per_subject: int, damage: float, changes: str) -> tuple[ItemOutcome, ...]:
-    """Items of which a baseline answers its share right, and a variant the more others the greater its damage."""
-    found = []
+    """Return items of which a baseline answers its share correctly; a variant's answers differ with its damage."""
+    items = []
     for subject in SUBJECTS.get(task, (task,)):
         for doc_id in range(per_subject):
             item = f"{subject} {doc_id}"
@@ -69,7 +69,7 @@ def _items(task: str, per_subject: int, damage: float, changes: str) -> tuple[It
             else:
                 target, answer, right, logprobs = _chosen(item, f"{changes} {item}", damage)
                 metrics = {"acc": right}
-            found.append(
+            items.append(
                 ItemOutcome(
                     task=subject,
                     doc_id=doc_id,
@@ -83,20 +83,20 @@ def _items(task: str, per_subject: int, damage: float, changes: str) -> tuple[It
                     problem=problem,
                 )
             )
-    return tuple(found)
+    return tuple(items)
 
 
 def _metrics(items: Sequence[ItemOutcome]) -> tuple[Metric, ...]:
-    found = []
+    metrics = []
     for name in items[0].metrics:
         mean = sum(item.metrics[name] for item in items) / len(items)
         stderr = None if name.startswith("inst") else (mean * (1 - mean) / len(items)) ** 0.5
-        found.append(Metric(name=name, value=mean, stderr=stderr))
-    return tuple(found)
+        metrics.append(Metric(name=name, value=mean, stderr=stderr))
+    return tuple(metrics)
 
 
 def work(items: Sequence[ItemOutcome], **changes: Any) -> Work:
-    """Return the work of asking these items on a small CPU server; any field can be given."""
+    """Return the work of evaluating these items on a small CPU server; ``changes`` replaces any fields."""
     tokens = sum(item.prompt_tokens or 0 for item in items)
     generated = bool(items) and not items[0].logprobs
     values: dict[str, Any] = {
@@ -127,11 +127,12 @@ def score(
 ) -> TaskScore:
     """Return a score; ``damage`` overrides that of ``DAMAGE``."""
     status = status or ("ok" if quant == "bf16" else "emulated")
-    # Nothing differs between two BF16 runs on the same engine in the same order.
+    # Two BF16 runs on the same engine in the same order are identical.
     by_chance = f"{engine} {repeat}" if repeat or engine != "transformers" else ""
     damage = damage if damage is not None else DAMAGE.get(quant, 0.3)
-    found = _items(task, per_subject, damage + (BY_CHANCE if by_chance else 0), f"{quant} {by_chance}")
-    items = found if status in ("ok", "emulated") else ()
+    measured = status in ("ok", "emulated")
+    noise = BY_CHANCE if by_chance else 0
+    items = _items(task, per_subject, damage + noise, f"{quant} {by_chance}") if measured else ()
     problems = Counter(item.problem for item in items)
     return TaskScore(
         variant=Variant(model=model, quant=quant),

@@ -1,11 +1,11 @@
-"""The streamer's events in the form of each API, put together from prepared pieces."""
+"""The streamer's events in the format of each API, assembled from prepared pieces."""
 
 import json
 from typing import Any, Protocol
 
 
-class Told(Protocol):
-    """What of a script is told in the events."""
+class EventScript(Protocol):
+    """The parts of a script that determine the events."""
 
     counts: bool
     continuous: bool
@@ -15,19 +15,19 @@ class Told(Protocol):
 
 
 class Answer:
-    """The answer to one request, as SGLang's native API sends it: each event repeats the whole answer so far."""
+    """The answer to one request in SGLang's native API: each event repeats the complete answer so far."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked = asked
-        self.prompt: list[int] | str = asked["input_ids"] if "input_ids" in asked else asked["text"]
-        self.wanted: int = asked["sampling_params"]["max_new_tokens"]
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = body
+        self.prompt: list[int] | str = body["input_ids"] if "input_ids" in body else body["text"]
+        self.wanted: int = body["sampling_params"]["max_new_tokens"]
 
     @property
     def streamed(self) -> bool:
-        return bool(self.asked.get("stream"))
+        return bool(self.body.get("stream"))
 
-    def begin(self, script: Told) -> None:
-        """Prepare what all events share."""
+    def begin(self, script: EventScript) -> None:
+        """Prepare the parts that all events share."""
         self.script = script
         length = len(self.prompt) if isinstance(self.prompt, list) else len(self.prompt.split())
         self.prompt_tokens = length if script.prompt_tokens is None else script.prompt_tokens
@@ -52,35 +52,35 @@ class Answer:
         return b'{"text": "%b", "output_ids": [%b], %b}' % (self.text * total, self.ids[:-2].encode(), end.encode())
 
     def usage_event(self, total: int) -> bytes | None:
-        """Return the event that tells the usage alone, in APIs that have one and where it was asked for."""
+        """Return the event with the usage only, in APIs that have one and if it was requested."""
         return None
 
     def whole(self, total: int) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
+        """Return the answer without streaming."""
         answer: dict[str, Any] = json.loads(self.event(total, total, "length"))
         return answer
 
 
 class Completion(Answer):
-    """As OpenAI's completions send it: each event carries what is new."""
+    """The answer in OpenAI's completions API: each event carries new text."""
 
     KIND = "text_completion"
     DELTA = b'"text":"%b"'
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked = asked
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.body = body
         self.prompt = self.read_prompt()
-        self.wanted = asked.get("max_tokens") or asked.get("max_completion_tokens") or 16
-        self.options: dict[str, bool] = asked.get("stream_options") or {}
+        self.wanted = body.get("max_tokens") or body.get("max_completion_tokens") or 16
+        self.options: dict[str, bool] = body.get("stream_options") or {}
 
     def read_prompt(self) -> list[int] | str:
-        prompt: list[Any] | str = self.asked["prompt"]
-        # One prompt may come as a list of one.
+        prompt: list[Any] | str = self.body["prompt"]
+        # A single prompt may be in a list.
         return prompt[0] if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else prompt
 
     def prepare(self) -> None:
-        self.told = self.script.counts and bool(self.options.get("include_usage") or not self.streamed)
-        self.running = self.told and self.script.continuous and bool(self.options.get("continuous_usage_stats"))
+        self.has_usage = self.script.counts and bool(self.options.get("include_usage") or not self.streamed)
+        self.running = self.has_usage and self.script.continuous and bool(self.options.get("continuous_usage_stats"))
         head = f'{{"id":"cmpl-0","object":"{self.KIND}","created":1,"model":"fake","choices":'
         self.head = head.encode()
         self.part = self.head + b'[{"index":0,' + self.DELTA + b',"logprobs":null,"finish_reason":%b}]'
@@ -98,11 +98,11 @@ class Completion(Answer):
 
     def event(self, tokens: int, total: int, finish: str | None) -> bytes:
         reason = b'"%b"' % finish.encode() if finish else b"null"
-        usage = b',"usage":%b' % self.usage(total) if self.running else b',"usage":null' if self.told else b""
+        usage = b',"usage":%b' % self.usage(total) if self.running else b',"usage":null' if self.has_usage else b""
         return self.part % (self.text * tokens, reason) + usage + b"}"
 
     def usage_event(self, total: int) -> bytes | None:
-        return self.head + b'[],"usage":%b}' % self.usage(total) if self.told else None
+        return self.head + b'[],"usage":%b}' % self.usage(total) if self.has_usage else None
 
     def whole(self, total: int) -> dict[str, Any]:
         text = json.loads(b'"%b"' % (self.text * total))
@@ -111,7 +111,7 @@ class Completion(Answer):
 
 
 class Chat(Completion):
-    """As OpenAI's chat completions send it."""
+    """The answer in OpenAI's chat completions API."""
 
     KIND = "chat.completion.chunk"
     DELTA = b'"delta":{"content":"%b"}'
@@ -119,7 +119,7 @@ class Chat(Completion):
     def read_prompt(self) -> list[int] | str:
         return " ".join(
             message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])
-            for message in self.asked["messages"]
+            for message in self.body["messages"]
         )
 
     def role(self) -> bytes:
@@ -132,6 +132,6 @@ class Chat(Completion):
         return plain | {"object": "chat.completion"}
 
 
-def answer_for(path: str, asked: dict[str, Any]) -> Answer:
+def answer_for(path: str, body: dict[str, Any]) -> Answer:
     """Return the answer to a request at ``path``."""
-    return {"/generate": Answer, "/v1/completions": Completion, "/v1/chat/completions": Chat}[path](asked)
+    return {"/generate": Answer, "/v1/completions": Completion, "/v1/chat/completions": Chat}[path](body)

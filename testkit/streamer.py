@@ -1,13 +1,13 @@
 """A server that streams tokens at set times and records when it wrote each event.
 
-It speaks SGLang's native ``/generate`` and OpenAI's ``/v1/completions`` and ``/v1/chat/completions`` over real
-sockets, in a process of its own. ``with running() as server`` starts one. ``server.load(...)`` sets the scripts of the
-next requests, in their order of arrival; requests without a script follow the loaded pace, or get every token at once.
+It implements SGLang's native ``/generate`` and OpenAI's ``/v1/completions`` and ``/v1/chat/completions`` over real
+sockets, in a separate process. ``with running() as server`` starts one. ``server.load(...)`` sets the scripts of the
+next requests, in order of arrival; requests without a script follow the loaded pace, or get all tokens at once.
 ``server.truth()`` returns when each event of each request was written, by CLOCK_MONOTONIC, which all processes share.
-Run alone: ``python -m testkit.streamer``.
+To run it alone: ``python -m testkit.streamer``.
 
-Clients are compared with its time stamps, so it is cheap: bare sockets on uvloop, events put together from prepared
-pieces, and a stamp right before the system call that sends them.
+Clients are compared with its time stamps, so it has little overhead: raw sockets on uvloop, events assembled from
+prepared pieces, and a time stamp just before the system call that sends them.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from testkit.stream_events import Answer, answer_for
 ROOT = Path(__file__).resolve().parent.parent
 HANG_S = 60.0
 LATER_S = 0.1
-"""At a pace, requests are stamped when they come and read this much later: reading one would delay the stamps of those
-that come with it, and the delay would be laid on the client."""
+"""With a pace, requests are time stamped on arrival and parsed this much later: parsing one would delay the time stamps
+of others that arrive with it, and the delay would be attributed to the client."""
 MODEL = "fake"
 
 Ending = Literal["done", "unfinished", "silent", "error", "abort", "cut", "stall", "die"]
-"""What follows the last step: a proper end; no finish reason; no [DONE]; an error event; an abort; a closed
-connection; nothing at all; the death of the server."""
+"""What follows the last step: a normal end; no finish reason; no [DONE]; an error event; an abort; a closed connection;
+nothing; the death of the server."""
 
 
 @dataclass
@@ -52,40 +52,40 @@ class Script:
     ending: Ending = "done"
     status: int = 200
     role_first: bool = False
-    """Begin with an event that carries no tokens."""
+    """Start with an event without tokens."""
     counts: bool = True
-    """Tell ``completion_tokens``; without it only ids or events can be counted."""
+    """Report ``completion_tokens``; without it clients can only count ids or events."""
     continuous: bool = True
-    """Know ``continuous_usage_stats``."""
+    """Support ``continuous_usage_stats``."""
     halves: bool = False
     """Send each event in two pieces."""
     final_empty: bool = False
-    """Tell the finish reason in an event of its own, without new tokens."""
+    """Report the finish reason in a separate event, without new tokens."""
     finish: str = "length"
     prompt_tokens: int | None = None
-    """Claim this many instead of those that came."""
+    """Report this number instead of the actual one."""
     cached_tokens: int | None = 0
     text: str = '"completion_tokens": 9999, '
-    """Of each token. It looks like a count, as generated text may."""
+    """Text of each token. It looks like a count, as generated text may."""
 
 
 @dataclass
 class Pace:
-    """How requests without a script are answered: with as many tokens as they ask for, at random times."""
+    """Answers of requests without a script: as many tokens as requested, at random times."""
 
     first_s: tuple[float, float]
     """Shortest and longest time to the first event."""
     gap_s: tuple[float, float]
     tokens: tuple[int, ...] = (1,)
-    """Tokens of an event, drawn evenly."""
+    """Numbers of tokens of an event, sampled uniformly."""
     text: str = " the"
     seed: int = 0
     wanted: int = 0
     prepared: int = 0
-    """Draw this many answers of ``wanted`` tokens beforehand: drawing one while others arrive would delay those."""
+    """Number of answers of ``wanted`` tokens to sample in advance, because sampling during the run would delay others."""
 
     def script(self, wanted: int, rng: random.Random) -> Script:
-        """Draw a script of ``wanted`` tokens; the first event has one."""
+        """Return a random script of ``wanted`` tokens; its first event has one token."""
         steps = [(rng.uniform(*self.first_s), 1)]
         left = wanted - 1
         while left > 0:
@@ -97,18 +97,18 @@ class Pace:
 
 @dataclass
 class Truth:
-    """What really happened to one request. Times are nanoseconds of CLOCK_MONOTONIC."""
+    """What actually happened to one request. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     prompt: list[int] | str
     received_ns: int
-    """When its first bytes had been read."""
+    """When its first bytes were read."""
     written: list[tuple[int, int]] = field(default_factory=list)
     """(time just before the event was written, new tokens in it), for events with tokens"""
     path: str = "/generate"
 
 
 class Server:
-    """The scripts to come and the truth so far."""
+    """The remaining scripts and the truth so far."""
 
     def __init__(self) -> None:
         self.info: dict[str, Any] = {"version": "fake", "internal_states": [{}]}
@@ -118,7 +118,7 @@ class Server:
     def forget(self, scripts: list[Script], busy_flushes: int, pace: Pace | None) -> None:
         self.scripts = deque(scripts)
         self.busy_flushes = busy_flushes
-        """How many flushes are refused from now on."""
+        """Number of flushes to refuse from now on."""
         self.pace = pace
         self.rng = random.Random(pace.seed if pace else 0)
         self.drawn = [pace.script(pace.wanted, self.rng) for _ in range(pace.prepared)] if pace else []
@@ -136,18 +136,18 @@ class Server:
         return self.drawn.pop() if ready else self.pace.script(wanted, self.rng)
 
     def plain(self, path: str, body: bytes) -> tuple[int, Any]:
-        """Answer whatever is no generation with (status, JSON or text)."""
+        """Return (status, JSON or text) for any request that is not a generation."""
         match path.partition("?")[0]:
             case "/script":
-                asked = json.loads(body)
-                pace = Pace(**asked["pace"]) if asked["pace"] else None
-                self.forget([Script(**script) for script in asked["scripts"]], asked["busy_flushes"], pace)
+                fields = json.loads(body)
+                pace = Pace(**fields["pace"]) if fields["pace"] else None
+                self.forget([Script(**script) for script in fields["scripts"]], fields["busy_flushes"], pace)
                 return 200, ""
             case "/describe":
                 self.info = json.loads(body)
                 return 200, ""
             case "/truth":
-                truth = [asdict(one) for one in self.truth]
+                truth = [asdict(request) for request in self.truth]
                 return 200, {"requests": truth, "flushes": self.flushes, "headers": self.headers, "bodies": self.bodies}
             case "/flush_cache" if self.busy_flushes:
                 self.busy_flushes -= 1
@@ -167,7 +167,7 @@ class Server:
 
 
 class Connection(asyncio.Protocol):
-    """One connection; its requests come one after the other."""
+    """One connection, with one request at a time."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         self.path = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass
         self.fd: int = transport.get_extra_info("socket").fileno()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -213,12 +213,12 @@ class Connection(asyncio.Protocol):
         if path not in ("/generate", "/v1/completions", "/v1/chat/completions"):
             self.reply(*self.server.plain(path, body))
             return
-        asked = json.loads(body)
-        answer = answer_for(path, asked)
+        fields = json.loads(body)
+        answer = answer_for(path, fields)
         truth = Truth(answer.prompt, received_ns, path=path)
         self.server.truth.append(truth)
         self.server.headers.append(headers)
-        self.server.bodies.append({key: value for key, value in asked.items() if key not in ("prompt", "input_ids")})
+        self.server.bodies.append({key: value for key, value in fields.items() if key not in ("prompt", "input_ids")})
         script = self.server.next_script(answer.wanted)
         if script.status != 200:
             self.reply(script.status, {"error": {"message": "scripted refusal"}})
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
         self.task = asyncio.create_task(self.generate(script, answer, truth))
 
     def send(self, data: bytes) -> None:
-        """Send at once; only what does not fit is left to the transport."""
+        """Send immediately; only data that does not fit in the socket's buffer is left to the transport."""
         if self.transport.is_closing():
             return
         if self.transport.get_write_buffer_size() == 0:
@@ -338,7 +338,7 @@ class Running:
             return text
 
     def load(self, *scripts: Script, busy_flushes: int = 0, pace: Pace | None = None) -> None:
-        """Forget everything and do this with the next requests."""
+        """Reset the server and set the scripts of the next requests."""
         body = {"scripts": [asdict(script) for script in scripts], "busy_flushes": busy_flushes}
         self._ask("/script", {**body, "pace": asdict(pace) if pace else None})
 
@@ -348,15 +348,16 @@ class Running:
 
     def seen(self) -> dict[str, Any]:
         """Return what happened since the last load."""
-        seen: dict[str, Any] = json.loads(self._ask("/truth"))
-        return seen
+        events: dict[str, Any] = json.loads(self._ask("/truth"))
+        return events
 
     def truth(self) -> list[Truth]:
         """Return what happened to each request, in order of arrival."""
-        return [Truth(**{**one, "written": [tuple(w) for w in one["written"]]}) for one in self.seen()["requests"]]
+        requests = self.seen()["requests"]
+        return [Truth(**{**request, "written": [tuple(w) for w in request["written"]]}) for request in requests]
 
     def cpu_s(self) -> float:
-        """Return the processor time that the server has used so far."""
+        """Return the CPU time that the server has used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

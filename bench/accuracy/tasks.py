@@ -155,7 +155,7 @@ def answers_key(
     versions: dict[str, str],
     repeat: int = 0,
 ) -> Key:
-    """Return the key of answers, which depend on the server only, so that the full run reuses those of a limited run."""
+    """Return the key of answers. They depend only on the server, so that a full run reuses those of a limited run."""
     names = ("torch", "transformers")
     kernel = engine.identity()
     return Key(

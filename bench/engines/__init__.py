@@ -262,7 +262,7 @@ class Engine(Frozen, ABC):
         return None
 
     def unscorable(self) -> str | None:
-        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run can show it."""
+        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run shows it."""
         return None
 
     def unproven(self) -> tuple[str, ...]:

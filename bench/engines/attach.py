@@ -222,7 +222,7 @@ class Attach(Engine):
         return api_key
 
     def unscorable(self) -> str | None:
-        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run can show it."""
+        """Return why accuracy tasks cannot run and what to type; None if they can, or if only a trial run shows it."""
         if self.config.tokenizer is None:
             return "accuracy tasks need the served model's tokenizer: engine.tokenizer=FOLDER, or its name on the hub"
         if self.config.prompt == "text":

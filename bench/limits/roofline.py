@@ -37,7 +37,7 @@ By = Literal["memory", "compute"]
 
 
 class WeightBytes(Frozen):
-    """Bytes of a model's weights that a step reads; without the input embeddings, of which it reads single rows."""
+    """Bytes of a model's weights that a step reads, without the input embeddings, of which it reads single rows."""
 
     attention_bytes: float
     """Quantized linear layers of attention, over all decoder layers."""
@@ -47,7 +47,7 @@ class WeightBytes(Frozen):
     """1 for a model without experts."""
     experts_per_token: int
     rest_bytes: float
-    """Weights that are never quantized: the output head (with tied embeddings the same table, read once) and routers."""
+    """Weights that are never quantized: the output head (the embeddings' table if tied, read once) and the routers."""
 
     def experts_read(self, tokens: float) -> float:
         """Return the expected number of distinct experts of a layer that ``tokens`` reach if each picks at random.

@@ -34,7 +34,7 @@ class _Device:
     handle: Any
     """NVML handle of the device itself, for its memory and processes."""
     card: Any
-    """NVML handle of the entire card, for clocks and temperature. Differs from ``handle`` for a part of a card (MIG)."""
+    """NVML handle of the entire card, for clocks and temperature; not ``handle`` for a part of a card (MIG)."""
     is_card: bool
     """Whether the device is an entire card; only then are power and energy its own."""
 
@@ -170,7 +170,7 @@ class Devices:
     def power_w(self) -> list[float | None]:
         """Return the power of every device in watts.
 
-        From Ampere on this is an average over the last second, except on A100 and A30, which report the momentary power.
+        From Ampere on this is the average over the last second, except on A100 and A30, which report the current power.
 
         Raises:
             EngineError: a device is lost.

@@ -1,4 +1,4 @@
-"""Mutation testing: how many small changes of the pure modules do the tests notice? ``make mutants`` runs it.
+"""Mutation testing: the share of small changes of the pure modules that the tests detect. ``make mutants`` runs it.
 
-`mutate` finds the mutants, `cover` the tests that run their lines, `worker` runs these, `judge` puts all together.
+`mutate` finds the mutants, `cover` the tests that run their lines, `worker` runs these tests, and `judge` combines all.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.mutants``: judges a sample of mutants and fails if the tests kill too few of them."""
+"""``python -m benchmarks.mutants``: judge a sample of mutants and fail if the tests kill too few of them."""
 
 import argparse
 import os
@@ -20,13 +20,13 @@ WANTED = 0.92
 
 
 def share(verdicts: Sequence[Verdict]) -> float:
-    """Return the share of the mutants that were killed, of those not shown to be equivalent."""
+    """Return the share of killed mutants among those not shown to be equivalent."""
     count = Counter(verdict.outcome for verdict in verdicts)
     return count["killed"] / ((count["killed"] + count["survived"]) or 1)
 
 
 def table(verdicts: Sequence[Verdict], n_candidates: int, seed: int, minutes: float) -> str:
-    """Return the result: a row for each folder, and each mutant that was not killed with its reason."""
+    """Return the result: a row per folder, and each mutant that was not killed, with the reason."""
     by_folder: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         by_folder[str(Path(verdict.mutant.file).parent)].append(verdict)

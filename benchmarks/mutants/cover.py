@@ -1,7 +1,7 @@
-"""Finds which tests run which lines, and how long each test takes.
+"""Find which tests run which lines, and how long each test takes.
 
-One run of the tests under coverage, in a copy of the tree. Tests that build checkpoints, need a browser or must run
-alone are left out: they take minutes, and most of the code that they test runs in other processes.
+The tests run once under coverage, in a copy of the tree. Tests that build checkpoints, need a browser or must run alone
+are left out: they take minutes, and most of the code that they test runs in other processes.
 """
 
 import json
@@ -22,11 +22,11 @@ from benchmarks.mutants.plugin import OUT
 
 MARKS = "not model and not browser and not alone"
 TEST_LIMIT_S = 20
-"""A test that takes longer is not used."""
+"""Longest duration of a test; slower ones are not used."""
 
 
 def run_tests(tree: Path, data: Path, processes: int) -> None:
-    """Run the tests of ``tree`` under coverage and keep what they show in the folder ``data``.
+    """Run the tests of ``tree`` under coverage and store the results in the folder ``data``.
 
     Tests that fail are left out of the judging.
 
@@ -54,21 +54,21 @@ class Covering:
     sources: dict[str, list[str]]
     """The lines of each file."""
     seconds: dict[str, float]
-    """What each test takes."""
+    """Duration of each test."""
 
     def of(self, mutant: Mutant, budget_s: float) -> list[str]:
-        """Return the tests that may notice a mutant, the quickest first, for at most ``budget_s`` but one test.
+        """Return the tests that may detect a mutant, fastest first, for up to ``budget_s`` but at least one test.
 
-        A line within a function is noticed by tests that run it. A line that runs on import, such as a constant or a
-        field, is noticed by tests that run a line where its name is written, in any module.
+        Tests that run a line in a function may detect its mutants. For a line that runs on import, such as a constant
+        or a field, these are the tests that run a line with its name, in any module.
         """
-        found = self._on(mutant.file, mutant.lines)
+        tests = self._on(mutant.file, mutant.lines)
         if mutant.names:
-            named = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in mutant.names))
+            mention = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in mutant.names))
             for file, lines in self.sources.items():
-                found |= self._on(file, (number for number, line in enumerate(lines, 1) if named.search(line)))
+                tests |= self._on(file, (number for number, line in enumerate(lines, 1) if mention.search(line)))
         chosen: list[str] = []
-        for test in sorted(found, key=lambda each: (self.seconds[each], each)):
+        for test in sorted(tests, key=lambda each: (self.seconds[each], each)):
             if chosen and budget_s < self.seconds[test]:
                 break
             budget_s -= self.seconds[test]
@@ -76,12 +76,12 @@ class Covering:
         return chosen
 
     def _on(self, file: str, lines: Iterable[int]) -> set[str]:
-        known = self.tests.get(file, {})
-        return set().union(*(known.get(line, set()) for line in lines))
+        by_line = self.tests.get(file, {})
+        return set().union(*(by_line.get(line, set()) for line in lines))
 
 
 def read(tree: Path, data: Path) -> Covering:
-    """Return what ``run_tests`` has kept of ``tree``, or of another copy."""
+    """Return the results that ``run_tests`` stored for ``tree``, or for another copy of it."""
     seconds: dict[str, float] = json.loads((data / "tests-main.json").read_text())
     by_file: dict[str, set[str]] = defaultdict(set)
     for test in seconds:
@@ -102,10 +102,10 @@ def read(tree: Path, data: Path) -> Covering:
 def _tests(contexts: Sequence[str], by_file: dict[str, set[str]]) -> set[str]:
     """Return the tests of contexts such as ``tests/test_x.py::test_y|run``.
 
-    What runs while a fixture is made may be looked at by any test of the file: the fixture may serve all of them.
+    Lines that run during a fixture's setup count for all tests of the file, because they may share the fixture.
     """
-    found: set[str] = set()
+    tests: set[str] = set()
     for context in contexts:
         test, _, phase = context.rpartition("|")
-        found |= {test} if phase == "run" else by_file[test.partition("::")[0]]
-    return found
+        tests |= {test} if phase == "run" else by_file[test.partition("::")[0]]
+    return tests

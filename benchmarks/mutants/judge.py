@@ -1,4 +1,4 @@
-"""Judges a sample of mutants: killed by a test, equivalent by the committed list, or survived."""
+"""Judge a sample of mutants: killed by a test, equivalent according to the committed list, or survived."""
 
 import json
 import math
@@ -33,18 +33,18 @@ PURE = {
         "reader", "rows", "texts",
     ),
 }  # fmt: skip
-"""The modules that compute and decide. The others start processes, speak to servers or run a model."""
+"""Modules that compute and decide. The others start processes, access servers or run a model."""
 BUDGET_S = 60.0
-"""Tests run on one mutant, by what they take on the original; the quickest come first."""
+"""Time for the tests of one mutant, measured on the original; the fastest tests run first."""
 LIMIT = 10.0
-"""A mutant may make its tests this many times slower before it counts as killed."""
+"""Factor by which a mutant may slow its tests down before it counts as killed."""
 LIMIT_S = 20.0
-"""And it has this much for the start of pytest."""
+"""Additional time for the start of pytest."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant."""
+    """The outcome of a mutant."""
 
     mutant: Mutant
     outcome: Literal["killed", "equivalent", "survived"]
@@ -55,16 +55,16 @@ def pure_files() -> list[str]:
     """Return the modules to mutate, as paths from the root.
 
     Raises:
-        FileNotFoundError: a module of the list is not there.
+        FileNotFoundError: a module of the list does not exist.
     """
-    found: list[str] = []
+    paths: list[str] = []
     for folder, names in PURE.items():
         for name in names:
             files = sorted((ROOT / folder).glob(f"{name}.py"))
             if not files:
                 raise FileNotFoundError(f"{folder}/{name}.py is in benchmarks.mutants.judge.PURE but does not exist")
-            found += [str(file.relative_to(ROOT)) for file in files]
-    return found
+            paths += [str(file.relative_to(ROOT)) for file in files]
+    return paths
 
 
 def population() -> list[Mutant]:
@@ -73,12 +73,12 @@ def population() -> list[Mutant]:
 
 
 def sample(candidates: Sequence[Mutant], seed: int, n: int) -> list[Mutant]:
-    """Return ``n`` of the mutants, the same for the same seed wherever the code around them changes."""
+    """Return ``n`` of the mutants, depending on the seed but not on changes of other code."""
     return sorted(candidates, key=lambda each: each.rank(seed))[:n]
 
 
 def equivalents() -> dict[tuple[str, str, str, str], str]:
-    """Return the reason of each mutant that is shown to be equivalent, by its key."""
+    """Return the reasons of mutants that are shown to be equivalent, by the mutants' keys."""
     listed = tomllib.loads(EQUIVALENT.read_text())["equivalent"]
     return {(each["file"], each["function"], each["original"], each["mutated"]): each["reason"] for each in listed}
 
@@ -94,10 +94,10 @@ def copy_tree(to: Path) -> None:
 
 
 class Worker:
-    """A process that runs tests in a tree of its own."""
+    """A process that runs tests in its own tree."""
 
     def __init__(self, tree: Path, data: Path) -> None:
-        """Start it."""
+        """Start the process."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.mutants.worker", str(data)],
             cwd=tree,
@@ -108,7 +108,7 @@ class Worker:
         )
 
     def ask(self, mutant: Mutant | None, tests: list[str], seconds: float) -> dict[str, Any]:
-        """Run tests on a mutant, or on the original, and return what `worker.fork` returns."""
+        """Run tests on a mutant, or on the original, and return the result of `worker.fork`."""
         job = {
             "file": mutant.file if mutant else "",
             "source": mutant.source if mutant else "",
@@ -125,7 +125,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self._process.communicate()
 
 
@@ -139,7 +139,7 @@ def _cause(answer: dict[str, Any]) -> str:
     """Return what killed a mutant.
 
     Raises:
-        RuntimeError: its tests did not run at all.
+        RuntimeError: its tests did not run.
     """
     code = answer["exit"]
     if code is None:
@@ -154,7 +154,7 @@ def _cause(answer: dict[str, Any]) -> str:
 
 
 class _Judge:
-    """Judges one mutant at a time in each of the workers."""
+    """Judges mutants, one at a time per worker."""
 
     def __init__(self, covering: Covering, workers: Sequence[Worker]) -> None:
         self.covering = covering
@@ -172,7 +172,7 @@ class _Judge:
             self.idle.put(worker)
 
     def passes(self, test: str) -> bool:
-        """Return whether a test passes on the original in a worker; one that does not says nothing about a mutant."""
+        """Return whether a test passes on the original in a worker; otherwise it says nothing about a mutant."""
         if test not in self.passing:
             self.passing[test] = self.ask(None, [test])["exit"] == pytest.ExitCode.OK
         return self.passing[test]
@@ -183,18 +183,18 @@ class _Judge:
         tests = self.covering.of(mutant, BUDGET_S)
         while tests := [test for test in tests if self.passing.get(test, True)]:
             answer = self.ask(mutant, tests)
-            if answer["exit"] == pytest.ExitCode.USAGE_ERROR:  # the name of a test holds a constant that is another now
+            if answer["exit"] == pytest.ExitCode.USAGE_ERROR:  # a test's name contains a constant that was mutated
                 answer = self.ask(mutant, list(dict.fromkeys(test.partition("::")[0] for test in tests)))
             if answer["exit"] == pytest.ExitCode.OK:
                 return Verdict(mutant, "survived", f"{len(tests)} tests run the line and pass")
             if all(map(self.passes, answer["failed"])):
                 return Verdict(mutant, "killed", _cause(answer))
             if not set(answer["failed"]) & set(tests):
-                break  # a test of the same file that fails on the original too
+                break  # a test of the same file also fails on the original
         return Verdict(mutant, "survived", "no test runs the line")
 
 
 def judge(chosen: Sequence[Mutant], covering: Covering, workers: Sequence[Worker]) -> Iterator[Verdict]:
-    """Judge mutants, as many at a time as there are workers, and return the verdicts in the order of the mutants."""
+    """Judge mutants, as many at once as there are workers, and yield the verdicts in the order of the mutants."""
     with ThreadPoolExecutor(len(workers)) as threads:
         yield from threads.map(_Judge(covering, workers).verdict, chosen)

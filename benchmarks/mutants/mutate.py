@@ -1,7 +1,7 @@
-"""Finds the mutants of a module: its source with one operator, comparison, condition or constant changed.
+"""Find the mutants of a module: its source with one operator, comparison, condition or constant changed.
 
-Not mutated, because no test of behaviour can depend on it or any test at all fails: annotations, docstrings and other
-strings, ``assert`` (it informs the type checker), ``strict=`` of ``zip``, ``+`` next to a string, unions of types.
+Some code is not mutated, because no test of behaviour depends on it or every test fails: annotations, docstrings and
+other strings, ``assert`` (for the type checker), ``strict=`` of ``zip``, ``+`` next to a string, unions of types.
 """
 
 import ast
@@ -40,21 +40,21 @@ class Mutant:
     mutated: str
     """The line after the change, without indentation."""
     lines: tuple[int, ...]
-    """Numbers of the lines of the changed statement, of a compound one those of its head."""
+    """Line numbers of the changed statement; for a compound statement those of its head."""
     names: tuple[str, ...]
-    """Names that the changed statement defines where it runs on import; empty within functions."""
+    """Names defined by the changed statement if it runs on import; empty in functions."""
     source: str
     """The module after the change."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Return what identifies the mutant for as long as its line, function and file keep their text."""
+        """Return the identity of the mutant, which is stable while its line, function and file are unchanged."""
         return self.file, self.function, self.original, self.mutated
 
     def rank(self, seed: int) -> str:
-        """Return where the mutant comes in the order of a seed.
+        """Return the sort key of the mutant for a seed.
 
-        It depends on the line and its function only, so a sample changes no more than the code does.
+        It depends only on the line and its function, so that a sample changes only where the code does.
         """
         return hashlib.sha256(repr((seed, *self.key[1:])).encode()).hexdigest()
 
@@ -96,7 +96,7 @@ class _Finder(ast.NodeVisitor):
         self.edits.append(_Edit(start, end, text, ".".join(self.functions), _lines(self.statement), names))
 
     def between(self, left: ast.expr, right: ast.expr, old: str, new: str) -> None:
-        """Replace the operator that is written between two operands."""
+        """Replace the operator between two operands."""
         first = self.text.index(old.split(maxsplit=1)[0].encode(), self.end(left), self.start(right))
         last = self.text.index(old.rsplit(maxsplit=1)[-1].encode(), first, self.start(right)) + len(
             old.rsplit(maxsplit=1)[-1]
@@ -135,14 +135,14 @@ class _Finder(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - the name that ast.NodeVisitor looks up
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        """Leave assertions alone."""
+        """Skip assertions."""
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if not isinstance(node.value, ast.Constant):
             self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Leave formatted strings alone: Python 3.11 does not say where in the source their parts are."""
+        """Skip formatted strings, because Python 3.11 does not report the positions of their parts."""
 
     def visit_arguments(self, node: ast.arguments) -> None:
         for default in (*node.defaults, *(each for each in node.kw_defaults if each is not None)):
@@ -232,7 +232,7 @@ def _is_type(node: ast.expr) -> bool:
 
 
 def _other_values(value: object) -> tuple[object, ...]:
-    """Return the constants to put in place of one: its neighbours, or half of a fraction, which stays one."""
+    """Return the replacements of a constant: its neighbours, or half of a float."""
     if isinstance(value, bool):
         return (not value,)
     if isinstance(value, int):
@@ -243,7 +243,7 @@ def _other_values(value: object) -> tuple[object, ...]:
 
 
 def _lines(statement: ast.stmt) -> tuple[int, ...]:
-    """Return the lines of a statement, of a compound one those of its head."""
+    """Return the lines of a statement; for a compound statement those of its head."""
     body = statement.body[0] if isinstance(statement, COMPOUND) else None
     last = body.lineno - 1 if body else statement.end_lineno or statement.lineno
     return tuple(range(statement.lineno, max(last, statement.lineno) + 1))
@@ -260,7 +260,7 @@ def _defined(statement: ast.stmt) -> tuple[str, ...]:
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
-    """Return all mutants of a module, in the order of its text; of several with one key the first.
+    """Yield all mutants of a module in source order, only the first of those with the same key.
 
     Args:
         file: path from the repository's root.
@@ -268,7 +268,7 @@ def mutants(file: str, source: str) -> Iterator[Mutant]:
     """
     finder = _Finder(source)
     finder.visit(ast.parse(source))
-    text, known = finder.text, set()
+    text, keys = finder.text, set()
     for edit in sorted(finder.edits, key=lambda each: (each.start, each.text)):
         before, after = text[: edit.start] + edit.text.encode(), text[edit.end :]
         head = text.rfind(b"\n", 0, edit.start) + 1
@@ -281,6 +281,6 @@ def mutants(file: str, source: str) -> Iterator[Mutant]:
             names=edit.names,
             source=(before + after).decode(),
         )
-        if mutant.key not in known:
-            known.add(mutant.key)
+        if mutant.key not in keys:
+            keys.add(mutant.key)
             yield mutant

@@ -1,4 +1,4 @@
-"""A pytest plugin for the run under coverage: which tests passed, how long each took, which modules were loaded."""
+"""A pytest plugin for the run under coverage: records passed tests, their durations, and loaded modules."""
 
 import json
 import os
@@ -12,12 +12,12 @@ OUT = "QUANTBENCH_MUTANTS"
 
 
 def is_own(module: str) -> bool:
-    """Return whether a module belongs to the tree, and so may be a mutant or import one."""
+    """Return whether a module belongs to the tree, so that it may be mutated or import a mutant."""
     return module.partition(".")[0] in ("bench", "benchmarks", "quantize", "testkit", "tests")
 
 
 class Recorder:
-    """Keeps what is known of each test, and writes it at the end of the session."""
+    """Records each test's result and duration, and writes them at the end of the session."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,13 +25,13 @@ class Recorder:
         self.failed: set[str] = set()
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what needs the cache of checkpoints."""
+        """Deselect tests that need the cache of checkpoints."""
         slow = [item for item in items if "cache" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Add up a test's phases."""
+        """Add the duration of a test's phase."""
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if not report.passed:
             self.failed.add(report.nodeid)

@@ -1,7 +1,7 @@
-"""Runs tests on mutants: a process that has loaded what tests import, and forks for every mutant.
+"""Run tests on mutants, in a process that has imported the tests' dependencies and forks for every mutant.
 
-``python -m benchmarks.mutants.worker DATA`` from the root of a copy of the tree. A line of JSON comes in for every
-mutant, a line of JSON goes out: which tests failed, and how the process ended.
+Run ``python -m benchmarks.mutants.worker DATA`` in the root of a copy of the tree. It reads a line of JSON for every
+mutant and prints a line of JSON: the failed tests, and how the process ended.
 """
 
 import importlib
@@ -22,31 +22,31 @@ from hypothesis import Phase, settings
 from benchmarks.mutants.plugin import is_own
 
 MEMORY_BYTES = 16 * 2**30
-"""Address space of a process that runs tests: a mutant may ask for any amount."""
+"""Limit on the address space of a process that runs tests, because a mutant may allocate any amount."""
 WAIT = 5
 
 
 class Failures:
-    """Keeps which tests failed."""
+    """Collects the failed tests."""
 
     def __init__(self) -> None:
         self.tests: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a failure."""
+        """Record a failure."""
         if report.failed:
             self.tests.append(report.nodeid)
 
 
 def warm_up(modules: list[str]) -> None:
-    """Load what tests load besides the tree, so that it is not loaded again for every mutant."""
+    """Import the tests' dependencies outside the tree, so that they are not imported for every mutant."""
     with redirect_stdout(sys.stderr):
         for name in modules:
             with suppress(ImportError):
                 importlib.import_module(name)
     if loaded := [name for name in sys.modules if is_own(name) and not name.startswith("benchmarks")]:
-        raise RuntimeError(f"mutants of modules that are loaded already would go unnoticed: {', '.join(loaded)}")
-    # Failing examples need not be shrunk, and no test may fail because another process has the core.
+        raise RuntimeError(f"mutants of modules that are already imported would be missed: {', '.join(loaded)}")
+    # Failing examples are not shrunk, and no test may fail because another process has the core.
     settings.register_profile(
         "mutants", phases=[Phase.explicit, Phase.generate], database=None, deadline=None, derandomize=True
     )
@@ -54,14 +54,14 @@ def warm_up(modules: list[str]) -> None:
 
 
 def run_tests(tests: list[str], stop: bool, limit_s: int, out: Path) -> int:
-    """Run tests in this process and write those that failed to ``out``."""
+    """Run tests in this process and write the failed ones to ``out``."""
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
     failures = Failures()
-    # Plugins are loaded already; that the assertions in them are not rewritten does not matter.
+    # Plugins are already imported, so their assertions are not rewritten, which does not matter.
     options = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", *(["-x"] if stop else [])]
     code = int(pytest.main([*options, *tests], plugins=[failures]))
     out.write_text(json.dumps(failures.tests))
@@ -69,10 +69,10 @@ def run_tests(tests: list[str], stop: bool, limit_s: int, out: Path) -> int:
 
 
 def fork(tests: list[str], stop: bool, limit_s: int, out: Path) -> dict[str, Any]:
-    """Run tests in a process of their own; return its exit code (None: past the limit) and the tests that failed.
+    """Run tests in a forked process; return its exit code (None: above the limit) and the failed tests.
 
-    The limit is one of processor time, so that it does not depend on what else the machine does; a process that waits
-    gets `WAIT` times as long.
+    The limit is on CPU time, so that it does not depend on other load of the machine; a process that waits may take
+    `WAIT` times as long.
     """
     out.write_text("[]")
     pid = os.fork()
@@ -101,7 +101,7 @@ def fork(tests: list[str], stop: bool, limit_s: int, out: Path) -> dict[str, Any
 
 
 def main(data: Path) -> None:
-    """Answer every line of standard input."""
+    """Answer each line of standard input."""
     modules = dict.fromkeys(
         name for file in sorted(data.glob("modules-*.json")) for name in json.loads(file.read_text())
     )
@@ -111,12 +111,12 @@ def main(data: Path) -> None:
         job = json.loads(line)
         file = Path(job["file"]) if job["file"] else None
         if file:
-            kept, times = file.read_bytes(), file.stat()
+            original, times = file.read_bytes(), file.stat()
             file.write_text(job["source"])
-            os.utime(file, (number, number))  # a time of its own, so that no other mutant's bytecode is taken for its
+            os.utime(file, (number, number))  # a unique time, so that the bytecode of another mutant is not used
         answer = fork(job["tests"], job["stop"], job["limit_s"], out)
         if file:
-            file.write_bytes(kept)
+            file.write_bytes(original)
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         print(json.dumps(answer), flush=True)
 

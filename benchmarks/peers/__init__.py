@@ -1,1 +1,1 @@
-"""The other clients that ours is compared with, and how each is run."""
+"""The other clients that quantbench's is compared with, and how each is run."""

@@ -1,4 +1,4 @@
-"""Where each peer's interpreter lies: in ``$QUANTBENCH_PEERS/NAME``, else in the cache, built there on first use."""
+"""Each peer's interpreter: in ``$QUANTBENCH_PEERS/NAME``, or else in the cache, where it is built on first use."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def _built(name: str) -> str:
-    """Return the interpreter in the cache, after building its environment from ``NAME.txt`` if there is none."""
+    """Return the interpreter in the cache, building its environment from ``NAME.txt`` if necessary."""
     place = cache_dir() / "peers" / name
     python = place / "bin" / "python"
     if not (place / "complete").exists():
@@ -25,23 +25,23 @@ def _built(name: str) -> str:
 
 
 def interpreter(name: str) -> str:
-    """Return the interpreter of the peer ``name``; ours for an empty name.
+    """Return the interpreter of the peer ``name``; the current one for an empty name.
 
     Raises:
-        ToolchainError: SGLang is compared from its toolchain, which is not built.
+        ToolchainError: SGLang's toolchain is not built.
     """
     if not name:
         return sys.executable
-    given = os.environ.get("QUANTBENCH_PEERS")
-    if given and (Path(given) / name / "bin" / "python").exists():
-        return str(Path(given) / name / "bin" / "python")
+    folder = os.environ.get("QUANTBENCH_PEERS")
+    if folder and (Path(folder) / name / "bin" / "python").exists():
+        return str(Path(folder) / name / "bin" / "python")
     if name == "sglang":
         return toolchain_interpreter("sglang-cpu", "the comparison of clients")
     return _built(name)
 
 
 def version(python: str, package: str) -> str:
-    """Return the version of ``package`` in an environment; a word of why not where it is not there."""
+    """Return the version of ``package`` in an environment, or ``not installed``."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True)
-    return found.stdout.strip() or "not installed"
+    result = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return result.stdout.strip() or "not installed"

@@ -1,4 +1,4 @@
-"""Runs quantbench's client as a process of its own, as the peers are run: one wave, and its medians as JSON.
+"""Run quantbench's client in a separate process, like its peers: one wave, with its medians as JSON.
 
 ``python -m benchmarks.peers.run_quantbench URL PROTOCOL REQUESTS INPUT_LEN OUTPUT_LEN``
 """

@@ -1,7 +1,7 @@
-"""The clients that are compared: how each is run, and where it says what it measured.
+"""The compared clients: how each is run, and where it reports its measurements.
 
-Every one sends N requests at once, each with 64 prompt tokens and the same number of output tokens, and takes token
-counts from the server where it can. TPOT is (last token − first token)/(tokens − 1), by whatever name a tool has it.
+Each client sends N requests at once, with 64 prompt tokens and the same number of output tokens, and uses the server's
+token counts where it can. TPOT is (last token − first token)/(tokens − 1), whatever a tool calls it.
 """
 
 import json
@@ -17,15 +17,15 @@ MODEL = "fake"
 
 @dataclass(frozen=True)
 class Job:
-    """What one run of a tool has to do."""
+    """The task of one run of a tool."""
 
     url: str
     requests: int
-    """All at once."""
+    """Number of requests, sent at once."""
     output_len: int
     tokenizer: Path
     folder: Path
-    """Empty; the tool works in it."""
+    """An empty working directory for the tool."""
 
 
 Figures = tuple[float, float]
@@ -38,13 +38,13 @@ class Tool:
 
     name: str
     environment: str
-    """Whose interpreter runs it; empty for ours."""
+    """Name of its interpreter; empty for the current one."""
     package: str
     api: str
     argv: Callable[[Job], list[str]]
-    """What follows the interpreter; a first word without a leading dash is a program beside it."""
+    """Arguments of the interpreter; a first word without a leading dash is a program in the interpreter's folder."""
     read: Callable[[Job, str], Figures]
-    """Returns what it reports, from its files and its standard output."""
+    """Returns its figures from its files and its standard output."""
     env: dict[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -132,7 +132,7 @@ def _read_aiperf(job: Job, output: str) -> Figures:
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 ROOT = Path(__file__).resolve().parent.parent.parent
-# SGLang is made for CUDA; these let it be imported without.
+# SGLang requires CUDA; with these variables it can be imported without it.
 SGLANG = {
     **OFFLINE,
     "SGLANG_USE_CPU_ENGINE": "1",
@@ -156,13 +156,13 @@ TOOLS = (
     ),
     Tool("guidellm", "guidellm", "guidellm", CHAT, _guidellm, _read_guidellm, OFFLINE),
     Tool("evalscope", "evalscope", "evalscope", COMPLETIONS, _evalscope, _read_evalscope, OFFLINE),
-    # Offline, it takes no folder for a tokenizer.
+    # When offline it does not accept a folder as its tokenizer.
     Tool("aiperf", "aiperf", "aiperf", CHAT, _aiperf, _read_aiperf),
 )  # fmt: skip
 
 
 def command(tool: Tool, python: str, job: Job) -> list[str]:
-    """Return the whole command line of a run."""
+    """Return the complete command line of a run."""
     first, *rest = tool.argv(job)
     return [python, first, *rest] if first.startswith("-") else [str(Path(python).with_name(first)), *rest]
 

@@ -81,7 +81,7 @@ def gptq(config: "Config", architecture: Architecture, source: Path, target: Pat
 
 @contextlib.contextmanager
 def runs_without_cuda() -> Iterator[None]:
-    """Without CUDA, make the library work on the CPU instead of moving layers to ``cuda:0`` and synchronizing with it."""
+    """Without CUDA, make the library use the CPU instead of moving layers to ``cuda:0`` and synchronizing with it."""
     import auto_gptq.modeling._base as base
     import torch
 

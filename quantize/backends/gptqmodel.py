@@ -115,7 +115,7 @@ def _run(
 
 
 def watch_routers(model: Any) -> list[tuple[set[int], int]]:
-    """Return, for each router of the model, (the experts that it has chosen, filled as it runs; the number of experts)."""
+    """Return (experts chosen so far, filled as the model runs; number of experts) of each router of the model."""
     import torch
 
     routers: list[tuple[set[int], int]] = []

@@ -129,7 +129,7 @@ class Model:
         if len(shares) == 1:
             logits = self._forward(tokens, sequences, keep)
         else:
-            # Threads that share a matrix product wait for each other after each; threads with their own sequences do not.
+            # Threads that share a matrix product wait for each other after each; those with their own sequences do not.
             each = threads // len(shares)
             with _threads(each):
                 passes = [

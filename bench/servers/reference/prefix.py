@@ -57,7 +57,7 @@ class PrefixCache:
         return entry.kv.prefix(best, reserve)
 
     def insert(self, tokens: Sequence[int], kv: SequenceKV) -> None:
-        """Keep a finished sequence and take ownership of ``kv``; ``tokens`` are those of its ``kv.length`` positions."""
+        """Keep a finished sequence and take ownership of ``kv``; ``tokens`` belong to its ``kv.length`` positions."""
         new = np.asarray(tokens, dtype=np.int64)
         if not 0 < len(new) <= self._max_tokens:
             return

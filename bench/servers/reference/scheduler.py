@@ -61,7 +61,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Logprobs:
-    """Log-probabilities of consecutive positions, in SGLang's format; ``top`` and ``ids`` are empty unless requested."""
+    """Log-probabilities of consecutive positions in SGLang's format; ``top`` and ``ids`` are empty unless requested."""
 
     tokens: list[Entry] = field(default_factory=list)
     top: list[list[Entry] | None] = field(default_factory=list)
