@@ -33,7 +33,7 @@ class MethodConfig(Frozen):
     ignore: tuple[str, ...]
     """Layers left in 16 bits: names, or ``re:`` patterns."""
     max_kl: PositiveFloat
-    """Highest mean KL divergence from the source, in nats per token, at which a checkpoint is published."""
+    """Highest mean KL divergence from the source at which a checkpoint is published, in the unit of nats per token."""
 
     def check_backend(self, *known: Name) -> None:
         """Check that the backend implements the method.

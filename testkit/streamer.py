@@ -82,7 +82,7 @@ class Pace:
     seed: int = 0
     wanted: int = 0
     prepared: int = 0
-    """Number of answers of ``wanted`` tokens to sample in advance, because sampling during the run would delay others."""
+    """Number of answers of ``wanted`` tokens to sample in advance: sampling during the run delays others."""
 
     def script(self, wanted: int, rng: random.Random) -> Script:
         """Return a random script of ``wanted`` tokens; its first event has one token."""

@@ -64,7 +64,7 @@ def warm_up_requests(shape: Shape) -> int:
 
 
 def in_order(shapes: Sequence[Shape], seed: int) -> list[Shape]:
-    """Return the shapes in a random order from ``seed``, but with open loops of equal lengths in order of their rates."""
+    """Return the shapes in a random order from ``seed``; open loops of equal lengths stay in order of rate."""
     order = random.Random(seed).sample(shapes, k=len(shapes))
     places: dict[tuple[int, int], list[int]] = {}
     for place, shape in enumerate(order):

@@ -1,4 +1,4 @@
-"""The asker over real HTTP against a server whose truth is known: every answer right, none lost, none asked twice."""
+"""The asker over real HTTP against a server with known answers: every answer right, none lost or repeated."""
 
 import asyncio
 import json
@@ -28,17 +28,17 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def questions(n: int) -> list[Question]:
-    """Return ``n`` questions of all three kinds, those of a kind with the same beginning."""
+    """Return ``n`` questions of all three kinds, with the same prefix within a kind."""
     kinds: list[dict[str, Any]] = [{"choices": (7, 8, 9)}, {"continuation": (7, 8)}, {"sampling": TEXT}]
     return [Question(context=(number % 3, 4, 5, number), **kinds[number % 3]) for number in range(n)]
 
 
 def truth(question: Question) -> tuple[tuple[float, ...], tuple[bool, ...], str | None]:
-    """Return the examinee's proper answer to a question."""
+    """Return the expected answer of the fake server to a question."""
     context = list(question.context)
     if question.choices:
         logprobs = tuple(logprob(context, token) for token in question.choices)
-        return logprobs, tuple(one == max(logprobs) for one in logprobs), None
+        return logprobs, tuple(value == max(logprobs) for value in logprobs), None
     if question.continuation:
         places = [(context + list(question.continuation[:n]), token) for n, token in enumerate(question.continuation)]
         total = sum(logprob(before, token) for before, token in places)
@@ -46,14 +46,14 @@ def truth(question: Question) -> tuple[tuple[float, ...], tuple[bool, ...], str 
     return (), (), answer({"input_ids": context, "sampling_params": {"temperature": 0}})["text"]
 
 
-def told(found: list[Answer]) -> list[tuple[Any, ...]]:
-    return [(one.logprobs, one.greedy, one.text) for one in found]
+def results(answers: list[Answer]) -> list[tuple[Any, ...]]:
+    return [(reply.logprobs, reply.greedy, reply.text) for reply in answers]
 
 
 def test_every_kind_of_question_gets_its_answer(tmp_path: Path) -> None:
     some = questions(30)
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        assert told(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(some)) == [truth(question) for question in some]
         work = asker.work()
     assert (work.requests, work.retried, work.resumed, work.concurrency) == (30, 0, 0, 4)
     assert work.prompt_tokens == sum(len(question.prompt) for question in some)
@@ -66,17 +66,17 @@ def test_every_kind_of_question_gets_its_answer(tmp_path: Path) -> None:
 def test_a_question_that_comes_twice_is_asked_once(tmp_path: Path) -> None:
     some = questions(6)
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        found = asker.ask([*some, *reversed(some)])
+        answers = asker.ask([*some, *reversed(some)])
     assert len(server.bodies) == 6
-    assert found[:6] == found[:5:-1]
+    assert answers[:6] == answers[:5:-1]
 
 
 def test_answers_drawn_at_random_are_asked_for_each(tmp_path: Path) -> None:
     draw = TEXT.model_copy(update={"temperature": 0.7})
     some = [Question(context=(1, 2), sampling=draw, nth=nth) for nth in range(5)]
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        assert len({one.text for one in asker.ask(some)}) == 5
-        assert len({one.text for one in asker.ask(some)}) == 5
+        assert len({reply.text for reply in asker.ask(some)}) == 5
+        assert len({reply.text for reply in asker.ask(some)}) == 5
     assert len(server.bodies) == 5
 
 
@@ -96,7 +96,7 @@ def test_as_many_requests_are_under_way_as_are_allowed_and_no_more(tmp_path: Pat
     assert server.most_under_way == 7
 
 
-def test_what_is_known_is_not_asked_and_counts_as_done(tmp_path: Path) -> None:
+def test_known_answers_are_not_requested_and_count_as_done(tmp_path: Path) -> None:
     some, seen = questions(20), []
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
         first = asker.ask(some[:8])
@@ -128,7 +128,7 @@ def cut(number: int, body: Body) -> web.Response:
 
 
 @pytest.mark.parametrize("kind", ["HTTP 500", "HTTP 429", "HTTP 408", "a cut connection", "no JSON"])
-def test_a_fault_now_and_then_changes_no_answer(tmp_path: Path, kind: str) -> None:
+def test_an_occasional_fault_changes_no_answer(tmp_path: Path, kind: str) -> None:
     def wrong(number: int, body: Body) -> web.StreamResponse | None:
         if number % 50:
             return None
@@ -138,14 +138,14 @@ def test_a_fault_now_and_then_changes_no_answer(tmp_path: Path, kind: str) -> No
 
     some = questions(200)
     with answering(wrong) as server, asking(server.url, tmp_path / "j") as asker:
-        assert told(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(some)) == [truth(question) for question in some]
         work = asker.work()
     assert len(server.bodies) == 204
     assert (work.requests, work.retried) == (200, 4)
 
 
 STRUCK = 11
-"""The question that something happens to; it asks for text."""
+"""The question that gets the fault; it asks for text."""
 
 
 def struck(body: Body) -> bool:
@@ -161,9 +161,9 @@ def test_a_question_that_fails_in_every_try_costs_no_other_answer(tmp_path: Path
         assert len(server.bodies) == 20 + module.TRIES
     assert "1 of 21 questions were not answered, the first: HTTP 500: " in str(caught.value)
     assert "no memory" in str(caught.value)
-    assert "20 answers are kept; the same command asks for the rest alone" in str(caught.value)
+    assert "20 answers are kept; rerun the same command to ask only the rest" in str(caught.value)
     with answering() as again, asking(again.url, tmp_path / "j") as asker:
-        assert told(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(some)) == [truth(question) for question in some]
     assert [body["input_ids"] for body in again.bodies] == [list(broken.prompt)]
 
 
@@ -176,11 +176,11 @@ def test_a_refusal_is_not_asked_again(tmp_path: Path, status: int) -> None:
     assert len(server.bodies) == 21
 
 
-def test_where_everything_fails_it_gives_up_early(tmp_path: Path) -> None:
+def test_asking_stops_early_if_every_question_fails(tmp_path: Path) -> None:
     failing = answering(lambda number, body: error(400) if number > 100 else None)
     with failing as server, asking(server.url, tmp_path / "j") as asker, pytest.raises(AccuracyError) as caught:
         asker.ask(questions(1000))
-    assert f"{module.GIVE_UP} questions in a row were not answered, the last: HTTP 400" in str(caught.value)
+    assert f"{module.GIVE_UP} consecutive questions were not answered, the last: HTTP 400" in str(caught.value)
     assert "100 answers are kept" in str(caught.value)
     assert len(server.bodies) <= 100 + module.GIVE_UP + 4
     assert len(kept(tmp_path / "j")[0]) == 100
@@ -199,9 +199,9 @@ def test_log_probabilities_that_are_no_numbers_are_refused_and_not_kept(tmp_path
     def wrong(number: int, body: Body) -> Body | None:
         if not struck(body):
             return None
-        found = answer(body)
-        found["meta_info"]["input_token_logprobs"][-1][0] = bad
-        return found
+        response = answer(body)
+        response["meta_info"]["input_token_logprobs"][-1][0] = bad
+        return response
 
     some = [Question(context=(1, 2), continuation=(9, number)) for number in range(21)]
     refusal = pytest.raises(AccuracyError, match=f"a log-probability of {said}: its logits are not finite numbers")
@@ -234,12 +234,12 @@ def test_an_answer_to_other_tokens_is_refused(tmp_path: Path) -> None:
     def wrong(number: int, body: Body) -> Body:
         return answer({**body, "input_ids": [*body["input_ids"][:-1], 1]})
 
-    refusal = pytest.raises(AccuracyError, match="scored other tokens than it was asked to")
+    refusal = pytest.raises(AccuracyError, match="scored tokens other than the requested ones")
     with answering(wrong) as server, asking(server.url, tmp_path / "j") as asker, refusal:
         asker.ask([Question(context=(1, 2), continuation=(9, 10))])
 
 
-def test_a_server_that_is_gone_is_told_at_once_and_its_answers_are_kept(tmp_path: Path) -> None:
+def test_a_lost_server_is_reported_at_once_and_its_answers_are_kept(tmp_path: Path) -> None:
     some = questions(60)
     stopped = []
 
@@ -252,12 +252,12 @@ def test_a_server_that_is_gone_is_told_at_once_and_its_answers_are_kept(tmp_path
 
     with answering(wrong) as server:
         begin = time.monotonic()
-        with asking(server.url, tmp_path / "j") as asker, pytest.raises(ServerGoneError, match="nobody answers at"):
+        with asking(server.url, tmp_path / "j") as asker, pytest.raises(ServerGoneError, match="nothing answers at"):
             asker.ask(some)
         assert time.monotonic() - begin < 10
     assert 36 <= len(kept(tmp_path / "j")[0]) <= 39
     with answering() as again, asking(again.url, tmp_path / "j") as asker:
-        assert told(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(some)) == [truth(question) for question in some]
 
 
 def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(tmp_path
     assert len(server.bodies) == 2 * module.TRIES
 
 
-def test_nothing_to_ask_is_no_error(tmp_path: Path) -> None:
+def test_an_empty_list_of_questions_is_no_error(tmp_path: Path) -> None:
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
         assert asker.ask([]) == []
         assert asker.work().unique_tokens == 0
@@ -280,4 +280,4 @@ def test_the_journal_holds_a_line_for_each_answer_and_no_text_of_any_question(tm
         asker.ask(questions(6))
     lines = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
     assert len({digest for digest, _ in lines}) == 6
-    assert {name for _, one in lines for name in one} <= Answer.model_fields.keys()
+    assert {name for _, entry in lines for name in entry} <= Answer.model_fields.keys()

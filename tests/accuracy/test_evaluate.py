@@ -1,4 +1,4 @@
-"""Tasks of all kinds over a server whose truth is known: what is scored is right, and what is not is told.
+"""Tasks of all kinds on a server with known answers: scores are right, and unscored items are reported.
 
 The evaluation runs in this process; whole runs are in ``test_accuracy_faults.py``.
 """
@@ -14,7 +14,7 @@ from tests.support.accuracy_jobs import TASKS_DIR, job, outcome, picks, score, v
 from tests.support.examinee import Body, answer, answering, error, logprob
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of lm-eval and datasets, not of quantbench
 
 
 @pytest.fixture(scope="module")
@@ -28,40 +28,40 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def always(place: int) -> Callable[[int, Body], Body]:
-    """Return a server that finds the choice at ``place`` the most likely one."""
+    """Return a server that gives the choice at ``place`` the highest probability."""
 
     def wrong(number: int, body: Body) -> Body:
-        found = answer(body)
-        (told,) = found["meta_info"]["output_token_ids_logprobs"]
-        told[place][0] = -0.01
-        return {**found, "output_ids": [told[place][1]]}
+        response = answer(body)
+        (logprobs,) = response["meta_info"]["output_token_ids_logprobs"]
+        logprobs[place][0] = -0.01
+        return {**response, "output_ids": [logprobs[place][1]]}
 
     return wrong
 
 
 def test_a_score_is_what_the_servers_answers_make_of_it(tokenizer: Path, tmp_path: Path) -> None:
     with answering(always(2)) as server:
-        found = score(job(server.url, tokenizer, tmp_path))
-    assert found.status == "ok"
-    assert picks(found) == ["2"] * 64
-    assert values(found) == {"acc": 0.25}, "each letter is right for a quarter of the items"
+        task_score = score(job(server.url, tokenizer, tmp_path))
+    assert task_score.status == "ok"
+    assert picks(task_score) == ["2"] * 64
+    assert values(task_score) == {"acc": 0.25}, "each letter is right for a quarter of the items"
     assert len(server.bodies) == 64
     asked = {tuple(body["input_ids"]): body["token_ids_logprob"] for body in server.bodies}
-    told = {
+    expected = {
         tuple(logprob(list(ids), token) if n != 2 else -0.01 for n, token in enumerate(asked[ids])) for ids in asked
     }
-    assert {item.logprobs for item in found.items} == told
-    assert {item.prompt_tokens for item in found.items} == {len(ids) + 1 for ids in asked}
+    assert {item.logprobs for item in task_score.items} == expected
+    assert {item.prompt_tokens for item in task_score.items} == {len(ids) + 1 for ids in asked}
 
 
-def test_errors_now_and_then_change_no_score(tokenizer: Path, tmp_path: Path) -> None:
+def test_occasional_errors_change_no_score(tokenizer: Path, tmp_path: Path) -> None:
     with answering() as server:
         expected = score(job(server.url, tokenizer, tmp_path, limit=30))
     with answering(lambda number, body: None if number % 10 else error(500)) as server:
-        found = score(job(server.url, tokenizer, tmp_path / "faulty", limit=30))
-    assert outcome(found) == outcome(expected)
-    assert found.work is not None
-    assert (found.work.requests, found.work.retried, len(server.bodies)) == (30, 3, 33)
+        faulty = score(job(server.url, tokenizer, tmp_path / "faulty", limit=30))
+    assert outcome(faulty) == outcome(expected)
+    assert faulty.work is not None
+    assert (faulty.work.requests, faulty.work.retried, len(server.bodies)) == (30, 3, 33)
 
 
 def test_asked_backwards_the_score_is_the_same(tokenizer: Path, tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_asked_backwards_the_score_is_the_same(tokenizer: Path, tmp_path: Path) 
     scores = []
     for repeat in (0, 1):
         with answering() as server:
-            one = job(server.url, tokenizer, tmp_path / str(repeat), repeat=repeat, concurrency=1, limit=9)
-            scores.append(score(one))
+            repetition = job(server.url, tokenizer, tmp_path / str(repeat), repeat=repeat, concurrency=1, limit=9)
+            scores.append(score(repetition))
         seen.append(server.questions)
     assert seen[1] == seen[0][::-1]
-    assert [one.repeat for one in scores] == [0, 1]
+    assert [repetition.repeat for repetition in scores] == [0, 1]
     assert scores[0].items == scores[1].items
 
 
@@ -95,9 +95,9 @@ def test_a_limit_is_of_each_leaf_and_does_not_go_below_so_many_in_all(
     tokenizer: Path, tmp_path: Path, limit: int | None, at_least: int, n_items: int
 ) -> None:
     with answering() as server:
-        found = score(job(server.url, tokenizer, tmp_path, "own-group", limit=limit, at_least=at_least), TASKS_DIR)
-    assert found.n_items == len(found.items) == n_items
-    assert {item.task for item in found.items} == {"own-first", "own-words"}
+        task_score = score(job(server.url, tokenizer, tmp_path, "own-group", limit=limit, at_least=at_least), TASKS_DIR)
+    assert task_score.n_items == len(task_score.items) == n_items
+    assert {item.task for item in task_score.items} == {"own-first", "own-words"}
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(0.5, "ok"), (0.4, "ok"), (0.3, "invalid"), (0.0, "invalid")])
@@ -109,27 +109,27 @@ def test_empty_answers_are_counted_and_too_many_make_a_score_invalid(
         return {**answer(body), "text": " \n"} if same else None
 
     with answering(wrong) as server:
-        one = job(server.url, tokenizer, tmp_path, "own-answers", max_share={"empty": allowed, "over_long": 0.0})
-        found = score(one, TASKS_DIR)
-    assert found.status == status
-    assert found.counts == {"truncated": 0, "empty": 2, "unfinished": 0, "over_long": 0}
-    assert [item.problem for item in found.items] == [None, None, "empty", "empty", None]
-    assert len(found.metrics) == 1
+        task_job = job(server.url, tokenizer, tmp_path, "own-answers", max_share={"empty": allowed, "over_long": 0.0})
+        task_score = score(task_job, TASKS_DIR)
+    assert task_score.status == status
+    assert task_score.counts == {"truncated": 0, "empty": 2, "unfinished": 0, "over_long": 0}
+    assert [item.problem for item in task_score.items] == [None, None, "empty", "empty", None]
+    assert len(task_score.metrics) == 1
     if status == "invalid":
-        (reason,) = found.reasons
+        (reason,) = task_score.reasons
         assert reason.startswith("2 of 5 answers without any text (at most ")
         assert reason.endswith("accuracy.max_share.empty)")
 
 
 def test_cut_answers_are_counted_and_scored_as_far_as_they_go(tokenizer: Path, tmp_path: Path) -> None:
     def wrong(number: int, body: Body) -> Body:
-        found = answer(body)
-        found["meta_info"]["finish_reason"] = {"type": "length", "length": 40}
-        return {**found, "text": "abc"}
+        response = answer(body)
+        response["meta_info"]["finish_reason"] = {"type": "length", "length": 40}
+        return {**response, "text": "abc"}
 
     with answering(wrong) as server:
-        found = score(job(server.url, tokenizer, tmp_path, "own-answers"), TASKS_DIR)
-    assert (found.status, found.counts["truncated"], values(found)) == ("ok", 5, {"length": 3.0})
+        response = score(job(server.url, tokenizer, tmp_path, "own-answers"), TASKS_DIR)
+    assert (response.status, response.counts["truncated"], values(response)) == ("ok", 5, {"length": 3.0})
 
 
 def test_choices_that_do_not_fit_fail_the_task_before_anything_is_asked(tokenizer: Path, tmp_path: Path) -> None:
@@ -150,14 +150,14 @@ def test_choices_that_do_not_fit_fail_the_task_before_anything_is_asked(tokenize
 def test_prompts_that_do_not_fit_are_not_asked_but_counted(
     tokenizer: Path, tmp_path: Path, allowed: float, status: str
 ) -> None:
-    one = {"max_length": 200, "max_share": {"over_long": allowed}}
+    limits = {"max_length": 200, "max_share": {"over_long": allowed}}
     with answering() as server:
-        found = score(job(server.url, tokenizer, tmp_path, "own-answers", **one), TASKS_DIR)
-    assert (found.status, found.counts["over_long"], found.n_items) == (status, 1, 5)
+        task_score = score(job(server.url, tokenizer, tmp_path, "own-answers", **limits), TASKS_DIR)
+    assert (task_score.status, task_score.counts["over_long"], task_score.n_items) == (status, 1, 5)
     assert max(len(body["input_ids"]) for body in server.bodies) < 200
-    assert [item.problem for item in found.items][-1] == "over_long"
-    assert values(found)["length"] == pytest.approx(15 * 4 / 5), "nothing was answered, and scored as that"
-    assert [reason.split(" (")[0] for reason in found.reasons] == (
+    assert [item.problem for item in task_score.items][-1] == "over_long"
+    assert values(task_score)["length"] == pytest.approx(15 * 4 / 5), "a skipped prompt counts as an empty answer"
+    assert [reason.split(" (")[0] for reason in task_score.reasons] == (
         ["1 of 5 items that do not fit into the model's context; they are not asked, and nothing is cut to fit"]
         if status == "invalid"
         else []
@@ -182,28 +182,28 @@ def test_stop_texts_are_cut_off_whatever_the_server_does(tokenizer: Path, tmp_pa
         return {**answer(body), "text": "four\n\nQ: more"}
 
     with answering(wrong) as server:
-        found = score(job(server.url, tokenizer, tmp_path, "own-answers"), TASKS_DIR)
-    assert picks(found) == ["four"] * 5
+        task_score = score(job(server.url, tokenizer, tmp_path, "own-answers"), TASKS_DIR)
+    assert picks(task_score) == ["four"] * 5
 
 
 def test_answers_drawn_at_random_are_drawn_as_often_as_the_task_says_and_kept(tokenizer: Path, tmp_path: Path) -> None:
-    one = job("", tokenizer, tmp_path, "own-draws")
+    task_job = job("", tokenizer, tmp_path, "own-draws")
     with answering() as server:
-        found = score(one.model_copy(update={"base_url": server.url}), TASKS_DIR)
-        again = score(one.model_copy(update={"base_url": server.url}), TASKS_DIR)
+        task_score = score(task_job.model_copy(update={"base_url": server.url}), TASKS_DIR)
+        again = score(task_job.model_copy(update={"base_url": server.url}), TASKS_DIR)
     # The same text twice is two items of two draws each.
     assert len(server.bodies) == 10
     params = server.bodies[0]["sampling_params"]
     assert (params["temperature"], params["top_p"], params["stop"]) == (0.7, 0.9, ["\n\n"])
-    assert len(set(picks(found))) == 5
-    assert picks(found) == picks(again)
-    assert found.items[0].metrics == {"length": pytest.approx(2 * 23)}
+    assert len(set(picks(task_score))) == 5
+    assert picks(task_score) == picks(again)
+    assert task_score.items[0].metrics == {"length": pytest.approx(2 * 23)}
 
 
 def test_one_empty_answer_of_several_to_a_prompt_counts(tokenizer: Path, tmp_path: Path) -> None:
     with answering(lambda number, body: {**answer(body), "text": ""} if number == 1 else None) as server:
-        found = score(job(server.url, tokenizer, tmp_path, "own-draws", concurrency=1), TASKS_DIR)
-    assert sum(item.problem == "empty" for item in found.items) == found.counts["empty"] == 1
+        task_score = score(job(server.url, tokenizer, tmp_path, "own-draws", concurrency=1), TASKS_DIR)
+    assert sum(item.problem == "empty" for item in task_score.items) == task_score.counts["empty"] == 1
 
 
 def test_whole_texts_and_choices_of_several_tokens_score_as_the_server_says(tokenizer: Path, tmp_path: Path) -> None:
@@ -237,10 +237,10 @@ def test_a_group_without_a_figure_has_none_and_a_tag_is_refused(tokenizer: Path,
         assert len(server.bodies) == before
 
 
-def test_what_ran_on_expanded_weights_is_told_to_be_emulated(tokenizer: Path, tmp_path: Path) -> None:
+def test_scores_on_expanded_weights_are_marked_emulated(tokenizer: Path, tmp_path: Path) -> None:
     with answering() as server:
-        found = score(job(server.url, tokenizer, tmp_path, limit=2, emulates=True))
-    assert found.status == "emulated"
+        task_score = score(job(server.url, tokenizer, tmp_path, limit=2, emulates=True))
+    assert task_score.status == "emulated"
 
 
 def test_only_the_task_files_that_are_needed_are_read() -> None:

@@ -1,4 +1,4 @@
-"""Questions, and the journal of their answers: whatever is cut off, nothing that was kept is lost or misread."""
+"""Questions and the journal of their answers: no recorded answer is lost or misread, wherever the file is truncated."""
 
 import math
 import signal
@@ -44,12 +44,12 @@ answers = st.builds(
 
 @settings(deadline=None)
 @given(asked, asked)
-def test_two_questions_have_one_digest_only_if_they_are_the_same(one: Question, other: Question) -> None:
-    assert (one.digest() == other.digest()) == (one == other)
+def test_two_questions_have_one_digest_only_if_they_are_the_same(question: Question, other: Question) -> None:
+    assert (question.digest() == other.digest()) == (question == other)
 
 
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
-def test_what_is_no_finite_number_is_no_log_probability(bad: float | None) -> None:
+def test_a_log_probability_must_be_finite(bad: float | None) -> None:
     assert finite(-3.5) == -3.5
     with pytest.raises(AccuracyError, match=f"a log-probability of {bad}: its logits are not finite"):
         finite(bad)
@@ -78,8 +78,8 @@ def test_cut_anywhere_the_journal_keeps_every_whole_line(
 ) -> None:
     file = tmp_path_factory.mktemp("journal") / "answers" / "task.jsonl"
     with Journal(file) as journal:
-        for digest, one in some.items():
-            journal.add(digest, one)
+        for digest, answer in some.items():
+            journal.add(digest, answer)
     assert kept(file) == (some, 0)
     whole = file.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
@@ -87,7 +87,7 @@ def test_cut_anywhere_the_journal_keeps_every_whole_line(
     lines = whole[:cut].count(b"\n")
     assert kept(file) == (dict(list(some.items())[:lines]), int(not whole[:cut].endswith(b"\n") and cut > 0))
     with Journal(file) as journal:
-        assert journal.dropped == 0, "what was dropped is gone from the file"
+        assert journal.dropped == 0, "dropped lines are removed from the file"
         journal.add("next", Answer(text="è"))
     assert kept(file) == ({**dict(list(some.items())[:lines]), "next": Answer(text="è")}, 0)
 
@@ -103,7 +103,7 @@ def test_cut_anywhere_the_journal_keeps_every_whole_line(
         b'["b", {"te\n',
     ],
 )
-def test_a_line_that_cannot_be_read_is_dropped_wherever_it_stands(tmp_path: Path, garbage: bytes) -> None:
+def test_an_unreadable_line_is_dropped_at_any_place(tmp_path: Path, garbage: bytes) -> None:
     file = tmp_path / "task.jsonl"
     with Journal(file) as journal:
         journal.add("a", Answer(text="1"))
@@ -127,18 +127,18 @@ def test_killed_while_it_writes_the_journal_loses_nothing_that_was_added(tmp_pat
     last = max([last, *(int(line) for line in writer.stdout if line.endswith("\n"))])
     writer.wait()
     writer.stdout.close()
-    found, dropped = kept(file)
-    assert {str(n) for n in range(last + 1)} <= found.keys()
+    entries, dropped = kept(file)
+    assert {str(n) for n in range(last + 1)} <= entries.keys()
     assert dropped <= 1
 
 
-def test_a_journal_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_journal_is_reported(tmp_path: Path) -> None:
     (tmp_path / "answers").write_text("in the way")
     with pytest.raises(StoreError, match="cannot keep answers in"):
         Journal(tmp_path / "answers" / "task.jsonl")
 
 
-def test_a_full_disk_is_told_at_the_answer_that_does_not_fit(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_at_the_first_lost_answer(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     file = tmp_path / "task.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

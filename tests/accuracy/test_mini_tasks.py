@@ -32,7 +32,7 @@ def right(item: dict[str, Any]) -> int:
 
 
 def in_lm_eval(script: str, cwd: Path) -> Any:
-    """Run ``script`` offline in a process of its own (lm-eval's imports warn) and return the JSON it prints last."""
+    """Run ``script`` offline in a separate process (lm-eval's imports warn) and return the JSON it prints last."""
     if importlib.util.find_spec("lm_eval") is None:
         pytest.skip("lm-eval is not installed")
     root = Path(tasks.__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def test_choice_sets_are_complete_balanced_and_disjoint(name: str, dev: str, n_i
     assert len({item["subject"] for item in items}) == n_subjects
     for item in items:
         same = [other for other in items if other["subject"] == item["subject"]]
-        assert set(Counter(map(right, same)).values()) == {2}, "a subject's answers must not lean to one letter"
+        assert set(Counter(map(right, same)).values()) == {2}, "a subject's answers must not favour one letter"
 
 
 def test_the_first_items_cover_every_subject() -> None:
@@ -133,4 +133,4 @@ def test_texts_are_complete_and_disjoint() -> None:
     def runs(texts: list[str]) -> set[str]:
         return {text[start : start + 40] for text in texts for start in range(len(text) - 39)}
 
-    assert not runs(calibration) & runs(heldout), "no 40 characters in a row may be in both"
+    assert not runs(calibration) & runs(heldout), "no 40 consecutive characters may be in both"

@@ -1,4 +1,4 @@
-"""A mirror of the benchmarks' data: built from a hub over real HTTP, read by the real lm-eval, and held to account."""
+"""A mirror of the benchmarks' data: built from a hub over real HTTP, read by the real lm-eval, and checked."""
 
 import fcntl
 import functools
@@ -28,13 +28,13 @@ from tests.support.program import Cli
 
 @dataclass
 class Built:
-    """A mirror that was built in two goes, the first of which was cut off."""
+    """A mirror that was built by two commands, the first of which was interrupted."""
 
     site: Site
     first: subprocess.CompletedProcess[str]
     second: subprocess.CompletedProcess[str]
     left: list[Path]
-    """What the first one left."""
+    """The files that the first command left."""
     asked: list[str]
     ranges: list[str]
 
@@ -63,8 +63,8 @@ def test_a_build_fetches_what_the_tasks_read_and_says_what_to_type_next(built: B
     assert "MB of disk" in built.second.stderr
     assert f"QUANTBENCH_HUB={out} python -m bench.run" in built.second.stdout
     wanted = {name for name in repository() if not name.startswith(("all/", "script"))}
-    found = {str(path.relative_to(out / REPO)) for path in (out / REPO).rglob("*") if path.is_file()}
-    assert found == wanted
+    files = {str(path.relative_to(out / REPO)) for path in (out / REPO).rglob("*") if path.is_file()}
+    assert files == wanted
     assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "org"]
     assert not any("script.py" in line or "/all/" in line for line in built.asked)
     manifest = read(out)
@@ -74,13 +74,13 @@ def test_a_build_fetches_what_the_tasks_read_and_says_what_to_type_next(built: B
     assert manifest.tasks["tiny"].leaves == {subject: known_leaf(subject) for subject in SUBJECTS}
 
 
-def test_a_build_that_was_cut_off_leaves_no_half_mirror_and_is_gone_on_with(built: Built) -> None:
+def test_an_interrupted_build_leaves_no_partial_mirror_and_resumes(built: Built) -> None:
     line = error_line(built.first)
     assert line.startswith(f"error: cannot get {REPO}@{COMMIT} from the hub (")
-    assert line.endswith("type the same again when it answers: what is there is kept")
+    assert line.endswith("rerun the same command when it answers: finished files are kept")
     assert built.left == [Path(PART)]
     whole = [line for line in built.asked if line.startswith("GET") and "apples/test" in line]
-    assert len(whole) == 1, "a file that is whole is not fetched twice"
+    assert len(whole) == 1, "a complete file is not fetched twice"
     assert set(built.ranges) == {"bytes=10485760-"}
 
 
@@ -113,26 +113,26 @@ def test_a_check_names_all_that_is_wrong(built: Built, tmp_path: Path) -> None:
     assert f"{folder}/README.md: changed since it was fetched (SHA-256)\n" in done.stderr
     known = known_leaf("pears").sha256
     assert known
-    assert f"pears: other items (sha256 {data.digest(other, ('question', 'choices', 'answer'))[:12]}…" in done.stderr
-    assert f"known is {known[:12]}…" in done.stderr
+    assert (
+        f"pears: different items (sha256 {data.digest(other, ('question', 'choices', 'answer'))[:12]}…" in done.stderr
+    )
+    assert f"expected {known[:12]}…" in done.stderr
     assert "plums: cannot be loaded (" in done.stderr
     assert "quinces: cannot be loaded (" in done.stderr
-    assert error_line(done).endswith("accuracy.verify_data=false measures on it all the same")
+    assert error_line(done).endswith("accuracy.verify_data=false XX")
 
 
-def test_data_that_is_not_as_known_is_kept_and_told_each_time(site: Site) -> None:
+def test_unknown_data_is_kept_and_reported_each_time(site: Site) -> None:
     name = "apples/dev-00000-of-00001.parquet"
     site.hub.repos[REPO].files[name] = parquet(list(reversed(items("apples", "dev"))))
     for _ in range(2):
         done = site.build()
-        assert error_line(done) == (
-            "error: not what is known of it, in 1 points; accuracy.verify_data=false measures on it all the same"
-        )
-        assert "  apples: other few-shot examples (sha256 " in done.stderr
+        assert error_line(done) == ("error: not what is known of it, in 1 points; accuracy.verify_data=false XX")
+        assert "  apples: different few-shot examples (sha256 " in done.stderr
         assert (site.out / REPO / name).is_file()
 
 
-def test_another_commit_is_fetched_anew(built: Built, tmp_path: Path) -> None:
+def test_another_commit_is_fetched_again(built: Built, tmp_path: Path) -> None:
     newer = "f" * 40
     site = Site(tmp_path)
     site.write_knowledge(newer)
@@ -146,14 +146,14 @@ def test_another_commit_is_fetched_anew(built: Built, tmp_path: Path) -> None:
     assert manifest.datasets[REPO].commit == newer
 
 
-def test_a_build_mends_what_is_missing(built: Built, tmp_path: Path) -> None:
+def test_a_build_fetches_missing_files(built: Built, tmp_path: Path) -> None:
     site = Site(tmp_path, built.site.hub)
     site.write_knowledge()
     shutil.copytree(built.site.out, site.out)
-    shutil.rmtree(site.out / "org")  # as when it was killed just before the data set was in its place
+    shutil.rmtree(site.out / "org")  # as if it had been killed just before the data set was moved into place
     done = site.build()
     assert done.returncode == 0, done.stderr
-    assert f"{REPO} is fetched again: {site.out / REPO}/README.md: missing; " in done.stderr
+    assert f"fetching {REPO} again: {site.out / REPO}/README.md: missing; " in done.stderr
     assert (site.out / REPO / "README.md").is_file()
 
 
@@ -164,20 +164,18 @@ def test_each_refusal_of_the_hub_is_one_line_and_exit_code_1(site: Site) -> None
     repo.gated, repo.commit = False, "e" * 40
     assert f"{REPO} has no revision '{COMMIT}'" in error_line(site.build())
     repo.commit, repo.files = COMMIT, {"other.txt": b""}
-    assert f"{REPO}@{COMMIT} holds none of the files README.md, " in error_line(site.build())
+    assert f"{REPO}@{COMMIT} has none of the files README.md, " in error_line(site.build())
     del site.hub.repos[REPO]
-    assert f"the hub shows no repository {REPO}" in error_line(site.build())
+    assert f"the hub has no public repository {REPO}" in error_line(site.build())
     offline = error_line(site.build(**offline_env(site.folder / "hf")))
     assert offline.startswith(f"error: cannot reach the hub for {REPO}@{COMMIT} (")
     assert not (site.out / MANIFEST).exists()
 
 
-def test_a_folder_that_cannot_be_used_is_told_before_anything_is_fetched(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unusable_folder_is_rejected_before_any_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("")
     cases = {
-        f"holds other things (thesis.tex) and no {MANIFEST}: choose a new or an empty folder": tmp_path,
+        f"contains other things (thesis.tex) and no {MANIFEST}: choose a new or an empty folder": tmp_path,
         "thesis.tex is a file: choose a folder": tmp_path / "thesis.tex",
     }
     for said, place in cases.items():
@@ -202,7 +200,7 @@ def test_one_builder_at_a_time(tmp_path: Path) -> None:
             mirror_build.build(("ifeval",), tmp_path)
 
 
-def test_no_room_on_the_disk_is_told_with_figures(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_figures(tmp_path: Path) -> None:
     listing = mirror_build.Listing(source=sources.HubDataset(repo=REPO), commit=COMMIT, sizes={"a": 10**18})
     with mirror.View("test") as view, pytest.raises(AccuracyError, match=r"needs 1000000000\.0 GB on the disk of"):
         mirror_build.check_room(tmp_path, [listing], view)

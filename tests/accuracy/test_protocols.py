@@ -1,4 +1,4 @@
-"""How questions are put to servers: both protocols against what real servers answered, and against wrong answers.
+"""Requests to servers: both protocols against recorded answers of real servers, and against wrong answers.
 
 ``make contract-sglang`` and ``python -m tests.contract.vllm`` ask the real servers.
 """
@@ -30,7 +30,7 @@ Wrong = Callable[[Any], Any]
 
 
 def recorded(name: str) -> Any:
-    """Return what the real vLLM answered to a question."""
+    """Return the recorded answer of the real vLLM to a question."""
     return read_fixture(name, vllm.FOLDER)["json"]
 
 
@@ -39,7 +39,7 @@ def as_sent(body: Any) -> Any:
 
 
 def sglang_question(name: str) -> Question:
-    """Return the question that a recorded request to the real SGLang is."""
+    """Return the question of a recorded request to the real SGLang."""
     body = read_fixture(name)["request"]["body"]
     ids = tuple(body["input_ids"])
     if name == "score_choices":
@@ -47,14 +47,14 @@ def sglang_question(name: str) -> Question:
     return Question(context=ids[: SCORED_FROM + 1], continuation=ids[SCORED_FROM + 1 :])
 
 
-# What real servers answered
+# Recorded answers of real servers
 
 
 @pytest.mark.parametrize("name", sorted(vllm.QUESTIONS))
 def test_the_recorded_requests_to_vllm_are_those_that_are_sent(name: str) -> None:
     (body,) = openai.requests(vllm.QUESTIONS[name], MODEL)
     kept = read_fixture(name, vllm.FOLDER)
-    if name not in ("error_too_long", "error_too_many_choices"):  # of which long lists are cut
+    if name not in ("error_too_long", "error_too_many_choices"):  # long lists in it are shortened
         assert kept["request"]["body"] == as_sent(body)
     assert kept["status"] == (400 if name.startswith("error") else 200)
 
@@ -62,18 +62,18 @@ def test_the_recorded_requests_to_vllm_are_those_that_are_sent(name: str) -> Non
 @pytest.mark.parametrize("name", ["choices", "choices_at_end", "continuation", "continuation_greedy"])
 def test_log_probabilities_are_read_from_a_real_vllm(name: str) -> None:
     question, answer = vllm.QUESTIONS[name], recorded(name)
-    found = openai.read(question, [answer])
-    told = answer["choices"][0]["logprobs"]
+    read = openai.read(question, [answer])
+    logprobs = answer["choices"][0]["logprobs"]
     if question.choices:
-        assert found.logprobs == tuple(told["top_logprobs"][0][f"token_id:{token}"] for token in question.choices)
-        assert found.greedy == tuple(f"token_id:{token}" == told["tokens"][0] for token in question.choices)
+        assert read.logprobs == tuple(logprobs["top_logprobs"][0][f"token_id:{token}"] for token in question.choices)
+        assert read.greedy == tuple(f"token_id:{token}" == logprobs["tokens"][0] for token in question.choices)
     else:
-        # The last of the prompt is scored as a choice, so vLLM's own scores of the prompt are those of all before.
+        # The last prompt token is scored as a choice, so vLLM's prompt scores cover all tokens before it.
         before = [row[str(token)]["logprob"] for row, token in _prompt_rows(answer, question)]
-        last = told["top_logprobs"][-1][f"token_id:{question.continuation[-1]}"]
-        assert found.logprobs == (pytest.approx(sum(before) + last),)
-        assert found.greedy == (name == "continuation_greedy",)
-    assert found.cached_tokens == 0
+        last = logprobs["top_logprobs"][-1][f"token_id:{question.continuation[-1]}"]
+        assert read.logprobs == (pytest.approx(sum(before) + last),)
+        assert read.greedy == (name == "continuation_greedy",)
+    assert read.cached_tokens == 0
 
 
 def _prompt_rows(answer: Any, question: Question) -> list[tuple[Any, int]]:
@@ -86,8 +86,8 @@ def _prompt_rows(answer: Any, question: Question) -> list[tuple[Any, int]]:
     [("text", "P?`", True, 3), ("text_ended", "P?`X", False, 5), ("text_stopped", "P?", False, 3)],
 )
 def test_a_text_is_read_from_a_real_vllm(name: str, text: str, cut: bool, n: int) -> None:
-    found = openai.read(vllm.QUESTIONS[name], [recorded(name)])
-    assert found == Answer(text=text, cut=cut, cached_tokens=0, output_tokens=n)
+    answer = openai.read(vllm.QUESTIONS[name], [recorded(name)])
+    assert answer == Answer(text=text, cut=cut, cached_tokens=0, output_tokens=n)
 
 
 @pytest.mark.parametrize("name", ["score_choices", "score_continuation"])
@@ -98,28 +98,28 @@ def test_the_recorded_requests_to_sglang_are_those_that_are_sent(name: str) -> N
 
 def test_choices_are_read_from_a_real_sglang() -> None:
     question, answer = sglang_question("score_choices"), read_fixture("score_choices")["json"]
-    found = sglang.read(question, [answer])
-    (told,) = answer["meta_info"]["output_token_ids_logprobs"]
-    assert found.logprobs == tuple(entry[0] for entry in told)
-    assert found.cached_tokens == len(question.context) - 1
+    read = sglang.read(question, [answer])
+    (logprobs,) = answer["meta_info"]["output_token_ids_logprobs"]
+    assert read.logprobs == tuple(entry[0] for entry in logprobs)
+    assert read.cached_tokens == len(question.context) - 1
 
 
 def test_a_continuation_is_read_from_a_real_sglang() -> None:
     question, answer = sglang_question("score_continuation"), read_fixture("score_continuation")["json"]
-    found = sglang.read(question, [answer])
+    read = sglang.read(question, [answer])
     entries = answer["meta_info"]["input_token_logprobs"]
-    assert entries[0][:2] == [None, question.context[-1]], "what it says of the context's last token does not count"
-    assert found.logprobs == (pytest.approx(sum(entry[0] for entry in entries[1:])),)
+    assert entries[0][:2] == [None, question.context[-1]], "its score of the context's last token does not count"
+    assert read.logprobs == (pytest.approx(sum(entry[0] for entry in entries[1:])),)
 
 
 def test_a_stopped_text_is_read_from_a_real_sglang() -> None:
     answer = read_fixture("generate_stop")["json"]
-    found = sglang.read(questions.text((1,)), [answer])
-    assert (found.text, found.cut) == (answer["text"], False)
-    assert found.output_tokens == answer["meta_info"]["completion_tokens"]
+    read = sglang.read(questions.text((1,)), [answer])
+    assert (read.text, read.cut) == (answer["text"], False)
+    assert read.output_tokens == answer["meta_info"]["completion_tokens"]
 
 
-# The reference server, which speaks as SGLang does
+# The reference server, which implements SGLang's protocol
 
 
 def test_the_reference_server_answers_every_question_as_transformers_does(server: Server, reference: Reference) -> None:
@@ -134,7 +134,7 @@ def test_the_reference_servers_answers_agree_with_each_other(server: Server, ref
     assert questions.disagreements(ask, ids, reference.greedy(ids, 3), tolerance=1e-3) == []
 
 
-def test_a_server_that_contradicts_itself_is_told(server: Server, reference: Reference) -> None:
+def test_a_contradictory_server_is_reported(server: Server, reference: Reference) -> None:
     ids = prompt(1, 40)
     ask = questions.asker("sglang", sender(f"http://127.0.0.1:{server.port}"))
 
@@ -142,8 +142,8 @@ def test_a_server_that_contradicts_itself_is_told(server: Server, reference: Ref
         answer = ask(question)
         return answer.model_copy(update={"logprobs": (answer.logprobs[0] - 1,)}) if question.continuation else answer
 
-    (told,) = questions.disagreements(shifted, ids, reference.greedy(ids, 3), tolerance=1e-3)
-    assert "one by one" in told
+    (problem,) = questions.disagreements(shifted, ids, reference.greedy(ids, 3), tolerance=1e-3)
+    assert "one by one" in problem
 
 
 # What is sent
@@ -175,16 +175,16 @@ def test_drawn_texts_leave_nothing_to_the_servers_defaults(top_k: int, sent: int
 
 def changed(answer: Any, path: list[Any], value: Any) -> Any:
     """Return a copy of an answer with another value at a place; None removes it."""
-    found = copy.deepcopy(answer)
+    copied = copy.deepcopy(answer)
     *way, last = path
-    place = found
+    place = copied
     for step in way:
         place = place[step]
     if value is None:
         del place[last]
     else:
         place[last] = value
-    return found
+    return copied
 
 
 ROW = ["choices", 0, "logprobs", "top_logprobs", 0]
@@ -196,24 +196,28 @@ OPENAI: dict[str, tuple[str, Wrong, str]] = {
         lambda a: changed(a, ["choices", 0, "logprobs", "tokens"], ["P"]),
         "by token id",
     ),
-    "a choice is missing": ("choices", lambda a: changed(a, [*ROW, "token_id:65"], None), "leaves out tokens"),
+    "a choice is missing": (
+        "choices",
+        lambda a: changed(a, [*ROW, "token_id:65"], None),
+        "leaves out requested tokens",
+    ),
     "minus infinity": ("choices", lambda a: changed(a, [*ROW, "token_id:65"], -9999.0), "not finite"),
     "not a number": ("choices", lambda a: changed(a, [*ROW, "token_id:65"], math.nan), "not finite"),
     "logits": ("choices", lambda a: changed(a, [*ROW, "token_id:65"], 7.5), "--logprobs-mode"),
     "nothing echoed": (
         "continuation",
         lambda a: {**recorded("choices"), "usage": a["usage"]},
-        "other tokens than it was asked to",
+        "tokens other than the requested ones",
     ),
     "another token echoed": (
         "continuation",
         lambda a: changed(a, ["choices", 0, "logprobs", "tokens", 5], "token_id:9"),
-        "other tokens than it was asked to",
+        "tokens other than the requested ones",
     ),
     "the last token is missing": (
         "continuation",
         lambda a: changed(a, [*ROW[:-1], -1, "token_id:89"], None),
-        "leaves out tokens",
+        "leaves out requested tokens",
     ),
     "a prompt with one token more": ("text", lambda a: changed(a, ["usage", "prompt_tokens"], 31), "31 tokens"),
     "a prompt that was cut": ("choices", lambda a: changed(a, ["usage", "prompt_tokens"], 20), "20 tokens"),
@@ -262,7 +266,7 @@ def test_a_text_that_did_not_end_well_is_not_taken_for_one(wrong: dict[str, Any]
         openai.read(vllm.QUESTIONS["text"], [answer])
 
 
-def test_a_server_that_tells_no_cached_tokens_can_be_read() -> None:
+def test_an_answer_without_cached_tokens_is_readable() -> None:
     for details in (None, {}):
         answer = recorded("choices")
         answer["usage"]["prompt_tokens_details"] = details
@@ -290,14 +294,14 @@ def test_a_wrong_answer_of_sglangs_protocol_is_never_scored(what: str) -> None:
         sglang.read(sglang_question(name), [changed(read_fixture(name)["json"], path, value)])
 
 
-# Whatever the figures
+# Any log-probabilities
 
 IDS = st.integers(0, 99)
 NATS = st.floats(-50, 0)
 
 
 def answer_to(question: Question, rows: list[dict[int, float]], said: int) -> Any:
-    """Return what vLLM would answer to a question with these log-probabilities by position."""
+    """Return vLLM's answer to a question with these log-probabilities by position."""
     before = question.prompt[:-1] if question.continuation else ()
     tops: list[Any] = [None] * (len(before) + 1 - len(rows)) + [
         {f"token_id:{token}": nats for token, nats in row.items()} for row in rows
@@ -311,18 +315,18 @@ def answer_to(question: Question, rows: list[dict[int, float]], said: int) -> An
 
 
 @given(st.lists(IDS, min_size=1, max_size=5), st.dictionaries(IDS, NATS, min_size=1, max_size=8), st.data())
-def test_every_choice_gets_its_own_figure_wherever_it_stands(
+def test_every_choice_gets_its_own_value_at_any_place(
     context: list[int], figures: dict[int, float], data: st.DataObject
 ) -> None:
     choices = data.draw(st.lists(st.sampled_from(sorted(figures)), min_size=1, unique=True))
     question = Question(context=tuple(context), choices=tuple(choices))
     said = max(figures, key=figures.__getitem__)
     row = {said: figures[said], **dict(data.draw(st.permutations(list(figures.items()))))}
-    found = openai.read(question, [answer_to(question, [row], said)])
-    assert found.logprobs == tuple(figures[token] for token in choices)
-    assert found.greedy == tuple(token == said for token in choices)
+    read = openai.read(question, [answer_to(question, [row], said)])
+    assert read.logprobs == tuple(figures[token] for token in choices)
+    assert read.greedy == tuple(token == said for token in choices)
     lost = data.draw(st.sampled_from(choices))
-    with pytest.raises(AccuracyError, match="leaves out tokens"):
+    with pytest.raises(AccuracyError, match="leaves out requested tokens"):
         openai.read(question, [answer_to(question, [{t: n for t, n in row.items() if t != lost}], said)])
 
 
@@ -335,12 +339,12 @@ def test_a_continuation_is_the_sum_of_its_tokens_and_greedy_if_each_is(
 ) -> None:
     question = Question(context=tuple(context), continuation=tuple(token for token, *_ in scored))
     rows = [{token: nats, other: most} for token, nats, other, most in scored]
-    found = openai.read(question, [answer_to(question, rows, said=scored[-1][2])])
-    assert found.logprobs == (pytest.approx(sum(nats for _, nats, *_ in scored)),)
-    assert found.greedy == (all(most <= nats for _, nats, _, most in scored),)
+    read = openai.read(question, [answer_to(question, rows, said=scored[-1][2])])
+    assert read.logprobs == (pytest.approx(sum(nats for _, nats, *_ in scored)),)
+    assert read.greedy == (all(most <= nats for _, nats, _, most in scored),)
 
 
-# What servers refuse
+# Refusals
 
 REFUSALS = {
     "llama.cpp": 'HTTP 500: {"error":{"code":500,"message":"Only no echo is supported","type":"server_error"}}',
@@ -349,17 +353,17 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("server", REFUSALS)
-def test_a_server_that_cannot_score_is_told_with_what_can_be_done(server: str) -> None:
+def test_a_server_that_cannot_score_is_reported_with_advice(server: str) -> None:
     for name in ("choices", "continuation"):
-        told = openai.refusal(vllm.QUESTIONS[name], REFUSALS[server])
-        assert told is not None
-        assert REFUSALS[server] in told
-        assert "accuracy.tasks=" in told
-        assert "engine.protocol=sglang" in told
+        message = openai.refusal(vllm.QUESTIONS[name], REFUSALS[server])
+        assert message is not None
+        assert REFUSALS[server] in message
+        assert "accuracy.tasks=" in message
+        assert "engine.protocol=sglang" in message
     assert openai.refusal(vllm.QUESTIONS["text"], REFUSALS[server]) is None
 
 
-def test_logits_that_are_no_numbers_are_told_although_vllm_cannot_send_them() -> None:
+def test_non_finite_logits_are_reported_although_vllm_cannot_send_them() -> None:
     reason = f"HTTP 400: {recorded('error_not_finite')}"
     assert "not finite" in str(openai.refusal(vllm.QUESTIONS["choices"], reason))
 

@@ -20,7 +20,7 @@ from tests.support.runs import checkpoint_of, records
 from tests.support.serving import Server, checkpoint, running, server
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of lm-eval and datasets, not of quantbench
 
 LIMIT, TOKENS = 4, 16
 PEER = """
@@ -97,7 +97,7 @@ def test_the_real_tasks_run_from_a_local_mirror(cli: Cli) -> None:
         "+model=tiny-qwen3", "workload=none", "accuracy=full", "accuracy.limit=1", "accuracy.at_least=3",
         "accuracy.max_gen_toks=8", f"accuracy.hub_dir={mirror}",
     )  # fmt: skip
-    assert done.returncode in (0, 1), done.stderr  # random weights may say nothing at all
+    assert done.returncode in (0, 1), done.stderr  # random weights may generate empty answers
     (file,) = cli.folder.glob("results/runs/*/record.json")
     scores = {score.task: score for score in RunRecord.model_validate_json(file.read_bytes()).scores}
     assert {task: score.n_items for task, score in scores.items()} == {"mmlu": 57, "ceval-valid": 52, "ifeval": 3}
@@ -140,17 +140,17 @@ PAIRS = [
 
 
 def test_continuations_of_any_length_score_as_with_lm_evals_own_backend(peer: Any, ours: Any) -> None:
-    found = ours.loglikelihood(requests(*PAIRS))
+    scores = ours.loglikelihood(requests(*PAIRS))
     expected = peer.loglikelihood(requests(*PAIRS), disable_tqdm=True)
-    assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], abs=1e-3)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [logprob for logprob, _ in scores] == pytest.approx([logprob for logprob, _ in expected], abs=1e-3)
+    assert [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
 
 
-def test_what_greedy_decoding_would_say_is_told_as_that(peer: Any, ours: Any) -> None:
+def test_greedy_continuations_are_marked_greedy(peer: Any, ours: Any) -> None:
     def greedy(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        found = [greedy for _, greedy in ours.loglikelihood(requests(*pairs))]
-        assert found == [greedy for _, greedy in peer.loglikelihood(requests(*pairs), disable_tqdm=True)]
-        return [pair for pair, is_greedy in zip(pairs, found, strict=True) if is_greedy]
+        marks = [greedy for _, greedy in ours.loglikelihood(requests(*pairs))]
+        assert marks == [greedy for _, greedy in peer.loglikelihood(requests(*pairs), disable_tqdm=True)]
+        return [pair for pair, is_greedy in zip(pairs, marks, strict=True) if is_greedy]
 
     once = greedy([(context, letter) for context in string.ascii_lowercase for letter in string.printable])
     assert 1 < len(once) <= 26
@@ -167,10 +167,10 @@ def test_whole_texts_score_as_with_lm_evals_own_backend(
     texts = [("short",), ("Straße 東京 " * 12,), ("short",), ("x" * 40,), ("x" * 41,)]
     peer = HFLM(pretrained=str(checkpoint), dtype="float32", device="cpu", batch_size=1, max_length=max_length)
     url = f"http://127.0.0.1:{server.port}"
-    # A window of ours has one token less, so that the last one is scored as a part of the prompt.
+    # A window of quantbench has one token less, so that the last one is scored as a part of the prompt.
     with served(url, checkpoint, tmp_path / "journal", max_length=max_length + 1) as lm:
-        found = lm.loglikelihood_rolling(requests(*texts))
-    assert found == pytest.approx(peer.loglikelihood_rolling(requests(*texts), disable_tqdm=True), abs=1e-3)
+        scores = lm.loglikelihood_rolling(requests(*texts))
+    assert scores == pytest.approx(peer.loglikelihood_rolling(requests(*texts), disable_tqdm=True), abs=1e-3)
 
 
 def test_greedy_texts_are_those_of_lm_evals_own_backend(peer: Any, ours: Any) -> None:
@@ -184,10 +184,10 @@ def test_greedy_texts_are_those_of_lm_evals_own_backend(peer: Any, ours: Any) ->
         *asked("Hello", until=[free[7:9], free[3]], do_sample=False, temperature=0.7),
         *asked("Hello", until=["never said"], temperature=0.0),
     ]
-    found = ours.generate_until(requests(*some))
-    assert found == peer.generate_until(requests(*some), disable_tqdm=True)
-    assert found[0] == free
-    assert len({len(text) for text in found}) > 1, "a stop text must have stopped something"
+    answers = ours.generate_until(requests(*some))
+    assert answers == peer.generate_until(requests(*some), disable_tqdm=True)
+    assert answers[0] == free
+    assert len({len(text) for text in answers}) > 1, "a stop text must have stopped something"
 
 
 # --- the same tokens
@@ -197,7 +197,7 @@ TEXTS = [*PAIRS, ("<s>begun", " x"), ("A\n\nAnswer:", " A"), ("end\n", "\nstart"
 
 
 def tokens(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the token ids that an lm-eval model makes of contexts and continuations."""
+    """Return the token ids of an lm-eval model for contexts and continuations."""
     monkeypatch.setattr(lm, "_loglikelihood_tokens", lambda asked, **options: asked)
     return lm.loglikelihood(requests(*TEXTS), disable_tqdm=True)
 

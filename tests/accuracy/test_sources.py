@@ -9,7 +9,7 @@ from bench.accuracy.mirror import sources
 
 @dataclass
 class Entry:
-    """What is read of the entries of lm-eval's index."""
+    """The fields of lm-eval's index entries that are read."""
 
     cfg: dict[str, Any] | None
     tags: set[str] = field(default_factory=set)

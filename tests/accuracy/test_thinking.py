@@ -1,7 +1,7 @@
-"""Models that reason before they answer: the template is told, the reasoning is taken off, and cut answers are counted.
+"""Models that reason before they answer: the template is set, reasoning is removed, truncated answers are counted.
 
-A server whose truth is known stands for the model; the chat templates are Qwen3's, as far as they matter here, and one
-of a model that does not reason.
+A server with known answers replaces the model. The chat templates are the relevant part of Qwen3's, and one of a model
+that does not reason.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from tests.support.accuracy_jobs import (
 from tests.support.examinee import Body, Examinee, answer, answering
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of lm-eval and datasets, not of quantbench
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saying(text: str, *, cut: bool = False) -> Callable[[int, Body], Body]:
-    """Return a server that says this, and is cut off at the limit."""
+    """Return a server that answers this text, truncated at the limit if ``cut``."""
 
     def wrong(number: int, body: Body) -> Body:
-        found = answer(body)
-        found["meta_info"]["finish_reason"] = {"type": "length" if cut else "stop"}
-        return {**found, "text": text}
+        response = answer(body)
+        response["meta_info"]["finish_reason"] = {"type": "length" if cut else "stop"}
+        return {**response, "text": text}
 
     return wrong
 
@@ -55,7 +55,7 @@ def saying(text: str, *, cut: bool = False) -> Callable[[int, Body], Body]:
 def ask(
     tokenizer: Path, folder: Path, says: str, *, cut: bool = False, thinking: bool = True, **changes: Any
 ) -> tuple[TaskScore, Examinee]:
-    """Return the score of five prompts, all answered with the same text, and the server that was asked."""
+    """Return the score of five prompts, all answered with the same text, and their server."""
     with answering(saying(says, cut=cut)) as server:
         fields = {"chat_template": True, "thinking": thinking, **changes}
         return score(job(server.url, tokenizer, folder, "own-answers", **fields), TASKS_DIR), server
@@ -70,16 +70,16 @@ def prompts(server: Examinee, tokenizer: Path) -> set[str]:
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_whether_to_reason_reaches_the_template(qwen3: Path, tmp_path: Path, thinking: bool) -> None:
-    found, server = ask(qwen3, tmp_path, "fine", thinking=thinking)
+    task_score, server = ask(qwen3, tmp_path, "fine", thinking=thinking)
     begin = "<|im_start|>user\na short text<|im_end|>\n<|im_start|>assistant\n"
     assert (begin + ("" if thinking else "<think>\n\n</think>\n\n")) in prompts(server, qwen3)
-    assert (found.chat_template, found.thinking, found.status) == (True, thinking, "ok")
+    assert (task_score.chat_template, task_score.thinking, task_score.status) == (True, thinking, "ok")
 
 
 def test_without_a_template_there_is_neither_template_nor_reasoning(qwen3: Path, tmp_path: Path) -> None:
-    found, server = ask(qwen3, tmp_path, "fine", thinking=False, chat_template=False)
+    task_score, server = ask(qwen3, tmp_path, "fine", thinking=False, chat_template=False)
     assert "a short text" in prompts(server, qwen3)
-    assert (found.chat_template, found.thinking) == (False, None)
+    assert (task_score.chat_template, task_score.thinking) == (False, None)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_without_a_template_there_is_neither_template_nor_reasoning(qwen3: Path,
 def test_the_answer_is_what_follows_the_last_end_of_reasoning(
     qwen3: Path, tmp_path: Path, says: str, answer: str
 ) -> None:
-    found, _ = ask(qwen3, tmp_path, says)
-    assert picks(found) == [answer] * 5
-    assert values(found) == {"length": len(answer)}
-    assert set(found.counts.values()) == {0}
+    task_score, _ = ask(qwen3, tmp_path, says)
+    assert picks(task_score) == [answer] * 5
+    assert values(task_score) == {"length": len(answer)}
+    assert set(task_score.counts.values()) == {0}
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -116,42 +116,42 @@ def test_stop_texts_are_sent_only_where_they_cannot_end_the_reasoning(
 def test_answers_cut_while_reasoning_are_unfinished_and_invalidate_a_score(
     qwen3: Path, tmp_path: Path, allowed: float, status: str
 ) -> None:
-    found, _ = ask(qwen3, tmp_path, "<think>\nthe answer is four, or", cut=True, max_share={"unfinished": allowed})
-    assert found.status == status
-    assert found.counts == {"truncated": 0, "empty": 0, "unfinished": 5, "over_long": 0}
-    assert picks(found) == [""] * 5, "what is half thought is not scored"
+    task_score, _ = ask(qwen3, tmp_path, "<think>\nthe answer is four, or", cut=True, max_share={"unfinished": allowed})
+    assert task_score.status == status
+    assert task_score.counts == {"truncated": 0, "empty": 0, "unfinished": 5, "over_long": 0}
+    assert picks(task_score) == [""] * 5, "unfinished reasoning is not scored"
     if status == "invalid":
-        (reason,) = found.reasons
+        (reason,) = task_score.reasons
         assert reason.startswith("5 of 5 answers cut off while the model was still reasoning")
         assert "accuracy.max_share.unfinished" in reason
 
 
 def test_cut_after_its_reasoning_an_answer_is_scored_as_far_as_it_goes(qwen3: Path, tmp_path: Path) -> None:
-    found, _ = ask(qwen3, tmp_path, "<think>hm</think>\n\nthe answer is fo", cut=True)
-    assert found.counts == {"truncated": 5, "empty": 0, "unfinished": 0, "over_long": 0}
-    assert picks(found) == ["the answer is fo"] * 5
+    task_score, _ = ask(qwen3, tmp_path, "<think>hm</think>\n\nthe answer is fo", cut=True)
+    assert task_score.counts == {"truncated": 5, "empty": 0, "unfinished": 0, "over_long": 0}
+    assert picks(task_score) == ["the answer is fo"] * 5
 
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_reasoning_without_an_answer_is_empty(qwen3: Path, tmp_path: Path, cut: bool) -> None:
-    found, _ = ask(qwen3, tmp_path, "<think>hm</think>\n\n", cut=cut)
-    assert found.counts["empty"] == 5
+    task_score, _ = ask(qwen3, tmp_path, "<think>hm</think>\n\n", cut=cut)
+    assert task_score.counts["empty"] == 5
 
 
-def test_a_model_that_cannot_reason_is_told_in_one_line_before_anything_is_asked(plain: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_reason_is_rejected_before_any_request(plain: Path, tmp_path: Path) -> None:
     with answering() as server:
         fields = {"chat_template": True, "thinking": True}
         with pytest.raises(AccuracyError) as caught:
             score(job(server.url, plain, tmp_path, "own-answers", **fields), TASKS_DIR)
         assert not server.bodies
     assert str(caught.value) == (
-        "accuracy.thinking=true: this model's chat template knows no reasoning that ends with </think>"
+        "accuracy.thinking=true: this model's chat template has no reasoning that ends with </think>"
     )
 
 
 def test_of_a_model_that_does_not_reason_nothing_is_stripped(plain: Path, tmp_path: Path) -> None:
-    found, server = ask(plain, tmp_path, "  in html, </think> is nothing", thinking=False)
-    assert picks(found) == ["  in html, </think> is nothing"] * 5
+    task_score, server = ask(plain, tmp_path, "  in html, </think> is nothing", thinking=False)
+    assert picks(task_score) == ["  in html, </think> is nothing"] * 5
     assert "user: a short text\nassistant:" in prompts(server, plain)
 
 
@@ -174,7 +174,7 @@ def test_more_stop_texts_than_a_server_takes_are_applied_afterwards(qwen3: Path,
     with answering(saying("four stop 39. more")) as server, served(server.url, qwen3, tmp_path / "journal") as lm:
         settings = {"max_gen_toks": 9}
         asked = requests(("x", {**settings, "until": many}), ("y", {**settings, "until": ["", *many[:32]]}))
-        found = lm.generate_until(asked)
-    assert found == ["four ", "four stop 39. more"]
+        texts = lm.generate_until(asked)
+    assert texts == ["four ", "four stop 39. more"]
     sent = {len(body["sampling_params"].get("stop", ())) for body in server.bodies}
     assert sent == {0, 32}

@@ -69,7 +69,7 @@ def test_releases_are_named_in_three_ways(tmp_path: Path) -> None:
 
 def test_own_code_needs_a_commit() -> None:
     trusting = ["+model=hub", "model.source.repo=A/B", "model.source.trust_remote_code=true", "session=test"]
-    with pytest.raises(ConfigError, match="name the commit"):
+    with pytest.raises(ConfigError, match="pin the commit"):
         compose_job(trusting)
 
 
@@ -84,7 +84,7 @@ def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
     ("overrides", "said"),
     [
         (["quant=gptq-int4", "quant.backend=autoawq"], "known are auto-gptq, gptqmodel, llmcompressor"),
-        (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not do this method"),
+        (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not implement this method"),
         (["quant=gptq-int4", "quant.act_order=group"], "has dropped act_order=group"),
         (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "holds 4 bits, not 8"),
     ],

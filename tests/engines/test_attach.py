@@ -27,7 +27,7 @@ from tests.support.serving import Server, checkpoint
 
 __all__ = ["checkpoint"]
 
-TEXT = "the house and the tree stand near a river where people walk in the morning light of a summer day " * 20
+TEXT = "the house and the tree are near a river where people walk in the morning light of a summer day " * 20
 
 
 def attached_to(**changes: Any) -> Any:
@@ -38,7 +38,7 @@ def attached_to(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a byte-level tokenizer as Qwen's and Llama 3's are, learned from a few words."""
+    """Return a folder with a byte-level tokenizer as in Qwen and Llama 3, trained on a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -54,7 +54,7 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tokenizer of SentencePiece's kind, as Llama 2 and Mistral have it."""
+    """Return a folder with a SentencePiece tokenizer, as in Llama 2 and Mistral."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -79,12 +79,12 @@ def server(checkpoint: Path) -> Iterator[Server]:
     started.stop()
 
 
-def test_an_address_is_taken_with_and_without_its_version() -> None:
+def test_an_address_is_accepted_with_and_without_its_version() -> None:
     assert config(url="http://host:8000/").url == config(url="http://host:8000/v1").url == "http://host:8000"
 
 
 @pytest.mark.parametrize("url", [None, "host:8000", "ftp://host"])
-def test_a_missing_address_is_asked_for(url: str | None) -> None:
+def test_a_missing_address_is_rejected(url: str | None) -> None:
     with pytest.raises(ValidationError, match=r"engine\.url=http://"):
         config(url=url)
 
@@ -115,11 +115,11 @@ def test_with_a_tokenizer_ids_are_its_ordinary_ones(bpe: Path) -> None:
     assert len(ids) > 256
 
 
-def test_a_tokenizer_here_is_found_from_any_folder(bpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_tokenizer_is_found_from_any_folder(bpe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bpe.parent)
-    found = engine(tokenizer=bpe.name).tokenizer(None)
+    path = engine(tokenizer=bpe.name).tokenizer(None)
     monkeypatch.chdir(tmp_path)
-    assert found == bpe
+    assert path == bpe
     with pytest.raises(SourceError, match=r"engine\.tokenizer=FOLDER"):
         engine().tokenizer(None)
 
@@ -129,22 +129,22 @@ def test_a_tokenizer_here_is_found_from_any_folder(bpe: Path, tmp_path: Path, mo
     [
         ({}, r"engine\.tokenizer=FOLDER, or its name on the hub"),
         ({"tokenizer": "no/such/folder"}, "there is no folder no/such/folder"),
-        ({"tokenizer": "."}, r"holds none of tokenizer\.json"),
-        ({"tokenizer": "bpe", "prompt": "text"}, "engine.prompt=text says that the server takes none"),
+        ({"tokenizer": "."}, r"contains none of tokenizer\.json"),
+        ({"tokenizer": "bpe", "prompt": "text"}, "engine.prompt=text says that the server accepts none"),
     ],
     ids=["none", "not there", "not one", "no ids"],
 )
-def test_what_accuracy_tasks_lack_is_told_before_anything_is_asked(
+def test_missing_requirements_of_accuracy_tasks_are_reported_first(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = engine(**changes).unscorable()
-    assert told is not None
-    assert re.search(message, told)
-    assert "\n" not in told
+    reason = engine(**changes).unscorable()
+    assert reason is not None
+    assert re.search(message, reason)
+    assert "\n" not in reason
 
 
-def test_a_tokenizer_here_or_on_the_hub_lets_accuracy_tasks_run(bpe: Path) -> None:
+def test_a_local_or_hub_tokenizer_lets_accuracy_tasks_run(bpe: Path) -> None:
     assert engine(tokenizer=bpe).unscorable() is None
     assert engine(tokenizer="Qwen/Qwen3-8B").unscorable() is None
 
@@ -182,17 +182,17 @@ def test_a_tokenizer_on_the_hub_is_fetched_once_and_without_weights(tmp_path: Pa
         folder, files = fetched(hub.env(tmp_path / "home"), tmp_path)
     assert Path(folder).name == COMMIT
     assert files == sorted(names)
-    assert fetched(offline_env(tmp_path / "home"), tmp_path) == [folder, files], "the hub need not be there any more"
+    assert fetched(offline_env(tmp_path / "home"), tmp_path) == [folder, files], "the hub is no longer needed"
 
 
-def test_a_tokenizer_that_the_hub_does_not_have_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_missing_on_the_hub_is_reported(tmp_path: Path) -> None:
     with serve_hub(Hub({})) as hub:
-        told = fetched(hub.env(tmp_path / "home"), tmp_path)
-    assert told.startswith("engine.tokenizer=someone/model is no folder here, and from the hub: ")
-    assert "no repository someone/model" in told
+        message = fetched(hub.env(tmp_path / "home"), tmp_path)
+    assert message.startswith("engine.tokenizer=someone/model is not a local folder, and from the hub: ")
+    assert "no public repository someone/model" in message
 
 
-def test_words_come_back_as_the_tokens_they_were_drawn_as(tokenizer: Path) -> None:
+def test_sampled_words_are_encoded_as_the_sampled_tokens(tokenizer: Path) -> None:
     from tokenizers import Tokenizer
 
     real = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
@@ -213,28 +213,28 @@ def test_a_text_leaves_room_for_what_the_server_adds(bpe: Path) -> None:
     write = asked.text_of()
     assert write is not None
     assert len(write(ids).split()) == 4
-    assert len(write(ids[:1]).split()) == 1, "an empty prompt is none"
+    assert len(write(ids[:1]).split()) == 1, "a prompt is never empty"
 
 
 def test_a_probe_with_any_id_is_a_text_too() -> None:
     assert Words(by_id={7: "house"}, leading_space=True).text([100]) == " house"
 
 
-def test_a_tokenizer_without_words_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_without_words_is_rejected(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(SourceError, match="no words that stay one token each"):
+    with pytest.raises(SourceError, match="no words that remain one token each"):
         read_words(tmp_path / "tokenizer.json")
-    with pytest.raises(SourceError, match="no tokenizer that can be read"):
+    with pytest.raises(SourceError, match="is not a readable tokenizer"):
         read_words(tmp_path / "none.json")
 
 
-def test_what_is_believed_and_not_known_is_said() -> None:
+def test_unproven_assumptions_are_listed() -> None:
     assert any("quant=" in text for text in engine().unproven())
     assert not any("text was sent" in text for text in engine().unproven())
-    told = engine(prompt="text", tokenizer="folder", prompt_overhead=1).unproven()
-    assert any("1 of its own among them" in text for text in told)
+    assumptions = engine(prompt="text", tokenizer="folder", prompt_overhead=1).unproven()
+    assert any("including 1 that it adds" in text for text in assumptions)
 
 
 VLLM = {"data": [{"id": "m", "max_model_len": 8192}]}
@@ -242,7 +242,7 @@ PLAIN = {"data": [{"id": "m"}]}
 
 
 @pytest.mark.parametrize(
-    ("told", "version", "context"),
+    ("endpoints", "version", "context"),
     [
         ({"v1__models": VLLM, "version": {"version": "0.32.0"}}, "0.32.0", 8192),
         ({"v1__models": PLAIN, "props": {"build_info": "b6000-abc", "default_generation_settings": {"n_ctx": 4096}}},
@@ -253,10 +253,10 @@ PLAIN = {"data": [{"id": "m"}]}
     ],
     ids=["vllm", "llama.cpp", "ollama", "only its models", "nearly nothing"],
 )  # fmt: skip
-def test_what_a_server_tells_is_found_wherever_it_tells_it(
-    told: dict[str, Any], version: str | None, context: int | None
+def test_version_and_context_are_read_from_any_endpoint(
+    endpoints: dict[str, Any], version: str | None, context: int | None
 ) -> None:
-    info, facts = engine(served_model="m").facts(answers(**told), lambda: "")
+    info, facts = engine(served_model="m").facts(answers(**endpoints), lambda: "")
     assert (facts.version, facts.max_context_tokens, facts.devices) == (version, context, 1)
     assert info.version == version
 
@@ -264,29 +264,32 @@ def test_what_a_server_tells_is_found_wherever_it_tells_it(
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda path: (0, b""), "nothing answers at http://127.0.0.1:1: is the server up"),
-        (lambda path: (401, b"{}"), r"refuses \(HTTP 401\): name the key's variable with engine.api_key_env"),
+        (lambda path: (0, b""), "nothing answers at http://127.0.0.1:1: is the server running"),
+        (
+            lambda path: (401, b"{}"),
+            r"denies access \(HTTP 401\): name the variable that holds its key with engine.api_key_env",
+        ),
         (answers(v1__models=VLLM), "has no model 'other'; it serves m: engine.served_model=NAME"),
     ],
     ids=["down", "locked", "another model"],
 )
-def test_what_is_wrong_is_told_in_one_line(ask: Callable[[str], tuple[int, bytes]], message: str) -> None:
+def test_a_wrong_address_key_or_model_gets_one_line(ask: Callable[[str], tuple[int, bytes]], message: str) -> None:
     with pytest.raises(EngineError, match=message) as error:
         engine(served_model="other").facts(ask, lambda: "")
     assert "\n" not in str(error.value)
 
 
-def test_what_sglang_computes_together_and_takes_at_most_is_read() -> None:
+def test_limits_reported_by_sglang_are_read() -> None:
     states = [{"effective_max_running_requests_per_dp": 48}] * 2
-    told = {"version": "0.5.23", "context_length": 4096, "max_req_input_len": 4090, "internal_states": states}
-    _, facts = engine(protocol="sglang").facts(answers(server_info=told), lambda: "")
+    info = {"version": "0.5.23", "context_length": 4096, "max_req_input_len": 4090, "internal_states": states}
+    _, facts = engine(protocol="sglang").facts(answers(server_info=info), lambda: "")
     assert (facts.max_running, facts.max_context_tokens) == (96, 4090)
-    told = {"context_length": 4096, "max_running_requests": 16}
-    _, facts = engine(protocol="sglang").facts(answers(server_info=told), lambda: "")
+    info = {"context_length": 4096, "max_running_requests": 16}
+    _, facts = engine(protocol="sglang").facts(answers(server_info=info), lambda: "")
     assert (facts.max_running, facts.max_context_tokens) == (16, 4096)
 
 
-def test_a_server_of_another_protocol_is_told() -> None:
+def test_a_server_of_another_protocol_is_reported() -> None:
     with pytest.raises(EngineError, match="no SGLang server"):
         engine(protocol="sglang").facts(answers(v1__models=PLAIN), lambda: "")
 
@@ -316,7 +319,7 @@ def test_the_reference_server_is_attached_to_by_its_native_protocol(server: Serv
         ids = list(engine(**here).vocabulary(Architecture(**SHAPE), None))[:9]
         trace = ask(served, ids, 5)
     assert (trace.error, trace.prompt_tokens, trace.completion_tokens, trace.cached_tokens) == (None, 9, 5, 0)
-    assert server.process.poll() is None, "it is not ours to end"
+    assert server.process.poll() is None, "an attached server is not ended"
 
 
 def test_a_server_of_openais_protocol_gets_ids_or_text(bpe: Path) -> None:
@@ -330,7 +333,7 @@ def test_a_server_of_openais_protocol_gets_ids_or_text(bpe: Path) -> None:
             assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 4, 3)
 
 
-def test_a_key_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with pytest.raises(EngineError, match=re.escape("export NO_SUCH_KEY=")), attached_to(api_key_env="NO_SUCH_KEY"):
         pass

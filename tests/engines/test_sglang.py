@@ -1,4 +1,4 @@
-"""Engine ``sglang``: every flag is one that the real parser knows, and what the real server tells is understood."""
+"""Engine ``sglang``: the real parser accepts every flag, and the answers of the real server are read."""
 
 import ast
 import json
@@ -71,10 +71,10 @@ def real_python() -> str:
     """Return an interpreter that has the real SGLang, or skip."""
     given = os.environ.get("QUANTBENCH_SGLANG_PYTHON")
     built = [toolchain.state(toolchain.read(name)).python for name in ("sglang", "sglang-cpu")]
-    found = next((python for python in (given, *built) if python), None)
-    if found is None:
+    python_path = next((python for python in (given, *built) if python), None)
+    if python_path is None:
         pytest.skip("no SGLang: quantbench toolchain build sglang-cpu, or name one with QUANTBENCH_SGLANG_PYTHON=…")
-    return found
+    return python_path
 
 
 PARSE = """
@@ -88,9 +88,9 @@ print(json.dumps(parsed, default=str))
 
 
 def parsed(*configs: Config, launch: Launch = LAUNCH) -> list[dict[str, Any]]:
-    """Return what the real parser makes of the commands."""
+    """Return the values that the real parser reads from the commands."""
     python = real_python()
-    asked = [SGLang(name="sglang", config=one).command(python, launch)[3:] for one in configs]
+    asked = [SGLang(name="sglang", config=settings).command(python, launch)[3:] for settings in configs]
     env = {**os.environ, **alone(), **toolchain.variables("sglang-cpu")}
     done = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(asked), env=env, capture_output=True, text=True, timeout=250
@@ -100,7 +100,7 @@ def parsed(*configs: Config, launch: Launch = LAUNCH) -> list[dict[str, Any]]:
     return answer
 
 
-def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
+def test_the_real_parser_accepts_every_flag_with_its_meaning() -> None:
     published, cpu = parsed(config(), config(**ON_CPU))
     [everything] = parsed(config(**EVERYTHING), launch=STRETCHED)
     assert published["json_model_override_args"] == "{}"
@@ -128,11 +128,11 @@ def test_the_real_parser_takes_every_flag_and_reads_what_was_meant() -> None:
 
 
 def test_every_field_that_changes_the_server_changes_its_command() -> None:
-    told_otherwise = {"toolchain", "node_rank", "dist_init_addr"}
+    outside_command = {"toolchain", "node_rank", "dist_init_addr"}
     plain = engine().command("python", LAUNCH)
     others: dict[str, Any] = {"mem_fraction_static": 0.5, "random_seed": 5, "nnodes": 2}
     for name in Config.model_fields:
-        if name.endswith("_s") or name in told_otherwise:
+        if name.endswith("_s") or name in outside_command:
             continue
         value = others.get(name, EVERYTHING.get(name))
         value = not getattr(config(), name) if isinstance(value, bool) else value
@@ -143,8 +143,8 @@ def test_every_field_that_changes_the_server_changes_its_command() -> None:
 def test_two_servers_share_the_memory() -> None:
     argv = engine().command("python", Launch(Path("/m"), 100, 1, share=0.5))
     assert argv[argv.index("--mem-fraction-static") + 1] == "0.425"
-    # SGLang divides what is free when it starts: 0.425 of the whole is 0.7391 of what the first server has left.
-    argv = engine().command("python", Launch(Path("/m"), 100, 1, share=0.5, beside=1))
+    # SGLang divides the memory that is free at its start: 0.425 of the whole is 0.7391 of what the first server leaves.
+    argv = engine().command("python", Launch(Path("/m"), 100, 1, share=0.5, running_servers=1))
     assert argv[argv.index("--mem-fraction-static") + 1] == "0.7391"
 
 
@@ -155,7 +155,7 @@ def test_a_stretched_context_is_as_long_as_what_is_asked_for(factor: float, orig
     assert fields["rope_scaling"]["original_max_position_embeddings"] == original
 
 
-def test_the_key_stands_in_the_environment_only() -> None:
+def test_the_key_is_in_the_environment_only() -> None:
     assert all(KEY not in word for word in engine(**EVERYTHING).command("python", LAUNCH))
     environment = engine().environment(KEY)
     assert environment[sglang.KEY_VARIABLE] == KEY
@@ -171,7 +171,7 @@ def test_the_key_stands_in_the_environment_only() -> None:
         ({"kv_cache_dtype": "fp7"}, "kv_cache_dtype"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_starts(changes: dict[str, Any], said: str) -> None:
+def test_impossible_settings_are_rejected_before_the_start(changes: dict[str, Any], said: str) -> None:
     typed = [f"engine.{name}={value}" for name, value in changes.items()]
     with pytest.raises(ConfigError, match=said):
         compose_job(["+model=tiny-qwen3", "engine=sglang", *typed, "session=t"])
@@ -195,13 +195,13 @@ SERVER_INFO = {
 }
 
 
-def told(changes: dict[str, Any], **fields: Any) -> tuple[EngineInfo, ServerFacts]:
+def facts_with(changes: dict[str, Any], **fields: Any) -> tuple[EngineInfo, ServerFacts]:
     answers = {"/server_info": {**SERVER_INFO, **changes}, "/model_info": {"model_type": "qwen3"}}
     return engine(**fields).facts(lambda path: (200, json.dumps(answers[path]).encode()), lambda: "")
 
 
-def test_what_the_server_tells_is_kept_without_its_key() -> None:
-    info, facts = told({}, tp_size=2)
+def test_server_info_is_recorded_without_the_key() -> None:
+    info, facts = facts_with({}, tp_size=2)
     assert KEY not in info.model_dump_json()
     assert info.model_type == "qwen3"
     assert facts == ServerFacts(
@@ -216,29 +216,29 @@ def test_what_the_server_tells_is_kept_without_its_key() -> None:
 
 
 def test_copies_of_the_model_add_capacity_and_no_devices() -> None:
-    _, facts = told({}, dp_size=2)
+    _, facts = facts_with({}, dp_size=2)
     assert (facts.kv_capacity_tokens, facts.devices, facts.weights_bytes) == (750420, 1, 4 * 2**30)
     assert facts.max_running == 128
 
 
 def test_on_a_cpu_the_memory_of_the_weights_is_not_known() -> None:
-    _, facts = told({"device": "cpu"}, **ON_CPU)
+    _, facts = facts_with({"device": "cpu"}, **ON_CPU)
     assert facts.weights_bytes is None
 
 
 def _facts(weights_bytes: int | None) -> ServerFacts:
-    return told({})[1].model_copy(update={"weights_bytes": weights_bytes})
+    return facts_with({})[1].model_copy(update={"weights_bytes": weights_bytes})
 
 
 def _stored(quant: str) -> tuple[Manifest, int]:
-    found = manifest(quant)
-    return found, sum(file.bytes for name, file in found.files.items() if name.endswith(".safetensors"))
+    checkpoint = manifest(quant)
+    return checkpoint, sum(file.bytes for name, file in checkpoint.files.items() if name.endswith(".safetensors"))
 
 
 def test_weights_that_were_expanded_are_seen_by_their_memory() -> None:
-    found, stored = _stored("fp8")
-    assert engine().expanded(_facts(int(stored * 1.05)), found, stored * 2) is None
-    assert "expanded them" in (engine().expanded(_facts(int(stored * 1.9)), found, stored * 2) or "")
+    checkpoint, stored = _stored("fp8")
+    assert engine().expanded(_facts(int(stored * 1.05)), checkpoint, stored * 2) is None
+    assert "expanded them" in (engine().expanded(_facts(int(stored * 1.9)), checkpoint, stored * 2) or "")
 
 
 def test_where_nothing_is_quantized_or_known_nothing_was_expanded() -> None:
@@ -253,14 +253,14 @@ def model_of(form: Format | None) -> ServedModel:
     return ServedModel(architecture=shapes, form=form, context_length=512, yarn=None)
 
 
-def test_a_cpu_takes_no_quantized_checkpoint() -> None:
+def test_a_cpu_accepts_no_quantized_checkpoint() -> None:
     form = integers(4, 64, symmetric=True)
     assert "no quantized checkpoint" in (engine(**ON_CPU).refuses(model_of(form)) or "")
     assert engine(**ON_CPU).refuses(model_of(None)) is None
     assert engine().refuses(model_of(form)) is None
 
 
-def test_the_launcher_imports_nothing_of_ours_and_hides_the_key() -> None:
+def test_the_launcher_imports_no_own_module_and_hides_the_key() -> None:
     tree = ast.parse(sglang.LAUNCHER.read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not [module for module in imported if module and module.split(".")[0] in ("bench", "quantize")]
@@ -284,7 +284,7 @@ time.sleep(0.2)  # until the thread waits for standard input
 
 
 def launched(code: str) -> "subprocess.Popen[bytes]":
-    """Start a program that ends with its parent, as the launcher does, in a process group of its own."""
+    """Start a program that ends with its parent, as the launcher does, in its own process group."""
     argv = [sys.executable, "-c", LAUNCHED + code]
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -305,31 +305,31 @@ def test_the_launched_server_ends_when_standard_input_closes() -> None:
 
 @pytest.fixture
 def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let nvidia-smi list a GPU, and no toolchain be built; return PATH."""
-    stand_in = tmp_path / "bin" / "nvidia-smi"
-    stand_in.parent.mkdir()
-    stand_in.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)'\n")
-    stand_in.chmod(0o755)
-    path = f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}"
+    """Make nvidia-smi list a GPU, with no toolchain built; return PATH."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)'\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     monkeypatch.setenv("PATH", path)
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
     return path
 
 
 @pytest.mark.parametrize(("gpu", "name"), [(True, "sglang"), (False, "transformers")])
-def test_auto_takes_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = toolchain.State(kind="built", python="/python")
     monkeypatch.setattr(validate, "has_cuda_device", lambda: gpu)
     monkeypatch.setattr(toolchain, "state", lambda chain: state)
     typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
-    found = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
-    assert (found.name, type(found).__module__) == (name, f"bench.engines.{name}")
-    assert found.config.stall_timeout_s == 7
-    assert found.kv_cache_dtype == "fp8_e4m3"
+    selected = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
+    assert (selected.name, type(selected).__module__) == (name, f"bench.engines.{name}")
+    assert selected.config.stall_timeout_s == 7
+    assert selected.kv_cache_dtype == "fp8_e4m3"
     if name == "sglang":
-        assert found.parallelism.tp == 2
-        assert found.memory_fraction == 0.85
-        assert found.config.startup_timeout_s == 1800
+        assert selected.parallelism.tp == 2
+        assert selected.memory_fraction == 0.85
+        assert selected.config.startup_timeout_s == 1800
 
 
 def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cli: Cli, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cl
         (["hardware=h100", "plan=true"], "sglang"),
     ],
 )
-def test_what_serves_nothing_or_names_its_engine_needs_no_toolchain_of_auto(
+def test_auto_needs_no_toolchain_without_a_server_or_with_a_named_engine(
     typed: list[str], name: str, with_gpu: str
 ) -> None:
     assert compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine.name == name

@@ -65,7 +65,7 @@ def test_the_server_listens_on_loopback_without_a_prefix_cache(tmp_path: Path) -
     words = argv(tmp_path)
     assert value(words, "--host") == "127.0.0.1"
     assert "--no-enable-prefix-caching" in words
-    assert words[1] == "-P", "files in the folder that it runs in must not shadow its modules"
+    assert words[1] == "-P", "files in the working folder must not shadow its modules"
 
 
 def test_the_key_reaches_the_server_by_its_environment_alone(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_settings_of_a_cpu_stay_away_from_a_device() -> None:
     assert not [name for name in engine(device="cuda").environment("") if name.startswith("VLLM_CPU")]
 
 
-def test_a_missing_toolchain_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_toolchain_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     with pytest.raises(ToolchainError, match="quantbench toolchain build vllm-cpu"):
         engine().interpreter("engine vllm")
@@ -130,7 +130,7 @@ def recorded(path: str) -> tuple[int, bytes]:
     return 200, (FOLDER / names[path]).read_bytes()
 
 
-def test_what_the_server_tells_is_read_from_its_answers() -> None:
+def test_facts_of_the_server_are_read_from_its_answers() -> None:
     info, facts = engine().facts(recorded, lambda: "")
     assert facts.version == info.version == "0.32.0"
     assert facts.max_context_tokens == 8192
@@ -146,7 +146,7 @@ def test_replicas_compute_as_many_requests_together_as_all_of_them_do() -> None:
     assert facts.max_running == 24
 
 
-def test_a_server_that_tells_nothing_is_an_error() -> None:
+def test_a_server_without_facts_is_an_error() -> None:
     with pytest.raises(EngineError, match=r"does not answer /version \(HTTP 404\)"):
         engine().facts(lambda path: (404, b""), lambda: "")
 
@@ -180,7 +180,7 @@ def model_of(form: Format | None) -> ServedModel:
 
 
 def form_of(quant: str) -> Format | None:
-    """Return the format that ``quant=NAME`` makes of the small Qwen3."""
+    """Return the format of the small Qwen3 with ``quant=NAME``."""
     spec = compose_job(["+model=tiny-qwen3", f"quant={quant}", "session=test"])
     return spec.quant.method.expected(spec.model.architecture).format
 
@@ -205,12 +205,12 @@ def test_what_was_never_tried_on_a_cpu_is_not_refused() -> None:
         ("nvfp4", "no kernel for 4-bit floats"),
     ],
 )
-def test_what_cannot_run_on_a_cpu_is_told_with_what_can(quant: str, reason: str) -> None:
+def test_a_format_that_cannot_run_on_a_cpu_is_reported_with_alternatives(quant: str, reason: str) -> None:
     form = form_of(quant)
-    told = engine().refuses(model_of(form))
-    assert told is not None
-    assert reason in told
-    assert "quant=" in told
+    message = engine().refuses(model_of(form))
+    assert message is not None
+    assert reason in message
+    assert "quant=" in message
     assert engine(device="cuda").refuses(model_of(form)) is None
 
 
@@ -326,7 +326,7 @@ def test_a_real_server_answers_questions_as_transformers_does(
     asked = list(questions.mixed(range(BROKEN), CONTEXT))
     server = Endpoint(served.base_url, served.protocol, served.served_model, concurrency=16, timeout_s=240.0)
     with Journal(tmp_path / "answers.jsonl") as journal:
-        found = Asker(server, journal).ask(asked)
+        answers = Asker(server, journal).ask(asked)
     reference = Reference(small)
-    for question, answer in zip(asked, found, strict=True):
+    for question, answer in zip(asked, answers, strict=True):
         questions.assert_like(answer, questions.truth(reference, question, END))

@@ -50,21 +50,21 @@ def test_published_speeds_of_qwen3_8b_on_h20(
 ) -> None:
     """Input 1, 2048 tokens out, one request: https://qwen.readthedocs.io/en/latest/getting_started/speed_benchmark.html."""
     bits = bits_per_weight(form, QWEN3_8B) if form else None
-    found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, bits), h20(), input_len=1, output_len=2048)
-    assert found.traffic.linear_bytes + found.traffic.rest_bytes == pytest.approx(step_gb * 1e9, rel=1e-3)
+    bound = limit(QWEN3_8B, weight_bytes(QWEN3_8B, bits), h20(), input_len=1, output_len=2048)
+    assert bound.traffic.linear_bytes + bound.traffic.rest_bytes == pytest.approx(step_gb * 1e9, rel=1e-3)
     tpot_s = (1 + 2048) / published_tokens_per_s / 2048
-    assert 100 * found.decode.memory_s / tpot_s == pytest.approx(mbu_percent, abs=0.05)
-    assert found.decode.by == "memory"
-    assert found.decode.moved_bytes == found.traffic.total_bytes
+    assert 100 * bound.decode.memory_s / tpot_s == pytest.approx(mbu_percent, abs=0.05)
+    assert bound.decode.by == "memory"
+    assert bound.decode.moved_bytes == bound.traffic.total_bytes
 
 
 def test_a_long_prefill_is_bound_by_arithmetic() -> None:
-    found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), input_len=30720, output_len=1)
+    bound = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), input_len=30720, output_len=1)
     n, attention = 30720, 4 * 36 * 32 * 128
     flops = 2 * n * QWEN3_8B.linear_parameters() + 2 * 151936 * 4096 + attention * n**2 / 2
-    assert found.prefill.by == "compute"
-    assert found.prefill.flops == pytest.approx(flops)
-    assert found.roof_ttft_s == pytest.approx(flops / 148e12)
+    assert bound.prefill.by == "compute"
+    assert bound.prefill.flops == pytest.approx(flops)
+    assert bound.roof_ttft_s == pytest.approx(flops / 148e12)
     short = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), input_len=1, output_len=1)
     assert short.prefill.by == "memory"
 
@@ -100,24 +100,24 @@ def test_batches_reach_more_experts_and_the_least_stays() -> None:
     assert weights.experts_read(1) == pytest.approx(8)
     assert weights.experts_read(8) == pytest.approx(128 * (1 - (1 - 8 / 128) ** 8))
     assert weights.experts_read(10_000) == pytest.approx(128)
-    one, many = (
+    single, many = (
         limit(QWEN3_235B, weights, h20(), input_len=512, output_len=64, concurrency=c, devices=8) for c in (1, 32)
     )
-    assert one.decode == one.least_decode
-    assert many.least_decode == one.least_decode
-    assert many.traffic.linear_bytes > 5 * one.traffic.linear_bytes
-    assert many.traffic.rest_bytes == one.traffic.rest_bytes
+    assert single.decode == single.least_decode
+    assert many.least_decode == single.least_decode
+    assert many.traffic.linear_bytes > 5 * single.traffic.linear_bytes
+    assert many.traffic.rest_bytes == single.traffic.rest_bytes
 
 
 def test_a_decode_step_multiplies_each_weight_once_for_each_request() -> None:
     step = {"input_len": 1000, "output_len": 200, "concurrency": 16}
-    found = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), **step)
+    bound = limit(QWEN3_8B, weight_bytes(QWEN3_8B, None), h20(), **step)
     linear, head, attention = 36 * 192_937_984, 151_936 * 4096, 4 * 36 * 32 * 128
-    assert found.decode.flops == 16 * (2 * linear + 2 * head + attention * 1100)
-    assert found.decode.compute_s == pytest.approx(found.decode.flops / 148e12)
-    assert found.traffic.kv_bytes == 16 * 1100 * 147_456
-    assert found.decode.moved_bytes == 2 * linear + 2 * head + 16 * 1100 * 147_456
-    assert found.least_decode.flops == found.decode.flops / 16
+    assert bound.decode.flops == 16 * (2 * linear + 2 * head + attention * 1100)
+    assert bound.decode.compute_s == pytest.approx(bound.decode.flops / 148e12)
+    assert bound.traffic.kv_bytes == 16 * 1100 * 147_456
+    assert bound.decode.moved_bytes == 2 * linear + 2 * head + 16 * 1100 * 147_456
+    assert bound.least_decode.flops == bound.decode.flops / 16
     eight = limit(QWEN3_8B, weight_bytes(QWEN3_8B, 8), h20(), **step, multiplied_in="fp8", kv_cache_dtype="fp8")
     seconds = 16 * (2 * linear / 296e12 + 2 * head / 148e12 + attention * 1100 / 296e12)
     assert eight.decode.compute_s == pytest.approx(seconds)
@@ -129,11 +129,11 @@ def test_a_token_of_a_model_with_experts_uses_some_of_them_and_every_router() ->
     assert weights.attention_bytes == 2 * 94 * attention
     assert weights.mlp_bytes == 2 * 94 * expert
     assert weights.rest_bytes == 2 * (head + 94 * router)
-    found = limit(QWEN3_235B, weights, h20(), input_len=512, output_len=2, concurrency=3)
+    bound = limit(QWEN3_235B, weights, h20(), input_len=512, output_len=2, concurrency=3)
     width = 4 * 94 * 64 * 128
-    assert found.decode.flops == 3 * (2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 513)
-    assert found.least_prefill.flops == 512 * 2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 512**2 / 2
-    assert found.least_prefill.moved_bytes == weights.rest_bytes + 2 * 94 * (attention + 8 * expert) + 512 * 192_512
+    assert bound.decode.flops == 3 * (2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 513)
+    assert bound.least_prefill.flops == 512 * 2 * 94 * (attention + 8 * expert + router) + 2 * head + width * 512**2 / 2
+    assert bound.least_prefill.moved_bytes == weights.rest_bytes + 2 * 94 * (attention + 8 * expert) + 512 * 192_512
 
 
 def test_a_limit_is_of_one_request_on_one_device_unless_it_says_otherwise() -> None:
@@ -162,7 +162,7 @@ def test_weights_of_32_bits_take_twice_as_much_where_they_are_not_quantized() ->
     ],
 )
 def test_keys_and_values_have_the_bits_of_their_type(bits: float, names: tuple[str, ...]) -> None:
-    """Of 36 layers, 8 heads and 128 channels, keys and values."""
+    """For the keys and values of 36 layers, 8 heads and 128 channels."""
     assert {kv_bytes_per_token(QWEN3_8B, name) for name in names} == {2 * 36 * 8 * 128 * bits / 8}
     assert kv_bytes_per_token(QWEN3_8B) == 147_456
 
@@ -208,23 +208,23 @@ models = st.sampled_from([QWEN3_8B, QWEN3_235B])
 def test_nothing_is_asked_of_a_server_that_its_roof_allows(
     architecture: Architecture, shape: dict, bits: float
 ) -> None:
-    found = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
-    assert 0 < found.least_decode.time_s <= found.decode.time_s * (1 + 1e-12)
-    assert 0 < found.least_prefill.time_s <= found.prefill.time_s * (1 + 1e-12)
-    assert found.roof_tokens_per_s == 1 / found.roof_tpot_s
+    bound = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
+    assert 0 < bound.least_decode.time_s <= bound.decode.time_s * (1 + 1e-12)
+    assert 0 < bound.least_prefill.time_s <= bound.prefill.time_s * (1 + 1e-12)
+    assert bound.roof_tokens_per_s == 1 / bound.roof_tpot_s
 
 
 @given(models, shapes, st.floats(4, 8))
 def test_fewer_bits_and_more_devices_never_raise_the_limit(
     architecture: Architecture, shape: dict, bits: float
 ) -> None:
-    found = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
+    bound = limit(architecture, weight_bytes(architecture, bits), h20(), **shape)
     wide = limit(architecture, weight_bytes(architecture, 2 * bits), h20(), **shape)
     more = limit(architecture, weight_bytes(architecture, bits), h20(), **{**shape, "devices": 2 * shape["devices"]})
-    assert found.decode.time_s <= wide.decode.time_s
-    assert found.prefill.time_s <= wide.prefill.time_s
-    assert more.decode.time_s == pytest.approx(found.decode.time_s / 2)
-    assert more.prefill.time_s == pytest.approx(found.prefill.time_s / 2)
+    assert bound.decode.time_s <= wide.decode.time_s
+    assert bound.prefill.time_s <= wide.prefill.time_s
+    assert more.decode.time_s == pytest.approx(bound.decode.time_s / 2)
+    assert more.prefill.time_s == pytest.approx(bound.prefill.time_s / 2)
 
 
 def test_of_requests_sent_together_the_median_waits_for_half() -> None:
@@ -246,13 +246,13 @@ def test_small_models_may_live_in_a_cache() -> None:
     assert bandwidth(here, 1 << 40) == 20e9
     assert bandwidth(h20(), 1000) == 4e12
     dip = device(bandwidth_by_size=((1 << 18, 40e9), (1 << 20, 180e9), (1 << 30, 20e9)))
-    assert bandwidth(dip, 1 << 18) == 180e9, "short reads are slowed by what starts them"
+    assert bandwidth(dip, 1 << 18) == 180e9, "short reads are slowed by their start"
 
 
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
     asked = record_spec(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
-    made = native_record(spec=asked, device=h20())
-    found = limit_of(made, MeasuredCell(made.cells[0]))
-    assert found
-    assert found.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()
-    assert made.cells[0].variant == Variant(model=MODEL, quant="bf16")
+    run = native_record(spec=asked, device=h20())
+    bound = limit_of(run, MeasuredCell(run.cells[0]))
+    assert bound
+    assert bound.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()
+    assert run.cells[0].variant == Variant(model=MODEL, quant="bf16")

@@ -1,6 +1,6 @@
-"""What the logs of real servers say about their end, in the form in which they print it."""
+"""Causes of a server's death in the logs of real servers, as they print them."""
 
-# ruff: noqa: E501 - messages stand as they are printed
+# ruff: noqa: E501 - messages are quoted as printed
 
 import pytest
 from hypothesis import given
@@ -67,8 +67,8 @@ CASES = [
     (SGLANG, "crash on the GPU", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
      "engine.attention_backend"),
     (SGLANG, "missing files", "OSError: /m does not appear to have a file named config.json. Checkout "
-     "'https://huggingface.co//m/tree/main' for available files.", "the checkpoint is not complete"),
-    (SGLANG, "missing files", "RuntimeError: Cannot find any model weights with `/m`", "the checkpoint is not complete"),
+     "'https://huggingface.co//m/tree/main' for available files.", "the checkpoint is incomplete"),
+    (SGLANG, "missing files", "RuntimeError: Cannot find any model weights with `/m`", "the checkpoint is incomplete"),
     (VLLM, "no room for keys", "ValueError: No available memory for the cache blocks. Try increasing "
      "`gpu_memory_utilization` when initializing the engine", "engine.gpu_memory_utilization"),
     (VLLM, "no room for keys", "ValueError: To serve at least one request with the model's max seq len (131072), (18.0 GiB "
@@ -95,15 +95,15 @@ CASES = [
 
 @pytest.mark.parametrize(("log", "kind", "error", "advice"), CASES)
 def test_the_cause_and_a_remedy_are_found(log: str, kind: str, error: str, advice: str) -> None:
-    found = diagnose(log.format(error=error), *OWN[log])
-    assert found is not None
-    assert found.kind == kind
-    assert advice in found.advice
-    assert found.line[:40] in error
-    told = why(log.format(error=error), *OWN[log])
-    assert told.startswith(f"{kind}: ")
-    assert "sigquit" not in told
-    assert "Engine core initialization" not in told
+    cause = diagnose(log.format(error=error), *OWN[log])
+    assert cause is not None
+    assert cause.kind == kind
+    assert advice in cause.advice
+    assert cause.line[:40] in error
+    text = why(log.format(error=error), *OWN[log])
+    assert text.startswith(f"{kind}: ")
+    assert "sigquit" not in text
+    assert "Engine core initialization" not in text
 
 
 def test_every_rule_has_a_case() -> None:
@@ -117,18 +117,18 @@ def test_a_log_without_a_known_cause_is_explained_by_its_exception() -> None:
     assert why(log) == "KeyError: 'model.layers.0.foo'"
 
 
-def test_a_log_without_an_exception_is_told_by_its_last_lines() -> None:
+def test_a_log_without_an_exception_is_quoted_by_its_last_lines() -> None:
     assert last_words("one\n\ntwo\r50 %\r100 %\nthree\n", lines=2) == "100 % | three"
 
 
 def test_a_warning_is_no_cause_where_something_was_raised() -> None:
     warned = "[2026-11-25 03:16:04] The CUDA_HOME environment variable is not set, skipping\n"
-    found = diagnose(warned + SGLANG.format(error="RuntimeError: CUDA error: out of memory"))
-    assert found is not None
-    assert found.kind == "out of memory"
+    cause = diagnose(warned + SGLANG.format(error="RuntimeError: CUDA error: out of memory"))
+    assert cause is not None
+    assert cause.kind == "out of memory"
 
 
-def test_of_a_healthy_log_nothing_is_made() -> None:
+def test_a_healthy_log_has_no_cause() -> None:
     healthy = """[2026-11-25 03:16:31] Load weight end. elapsed=3.09 s, type=Qwen3ForCausalLM, avail mem=60.1 GB, mem usage=15.27 GB.
 [2026-11-25 03:16:40] max_total_num_tokens=375210, chunked_prefill_size=8192, max_prefill_tokens=16384, context_len=40960
 [2026-11-25 03:16:41] The server is fired up and ready to roll!
@@ -137,7 +137,7 @@ def test_of_a_healthy_log_nothing_is_made() -> None:
 
 
 @given(st.text())
-def test_any_text_can_be_looked_through(text: str) -> None:
+def test_any_text_can_be_diagnosed(text: str) -> None:
     diagnose(text)
     assert "\n" not in why(text)
     assert all(line == line.strip() and line for line in lines_of(text))

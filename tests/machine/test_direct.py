@@ -25,7 +25,7 @@ TINY = ("+model=tiny-qwen3", "workload.input_lens=[8]", "workload.output_len=4",
 
 
 class Recorder(http.server.ThreadingHTTPServer):
-    """Answers every request in the same way and remembers it, as a proxy, or the target of a redirect."""
+    """Answers every request alike and records it; serves as a proxy or as the target of a redirect."""
 
     daemon_threads = True
 
@@ -70,10 +70,10 @@ def recorder(status: int, location: str | None = None) -> Iterator[Recorder]:
 
 
 def proxied(proxy: Recorder) -> dict[str, str]:
-    """Return the variables of a machine behind a proxy that say nothing of this machine."""
+    """Return the variables of a machine behind a proxy, without an exception for this machine."""
     names = ("http_proxy", "https_proxy", "all_proxy")
-    found = {name: proxy.url for one in names for name in (one, one.upper())}
-    return {**found, "no_proxy": "", "NO_PROXY": ""}
+    variables = {name: proxy.url for spelling in names for name in (spelling, spelling.upper())}
+    return {**variables, "no_proxy": "", "NO_PROXY": ""}
 
 
 def test_a_whole_run_behind_a_proxy_asks_its_server_directly(cli: Cli) -> None:

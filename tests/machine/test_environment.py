@@ -1,4 +1,4 @@
-"""Versions of packages: of those that are installed, by import or package name, and none made up for the others."""
+"""Versions of installed packages, by import or package name; others have none."""
 
 import importlib.metadata
 

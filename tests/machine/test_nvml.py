@@ -1,4 +1,4 @@
-"""Accelerators through a stand-in for NVML whose names are checked against the real package."""
+"""Accelerators through a fake NVML whose names are checked against the real package."""
 
 import inspect
 from typing import Any
@@ -32,7 +32,7 @@ def indices(devices: Devices | None) -> list[int]:
     return [state.index for state in devices.states()] if devices else []
 
 
-def test_the_stand_in_has_functions_and_arguments_of_the_real_package() -> None:
+def test_the_fake_has_functions_and_arguments_of_the_real_package() -> None:
     for name, function in fake_nvml([]).functions.items():
         real = inspect.signature(getattr(pynvml, name))
         assert list(inspect.signature(function).parameters) == list(real.parameters), name
@@ -60,7 +60,7 @@ def test_utilization_is_in_percent() -> None:
     assert opened(Card(percent=97), Card(index=1, percent=None)).utilization() == [97, None]
 
 
-def test_devices_are_busy_if_one_computes_or_does_not_tell() -> None:
+def test_devices_are_busy_if_one_computes_or_is_unknown() -> None:
     assert not opened(Card(percent=0), Card(index=1, percent=0)).busy()
     assert opened(Card(percent=0), Card(index=1, percent=3)).busy()
     assert opened(Card(percent=0), Card(index=1, percent=None)).busy()
@@ -105,7 +105,7 @@ def test_a_reading_that_fails_is_none(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED])
-def test_a_lost_device_is_told_with_what_to_do(code: int) -> None:
+def test_a_lost_device_is_reported_with_advice(code: int) -> None:
     card = Card(index=3)
     devices = opened(card)
     card.error = code
@@ -114,11 +114,11 @@ def test_a_lost_device_is_told_with_what_to_do(code: int) -> None:
             read()
 
 
-def test_one_device_without_a_counter_leaves_all_without() -> None:
+def test_one_device_without_a_counter_makes_the_sum_unknown() -> None:
     assert opened(Card(), Card(index=1, millijoules=None)).energy_counter_j() is None
 
 
-def test_one_device_that_does_not_tell_its_memory_leaves_all_without() -> None:
+def test_one_device_with_unknown_memory_makes_the_sum_unknown() -> None:
     devices = opened(Card(), Card(index=1, used=None))
     assert devices.memory_used() is None
     assert [state.memory_used_bytes for state in devices.states()] == [60_000_000_000, None]
@@ -133,13 +133,13 @@ def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.Monke
     assert Devices.here() is None
 
 
-def test_a_driver_without_devices_is_let_go() -> None:
+def test_a_driver_without_devices_is_shut_down() -> None:
     nvml = fake_nvml([])
     assert Devices.here(nvml=nvml) is None
     assert (nvml.calls.init, nvml.calls.shutdown) == (1, 1)
 
 
-def test_closing_lets_the_driver_go() -> None:
+def test_closing_shuts_the_driver_down() -> None:
     nvml = fake_nvml([Card()])
     devices = Devices.here(nvml=nvml)
     assert devices is not None
@@ -153,7 +153,7 @@ def test_count_takes_the_first_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("asked", "visible"),
     [
         (None, [0, 1, 2, 3]),
         ("", []),
@@ -170,11 +170,11 @@ def test_count_takes_the_first_ones() -> None:
     ],
 )
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(
-    asked: str | None, found: list[int], monkeypatch: pytest.MonkeyPatch
+    asked: str | None, visible: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if asked is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
-    assert indices(Devices.here(nvml=fake_nvml(cards(4)))) == found
+    assert indices(Devices.here(nvml=fake_nvml(cards(4)))) == visible
 
 
 def part_of_a_card() -> tuple[Card, Card]:
@@ -208,5 +208,5 @@ def test_memory_of_processes_is_summed_over_devices() -> None:
 
 
 @pytest.mark.parametrize("listed", [[], [(4242, 5)], [(10, None)]])
-def test_memory_of_processes_is_none_where_nvml_does_not_tell(listed: list[tuple[int, int | None]]) -> None:
+def test_memory_of_processes_is_none_if_nvml_does_not_report_it(listed: list[tuple[int, int | None]]) -> None:
     assert opened(Card(processes=listed)).process_memory({10}) is None

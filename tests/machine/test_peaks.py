@@ -1,4 +1,4 @@
-"""The table of devices: found by the driver's name, each entry with its source."""
+"""The table of devices: looked up by the driver's name, each entry with its source."""
 
 import pytest
 
@@ -40,16 +40,16 @@ from bench.machine.peaks import lookup, table
     ],
 )
 def test_a_device_is_found_by_the_name_its_driver_gives(name: str, terabytes_per_s: float) -> None:
-    found = lookup(name)
-    assert found
-    assert found.bandwidth_bytes_per_s == pytest.approx(terabytes_per_s * 1e12)
+    device = lookup(name)
+    assert device
+    assert device.bandwidth_bytes_per_s == pytest.approx(terabytes_per_s * 1e12)
 
 
 @pytest.mark.parametrize(
     "name",
     ["NVIDIA H20N", "NVIDIA GeForce RTX 4090 D", "NVIDIA A10G", "NVIDIA L400", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", ""],
 )
-def test_a_device_that_only_looks_alike_is_not_taken_for_it(name: str) -> None:
+def test_a_device_with_a_similar_name_is_not_matched(name: str) -> None:
     assert lookup(name) is None
 
 

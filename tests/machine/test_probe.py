@@ -1,4 +1,4 @@
-"""The probe measures this very machine; what is done with its figures is tried with figures that are known."""
+"""The probe on this machine, and the use of its figures with known figures."""
 
 import shutil
 import subprocess
@@ -45,20 +45,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_torch_reads_memory_and_multiplies_in_every_type() -> None:
-    found = probe.probe_torch(torch.get_num_threads())
-    assert found["how"] == f"torch {torch.__version__}"
-    assert [size for size, _ in found["bandwidth_by_size"]] == [2**18, 2**22, 2**24]
-    assert all(speed > 1e7 for _, speed in found["bandwidth_by_size"])
-    assert {"fp32", "bf16"} <= set(found["flops_per_s"]) <= {"fp32", "bf16", "int8"}
-    assert all(flops > 1e7 for flops in found["flops_per_s"].values())
+    figures = probe.probe_torch(torch.get_num_threads())
+    assert figures["how"] == f"torch {torch.__version__}"
+    assert [size for size, _ in figures["bandwidth_by_size"]] == [2**18, 2**22, 2**24]
+    assert all(speed > 1e7 for _, speed in figures["bandwidth_by_size"])
+    assert {"fp32", "bf16"} <= set(figures["flops_per_s"]) <= {"fp32", "bf16", "int8"}
+    assert all(flops > 1e7 for flops in figures["flops_per_s"].values())
 
 
 @pytest.mark.usefixtures("quick")
 def test_without_torch_numpy_measures_single_precision() -> None:
-    found = probe.probe_numpy(2)
-    assert found["how"].startswith("numpy ")
-    assert len(found["bandwidth_by_size"]) == 3
-    assert set(found["flops_per_s"]) == {"fp32"}
+    figures = probe.probe_numpy(2)
+    assert figures["how"].startswith("numpy ")
+    assert len(figures["bandwidth_by_size"]) == 3
+    assert set(figures["flops_per_s"]) == {"fp32"}
 
 
 @pytest.mark.usefixtures("quick")
@@ -75,7 +75,7 @@ def test_ten_times_the_work_takes_longer() -> None:
 
 
 def test_this_cpu_is_measured_once_and_kept(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real probe, in a process of its own, as a run starts it; perhaps by an earlier test's run."""
+    """Uses the real probe in a separate process, as a run does, unless an earlier test has run it."""
     shutil.copytree(cache / "devices", tmp_path / "cache" / "devices")
     first = device_here(sys.executable, 1, cpu=True)
     shutil.copytree(tmp_path / "cache" / "devices", cache / "devices", dirs_exist_ok=True)
@@ -89,17 +89,17 @@ def test_this_cpu_is_measured_once_and_kept(cache: Path, tmp_path: Path, monkeyp
     assert device_here(sys.executable, 1, cpu=True) == first
     other = device(bandwidth_bytes_per_s=1.0)
     monkeypatch.setattr(devices, "probe", lambda *_: other)
-    assert device_here(sys.executable, 2, cpu=True) == other, "other threads, another device"
+    assert device_here(sys.executable, 2, cpu=True) == other, "a different number of threads is a different device"
 
 
 def test_measuring_again_keeps_the_higher_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = iter(
+    figures = iter(
         [
             device(bandwidth_by_size=((1, 5.0), (9, 1.0)), bandwidth_bytes_per_s=1.0, flops_per_s={"fp32": 3.0}),
             device(bandwidth_by_size=((1, 4.0), (9, 2.0)), bandwidth_bytes_per_s=2.0, flops_per_s={"fp32": 1.0}),
         ]
     )
-    monkeypatch.setattr(devices, "probe", lambda *_: next(found))
+    monkeypatch.setattr(devices, "probe", lambda *_: next(figures))
     device_here(sys.executable, 1, cpu=True)
     again = device_here(sys.executable, 1, cpu=True, again=True)
     assert again
@@ -123,10 +123,10 @@ measurements = st.builds(
 @given(measurements, measurements)
 def test_no_figure_ever_falls(before: Device, after: Device) -> None:
     both = higher(before, after)
-    for one in (before, after):
-        assert both.bandwidth_bytes_per_s >= one.bandwidth_bytes_per_s
-        assert all(both.flops_per_s[kind] >= flops for kind, flops in one.flops_per_s.items())
-        assert all(dict(both.bandwidth_by_size)[size] >= speed for size, speed in one.bandwidth_by_size)
+    for figures in (before, after):
+        assert both.bandwidth_bytes_per_s >= figures.bandwidth_bytes_per_s
+        assert all(both.flops_per_s[kind] >= flops for kind, flops in figures.flops_per_s.items())
+        assert all(dict(both.bandwidth_by_size)[size] >= speed for size, speed in figures.bandwidth_by_size)
     assert higher(both, after) == both
 
 
@@ -147,26 +147,26 @@ def test_an_accelerator_is_looked_up_and_never_measured(monkeypatch: pytest.Monk
         (["NVIDIA A10", "NVIDIA L4"], None, "the GPUs here differ (NVIDIA A10, NVIDIA L4)"),
     ):
         monkeypatch.setattr(devices, "_accelerators", lambda names=names: names)
-        found = device_here(sys.executable, say=said.append)
-        assert (found.bandwidth_bytes_per_s if found else None) == bandwidth
+        accelerator = device_here(sys.executable, say=said.append)
+        assert (accelerator.bandwidth_bytes_per_s if accelerator else None) == bandwidth
         assert [line for line in said if words is None or words in line] or words is None
         assert words is not None or not said
 
 
-def test_ones_own_entries_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_entries_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     own_table().parent.mkdir(parents=True)
     own_table().write_text(OWN)
     for name in ("NVIDIA Grid X", "NVIDIA H20"):
         monkeypatch.setattr(devices, "_accelerators", lambda name=name: [name])
-        found = device_here(sys.executable)
-        assert found
-        assert (found.name, found.bandwidth_bytes_per_s, found.flops_per_s) == ("Ours", 1.5e12, {"bf16": 3e12})
+        entry = device_here(sys.executable)
+        assert entry
+        assert (entry.name, entry.bandwidth_bytes_per_s, entry.flops_per_s) == ("Ours", 1.5e12, {"bf16": 3e12})
     own_table().write_text(OWN.replace("memory_gb", "memory"))
-    with pytest.raises(ConfigError, match=r"cache/devices\.toml: .* shows the form"):
+    with pytest.raises(ConfigError, match=r"cache/devices\.toml: .* shows the format"):
         device_here(sys.executable)
 
 
-def test_a_server_is_taken_to_use_the_threads_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_assumed_to_use_its_configured_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert default_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")

@@ -1,4 +1,4 @@
-"""Threads that wait give their core away, unless somebody chose how they wait."""
+"""Waiting threads release their core, unless the environment chooses how they wait."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def served_by() -> Engine:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_what_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
+def test_a_choice_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
     for name in CHOICES:
         monkeypatch.delenv(name, raising=False)
     assert waiting() == {"GOMP_SPINCOUNT": "5000"}
@@ -22,7 +22,7 @@ def test_what_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch, choice: str)
     assert "GOMP_SPINCOUNT" not in served_by().environment("")
 
 
-def test_huge_pages_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_pages_are_used_unless_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     assert memory().items() <= served_by().environment("").items()
     assert memory() == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

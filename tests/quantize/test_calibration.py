@@ -24,13 +24,13 @@ CLASSIC = (
 @given(st.lists(st.lists(st.integers(0, 99), max_size=40), max_size=20), st.integers(1, 17))
 def test_windows_lose_and_double_no_token(texts: list[list[int]], length: int) -> None:
     stream = [token for ids in texts for token in ids]
-    found = list(windows(texts, length))
+    pieces = list(windows(texts, length))
     if len(stream) >= length:
-        assert {len(window) for window in found} == {length}
-        assert len(found) == len(stream) // length
-        assert [token for window in found for token in window] == stream[: len(found) * length]
+        assert {len(window) for window in pieces} == {length}
+        assert len(pieces) == len(stream) // length
+        assert [token for window in pieces for token in window] == stream[: len(pieces) * length]
     else:
-        assert found == ([stream] if stream else [])
+        assert pieces == ([stream] if stream else [])
 
 
 def test_only_the_pool_is_read() -> None:
@@ -65,7 +65,7 @@ def test_the_same_seed_and_bytes_give_the_same_samples(tmp_path: Path, tokenizer
     assert calibration_samples(config(parquet), 3, tokenizer)[0] == first
     assert calibration_samples(config(lines), 4, tokenizer)[0] != first
     longer = calibration_samples(config(lines, n=8), 3, tokenizer)[0]
-    assert longer[:4] == first, "more samples only add to fewer"
+    assert longer[:4] == first, "more samples only extend fewer"
     assert len(set(fact.sample_sha256)) == fact.n_samples == 4
     assert (fact.id, fact.source, fact.n_tokens) == ("a.jsonl", "the file a.jsonl", 128)
     assert fact.enable_thinking is None
@@ -80,14 +80,14 @@ def test_samples_are_whole_texts_in_shuffled_order(tmp_path: Path, tokenizer: An
     assert set(texts) <= set(TEXTS)
     assert len(set(texts)) == len(texts) >= len(TEXTS) - 1
     assert texts != TEXTS[: len(texts)]
-    assert notes == (f"calibration set 'a.jsonl' holds {fact.n_samples} of the 10000 samples asked for",)
+    assert notes == (f"calibration set 'a.jsonl' has only {fact.n_samples} of the 10000 requested samples",)
 
 
 def test_a_set_without_text_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     file = write_lines(tmp_path / "a.jsonl", [{"text": "  "}])
-    with pytest.raises(CheckpointError, match="holds no text"):
+    with pytest.raises(CheckpointError, match="contains no text"):
         calibration_samples(config(file), 0, tokenizer)
-    with pytest.raises(CheckpointError, match="holds no text"):
+    with pytest.raises(CheckpointError, match="contains no text"):
         heldout_windows(HeldoutConfig(set=str(file), n_samples=None, max_seq_len=16), tokenizer)
 
 
@@ -111,7 +111,7 @@ def test_chats_are_rendered_by_the_template_and_get_no_further_special_tokens(tm
     texts = seen[False].split("<|endoftext|>")[1:-1]
     user, assistant = (message["content"] for message in CHATS[7])
     whole = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>\n"
-    assert whole in texts, "one beginning-of-text each, and no end-of-text beside the template's own"
+    assert whole in texts, "one beginning-of-text each, and no end-of-text except the template's own"
     assert "<think>" in seen[True]
     assert "<think>" not in seen[False]
 

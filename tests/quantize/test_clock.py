@@ -1,4 +1,4 @@
-"""Time stamps: the forms that files on disk have, which readers and the order of runs depend on."""
+"""Time stamps: the formats in files on disk, which readers and the order of runs depend on."""
 
 import re
 from collections.abc import Callable
@@ -28,14 +28,14 @@ def test_stamps_have_the_forms_on_disk_and_the_time_in_utc(stamp: Callable[[], s
     before = datetime.now(UTC).replace(microsecond=0)
     text = stamp()
     assert re.fullmatch(form, text)
-    found = datetime.fromisoformat(text)
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    time = datetime.fromisoformat(text)
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
     begin = before.replace(hour=0, minute=0, second=0) if stamp is utc_date else before
-    assert begin <= found <= datetime.now(UTC)
+    assert begin <= time <= datetime.now(UTC)
 
 
 def test_nothing_else_writes_the_time() -> None:
-    """``results prune`` reckons with it."""
+    """``results prune`` depends on it."""
     files = [file for folder in ("bench", "quantize") for file in (ROOT / folder).rglob("*.py")]
-    found = {str(file.relative_to(ROOT)) for file in files if "datetime.now(" in file.read_text()}
-    assert found == {"quantize/clock.py", "bench/commands/results.py"}
+    writers = {str(file.relative_to(ROOT)) for file in files if "datetime.now(" in file.read_text()}
+    assert writers == {"quantize/clock.py", "bench/commands/results.py"}

@@ -1,4 +1,4 @@
-"""A proof asks the device that it computes on for memory, and needs no room for the whole model there."""
+"""A proof uses the free memory of its device, and does not need memory for the whole model."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ GB = 10**9
 
 
 def machine(host: int, gpu: int) -> device.FreeMemory:
-    """Return the free memory of a machine, stated in GB."""
+    """Return a free-memory function for a machine with these values in GB."""
     return lambda asked: {"cpu": host, "cuda": gpu}[asked.type] * GB
 
 
@@ -79,10 +79,10 @@ def test_a_model_that_does_not_fit_whole_is_still_compared_layer_by_layer(checkp
         asked.append(device)
         return free
 
-    found = measure(checkpoint, checkpoint, windows, "test", device=CPU, free=stated)
-    assert found.fidelity.kl_nats == pytest.approx(0, abs=1e-6)
-    assert len(found.layer_errors) == 2 * 7
-    assert (found.canaries is not None) is (free == 10**12)
+    result = measure(checkpoint, checkpoint, windows, "test", device=CPU, free=stated)
+    assert result.fidelity.kl_nats == pytest.approx(0, abs=1e-6)
+    assert len(result.layer_errors) == 2 * 7
+    assert (result.canaries is not None) is (free == 10**12)
     assert asked == [CPU]
 
 
@@ -95,6 +95,6 @@ def test_memory_that_another_process_takes_meanwhile_costs_the_canary_prompts_on
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fidelity, "_speak", full)
-    found = fidelity.measure(checkpoint, checkpoint, [list(range(32))], "test", device=CPU, free=lambda _: 10**12)
-    assert found.canaries is None
-    assert found.fidelity.n_tokens == 32
+    result = fidelity.measure(checkpoint, checkpoint, [list(range(32))], "test", device=CPU, free=lambda _: 10**12)
+    assert result.canaries is None
+    assert result.fidelity.n_tokens == 32

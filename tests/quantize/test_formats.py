@@ -1,4 +1,4 @@
-"""Every container is read as its specification has it: against plain encoders and the library that writes it."""
+"""Every container is read as specified: compared with plain encoders and with the library that writes it."""
 
 import numpy as np
 import pytest
@@ -28,9 +28,9 @@ def test_gptq_reads_back_what_a_plain_encoder_wrote(seed: int, bits: int, group:
     weight = weights(seed, 16, 64)
     form = integers(bits, group, symmetric=True, container="gptq").model_copy(update={"act_order": shuffle})
     parts = gptq_parts(weight, bits, group, shuffle=shuffle)
-    found = dequantize(form, as_tensors(parts), 16, 64).numpy()
+    expanded = dequantize(form, as_tensors(parts), 16, 64).numpy()
     step = parts["scales"].astype(np.float32)[parts["g_idx"]].T
-    assert (np.abs(found - weight) <= step * 0.51 + 1e-6).all()
+    assert (np.abs(expanded - weight) <= step * 0.51 + 1e-6).all()
     for part, stored in form.stored(16, 64).items():
         assert parts[part].shape == stored.shape
 
@@ -55,7 +55,7 @@ FP4 = {
 
 
 def library_compressed(scheme: str, weight: "torch.Tensor") -> tuple[dict[str, "torch.Tensor"], Format, "torch.Tensor"]:
-    """Return (stored tensors, format, expanded weight), all by compressed-tensors and llm-compressor."""
+    """Return (stored tensors, format, expanded weight), all from compressed-tensors and llm-compressor."""
     from compressed_tensors.compressors import compress_module, decompress_module
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
     from llmcompressor.entrypoints.model_free.lifecycle import calibrate_weight, initialize_quantized_linear
@@ -64,11 +64,11 @@ def library_compressed(scheme: str, weight: "torch.Tensor") -> tuple[dict[str, "
     if scheme in own:
         bits, symmetric = own[scheme]
         args = QuantizationArgs(num_bits=bits, type="int", symmetric=symmetric, strategy="group", group_size=32)
-        made = QuantizationScheme(targets=["Linear"], weights=args)
+        library_scheme = QuantizationScheme(targets=["Linear"], weights=args)
     else:
-        made = preset_name_to_scheme(scheme, ["Linear"])
-    made.weights.observer = "static_minmax"
-    module = initialize_quantized_linear(weight, made, "cpu")
+        library_scheme = preset_name_to_scheme(scheme, ["Linear"])
+    library_scheme.weights.observer = "static_minmax"
+    module = initialize_quantized_linear(weight, library_scheme, "cpu")
     if scheme.startswith("NVFP4"):
         from compressed_tensors.quantization.utils import generate_gparam
 
@@ -79,8 +79,8 @@ def library_compressed(scheme: str, weight: "torch.Tensor") -> tuple[dict[str, "
     form, _ = format_of(
         {
             "quant_method": "compressed-tensors",
-            "config_groups": {"group_0": made.model_dump(mode="json")},
-            "format": made.format,
+            "config_groups": {"group_0": library_scheme.model_dump(mode="json")},
+            "format": library_scheme.format,
         }
     )
     decompress_module(module)
@@ -118,12 +118,12 @@ def test_rounded_inputs_stay_near_and_do_not_depend_on_their_neighbours(seed: in
     )  # fmt: skip
     shared = {"input_global_scale": torch.tensor([448 * 6 / 0.5])} if kind == "nvfp4" else {}
     inputs = torch.from_numpy(weights(seed, tokens, 128))
-    found = round_inputs(form, shared, inputs)
-    relative = float((found - inputs).norm() / inputs.norm())
+    results = round_inputs(form, shared, inputs)
+    relative = float((results - inputs).norm() / inputs.norm())
     assert 0 < relative < (0.25 if "fp4" in kind else 0.05)
     alone = torch.cat([round_inputs(form, shared, row[None]) for row in inputs])
-    assert torch.equal(found, alone)
-    assert torch.equal(round_inputs(form, shared, inputs[None]), found[None])
+    assert torch.equal(results, alone)
+    assert torch.equal(round_inputs(form, shared, inputs[None]), results[None])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_rounded_inputs_stay_near_and_do_not_depend_on_their_neighbours(seed: in
         ({"quant_method": "bitsandbytes"}, "'bitsandbytes'"),
         ({"quant_method": "awq", "version": "gemv", "bits": 4, "group_size": 128}, "'awq'"),
         ({"quant_method": "fp8"}, "'fp8'"),
-        ({"quant_method": "compressed-tensors", "config_groups": {}}, "0 config groups"),
+        ({"quant_method": "compressed-tensors", "config_groups": {}}, "must have one config group to be read, not 0"),
     ],
 )
 def test_an_unknown_container_is_named(config: dict[str, object], said: str) -> None:
@@ -141,7 +141,7 @@ def test_an_unknown_container_is_named(config: dict[str, object], said: str) -> 
 
 
 def test_configs_of_published_releases_are_understood() -> None:
-    """As Qwen's own releases of Qwen3 have them."""
+    """Uses the configs of Qwen's releases of Qwen3."""
     fp8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
     form, _ = format_of({**fp8, "modules_to_not_convert": ["lm_head"]})
     assert (

@@ -1,4 +1,4 @@
-"""The hub over real HTTP: what it gives, what it refuses, and downloads that stop half-way."""
+"""The hub over real HTTP: files, refusals, and interrupted downloads."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def hub(weights: bytes) -> Iterator[Hub]:
 
 
 class Ask:
-    """Uses the hub source in a process of its own, since huggingface_hub reads its settings once."""
+    """Uses the hub source in a separate process, because huggingface_hub reads its settings once."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub = hub
@@ -86,9 +86,9 @@ class Ask:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        assert "\n" not in found.get("error", "")
-        return found
+        result: dict[str, Any] = json.loads(done.stdout)
+        assert "\n" not in result.get("error", "")
+        return result
 
 
 @pytest.fixture
@@ -98,15 +98,15 @@ def ask(hub: Hub, tmp_path: Path) -> Ask:
 
 
 def test_a_revision_becomes_a_commit_and_only_what_is_read_is_fetched(ask: Ask, weights: bytes) -> None:
-    found = ask("describe", "fetch")
-    assert found["identity"] == {"repo": NAME, "commit": COMMIT}
+    result = ask("describe", "fetch")
+    assert result["identity"] == {"repo": NAME, "commit": COMMIT}
     architecture, length = describe(qwen3("Qwen3-8B"))
-    assert found["described"] == ["Qwen3-8B", architecture.model_dump(), length]
-    assert found["provenance"] == f"{NAME} at commit {COMMIT} on the Hugging Face hub"
+    assert result["described"] == ["Qwen3-8B", architecture.model_dump(), length]
+    assert result["provenance"] == f"{NAME} at commit {COMMIT} on the Hugging Face hub"
     assert {file.name for file in ask.target.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert (ask.target / "model.safetensors").read_bytes() == weights
-    assert found["bytes"] == len(weights) + len(b"{}"), "config.json was fetched to plan"
-    assert found["bytes_then"] == 0
+    assert result["bytes"] == len(weights) + len(b"{}"), "config.json was fetched to plan"
+    assert result["bytes_then"] == 0
     asked = {line.rpartition("/")[2] for line in ask.hub.asked if line.startswith("GET") and "/resolve/" in line}
     assert asked == {"config.json", "tokenizer.json", "model.safetensors"}
 
@@ -141,24 +141,24 @@ def test_each_refusal_of_the_hub_has_its_own_line(ask: Ask) -> None:
         ask.hub.status = status
         lines[str(status)] = ask()["error"]
     assert lines["revision"] == f"{NAME} has no revision 'v9': type one of its branches, tags or commits"
-    assert lines["repo"].startswith("the hub shows no repository Qwen/Qwen3-9B: check the name")
-    assert lines["name"] == "'a/b/c' is no name of a repository: type Organisation/Name"
+    assert lines["repo"].startswith("the hub has no public repository Qwen/Qwen3-9B: check the name")
+    assert lines["name"] == "'a/b/c' is not a repository name: type Organisation/Name"
     assert lines["gated"] == f"{NAME} is gated: accept its terms on the hub, then set HF_TOKEN (403)"
-    assert lines["file"] == f"{NAME}@main holds no config.json"
+    assert lines["file"] == f"{NAME}@main has no config.json"
     assert lines["403"] == f"the hub refuses {NAME}@main (403): set HF_TOKEN to a token that may read it"
-    assert lines["404"] == f"the hub knows no {NAME}@main (404): check repository and revision"
+    assert lines["404"] == f"the hub has no {NAME}@main (404): check repository and revision"
     assert lines["500"].startswith(f"the hub answered 500 for {NAME}@main: try again later")
     assert not any("cannot reach" in line for line in lines.values())
 
 
-def test_a_hub_out_of_reach_is_called_so(ask: Ask) -> None:
+def test_an_unreachable_hub_is_reported_as_unreachable(ask: Ask) -> None:
     for env in (offline_env(ask.folder / "hf"), {**ask.env, "HF_HUB_OFFLINE": "1"}):
         line = ask(env=env)["error"]
         assert line.startswith(f"cannot reach the hub for {NAME}@main (")
         assert "use model=smollm2-135m or model=local" in line
 
 
-def test_a_download_that_was_cut_off_is_gone_on_with(ask: Ask, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(ask: Ask, tmp_path: Path) -> None:
     large = tmp_path / "large.safetensors"
     write_safetensors(large, {"model.embed_tokens.weight": ("BF16", (6_000, 1_000))})
     ask.hub.repos[NAME].files["model.safetensors"] = large.read_bytes()
@@ -187,12 +187,12 @@ def test_what_is_refused_is_refused_before_the_weights_are_fetched(ask: Ask) -> 
 
 def test_a_truncated_shard_on_the_hub_is_named(ask: Ask, weights: bytes) -> None:
     ask.hub.repos[NAME].files["model.safetensors"] = weights[:-5]
-    assert "model.safetensors is cut off" in ask("fetch")["error"]
+    assert "model.safetensors is truncated" in ask("fetch")["error"]
 
 
 def test_own_code_is_trusted_only_at_a_commit() -> None:
     for revision in ("main", "0123abc", "g" * 40):
-        with pytest.raises(ValidationError, match=r"name the commit: model\.source\.revision="):
+        with pytest.raises(ValidationError, match=r"pin the commit: model\.source\.revision="):
             source.Config(repo=NAME, revision=revision, trust_remote_code=True)
     assert source.Config(repo=NAME, revision=COMMIT, trust_remote_code=True).trust_remote_code
 

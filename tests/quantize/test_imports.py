@@ -1,4 +1,4 @@
-"""What a process that computes with a model leaves out stays there for others."""
+"""A package that model processes skip remains importable for others."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Files that one process holds, and what still works on a system without file locks."""
+"""Locked files, and the commands that work on a system without file locks."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ import asyncio, psutil, subprocess, sys
 for name in ("fcntl", "resource", "termios", "pwd", "grp"):
     sys.modules[name] = None
 """
-"""Takes away what Windows has not; libraries that look for the system have been imported before."""
+"""Removes modules that Windows does not have; libraries that check the system are imported before."""
 
 
 def without_locks(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_a_file_is_held_by_whoever_inherits_it_and_free_when_that_one_is_killed(
     assert not is_held(file)
 
 
-def test_who_waits_says_so_once_and_goes_on_when_the_file_is_free(tmp_path: Path) -> None:
+def test_waiting_is_reported_once_and_ends_when_the_file_is_free(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     waits: list[str] = []
     first = hold(file)
@@ -58,8 +58,8 @@ def test_who_waits_says_so_once_and_goes_on_when_the_file_is_free(tmp_path: Path
 
 
 def test_commands_that_read_results_run_on_a_system_without_file_locks(tmp_path: Path) -> None:
-    for one in native_records():
-        keep(tmp_path, one)
+    for record in native_records():
+        keep(tmp_path, record)
     code = "from bench.commands.{0} import main; sys.exit(main(sys.argv[1:]))"
     for command, words in {"compare": ("bf16", "fp8"), "decide": ("decode@1k>=1",), "export": ()}.items():
         done = without_locks(code.format(command), *words, "--results", str(tmp_path))

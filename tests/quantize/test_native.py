@@ -1,4 +1,4 @@
-"""Backends that write the native containers: what they refuse, and what they really write in their own environments."""
+"""Backends that write the native containers: refusals, and real output in their own environments."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def awq_config(**changed: Any) -> awq.Config:
         ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_theta": 5e5, "rope_scaling": None}),
     ],
 )
-def test_a_config_of_transformers_5_in_the_words_of_4(config: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_config_of_transformers_5_is_translated_to_4(config: dict[str, Any], expected: dict[str, Any]) -> None:
     assert transformers4.translate(config) == expected
 
 
@@ -102,7 +102,9 @@ def test_layers_come_in_the_order_in_which_they_are_computed(tmp_path: Path) -> 
 
 def test_layers_that_cannot_be_treated_alike_are_refused(tmp_path: Path) -> None:
     write_layers(tmp_path, "mlp.up_proj", "mlp.odd")
-    with pytest.raises(ValueError, match=r"knows no layer like model\.layers\.0\.mlp\.odd: add it to quant\.ignore"):
+    with pytest.raises(
+        ValueError, match=r"does not support a layer like model\.layers\.0\.mlp\.odd: add it to quant\.ignore"
+    ):
         native.inner_layers(tmp_path, ("lm_head",))
     with pytest.raises(ValueError, match=r"quant\.ignore names mlp\.up_proj in some only"):
         native.inner_layers(tmp_path, ("lm_head", "re:.*odd$", "model.layers.1.mlp.up_proj"))
@@ -112,7 +114,7 @@ def test_what_a_container_cannot_hold_is_refused_with_what_to_type() -> None:
     with pytest.raises(ValueError, match=r"use quant\.symmetric=true"):
         native.check_gptq(gptq_config(symmetric=False))
     for wrong, said in (
-        ({"bits": 8}, "holds 4 bits, not 8"),
+        ({"bits": 8}, "stores 4 bits, not 8"),
         ({"symmetric": True}, r"use quant\.symmetric=false"),
         ({"group_size": None}, r"use quant\.group_size=128"),
         ({"n_grid": 5}, r"use quant\.n_grid=20"),
@@ -122,7 +124,7 @@ def test_what_a_container_cannot_hold_is_refused_with_what_to_type() -> None:
     assert native.check_awq(awq_config(), SHAPE) == 64
 
 
-def test_what_lies_beside_the_weights_comes_from_the_source(tmp_path: Path) -> None:
+def test_files_next_to_the_weights_come_from_the_source(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
@@ -166,26 +168,26 @@ for line in sys.stdin:
 
 
 def assert_scales_come_back(before: Reader, after: Reader, *, experts: bool) -> None:
-    """AWQ divides a norm by what it multiplies into the columns behind it: together they are unchanged."""
+    """AWQ divides a norm and multiplies the columns after it by the same scales, so their product is unchanged."""
     mlp = "mlp.experts.3.gate_proj" if experts else "mlp.gate_proj"
     pairs = (("input_layernorm", "self_attn.q_proj"), ("post_attention_layernorm", mlp))
     for norm, inner in pairs:
         layer = f"model.layers.1.{inner}"
         old = before.tensor(f"{layer}.weight").float()
         new = after.weight(layer, old.shape[0], old.shape[1])
-        was, now = (found.tensor(f"model.layers.1.{norm}.weight").float() for found in (before, after))
+        was, now = (reader.tensor(f"model.layers.1.{norm}.weight").float() for reader in (before, after))
         assert float((new * now - old * was).norm() / (old * was).norm()) < 0.2, layer
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Make small random checkpoints: one dense, one with experts."""
+    """Create small random checkpoints: one dense, one with experts."""
     folder = tmp_path_factory.mktemp("sources")
-    made = {family: folder / family for family in ("qwen3", "qwen3_moe")}
+    folders = {family: folder / family for family in ("qwen3", "qwen3_moe")}
     shapes = {"qwen3": SHAPE, "qwen3_moe": EXPERTS}
-    lines = [json.dumps([family, shapes[family].model_dump(), str(place)]) for family, place in made.items()]
+    lines = [json.dumps([family, shapes[family].model_dump(), str(place)]) for family, place in folders.items()]
     subprocess.run([sys.executable, "-c", MAKE_SOURCES], input="\n".join(lines), text=True, check=True, cwd=ROOT)
-    return made
+    return folders
 
 
 @pytest.mark.timeout(600)
@@ -219,8 +221,8 @@ def test_a_built_toolchain_really_quantizes(
     name: str, config: gptq.Config | awq.Config, family: str, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     chain = toolchain.read(name)
-    found = toolchain.state(chain)
-    if found.python is None:
+    state = toolchain.state(chain)
+    if state.python is None:
         pytest.skip(f"toolchain {name} is not built: quantbench toolchain build {name}")
     source, target = sources[family], tmp_path / "made"
     shape = EXPERTS if family == "qwen3_moe" else SHAPE
@@ -242,8 +244,8 @@ def test_a_built_toolchain_really_quantizes(
     log = tmp_path / "log"
     with log.open("w") as stream:
         child = subprocess.Popen(
-            [found.python, "-m", "quantize.step", str(file)],
-            stdin=subprocess.PIPE,  # held open: its end is ours
+            [state.python, "-m", "quantize.step", str(file)],
+            stdin=subprocess.PIPE,  # kept open: the child ends with this process
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=tmp_path,

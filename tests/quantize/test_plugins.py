@@ -1,4 +1,4 @@
-"""Every engine, method and source that is there keeps the contract of its kind."""
+"""Every engine, method and source implements the contract of its kind."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.support.presets import engine_fields
 KINDS: dict[str, type[Frozen]] = {"bench.engines": Engine, "quantize.methods": Method, "quantize.sources": Source}
 PLACES = [(package, name) for package in KINDS for name in names(package)]
 NEEDED = {"attach": {"url": "http://127.0.0.1:1"}}
-"""Fields without which an engine's own config is not complete."""
+"""Fields that an engine's own config requires."""
 
 
 def kind_of(package: str, name: str) -> type[Frozen]:
@@ -59,23 +59,23 @@ def engines() -> Iterator[Engine]:
         yield engine(name, {**engine_fields(name), **NEEDED.get(name, {})})
 
 
-@pytest.mark.parametrize("made", list(engines()), ids=lambda made: str(made.name))
-def test_an_engine_answers_every_question_of_the_contract(made: Engine) -> None:
+@pytest.mark.parametrize("plugin", list(engines()), ids=lambda plugin: str(plugin.name))
+def test_an_engine_answers_every_question_of_the_contract(plugin: Engine) -> None:
     from bench.speed.protocols import names as protocols
 
-    assert made.protocol in protocols()
-    assert made.parallelism.devices >= 1
-    assert made.context_length(4096) >= 1
-    assert made.parallel_overrides(made.parallelism) or not made.splits
-    assert set(made.parallel_fields) <= set(type(made.config).model_fields)
-    assert made.emulates(None, on_cpu=False) is False
-    assert (made.address is None) == (not made.is_external)
-    assert not {name for name in made.identity() if name.endswith("_timeout_s")}
-    assert all(len(digest) == 64 for digest in made.code().values())
-    assert f"{made.name}.py" in made.code()
-    if made.toolchain:
-        assert f"{made.toolchain}.toml" in made.code()
-        assert made.versions()
+    assert plugin.protocol in protocols()
+    assert plugin.parallelism.devices >= 1
+    assert plugin.context_length(4096) >= 1
+    assert plugin.parallel_overrides(plugin.parallelism) or not plugin.splits
+    assert set(plugin.parallel_fields) <= set(type(plugin.config).model_fields)
+    assert plugin.emulates(None, on_cpu=False) is False
+    assert (plugin.address is None) == (not plugin.is_external)
+    assert not {name for name in plugin.identity() if name.endswith("_timeout_s")}
+    assert all(len(digest) == 64 for digest in plugin.code().values())
+    assert f"{plugin.name}.py" in plugin.code()
+    if plugin.toolchain:
+        assert f"{plugin.toolchain}.toml" in plugin.code()
+        assert plugin.versions()
 
 
 def test_an_engines_config_and_module_are_called_alike() -> None:
@@ -108,17 +108,17 @@ SOURCES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", names("quantize.sources"))
 def test_a_source_says_what_it_imports_and_gives_its_fields_back(kind: str) -> None:
     fields = {"kind": kind, **SOURCES[kind]}
-    made = source(fields)
-    assert all(isinstance(package, str) for package in made.packages)
-    assert fields.items() <= made.fields().items()
-    assert source(made.fields()) == made
+    built = source(fields)
+    assert all(isinstance(package, str) for package in built.packages)
+    assert fields.items() <= built.fields().items()
+    assert source(built.fields()) == built
 
 
 def test_every_backend_says_where_it_runs_and_what_it_does() -> None:
     for name in names("quantize.backends"):
-        found = module_named("quantize.backends", name).BACKEND
-        assert found.packages
-        assert set(found.methods) <= set(names("quantize.methods"))
+        entry = module_named("quantize.backends", name).BACKEND
+        assert entry.packages
+        assert set(entry.methods) <= set(names("quantize.methods"))
 
 
 BACKEND = """
@@ -139,7 +139,9 @@ def test_a_backend_is_known_by_its_module_alone(monkeypatch: pytest.MonkeyPatch,
     ]
     assert [method.backend for method in chosen] == ["another-one", "another-one"]
     chosen[0].check(shapes)
-    with pytest.raises(ValueError, match=r"quant\.backend=another-one does not do this method; known are auto-gptq,"):
+    with pytest.raises(
+        ValueError, match=r"quant\.backend=another-one does not implement this method; use one of auto-gptq,"
+    ):
         chosen[1].check(shapes)
 
 
@@ -153,7 +155,7 @@ def test_a_module_without_a_plugin_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 
     (tmp_path / "hollow.py").write_text("X = 1\n")
     monkeypatch.setattr(bench.engines, "__path__", [*bench.engines.__path__, str(tmp_path)])
-    with pytest.raises(PluginError, match="must define one subclass of Engine, and defines 0"):
+    with pytest.raises(PluginError, match="must define one subclass of Engine, but defines 0"):
         engine("hollow", {})
 
 
@@ -167,8 +169,8 @@ def test_a_run_is_not_resumed_once_the_engines_code_has_changed(monkeypatch: pyt
     assert plan(compose_job(typed)).key.digest != before
 
 
-def test_shapes_of_a_source_that_cannot_describe_itself_are_asked_for() -> None:
+def test_a_source_without_a_description_needs_an_architecture() -> None:
     from quantize.errors import SourceUnavailableError
 
-    with pytest.raises(SourceUnavailableError, match=r"give model\.architecture"):
+    with pytest.raises(SourceUnavailableError, match=r"set model\.architecture"):
         source({"kind": "random_weights", **SOURCES["random_weights"]}).describe()

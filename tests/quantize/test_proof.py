@@ -1,4 +1,4 @@
-"""A checkpoint that is not what its scheme says is refused, whatever its config file claims."""
+"""A checkpoint that does not match its scheme is rejected, whatever its config file claims."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def source(tmp_path: Path) -> Reader:
 
 def test_a_sound_checkpoint_is_proven_and_its_bits_counted(source: Reader, tmp_path: Path) -> None:
     written = folder(tmp_path / "written", written_tensors(), CONFIG)
-    shape_bytes = 2 * 8  # the pair of sizes that the container keeps beside each layer
+    shape_bytes = 2 * 8  # the pair of sizes that the container stores for each layer
     assert prove(source, written, EXPECTED) == 4 + 16 / 32 + 8 * shape_bytes / (8 * 64)
     assert linear_layers(source.facts.values(), EXPECTED.ignore) == {QUANTIZED: (8, 64)}
 
@@ -103,9 +103,9 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "wrong dtype": (changed(f"{QUANTIZED}.weight_packed", lambda x: x.to(torch.uint8)), "weight_packed is U8"),
     "unknown part": (
         lambda t: t.setdefault(f"{QUANTIZED}.weight_g_idx", torch.zeros(64, dtype=torch.int32)),
-        "tensor weight_g_idx, which int4",
+        "tensor weight_g_idx, which is not part of int4",
     ),
-    "scale not finite": (changed(f"{QUANTIZED}.weight_scale", lambda x: x / 0), "holds 16 scales that are no finite"),
+    "scale not finite": (changed(f"{QUANTIZED}.weight_scale", lambda x: x / 0), "has 16 scales that are not finite"),
     "embedding changed": (changed("model.embed_tokens.weight", lambda x: x + 1), "embed_tokens.weight was changed"),
     "embedding quantized": (embedding_quantized, "embed_tokens is quantized, but the scheme leaves"),
     "output layer changed": (changed("lm_head.weight", lambda x: -x), "lm_head.weight was changed"),
@@ -148,14 +148,14 @@ def test_16_bits_are_16_bits(source: Reader, tmp_path: Path) -> None:
         prove(source, folder(tmp_path / "written", written_tensors(), CONFIG), plain)
 
 
-def test_a_release_is_held_to_its_own_config_and_to_the_kind_asked_for(source: Reader, tmp_path: Path) -> None:
+def test_a_release_is_checked_against_its_config_and_the_requested_kind(source: Reader, tmp_path: Path) -> None:
     tensors = written_tensors()
     written = folder(tmp_path / "written", tensors, {**CONFIG, "ignore": ["lm_head", "mlp.gate"]})
     other = EXPECTED.model_copy(update={"format": integers(4, 128, symmetric=False)})
-    found = expected_of_release(written, other, "rtn")
-    assert str(found.format) == str(EXPECTED.format)
-    assert prove(source, written, found)
-    with pytest.raises(CheckpointError, match="not of the kind that was asked for: int8"):
+    expected = expected_of_release(written, other, "rtn")
+    assert str(expected.format) == str(EXPECTED.format)
+    assert prove(source, written, expected)
+    with pytest.raises(CheckpointError, match="not of the requested kind: int8"):
         expected_of_release(written, EXPECTED.model_copy(update={"format": integers(8, 32, symmetric=True)}), "rtn")
     with pytest.raises(CheckpointError, match="not a quantized release"):
         expected_of_release(source, EXPECTED, "rtn")
@@ -170,7 +170,7 @@ def test_a_tensor_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         Reader(tmp_path / "twice")
 
 
-def test_what_is_degenerate_is_told_from_what_is_merely_worse() -> None:
+def test_degenerate_text_is_distinguished_from_worse_text() -> None:
     from quantize.fidelity import degenerate, speech
 
     sound = speech([[1, 2, 3, 4, 5], [6, 7, 8, 9, 1]], [2.0, 2.5])
@@ -210,7 +210,7 @@ def gptq_folder(path: Path, *, shuffle: bool = False, zero_shift: int = 0) -> Re
 def test_what_fast_gptq_kernels_do_not_read_must_be_what_they_assume(source: Reader, tmp_path: Path) -> None:
     expected = EXPECTED.model_copy(update={"format": integers(4, 32, symmetric=True, container="gptq")})
     sound = gptq_folder(tmp_path / "of another method")
-    with pytest.raises(CheckpointError, match="not of the kind that was asked for"):
+    with pytest.raises(CheckpointError, match="not of the requested kind"):
         expected_of_release(sound, expected, "awq")
     assert prove(source, gptq_folder(tmp_path / "sound"), expected)
     with pytest.raises(CheckpointError, match="g_idx is not in order"):
@@ -234,7 +234,7 @@ def test_a_table_shared_with_the_output_may_be_stored_once_or_twice(tmp_path: Pa
     assert prove(tied, Reader(tmp_path / "once"), EXPECTED)
 
 
-def test_the_config_must_name_what_was_left_alone(source: Reader, tmp_path: Path) -> None:
+def test_the_config_must_name_unquantized_layers(source: Reader, tmp_path: Path) -> None:
     tensors = written_tensors()
     left_in_16_bits(tensors)
     forgiving = EXPECTED.model_copy(update={"ignore": (*EXPECTED.ignore, "re:.*q_proj$", QUANTIZED)})
@@ -245,7 +245,9 @@ def test_the_config_must_name_what_was_left_alone(source: Reader, tmp_path: Path
         ("weight_shape", torch.tensor([8, 64])),
     )}  # fmt: skip
     wider = folder(tmp_path / "wider", source_tensors() | {f"{other}.weight": torch.zeros(8, 64).bfloat16()}, None)
-    with pytest.raises(CheckpointError, match=r"q_proj is in 16 bits, but config\.json does not name it"):
+    with pytest.raises(
+        CheckpointError, match=r"q_proj is in 16 bits, but config\.json does not list it as unquantized"
+    ):
         prove(wider, folder(tmp_path / "silent", tensors, CONFIG), forgiving)
     naming = {**CONFIG, "ignore": ["lm_head", QUANTIZED]}
     assert prove(wider, folder(tmp_path / "naming", tensors, naming), forgiving)

@@ -16,8 +16,8 @@ from tests.support.texts import CHATS, TEXTS, write_lines, write_parquet
 
 @given(st.lists(st.text(st.sampled_from("ab \n\r"), max_size=30), max_size=60), st.integers(1, 20))
 @settings(max_examples=60)
-def test_passages_keep_all_paragraphs_in_order(found: list[str], size: int) -> None:
-    text = "\n".join(found).replace("\r", "")
+def test_passages_keep_all_paragraphs_in_order(paragraphs: list[str], size: int) -> None:
+    text = "\n".join(paragraphs).replace("\r", "")
     lines = text.splitlines(keepends=True)
     patch = pytest.MonkeyPatch()
     with patch.context() as patched:
@@ -40,9 +40,9 @@ def test_text_without_blank_lines_still_becomes_passages(tmp_path: Path) -> None
     file = tmp_path / "a.txt"
     lines = [f"{number} " + "word " * 100 for number in range(200)]
     file.write_text("\n".join(lines))
-    found = list(read(file))
-    assert "\n".join(map(str, found)) == "\n".join(lines)
-    assert {len(passage) // 1000 for passage in found[:-1]} == {16}
+    pieces = list(read(file))
+    assert "\n".join(map(str, pieces)) == "\n".join(lines)
+    assert {len(passage) // 1000 for passage in pieces[:-1]} == {16}
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json.gz", "a.parquet"])
@@ -75,7 +75,7 @@ UNREADABLE = {
     ("a.txt", b"\xff\xfe"): "cannot be read as .txt",
     ("a.json.gz", b'{"text": "x"}\n'): "cannot be read as .gz",
     ("b.json.gz", gzip.compress(b'{"text": "x"}\n' * 999, mtime=0)[:-12]): "cannot be read as .gz",
-    ("a.parquet", b"PAR1 no"): "a.parquet is no Parquet file",
+    ("a.parquet", b"PAR1 no"): "a.parquet is not a Parquet file",
 }
 
 

@@ -1,4 +1,4 @@
-"""What runs in an environment finds the programs of that environment."""
+"""Processes in an environment find the programs of that environment."""
 
 import json
 import os
@@ -37,13 +37,13 @@ check = '''{check}'''
 """
 PROGRAM = "quantbench-test-program"
 LOOK = f"import shutil; print('found', shutil.which('{PROGRAM}')); raise SystemExit(7)"
-"""What a package of a toolchain does that needs a program and ends."""
+"""Code of a toolchain package that runs a program and exits."""
 SERVERS = {"sglang": "sglang/launch_server.py", "vllm": "vllm/entrypoints/openai/api_server.py"}
 
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the environment of a toolchain that is built: a real one, with a program next to its interpreter."""
+    """Return the environment of a built toolchain: a real one, with a program next to its interpreter."""
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(toolchain, "FOLDER", tmp_path)
     (tmp_path / "tiny.toml").write_text(TOML.format(check=LOOK.partition(";")[0]))
@@ -92,7 +92,7 @@ def test_a_server_finds_the_programs_of_its_toolchain(
     assert f"found {built / 'bin' / PROGRAM}" in log.read_text()
 
 
-def test_what_makes_the_weights_finds_the_programs_of_its_toolchain(
+def test_a_quantizer_finds_the_programs_of_its_toolchain(
     built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     install(built, "pydantic.py", LOOK)  # the first package that the step imports
@@ -131,7 +131,7 @@ def test_the_check_of_a_toolchain_finds_its_programs(built: Path, tmp_path: Path
     assert json.loads(toolchain_build.check("tiny")) == str(built / "bin" / PROGRAM)
 
 
-def test_what_the_environment_says_of_the_path_goes_before(built: Path, tmp_path: Path) -> None:
+def test_a_path_set_in_the_environment_comes_first(built: Path, tmp_path: Path) -> None:
     argv = [str(built / "bin" / "python"), "-c", "import os; print(os.environ['PATH'])"]
     log = tmp_path / "log"
     with Child(argv, what="test", log_file=log, env={"PATH": "/chosen"}, cwd=tmp_path) as child:

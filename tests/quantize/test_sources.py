@@ -1,4 +1,4 @@
-"""Checkpoints made by others: described by their config.json, checked before they are read, never changed."""
+"""Checkpoints from other tools: described by their config.json, checked before they are read, never changed."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_description_agrees_with_transformers(
         assert context_length == 777
 
 
-def test_fields_that_may_be_left_out_stand_for_what_transformers_takes() -> None:
+def test_omitted_fields_mean_the_defaults_of_transformers() -> None:
     config = qwen3("Qwen3-0.6B") | {"model_type": "llama"}
     del config["num_key_value_heads"], config["head_dim"], config["tie_word_embeddings"]
     architecture = describe(config)[0]
@@ -105,13 +105,13 @@ def test_attention_bias_counts_as_in_transformers_except_at_the_output_projectio
 
 
 WRONG_CONFIGS: dict[str, dict[str, Any]] = {
-    "model type 'gpt2'; described are llama, mistral, qwen2, qwen3, qwen3_moe": {"model_type": "gpt2"},
+    "model type 'gpt2'; supported are llama, mistral, qwen2, qwen3, qwen3_moe": {"model_type": "gpt2"},
     "model type 'None'": {"model_type": None},
-    "gives no number for vocab_size": {"vocab_size": None},
-    "gives no number for num_key_value_heads": {"num_key_value_heads": None},
-    "gives no number for hidden_size": {"hidden_size": "4096"},
+    "has no number for vocab_size": {"vocab_size": None},
+    "has no number for num_key_value_heads": {"num_key_value_heads": None},
+    "has no number for hidden_size": {"hidden_size": "4096"},
     "mixes layers with and without experts": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
-    "gives no number for num_experts": {"model_type": "qwen3_moe"},
+    "has no number for num_experts": {"model_type": "qwen3_moe"},
 }
 
 
@@ -213,21 +213,23 @@ def extra_tensor(folder: Path) -> None:
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {
-    "holds no config.json: it is no checkpoint folder": drop("config.json"),
+    "has no config.json: it is not a checkpoint folder": drop("config.json"),
     "config.json cannot be read": lambda folder: (folder / "config.json").write_text("{"),
-    "config.json is no JSON object": lambda folder: (folder / "config.json").write_text("[]"),
-    "pickled checkpoints are not read; convert it where you trust it": only_pickles,
-    "holds no model.safetensors and no model.safetensors.index.json": drop(*TENSORS, INDEX),
-    "holds shards and no model.safetensors.index.json": drop(INDEX),
-    "model-00002-of-00002.safetensors is cut off": cut,
-    "shard model-00001-of-00002.safetensors is missing, which model.safetensors.index.json names": drop(
+    "config.json is not a JSON object": lambda folder: (folder / "config.json").write_text("[]"),
+    "pickled checkpoints are not supported; if you trust it, convert it": only_pickles,
+    "has neither model.safetensors nor model.safetensors.index.json": drop(*TENSORS, INDEX),
+    "has shards but no model.safetensors.index.json": drop(INDEX),
+    "model-00002-of-00002.safetensors is truncated": cut,
+    "shard model-00001-of-00002.safetensors, listed in model.safetensors.index.json, is missing": drop(
         "model-00001-of-00002.safetensors"
     ),
-    "shard model-00001-of-00002.safetensors and 1 more is missing": drop(*TENSORS),
-    "lists model.layers.0.q_proj.weight in model-00001-of-00002.safetensors, which does not hold it": extra_tensor,
+    "shard model-00001-of-00002.safetensors and 1 more, listed in model.safetensors.index.json, is missing": drop(
+        *TENSORS
+    ),
+    "lists model.layers.0.q_proj.weight in model-00001-of-00002.safetensors, which does not have it": extra_tensor,
     "has no weight_map": lambda folder: (folder / INDEX).write_text("{}"),
-    "holds no tokenizer (none of tokenizer.json, tokenizer.model, vocab.json)": drop("tokenizer.json"),
-    "is already quantized (fp8): give the 16-bit checkpoint as the model, and this one as quant.source=": rewrite(
+    "has no tokenizer (none of tokenizer.json, tokenizer.model, vocab.json)": drop("tokenizer.json"),
+    "is already quantized (fp8): use the 16-bit checkpoint as the model, and this one as quant.source=": rewrite(
         quantization_config={"quant_method": "fp8"}
     ),
     "runs code of its own (auto_map in config.json): read it, then type model.source.trust_remote_code=true": rewrite(
@@ -284,7 +286,7 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
     file.write_bytes(b"one")
     first = remembered_sha256(file)
     remembered_sha256(file)
-    assert len(read) == 2, "a file written just now could change again under the same time stamp"
+    assert len(read) == 2, "a file written just now could change again within the same time stamp"
     os.utime(file, ns=(1, 1))
     assert {remembered_sha256(file), remembered_sha256(file)} == {first}
     (tmp_path / "link").symlink_to(file)

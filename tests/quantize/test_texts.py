@@ -1,4 +1,4 @@
-"""Named sets and files of text: where they come from, and what identifies them."""
+"""Named sets and files of text: their origin and their identity."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def test_unknown_sets_name_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"use calibration\.heldout\.set=embedded"):
         heldout_identity(HeldoutConfig(set="/nowhere.txt", n_samples=None, max_seq_len=16))
     (tmp_path / "a.docx").touch()
-    with pytest.raises(CheckpointError, match=r"unknown kind of file; read are \.jsonl"):
+    with pytest.raises(CheckpointError, match=r"unknown kind of file; supported are \.jsonl"):
         identity(config(tmp_path / "a.docx"), 0)
 
 
@@ -129,7 +129,7 @@ def test_a_named_set_comes_from_the_hub_at_a_commit_and_only_its_file(tmp_path: 
         assert {line.rpartition("/")[2] for line in fetched} == {Path(file).name}
         assert all(f"/resolve/{COMMIT}/" in line for line in fetched), "never the moving branch"
         offline = plan("ultrachat", **offline_env(tmp_path / "hf"), **cache)
-        assert offline[0] == text, "what the hub cache holds is enough"
+        assert offline[0] == text, "the hub cache is enough"
 
 
 def test_a_set_out_of_reach_says_what_to_type(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_set_out_of_reach_says_what_to_type(tmp_path: Path) -> None:
 def test_what_the_hub_refuses_is_not_called_out_of_reach(tmp_path: Path) -> None:
     home = tmp_path / "hf"
     with serve(Hub()) as hub:
-        assert "the hub shows no repository allenai/c4" in plan("c4", **hub.env(home))
+        assert "the hub has no public repository allenai/c4" in plan("c4", **hub.env(home))
         hub.repos["allenai/c4"] = Repo(kind="dataset", files={"en/other.json.gz": b""}, branches=("main",))
-        assert "holds no file en/c4-validation.00000-of-00008.json.gz" in plan("c4", **hub.env(home))
+        assert "has no file en/c4-validation.00000-of-00008.json.gz" in plan("c4", **hub.env(home))
         hub.repos["allenai/c4"].branches = ("master",)
         assert "allenai/c4 has no revision 'main'" in plan("c4", **hub.env(home))
         hub.status = 503

@@ -1,4 +1,4 @@
-"""Servers live, die, hang and leave nothing: real processes and real HTTP, gone wrong on purpose."""
+"""The life of servers, with every fault: real processes and real HTTP that fail on purpose."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.alone
 
 @pytest.fixture(autouse=True)
 def own_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Let engines of the tests be found, and keep the list of children apart."""
+    """Register the engines of the tests, and use a separate list of children."""
     monkeypatch.setattr(
         bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
     )
@@ -40,7 +40,7 @@ def own_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Place:
-    """A folder to serve in; what was noted."""
+    """A folder to serve in, with the recorded messages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -95,7 +95,7 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_server_that_is_ready_has_generated_and_is_ours(place: Place) -> None:
+def test_a_ready_server_has_generated_a_token_and_is_our_own(place: Place) -> None:
     with place.serve(Plan()) as engine:
         assert engine.alive() is None
         assert engine.startup_s > 0
@@ -107,7 +107,7 @@ def test_a_server_that_is_ready_has_generated_and_is_ours(place: Place) -> None:
     assert place.notes == []
 
 
-def test_nothing_is_left_of_a_server_whose_workers_do_not_listen(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_ignore_signals_are_ended_with_their_server(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan(helper="deaf")) as engine:
         assert engine.child is not None
@@ -136,7 +136,7 @@ def until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def test_a_death_at_the_start_is_told_with_its_cause_and_a_remedy(place: Place) -> None:
+def test_a_server_that_dies_at_startup_is_reported_with_cause_and_advice(place: Place) -> None:
     said = (
         "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
     )
@@ -146,14 +146,14 @@ def test_a_death_at_the_start_is_told_with_its_cause_and_a_remedy(place: Place) 
     assert "server.log" in message
 
 
-def test_a_log_of_an_earlier_start_blames_nobody(place: Place) -> None:
+def test_the_log_of_an_earlier_start_is_not_diagnosed(place: Place) -> None:
     (place.folder / "server.log").write_text("RuntimeError: CUDA out of memory\n")
     message = refused(place, Plan(at_start="die", says="no such luck\n"))
     assert "no such luck" in message
     assert "memory" not in message
 
 
-def test_a_port_that_is_taken_is_changed_and_told(place: Place) -> None:
+def test_a_port_in_use_is_replaced_and_reported(place: Place) -> None:
     said = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
     with place.serve(Plan(at_start="die", says=said, starts=2)) as engine:
         assert engine.alive() is None
@@ -161,14 +161,14 @@ def test_a_port_that_is_taken_is_changed_and_told(place: Place) -> None:
     assert all("was taken" in note for note in place.notes)
 
 
-def test_three_taken_ports_are_enough(place: Place) -> None:
+def test_the_start_fails_after_three_ports_in_use(place: Place) -> None:
     said = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
     assert "port taken" in refused(place, Plan(at_start="die", says=said, starts=9))
     assert (place.folder / "plan.starts").read_text() == "xxx"
 
 
 class Foreign(BaseHTTPRequestHandler):
-    """Says yes to everything, as a server of another run would."""
+    """Answers every request with 200, as a server of another run does."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -188,7 +188,7 @@ def foreign() -> Iterator[int]:
     server.server_close()
 
 
-def test_a_foreign_server_on_the_port_is_never_taken_for_ours(
+def test_an_external_server_on_the_port_is_never_mistaken_for_our_own(
     place: Place, foreign: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = iter([foreign, free_port()])
@@ -201,22 +201,22 @@ def test_a_foreign_server_on_the_port_is_never_taken_for_ours(
 
 
 @pytest.mark.parametrize("how", ["hang", "mute", "deaf"])
-def test_a_server_that_hangs_while_it_starts_is_told_from_a_slow_one(
+def test_a_server_that_hangs_at_startup_is_distinguished_from_a_slow_one(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "START_HUNG_S", 3.0)
     monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     message = refused(place, Plan(at_start=how, says="loading weights\n"))
-    assert "hangs while it starts: no sign of life for" in message
+    assert "hangs while it starts: no activity for" in message
 
 
-def test_a_server_that_is_late_is_told_how_to_get_more_time(place: Place) -> None:
+def test_a_startup_timeout_advises_how_to_allow_more_time(place: Place) -> None:
     message = refused(place, Plan(at_start="deaf", says="loading weights\n"), timeout_s=2)
     assert "was not ready in time (2 s): loading weights" in message
     assert "engine.startup_timeout_s=" in message
 
 
-def test_a_server_that_stands_still_hangs_and_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_activity_is_ended_as_hanging(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_S", 2.0)
     monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan()) as engine:
@@ -226,7 +226,7 @@ def test_a_server_that_stands_still_hangs_and_is_ended(place: Place, monkeypatch
         assert engine.hung(0.0) is None  # tokens come
         assert not engine.ended
         reason = engine.alive(9.0)
-        assert "hangs: no token for 9 s and no sign of life" in (reason or "")
+        assert "hangs: no token for 9 s and no activity" in (reason or "")
         assert engine.ended
         assert engine.alive(0.0) == engine.gone() == reason
 
@@ -239,7 +239,7 @@ def test_a_server_whose_worker_computes_does_not_hang(place: Place, monkeypatch:
             time.sleep(0.4)
 
 
-def test_a_busy_accelerator_is_a_sign_of_life(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_accelerator_counts_as_activity(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_S", 1.0)
     monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     with place.serve(Plan(), device_busy=lambda: True) as engine:
@@ -249,7 +249,7 @@ def test_a_busy_accelerator_is_a_sign_of_life(place: Place, monkeypatch: pytest.
         assert engine.hung(9.0) is None
 
 
-def test_a_child_of_a_child_that_computes_is_a_sign_of_life(tmp_path: Path) -> None:
+def test_a_computing_grandchild_counts_as_activity(tmp_path: Path) -> None:
     works = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     with Child([sys.executable, "-c", works], what="x", log_file=tmp_path / "log", env={}, cwd=tmp_path) as child:
         until(lambda: len(child.family()) == 2)
@@ -258,7 +258,7 @@ def test_a_child_of_a_child_that_computes_is_a_sign_of_life(tmp_path: Path) -> N
         assert pulse.still_s() < 1
 
 
-def test_memory_that_comes_back_is_noted(place: Place) -> None:
+def test_released_memory_is_recorded(place: Place) -> None:
     readings = iter([[10, 0], [10**10, 0], [10**10, 0], [11, 0]])
     with place.serve(Plan(), device_memory=lambda: next(readings)) as engine:
         assert engine.after.memory_returned is None
@@ -266,7 +266,7 @@ def test_memory_that_comes_back_is_noted(place: Place) -> None:
     assert place.notes == []
 
 
-def test_memory_that_stays_away_is_noted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreleased_memory_is_recorded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "RETURN_S", 0.5)
     readings = iter([[0, 0]])
     with place.serve(Plan(), device_memory=lambda: next(readings, [0, 3 * 10**9])) as engine:
@@ -275,7 +275,7 @@ def test_memory_that_stays_away_is_noted(place: Place, monkeypatch: pytest.Monke
     assert "3.0 GB on device 1" in place.notes[0]
 
 
-def test_where_nobody_can_tell_memory_nothing_is_claimed(place: Place) -> None:
+def test_unknown_memory_is_not_reported(place: Place) -> None:
     with place.serve(Plan(), device_memory=lambda: None) as engine:
         pass
     assert engine.after.memory_returned is None
@@ -288,7 +288,7 @@ def test_the_key_is_in_no_command_line(place: Place) -> None:
         assert all(engine.api_key not in word for member in engine.child.family() for word in member.cmdline())
 
 
-def test_what_a_killed_run_has_left_is_ended_with_its_workers(tmp_path: Path) -> None:
+def test_servers_left_by_a_killed_run_are_ended_with_their_workers(tmp_path: Path) -> None:
     plan = Plan(helper="deaf").write(tmp_path / "plan.json")
     argv = [sys.executable, "-m", "tests.support.saboteur", str(free_port()), str(plan)]
     owner = (
@@ -301,7 +301,7 @@ def test_what_a_killed_run_has_left_is_ended_with_its_workers(tmp_path: Path) ->
         session = int(process.stdout.readline())
         until(lambda: len(living(session)) == 2)
         process.kill()
-    until(lambda: len(living(session)) == 1)  # the server heard it, its worker did not
+    until(lambda: len(living(session)) == 1)  # the server received the signal, its worker ignored it
     (entry,) = (tmp_path / "cache" / "processes").glob("*.json")
     assert json.loads(entry.read_text())["pid"] == session
     (said,) = end_orphans()

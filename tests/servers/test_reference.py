@@ -1,4 +1,4 @@
-"""The reference server over real HTTP, held to plain transformers on a tiny random model in float32."""
+"""The reference server over real HTTP, compared with plain transformers on a tiny random model in float32."""
 
 # ruff: noqa: F401, F811 — fixtures are imported by name
 
@@ -62,8 +62,8 @@ def test_a_cached_beginning_is_counted_exactly_and_changes_nothing(server: Serve
     want = {"return_logprob": True, "token_ids_logprob": list(range(VOCAB))}
     answer = server.generate(ids, 1, more=want)
     assert answer["meta_info"]["cached_tokens"] == 150
-    found = [entry[0] for entry in answer["meta_info"]["output_token_ids_logprobs"][0]]
-    assert found == pytest.approx(reference.logprobs(ids)[-1].tolist(), abs=1e-4)
+    logprobs = [entry[0] for entry in answer["meta_info"]["output_token_ids_logprobs"][0]]
+    assert logprobs == pytest.approx(reference.logprobs(ids)[-1].tolist(), abs=1e-4)
     assert server.generate(ids, 1)["meta_info"]["cached_tokens"] == len(ids) - 1
     # The last generated token was never read, so its keys do not exist.
     longer = [*first, *output, 7]
@@ -86,9 +86,9 @@ def test_a_shared_beginning_is_computed_once_even_if_prompts_come_together(
     )
     assert status == 200
     for ids, answer in zip(asked, answers, strict=True):
-        (told,) = answer["meta_info"]["output_token_ids_logprobs"]
+        (logprobs,) = answer["meta_info"]["output_token_ids_logprobs"]
         truth = reference.logprobs(ids)[-1]
-        assert [value for value, _, _ in told] == pytest.approx([float(truth[3]), float(truth[250])], abs=1e-4)
+        assert [value for value, _, _ in logprobs] == pytest.approx([float(truth[3]), float(truth[250])], abs=1e-4)
     assert sorted(answer["meta_info"]["cached_tokens"] for answer in answers) == [0, *[150] * 7]
 
 
@@ -212,13 +212,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_request_is_refused_and_says_why(server: Server, case: str) -> None:
+def test_a_bad_request_is_rejected_with_its_reason(server: Server, case: str) -> None:
     body, says = BAD[case]
     raw = body if isinstance(body, str) and body == "{" else json.dumps(body)
     status, content_type, answer = server.send("/generate", raw.encode(), "POST")
     assert (status, content_type.partition(";")[0]) == (400, "application/json")
-    found = json.loads(answer)
-    assert says in found.get("error", found)["message"]
+    response = json.loads(answer)
+    assert says in response.get("error", response)["message"]
 
 
 def test_a_failing_forward_pass_fails_one_request_only(server: Server, reference: Reference) -> None:
@@ -240,7 +240,7 @@ def test_the_cache_is_not_flushed_while_a_request_runs(server: Server) -> None:
 
 
 def test_a_client_that_leaves_ends_its_request(server: Server) -> None:
-    # 30,000 tokens take this model a minute; only a cancelled request lets the flush through at once.
+    # 30,000 tokens take this model a minute; the flush succeeds at once only if the request is cancelled.
     with server.streaming([1, 2, 3], 30000):
         pass
     server.await_flush()
@@ -256,7 +256,7 @@ def test_health_checks_leave_no_trace_in_the_cache(server: Server) -> None:
     assert server.generate([0, 1, 2], 1)["meta_info"]["cached_tokens"] == 0
 
 
-def test_it_tells_what_it_is(server: Server, checkpoint: Path) -> None:
+def test_it_describes_itself(server: Server, checkpoint: Path) -> None:
     info = json.loads(server.get("/server_info")[2])
     assert info["engine"] == "quantbench-reference"
     assert (info["context_length"], info["dtype"], info["device"]) == (CONTEXT, "float32", "cpu")

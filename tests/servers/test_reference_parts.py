@@ -30,9 +30,9 @@ def test_ragged_batches_in_chunks_equal_one_forward_pass(tmp_path: Path, family:
     for tokens, kv in zip(ids, sequences, strict=True):
         for begin in range(0, len(tokens) - 1, 40):
             model.forward([tokens[begin : min(begin + 40, len(tokens) - 1)]], [kv], [1])
-    found = torch.cat(model.forward([tokens[-1:] for tokens in ids], sequences, [1] * 3))
+    logits = torch.cat(model.forward([tokens[-1:] for tokens in ids], sequences, [1] * 3))
     truth = torch.stack([reference.logprobs(tokens)[-1] for tokens in ids])
-    torch.testing.assert_close(found.log_softmax(-1), truth, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits.log_softmax(-1), truth, atol=1e-4, rtol=0)
 
 
 def test_many_tokens_in_a_pass_a_core_are_what_one_pass_computes(
@@ -60,8 +60,8 @@ def test_many_tokens_in_a_pass_a_core_are_what_one_pass_computes(
         torch.set_num_threads(threads)
     assert [kv.length for kv in split] == [len(tokens) for tokens in ids]
     assert [len(rows) for rows in parts] == keep
-    for found, truth in zip(parts, whole, strict=True):
-        torch.testing.assert_close(found, truth, atol=1e-4, rtol=0)
+    for part, truth in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, truth, atol=1e-4, rtol=0)
 
 
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=40), st.integers(1, 64))
@@ -91,7 +91,7 @@ def test_attention_in_blocks_equals_attention_at_once(monkeypatch: pytest.Monkey
 
 
 def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
-    """A library that dropped this rounding would flatter every W8A8 score."""
+    """Without this rounding, every W8A8 score would be too high."""
     import torch
 
     from bench.servers.reference.kv import SequenceKV

@@ -1,4 +1,4 @@
-"""Streaming servers whose truth is known, one or two for the tests of a file."""
+"""Streaming servers with known times, one or two for the tests of a file."""
 
 from collections.abc import Iterator
 

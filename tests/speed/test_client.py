@@ -1,4 +1,4 @@
-"""The client against a server whose truth is known, over real HTTP."""
+"""The client against a server with known times, over real HTTP."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from tests.support.clients import PROMPT, PROTOCOLS, generate, plain, with_clien
 pytestmark = pytest.mark.alone
 
 
-# Times against truth
+# Times
 
 
 def uneven(rng: random.Random) -> Script:
@@ -32,7 +32,7 @@ def uneven(rng: random.Random) -> Script:
 
 
 def compare(traces: Sequence[RequestTrace], truths: Sequence[Truth], origin_ns: int) -> None:
-    """Hold what the client saw against what the server did; the first prompt id tells the requests apart."""
+    """Compare the client's trace with the server's times; the first prompt id identifies a request."""
     by_id = {truth.prompt[0]: truth for truth in truths}
     assert len(by_id) == len(traces)
     ttft_errors, tpot_errors = [], []
@@ -171,7 +171,7 @@ def test_what_an_openai_server_is_asked(server: Running) -> None:
     }
 
 
-def test_an_event_loop_of_asyncio_will_do(server: Running) -> None:
+def test_an_event_loop_of_asyncio_works(server: Running) -> None:
     async def main() -> RequestTrace:
         async with Client(server.base_url, protocol="sglang", total_timeout_s=5, stall_timeout_s=5) as client:
             return await client.generate(PROMPT, max_new_tokens=8)
@@ -180,7 +180,7 @@ def test_an_event_loop_of_asyncio_will_do(server: Running) -> None:
     assert asyncio.run(main()).error is None
 
 
-def test_a_server_with_a_certificate_is_spoken_to(
+def test_a_server_with_a_certificate_is_measured(
     server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [tmp_path / "key.pem", tmp_path / "cert.pem"]
@@ -217,10 +217,10 @@ def test_a_server_with_a_certificate_is_spoken_to(
     assert (trace.error, sum(trace.event_tokens)) == (None, 8)
 
 
-# What cannot be proven
+# Unproven values
 
 
-def test_what_a_server_did_not_tell_is_named(server: Running) -> None:
+def test_values_missing_from_an_answer_are_named(server: Running) -> None:
     def unproven(script: Script, protocol: str) -> tuple[str, ...]:
         async def use(client: Client) -> tuple[str, ...]:
             await client.generate(PROMPT, max_new_tokens=8)
@@ -245,7 +245,7 @@ def test_what_a_server_did_not_tell_is_named(server: Running) -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:30000", "ftp://host", ""])
-def test_an_address_that_is_none_is_told(url: str) -> None:
+def test_an_invalid_address_is_rejected(url: str) -> None:
     with pytest.raises(ConfigError, match="is not a server's address"):
         Client(url, protocol="sglang", total_timeout_s=1, stall_timeout_s=1)
 

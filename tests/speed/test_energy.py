@@ -1,4 +1,4 @@
-"""Energy from readings: what is added up, and when it may be believed. All pure."""
+"""Energy from readings: sums, and when they are valid. Pure functions only."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ JOULES = st.floats(0, 1e6)
 def readings(
     n: int, period_s: float, watts: float | None = 300.0, counter: bool = True, devices: int = 1
 ) -> list[Reading]:
-    """Return readings of devices that take a little more than ``watts``, by both ways of measuring."""
+    """Return readings of devices that draw slightly more than ``watts``, by counter and by power."""
     return [
         Reading(
             round(i * period_s * NS_PER_S),
@@ -23,88 +23,92 @@ def readings(
     ]
 
 
-def test_a_counter_that_moves_often_is_believed() -> None:
-    found = energy(readings(21, 0.2))
-    assert found
-    assert (found.how, found.valid) == ("counter", True)
-    assert found.total_j == pytest.approx(1200)
+def test_a_frequently_updated_counter_is_valid() -> None:
+    total = energy(readings(21, 0.2))
+    assert total
+    assert (total.how, total.valid) == ("counter", True)
+    assert total.total_j == pytest.approx(1200)
 
 
 def test_devices_are_summed() -> None:
-    found = energy(readings(21, 0.2, devices=4))
-    assert found
-    assert found.total_j == pytest.approx(4800)
+    total = energy(readings(21, 0.2, devices=4))
+    assert total
+    assert total.total_j == pytest.approx(4800)
 
 
 @pytest.mark.parametrize(("n", "period_s"), [(10, 0.2), (21, 0.02), (2, 60.0)])
 def test_too_short_or_too_few_updates_is_not_valid(n: int, period_s: float) -> None:
-    found = counter_energy(readings(n, period_s))
-    assert found
-    assert not found.valid
+    total = counter_energy(readings(n, period_s))
+    assert total
+    assert not total.valid
 
 
-def test_a_counter_that_stands_still_falls_back_to_power() -> None:
-    still = [Reading(one.at_ns, one.power_w, (5.0,)) for one in readings(61, 0.2)]
-    found = energy(still)
-    assert found
-    assert (found.how, found.valid) == ("integrated", True)
-    assert found.total_j == pytest.approx(12 * 300.5, rel=0.01)
+def test_a_constant_counter_falls_back_to_power() -> None:
+    still = [Reading(reading.at_ns, reading.power_w, (5.0,)) for reading in readings(61, 0.2)]
+    total = energy(still)
+    assert total
+    assert (total.how, total.valid) == ("integrated", True)
+    assert total.total_j == pytest.approx(12 * 300.5, rel=0.01)
 
 
 def test_one_still_counter_of_two_makes_the_sum_invalid() -> None:
-    still = [Reading(one.at_ns, (None, None), (one.counter_j[0], 5.0)) for one in readings(61, 0.2) if one.counter_j]
-    found = energy(still)
-    assert found
-    assert not found.valid
+    still = [
+        Reading(reading.at_ns, (None, None), (reading.counter_j[0], 5.0))
+        for reading in readings(61, 0.2)
+        if reading.counter_j
+    ]
+    total = energy(still)
+    assert total
+    assert not total.valid
 
 
 def test_a_counter_that_goes_back_is_not_valid_and_never_negative() -> None:
     values = readings(61, 0.2, watts=None)
-    found = energy([Reading(one.at_ns, one.power_w, (1000.0 - i,)) for i, one in enumerate(values)])
-    assert found
-    assert (found.total_j, found.valid) == (0.0, False)
+    total = energy([Reading(reading.at_ns, reading.power_w, (1000.0 - i,)) for i, reading in enumerate(values)])
+    assert total
+    assert (total.total_j, total.valid) == (0.0, False)
 
 
 def test_a_missing_reading_of_the_counter_is_not_valid() -> None:
     values = readings(61, 0.2, watts=None)
     values[30] = Reading(values[30].at_ns, (None,), None)
-    found = energy(values)
-    assert found
-    assert (found.how, found.valid) == ("counter", False)
+    total = energy(values)
+    assert total
+    assert (total.how, total.valid) == ("counter", False)
 
 
-def test_power_over_time_is_believed_after_ten_seconds() -> None:
+def test_power_over_time_is_valid_after_ten_seconds() -> None:
     assert [
-        bool(found and found.valid) for found in map(integrated_energy, (readings(50, 0.2), readings(51, 0.2)))
+        bool(total and total.valid) for total in map(integrated_energy, (readings(50, 0.2), readings(51, 0.2)))
     ] == [
         False,
         True,
     ]
 
 
-def test_power_that_never_changes_stands_still() -> None:
-    found = energy([Reading(one.at_ns, (300.0,), None) for one in readings(61, 0.2)])
-    assert found
-    assert not found.valid
-    assert found.total_j == pytest.approx(3600)
+def test_constant_power_is_not_valid() -> None:
+    total = energy([Reading(reading.at_ns, (300.0,), None) for reading in readings(61, 0.2)])
+    assert total
+    assert not total.valid
+    assert total.total_j == pytest.approx(3600)
 
 
 @pytest.mark.parametrize("gone", [slice(20, 21), slice(20, 30)])
 def test_missing_readings_of_power_are_not_valid(gone: slice) -> None:
     values = readings(101, 0.2, counter=False)
-    for one in values[gone]:
-        values[values.index(one)] = Reading(one.at_ns, (None,), None)
-    found = energy(values)
-    assert found
-    assert not found.valid
+    for reading in values[gone]:
+        values[values.index(reading)] = Reading(reading.at_ns, (None,), None)
+    total = energy(values)
+    assert total
+    assert not total.valid
 
 
 def test_late_readings_of_power_are_not_valid() -> None:
     values = readings(101, 0.2, counter=False)
     del values[20:30]
-    found = energy(values)
-    assert found
-    assert not found.valid
+    total = energy(values)
+    assert total
+    assert not total.valid
 
 
 @pytest.mark.parametrize("values", [[], readings(20, 0.2, watts=None, counter=False), readings(1, 0.2, counter=False)])
@@ -118,19 +122,19 @@ def test_integrated_energy_lies_between_the_lowest_and_the_highest_power(steps: 
     for gap_s, watts in steps:
         at_ns += round(gap_s * NS_PER_S)
         values.append(Reading(at_ns, (watts,), None))
-    found = integrated_energy(values)
-    assert found
+    total = integrated_energy(values)
+    assert total
     seconds = (values[-1].at_ns - values[0].at_ns) / NS_PER_S
     watts = [watts for _, watts in steps]
-    assert min(watts) * seconds * (1 - 1e-9) <= found.total_j <= max(watts) * seconds * (1 + 1e-9)
+    assert min(watts) * seconds * (1 - 1e-9) <= total.total_j <= max(watts) * seconds * (1 + 1e-9)
 
 
 @given(st.lists(JOULES, min_size=2, max_size=50).map(sorted), st.floats(0, 1e5))
 def test_counted_energy_is_the_difference_wherever_the_counter_began(counter: list[float], more: float) -> None:
     def of(values: list[float]) -> float:
-        found = counter_energy([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
-        assert found
-        return found.total_j
+        total = counter_energy([Reading(i * 10**8, (None,), (value,)) for i, value in enumerate(values)])
+        assert total
+        return total.total_j
 
     assert of(counter) == counter[-1] - counter[0]
     assert of([value + more for value in counter]) == pytest.approx(of(counter), abs=1e-6)

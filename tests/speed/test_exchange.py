@@ -1,4 +1,4 @@
-"""Exchanges that break: the fault ends in the trace, with what was received before it."""
+"""Broken exchanges: the trace has the fault, and everything received before it."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.alone
         ("stall", "the server was silent for 0.3 s"),
     ],
 )
-def test_a_broken_stream_is_told_and_kept(server: Running, ending: Any, error: str, protocol: str) -> None:
+def test_a_broken_stream_is_reported_and_recorded(server: Running, ending: Any, error: str, protocol: str) -> None:
     trace = generate(server, Script([(0.02, 1)] * 5, ending=ending), stall_s=0.3, protocol=protocol)
     assert trace.error is not None
     assert trace.error.startswith(error)
@@ -35,13 +35,13 @@ def test_a_broken_stream_is_told_and_kept(server: Running, ending: Any, error: s
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
-def test_a_refusal_is_told(server: Running, status: int) -> None:
+def test_a_refusal_is_reported(server: Running, status: int) -> None:
     trace = generate(server, plain(status=status))
     assert trace.error == f'the server answered HTTP {status}: {{"error": {{"message": "scripted refusal"}}}}'
     assert (trace.event_ns, trace.completion_tokens) == ((), None)
 
 
-def test_the_reason_of_an_abort_is_told(server: Running) -> None:
+def test_the_reason_of_an_abort_is_reported(server: Running) -> None:
     trace = generate(server, Script([(0.02, 1)] * 5, ending="abort"))
     assert trace.error == "the server aborted after 5 tokens: scripted abort"
 
@@ -78,17 +78,17 @@ def test_a_request_that_is_cancelled_closes_its_connection(server: Running) -> N
 
     server.load(Script([(0.02, 1)] * 200))
     with_client(server, use)
-    # The server stops writing to a connection that is gone.
+    # The server stops writing to a closed connection.
     assert 1 <= len(server.truth()[0].written) < 40
 
 
-def test_an_answer_that_takes_too_long_is_told(server: Running) -> None:
+def test_an_answer_that_takes_too_long_is_reported(server: Running) -> None:
     trace = generate(server, Script([(0.1, 1)] * 50), total_s=0.5)
     assert trace.error == "the answer was not complete after 0.5 s"
     assert 1 <= sum(trace.event_tokens) < 6
 
 
-def test_a_server_that_dies_or_is_not_there_is_told() -> None:
+def test_a_dead_or_missing_server_is_reported() -> None:
     with running() as server:
         died = generate(server, Script([(0.02, 1)] * 3, ending="die"))
         gone = with_client(server, lambda client: client.generate(PROMPT, max_new_tokens=8))
@@ -104,7 +104,7 @@ def test_a_server_that_dies_or_is_not_there_is_told() -> None:
             with_client(server, Client.health_generate, protocol="openai")
 
 
-def test_an_event_that_is_not_json_is_told() -> None:
+def test_an_event_that_is_not_json_is_reported() -> None:
     async def main() -> RequestTrace:
         async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")

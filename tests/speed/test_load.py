@@ -1,4 +1,4 @@
-"""Arrival times, the order of shapes, and when an open loop is too much: on queues whose truth is known."""
+"""Arrival times, the order of shapes, and the saturation of open loops: on queues with known times."""
 
 import heapq
 import random
@@ -28,15 +28,15 @@ def queue(came_s: Sequence[float], servers: int, service_s: float) -> list[float
 
 
 def verdict(rate: float, servers: int, seed: int, n: int = 400, most: int = 10_000) -> str | None:
-    """Return what is said of a queue whose servers need a second for a request, as its requests come."""
+    """Return the verdict on a queue whose servers need a second for a request."""
     came_s = [at / 1e9 for at in arrivals_ns(opened(rate), seed=seed, wave=1, n=n)]
     left_s = queue(came_s, servers, 1.0)
     for index, now_s in enumerate(came_s):
         gone = sorted(at for at in left_s[:index] if at <= now_s)
         fastest_s = 1.0 if gone else None
-        found = saturation(came_s[:index], gone, now_s=now_s, fastest_s=fastest_s, most=most)
-        if found:
-            return found
+        reason = saturation(came_s[:index], gone, now_s=now_s, fastest_s=fastest_s, most=most)
+        if reason:
+            return reason
     return fell_behind(came_s, sorted(left_s), fastest_s=1.0)
 
 
@@ -46,17 +46,17 @@ def test_a_queue_that_keeps_up_is_not_called_growing(servers: int) -> None:
 
 
 @pytest.mark.parametrize("servers", [1, 8])
-def test_a_queue_with_twice_as_much_as_it_can_take_is_seen(servers: int) -> None:
-    found = [verdict(2 * servers, servers, seed) for seed in range(10)]
-    assert all(text and text.startswith("the queue grew: in the last ") for text in found)
+def test_a_queue_with_twice_its_capacity_is_saturated(servers: int) -> None:
+    verdicts = [verdict(2 * servers, servers, seed) for seed in range(10)]
+    assert all(text and text.startswith("the queue grew: in the last ") for text in verdicts)
 
 
 def test_a_short_trial_is_judged_by_how_long_it_took_in_the_end() -> None:
-    found = [verdict(32, 8, seed, n=100) for seed in range(10)]
-    assert all(text and "were all answered only" in text for text in found)
+    verdicts = [verdict(32, 8, seed, n=100) for seed in range(10)]
+    assert all(text and "were all answered only" in text for text in verdicts)
 
 
-def test_too_many_at_once_are_too_much_by_themselves() -> None:
+def test_too_many_concurrent_requests_are_saturation() -> None:
     assert saturation([0.1] * 6, [0.2], now_s=0.3, fastest_s=0.1, most=5) is not None
     assert saturation([0.1] * 6, [0.2] * 2, now_s=0.3, fastest_s=0.1, most=5) is None
     assert saturation([], [], now_s=0.0, fastest_s=None, most=1) is None
@@ -70,10 +70,10 @@ def test_a_server_that_answers_everything_at_once_is_never_saturated(came: list[
 
 
 def test_arrivals_are_poisson_and_follow_from_the_seed() -> None:
-    one = arrivals_ns(opened(5), seed=3, wave=1, n=20_000)
-    assert one == arrivals_ns(opened(5), seed=3, wave=1, n=20_000)
-    assert one != arrivals_ns(opened(5), seed=3, wave=2, n=20_000)
-    gaps = np.diff(one) / 1e9
+    times_ns = arrivals_ns(opened(5), seed=3, wave=1, n=20_000)
+    assert times_ns == arrivals_ns(opened(5), seed=3, wave=1, n=20_000)
+    assert times_ns != arrivals_ns(opened(5), seed=3, wave=2, n=20_000)
+    gaps = np.diff(times_ns) / 1e9
     assert gaps.min() >= 0
     # Mean and standard deviation of an exponential gap are the same.
     assert gaps.mean() == pytest.approx(0.2, rel=0.05)
@@ -96,10 +96,10 @@ shapes = st.lists(
 
 
 @given(shapes, st.integers())
-def test_an_order_is_complete_and_its_rates_rise(found: list[Shape], seed: int) -> None:
-    order = in_order(found, seed)
-    assert sorted(order, key=str) == sorted(found, key=str)
-    assert in_order(found, seed) == order
+def test_an_order_is_complete_and_its_rates_rise(candidates: list[Shape], seed: int) -> None:
+    order = in_order(candidates, seed)
+    assert sorted(order, key=str) == sorted(candidates, key=str)
+    assert in_order(candidates, seed) == order
     for length in (8, 16):
         rates = [shape.request_rate_per_s for shape in order if shape.request_rate_per_s and shape.input_len == length]
         assert rates == sorted(rates)

@@ -1,4 +1,4 @@
-"""The definitions, on traces worked out by hand and on arbitrary ones."""
+"""The definitions, on traces computed by hand and on arbitrary ones."""
 
 import random
 from itertools import pairwise
@@ -57,13 +57,13 @@ def wave(*requests: RequestTrace) -> Trial:
 
 def test_definitions_on_a_trace_worked_out_by_hand() -> None:
     # 2 tokens after 200 ms, then 1 after 50 ms and 3 after another 150 ms: 4 later tokens in 200 ms.
-    one = trace((200 * MS, 2), (250 * MS, 1), (400 * MS, 3))
-    assert ttft_s(one) == pytest.approx(0.2)
-    assert tpot_s(one) == pytest.approx(0.05)
-    assert decode_tokens_per_s(one) == pytest.approx(20)
-    assert prefill_tokens_per_s(one) == pytest.approx(500)
-    assert e2e_s(one) == pytest.approx(0.4)
-    assert qwen_speed_tokens_per_s(one) == pytest.approx(106 / 0.4)
+    request = trace((200 * MS, 2), (250 * MS, 1), (400 * MS, 3))
+    assert ttft_s(request) == pytest.approx(0.2)
+    assert tpot_s(request) == pytest.approx(0.05)
+    assert decode_tokens_per_s(request) == pytest.approx(20)
+    assert prefill_tokens_per_s(request) == pytest.approx(500)
+    assert e2e_s(request) == pytest.approx(0.4)
+    assert qwen_speed_tokens_per_s(request) == pytest.approx(106 / 0.4)
 
 
 def test_what_is_not_defined_is_none() -> None:
@@ -112,8 +112,8 @@ def test_a_batch_is_prefilled_when_its_last_first_token_is_there() -> None:
     later = trace((350 * MS, 1), start_ns=50 * MS)
     assert batch_prefill_tokens_per_s(wave(trace((100 * MS, 1)), later)) == pytest.approx(200 / 0.4)
     assert batch_prefill_tokens_per_s(wave(trace((100 * MS, 1)), trace((5, 1), prompt_tokens=None))) is None
-    one = cell("bf16", 256, concurrency=4)
-    together, in_turn = summarize(one), summarize(one.model_copy(update={"n_requests": 8}))
+    batch = cell("bf16", 256, concurrency=4)
+    together, in_turn = summarize(batch), summarize(batch.model_copy(update={"n_requests": 8}))
     assert together.batch_prefill_tokens_per_s is not None
     assert in_turn.batch_prefill_tokens_per_s is None
 
@@ -123,17 +123,17 @@ def test_goodput_counts_requests_that_keep_the_objective() -> None:
     good = trace((200 * MS, 1), (250 * MS, 1))
     late, slow = trace((201 * MS, 1), (250 * MS, 1)), trace((100 * MS, 1), (500 * MS, 2))
     one_token, nothing = trace((100 * MS, 1)), trace()
-    assert [is_good(one, objective) for one in (good, late, slow, one_token, nothing)] == [
+    assert [is_good(request, objective) for request in (good, late, slow, one_token, nothing)] == [
         True,
         False,
         False,
         True,
         False,
     ]
-    found = wave(good, late, slow, one_token)
-    assert requests_per_s(found) == pytest.approx(8)
-    assert good_share(found, objective) == pytest.approx(0.5)
-    assert goodput_requests_per_s(found, objective) == pytest.approx(4)
+    trial = wave(good, late, slow, one_token)
+    assert requests_per_s(trial) == pytest.approx(8)
+    assert good_share(trial, objective) == pytest.approx(0.5)
+    assert goodput_requests_per_s(trial, objective) == pytest.approx(4)
     assert good_share(wave(), objective) is None
 
 
@@ -153,9 +153,11 @@ def test_a_percentile_is_given_only_where_there_are_enough() -> None:
 
 
 def test_more_than_a_server_can_take_has_a_rate_and_no_latency() -> None:
-    one = cell("bf16", 256, concurrency=4)
-    stopped = one.trials[1].model_copy(update={"saturated": "the queue grew"})
-    full = one.model_copy(update={"trials": (one.trials[0], stopped), "objective": Objective(ttft_s=1, tpot_s=1)})
+    measured = cell("bf16", 256, concurrency=4)
+    stopped = measured.trials[1].model_copy(update={"saturated": "the queue grew"})
+    full = measured.model_copy(
+        update={"trials": (measured.trials[0], stopped), "objective": Objective(ttft_s=1, tpot_s=1)}
+    )
     assert is_saturated(full)
     summary = summarize(full)
     defined = {name for name, value in summary.model_dump().items() if value is not None}
@@ -163,10 +165,10 @@ def test_more_than_a_server_can_take_has_a_rate_and_no_latency() -> None:
 
 
 def test_overhead_is_what_is_left_of_the_time() -> None:
-    one = cell("bf16", 256).model_copy(update={"warmup_ns": 10**9})
-    spent = busy_ns(one)
-    assert spent == 10**9 + sum(max(r.start_ns + r.end_ns for r in trial.requests) for trial in one.trials)
-    timed = one.model_copy(update={"wall_ns": spent * 2})
+    measured = cell("bf16", 256).model_copy(update={"warmup_ns": 10**9})
+    spent = busy_ns(measured)
+    assert spent == 10**9 + sum(max(r.start_ns + r.end_ns for r in trial.requests) for trial in measured.trials)
+    timed = measured.model_copy(update={"wall_ns": spent * 2})
     assert overhead([timed, timed]) == pytest.approx(0.5)
     assert overhead([timed], wall_s=spent / 1e9 * 4) == pytest.approx(0.75)
     assert overhead([cell("bf16", 1)]) is None
@@ -179,9 +181,9 @@ def test_one_output_token_has_no_decode_speed() -> None:
 
 
 def test_a_median_of_one_has_no_spread_and_of_none_is_none() -> None:
-    one = bootstrap_median([3.0, None])
-    assert one is not None
-    assert (one.median, one.low, one.high, one.n) == (3, 3, 3, 1)
+    single = bootstrap_median([3.0, None])
+    assert single is not None
+    assert (single.median, single.low, single.high, single.n) == (3, 3, 3, 1)
     assert bootstrap_median([None]) is None
 
 
@@ -200,8 +202,8 @@ TIMES = (ttft_s, tpot_s, e2e_s)
 
 
 @given(events, figures, st.integers(2, 1000))
-def test_slower_by_a_factor_is_slower_by_that_factor(found: list[tuple[int, int]], figure: Any, factor: int) -> None:
-    before, after = figure(trace(*found)), figure(trace(*((at * factor, tokens) for at, tokens in found)))
+def test_slower_by_a_factor_is_slower_by_that_factor(arrivals: list[tuple[int, int]], figure: Any, factor: int) -> None:
+    before, after = figure(trace(*arrivals)), figure(trace(*((at * factor, tokens) for at, tokens in arrivals)))
     if before is None:
         assert after is None
     else:
@@ -209,26 +211,26 @@ def test_slower_by_a_factor_is_slower_by_that_factor(found: list[tuple[int, int]
 
 
 @given(events, figures, st.data())
-def test_an_event_may_as_well_come_in_two(found: list[tuple[int, int]], figure: Any, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(found) - 1))
-    time, tokens = found[at]
+def test_an_event_may_as_well_come_in_two(arrivals: list[tuple[int, int]], figure: Any, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(arrivals) - 1))
+    time, tokens = arrivals[at]
     part = data.draw(st.integers(1, tokens))
     parts = [(time, part), (time, tokens - part)] if part < tokens else [(time, tokens)]
-    split = [*found[:at], *parts, *found[at + 1 :]]
-    assert figure(trace(*split)) == figure(trace(*found))
+    split = [*arrivals[:at], *parts, *arrivals[at + 1 :]]
+    assert figure(trace(*split)) == figure(trace(*arrivals))
 
 
 @given(events)
-def test_figures_bound_each_other(found: list[tuple[int, int]]) -> None:
-    one = trace(*found)
-    ttft, tpot, e2e = ttft_s(one), tpot_s(one), e2e_s(one)
+def test_figures_bound_each_other(arrivals: list[tuple[int, int]]) -> None:
+    request = trace(*arrivals)
+    ttft, tpot, e2e = ttft_s(request), tpot_s(request), e2e_s(request)
     assert ttft is not None
     assert e2e is not None
     assert 0 < ttft <= e2e
     if tpot is not None:
-        tokens = sum(one.event_tokens)
-        assert 0 < tpot * (tokens - one.event_tokens[0]) <= (e2e - ttft) * tokens * (1 + 1e-9)
-        gaps = [b - a for (a, _), (b, _) in pairwise(found)]
+        tokens = sum(request.event_tokens)
+        assert 0 < tpot * (tokens - request.event_tokens[0]) <= (e2e - ttft) * tokens * (1 + 1e-9)
+        gaps = [b - a for (a, _), (b, _) in pairwise(arrivals)]
         assert tpot <= max(gaps) / 1e9 * (1 + 1e-9)
 
 

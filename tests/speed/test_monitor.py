@@ -1,4 +1,4 @@
-"""The monitor of a trial: real processes and a real event loop; devices are a stand-in."""
+"""The monitor of a trial: real processes and a real event loop; devices are fake."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.alone
 
 @contextmanager
 def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
-    """Run a process whose grandchild holds memory; yield it once that has it."""
+    """Run a process whose grandchild holds memory; yield it when the memory is allocated."""
     code = FAMILY.replace("{n}", str(megabytes))
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout
@@ -45,7 +45,7 @@ def grandchild(megabytes: int = MEGABYTES) -> Iterator[subprocess.Popen[str]]:
 
 
 def watch(monitor: Monitor, seconds: float = 0.0, block_s: float = 0.0) -> MachineReadings:
-    """Watch a trial that waits, then holds the event loop up."""
+    """Monitor a trial that waits, then blocks the event loop."""
 
     async def trial() -> MachineReadings:
         async with monitor.trial() as observed:
@@ -146,7 +146,7 @@ def test_a_loop_that_was_held_up_was_late() -> None:
 
 
 def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
-    """One block of half the trial puts half of all moments late, not one of many."""
+    """A block of half the trial delays half of all moments, not one of many."""
     seen = watch(Monitor(lambda: 1), seconds=0.3, block_s=0.3)
     assert seen.client
     assert seen.client.lag_p99_ns > 0.2e9
@@ -241,9 +241,9 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
         ticks = iter(range(1000, 10**9, step))
         return Card(millijoules=lambda: next(ticks))
 
-    one, other = counter(50_000), counter(30_000)
+    first, other = counter(50_000), counter(30_000)
     other.index = 1
-    seen = watch(Monitor(lambda: 1, opened(one, other)), seconds=SAMPLE_PERIOD_S * 2.5)
+    seen = watch(Monitor(lambda: 1, opened(first, other)), seconds=SAMPLE_PERIOD_S * 2.5)
     assert seen.energy
     assert seen.energy.how == "counter"
     assert seen.energy.total_j == pytest.approx(80 * (len(seen.memory) - 1))
@@ -281,7 +281,7 @@ def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() 
 
 
 @pytest.mark.usefixtures("_all_visible")
-def test_a_device_lost_during_a_trial_is_told_at_its_end() -> None:
+def test_a_device_lost_during_a_trial_is_reported_at_its_end() -> None:
     card = Card()
 
     async def trial() -> None:
@@ -294,7 +294,7 @@ def test_a_device_lost_during_a_trial_is_told_at_its_end() -> None:
 
 
 @pytest.mark.usefixtures("_all_visible")
-def test_memory_of_a_server_is_that_of_its_processes_where_nvml_tells() -> None:
+def test_memory_of_a_server_is_that_of_its_processes_if_nvml_reports_it() -> None:
     card = Card(used=50, processes=[(os.getpid(), 20), (1, 5)])
     devices = opened(card)
     memory = DeviceMemory(devices, TreeMemory(os.getpid()), devices.memory_used())
@@ -303,14 +303,14 @@ def test_memory_of_a_server_is_that_of_its_processes_where_nvml_tells() -> None:
 
 @pytest.mark.usefixtures("_all_visible")
 def test_with_foreign_process_ids_memory_is_the_rise_over_the_baseline() -> None:
-    one, other = Card(used=50), Card(index=1, used=10, processes=None)
-    devices = opened(one, other)
+    first, other = Card(used=50), Card(index=1, used=10, processes=None)
+    devices = opened(first, other)
     memory = DeviceMemory(devices, TreeMemory(os.getpid()), devices.memory_used())
     assert memory() == 0
-    one.used, other.used = 80, 15
+    first.used, other.used = 80, 15
     assert memory() == 35
-    one.used, other.used = 40, 10
+    first.used, other.used = 40, 10
     assert memory() == 0
-    one.used = None
+    first.used = None
     assert memory() is None
     assert DeviceMemory(devices, TreeMemory(os.getpid()), None)() is None

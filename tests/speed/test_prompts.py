@@ -1,4 +1,4 @@
-"""Random prompts: the same for a seed, and of ordinary tokens."""
+"""Random prompts: determined by the seed, with ordinary tokens only."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_prompts_follow_from_seed_shape_and_wave_alone() -> None:
     assert prompts() == prompts()
     longer = closed_loop(6, 5, 1)
     different = [prompts(), prompts(seed=-2), prompts(wave=2), prompts(wave=0), prompts(shape=longer)]
-    assert len({str(one) for one in different}) == len(different)
+    assert len({str(ids) for ids in different}) == len(different)
 
 
 def test_no_two_prompts_of_a_wave_begin_alike() -> None:

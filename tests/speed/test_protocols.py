@@ -1,4 +1,4 @@
-"""Streams read from bytes alone: whatever way they are cut, and whatever a server leaves out."""
+"""Streams read from bytes: however they are split, and whatever a server omits."""
 
 import json
 import tracemalloc
@@ -34,20 +34,20 @@ def events(protocol: str, tokens: Sequence[int], **script: Any) -> list[bytes]:
     }
     answer = answer_for(PATHS[protocol], asked)
     answer.begin(Script([], **script))
-    made, total = [answer.role()], 0
+    chunks, total = [answer.role()], 0
     for number, count in enumerate(tokens, start=1):
         total += count
-        made.append(answer.event(count, total, "length" if number == len(tokens) else None))
+        chunks.append(answer.event(count, total, "length" if number == len(tokens) else None))
     usage = answer.usage_event(total)
-    return [*made, *([usage] if usage else [])]
+    return [*chunks, *([usage] if usage else [])]
 
 
-def body(made: Sequence[bytes], newline: bytes = b"\n") -> bytes:
-    return b"".join(b"data: " + event + newline * 2 for event in [*made, b"[DONE]"])
+def body(chunks: Sequence[bytes], newline: bytes = b"\n") -> bytes:
+    return b"".join(b"data: " + event + newline * 2 for event in [*chunks, b"[DONE]"])
 
 
 def framed(content: bytes, framing: str, cuts: Sequence[int] = ()) -> bytes:
-    """Return the whole answer; ``cuts`` are where chunks end."""
+    """Return the whole answer; ``cuts`` are the ends of its chunks."""
     if framing == "closed":
         return HEAD + b"\r\n" + content
     if framing == "length":
@@ -59,7 +59,7 @@ def framed(content: bytes, framing: str, cuts: Sequence[int] = ()) -> bytes:
 
 
 def read(protocol: str, reads: Sequence[bytes], close: bool = False) -> RequestTrace:
-    """Read an answer whose n-th read came at n milliseconds."""
+    """Read an answer whose n-th read arrives at n milliseconds."""
     stream = Stream(dialect(protocol))
     for number, data in enumerate(reads, start=1):
         stream.feed([(number * 1_000_000, data)])
@@ -68,8 +68,8 @@ def read(protocol: str, reads: Sequence[bytes], close: bool = False) -> RequestT
     return stream.trace(0, now_ns=(len(reads) + 2) * 1_000_000)
 
 
-def whole(protocol: str, made: Sequence[bytes]) -> RequestTrace:
-    return read(protocol, [framed(body(made), "length")])
+def whole(protocol: str, chunks: Sequence[bytes]) -> RequestTrace:
+    return read(protocol, [framed(body(chunks), "length")])
 
 
 def cut(data: bytes, at: Sequence[int]) -> list[bytes]:
@@ -122,11 +122,13 @@ def test_an_event_has_the_time_of_the_read_that_brought_its_end(protocol: str) -
 def test_events_without_counts_add_up_to_what_the_server_says(
     pieces: list[str], total: int, usage_with_finish: bool
 ) -> None:
-    made: list[dict[str, Any]] = [{"choices": [{"index": 0, "text": piece, "finish_reason": None}]} for piece in pieces]
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "text": piece, "finish_reason": None}]} for piece in pieces
+    ]
     usage = {"usage": {"prompt_tokens": 5, "completion_tokens": total}}
     finish = {"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}
-    made += [finish | usage] if usage_with_finish else [finish, {"choices": [], **usage}]
-    trace = whole("openai", [json.dumps(event).encode() for event in made])
+    chunks += [finish | usage] if usage_with_finish else [finish, {"choices": [], **usage}]
+    trace = whole("openai", [json.dumps(event).encode() for event in chunks])
     assert (trace.error, trace.events_counted, trace.completion_tokens) == (None, False, total)
     assert sum(trace.event_tokens) == total
     assert all(tokens > 0 for tokens in trace.event_tokens)
@@ -134,22 +136,22 @@ def test_events_without_counts_add_up_to_what_the_server_says(
 
 
 def test_incremental_native_events_are_counted_by_the_server() -> None:
-    made = [
+    chunks = [
         {"text": "a", "output_ids": [7, 8], "meta_info": {"finish_reason": None, "completion_tokens": 2}},
         {"text": "b", "output_ids": [9], "meta_info": {"finish_reason": {"type": "length"}, "completion_tokens": 3}},
     ]
-    assert whole("sglang", [json.dumps(event).encode() for event in made]).event_tokens == (2, 1)
+    assert whole("sglang", [json.dumps(event).encode() for event in chunks]).event_tokens == (2, 1)
 
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_generated_text_is_not_taken_for_a_count(compact: bool) -> None:
     text = '"completion_tokens":99,"finish_reason":null'
-    made = [
+    chunks = [
         {"choices": [{"text": text, "finish_reason": None}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}},
         {"choices": [{"text": text, "finish_reason": "length"}], "usage": {"completion_tokens": 2}},
     ]
     separators = (",", ":") if compact else None
-    trace = whole("openai", [json.dumps(event, separators=separators).encode() for event in made])
+    trace = whole("openai", [json.dumps(event, separators=separators).encode() for event in chunks])
     assert (trace.event_tokens, trace.prompt_tokens) == ((1, 1), 1)
 
 
@@ -162,16 +164,16 @@ def test_generated_text_is_not_taken_for_a_count(compact: bool) -> None:
         ("openai", {"choices": 3}, "sent an event that cannot be read"),
     ],
 )
-def test_an_event_that_tells_of_an_error_is_told(protocol: str, event: dict[str, Any], error: str) -> None:
-    told = whole(protocol, [json.dumps(event).encode()]).error
-    assert told is not None
-    assert error in told
+def test_an_error_event_is_reported(protocol: str, event: dict[str, Any], error: str) -> None:
+    message = whole(protocol, [json.dumps(event).encode()]).error
+    assert message is not None
+    assert error in message
 
 
-def test_what_is_not_http_is_told() -> None:
-    told = read("openai", [b"220 mail.example.org ESMTP\r\n"]).error
-    assert told is not None
-    assert told.startswith("the server answered with something that is not HTTP")
+def test_an_answer_that_is_not_http_is_reported() -> None:
+    message = read("openai", [b"220 mail.example.org ESMTP\r\n"]).error
+    assert message is not None
+    assert message.startswith("the server answered with something that is not HTTP")
 
 
 def test_what_comes_before_the_answer_is_passed_over() -> None:
@@ -180,8 +182,8 @@ def test_what_comes_before_the_answer_is_passed_over() -> None:
 
 
 def test_a_long_answer_takes_little_memory() -> None:
-    made = events("sglang", [1] * 2000)
-    content = body(made)
+    chunks = events("sglang", [1] * 2000)
+    content = body(chunks)
     assert len(content) > 20_000_000
     stream = Stream(dialect("sglang"))
     stream.feed([(1, HEAD + b"\r\n")])
@@ -198,8 +200,8 @@ def test_a_long_answer_takes_little_memory() -> None:
 
 def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "MAX_EVENT_BYTES", 2**20)
-    told = read("openai", [HEAD + b"\r\ndata: "] + [b"x" * 2**16] * 20).error
-    assert told == "the server sent an event of more than 1 MiB"
+    message = read("openai", [HEAD + b"\r\ndata: "] + [b"x" * 2**16] * 20).error
+    assert message == "the server sent an event of more than 1 MiB"
 
 
 @pytest.mark.parametrize("protocol", names())

@@ -1,4 +1,4 @@
-"""Streams written out by hand: what each piece of an answer does to the trace and to its error."""
+"""Handwritten streams: the effect of each piece of an answer on the trace and its error."""
 
 import json
 from typing import Any
@@ -38,9 +38,9 @@ END = {"type": "length"}
 
 def stream(*reads: bytes, protocol: str = "sglang") -> Stream:
     """Return a stream after reads at 10, 20, 30, … ns."""
-    made = Stream(dialect(protocol))
-    made.feed([(10 * number, data) for number, data in enumerate(reads, start=1)])
-    return made
+    parser = Stream(dialect(protocol))
+    parser.feed([(10 * number, data) for number, data in enumerate(reads, start=1)])
+    return parser
 
 
 def trace(*reads: bytes, protocol: str = "sglang") -> RequestTrace:
@@ -48,8 +48,8 @@ def trace(*reads: bytes, protocol: str = "sglang") -> RequestTrace:
 
 
 def test_a_whole_answer_has_its_tokens_times_and_counts() -> None:
-    found = trace(HEAD, tokens(1), tokens(3), tokens(4, END) + DONE + LAST)
-    assert found == RequestTrace(
+    request = trace(HEAD, tokens(1), tokens(3), tokens(4, END) + DONE + LAST)
+    assert request == RequestTrace(
         start_ns=0, scheduled_ns=None, event_ns=(15, 25, 35), event_tokens=(1, 2, 1), events_counted=True, end_ns=35,
         prompt_tokens=7, completion_tokens=4, cached_tokens=2, finish_reason="length", error=None,
     )  # fmt: skip
@@ -73,17 +73,17 @@ def test_an_answer_without_an_end_ends_now_and_never_before_it_began() -> None:
     ],
 )
 def test_a_closed_connection_says_how_far_the_answer_came(reads: tuple[bytes, ...], error: str | None) -> None:
-    found = stream(*reads)
-    found.close(70)
-    assert found.error == error
-    assert found.ended_ns == (30 if error is None else 70)
+    parser = stream(*reads)
+    parser.close(70)
+    assert parser.error == error
+    assert parser.ended_ns == (30 if error is None else 70)
 
 
 def test_the_first_thing_that_went_wrong_is_the_error() -> None:
-    found = stream(HEAD, tokens(2), event(error={"message": "no memory"}), LAST)
-    assert found.error == "the server sent an error after 2 tokens: no memory"
-    found.fail("another", 90)
-    assert (found.error, found.ended_ns) == ("the server sent an error after 2 tokens: no memory", 40)
+    parser = stream(HEAD, tokens(2), event(error={"message": "no memory"}), LAST)
+    assert parser.error == "the server sent an error after 2 tokens: no memory"
+    parser.fail("another", 90)
+    assert (parser.error, parser.ended_ns) == ("the server sent an error after 2 tokens: no memory", 40)
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_what_an_answer_lacks_or_says_is_its_error(reads: tuple[bytes, ...], err
 
 
 def test_events_after_one_that_cannot_be_read_count() -> None:
-    found = trace(HEAD, tokens(2), chunk(b"data: {]\n"), tokens(3, END) + DONE + LAST)
-    assert (found.event_tokens, found.finish_reason) == ((2, 1), "length")
+    request = trace(HEAD, tokens(2), chunk(b"data: {]\n"), tokens(3, END) + DONE + LAST)
+    assert (request.event_tokens, request.finish_reason) == ((2, 1), "length")
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_a_refusal_is_quoted_up_to_200_characters_however_it_is_cut(size: int) -> None:
-    """Of 4 bytes each, the most that a character can take."""
+    """Uses characters of 4 bytes, the most in UTF-8."""
     said = "𝛼𝛽" * 150
     data = said.encode()
     pieces = [chunk(data[start : start + size]) for start in range(0, len(data), size)]
@@ -117,9 +117,9 @@ def test_a_refusal_is_quoted_up_to_200_characters_however_it_is_cut(size: int) -
     assert trace(head, *pieces, LAST).error == f"the server answered HTTP 503: {said[:200]}"
 
 
-def test_what_follows_the_end_of_an_answer_is_passed_over() -> None:
-    found = stream(HEAD, tokens(1, END) + DONE + LAST, b"nonsense")
-    assert (found.error, found.ended_ns) == (None, 20)
+def test_bytes_after_the_end_of_an_answer_are_ignored() -> None:
+    parser = stream(HEAD, tokens(1, END) + DONE + LAST, b"nonsense")
+    assert (parser.error, parser.ended_ns) == (None, 20)
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_where_events_carry_no_count_the_last_takes_what_is_missing(
     total: int, times: tuple[int, ...], counts: tuple[int, ...]
 ) -> None:
     usage = event(choices=[], usage={"prompt_tokens": 4, "completion_tokens": total})
-    found = trace(HEAD, text("a"), text("b"), text("c", "length"), usage + DONE + LAST, protocol="openai")
-    assert (found.event_ns, found.event_tokens, found.events_counted) == (times, counts, False)
-    assert (found.prompt_tokens, found.completion_tokens) == (4, total)
+    request = trace(HEAD, text("a"), text("b"), text("c", "length"), usage + DONE + LAST, protocol="openai")
+    assert (request.event_ns, request.event_tokens, request.events_counted) == (times, counts, False)
+    assert (request.prompt_tokens, request.completion_tokens) == (4, total)
 
 
 def test_without_any_count_each_event_with_text_is_one_token() -> None:
-    found = trace(HEAD, text(""), text("a"), text("", "length"), DONE + LAST, protocol="openai")
-    assert (found.event_tokens, found.completion_tokens, found.events_counted) == ((1,), None, False)
+    request = trace(HEAD, text(""), text("a"), text("", "length"), DONE + LAST, protocol="openai")
+    assert (request.event_tokens, request.completion_tokens, request.events_counted) == ((1,), None, False)
 
 
 def test_an_answer_ends_at_its_length_or_with_the_connection() -> None:

@@ -1,4 +1,4 @@
-"""Whole cells and sweeps over real HTTP, against a server that can be told to misbehave."""
+"""Whole cells and sweeps over real HTTP, against a server with configurable faults."""
 
 from itertools import pairwise
 
@@ -110,7 +110,7 @@ def test_a_broken_warm_up_is_the_evidence(server: Running) -> None:
     assert (cell.status, len(cell.trials), len(server.truth())) == ("failed", 1, 1)
 
 
-def test_what_the_monitor_saw_stands_in_the_trial(server: Running) -> None:
+def test_observations_of_the_monitor_are_in_the_trial(server: Running) -> None:
     cell = measure(server, monitor=Seen(peak_memory_bytes=9))
     assert [trial.peak_memory_bytes for trial in cell.trials] == [9, 9, 9]
     watched = measure(server, Script([(0.3, 4)]), Script([(0.3, 4)]), trials=1, monitor=Monitor(lambda: 7))
@@ -133,7 +133,7 @@ def test_a_cell_faster_than_the_device_can_be_is_invalid(server: Running) -> Non
     assert (cell.status, cell.reasons) == ("invalid", ("3 trials above 100 %",))
 
 
-def test_what_a_server_cannot_prove_is_told_and_fails_nothing(server: Running) -> None:
+def test_unproven_values_are_reported_without_a_failure(server: Running) -> None:
     blind = Script([(0.001, 1)] * 4, cached_tokens=None)
     cell = measure(server, *[blind] * 4, proves_cache=False)
     assert cell.status == "ok"
@@ -147,9 +147,9 @@ def test_little_time_is_spent_outside_requests(server: Running) -> None:
         server.load(pace=Pace(first_s=(0.1, 0.1), gap_s=(0.01, 0.01)))
         cells = measure_all(server, [closed_loop(2000, 100, 4)])
         assert cells[0].status == "ok"
-        found = overhead(cells)
-        assert found is not None
-        return found
+        shares = overhead(cells)
+        assert shares is not None
+        return shares
 
     assert share() < 0.03 or share() < 0.03 or share() < 0.03
 
@@ -163,15 +163,15 @@ def test_the_time_of_a_cell_holds_that_of_its_requests(server: Running) -> None:
 # Loads
 
 
-def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> None:
+def test_a_saturated_rate_is_stopped_and_higher_rates_are_skipped(server: Running) -> None:
     stuck = Script([(0.05, 1), (3.0, 3)])
     shapes = [opened(400, 60, most=20), opened(200, 60, most=20), opened(800, 60, most=20)]
     # The warm-up is of 8 requests, then the first trial of the slowest rate begins.
     server.load(*[good()] * 8, *[stuck] * 60)
     slow, *faster = measure_all(server, shapes, trials=1, stall_s=5)
     assert (slow.status, slow.request_rate_per_s) == ("ok", 200)
-    assert "20 requests were under way at once" in (slow.trials[0].saturated or "")
-    assert any("more came than the server can take" in text for text in slow.warnings)
+    assert "20 requests were in flight at once" in (slow.trials[0].saturated or "")
+    assert any("the load was more than the server can take" in text for text in slow.warnings)
     assert len(server.truth()) <= 8 + 20
     assert len(slow.trials[0].requests) == 20
     summary = MeasuredCell(slow).summary
@@ -184,7 +184,7 @@ def test_too_much_is_stopped_and_higher_rates_are_not_tried(server: Running) -> 
 # Two lanes
 
 
-def test_trials_of_two_lanes_take_turns(server: Running, other: Running) -> None:
+def test_trials_of_two_lanes_alternate(server: Running, other: Running) -> None:
     server.load()
     other.load()
     said: list[str] = []
@@ -193,7 +193,7 @@ def test_trials_of_two_lanes_take_turns(server: Running, other: Running) -> None
     assert [cell.variant.quant for cell in cells] == ["a", "b"]
     assert [(cell.status, cell.interleaved, len(cell.trials)) for cell in cells] == [("ok", True, 3)] * 2
     assert "".join(text[0] for text in said) == "ab" + "abbaab"
-    first, second = ([truth.prompt for truth in one.truth()] for one in (server, other))
+    first, second = ([truth.prompt for truth in lane.truth()] for lane in (server, other))
     assert first == second
 
 
@@ -209,10 +209,10 @@ def test_a_server_that_dies_leaves_the_other_alone_for_the_shapes_left(server: R
     server.load()
     with running() as dying:
         dying.load(Script([(0.001, 1)], ending="die"))
-        found = sweep_all([dying.base_url, server.base_url], SHAPES[:3], trials=1)
-    assert [cell.status for cell, _ in found] == ["failed"] * 3
-    assert [cell.status for _, cell in found] == ["ok"] * 3
-    assert all("had stopped answering" in cell.reasons[0] for cell, _ in found[1:])
+        cells = sweep_all([dying.base_url, server.base_url], SHAPES[:3], trials=1)
+    assert [cell.status for cell, _ in cells] == ["failed"] * 3
+    assert [cell.status for _, cell in cells] == ["ok"] * 3
+    assert all("had stopped answering" in cell.reasons[0] for cell, _ in cells[1:])
 
 
 # Shapes

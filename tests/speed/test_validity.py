@@ -1,4 +1,4 @@
-"""What may become a number: every fault has its reason, and nothing without a fault has one."""
+"""Validity of cells: every fault has its reason, and a cell without a fault has none."""
 
 from typing import Any
 
@@ -53,8 +53,8 @@ def judged(*trials: Trial, **changes: Any) -> Validity:
 
 
 def verdict(*trials: Trial, emulated: bool = False) -> tuple[str, tuple[str, ...]]:
-    found = judged(*trials, emulated=emulated)
-    return found.status, found.reasons
+    cell = judged(*trials, emulated=emulated)
+    return cell.status, cell.reasons
 
 
 @pytest.mark.parametrize(("change", "reason"), FAULTS)
@@ -63,7 +63,7 @@ def test_every_fault_has_its_reason(change: dict[str, Any], reason: str) -> None
     assert verdict(trial({}), trial(change)) == ("invalid", (f"{reason} (1 of 2 requests)",))
 
 
-def test_what_was_asked_for_is_held_against_what_came() -> None:
+def test_requested_and_received_lengths_are_compared() -> None:
     assert len(check_requests([trial({})], input_len=8, output_len=5)) == 2
 
 
@@ -73,9 +73,9 @@ def test_without_a_fault_there_is_no_reason() -> None:
     assert verdict(trial({}), emulated=True) == ("emulated", (EMULATED,))
 
 
-def test_a_broken_request_fails_the_cell_and_is_told_alone() -> None:
-    found = verdict(trial({}, BROKEN), trial({"cached_tokens": 5}, BROKEN), emulated=True)
-    assert found == (
+def test_a_broken_request_fails_the_cell_and_is_the_only_reason() -> None:
+    status = verdict(trial({}, BROKEN), trial({"cached_tokens": 5}, BROKEN), emulated=True)
+    assert status == (
         "failed",
         (
             "the connection failed: reset (2 of 4 requests)",
@@ -94,9 +94,9 @@ def test_requests_that_we_cut_off_ourselves_are_no_faults() -> None:
     cut = {"error": "the queue grew", "finish_reason": None, "completion_tokens": None}
     stopped = trial({}, cut).model_copy(update={"saturated": "the queue grew"})
     assert not broke(stopped)
-    found = judged(stopped)
-    assert found.status == "ok"
-    assert "no latencies of a steady load: the queue grew" in found.warnings[0]
+    cell = judged(stopped)
+    assert cell.status == "ok"
+    assert "no latencies of a steady load: the queue grew" in cell.warnings[0]
     assert judged(trial({}, cut)).status == "failed"
     assert judged(stopped, trial({}, BROKEN)).status == "failed"
 
@@ -136,28 +136,28 @@ def busy(lag_ms: float, answer: dict[str, Any], cpu_share: float = 0.1) -> Trial
 def test_a_late_event_loop_spoils_what_it_can_shift(
     lag_ms: float, answer: dict[str, Any], figures: tuple[str, ...]
 ) -> None:
-    found = judged(busy(lag_ms, answer))
-    assert (found.status, len(found.warnings)) == ("ok", len(figures))
-    for reason, figure in zip(found.warnings, figures, strict=True):
+    cell = judged(busy(lag_ms, answer))
+    assert (cell.status, len(cell.warnings)) == ("ok", len(figures))
+    for reason, figure in zip(cell.warnings, figures, strict=True):
         assert reason.startswith(f"client_bound: its event loop was {lag_ms:.1f} ms late (p99), which can put {figure}")
 
 
-def test_late_stamps_are_told_with_the_trials_that_have_them() -> None:
+def test_late_timestamps_are_reported_with_their_trials() -> None:
     answer = slow(1000, gap_ms=100)
     calm, late = busy(1, answer), busy(30, answer)
-    found = judged(calm, late, calm)
-    assert found.status == "ok"
-    assert found.warnings == (
+    cell = judged(calm, late, calm)
+    assert cell.status == "ok"
+    assert cell.warnings == (
         "client_bound: its event loop was 30.0 ms late (p99), which can put TPOT off by 9.7 %; its answers last 300 ms "
         f"(1 of 3 trials); {LEAVE_A_CORE}",
     )
-    assert judged(calm, late, busy(9, answer)).warnings == (found.warnings[0].replace("1 of 3", "2 of 3"),)
+    assert judged(calm, late, busy(9, answer)).warnings == (cell.warnings[0].replace("1 of 3", "2 of 3"),)
 
 
 def test_a_client_without_a_core_left_is_bound() -> None:
-    found = judged(busy(0.5, slow(100, gap_ms=100), cpu_share=0.97))
-    assert found.reasons == (f"client_bound: it used 97 % of a core, where 90 % is the limit; {LEAVE_A_CORE}",)
-    assert found.status == "invalid"
+    cell = judged(busy(0.5, slow(100, gap_ms=100), cpu_share=0.97))
+    assert cell.reasons == (f"client_bound: it used 97 % of a core, where 90 % is the limit; {LEAVE_A_CORE}",)
+    assert cell.status == "invalid"
     calm = busy(0.5, slow(100, gap_ms=100), cpu_share=0.89)
     assert judged(calm).status == "ok"
     assert judged(calm, calm, busy(0.5, slow(100, gap_ms=100), cpu_share=0.97)).status == "ok"
@@ -180,16 +180,16 @@ def on_device(before: dict[str, Any], after: dict[str, Any]) -> Trial:
 @pytest.mark.parametrize("word", ["HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown"])
 def test_a_slowed_down_accelerator_makes_no_figure(word: str) -> None:
     for sick in (on_device({"throttled": (word,)}, {}), on_device({}, {"throttled": (word,)})):
-        found = judged(sick, sick)
-        assert found.status == "invalid"
-        assert found.reasons[0].startswith(f"the accelerator was slowed down ({word} on device 0)")
-        assert len(found.reasons) == 1
+        cell = judged(sick, sick)
+        assert cell.status == "invalid"
+        assert cell.reasons[0].startswith(f"the accelerator was slowed down ({word} on device 0)")
+        assert len(cell.reasons) == 1
 
 
 def test_a_power_limit_and_falling_clocks_are_warnings() -> None:
-    found = judged(on_device({}, {"throttled": ("SwPowerCap",), "sm_clock_mhz": 1800}))
-    assert found.status == "ok"
-    assert found.warnings == (
+    cell = judged(on_device({}, {"throttled": ("SwPowerCap",), "sm_clock_mhz": 1800}))
+    assert cell.status == "ok"
+    assert cell.warnings == (
         "the accelerator ran at its power limit (SwPowerCap on device 0)",
         "the SM clock of device 0 fell from 1980 to 1800 MHz; lock it with nvidia-smi -lgc",
     )
@@ -198,25 +198,25 @@ def test_a_power_limit_and_falling_clocks_are_warnings() -> None:
     assert judged(on_device({}, {"sm_clock_mhz": None})).warnings == ()
 
 
-# The trials among themselves
+# Comparison of trials
 
 
 def test_an_outlier_is_named_and_counts() -> None:
-    found = judged(trial(slow(100)), trial(slow(101)), trial(slow(190)))
-    assert found.status == "ok"
-    assert "trial 3 is an outlier: TTFT 190 ms, where the median is 101 ms; it counts" in found.warnings
-    assert any("TTFT differs between trials" in text and "workload.trials" in text for text in found.warnings)
+    cell = judged(trial(slow(100)), trial(slow(101)), trial(slow(190)))
+    assert cell.status == "ok"
+    assert "trial 3 is an outlier: TTFT 190 ms, where the median is 101 ms; it counts" in cell.warnings
+    assert any("TTFT differs between trials" in text and "workload.trials" in text for text in cell.warnings)
     assert judged(trial(slow(100)), trial(slow(100)), trial(slow(104))).warnings == ()
     assert judged(trial(slow(100)), trial(slow(109))).warnings == ()
 
 
-def test_an_open_loop_that_does_not_settle_is_told() -> None:
+def test_an_unsettled_open_loop_is_reported() -> None:
     def due(index: int, first_ms: float) -> dict[str, Any]:
         return {**slow(first_ms), "start_ns": index * 10**8, "scheduled_ns": index * 10**8}
 
     rising = trial(*(due(index, 100 + 5 * index) for index in range(60)))
     level = trial(*(due(index, 100 + index % 7) for index in range(60)))
-    assert any("took ever longer" in text for text in judged(rising).warnings)
+    assert any("took longer and longer" in text for text in judged(rising).warnings)
     assert judged(level).warnings == ()
 
 
@@ -225,9 +225,9 @@ waves = st.lists(st.lists(changes, min_size=1, max_size=4), min_size=1, max_size
 
 
 @given(waves, st.booleans())
-def test_a_status_follows_from_the_faults(found: list[list[dict[str, Any]]], emulated: bool) -> None:
-    status, why = verdict(*(trial(*wave) for wave in found), emulated=emulated)
-    requests = [change for wave in found for change in wave]
+def test_a_status_follows_from_the_faults(faults: list[list[dict[str, Any]]], emulated: bool) -> None:
+    status, why = verdict(*(trial(*wave) for wave in faults), emulated=emulated)
+    requests = [change for wave in faults for change in wave]
     if BROKEN in requests:
         assert status == "failed"
     elif any(requests):
@@ -239,8 +239,8 @@ def test_a_status_follows_from_the_faults(found: list[list[dict[str, Any]]], emu
 
 
 @given(waves, st.randoms())
-def test_order_changes_no_verdict(found: list[list[dict[str, Any]]], rng: Any) -> None:
-    shuffled = rng.sample(found, k=len(found))
-    first, second = (verdict(*(trial(*wave) for wave in waves)) for waves in (found, shuffled))
+def test_order_changes_no_verdict(faults: list[list[dict[str, Any]]], rng: Any) -> None:
+    shuffled = rng.sample(faults, k=len(faults))
+    first, second = (verdict(*(trial(*wave) for wave in waves)) for waves in (faults, shuffled))
     assert first[0] == second[0]
     assert set(first[1]) == set(second[1])

@@ -1,4 +1,4 @@
-"""Waves over real HTTP: together, as a closed loop, as an open loop."""
+"""Waves over real HTTP: all at once, as a closed loop, as an open loop."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_closed_loop_keeps_its_slots_full(server: Running) -> None:
     spans = [(trace.start_ns, trace.start_ns + trace.end_ns) for trace in cell.trials[0].requests]
     for begin, _ in spans:
         assert sum(a <= begin < b for a, b in spans) <= 2
-    # The next one starts with the answer of the one before, not with the slowest of a pair.
+    # A request starts at the end of the previous one, not at the end of the slower of a pair.
     starts = [begin for begin, _ in spans]
     assert len({round(start / 1e6) for start in starts}) > 5
 

@@ -35,7 +35,7 @@ Write = Callable[..., Toolchain]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Make a cache, a folder of toolchains and an index of one package; return what writes a toolchain."""
+    """Create a cache, a folder of toolchains and an index of one package; return a function that writes a toolchain."""
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(toolchain, "FOLDER", tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -80,7 +80,7 @@ def test_every_toolchain_is_pinned_and_described(name: str) -> None:
     if not chain.is_current:
         pinned = toolchain.pinned_versions(name).keys()
         if name not in {backend(library).toolchain for library in backends()}:
-            return  # nothing of ours is imported in its environment
+            return  # no quantbench module is imported in its environment
         assert {"pydantic", "psutil", "torch"} <= pinned
         assert {"pydantic", "psutil", "torch"} <= set(chain.modules)
 
@@ -112,14 +112,14 @@ def test_a_loose_pin_is_refused(write: Write, pin: str) -> None:
         write(pin=pin)
 
 
-def test_a_missing_python_is_told(write: Write) -> None:
+def test_a_missing_python_is_reported(write: Write) -> None:
     chain = write().model_copy(update={"python": ("9.8",)})
-    with pytest.raises(ToolchainError, match=r"needs python9\.8, and only Python 3\.\d+ is here"):
+    with pytest.raises(ToolchainError, match=r"needs python9\.8, but only Python 3\.\d+ is installed"):
         toolchain.base_python(chain)
     assert toolchain.state(chain).kind == "not built"
 
 
-def test_no_room_on_the_disk_is_told_with_figures_before_anything_is_spent(write: Write) -> None:
+def test_a_full_disk_is_reported_with_figures_before_any_work(write: Write) -> None:
     chain = write(disk=10**18)
     with pytest.raises(ToolchainError, match=r"needs 1000000000\.0 GB on the disk of .* which has [\d.]+ GB free"):
         toolchain_build.build("tiny")
@@ -127,7 +127,7 @@ def test_no_room_on_the_disk_is_told_with_figures_before_anything_is_spent(write
 
 
 def test_an_environment_built_before_its_manifest_named_units_is_used(tmp_path: Path) -> None:
-    """It holds gigabytes: a name is no reason to build it again."""
+    """An environment has gigabytes; a renamed field must not force a new build."""
     facts = {"name": "tiny", "requirements": ["tiny-tool==1.0"], "python": "3.11", "versions": {"tiny-tool": "1.0"}}
     facts |= {"disk_bytes": 2_000_000, "seconds": 12.5, "created_at": "2026-11-30T19:29:20+00:00"}
     (tmp_path / "bin").mkdir()
@@ -141,12 +141,12 @@ def test_an_environment_built_before_its_manifest_named_units_is_used(tmp_path: 
 def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     chain = write()
     place = place_of(chain)
-    (place / "bin").mkdir(parents=True)  # what builds that were killed have left
+    (place / "bin").mkdir(parents=True)  # remains of killed builds
     place.with_name(f"{place.name}.work-1").mkdir()
     assert toolchain.state(chain).kind == "not built"
     python = toolchain_build.build("tiny")
     said = capsys.readouterr().err
-    assert said.count("removing what a build that was killed has left") == 2
+    assert said.count("removing the remains of a killed build") == 2
     assert "downloads about 0.0 MB, takes about 0.0 MB of disk" in said
     assert toolchain.toolchain_interpreter("tiny", "x") == python == str(place / "bin" / "python")
     built = toolchain.read_built(place)
@@ -180,11 +180,13 @@ def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -
     assert toolchain.state(chain).kind == "not built"
 
 
-def test_a_failed_build_tells_why_and_where_the_log_is_and_leaves_nothing(write: Write) -> None:
+def test_a_failed_build_reports_cause_and_log_and_leaves_nothing(write: Write) -> None:
     chain = write(pin="no-such-package==1.0")
-    with pytest.raises(ToolchainError, match=r"failed: ERROR: No matching distribution.*no-such-package==1\.0") as told:
+    with pytest.raises(
+        ToolchainError, match=r"failed: ERROR: No matching distribution.*no-such-package==1\.0"
+    ) as failure:
         toolchain_build.build("tiny")
-    log = Path(str(told.value).rpartition("log: ")[2].rstrip(")"))
+    log = Path(str(failure.value).rpartition("log: ")[2].rstrip(")"))
     assert "no-such-package" in log.read_text()
     assert [path for path in place_of(chain).parent.iterdir() if path.is_dir()] == []
 

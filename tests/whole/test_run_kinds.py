@@ -67,7 +67,7 @@ def test_a_server_that_somebody_else_runs_is_measured(
     assert (found.checkpoint, found.device) == (None, None)
     assert [cell.status for cell in found.cells] == ["ok", "ok"]
     for cell in found.cells:
-        assert cell.unproven[0].startswith("that the server holds this model in this quantization")
+        assert cell.unproven[0].startswith("that the server has loaded this model in this quantization")
         assert bool(cell.prompts) == (protocol == "openai")
     assert cli(*TINY, "quant=fp8", "engine=attach", *where, "baseline=bf16").returncode == 2
 
@@ -91,8 +91,8 @@ def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
     ("overrides", "said"),
     [
         (["engine=attach"], "name the server, for example engine.url="),
-        (["engine=attach", "engine.url=http://"], "is no address"),
-        (["engine=attach", "engine.url=http://h:abc"], "is no address"),
+        (["engine=attach", "engine.url=http://"], "is not a valid address"),
+        (["engine=attach", "engine.url=http://h:abc"], "is not a valid address"),
         (["engine=attach", "engine.url=http://me:secret@h:80"], "use engine.api_key_env=VARIABLE"),
         (["engine=attach", "engine.url=http://h:80", "engine.protocol=x"], "engine.protocol"),
         (["engine=attach", "engine.url=http://h:80", "baseline=bf16"], "needs servers that are started here"),

@@ -61,7 +61,7 @@ COMMAND: dict[str, Case] = {
     "code without commit": (
         ["+model=hub", "model.source.repo=A/B", "model.source.trust_remote_code=true"],
         2,
-        "name the commit: model.source.revision=",
+        "pin the commit: model.source.revision=",
     ),
     "no folder": (["+model=local", "model.source.path={}/nothing"], 2, "no such folder; type model.source.path="),
     "no path": (["+model=local"], 2, "missing value: model.source.path"),
@@ -116,8 +116,8 @@ def changed(**fields: object) -> Callable[[Path], None]:
 
 
 FOLDER: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated shard": (truncated, "cut off"),
-    "pickled": (pickled, "pickled checkpoints are not read"),
+    "truncated shard": (truncated, "truncated"),
+    "pickled": (pickled, "pickled checkpoints are not supported"),
     "no tokenizer": (no_tokenizer, "tokenizer"),
     "shard missing": (shard_missing, ".safetensors"),
     "no config": (without_config, "config.json"),
