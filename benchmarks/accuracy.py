@@ -111,16 +111,16 @@ def _on_choices(folder: Path, items: tuple[int, int]) -> list[str]:
     record = _ours(folder, "speed", *_accuracy(has_hub), *_limits(fast, items[0], shots))
     checkpoint = _checkpoint(record)
     peers = {batch: _peer(checkpoint, fast, batch, shots, items[0]) for batch in BATCHES}
-    ours = _scores(record)
+    own_scores = _scores(record)
     seconds = sum(score.duration_s for score in record.scores)
-    rates = {batch: len(rows) / took for batch, (took, rows) in peers.items()}
+    rates = {batch: len(rows) / elapsed_s for batch, (elapsed_s, rows) in peers.items()}
     best = max(rates.values())
-    lines.append(f"| quantbench, served | {len(ours) / seconds:.2f} | {_difference(ours, peers[1][1])} |")
+    lines.append(f"| quantbench, served | {len(own_scores) / seconds:.2f} | {_difference(own_scores, peers[1][1])} |")
     for batch, (_, rows) in peers.items():
         lines.append(f"| lm_eval --model hf, batch {batch} | {rates[batch]:.2f} | {_difference(rows, peers[1][1])} |")
     lines += [
         "",
-        f"{len(ours) / seconds / best:.1f} times lm_eval's best, data and prompts included on both sides.",
+        f"{len(own_scores) / seconds / best:.1f} times lm_eval's best, data and prompts included on both sides.",
         "",
     ]
 

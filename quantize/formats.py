@@ -217,7 +217,7 @@ def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str
         "block": tuple(weights.get("block_structure") or (None, None)),
     }[strategy]
     float4 = weights["type"] == "float" and weights["num_bits"] == 4
-    wanted = set(Activations.model_fields)
+    fields = set(Activations.model_fields)
     return (
         Format(
             container="compressed-tensors",
@@ -228,7 +228,7 @@ def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str
             symmetric=weights["symmetric"],
             scale="float" if not float4 else ("e4m3" if strategy == "tensor_group" else "e8m0"),
             packed="pack" in str(groups[0].get("format") or config.get("format")),
-            activations=Activations.model_validate({k: v for k, v in inputs.items() if k in wanted})
+            activations=Activations.model_validate({k: v for k, v in inputs.items() if k in fields})
             if inputs
             else None,
         ),

@@ -35,15 +35,15 @@ class MethodConfig(Frozen):
     max_kl: PositiveFloat
     """Highest mean KL divergence from the source at which a checkpoint is published, in the unit of nats per token."""
 
-    def check_backend(self, *known: Name) -> None:
+    def check_backend(self, *backends: Name) -> None:
         """Check that the backend implements the method.
 
         Raises:
             ValueError: it does not; lists those that do.
         """
-        if self.backend not in known:
+        if self.backend not in backends:
             raise ValueError(
-                f"quant.backend={self.backend} does not implement this method; use one of {', '.join(known)}"
+                f"quant.backend={self.backend} does not implement this method; use one of {', '.join(backends)}"
             )
 
 
@@ -82,8 +82,8 @@ def choose_group_size(
     assert wanted is not None
     layer, width = next((layer, width) for layer, width in columns.items() if width % wanted)
     fits = [size for size in GROUP_SIZES if all(width % size == 0 for width in columns.values())]
-    typed = f"quant.group_size={fits[0]}" if fits else "quant.group_size=null (one scale per channel)"
-    advice = f"; try {typed}" if advise else ""
+    setting = f"quant.group_size={fits[0]}" if fits else "quant.group_size=null (one scale per channel)"
+    advice = f"; try {setting}" if advise else ""
     raise ValueError(f"group size {wanted} does not divide the {width} input columns of {layer}{advice}")
 
 

@@ -92,26 +92,26 @@ def inner_layers(source: Path, ignore: tuple[str, ...]) -> tuple[list[list[str]]
         ValueError: a layer would be quantized in one decoder layer and not in another, or is of an unknown kind.
     """
     facts = list(tensors(source))
-    wanted, left = set(), set()
+    to_quantize, to_ignore = set(), set()
     for name in linear_layers(facts, ()):
         number, _, inner = name.removeprefix(LAYERS).partition(".")
         inside = name.startswith(LAYERS) and number.isdecimal()
         if is_ignored(name, ignore):
-            left |= {inner} if inside else set()
+            to_ignore |= {inner} if inside else set()
         elif inside and any(inner.endswith(f".{kind}") for stage in STAGES for kind in stage):
-            wanted.add(inner)
+            to_quantize.add(inner)
         else:
             raise ValueError(
                 f"this backend does not support a layer like {name}: add it to quant.ignore, or change quant.backend"
             )
-    both = sorted(wanted & left)
+    both = sorted(to_quantize & to_ignore)
     if both:
         raise ValueError(
             f"this backend treats all decoder layers equally, but quant.ignore names {both[0]} only in some: "
             "ignore it in all, or use quant.backend=llmcompressor"
         )
-    stages = [sorted(name for name in wanted if name.rpartition(".")[2] in stage) for stage in STAGES]
-    return [stage for stage in stages if stage], sorted(left)
+    stages = [sorted(name for name in to_quantize if name.rpartition(".")[2] in stage) for stage in STAGES]
+    return [stage for stage in stages if stage], sorted(to_ignore)
 
 
 def save_float16(target: Path, weights: Mapping[str, "torch.Tensor"], *, tied: bool) -> None:
@@ -123,15 +123,15 @@ def save_float16(target: Path, weights: Mapping[str, "torch.Tensor"], *, tied: b
     import torch
     from huggingface_hub import save_torch_state_dict
 
-    kept = {}
+    state_dict = {}
     for name, tensor in weights.items():
         if tied and name == "lm_head.weight":
             continue
-        kept[name] = (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
-        if tensor.is_floating_point() and not bool(torch.isfinite(kept[name]).all()):
+        state_dict[name] = (tensor.half() if tensor.is_floating_point() else tensor).detach().contiguous()
+        if tensor.is_floating_point() and not bool(torch.isfinite(state_dict[name]).all()):
             raise ValueError(f"{name} has numbers outside the range of float16: use quant.backend=llmcompressor")
     target.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(kept, target, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
+    save_torch_state_dict(state_dict, target, max_shard_size=SHARD_SIZE, metadata={"format": "pt"})
 
 
 def finish(source: Path, target: Path, quantization: Mapping[str, Any], *, dtype: str | None = None) -> None:

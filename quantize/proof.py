@@ -88,15 +88,15 @@ def _prove_layer(written: Reader, layer: str, shape: tuple[int, int], form: Form
         plain = written.facts.get(f"{layer}.weight")
         state = f"left in 16 bits ({plain.dtype})" if plain else "missing"
         raise CheckpointError(f"{layer} should be stored as {form} and is {state}: the scheme was not applied")
-    wanted = form.stored(*shape)
-    for part, stored in wanted.items():
+    parts = form.stored(*shape)
+    for part, stored in parts.items():
         fact = facts.get(part)
         if fact is None:
             raise CheckpointError(f"{layer} has no {part}, which {form} needs")
         if fact.dtype not in stored.dtypes or fact.shape != stored.shape:
             dtypes = " or ".join(sorted(stored.dtypes))
             raise CheckpointError(f"{fact.name} is {fact.dtype} {fact.shape}, {form} needs {dtypes} {stored.shape}")
-    unknown = next((part for part in facts if part not in wanted), None)
+    unknown = next((part for part in facts if part not in parts), None)
     if unknown:
         raise CheckpointError(f"{layer} has a tensor {unknown}, which is not part of {form}")
 
@@ -107,20 +107,20 @@ def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: 
     for name, fact in source.facts.items():
         if name.removesuffix(".weight") in quantized or BUFFER.search(name):
             continue
-        kept = written.facts.get(name)
-        if kept is None and ties and name == OUTPUT:
+        copy = written.facts.get(name)
+        if copy is None and ties and name == OUTPUT:
             continue  # embeddings and output layer share a table
-        if kept is None:
+        if copy is None:
             raise CheckpointError(f"{name} is missing from the written checkpoint")
-        if kept.dtype not in FLOATS or kept.shape != fact.shape:
-            raise CheckpointError(f"{name} was {fact.dtype} {fact.shape} and is {kept.dtype} {kept.shape}")
+        if copy.dtype not in FLOATS or copy.shape != fact.shape:
+            raise CheckpointError(f"{name} was {fact.dtype} {fact.shape} and is {copy.dtype} {copy.shape}")
         moved = expected.moves_scales and ROUTER.search(name.removesuffix(".weight"))
         if KEPT.search(name) and not moved and not _same(source, written, name):
             raise CheckpointError(f"{name} was changed, but the scheme does not quantize it")
-    known = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
+    part_names = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
     for name in written.facts:
         tied = ties and name == OUTPUT
-        if name not in source.facts and name not in known and not tied and not name.endswith(".bias"):
+        if name not in source.facts and name not in part_names and not tied and not name.endswith(".bias"):
             raise CheckpointError(f"{name} is in the written checkpoint, but not in its source")
 
 
@@ -134,17 +134,17 @@ def _same(source: Reader, written: Reader, name: str) -> bool:
     return bool(torch.allclose(before.float(), after.float(), rtol=2**-7, atol=1e-6))  # BF16 has 8 significant bits
 
 
-def _prove_exceptions(written: Reader, left: tuple[str, ...], quantized: set[str]) -> None:
+def _prove_exceptions(written: Reader, ignore: tuple[str, ...], quantized: set[str]) -> None:
     """Check that config.json excludes exactly the layers in 16 bits, because engines lay out their weights by it."""
     for name, fact in written.facts.items():
         layer = name.removesuffix(".weight")
         linear = name.endswith(".weight") and len(fact.shape) == 2 and not EMBEDDING.search(layer)
         exempt = name == OUTPUT or ROUTER.search(layer)  # engines quantize these only if asked to
-        if linear and not exempt and layer not in written.quantized_layers and not is_ignored(layer, left):
+        if linear and not exempt and layer not in written.quantized_layers and not is_ignored(layer, ignore):
             raise CheckpointError(f"{layer} is in 16 bits, but config.json does not list it as unquantized")
-    wrong = next((layer for layer in sorted(quantized) if is_ignored(layer, left)), None)
-    if wrong:
-        raise CheckpointError(f"{wrong} is quantized, but config.json lists it as unquantized")
+    conflict = next((layer for layer in sorted(quantized) if is_ignored(layer, ignore)), None)
+    if conflict:
+        raise CheckpointError(f"{conflict} is quantized, but config.json lists it as unquantized")
 
 
 def _prove_gptq(written: Reader, form: Format) -> None:
@@ -199,12 +199,12 @@ def expected_of_release(written: Reader, expected: Expected, method: str) -> Exp
     """
     if expected.format is None or written.claimed is None:
         raise CheckpointError(f"{written.folder} is not a quantized release: config.json has no quantization_config")
-    form, left = written.claimed
-    other = form.container in NAMED_AFTER_METHODS and form.container != method
-    if _kind(form) != _kind(expected.format) or other:
+    form, ignore = written.claimed
+    is_other_method = form.container in NAMED_AFTER_METHODS and form.container != method
+    if _kind(form) != _kind(expected.format) or is_other_method:
         raise CheckpointError(f"the release is {form}, not of the requested kind: {expected.format}")
     # Releases list unquantized layers by parts of names; the headers show which layers actually are.
     names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
-    parts = [part for part in left if not part.startswith("re:")]
-    plain = tuple(layer for layer in names if is_ignored(layer, left) or any(part in layer for part in parts))
+    parts = [part for part in ignore if not part.startswith("re:")]
+    plain = tuple(layer for layer in names if is_ignored(layer, ignore) or any(part in layer for part in parts))
     return expected.model_copy(update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True})

@@ -87,11 +87,11 @@ class Pace:
     def script(self, wanted: int, rng: random.Random) -> Script:
         """Return a random script of ``wanted`` tokens; its first event has one token."""
         steps = [(rng.uniform(*self.first_s), 1)]
-        left = wanted - 1
-        while left > 0:
-            tokens = min(left, rng.choice(self.tokens))
+        remaining = wanted - 1
+        while remaining > 0:
+            tokens = min(remaining, rng.choice(self.tokens))
             steps.append((rng.uniform(*self.gap_s), tokens))
-            left -= tokens
+            remaining -= tokens
         return Script(steps, text=self.text)
 
 

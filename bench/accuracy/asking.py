@@ -129,11 +129,11 @@ class Asker:
         """Answer the questions in order; return the reasons of those that failed."""
         failures: list[str] = []
         in_a_row = 0
-        left = iter(waiting.items())
+        remaining = iter(waiting.items())
 
         async def work(session: aiohttp.ClientSession) -> None:
             nonlocal done, in_a_row
-            for digest, question in left:
+            for digest, question in remaining:
                 try:
                     answer = await self._answer(session, question)
                 except _FailedError as error:

@@ -74,12 +74,12 @@ def benchmarks() -> dict[str, Benchmark]:
 
 def benchmark_of_repo(repo: str) -> Benchmark | None:
     """Return the benchmark whose data is in a repository; None for an unknown repository."""
-    return next((known for known in benchmarks().values() if known.repo == repo), None)
+    return next((benchmark for benchmark in benchmarks().values() if benchmark.repo == repo), None)
 
 
 def known_leaves() -> dict[str, tuple[Benchmark, Leaf]]:
     """Return all known leaf tasks by lm-eval's task name, with their benchmarks."""
-    return {name: (known, leaf) for known in benchmarks().values() for name, leaf in known.leaves.items()}
+    return {name: (benchmark, leaf) for benchmark in benchmarks().values() for name, leaf in benchmark.leaves.items()}
 
 
 def nltk_dir(hub_dir: Path | None) -> Path | None:
@@ -152,13 +152,13 @@ def verify_docs(task: str, loaded: Mapping[str, Any]) -> tuple[str, ...]:
         task: name of the requested task or group, e.g. ``mmlu``.
         loaded: lm-eval's objects of its leaf tasks by name, as in ``TaskManager.load([task])["tasks"]``.
     """
-    wanted = benchmarks()[task].leaves if task in benchmarks() else {}
-    problems = [f"{name}: missing" for name in wanted if name not in loaded]
-    for name, (known, leaf) in known_leaves().items():
+    leaves = benchmarks()[task].leaves if task in benchmarks() else {}
+    problems = [f"{name}: missing" for name in leaves if name not in loaded]
+    for name, (benchmark, leaf) in known_leaves().items():
         if name not in loaded:
             continue
         try:
-            measured = measure(loaded[name], known.fields, examples=leaf.examples > 0)
+            measured = measure(loaded[name], benchmark.fields, examples=leaf.examples > 0)
         except KeyError as error:
             problems.append(f"{name}: its items have no field {error}")
         else:

@@ -229,11 +229,11 @@ def _manager(tasks: set[str]) -> Any:
     # Without a cache lm-eval compiles a prompt's template for every text, 98,000 times for MMLU.
     utils.env.from_string = functools.cache(utils.env.from_string)
 
-    known = data.benchmarks()
+    benchmarks = data.benchmarks()
     yaml_dir = Path(lm_eval.__file__).parent / "tasks"
-    folders = [MINI_DIR, *(yaml_dir / known[task].tasks_dir for task in sorted(tasks & known.keys()))]
+    folders = [MINI_DIR, *(yaml_dir / benchmarks[task].tasks_dir for task in sorted(tasks & benchmarks.keys()))]
     return TaskManager(
-        include_defaults=not tasks <= {*known, *MINI_TASKS}, include_path=[str(folder) for folder in folders]
+        include_defaults=not tasks <= {*benchmarks, *MINI_TASKS}, include_path=[str(folder) for folder in folders]
     )
 
 

@@ -160,14 +160,14 @@ class ServedLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             before = self.notes.get(text, PromptNote(0))
             self.notes[text] = PromptNote(max(before.prompt_tokens, len(context) + len(continuation)))
         together = {context: Question(context=context, choices=tuple(tokens)) for context, tokens in choices.items()}
-        wanted = [
+        questions = [
             together[tuple(context)]
             if len(continuation) == 1
             else Question(context=tuple(context), continuation=tuple(continuation))
             for _, context, continuation in requests
         ]
         results = []
-        for (_, _, continuation), question, answer in zip(requests, wanted, self._asker.ask(wanted), strict=True):
+        for (_, _, continuation), question, answer in zip(requests, questions, self._asker.ask(questions), strict=True):
             place = question.choices.index(continuation[0]) if question.choices else 0
             results.append((answer.logprobs[place], answer.greedy[place]))
         return results

@@ -89,13 +89,13 @@ def _object(body: bytes) -> dict[str, Any] | None:
 
 def _of_sglang(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, ServerFacts]:
     if not answers:
-        raise EngineError(f"{config.url} is no SGLang server (no /server_info); try engine.protocol=openai")
+        raise EngineError(f"{config.url} is not an SGLang server (no /server_info); try engine.protocol=openai")
     server = {**answers.get("/get_server_info", {}), **answers.get("/server_info", {})}
     info = EngineInfo.of({**answers.get("/model_info", {}), **server})
     states = server.get("internal_states")
     copies = [EngineInfo.of(state) for state in states if isinstance(state, dict)] if isinstance(states, list) else []
     running = [copy.effective_max_running_requests_per_dp for copy in copies]
-    known = [most for most in running if most is not None]
+    limits = [most for most in running if most is not None]
     return info, ServerFacts(
         version=info.version,
         kv_capacity_tokens=info.max_total_num_tokens,
@@ -104,7 +104,7 @@ def _of_sglang(config: Config, answers: dict[str, Any]) -> tuple[EngineInfo, Ser
         weights_bytes=info.weights_bytes,
         kv_cache_dtype=info.kv_cache_dtype or "auto",
         devices=1,
-        max_running=sum(known) if known and len(known) == len(running) else info.max_running_requests,
+        max_running=sum(limits) if limits and len(limits) == len(running) else info.max_running_requests,
     )
 
 

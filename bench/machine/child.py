@@ -115,13 +115,13 @@ def end_orphans() -> list[str]:
             entry = json.loads(file.read_text())
             if entry["host"] != _host():
                 continue  # several machines may share a home
-            owned = _is_same(entry["owner_pid"], entry["owner_create_time"])
-            left = [] if owned else session_members(entry["pid"], entry["create_time"])
+            has_owner = _is_same(entry["owner_pid"], entry["owner_create_time"])
+            orphans = [] if has_owner else session_members(entry["pid"], entry["create_time"])
         except (ValueError, KeyError, OSError):
-            owned, left, entry = False, [], {}
-        if owned:
+            has_owner, orphans, entry = False, [], {}
+        if has_owner:
             continue
-        if left:
+        if orphans:
             _end_session(entry["pid"], entry["create_time"])
             ended.append(f"ended {entry['what']} (pid {entry['pid']}), which a killed run had left behind")
         file.unlink(missing_ok=True)
@@ -327,7 +327,7 @@ class Pulse:
 
     def still_s(self) -> float:
         """Return the seconds since the last activity; call about once a second."""
-        now, seen = time.monotonic(), self._look()
-        if abs(seen[0] - self._seen[0]) > self.CPU_S or seen[1:] != self._seen[1:]:
-            self._seen, self._at = seen, now
+        now, activity = time.monotonic(), self._look()
+        if abs(activity[0] - self._seen[0]) > self.CPU_S or activity[1:] != self._seen[1:]:
+            self._seen, self._at = activity, now
         return now - self._at

@@ -155,10 +155,10 @@ def kept_device(*, cpu: bool = False) -> Device | None:
     names = [] if cpu else _accelerators()
     if names:
         return lookup(names[0]) if len(names) == 1 else None
-    wanted = f"{cpu_name()}, "
+    prefix = f"{cpu_name()}, "
     for file in sorted((cache_dir() / "devices").glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         device = Device.model_validate_json(file.read_bytes())
-        if device.name.startswith(wanted):
+        if device.name.startswith(prefix):
             return device
     return None
 

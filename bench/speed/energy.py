@@ -48,11 +48,11 @@ def counter_energy(readings: Sequence[Reading]) -> Energy | None:
     first, last = readings[0], readings[-1]
     if first.counter_j is None or last.counter_j is None:
         return None
-    known = [reading.counter_j for reading in readings if reading.counter_j is not None]
-    steps = [[after - before for before, after in pairwise(device)] for device in zip(*known, strict=True)]
+    counters = [reading.counter_j for reading in readings if reading.counter_j is not None]
+    steps = [[after - before for before, after in pairwise(device)] for device in zip(*counters, strict=True)]
     valid = (
         (last.at_ns - first.at_ns) / NS_PER_S >= MIN_COUNTED_S
-        and len(known) == len(readings)
+        and len(counters) == len(readings)
         and all(min(device) >= 0 and sum(step > 0 for step in device) >= MIN_UPDATES for device in steps)
     )
     joules = sum(last.counter_j) - sum(first.counter_j)
@@ -67,8 +67,8 @@ def integrated_energy(readings: Sequence[Reading]) -> Energy | None:
     Args:
         readings: in chronological order.
     """
-    known = [(reading.at_ns, _all(reading.power_w)) for reading in readings]
-    points = [(at_ns, watts) for at_ns, watts in known if watts]
+    powers = [(reading.at_ns, _all(reading.power_w)) for reading in readings]
+    points = [(at_ns, watts) for at_ns, watts in powers if watts]
     if len(points) < 2:
         return None
     gaps_s = [(later - at) / NS_PER_S for (at, _), (later, _) in pairwise(points)]
@@ -89,8 +89,8 @@ def energy(readings: Sequence[Reading]) -> Energy | None:
     Args:
         readings: in chronological order, the first at a trial's beginning, the last at its end.
     """
-    known = [figure for figure in (counter_energy(readings), integrated_energy(readings)) if figure is not None]
-    return next((figure for figure in known if figure.valid), known[0] if known else None)
+    energies = [figure for figure in (counter_energy(readings), integrated_energy(readings)) if figure is not None]
+    return next((figure for figure in energies if figure.valid), energies[0] if energies else None)
 
 
 def _all(values: Sequence[float | None]) -> tuple[float, ...]:

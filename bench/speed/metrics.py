@@ -139,11 +139,11 @@ def qwen_speed_tokens_per_s(trace: RequestTrace) -> float | None:
 
 def _duration_s(trial: Trial) -> float | None:
     """Return the time from a wave's first t0 to its last token in seconds; None if no token arrived."""
-    answered = [trace for trace in trial.requests if trace.event_ns]
-    if not answered:
+    traces = [trace for trace in trial.requests if trace.event_ns]
+    if not traces:
         return None
     begin_ns = min(trace.start_ns for trace in trial.requests)
-    end_ns = max(trace.start_ns + trace.event_ns[-1] for trace in answered)
+    end_ns = max(trace.start_ns + trace.event_ns[-1] for trace in traces)
     return (end_ns - begin_ns) / NS_PER_S
 
 
@@ -235,20 +235,20 @@ def _resamples(n: int) -> NDArray[Any]:
 
 def bootstrap_median(values: Iterable[float | None]) -> Interval | None:
     """Return the median of the defined values and its interval; None if there are none."""
-    known = np.array([value for value in values if value is not None])
-    if not known.size:
+    sample = np.array([value for value in values if value is not None])
+    if not sample.size:
         return None
-    medians = np.median(known[_resamples(known.size)], axis=1)
+    medians = np.median(sample[_resamples(sample.size)], axis=1)
     tail = (1 - CONFIDENCE) / 2
     # This method returns resampled medians themselves, so that the interval scales exactly like the values.
     low, high = np.quantile(medians, (tail, 1 - tail), method="inverted_cdf")
-    return Interval(median=float(np.median(known)), low=float(low), high=float(high), n=known.size)
+    return Interval(median=float(np.median(sample)), low=float(low), high=float(high), n=sample.size)
 
 
 def typical(trial: Trial, figure: Callable[[RequestTrace], float | None]) -> float | None:
     """Return the median of a figure over a trial's requests."""
-    known = [value for trace in trial.requests if (value := figure(trace)) is not None]
-    return float(np.median(known)) if known else None
+    sample = [value for trace in trial.requests if (value := figure(trace)) is not None]
+    return float(np.median(sample)) if sample else None
 
 
 _summaries: dict[int, tuple[weakref.ref[SpeedCell], CellSummary]] = {}

@@ -210,8 +210,10 @@ class Stream:
             return tuple(times), tuple(tokens)
         # The sum must be the server's total: the last event gets the remaining tokens. If there are more events than
         # tokens, the last ones carried none.
-        kept = min(len(tokens), total)
-        return tuple(times[:kept]), tuple([*tokens[: kept - 1], total - sum(tokens[: kept - 1])] if kept else ())
+        n_events = min(len(tokens), total)
+        return tuple(times[:n_events]), tuple(
+            [*tokens[: n_events - 1], total - sum(tokens[: n_events - 1])] if n_events else ()
+        )
 
     def trace(self, begin_ns: int, *, now_ns: int, start_ns: int = 0, scheduled_ns: int | None = None) -> RequestTrace:
         """Return the trace of the answer.

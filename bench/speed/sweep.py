@@ -157,9 +157,9 @@ class _Measuring:
         lane, shape = self.lane, self._shape
         verdict = self._verdict()
         reasons = verdict.reasons
-        gone = lane.alive() if verdict.status == "failed" else None
-        if gone is not None:
-            reasons = tuple(dict.fromkeys((gone, *reasons)))
+        death = lane.alive() if verdict.status == "failed" else None
+        if death is not None:
+            reasons = tuple(dict.fromkeys((death, *reasons)))
         cell = _cell(lane, shape, self._seed, verdict.status, reasons).model_copy(
             update={
                 "unproven": tuple(dict.fromkeys((*lane.unproven, *lane.client.unproven))),

@@ -220,11 +220,11 @@ def _spread(values: Sequence[float], name: str) -> Iterator[str]:
 
 def _drift(trial: Trial) -> Iterator[str]:
     """Yield a warning if an open loop did not settle: later requests took clearly longer than the first."""
-    took = [end for trace in trial.requests if trace.scheduled_ns is not None and (end := e2e_s(trace))]
-    if len(took) < DRIFT_REQUESTS:
+    latencies_s = [end for trace in trial.requests if trace.scheduled_ns is not None and (end := e2e_s(trace))]
+    if len(latencies_s) < DRIFT_REQUESTS:
         return
-    third = len(took) // 3
-    first, last = float(np.median(took[:third])), float(np.median(took[-third:]))
+    third = len(latencies_s) // 3
+    first, last = float(np.median(latencies_s[:third])), float(np.median(latencies_s[-third:]))
     if last > DRIFT * first:
         yield (
             "requests took longer and longer, so the load had not settled or is slightly more than the server can "

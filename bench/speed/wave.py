@@ -67,16 +67,16 @@ async def _closed_loop(
     client: Client, prompts: Sequence[Sequence[int]], output_len: int, concurrency: int, origin_ns: int
 ) -> list[RequestTrace]:
     """Send the prompts from ``concurrency`` slots, each sending the next prompt once its answer is complete."""
-    left = iter(prompts)
+    remaining = iter(prompts)
     traces: list[RequestTrace] = []
 
     async def slot() -> None:
-        for prompt in left:
+        for prompt in remaining:
             trace = await client.generate(prompt, max_new_tokens=output_len, origin_ns=origin_ns)
             traces.append(trace)
             if trace.error is not None:
                 # The trial has failed: no slot sends another request.
-                deque(left, maxlen=0)
+                deque(remaining, maxlen=0)
 
     async with asyncio.TaskGroup() as slots:
         for _ in range(concurrency):

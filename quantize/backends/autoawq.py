@@ -97,13 +97,13 @@ def restoring_quantizer() -> Any:
     return Careful
 
 
-def check_names(wanted: list[str], left: list[str]) -> None:
+def check_names(quantized: list[str], ignored: list[str]) -> None:
     """Check that layers can be left in 16 bits, because the library and its engines match parts of names.
 
     Raises:
         ValueError: the name of a layer to leave is part of the name of a layer to quantize.
     """
-    both = [(part, name) for part in left for name in wanted if part in name]
+    both = [(part, name) for part in ignored for name in quantized if part in name]
     if both:
         part, name = both[0]
         raise ValueError(f"AutoAWQ cannot leave {part} in 16 bits and quantize {name}: use quant.backend=llmcompressor")

@@ -122,10 +122,10 @@ class Hub(Source):
                 sizes: dict[str, int] = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
         except hub.HubError:
             return None
-        wanted = filter_repo_objects(sizes, allow_patterns=self._patterns(), ignore_patterns=list(NOT_READ))
+        paths = filter_repo_objects(sizes, allow_patterns=self._patterns(), ignore_patterns=list(NOT_READ))
         missing = (
             file
-            for file in wanted
+            for file in paths
             if not isinstance(try_to_load_from_cache(self.config.repo, file, revision=commit), str)
         )
         return sum(sizes[file] for file in missing)

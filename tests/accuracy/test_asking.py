@@ -51,42 +51,42 @@ def results(answers: list[Answer]) -> list[tuple[Any, ...]]:
 
 
 def test_every_kind_of_question_gets_its_answer(tmp_path: Path) -> None:
-    some = questions(30)
+    batch = questions(30)
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        assert results(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(batch)) == [truth(question) for question in batch]
         work = asker.work()
     assert (work.requests, work.retried, work.resumed, work.concurrency) == (30, 0, 0, 4)
-    assert work.prompt_tokens == sum(len(question.prompt) for question in some)
+    assert work.prompt_tokens == sum(len(question.prompt) for question in batch)
     assert work.unique_tokens == 3 * 3 + 30 + 10 * 2
-    assert work.cached_tokens == sum(len(question.prompt) // 2 for question in some)
+    assert work.cached_tokens == sum(len(question.prompt) // 2 for question in batch)
     assert work.output_tokens == 3 * 10
     assert 0 < work.duration_s < 20
 
 
 def test_a_question_that_comes_twice_is_asked_once(tmp_path: Path) -> None:
-    some = questions(6)
+    batch = questions(6)
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        answers = asker.ask([*some, *reversed(some)])
+        answers = asker.ask([*batch, *reversed(batch)])
     assert len(server.bodies) == 6
     assert answers[:6] == answers[:5:-1]
 
 
 def test_answers_drawn_at_random_are_asked_for_each(tmp_path: Path) -> None:
     draw = TEXT.model_copy(update={"temperature": 0.7})
-    some = [Question(context=(1, 2), sampling=draw, nth=nth) for nth in range(5)]
+    batch = [Question(context=(1, 2), sampling=draw, nth=nth) for nth in range(5)]
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        assert len({reply.text for reply in asker.ask(some)}) == 5
-        assert len({reply.text for reply in asker.ask(some)}) == 5
+        assert len({reply.text for reply in asker.ask(batch)}) == 5
+        assert len({reply.text for reply in asker.ask(batch)}) == 5
     assert len(server.bodies) == 5
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_questions_with_the_same_beginning_follow_each_other(tmp_path: Path, backwards: bool) -> None:
-    some = questions(20)
+    batch = questions(20)
     with answering() as server, asking(server.url, tmp_path / "j", 1, backwards=backwards) as asker:
-        asker.ask(some)
-    seen = [tuple(body["input_ids"]) for body in server.bodies]
-    assert seen == sorted((question.prompt for question in some), reverse=backwards)
+        asker.ask(batch)
+    prompts = [tuple(body["input_ids"]) for body in server.bodies]
+    assert prompts == sorted((question.prompt for question in batch), reverse=backwards)
 
 
 def test_as_many_requests_are_under_way_as_are_allowed_and_no_more(tmp_path: Path) -> None:
@@ -97,16 +97,16 @@ def test_as_many_requests_are_under_way_as_are_allowed_and_no_more(tmp_path: Pat
 
 
 def test_known_answers_are_not_requested_and_count_as_done(tmp_path: Path) -> None:
-    some, seen = questions(20), []
+    batch, progress = questions(20), []
     with answering() as server, asking(server.url, tmp_path / "j") as asker:
-        first = asker.ask(some[:8])
-    with answering() as again, asking(again.url, tmp_path / "j", on_progress=lambda *at: seen.append(at)) as asker:
-        assert asker.ask(some)[:8] == first
+        first = asker.ask(batch[:8])
+    with answering() as again, asking(again.url, tmp_path / "j", on_progress=lambda *at: progress.append(at)) as asker:
+        assert asker.ask(batch)[:8] == first
         assert asker.work().resumed == 8
         assert asker.work().requests == 12
     assert len(again.bodies) == 12
     assert not set(again.questions) & set(server.questions)
-    assert seen == [(done, 20) for done in range(8, 21)]
+    assert progress == [(done, 20) for done in range(8, 21)]
 
 
 def test_the_servers_key_goes_with_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +136,9 @@ def test_an_occasional_fault_changes_no_answer(tmp_path: Path, kind: str) -> Non
             return error(int(kind.split()[1]))
         return cut(number, body) if kind == "a cut connection" else web.Response(text="{", content_type="text/html")
 
-    some = questions(200)
+    batch = questions(200)
     with answering(wrong) as server, asking(server.url, tmp_path / "j") as asker:
-        assert results(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(batch)) == [truth(question) for question in batch]
         work = asker.work()
     assert len(server.bodies) == 204
     assert (work.requests, work.retried) == (200, 4)
@@ -152,24 +152,24 @@ def struck(body: Body) -> bool:
     return bool(body["input_ids"][3] == STRUCK)
 
 
-def test_a_question_that_fails_in_every_try_costs_no_other_answer(tmp_path: Path) -> None:
-    some = questions(21)
-    broken = some[STRUCK]
+def test_a_question_that_fails_in_every_attempt_costs_no_other_answer(tmp_path: Path) -> None:
+    batch = questions(21)
+    broken = batch[STRUCK]
     with answering(lambda number, body: error(500) if struck(body) else None) as server:
         with asking(server.url, tmp_path / "j") as asker, pytest.raises(AccuracyError) as caught:
-            asker.ask(some)
+            asker.ask(batch)
         assert len(server.bodies) == 20 + module.TRIES
     assert "1 of 21 questions were not answered, the first: HTTP 500: " in str(caught.value)
     assert "no memory" in str(caught.value)
     assert "20 answers are kept; rerun the same command to ask only the rest" in str(caught.value)
     with answering() as again, asking(again.url, tmp_path / "j") as asker:
-        assert results(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(batch)) == [truth(question) for question in batch]
     assert [body["input_ids"] for body in again.bodies] == [list(broken.prompt)]
 
 
 @pytest.mark.parametrize("status", [400, 404, 413])
 def test_a_refusal_is_not_asked_again(tmp_path: Path, status: int) -> None:
-    refusal = pytest.raises(AccuracyError, match=rf"HTTP {status}.*too long.*\(try 1 of")
+    refusal = pytest.raises(AccuracyError, match=rf"HTTP {status}.*too long.*\(attempt 1 of")
     failing = answering(lambda number, body: error(status, "too long") if struck(body) else None)
     with failing as server, asking(server.url, tmp_path / "j") as asker, refusal:
         asker.ask(questions(21))
@@ -194,8 +194,10 @@ def test_failures_that_are_not_in_a_row_do_not_make_it_give_up(tmp_path: Path) -
     assert len(server.bodies) == 200
 
 
-@pytest.mark.parametrize(("bad", "said"), [(math.nan, "nan"), (None, "None"), (-math.inf, "-inf"), (math.inf, "inf")])
-def test_log_probabilities_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, bad: Any, said: str) -> None:
+@pytest.mark.parametrize(
+    ("bad", "message"), [(math.nan, "nan"), (None, "None"), (-math.inf, "-inf"), (math.inf, "inf")]
+)
+def test_log_probabilities_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, bad: Any, message: str) -> None:
     def wrong(number: int, body: Body) -> Body | None:
         if not struck(body):
             return None
@@ -203,15 +205,15 @@ def test_log_probabilities_that_are_no_numbers_are_refused_and_not_kept(tmp_path
         response["meta_info"]["input_token_logprobs"][-1][0] = bad
         return response
 
-    some = [Question(context=(1, 2), continuation=(9, number)) for number in range(21)]
-    refusal = pytest.raises(AccuracyError, match=f"a log-probability of {said}: its logits are not finite numbers")
+    batch = [Question(context=(1, 2), continuation=(9, number)) for number in range(21)]
+    refusal = pytest.raises(AccuracyError, match=f"a log-probability of {message}: its logits are not finite numbers")
     with answering(wrong) as server, asking(server.url, tmp_path / "j") as asker, refusal:
-        asker.ask(some)
-    assert some[STRUCK].digest() not in kept(tmp_path / "j")[0]
+        asker.ask(batch)
+    assert batch[STRUCK].digest() not in kept(tmp_path / "j")[0]
 
 
 @pytest.mark.parametrize(
-    "answered",
+    "response",
     [
         {},
         [],
@@ -221,12 +223,12 @@ def test_log_probabilities_that_are_no_numbers_are_refused_and_not_kept(tmp_path
         {"text": 1, "meta_info": {"finish_reason": {"type": "stop"}}},
     ],
 )
-def test_an_answer_that_cannot_be_read_fails_its_question_alone(tmp_path: Path, answered: Any) -> None:
-    some = questions(21)
+def test_an_answer_that_cannot_be_read_fails_its_question_alone(tmp_path: Path, response: Any) -> None:
+    batch = questions(21)
     refusal = pytest.raises(AccuracyError, match=r"1 of 21 .*cannot be read")
-    failing = answering(lambda number, body: answered if struck(body) else None)
+    failing = answering(lambda number, body: response if struck(body) else None)
     with failing as server, asking(server.url, tmp_path / "j") as asker, refusal:
-        asker.ask(some)
+        asker.ask(batch)
     assert len(kept(tmp_path / "j")[0]) == 20
 
 
@@ -240,7 +242,7 @@ def test_an_answer_to_other_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lost_server_is_reported_at_once_and_its_answers_are_kept(tmp_path: Path) -> None:
-    some = questions(60)
+    batch = questions(60)
     stopped = []
 
     def wrong(number: int, body: Body) -> web.StreamResponse | None:
@@ -253,18 +255,18 @@ def test_a_lost_server_is_reported_at_once_and_its_answers_are_kept(tmp_path: Pa
     with answering(wrong) as server:
         begin = time.monotonic()
         with asking(server.url, tmp_path / "j") as asker, pytest.raises(ServerGoneError, match="nothing answers at"):
-            asker.ask(some)
+            asker.ask(batch)
         assert time.monotonic() - begin < 10
     assert 36 <= len(kept(tmp_path / "j")[0]) <= 39
     with answering() as again, asking(again.url, tmp_path / "j") as asker:
-        assert results(asker.ask(some)) == [truth(question) for question in some]
+        assert results(asker.ask(batch)) == [truth(question) for question in batch]
 
 
 def test_an_answer_that_does_not_come_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
     with answering() as server, Journal(tmp_path / "j") as journal:
         server.delay_s = 0.5
         asker = Asker(Endpoint(server.url, "sglang", "", 2, timeout_s=0.05), journal)
-        with pytest.raises(AccuracyError, match=r"2 of 2 questions .*Timeout.*\(try 3 of 3\)"):
+        with pytest.raises(AccuracyError, match=r"2 of 2 questions .*Timeout.*\(attempt 3 of 3\)"):
             asker.ask(questions(2))
     assert len(server.bodies) == 2 * module.TRIES
 

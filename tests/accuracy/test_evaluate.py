@@ -46,12 +46,12 @@ def test_a_score_is_what_the_servers_answers_make_of_it(tokenizer: Path, tmp_pat
     assert picks(task_score) == ["2"] * 64
     assert values(task_score) == {"acc": 0.25}, "each letter is right for a quarter of the items"
     assert len(server.bodies) == 64
-    asked = {tuple(body["input_ids"]): body["token_ids_logprob"] for body in server.bodies}
+    choices = {tuple(body["input_ids"]): body["token_ids_logprob"] for body in server.bodies}
     expected = {
-        tuple(logprob(list(ids), token) if n != 2 else -0.01 for n, token in enumerate(asked[ids])) for ids in asked
+        tuple(logprob(list(ids), token) if n != 2 else -0.01 for n, token in enumerate(choices[ids])) for ids in choices
     }
     assert {item.logprobs for item in task_score.items} == expected
-    assert {item.prompt_tokens for item in task_score.items} == {len(ids) + 1 for ids in asked}
+    assert {item.prompt_tokens for item in task_score.items} == {len(ids) + 1 for ids in choices}
 
 
 def test_occasional_errors_change_no_score(tokenizer: Path, tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_prompts_that_do_not_fit_are_not_asked_but_counted(
 
 
 @pytest.mark.parametrize(
-    ("max_length", "cap", "asked"), [(4096, None, {40}), (4096, 7, {7}), (210, None, {40, 10}), (210, 25, {25, 10})]
+    ("max_length", "cap", "lengths"), [(4096, None, {40}), (4096, 7, {7}), (210, None, {40, 10}), (210, 25, {25, 10})]
 )
 def test_an_answer_is_capped_by_its_task_by_the_setting_and_by_the_context(
-    tokenizer: Path, tmp_path: Path, max_length: int, cap: int | None, asked: set[int]
+    tokenizer: Path, tmp_path: Path, max_length: int, cap: int | None, lengths: set[int]
 ) -> None:
     with answering() as server:
         score(job(server.url, tokenizer, tmp_path, "own-answers", max_length=max_length, max_gen_toks=cap), TASKS_DIR)
-    assert {body["sampling_params"]["max_new_tokens"] for body in server.bodies} == asked
+    assert {body["sampling_params"]["max_new_tokens"] for body in server.bodies} == lengths
     assert {tuple(body["sampling_params"]["stop"]) for body in server.bodies} == {("\n\n", "Q:")}
     assert {body["sampling_params"]["temperature"] for body in server.bodies} == {0}
 

@@ -63,12 +63,12 @@ def test_tokens_of_common_beginnings_count_once(prompts: list[tuple[int, ...]]) 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(asked, max_size=12))
-def test_questions_are_ordered_by_their_beginnings_and_backwards_the_other_way_round(some: list[Question]) -> None:
-    places = in_order(some)
-    assert sorted(places) == list(range(len(some)))
-    assert [some[place].prompt for place in places] == sorted(question.prompt for question in some)
-    backwards = [some[place].prompt for place in in_order(some, backwards=True)]
-    assert backwards == [some[place].prompt for place in places][::-1]
+def test_questions_are_ordered_by_their_beginnings_and_backwards_the_other_way_round(batch: list[Question]) -> None:
+    places = in_order(batch)
+    assert sorted(places) == list(range(len(batch)))
+    assert [batch[place].prompt for place in places] == sorted(question.prompt for question in batch)
+    backwards = [batch[place].prompt for place in in_order(batch, backwards=True)]
+    assert backwards == [batch[place].prompt for place in places][::-1]
 
 
 @settings(max_examples=40, deadline=None)

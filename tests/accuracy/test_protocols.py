@@ -53,10 +53,10 @@ def sglang_question(name: str) -> Question:
 @pytest.mark.parametrize("name", sorted(vllm.QUESTIONS))
 def test_the_recorded_requests_to_vllm_are_those_that_are_sent(name: str) -> None:
     (body,) = openai.requests(vllm.QUESTIONS[name], MODEL)
-    kept = read_fixture(name, vllm.FOLDER)
+    exchange = read_fixture(name, vllm.FOLDER)
     if name not in ("error_too_long", "error_too_many_choices"):  # long lists in it are shortened
-        assert kept["request"]["body"] == as_sent(body)
-    assert kept["status"] == (400 if name.startswith("error") else 200)
+        assert exchange["request"]["body"] == as_sent(body)
+    assert exchange["status"] == (400 if name.startswith("error") else 200)
 
 
 @pytest.mark.parametrize("name", ["choices", "choices_at_end", "continuation", "continuation_greedy"])
@@ -162,11 +162,11 @@ def test_nothing_but_the_model_decides_a_log_probability() -> None:
         assert not {"stop", "logit_bias", "top_p", "min_p"} & body.keys()
 
 
-@pytest.mark.parametrize(("top_k", "sent"), [(-1, 0), (20, 20)])
-def test_drawn_texts_leave_nothing_to_the_servers_defaults(top_k: int, sent: int) -> None:
+@pytest.mark.parametrize(("top_k", "expected"), [(-1, 0), (20, 20)])
+def test_drawn_texts_leave_nothing_to_the_servers_defaults(top_k: int, expected: int) -> None:
     sampling = Sampling(max_new_tokens=5, stop=(), temperature=0.6, top_p=0.9, top_k=top_k)
     (body,) = openai.requests(Question(context=(1,), sampling=sampling), MODEL)
-    assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.6, 0.9, sent, 0)
+    assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.6, 0.9, expected, 0)
     assert "stop" not in body
 
 
@@ -307,10 +307,10 @@ def answer_to(question: Question, rows: list[dict[int, float]], said: int) -> An
         {f"token_id:{token}": nats for token, nats in row.items()} for row in rows
     ]
     tokens = [f"token_id:{token}" for token in (*before, said)]
-    sent = len(before) if question.continuation else len(question.context)
+    n_sent = len(before) if question.continuation else len(question.context)
     return {
         "choices": [{"text": "", "finish_reason": "length", "logprobs": {"tokens": tokens, "top_logprobs": tops}}],
-        "usage": {"prompt_tokens": sent, "completion_tokens": 1},
+        "usage": {"prompt_tokens": n_sent, "completion_tokens": 1},
     }
 
 
@@ -320,14 +320,14 @@ def test_every_choice_gets_its_own_value_at_any_place(
 ) -> None:
     choices = data.draw(st.lists(st.sampled_from(sorted(figures)), min_size=1, unique=True))
     question = Question(context=tuple(context), choices=tuple(choices))
-    said = max(figures, key=figures.__getitem__)
-    row = {said: figures[said], **dict(data.draw(st.permutations(list(figures.items()))))}
-    read = openai.read(question, [answer_to(question, [row], said)])
+    likeliest = max(figures, key=figures.__getitem__)
+    row = {likeliest: figures[likeliest], **dict(data.draw(st.permutations(list(figures.items()))))}
+    read = openai.read(question, [answer_to(question, [row], likeliest)])
     assert read.logprobs == tuple(figures[token] for token in choices)
-    assert read.greedy == tuple(token == said for token in choices)
+    assert read.greedy == tuple(token == likeliest for token in choices)
     lost = data.draw(st.sampled_from(choices))
     with pytest.raises(AccuracyError, match="leaves out requested tokens"):
-        openai.read(question, [answer_to(question, [{t: n for t, n in row.items() if t != lost}], said)])
+        openai.read(question, [answer_to(question, [{t: n for t, n in row.items() if t != lost}], likeliest)])
 
 
 @given(

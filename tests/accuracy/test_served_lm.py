@@ -70,10 +70,10 @@ def test_same_picks_log_probabilities_and_texts_as_lm_evals_own_backend(cli: Cli
     )  # fmt: skip
     assert peer.returncode == 0, peer.stderr
     expected = json.loads(out.read_text())
-    ours = {f"{item.task}/{item.doc_id}": item for score in record.scores for item in score.items}
-    assert ours.keys() == expected.keys()
-    assert len(ours) == 3 * LIMIT
-    for name, item in ours.items():
+    items = {f"{item.task}/{item.doc_id}": item for score in record.scores for item in score.items}
+    assert items.keys() == expected.keys()
+    assert len(items) == 3 * LIMIT
+    for name, item in items.items():
         if item.logprobs:
             assert item.logprobs == pytest.approx(expected[name], abs=1e-3), name
             assert item.answer == str(max(range(4), key=expected[name].__getitem__)), name
@@ -154,7 +154,7 @@ def test_greedy_continuations_are_marked_greedy(peer: Any, ours: Any) -> None:
 
     once = greedy([(context, letter) for context in string.ascii_lowercase for letter in string.printable])
     assert 1 < len(once) <= 26
-    twice = greedy([(context, said + letter) for context, said in once for letter in string.printable])
+    twice = greedy([(context, text + letter) for context, text in once for letter in string.printable])
     assert 0 < len(twice) <= len(once)
 
 
@@ -178,14 +178,14 @@ def test_greedy_texts_are_those_of_lm_evals_own_backend(peer: Any, ours: Any) ->
         return [(context, {"max_gen_toks": 24, **settings}) for context in contexts]
 
     (free,) = peer.generate_until(requests(*asked("Hello", until=[])), disable_tqdm=True)
-    some = [
+    prompts = [
         *asked("Hello", "Hello", "Straße 東京", "x" * 200, until=[]),
         *asked("Hello", until=free[5]),
         *asked("Hello", until=[free[7:9], free[3]], do_sample=False, temperature=0.7),
         *asked("Hello", until=["never said"], temperature=0.0),
     ]
-    answers = ours.generate_until(requests(*some))
-    assert answers == peer.generate_until(requests(*some), disable_tqdm=True)
+    answers = ours.generate_until(requests(*prompts))
+    assert answers == peer.generate_until(requests(*prompts), disable_tqdm=True)
     assert answers[0] == free
     assert len({len(text) for text in answers}) > 1, "a stop text must have stopped something"
 
@@ -198,7 +198,7 @@ TEXTS = [*PAIRS, ("<s>begun", " x"), ("A\n\nAnswer:", " A"), ("end\n", "\nstart"
 
 def tokens(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the token ids of an lm-eval model for contexts and continuations."""
-    monkeypatch.setattr(lm, "_loglikelihood_tokens", lambda asked, **options: asked)
+    monkeypatch.setattr(lm, "_loglikelihood_tokens", lambda pairs, **options: pairs)
     return lm.loglikelihood(requests(*TEXTS), disable_tqdm=True)
 
 

@@ -26,7 +26,7 @@ def test_any_task_of_lm_eval_leads_to_its_data_sets() -> None:
         "c": Entry({"group": "c", "task": [{"task": "d", "dataset_path": "org/d"}]}),
         "own": Entry({"task": "own", "class": "Own"}),
     }
-    wanted = {"a": {"org/a"}, "fruit": {"org/a"}, "group": {"org/a", "org/b", "org/d"}, "own": set(), "none": set()}
-    assert {name: sources.dataset_paths(index, name) for name in wanted} == wanted
+    expected = {"a": {"org/a"}, "fruit": {"org/a"}, "group": {"org/a", "org/b", "org/d"}, "own": set(), "none": set()}
+    assert {name: sources.dataset_paths(index, name) for name in expected} == expected
     assert sources.source_of("org/a").files is None
     assert sources.source_of("cais/mmlu").revision == data.benchmarks()["mmlu"].revision

@@ -53,10 +53,10 @@ def saying(text: str, *, cut: bool = False) -> Callable[[int, Body], Body]:
 
 
 def ask(
-    tokenizer: Path, folder: Path, says: str, *, cut: bool = False, thinking: bool = True, **changes: Any
+    tokenizer: Path, folder: Path, text: str, *, cut: bool = False, thinking: bool = True, **changes: Any
 ) -> tuple[TaskScore, Examinee]:
     """Return the score of five prompts, all answered with the same text, and their server."""
-    with answering(saying(says, cut=cut)) as server:
+    with answering(saying(text, cut=cut)) as server:
         fields = {"chat_template": True, "thinking": thinking, **changes}
         return score(job(server.url, tokenizer, folder, "own-answers", **fields), TASKS_DIR), server
 
@@ -83,7 +83,7 @@ def test_without_a_template_there_is_neither_template_nor_reasoning(qwen3: Path,
 
 
 @pytest.mark.parametrize(
-    ("says", "answer"),
+    ("text", "answer"),
     [
         ("<think>\nhm\n</think>\n\nfour", "four"),
         ("the template has begun the reasoning</think>four", "four"),
@@ -95,9 +95,9 @@ def test_without_a_template_there_is_neither_template_nor_reasoning(qwen3: Path,
     ],
 )
 def test_the_answer_is_what_follows_the_last_end_of_reasoning(
-    qwen3: Path, tmp_path: Path, says: str, answer: str
+    qwen3: Path, tmp_path: Path, text: str, answer: str
 ) -> None:
-    task_score, _ = ask(qwen3, tmp_path, says)
+    task_score, _ = ask(qwen3, tmp_path, text)
     assert picks(task_score) == [answer] * 5
     assert values(task_score) == {"length": len(answer)}
     assert set(task_score.counts.values()) == {0}
@@ -108,8 +108,8 @@ def test_stop_texts_are_sent_only_where_they_cannot_end_the_reasoning(
     qwen3: Path, tmp_path: Path, thinking: bool
 ) -> None:
     _, server = ask(qwen3, tmp_path, "fine", thinking=thinking)
-    sent = {tuple(body["sampling_params"].get("stop", ())) for body in server.bodies}
-    assert sent == ({()} if thinking else {("\n\n", "Q:")})
+    stops = {tuple(body["sampling_params"].get("stop", ())) for body in server.bodies}
+    assert stops == ({()} if thinking else {("\n\n", "Q:")})
 
 
 @pytest.mark.parametrize(("allowed", "status"), [(0.05, "invalid"), (1.0, "ok")])
@@ -176,5 +176,5 @@ def test_more_stop_texts_than_a_server_takes_are_applied_afterwards(qwen3: Path,
         asked = requests(("x", {**settings, "until": many}), ("y", {**settings, "until": ["", *many[:32]]}))
         texts = lm.generate_until(asked)
     assert texts == ["four ", "four stop 39. more"]
-    sent = {len(body["sampling_params"].get("stop", ())) for body in server.bodies}
-    assert sent == {0, 32}
+    n_stops = {len(body["sampling_params"].get("stop", ())) for body in server.bodies}
+    assert n_stops == {0, 32}

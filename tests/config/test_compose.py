@@ -83,10 +83,10 @@ def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["quant=gptq-int4", "quant.backend=autoawq"], "known are auto-gptq, gptqmodel, llmcompressor"),
+        (["quant=gptq-int4", "quant.backend=autoawq"], "use one of auto-gptq, gptqmodel, llmcompressor"),
         (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not implement this method"),
         (["quant=gptq-int4", "quant.act_order=group"], "has dropped act_order=group"),
-        (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "holds 4 bits, not 8"),
+        (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "stores 4 bits, not 8"),
     ],
 )
 def test_a_backend_that_cannot_says_so(overrides: list[str], said: str) -> None:
@@ -201,7 +201,7 @@ def test_an_unknown_task_is_told_before_the_run() -> None:
 def test_a_missing_mirror_is_told_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder"):
         check(compose_job([*BASE, "accuracy=full", f"accuracy.hub_dir={tmp_path}/no"]))
-    with pytest.raises(ConfigError, match=r"holds no cais/mmlu"):
+    with pytest.raises(ConfigError, match=r"has no cais/mmlu"):
         check(compose_job([*BASE, "accuracy=full", f"accuracy.hub_dir={tmp_path}"]))
 
 

@@ -208,9 +208,9 @@ def test_sampled_words_are_encoded_as_the_sampled_tokens(tokenizer: Path) -> Non
 
 
 def test_a_text_leaves_room_for_what_the_server_adds(bpe: Path) -> None:
-    asked = engine(prompt="text", tokenizer=bpe, prompt_overhead=1)
-    ids = asked.vocabulary(Architecture(**SHAPE), None)[:5]
-    write = asked.text_of()
+    with_overhead = engine(prompt="text", tokenizer=bpe, prompt_overhead=1)
+    ids = with_overhead.vocabulary(Architecture(**SHAPE), None)[:5]
+    write = with_overhead.text_of()
     assert write is not None
     assert len(write(ids).split()) == 4
     assert len(write(ids[:1]).split()) == 1, "a prompt is never empty"
@@ -290,7 +290,7 @@ def test_limits_reported_by_sglang_are_read() -> None:
 
 
 def test_a_server_of_another_protocol_is_reported() -> None:
-    with pytest.raises(EngineError, match="no SGLang server"):
+    with pytest.raises(EngineError, match="not an SGLang server"):
         engine(protocol="sglang").facts(answers(v1__models=PLAIN), lambda: "")
 
 

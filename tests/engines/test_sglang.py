@@ -69,9 +69,9 @@ def engine(**changes: Any) -> SGLang:
 @cache
 def real_python() -> str:
     """Return an interpreter that has the real SGLang, or skip."""
-    given = os.environ.get("QUANTBENCH_SGLANG_PYTHON")
+    variable = os.environ.get("QUANTBENCH_SGLANG_PYTHON")
     built = [toolchain.state(toolchain.read(name)).python for name in ("sglang", "sglang-cpu")]
-    python_path = next((python for python in (given, *built) if python), None)
+    python_path = next((python for python in (variable, *built) if python), None)
     if python_path is None:
         pytest.skip("no SGLang: quantbench toolchain build sglang-cpu, or name one with QUANTBENCH_SGLANG_PYTHON=…")
     return python_path
@@ -90,10 +90,10 @@ print(json.dumps(parsed, default=str))
 def parsed(*configs: Config, launch: Launch = LAUNCH) -> list[dict[str, Any]]:
     """Return the values that the real parser reads from the commands."""
     python = real_python()
-    asked = [SGLang(name="sglang", config=settings).command(python, launch)[3:] for settings in configs]
+    commands = [SGLang(name="sglang", config=settings).command(python, launch)[3:] for settings in configs]
     env = {**os.environ, **alone(), **toolchain.variables("sglang-cpu")}
     done = subprocess.run(
-        [python, "-c", PARSE], input=json.dumps(asked), env=env, capture_output=True, text=True, timeout=250
+        [python, "-c", PARSE], input=json.dumps(commands), env=env, capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     answer: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -163,7 +163,7 @@ def test_the_key_is_in_the_environment_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"nnodes": 2}, "needs dist_init_addr"),
         ({"node_rank": 1}, "must be below nnodes"),
@@ -171,10 +171,10 @@ def test_the_key_is_in_the_environment_only() -> None:
         ({"kv_cache_dtype": "fp7"}, "kv_cache_dtype"),
     ],
 )
-def test_impossible_settings_are_rejected_before_the_start(changes: dict[str, Any], said: str) -> None:
-    typed = [f"engine.{name}={value}" for name, value in changes.items()]
-    with pytest.raises(ConfigError, match=said):
-        compose_job(["+model=tiny-qwen3", "engine=sglang", *typed, "session=t"])
+def test_impossible_settings_are_rejected_before_the_start(changes: dict[str, Any], message: str) -> None:
+    overrides = [f"engine.{name}={value}" for name, value in changes.items()]
+    with pytest.raises(ConfigError, match=message):
+        compose_job(["+model=tiny-qwen3", "engine=sglang", *overrides, "session=t"])
 
 
 SERVER_INFO = {
@@ -264,11 +264,11 @@ def test_the_launcher_imports_no_own_module_and_hides_the_key() -> None:
     tree = ast.parse(sglang.LAUNCHER.read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not [module for module in imported if module and module.split(".")[0] in ("bench", "quantize")]
-    said = (
+    code = (
         f"import logging, sys; sys.path.insert(0, {str(sglang.LAUNCHER.parent)!r}); import sglang_launch\n"
         f"sglang_launch.hide({KEY!r}); logging.warning('args: %s', {{'api_key': {KEY!r}}}); logging.warning('100 %%')"
     )
-    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stderr
     assert "'api_key': '…'" in done.stderr
@@ -321,8 +321,8 @@ def test_auto_selects_sglang_on_a_gpu(gpu: bool, name: str, monkeypatch: pytest.
     state = toolchain.State(kind="built", python="/python")
     monkeypatch.setattr(validate, "has_cuda_device", lambda: gpu)
     monkeypatch.setattr(toolchain, "state", lambda chain: state)
-    typed = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
-    selected = compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine
+    overrides = ["engine.stall_timeout_s=7", "engine.sglang.tp_size=2", "+kv_cache=fp8"]
+    selected = compose_job(["+model=tiny-qwen3", *overrides, "session=t"]).engine
     assert (selected.name, type(selected).__module__) == (name, f"bench.engines.{name}")
     assert selected.config.stall_timeout_s == 7
     assert selected.kv_cache_dtype == "fp8_e4m3"
@@ -345,7 +345,7 @@ def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cl
 
 
 @pytest.mark.parametrize(
-    ("typed", "name"),
+    ("overrides", "name"),
     [
         (["engine=transformers"], "transformers"),
         (["experiment=demo"], "transformers"),
@@ -356,9 +356,9 @@ def test_auto_on_a_gpu_without_the_toolchain_stops_in_one_line(with_gpu: str, cl
     ],
 )
 def test_auto_needs_no_toolchain_without_a_server_or_with_a_named_engine(
-    typed: list[str], name: str, with_gpu: str
+    overrides: list[str], name: str, with_gpu: str
 ) -> None:
-    assert compose_job(["+model=tiny-qwen3", *typed, "session=t"]).engine.name == name
+    assert compose_job(["+model=tiny-qwen3", *overrides, "session=t"]).engine.name == name
 
 
 def test_a_plan_for_a_gpu_without_the_toolchain_says_that_it_is_missing(

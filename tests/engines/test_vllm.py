@@ -323,10 +323,10 @@ def test_a_real_server_answers_questions_as_transformers_does(
     served: RunningEngine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, str(served.api_key))
-    asked = list(questions.mixed(range(BROKEN), CONTEXT))
+    batch = list(questions.mixed(range(BROKEN), CONTEXT))
     server = Endpoint(served.base_url, served.protocol, served.served_model, concurrency=16, timeout_s=240.0)
     with Journal(tmp_path / "answers.jsonl") as journal:
-        answers = Asker(server, journal).ask(asked)
+        answers = Asker(server, journal).ask(batch)
     reference = Reference(small)
-    for question, answer in zip(asked, answers, strict=True):
+    for question, answer in zip(batch, answers, strict=True):
         questions.assert_like(answer, questions.truth(reference, question, END))

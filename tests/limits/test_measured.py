@@ -59,13 +59,13 @@ def test_faster_than_the_memory_allows_is_an_error(margin: float) -> None:
     assert summary.tpot_s
     edge = limit.least_decode.time_s / (1 + TOLERANCE)
     fast = at_pace(slow, margin * edge / summary.tpot_s.median)
-    said = exceeds(limit, MeasuredCell(fast))
+    message = exceeds(limit, MeasuredCell(fast))
     if margin > 1:
-        assert said is None or said.startswith("prefill")
+        assert message is None or message.startswith("prefill")
     else:
-        assert said
-        assert re.match(r"decode moved \d+ % of what the memory of AMD EPYC 9R14, 2 threads can \(TPOT ", said)
-        assert said.endswith("a cache hit, a miscount, or more than one token a step")
+        assert message
+        assert re.match(r"decode moved \d+ % of what the memory of AMD EPYC 9R14, 2 threads can \(TPOT ", message)
+        assert message.endswith("a cache hit, a miscount, or more than one token a step")
 
 
 def test_a_prompt_from_the_cache_is_an_error() -> None:
@@ -74,9 +74,9 @@ def test_a_prompt_from_the_cache_is_an_error() -> None:
     assert limit
     assert summary.ttft_s
     fast = at_pace(slow, 0.1 * limit.least_prefill.time_s / summary.ttft_s.median)
-    said = exceeds(limit, MeasuredCell(fast))
-    assert said
-    assert said.startswith("prefill multiplied 1000 % of what the arithmetic of")
+    message = exceeds(limit, MeasuredCell(fast))
+    assert message
+    assert message.startswith("prefill multiplied 1000 % of what the arithmetic of")
     assert against(limit, MeasuredCell(slow)).mbu is None, "one token has no TPOT"
 
 

@@ -250,8 +250,8 @@ def test_small_models_may_live_in_a_cache() -> None:
 
 
 def test_a_composed_spec_carries_the_architecture_that_the_limit_needs() -> None:
-    asked = record_spec(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
-    run = native_record(spec=asked, device=h20())
+    spec = record_spec(compose_job(["+model=qwen3-8b", "quant=bf16", "session=test"]))
+    run = native_record(spec=spec, device=h20())
     bound = limit_of(run, MeasuredCell(run.cells[0]))
     assert bound
     assert bound.traffic.linear_bytes == 2 * QWEN3_8B.linear_parameters()

@@ -116,7 +116,7 @@ def test_requests_of_children_to_this_machine_go_direct(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("given", "hosts"),
+    ("variables", "hosts"),
     [
         ({}, "127.0.0.1,localhost,::1"),
         ({"no_proxy": ".corp, 127.0.0.1"}, ".corp,127.0.0.1,localhost,::1"),
@@ -124,8 +124,8 @@ def test_requests_of_children_to_this_machine_go_direct(tmp_path: Path, monkeypa
         ({"no_proxy": "*"}, "*"),
     ],
 )
-def test_hosts_that_are_reached_directly_already_stay_so(given: dict[str, str], hosts: str) -> None:
-    assert loopback_variables(given) == {"no_proxy": hosts, "NO_PROXY": hosts}
+def test_hosts_that_are_reached_directly_already_stay_so(variables: dict[str, str], hosts: str) -> None:
+    assert loopback_variables(variables) == {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def test_the_key_follows_no_redirect() -> None:
@@ -142,8 +142,8 @@ def test_a_server_that_redirects_is_named_in_one_line(cli: Cli) -> None:
         where = (f"engine.url={server.url}", "engine.protocol=sglang", "engine.api_key_env=SERVER_KEY")
         done = cli(*TINY, "accuracy=none", "engine=attach", *where, SERVER_KEY=KEY)
     assert done.returncode == 1
-    said = f"{server.url} redirects to {other.url}/server_info, which is not followed: set engine.url to"
-    assert len([line for line in done.stderr.splitlines() if said in line]) == 1, done.stderr
+    message = f"{server.url} redirects to {other.url}/server_info, which is not followed: set engine.url to"
+    assert len([line for line in done.stderr.splitlines() if message in line]) == 1, done.stderr
     assert other.seen == []
 
 

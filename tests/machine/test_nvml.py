@@ -153,7 +153,7 @@ def test_count_takes_the_first_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "visible"),
+    ("value", "visible"),
     [
         (None, [0, 1, 2, 3]),
         ("", []),
@@ -170,10 +170,10 @@ def test_count_takes_the_first_ones() -> None:
     ],
 )
 def test_cuda_visible_devices_is_read_as_cuda_reads_it(
-    asked: str | None, visible: list[int], monkeypatch: pytest.MonkeyPatch
+    value: str | None, visible: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if asked is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert indices(Devices.here(nvml=fake_nvml(cards(4)))) == visible
 
 

@@ -132,25 +132,25 @@ def test_no_figure_ever_falls(before: Device, after: Device) -> None:
 
 def test_an_interpreter_without_numpy_leaves_the_device_unknown(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    said: list[str] = []
-    assert device_here(str(tmp_path / "bare" / "bin" / "python"), 1, cpu=True, say=said.append) is None
-    (line,) = said
+    messages: list[str] = []
+    assert device_here(str(tmp_path / "bare" / "bin" / "python"), 1, cpu=True, say=messages.append) is None
+    (line,) = messages
     assert "has neither torch nor numpy: pip install numpy" in line
 
 
 def test_an_accelerator_is_looked_up_and_never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "probe", lambda *_: pytest.fail("measured"))
-    said: list[str] = []
+    messages: list[str] = []
     for names, bandwidth, words in (
         (["NVIDIA H20"], 4e12, None),
         (["NVIDIA Grid X"], None, "'NVIDIA Grid X' is not in the table of devices: no physical limit; add it to "),
         (["NVIDIA A10", "NVIDIA L4"], None, "the GPUs here differ (NVIDIA A10, NVIDIA L4)"),
     ):
         monkeypatch.setattr(devices, "_accelerators", lambda names=names: names)
-        accelerator = device_here(sys.executable, say=said.append)
+        accelerator = device_here(sys.executable, say=messages.append)
         assert (accelerator.bandwidth_bytes_per_s if accelerator else None) == bandwidth
-        assert [line for line in said if words is None or words in line] or words is None
-        assert words is not None or not said
+        assert [line for line in messages if words is None or words in line] or words is None
+        assert words is not None or not messages
 
 
 def test_local_entries_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,19 +101,19 @@ def test_chats_are_rendered_by_the_template_and_get_no_further_special_tokens(tm
     )
     tokenizer.chat_template = "<|endoftext|>" + CLASSIC
     file = write_lines(tmp_path / "a.jsonl", [{"messages": chat} for chat in CHATS])
-    seen = {}
+    texts_by_setting = {}
     for thinking in (False, True):
         chosen = config(file, n=10_000, length=16, enable_thinking=thinking)
         samples, fact, _ = calibration_samples(chosen, 0, tokenizer)
-        seen[thinking] = tokenizer.decode([token for sample in samples for token in sample])
+        texts_by_setting[thinking] = tokenizer.decode([token for sample in samples for token in sample])
         assert fact.enable_thinking is thinking
         assert fact.chat_template_sha256 is not None
-    texts = seen[False].split("<|endoftext|>")[1:-1]
+    texts = texts_by_setting[False].split("<|endoftext|>")[1:-1]
     user, assistant = (message["content"] for message in CHATS[7])
     whole = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>\n"
     assert whole in texts, "one beginning-of-text each, and no end-of-text except the template's own"
-    assert "<think>" in seen[True]
-    assert "<think>" not in seen[False]
+    assert "<think>" in texts_by_setting[True]
+    assert "<think>" not in texts_by_setting[False]
 
 
 def test_chats_without_a_chat_template_name_another_set(tmp_path: Path) -> None:
@@ -141,14 +141,14 @@ def test_held_out_windows_are_in_order_from_the_beginning(tmp_path: Path, tokeni
     all_of_it = heldout_windows(HeldoutConfig(set=str(file), n_samples=None, max_seq_len=16), tokenizer)
     text = tokenizer.decode([token for ids in all_of_it for token in ids])
     assert "<|im_end|>".join(TEXTS).startswith(text)
-    some = HeldoutConfig(set=str(file), n_samples=3, max_seq_len=16)
-    assert heldout_windows(some, tokenizer) == all_of_it[:3]
-    assert heldout_windows(some, tokenizer, heldout_identity(some)) == all_of_it[:3]
+    three = HeldoutConfig(set=str(file), n_samples=3, max_seq_len=16)
+    assert heldout_windows(three, tokenizer) == all_of_it[:3]
+    assert heldout_windows(three, tokenizer, heldout_identity(three)) == all_of_it[:3]
 
 
 def test_the_embedded_texts_need_nothing(tokenizer: Any) -> None:
     samples, fact, notes = calibration_samples(config("embedded"), 0, tokenizer)
     assert (len(samples), fact.id, notes) == (4, "embedded", ())
-    held = HeldoutConfig(set="embedded", n_samples=None, max_seq_len=256)
-    assert sum(map(len, heldout_windows(held, tokenizer))) > 2_000
-    assert heldout_identity(held)["text"] != identity(config("embedded"), 0)["text"]
+    heldout = HeldoutConfig(set="embedded", n_samples=None, max_seq_len=256)
+    assert sum(map(len, heldout_windows(heldout, tokenizer))) > 2_000
+    assert heldout_identity(heldout)["text"] != identity(config("embedded"), 0)["text"]

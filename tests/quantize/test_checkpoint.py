@@ -97,7 +97,7 @@ def test_a_key_depends_on_content_and_not_on_order(inputs: dict[str, object]) ->
 
 
 @given(st.sampled_from([32, 64, 128]), st.integers(1, 40), st.integers(1, 40))
-def test_the_chosen_group_size_divides_every_layer(wanted: int, a: int, b: int) -> None:
+def test_the_chosen_group_size_divides_every_layer(preferred: int, a: int, b: int) -> None:
     shape = Architecture(
         layers=1,
         hidden_size=16 * a,
@@ -111,8 +111,8 @@ def test_the_chosen_group_size_divides_every_layer(wanted: int, a: int, b: int) 
     widths = [columns for _, columns in shape.linear_shapes().values()]
     if any(width % 32 for width in widths):
         with pytest.raises(ValueError, match="does not divide"):
-            choose_group_size(wanted, (64, 32), shape)
+            choose_group_size(preferred, (64, 32), shape)
     else:
-        size = choose_group_size(wanted, (64, 32), shape)
+        size = choose_group_size(preferred, (64, 32), shape)
         assert size is not None
         assert all(width % size == 0 for width in widths)

@@ -73,17 +73,17 @@ def test_a_model_that_does_not_fit_whole_is_still_compared_layer_by_layer(checkp
     from quantize.fidelity import measure
 
     windows = [[(7 * place + start) % 128 for place in range(32)] for start in range(4)]
-    asked = []
+    devices = []
 
     def stated(device: "torch.device") -> int:
-        asked.append(device)
+        devices.append(device)
         return free
 
     result = measure(checkpoint, checkpoint, windows, "test", device=CPU, free=stated)
     assert result.fidelity.kl_nats == pytest.approx(0, abs=1e-6)
     assert len(result.layer_errors) == 2 * 7
     assert (result.canaries is not None) is (free == 10**12)
-    assert asked == [CPU]
+    assert devices == [CPU]
 
 
 def test_memory_that_another_process_takes_meanwhile_costs_the_canary_prompts_only(

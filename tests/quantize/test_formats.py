@@ -94,13 +94,13 @@ def test_compressed_tensors_are_expanded_as_their_own_library_does(scheme: str) 
     pytest.importorskip("llmcompressor")
     weight = torch.from_numpy(weights(7, 128, 256)).bfloat16()
     stored, form, theirs = library_compressed(scheme, weight)
-    ours = dequantize(form, stored, 128, 256).bfloat16().float()
-    assert torch.equal(ours, theirs)
-    wanted = form.stored(128, 256)
-    for part, needed in wanted.items():
+    expanded = dequantize(form, stored, 128, 256).bfloat16().float()
+    assert torch.equal(expanded, theirs)
+    expected = form.stored(128, 256)
+    for part, needed in expected.items():
         if not part.startswith("input"):
             assert tuple(stored[part].shape) == needed.shape
-    assert {part for part in stored if not part.startswith("input")} <= set(wanted)
+    assert {part for part in stored if not part.startswith("input")} <= set(expected)
 
 
 @settings(deadline=None, max_examples=25)
@@ -127,7 +127,7 @@ def test_rounded_inputs_stay_near_and_do_not_depend_on_their_neighbours(seed: in
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"quant_method": "bitsandbytes"}, "'bitsandbytes'"),
         ({"quant_method": "awq", "version": "gemv", "bits": 4, "group_size": 128}, "'awq'"),
@@ -135,8 +135,8 @@ def test_rounded_inputs_stay_near_and_do_not_depend_on_their_neighbours(seed: in
         ({"quant_method": "compressed-tensors", "config_groups": {}}, "must have one config group to be read, not 0"),
     ],
 )
-def test_an_unknown_container_is_named(config: dict[str, object], said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_an_unknown_container_is_named(config: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         format_of(config)
 
 

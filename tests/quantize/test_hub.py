@@ -107,8 +107,8 @@ def test_a_revision_becomes_a_commit_and_only_what_is_read_is_fetched(ask: Ask, 
     assert (ask.target / "model.safetensors").read_bytes() == weights
     assert result["bytes"] == len(weights) + len(b"{}"), "config.json was fetched to plan"
     assert result["bytes_then"] == 0
-    asked = {line.rpartition("/")[2] for line in ask.hub.asked if line.startswith("GET") and "/resolve/" in line}
-    assert asked == {"config.json", "tokenizer.json", "model.safetensors"}
+    files = {line.rpartition("/")[2] for line in ask.hub.asked if line.startswith("GET") and "/resolve/" in line}
+    assert files == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
 def test_what_the_cache_holds_needs_no_hub(ask: Ask) -> None:
@@ -164,8 +164,8 @@ def test_an_interrupted_download_is_resumed(ask: Ask, tmp_path: Path) -> None:
     ask.hub.repos[NAME].files["model.safetensors"] = large.read_bytes()
     ask.hub.cut["model.safetensors"] = [11_000_000]
     assert "error" not in ask("fetch")
-    (wanted,) = ask.hub.ranges
-    assert 10_000_000 <= int(wanted.removeprefix("bytes=").removesuffix("-")) <= 11_000_000
+    (byte_range,) = ask.hub.ranges
+    assert 10_000_000 <= int(byte_range.removeprefix("bytes=").removesuffix("-")) <= 11_000_000
     assert (ask.target / "model.safetensors").read_bytes() == large.read_bytes()
 
 

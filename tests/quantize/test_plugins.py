@@ -162,11 +162,11 @@ def test_a_module_without_a_plugin_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_run_is_not_resumed_once_the_engines_code_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.plan.stages import plan
 
-    typed = ["+model=tiny-qwen3", "engine=transformers", "session=test"]
-    before = plan(compose_job(typed)).key.digest
-    assert plan(compose_job(typed)).key.digest == before
+    overrides = ["+model=tiny-qwen3", "engine=transformers", "session=test"]
+    before = plan(compose_job(overrides)).key.digest
+    assert plan(compose_job(overrides)).key.digest == before
     monkeypatch.setattr(Engine, "code", lambda self: {"app.py": "other"})
-    assert plan(compose_job(typed)).key.digest != before
+    assert plan(compose_job(overrides)).key.digest != before
 
 
 def test_a_source_without_a_description_needs_an_architecture() -> None:

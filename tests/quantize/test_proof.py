@@ -46,13 +46,13 @@ def source_tensors() -> Tensors:
 
 
 def written_tensors() -> Tensors:
-    kept = {name: tensor for name, tensor in source_tensors().items() if QUANTIZED not in name}
+    tensors = {name: tensor for name, tensor in source_tensors().items() if QUANTIZED not in name}
     packed = {
         "weight_packed": torch.zeros(8, 8, dtype=torch.int32),
         "weight_scale": torch.ones(8, 2, dtype=torch.bfloat16),
         "weight_shape": torch.tensor([8, 64]),
     }
-    return kept | {f"{QUANTIZED}.{part}": tensor for part, tensor in packed.items()}
+    return tensors | {f"{QUANTIZED}.{part}": tensor for part, tensor in packed.items()}
 
 
 def folder(path: Path, tensors: Tensors, quantization: dict[str, Any] | None) -> Reader:
@@ -118,10 +118,10 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], object], str]] = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_checkpoint_is_refused_by_name(case: str, source: Reader, tmp_path: Path) -> None:
-    damage, said = DAMAGE[case]
+    damage, message = DAMAGE[case]
     tensors = written_tensors()
     damage(tensors)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         prove(source, folder(tmp_path / "written", tensors, CONFIG), EXPECTED)
 
 

@@ -46,15 +46,15 @@ def test_text_without_blank_lines_still_becomes_passages(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json.gz", "a.parquet"])
-@pytest.mark.parametrize(("column", "held"), [("text", TEXTS), ("messages", CHATS)])
-def test_every_kind_of_file_is_read_in_order(tmp_path: Path, name: str, column: str, held: list[Any]) -> None:
+@pytest.mark.parametrize(("column", "contents"), [("text", TEXTS), ("messages", CHATS)])
+def test_every_kind_of_file_is_read_in_order(tmp_path: Path, name: str, column: str, contents: list[Any]) -> None:
     file = tmp_path / name
     if name.endswith(".parquet"):
-        write_parquet(file, **{"id": list(range(len(held))), column: held})
+        write_parquet(file, **{"id": list(range(len(contents))), column: contents})
     else:
-        write_lines(file, [{"id": number, column: value} for number, value in enumerate(held)])
-    assert list(read(file)) == held
-    assert list(read(file, column=column)) == held
+        write_lines(file, [{"id": number, column: value} for number, value in enumerate(contents)])
+    assert list(read(file)) == contents
+    assert list(read(file, column=column)) == contents
 
 
 def test_lines_of_a_data_set_are_the_lines_of_its_text(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ def test_a_sharded_folder_is_described_identified_and_taken(folder: Path, tmp_pa
     (folder / "consolidated.safetensors").touch()
     (folder / "training_args.bin").touch()
     (folder / MANIFEST_NAME).write_text("{}")
-    ours = {"config.json", INDEX, *TENSORS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
-    assert taken(config, tmp_path / "target") == ours | {"chat_template.jinja"}
+    names = {"config.json", INDEX, *TENSORS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+    assert taken(config, tmp_path / "target") == names | {"chat_template.jinja"}
 
 
 def test_a_folder_with_one_file_is_taken(folder: Path, tmp_path: Path) -> None:
@@ -267,11 +267,11 @@ def test_own_code_is_taken_only_where_it_is_trusted(folder: Path, tmp_path: Path
 
 
 def test_a_quantized_release_is_taken_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
-    wanted = here(path=folder, quantized=True)
+    release = here(path=folder, quantized=True)
     with pytest.raises(SourceUnavailableError, match=r"is not quantized: its config\.json has no quantization_config"):
-        wanted.identity()
+        release.identity()
     rewrite(quantization_config={"quant_method": "awq"})(folder)
-    assert set(TENSORS) < taken(wanted, tmp_path / "target")
+    assert set(TENSORS) < taken(release, tmp_path / "target")
 
 
 def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

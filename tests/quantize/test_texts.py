@@ -125,9 +125,9 @@ def test_a_named_set_comes_from_the_hub_at_a_commit_and_only_its_file(tmp_path: 
         file = "data/train_sft-00000-of-00003-deadbeef.parquet"
         assert text == {"repo": "HuggingFaceH4/ultrachat_200k", "commit": COMMIT, "file": file}
         assert list(islice(read(Path(path)), 99)) == CHATS
-        fetched = {line for line in hub.asked if line.startswith("GET") and "/resolve/" in line}
-        assert {line.rpartition("/")[2] for line in fetched} == {Path(file).name}
-        assert all(f"/resolve/{COMMIT}/" in line for line in fetched), "never the moving branch"
+        downloads = {line for line in hub.asked if line.startswith("GET") and "/resolve/" in line}
+        assert {line.rpartition("/")[2] for line in downloads} == {Path(file).name}
+        assert all(f"/resolve/{COMMIT}/" in line for line in downloads), "never the moving branch"
         offline = plan("ultrachat", **offline_env(tmp_path / "hf"), **cache)
         assert offline[0] == text, "the hub cache is enough"
 

@@ -137,10 +137,8 @@ def until(condition: Any, seconds: float = 30) -> None:
 
 
 def test_a_server_that_dies_at_startup_is_reported_with_cause_and_advice(place: Place) -> None:
-    said = (
-        "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
-    )
-    message = refused(place, Plan(at_start="die", says=said))
+    log = "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
+    message = refused(place, Plan(at_start="die", says=log))
     assert "ended with code 1: out of memory: torch.OutOfMemoryError" in message
     assert "nvidia-smi" in message
     assert "server.log" in message
@@ -154,16 +152,16 @@ def test_the_log_of_an_earlier_start_is_not_diagnosed(place: Place) -> None:
 
 
 def test_a_port_in_use_is_replaced_and_reported(place: Place) -> None:
-    said = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
-    with place.serve(Plan(at_start="die", says=said, starts=2)) as engine:
+    log = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
+    with place.serve(Plan(at_start="die", says=log, starts=2)) as engine:
         assert engine.alive() is None
     assert len(place.notes) == 2
     assert all("was taken" in note for note in place.notes)
 
 
 def test_the_start_fails_after_three_ports_in_use(place: Place) -> None:
-    said = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
-    assert "port taken" in refused(place, Plan(at_start="die", says=said, starts=9))
+    log = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
+    assert "port taken" in refused(place, Plan(at_start="die", says=log, starts=9))
     assert (place.folder / "plan.starts").read_text() == "xxx"
 
 
@@ -304,8 +302,8 @@ def test_servers_left_by_a_killed_run_are_ended_with_their_workers(tmp_path: Pat
     until(lambda: len(living(session)) == 1)  # the server received the signal, its worker ignored it
     (entry,) = (tmp_path / "cache" / "processes").glob("*.json")
     assert json.loads(entry.read_text())["pid"] == session
-    (said,) = end_orphans()
-    assert "ended a server" in said
+    (message,) = end_orphans()
+    assert "ended a server" in message
     assert living(session) == []
 
 

@@ -74,10 +74,10 @@ def test_a_shared_beginning_is_computed_once_even_if_prompts_come_together(
     server: Server, reference: Reference
 ) -> None:
     shared = prompt(20, 150)
-    asked = [[*shared, *prompt(30 + number, 10 + number)] for number in range(8)]
+    prompts = [[*shared, *prompt(30 + number, 10 + number)] for number in range(8)]
     status, answers = server.post(
         {
-            "input_ids": asked,
+            "input_ids": prompts,
             "sampling_params": {"max_new_tokens": 1, "temperature": 0},
             "return_logprob": True,
             "token_ids_logprob": [3, 250],
@@ -85,7 +85,7 @@ def test_a_shared_beginning_is_computed_once_even_if_prompts_come_together(
         }
     )
     assert status == 200
-    for ids, answer in zip(asked, answers, strict=True):
+    for ids, answer in zip(prompts, answers, strict=True):
         (logprobs,) = answer["meta_info"]["output_token_ids_logprobs"]
         truth = reference.logprobs(ids)[-1]
         assert [value for value, _, _ in logprobs] == pytest.approx([float(truth[3]), float(truth[250])], abs=1e-4)
@@ -93,11 +93,11 @@ def test_a_shared_beginning_is_computed_once_even_if_prompts_come_together(
 
 
 def test_short_prompts_are_computed_together_and_do_not_see_each_other(server: Server, reference: Reference) -> None:
-    asked = [prompt(50 + number, 3 + 5 * number) for number in range(7)]
+    prompts = [prompt(50 + number, 3 + 5 * number) for number in range(7)]
     params = {"max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
-    status, answers = server.post({"input_ids": asked, "sampling_params": params})
+    status, answers = server.post({"input_ids": prompts, "sampling_params": params})
     assert status == 200
-    assert [answer["output_ids"] for answer in answers] == [reference.greedy(ids, 4) for ids in asked]
+    assert [answer["output_ids"] for answer in answers] == [reference.greedy(ids, 4) for ids in prompts]
     assert {answer["meta_info"]["cached_tokens"] for answer in answers} == {0}
 
 
@@ -213,12 +213,12 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_request_is_rejected_with_its_reason(server: Server, case: str) -> None:
-    body, says = BAD[case]
+    body, reason = BAD[case]
     raw = body if isinstance(body, str) and body == "{" else json.dumps(body)
     status, content_type, answer = server.send("/generate", raw.encode(), "POST")
     assert (status, content_type.partition(";")[0]) == (400, "application/json")
     response = json.loads(answer)
-    assert says in response.get("error", response)["message"]
+    assert reason in response.get("error", response)["message"]
 
 
 def test_a_failing_forward_pass_fails_one_request_only(server: Server, reference: Reference) -> None:

@@ -127,14 +127,14 @@ def test_activations_of_an_fp8_checkpoint_stay_rounded(tmp_path: Path) -> None:
 def test_characters_are_held_back_until_all_their_bytes_are_there(reference: Reference) -> None:
     from bench.servers.reference.text import TextStream
 
-    said = "aé€😀 end"
-    ids = reference.tokenizer.encode(said)
+    text = "aé€😀 end"
+    ids = reference.tokenizer.encode(text)
     stream = TextStream(reference.tokenizer, skip_special_tokens=True)
     for n, token in enumerate(ids):
         stream.push(token)
-        assert said.startswith(stream.text)
+        assert text.startswith(stream.text)
         assert len(stream.text) == len(reference.tokenizer.decode(ids[: n + 1]).rstrip("\ufffd"))
-    assert stream.text == stream.whole(ids, None) == said
+    assert stream.text == stream.whole(ids, None) == text
     assert stream.whole(ids, "€") == "aé"
 
 
@@ -171,15 +171,15 @@ def test_the_prefix_cache_forgets_the_least_recently_used() -> None:
     assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 9]
     assert values[0, 0, :, 1].tolist() == [0, -1, -2, -9]
     hit.advance(1)
-    held = hit.allocated_bytes()
+    n_bytes = hit.allocated_bytes()
     hit.append(0, torch.full((1, 4, 2), 8.0), torch.full((1, 4, 2), -8.0), torch.float32)
-    assert hit.allocated_bytes() == held == 8 * 2 * 2 * 4, "there is room for 8 positions"
+    assert hit.allocated_bytes() == n_bytes == 8 * 2 * 2 * 4, "there is room for 8 positions"
     untouched = cache.longest(np.array([1, 2, 3, 4]), limit=4, reserve=8)
     keys, _ = untouched.append(0, torch.full((1, 1, 2), 7.0), torch.full((1, 1, 2), -7.0), torch.float32)
     assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, 7]
     cache.insert([9] * 4, filled(4))
-    kept = [cache.longest(np.array(tokens), 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)]
-    assert kept == [4, 0, 4]
+    lengths = [cache.longest(np.array(tokens), 4, 4).length for tokens in ([1, 2, 3, 4], [5, 6, 7, 8], [9] * 4)]
+    assert lengths == [4, 0, 4]
     cache.insert([1, 2, 3, 4, 5, 6], filled(6))
     assert cache.longest(np.array([9] * 4), 4, 4).length == 4
     cache.insert([0] * 11, filled(11))

@@ -42,7 +42,7 @@ def compare(traces: Sequence[RequestTrace], truths: Sequence[Truth], origin_ns: 
         tokens = [n for _, n in truth.written]
         assert (trace.error, trace.event_tokens, trace.completion_tokens) == (None, tuple(tokens), sum(tokens))
         assert origin_ns + trace.start_ns < truth.received_ns
-        assert all(seen > true for seen, true in zip(trace.event_ns, written, strict=True))
+        assert all(measured > true for measured, true in zip(trace.event_ns, written, strict=True))
         ttft, tpot = ttft_s(trace), tpot_s(trace)
         assert ttft is not None
         assert tpot is not None

@@ -93,10 +93,10 @@ def test_constant_power_is_not_valid() -> None:
     assert total.total_j == pytest.approx(3600)
 
 
-@pytest.mark.parametrize("gone", [slice(20, 21), slice(20, 30)])
-def test_missing_readings_of_power_are_not_valid(gone: slice) -> None:
+@pytest.mark.parametrize("missing", [slice(20, 21), slice(20, 30)])
+def test_missing_readings_of_power_are_not_valid(missing: slice) -> None:
     values = readings(101, 0.2, counter=False)
-    for reading in values[gone]:
+    for reading in values[missing]:
         values[values.index(reading)] = Reading(reading.at_ns, (None,), None)
     total = energy(values)
     assert total

@@ -91,12 +91,12 @@ def test_an_answer_that_takes_too_long_is_reported(server: Running) -> None:
 def test_a_dead_or_missing_server_is_reported() -> None:
     with running() as server:
         died = generate(server, Script([(0.02, 1)] * 3, ending="die"))
-        gone = with_client(server, lambda client: client.generate(PROMPT, max_new_tokens=8))
+        missing = with_client(server, lambda client: client.generate(PROMPT, max_new_tokens=8))
         assert died.error is not None
         assert died.error.startswith("the connection failed")
         assert died.event_tokens == (1, 1, 1)
-        assert gone.error is not None
-        assert gone.error.startswith("the connection failed")
+        assert missing.error is not None
+        assert missing.error.startswith("the connection failed")
         for call in (Client.flush_cache, Client.health_generate):
             with pytest.raises(EngineError, match="cannot be reached"):
                 with_client(server, call)

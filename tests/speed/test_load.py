@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.records.record import Objective
 from bench.speed.load import arrivals_ns, fell_behind, in_order, saturation, warm_up_requests
-from bench.speed.shapes import Shape, closed_loop
+from bench.speed.shapes import Shape, closed_loop, shape_of
+from testkit.records import cell
 
 
 def opened(rate: float, n: int = 400, input_len: int = 8) -> Shape:
@@ -19,12 +21,12 @@ def opened(rate: float, n: int = 400, input_len: int = 8) -> Shape:
 
 def queue(came_s: Sequence[float], servers: int, service_s: float) -> list[float]:
     """Return when requests leave a first-come-first-served queue."""
-    free, left = [0.0] * servers, []
+    free, ends = [0.0] * servers, []
     for at_s in came_s:
         end_s = max(at_s, heapq.heappop(free)) + service_s
         heapq.heappush(free, end_s)
-        left.append(end_s)
-    return left
+        ends.append(end_s)
+    return ends
 
 
 def verdict(rate: float, servers: int, seed: int, n: int = 400, most: int = 10_000) -> str | None:
@@ -32,9 +34,9 @@ def verdict(rate: float, servers: int, seed: int, n: int = 400, most: int = 10_0
     came_s = [at / 1e9 for at in arrivals_ns(opened(rate), seed=seed, wave=1, n=n)]
     left_s = queue(came_s, servers, 1.0)
     for index, now_s in enumerate(came_s):
-        gone = sorted(at for at in left_s[:index] if at <= now_s)
-        fastest_s = 1.0 if gone else None
-        reason = saturation(came_s[:index], gone, now_s=now_s, fastest_s=fastest_s, most=most)
+        ends = sorted(at for at in left_s[:index] if at <= now_s)
+        fastest_s = 1.0 if ends else None
+        reason = saturation(came_s[:index], ends, now_s=now_s, fastest_s=fastest_s, most=most)
         if reason:
             return reason
     return fell_behind(came_s, sorted(left_s), fastest_s=1.0)
@@ -63,10 +65,13 @@ def test_too_many_concurrent_requests_are_saturation() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60).map(sorted), st.floats(0.01, 5))
-def test_a_server_that_answers_everything_at_once_is_never_saturated(came: list[float], took: float) -> None:
-    gone = [at for at in came if at + took <= came[-1]]
-    assert saturation(came, gone, now_s=came[-1], fastest_s=took, most=len(came) + 1) is None or len(came) > 29
-    assert fell_behind(came, [at + took for at in came], fastest_s=took) is None
+def test_a_server_that_answers_everything_at_once_is_never_saturated(sent_s: list[float], latency_s: float) -> None:
+    ends = [at for at in sent_s if at + latency_s <= sent_s[-1]]
+    assert (
+        saturation(sent_s, ends, now_s=sent_s[-1], fastest_s=latency_s, most=len(sent_s) + 1) is None
+        or len(sent_s) > 29
+    )
+    assert fell_behind(sent_s, [at + latency_s for at in sent_s], fastest_s=latency_s) is None
 
 
 def test_arrivals_are_poisson_and_follow_from_the_seed() -> None:
@@ -108,3 +113,9 @@ def test_an_order_is_complete_and_its_rates_rise(candidates: list[Shape], seed: 
 def test_seeds_give_different_orders() -> None:
     many = [closed_loop(n, 4, 1) for n in range(1, 9)]
     assert len({str(in_order(many, random.randrange(10**6))) for _ in range(5)}) > 1
+
+
+def test_a_cell_has_every_field_of_its_shape() -> None:
+    shape = opened(2.0).model_copy(update={"objective": Objective(ttft_s=1, tpot_s=1)})
+    assert shape.model_fields_set == Shape.model_fields.keys()
+    assert shape_of(cell("bf16", 8).model_copy(update=dict(shape))) == shape

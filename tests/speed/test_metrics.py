@@ -188,12 +188,12 @@ def test_a_median_of_one_has_no_spread_and_of_none_is_none() -> None:
 
 
 def test_the_interval_holds_the_true_median_about_as_often_as_it_says() -> None:
-    rng, held = random.Random(7), 0
+    rng, n_hits = random.Random(7), 0
     for _ in range(300):
         interval = bootstrap_median([rng.gauss(5, 1) for _ in range(25)])
         assert interval is not None
-        held += interval.low <= 5 <= interval.high
-    assert 0.90 < held / 300 < 0.99
+        n_hits += interval.low <= 5 <= interval.high
+    assert 0.90 < n_hits / 300 < 0.99
 
 
 events = st.lists(st.tuples(st.integers(1, 10**10), st.integers(1, 8)), min_size=2, max_size=30).map(sorted)

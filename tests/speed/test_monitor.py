@@ -123,33 +123,33 @@ def test_the_observed_fields_are_those_of_a_trial() -> None:
 
 def test_the_first_and_the_last_memory_are_in_the_series_and_the_highest_is_the_peak() -> None:
     values = iter(range(100, 10_000))
-    seen = watch(Monitor(lambda: next(values)), seconds=SAMPLE_PERIOD_S * 3.5)
-    times, memory = zip(*seen.memory, strict=True)
+    observation = watch(Monitor(lambda: next(values)), seconds=SAMPLE_PERIOD_S * 3.5)
+    times, memory = zip(*observation.memory, strict=True)
     assert memory == tuple(range(100, 100 + len(memory)))
     assert len(memory) >= 3
-    assert seen.peak_memory_bytes == memory[-1]
+    assert observation.peak_memory_bytes == memory[-1]
     assert times[0] == 0
     assert list(times) == sorted(times)
 
 
 def test_unknown_memory_leaves_no_series() -> None:
-    seen = watch(Monitor(lambda: None))
-    assert seen.memory == ()
-    assert seen.peak_memory_bytes is None
+    observation = watch(Monitor(lambda: None))
+    assert observation.memory == ()
+    assert observation.peak_memory_bytes is None
 
 
 def test_a_loop_that_was_held_up_was_late() -> None:
-    seen = watch(Monitor(lambda: 1), seconds=0.05, block_s=0.3)
-    assert seen.client
-    assert seen.client.lag_max_ns > 0.2e9
-    assert seen.client.lag_p99_ns <= seen.client.lag_max_ns
+    observation = watch(Monitor(lambda: 1), seconds=0.05, block_s=0.3)
+    assert observation.client
+    assert observation.client.lag_max_ns > 0.2e9
+    assert observation.client.lag_p99_ns <= observation.client.lag_max_ns
 
 
 def test_lag_counts_every_moment_of_a_blocked_loop() -> None:
     """A block of half the trial delays half of all moments, not one of many."""
-    seen = watch(Monitor(lambda: 1), seconds=0.3, block_s=0.3)
-    assert seen.client
-    assert seen.client.lag_p99_ns > 0.2e9
+    observation = watch(Monitor(lambda: 1), seconds=0.3, block_s=0.3)
+    assert observation.client
+    assert observation.client.lag_p99_ns > 0.2e9
 
 
 def test_work_shows_in_the_cpu_share() -> None:
@@ -243,11 +243,11 @@ def test_energy_is_that_of_the_counters_of_all_devices() -> None:
 
     first, other = counter(50_000), counter(30_000)
     other.index = 1
-    seen = watch(Monitor(lambda: 1, opened(first, other)), seconds=SAMPLE_PERIOD_S * 2.5)
-    assert seen.energy
-    assert seen.energy.how == "counter"
-    assert seen.energy.total_j == pytest.approx(80 * (len(seen.memory) - 1))
-    assert not seen.energy.valid  # too short
+    observation = watch(Monitor(lambda: 1, opened(first, other)), seconds=SAMPLE_PERIOD_S * 2.5)
+    assert observation.energy
+    assert observation.energy.how == "counter"
+    assert observation.energy.total_j == pytest.approx(80 * (len(observation.memory) - 1))
+    assert not observation.energy.valid  # too short
 
 
 @pytest.mark.usefixtures("_all_visible")
@@ -261,9 +261,9 @@ def test_throttling_in_the_middle_of_a_trial_is_not_missed() -> None:
             card.reasons = pynvml.nvmlClocksEventReasonSwPowerCap
         return observed
 
-    seen = asyncio.run(trial())
-    assert [state.throttled for state in seen.devices_before] == [()]
-    assert [state.throttled for state in seen.devices_after] == [("HwSlowdown", "SwPowerCap")]
+    observation = asyncio.run(trial())
+    assert [state.throttled for state in observation.devices_before] == [()]
+    assert [state.throttled for state in observation.devices_after] == [("HwSlowdown", "SwPowerCap")]
 
 
 @pytest.mark.usefixtures("_all_visible")
@@ -275,9 +275,9 @@ def test_what_held_the_clocks_down_before_a_trial_is_not_counted_as_during_it() 
             card.reasons = 0
         return observed
 
-    seen = asyncio.run(trial())
-    assert [state.throttled for state in seen.devices_before] == [("SwPowerCap",)]
-    assert [state.throttled for state in seen.devices_after] == [()]
+    observation = asyncio.run(trial())
+    assert [state.throttled for state in observation.devices_before] == [("SwPowerCap",)]
+    assert [state.throttled for state in observation.devices_after] == [()]
 
 
 @pytest.mark.usefixtures("_all_visible")

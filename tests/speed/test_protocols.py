@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from bench.errors import ConfigError
 from bench.records.record import RequestTrace
 from bench.speed import stream as stream_module
-from bench.speed.protocols import dialect, names
+from bench.speed.protocols import EventFacts, dialect, names
 from bench.speed.stream import Stream
 from testkit.stream_events import answer_for
 from testkit.streamer import Script
@@ -207,12 +208,22 @@ def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("protocol", names())
 def test_every_protocol_asks_for_exactly_so_many_tokens(protocol: str) -> None:
     for prompt in ([1, 2, 3], "text"):
-        asked = json.dumps(dialect(protocol).request(prompt, max_new_tokens=77, model="m"))
-        assert "77" in asked
-        assert '"ignore_eos": true' in asked
-        assert json.dumps(prompt) in asked
+        body_text = json.dumps(dialect(protocol).request(prompt, max_new_tokens=77, model="m"))
+        assert "77" in body_text
+        assert '"ignore_eos": true' in body_text
+        assert json.dumps(prompt) in body_text
 
 
 def test_an_unknown_protocol_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no protocol 'grpc'; known are openai, sglang"):
         dialect("grpc")
+
+
+def test_later_facts_overwrite_every_field_that_they_report() -> None:
+    first = {field.name: f"first {field.name}" for field in fields(EventFacts)}
+    second = {field.name: f"second {field.name}" for field in fields(EventFacts)}
+    facts = EventFacts(**first)  # type: ignore[arg-type]
+    facts.update(EventFacts())
+    assert asdict(facts) == first | {"more": False}
+    facts.update(EventFacts(**second))  # type: ignore[arg-type]
+    assert asdict(facts) == second

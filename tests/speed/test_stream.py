@@ -110,11 +110,11 @@ def test_events_after_one_that_cannot_be_read_count() -> None:
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_a_refusal_is_quoted_up_to_200_characters_however_it_is_cut(size: int) -> None:
     """Uses characters of 4 bytes, the most in UTF-8."""
-    said = "𝛼𝛽" * 150
-    data = said.encode()
+    message = "𝛼𝛽" * 150
+    data = message.encode()
     pieces = [chunk(data[start : start + size]) for start in range(0, len(data), size)]
     head = b"HTTP/1.1 503 Service Unavailable\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert trace(head, *pieces, LAST).error == f"the server answered HTTP 503: {said[:200]}"
+    assert trace(head, *pieces, LAST).error == f"the server answered HTTP 503: {message[:200]}"
 
 
 def test_bytes_after_the_end_of_an_answer_are_ignored() -> None:

@@ -32,16 +32,16 @@ FACTS = ServerFacts(
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_a_good_server_makes_a_good_cell(server: Running, concurrency: int) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     shape = closed_loop(6, 4, concurrency)
-    cell = measure(server, shape=shape, on_progress=said.append)
+    cell = measure(server, shape=shape, on_progress=lines.append)
     assert (cell.status, cell.reasons) == ("ok", ())
     assert [len(trial.requests) for trial in cell.trials] == [concurrency] * 3
     assert (cell.input_len, cell.output_len, cell.concurrency, cell.seed) == (6, 4, concurrency, 5)
     assert recorded_cell(cell) is not None
     assert server.seen()["flushes"] == 4
-    assert said[0].endswith("warm-up")
-    assert said[1:] == [f"6 in, 4 out, {concurrency} at once: trial {n} of 3" for n in (1, 2, 3)]
+    assert lines[0].endswith("warm-up")
+    assert lines[1:] == [f"6 in, 4 out, {concurrency} at once: trial {n} of 3" for n in (1, 2, 3)]
 
 
 def test_every_request_has_a_prompt_of_its_own(server: Running) -> None:
@@ -187,12 +187,12 @@ def test_a_saturated_rate_is_stopped_and_higher_rates_are_skipped(server: Runnin
 def test_trials_of_two_lanes_alternate(server: Running, other: Running) -> None:
     server.load()
     other.load()
-    said: list[str] = []
+    lines: list[str] = []
     urls = [server.base_url, other.base_url]
-    [cells] = sweep_all(urls, [SHAPE], on_progress=said.append)
+    [cells] = sweep_all(urls, [SHAPE], on_progress=lines.append)
     assert [cell.variant.quant for cell in cells] == ["a", "b"]
     assert [(cell.status, cell.interleaved, len(cell.trials)) for cell in cells] == [("ok", True, 3)] * 2
-    assert "".join(text[0] for text in said) == "ab" + "abbaab"
+    assert "".join(text[0] for text in lines) == "ab" + "abbaab"
     first, second = ([truth.prompt for truth in lane.truth()] for lane in (server, other))
     assert first == second
 

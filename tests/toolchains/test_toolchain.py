@@ -145,9 +145,9 @@ def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -
     place.with_name(f"{place.name}.work-1").mkdir()
     assert toolchain.state(chain).kind == "not built"
     python = toolchain_build.build("tiny")
-    said = capsys.readouterr().err
-    assert said.count("removing the remains of a killed build") == 2
-    assert "downloads about 0.0 MB, takes about 0.0 MB of disk" in said
+    output = capsys.readouterr().err
+    assert output.count("removing the remains of a killed build") == 2
+    assert "downloads about 0.0 MB, takes about 0.0 MB of disk" in output
     assert toolchain.toolchain_interpreter("tiny", "x") == python == str(place / "bin" / "python")
     built = toolchain.read_built(place)
     assert built is not None
@@ -160,9 +160,9 @@ def test_built_once_and_used(write: Write, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(toolchain_build.check("tiny")) == {"tiny-tool": "1.0"}
     with held(place.parent / "tiny.lock"):
         assert toolchain_build.build("tiny") == python
-    said = capsys.readouterr().err
-    assert "waiting: another process builds tiny" in said
-    assert "already built" in said
+    output = capsys.readouterr().err
+    assert "waiting: another process builds tiny" in output
+    assert "already built" in output
 
     assert toolchain_main(["check", "tiny"]) == 0
     assert capsys.readouterr().out == '{"tiny-tool": "1.0"}\n'
@@ -192,7 +192,7 @@ def test_a_failed_build_reports_cause_and_log_and_leaves_nothing(write: Write) -
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "message"),
     [
         (["biuld", "autoawq"], "no action 'biuld'; did you mean 'build'? Known: list, build, check"),
         (["build", "autogptq"], "no toolchain 'autogptq'; did you mean 'auto-gptq'?"),
@@ -200,11 +200,11 @@ def test_a_failed_build_reports_cause_and_log_and_leaves_nothing(write: Write) -
         (["list", "autoawq"], "list takes no name; try quantbench toolchain check autoawq"),
     ],
 )
-def test_wrong_commands_get_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert toolchain_main(typed) == 2
+def test_wrong_commands_get_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toolchain_main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: {said}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 

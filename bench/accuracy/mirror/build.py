@@ -160,8 +160,8 @@ def _list(source: HubDataset) -> Listing:
         tree = HfApi().list_repo_tree(source.repo, recursive=True, revision=info.sha, repo_type="dataset")
         sizes = {item.path: item.size for item in tree if isinstance(item, RepoFile)}
     allow = list(source.files) if source.files else None
-    wanted = filter_repo_objects(sizes, allow_patterns=allow, ignore_patterns=list(source.not_files))
-    listing = Listing(source=source, commit=info.sha, sizes={path: sizes[path] for path in wanted})
+    paths = filter_repo_objects(sizes, allow_patterns=allow, ignore_patterns=list(source.not_files))
+    listing = Listing(source=source, commit=info.sha, sizes={path: sizes[path] for path in paths})
     if not listing.sizes:
         raise AccuracyError(f"{source.repo}@{info.sha} has none of the files {', '.join(source.files or ())}")
     return listing

@@ -69,11 +69,11 @@ def benchmark_of(task: str) -> Benchmark | None:
 
 
 def _job(task: str) -> LoadJob:
-    known = benchmark_of(task)
-    if known is None:
+    benchmark = benchmark_of(task)
+    if benchmark is None:
         return LoadJob(task=task, names=(task,), tasks_dir=None, nltk=False)
-    names = tuple(known.leaves) if task in data.benchmarks() else (task,)
-    return LoadJob(task=task, names=names, tasks_dir=known.tasks_dir, nltk=known.nltk)
+    names = tuple(benchmark.leaves) if task in data.benchmarks() else (task,)
+    return LoadJob(task=task, names=names, tasks_dir=benchmark.tasks_dir, nltk=benchmark.nltk)
 
 
 def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, LoadedTask]:
@@ -89,8 +89,8 @@ def measure(hub_dir: Path, tasks: Sequence[str], view: View) -> dict[str, Loaded
         request = Request(
             jobs=tuple(_job(task) for task in tasks),
             leaves={
-                name: LeafQuery(fields=known.fields, examples=leaf.examples > 0)
-                for name, (known, leaf) in data.known_leaves().items()
+                name: LeafQuery(fields=benchmark.fields, examples=leaf.examples > 0)
+                for name, (benchmark, leaf) in data.known_leaves().items()
             },
         )
         write_atomic(folder / REQUEST, request.model_dump_json())
@@ -124,20 +124,20 @@ def _show(progress: Path, line: Stage) -> None:
 def problems_of(loaded: LoadedTask) -> list[str]:
     """Return how the loaded data differs from the known data."""
     problems = [f"{name}: cannot be loaded ({error})" for name, error in loaded.errors.items()]
-    known = data.known_leaves()
+    known_leaves = data.known_leaves()
     for name, leaf in loaded.leaves.items():
-        if name in known:
-            problems += data.compare(name, known[name][1], leaf)
+        if name in known_leaves:
+            problems += data.compare(name, known_leaves[name][1], leaf)
     return problems
 
 
-def _load(names: Sequence[str], manager: Any, wanted: Mapping[str, LeafQuery]) -> Iterator[LoadedTask]:
+def _load(names: Sequence[str], manager: Any, queries: Mapping[str, LeafQuery]) -> Iterator[LoadedTask]:
     """Load the named tasks, one after the other, and yield the data of each."""
     for name in names:
         leaves = {}
         try:
             for leaf, task in manager.load([name])["tasks"].items():
-                query = wanted.get(leaf, LeafQuery())
+                query = queries.get(leaf, LeafQuery())
                 leaves[leaf] = data.measure(task, query.fields, examples=query.examples)
         except Exception as error:  # noqa: BLE001 - damaged files can make the libraries raise anything
             text = " ".join(str(error).split())[:ERROR_CHARS]

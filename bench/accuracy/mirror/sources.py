@@ -27,10 +27,10 @@ class HubDataset(Frozen):
 
 def source_of(repo: str) -> HubDataset:
     """Return what to fetch of a repository: for a known one the task's files, at its commit; otherwise all files."""
-    known = data.benchmark_of_repo(repo)
-    if known is None:
+    benchmark = data.benchmark_of_repo(repo)
+    if benchmark is None:
         return HubDataset(repo=repo)
-    return HubDataset.model_validate(known.model_dump(include=set(HubDataset.model_fields)))
+    return HubDataset.model_validate(benchmark.model_dump(include=set(HubDataset.model_fields)))
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -82,9 +82,9 @@ def repos_of(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     repos: dict[str, tuple[str, ...]] = {}
     index: Mapping[str, Any] | None = None
     for task in tasks:
-        known = benchmark_of(task)
-        if known:
-            repos[task] = (known.repo,)
+        benchmark = benchmark_of(task)
+        if benchmark:
+            repos[task] = (benchmark.repo,)
             continue
         if index is None:
             from lm_eval.tasks import TaskManager

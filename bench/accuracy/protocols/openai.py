@@ -74,9 +74,9 @@ def read(question: Question, answers: Sequence[dict[str, Any]]) -> Answer:
         raise ValueError(f"error instead of an answer: {answer['error']}")
     (choice,) = answer["choices"]
     usage = answer["usage"]
-    sent = len(question.prompt) - bool(question.continuation)
-    if usage["prompt_tokens"] != sent:
-        raise AccuracyError(f"the server read {usage['prompt_tokens']} tokens of a prompt that has {sent}")
+    n_sent = len(question.prompt) - bool(question.continuation)
+    if usage["prompt_tokens"] != n_sent:
+        raise AccuracyError(f"the server read {usage['prompt_tokens']} tokens of a prompt that has {n_sent}")
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if question.sampling:
         text, reason = choice["text"], choice["finish_reason"]
@@ -104,8 +104,8 @@ def _rows(question: Question, logprobs: dict[str, Any] | None, who: str) -> list
         raise AccuracyError(f"{who} scored tokens other than the requested ones: {INSTEAD}")
     n = max(1, len(question.continuation))
     rows = [{_token(name): _nats(logprob) for name, logprob in row.items()} for row in tops[-n:]]
-    wanted = [question.choices] if question.choices else [(token,) for token in question.continuation]
-    if not all(row.keys() >= set(tokens) for row, tokens in zip(rows, wanted, strict=True)):
+    candidates = [question.choices] if question.choices else [(token,) for token in question.continuation]
+    if not all(row.keys() >= set(tokens) for row, tokens in zip(rows, candidates, strict=True)):
         raise AccuracyError(f"{who} leaves out requested tokens: {INSTEAD}")
     return rows
 

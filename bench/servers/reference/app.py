@@ -51,15 +51,15 @@ class LoadedModel:
     scheduler: Scheduler
     limits: Limits
 
-    def submit(self, asked: GenerateRequest) -> tuple[GenerationJob, ...]:
+    def submit(self, generation: GenerateRequest) -> tuple[GenerationJob, ...]:
         """Queue the prompts of a request.
 
         Raises:
             RequestError: one of them cannot be served; nothing is queued then.
         """
         tokenizer = self.model.tokenizer
-        batch = prompts(asked, self.limits, tokenizer.encode if tokenizer else None)
-        return tuple(self.scheduler.submit(prompt, streams=asked.stream, reuse=True) for prompt in batch)
+        batch = prompts(generation, self.limits, tokenizer.encode if tokenizer else None)
+        return tuple(self.scheduler.submit(prompt, streams=generation.stream, reuse=True) for prompt in batch)
 
 
 class Server:
@@ -171,15 +171,15 @@ class Server:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         served = self._ready()
-        asked = parse(await request.read())
-        if asked.stream:
-            return await _stream(request, _events(served, asked))
-        jobs = served.submit(asked)
+        generation = parse(await request.read())
+        if generation.stream:
+            return await _stream(request, _events(served, generation))
+        jobs = served.submit(generation)
         try:
             answers = [_answer(job, await _last(job)) for job in jobs]
         finally:
             _cancel(jobs)
-        return web.json_response(answers if asked.is_batch else answers[0])
+        return web.json_response(answers if generation.is_batch else answers[0])
 
 
 @web.middleware
@@ -223,11 +223,11 @@ def _cancel(jobs: Iterable[GenerationJob]) -> None:
         job.cancelled = True
 
 
-async def _events(served: LoadedModel, asked: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+async def _events(served: LoadedModel, generation: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the JSON of each event of a streamed answer; errors are events too."""
     jobs: tuple[GenerationJob, ...] = ()
     try:
-        jobs = served.submit(asked)
+        jobs = served.submit(generation)
         while True:
             progress = await jobs[0].events.get()
             if progress.error is not None:

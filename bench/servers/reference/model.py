@@ -165,7 +165,7 @@ class Model:
         new = [len(piece) for piece in tokens]
         positions = [torch.arange(kv.length, kv.length + n) for kv, n in zip(sequences, new, strict=True)]
         ends = itertools.accumulate(new)
-        wanted = [torch.arange(end - n, end) for end, n in zip(ends, keep, strict=True)]
+        logit_rows = [torch.arange(end - n, end) for end, n in zip(ends, keep, strict=True)]
         with torch.inference_mode():
             logits: torch.Tensor = (
                 self._model(
@@ -173,7 +173,7 @@ class Model:
                     position_ids=torch.cat(positions)[None].to(self.device),
                     past_key_values=RaggedCache(sequences, new, self.kv_dtype),
                     use_cache=True,
-                    logits_to_keep=torch.cat(wanted).to(self.device),
+                    logits_to_keep=torch.cat(logit_rows).to(self.device),
                 )
                 .logits[0]
                 .float()

@@ -169,14 +169,14 @@ def prompts(
     params = request.sampling_params
     if encode is None and (request.text is not None or params.stop):
         raise RequestError("the checkpoint has no tokenizer: send input_ids, and no stop texts")
-    given: Any = request.input_ids
+    inputs: Any = request.input_ids
     if encode is not None and request.text is not None:
-        given = encode(request.text) if isinstance(request.text, str) else [encode(text) for text in request.text]
+        inputs = encode(request.text) if isinstance(request.text, str) else [encode(text) for text in request.text]
     _check_vocabulary("stop_token_ids", params.stop_token_ids, limits)
     _check_vocabulary("token_ids_logprob", request.token_ids_logprob or (), limits)
     if request.top_logprobs_num > limits.vocab_size:
         raise RequestError(f"top_logprobs_num is {request.top_logprobs_num}, the vocabulary {limits.vocab_size}")
-    return tuple(_prompt(tokens, request, limits) for tokens in (given if request.is_batch else [given]))
+    return tuple(_prompt(tokens, request, limits) for tokens in (inputs if request.is_batch else [inputs]))
 
 
 def _prompt(tokens: Sequence[int], request: GenerateRequest, limits: Limits) -> Prompt:

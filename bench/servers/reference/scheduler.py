@@ -201,7 +201,7 @@ class Scheduler:
         group: list[GenerationJob] = []
         room = self._max_total - sum(running.job.prompt.n_positions for running in self._running)
         slots = self._max_running - len(self._running)
-        tokens = kept = 0
+        tokens = n_logits = 0
         for job in list(self._waiting):
             room -= job.prompt.n_positions
             if room < 0 or len(group) == slots:
@@ -211,8 +211,8 @@ class Scheduler:
             if coming - known >= WORTH_WAITING:
                 continue
             tokens += len(job.tokens) - known
-            kept += len(job.tokens) - max(known, job.wanted)
-            if group and (tokens > self._max_chunk or kept > SCORING_CHUNK):
+            n_logits += len(job.tokens) - max(known, job.wanted)
+            if group and (tokens > self._max_chunk or n_logits > SCORING_CHUNK):
                 break
             group.append(job)
             self._waiting.remove(job)
