@@ -30,7 +30,7 @@ COMMAND: dict[str, Case] = {
     "backend of another method": (
         [TINY, "quant=awq-int4", "quant.backend=auto-gptq"],
         2,
-        "known are autoawq, gptqmodel, llmcompressor",
+        "use one of autoawq, gptqmodel, llmcompressor",
     ),
     "group that does not divide": (
         ["+model=smollm2-135m", "quant=rtn-int4", "quant.group_size_fallback=[]"],
