@@ -46,17 +46,20 @@ def _listing(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _interval(time_s: Interval | None) -> str:
+    if time_s is None:
+        return ""
+    return f"{fmt.seconds(time_s.median)} ({fmt.seconds(time_s.low)} – {fmt.seconds(time_s.high)})"
+
+
 def _cell_row(cell: SpeedCell) -> tuple[str, ...]:
     figures = recorded_cell(cell)
     summary = figures.recorded if figures else None
     load = f"{cell.concurrency} at once" if cell.request_rate_per_s is None else f"{cell.request_rate_per_s:g} per s"
-
-    def shown(value: Interval | None) -> str:
-        return f"{fmt.seconds(value.median)} ({fmt.seconds(value.low)} – {fmt.seconds(value.high)})" if value else ""
-
+    times_s = (summary.ttft_s, summary.tpot_s) if summary else (None, None)
     return (
         cell.variant.quant, f"{cell.input_len:,}", f"{cell.output_len:,}", load, cell.status, str(len(cell.trials)),
-        shown(summary.ttft_s if summary else None), shown(summary.tpot_s if summary else None), "; ".join(cell.reasons),
+        *map(_interval, times_s), "; ".join(cell.reasons),
     )  # fmt: skip
 
 

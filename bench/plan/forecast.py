@@ -83,8 +83,11 @@ class Forecast(Frozen):
         known = [cell.likely_s for cell in self.able if cell.likely_s is not None]
         if not known or len(known) < len(self.able):
             return None
-        low, value, high = (sum(getattr(likely, end) for likely in known) for end in ("low", "value", "high"))
-        return Estimate(low=low, value=value, high=high)
+        return Estimate(
+            low=sum(likely.low for likely in known),
+            value=sum(likely.value for likely in known),
+            high=sum(likely.high for likely in known),
+        )
 
     @property
     def best_s(self) -> float | None:
@@ -158,10 +161,14 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
     placement = fit(spec, model, device, per_machine=per_machine) if device else None
     baseline = None
     if spec.baseline:
-        other = {name: getattr(spec.baseline, name) for name in ("variant", "quant", "release")}
-        tasks = spec.accuracy.model_copy(update={"tasks": ()})  # only the run's own variant is scored
-        beside = spec.model_copy(update={**other, "accuracy": tasks, "baseline": None})
-        baseline = forecast(beside, device, per_machine=per_machine)
+        update = {
+            "variant": spec.baseline.variant,
+            "quant": spec.baseline.quant,
+            "release": spec.baseline.release,
+            "accuracy": spec.accuracy.model_copy(update={"tasks": ()}),  # only the run's own variant is scored
+            "baseline": None,
+        }
+        baseline = forecast(spec.model_copy(update=update), device, per_machine=per_machine)
     return Forecast(
         model=spec.variant.model,
         quant=spec.variant.quant,
