@@ -1,1 +1,1 @@
-"""What a results folder holds over time: an index of its runs, and the names that select them."""
+"""The runs of a results folder over time: an index, and the names that select runs."""

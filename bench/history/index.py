@@ -1,8 +1,8 @@
-"""An index over all records of a results folder: questions across runs without reading every file again.
+"""An index over all records of a results folder, for queries across runs without reading every file.
 
-``RESULTS/index.sqlite`` holds nothing of its own: every row comes from a run's ``record.json``, and the file can be
-deleted at any time. :meth:`Index.refresh` reads what is new or has changed. It is in SQLite's WAL mode, so that one
-process can write while others read.
+``RESULTS/index.sqlite`` is derived from the ``record.json`` of each run and can be deleted at any time.
+:meth:`Index.refresh` reads new and changed records. It uses SQLite's WAL mode, so that one process can write while
+others read.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from quantize.key import Frozen, canonical_json, sha256_text
 
 NAME = "index.sqlite"
 VERSION = 6
-"""Raise it when the tables change: an older file is made anew."""
+"""Increase it when the tables change: an older file is rebuilt."""
 BUSY_S = 60
-"""Longest wait for another process that writes."""
+"""Longest wait for another writing process, seconds."""
 MARKS = "epochs.json"
-"""File of the results folder in which people's words stand."""
+"""File in the results folder with manually accepted epochs."""
 SET_ASIDE = "set-aside"
-"""Folder below RESULTS for runs whose record cannot be read."""
+"""Folder in RESULTS for runs whose record cannot be read."""
 TABLES = """
 create table runs (
   run_id text primary key, session text, model text, quant text, engine text, key text, hostname text, device text,
@@ -61,7 +61,7 @@ create index scores_by_run on scores (run_id);
 
 
 class RunRow(Frozen):
-    """One run, as far as lists show it."""
+    """One run, as shown in lists."""
 
     run_id: str
     session: str
@@ -79,7 +79,7 @@ class RunRow(Frozen):
 
 
 class SeriesKey(Frozen):
-    """What a history is about: one variant on one engine under one closed load."""
+    """The key of a series: one variant on one engine under one closed-loop load."""
 
     model: str
     quant: str
@@ -90,29 +90,29 @@ class SeriesKey(Frozen):
 
 
 class RefreshResult(Frozen):
-    """What a refresh did."""
+    """Result of a refresh."""
 
     read: int
     removed: int
     unreadable: dict[str, str]
-    """{run id: why}."""
+    """{run id: reason}."""
 
 
 def epoch_of(record: RunRecord) -> str:
-    """Return what tells apart the conditions under which speeds may be compared, as 12 hexadecimal digits.
+    """Return a hash of the conditions that must be equal for speeds to be compared, as 12 hexadecimal digits.
 
-    The machine, its devices and driver, the engine with its version and settings, the packages that compute, and the
-    client's event loop where it is not uvloop's, which all earlier runs had.
+    The conditions are the machine, its devices and driver, the engine with its version and settings, the packages that
+    compute, and the client's event loop unless it is uvloop, which all earlier runs had.
     """
-    here = record.environment
+    machine = record.environment
     conditions = {
-        "hostname": here.hostname,
-        "cpu": [here.cpu, here.cpu_cores],
-        "gpus": here.gpus,
-        "variables": here.variables,
-        "packages": {name: version for name, version in here.packages.items() if name != "quantbench"},
+        "hostname": machine.hostname,
+        "cpu": [machine.cpu, machine.cpu_cores],
+        "gpus": machine.gpus,
+        "variables": machine.variables,
+        "packages": {name: version for name, version in machine.packages.items() if name != "quantbench"},
         "engine": [record.engine, record.spec.engine.model_dump(), record.server and record.server.version],
-        **({} if here.event_loop == "uvloop" else {"event_loop": here.event_loop}),
+        **({} if machine.event_loop == "uvloop" else {"event_loop": machine.event_loop}),
     }
     return sha256_text(canonical_json(conditions))[:12]
 
@@ -121,10 +121,10 @@ class Index:
     """The index of one results folder."""
 
     def __init__(self, results_dir: Path) -> None:
-        """Open it, and make it where there is none.
+        """Open the index, or create it.
 
         Raises:
-            StoreError: it can be neither read nor made.
+            StoreError: it can be neither read nor created.
         """
         self._results_dir = results_dir
         self._file = results_dir / NAME
@@ -132,24 +132,24 @@ class Index:
             results_dir.mkdir(parents=True, exist_ok=True)
             self._open()
             if self._db.execute("pragma user_version").fetchone()[0] != VERSION:
-                self._make()
+                self._create()
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cannot open {self._file}: {error}; it can be deleted, nothing is lost") from error
+            raise StoreError(f"cannot open {self._file}: {error}; it can be deleted without losing anything") from error
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
         try:
             self._db.execute("pragma journal_mode=wal")
-        except sqlite3.DatabaseError:  # no database at all: a torn copy, or something else under its name
+        except sqlite3.DatabaseError:  # not a database: a truncated copy, or another file of this name
             self._db.close()
             self._file.unlink()
             self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
             self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=normal")
-        self._db.execute("pragma cache_size=-65536")  # KiB; a series lies scattered over many pages
+        self._db.execute("pragma cache_size=-65536")  # KiB; a series is scattered over many pages
         self._db.execute("pragma foreign_keys=on")
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         with self._writing():
             if self._db.execute("pragma user_version").fetchone()[0] == VERSION:
                 return
@@ -161,7 +161,7 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._told():
+        with self._reporting():
             self._db.execute("begin immediate")
             try:
                 yield
@@ -171,27 +171,27 @@ class Index:
             self._db.execute("commit")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reporting(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self._file}: {error}; it can be deleted, nothing is lost") from error
+            raise StoreError(f"{self._file}: {error}; it can be deleted without losing anything") from error
 
-    def _ask(self, question: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._told():
-            return self._db.execute(question, values).fetchall()
+    def _query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._reporting():
+            return self._db.execute(sql, values).fetchall()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def refresh(self) -> RefreshResult:
-        """Take in runs that are new or have changed, each as soon as it is read, and forget those that are gone.
+        """Add new and changed runs, each as soon as it is read, and remove deleted ones.
 
         Raises:
             StoreError: the index cannot be written.
         """
-        known = {row[0]: row[1:] for row in self._ask("select run_id, bytes, mtime_ns from runs")}
+        known = {row[0]: row[1:] for row in self._query("select run_id, bytes, mtime_ns from runs")}
         files = {file.parent.name: file for file in self._results_dir.glob("runs/*/record.json")}
         read, unreadable = 0, {}
         for run_id, file in files.items():
@@ -209,26 +209,26 @@ class Index:
                 unreadable[run_id] = str(error).splitlines()[0]
                 continue
             with self._writing():
-                self._forget(run_id)
-                self._take(run_id, record, digest, stat)
+                self._remove(run_id)
+                self._add(run_id, record, digest, stat)
             read += 1
-        gone = known.keys() - files.keys()
-        if gone:
+        deleted = known.keys() - files.keys()
+        if deleted:
             with self._writing():
-                for run_id in gone:
-                    self._forget(run_id)
-        return RefreshResult(read=read, removed=len(gone), unreadable=unreadable)
+                for run_id in deleted:
+                    self._remove(run_id)
+        return RefreshResult(read=read, removed=len(deleted), unreadable=unreadable)
 
     def rebuild(self) -> RefreshResult:
-        """Make the index anew from the records."""
+        """Rebuild the index from the records."""
         with self._writing():
             self._db.execute("delete from runs")
         return self.refresh()
 
-    def _forget(self, run_id: str) -> None:
+    def _remove(self, run_id: str) -> None:
         self._db.execute("delete from runs where run_id = ?", (run_id,))
 
-    def _take(self, run_id: str, record: RunRecord, digest: str, stat: os.stat_result) -> None:
+    def _add(self, run_id: str, record: RunRecord, digest: str, stat: os.stat_result) -> None:
         variant = record.variant
         self._insert(
             "runs",
@@ -252,7 +252,7 @@ class Index:
 
     def runs(self, *, model: str | None = None, quant: str | None = None, limit: int = -1) -> list[RunRow]:
         """Return runs, newest first."""
-        rows = self._ask(
+        rows = self._query(
             "select run_id, session, model, quant, engine, hostname, device, epoch, started_at, finished_at, failures,"
             " (select count(*) from cells where cells.run_id = runs.run_id and control = 0),"
             " (select count(distinct task) from scores where scores.run_id = runs.run_id)"
@@ -265,18 +265,18 @@ class Index:
 
     def fingerprints(self) -> dict[str, str]:
         """Return {run id: sha256 of its record}."""
-        return dict(self._ask("select run_id, sha256 from runs"))
+        return dict(self._query("select run_id, sha256 from runs"))
 
     def variants(self) -> list[tuple[str, str, str]]:
         """Return (model, quant, engine) of every run."""
-        return self._ask("select distinct model, quant, engine from runs order by 1, 2, 3")
+        return self._query("select distinct model, quant, engine from runs order by 1, 2, 3")
 
     def series(self, of: Iterable[tuple[str, str, str]] | None = None) -> list[SeriesKey]:
-        """Return every series of closed loops that the records hold; only of some variants, where they are given."""
+        """Return the series of closed loops in the records, of all variants or the given ones."""
         rows = [
             row
             for variant in sorted(set(self.variants() if of is None else of))
-            for row in self._ask(
+            for row in self._query(
                 "select distinct model, quant, engine, input_len, output_len, concurrency from cells"
                 " where model = ? and quant = ? and engine = ? and control = 0 and request_rate_per_s is null"
                 " order by 1, 2, 3, 4, 5, 6",
@@ -287,8 +287,8 @@ class Index:
         return [SeriesKey.model_validate(dict(zip(names, row, strict=True))) for row in rows]
 
     def nights(self, key: SeriesKey, figure: Figure, *, after: str = "") -> list[Measurement]:
-        """Return the history of a series, oldest first; only what began after a moment, where one is given."""
-        rows = self._ask(
+        """Return the history of a series, oldest first; only runs started after ``after``."""
+        rows = self._query(
             f"select c.run_id, c.started_at, r.epoch, c.{figure}, c.{figure}_problem from cells c"
             " join runs r using (run_id) where c.model = ? and c.quant = ? and c.engine = ? and c.input_len = ?"
             " and c.output_len = ? and c.concurrency = ? and c.control = 0 and c.request_rate_per_s is null"
@@ -300,16 +300,16 @@ class Index:
     def courses(
         self, signature: str, of: Iterable[tuple[str, str, str]]
     ) -> dict[tuple[SeriesKey, str], tuple[str, str]]:
-        """Return {(series, figure): (through, state)} of what was kept of variants under a signature and still holds.
+        """Return {(series, figure): (through, state)} for the valid states of variants stored under a signature.
 
-        It holds as long as the series has as many runs up to that moment as it had.
+        A state is valid while the number of the series' runs up to ``through`` is unchanged.
         """
         fields = ", ".join(SeriesKey.model_fields)
         same = " and ".join(f"c.{name} = k.{name}" for name in SeriesKey.model_fields)
         rows = [
             row
             for variant in of
-            for row in self._ask(
+            for row in self._query(
                 f"select {fields}, figure, through, state from courses k where model = ? and quant = ? and engine = ?"
                 f" and signature = ? and runs = (select count(*) from cells c where {same} and c.control = 0"
                 " and c.request_rate_per_s is null and c.started_at <= k.through)",
@@ -318,11 +318,11 @@ class Index:
         ]
         return {(_key(row), row[-3]): (row[-2], row[-1]) for row in rows}
 
-    def keep_courses(self, signature: str, kept: Iterable[tuple[SeriesKey, str, str, str]]) -> None:
-        """Keep (series, figure, through, state) for the next time."""
+    def keep_courses(self, signature: str, states: Iterable[tuple[SeriesKey, str, str, str]]) -> None:
+        """Store (series, figure, through, state) for :meth:`courses`."""
         same = " and ".join(f"{name} = ?" for name in SeriesKey.model_fields)
         with self._writing():
-            for key, figure, through, state in kept:
+            for key, figure, through, state in states:
                 values = _values(key)
                 self._db.execute(
                     f"insert or replace into courses values ({', '.join('?' * len(values))}, ?, ?, ?, (select count(*)"
@@ -343,8 +343,8 @@ def _cell(cell: SpeedCell, control: MeasuredCell | None, started_at: str) -> tup
     figures: list[float | str | None] = []
     own = measured_cell(cell)
     for figure in (tpot_s, ttft_s):
-        times, controls = (per_trial(each, figure) if each else [] for each in (own, control))
-        value = value_of(times, controls, cell.status)
+        times, control_times = (per_trial(each, figure) if each else [] for each in (own, control))
+        value = value_of(times, control_times, cell.status)
         figures += [None, value] if isinstance(value, str) else [value, None]
     return (
         cell.variant.model, cell.variant.quant, cell.engine, cell.status, cell.input_len, cell.output_len,
@@ -362,7 +362,7 @@ def _score(score: TaskScore, started_at: str) -> Iterator[tuple[Any, ...]]:
 
 
 def set_aside(results_dir: Path, run_id: str) -> Path:
-    """Move a run whose record cannot be read out of the way and return where it is now.
+    """Move a run whose record cannot be read to `SET_ASIDE` and return its new path.
 
     Raises:
         StoreError: it cannot be moved.
@@ -377,7 +377,7 @@ def set_aside(results_dir: Path, run_id: str) -> Path:
 
 
 def marks_of(results_dir: Path) -> list[EpochMark]:
-    """Return where people began new epochs.
+    """Return the manually accepted epochs.
 
     Raises:
         StoreError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""One run's value in a series, and the epochs that were accepted by hand."""
+"""A run's value in a series, and manually accepted epochs."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from quantize.key import Frozen
 Figure = Literal["decode", "prefill"]
 
 LEAST_ROUNDS = 5
-"""Rounds of a night: one spoiled round of five moves the Hodges-Lehmann estimate by little."""
+"""Minimum rounds of a night: one spoiled round of five has little effect on the Hodges-Lehmann estimate."""
 
 
 class Measurement(NamedTuple):
@@ -21,15 +21,15 @@ class Measurement(NamedTuple):
     started_at: str
     """UTC, ISO 8601."""
     epoch: str
-    """What the conditions were; see :func:`bench.history.index.epoch_of`."""
+    """Hash of the conditions; see :func:`bench.history.index.epoch_of`."""
     value: float | None
-    """Logarithm of the ratio of the variant's speed to the control's, over the rounds; None if it cannot be judged."""
+    """Logarithm of the ratio of the variant's speed to the control's, over the rounds; None if there is none."""
     problem: str | None = None
-    """Why there is none."""
+    """Why there is no value."""
 
 
 class EpochMark(Frozen):
-    """Somebody's word that from a run on everything counts anew."""
+    """A manually accepted run, with which a new epoch begins."""
 
     run_id: str
     reason: str
@@ -40,9 +40,9 @@ def value_of(variant: Sequence[float], control: Sequence[float], status: str = "
     """Return a run's value, or why it has none.
 
     Args:
-        variant: time of each round.
-        control: the same of the control.
-        status: of the variant's cell.
+        variant: time of each round of the variant.
+        control: time of each round of the control.
+        status: status of the variant's cell.
     """
     if status != "ok":
         return f"the cell is {status}"
@@ -54,12 +54,12 @@ def value_of(variant: Sequence[float], control: Sequence[float], status: str = "
 
 
 def speeds(times: Sequence[float]) -> tuple[float, ...]:
-    """Return times as speeds: their inverses."""
+    """Return speeds, the inverses of positive times."""
     return tuple(1 / time for time in times if time > 0)
 
 
 def hodges_lehmann(values: Sequence[float]) -> float:
-    """Return the median of the means of all pairs, each value with itself included.
+    """Return the median of the means of all pairs of values, including each value with itself.
 
     Raises:
         ValueError: there is no value.
@@ -72,13 +72,13 @@ def hodges_lehmann(values: Sequence[float]) -> float:
 
 
 def night_value(variant: Sequence[float], control: Sequence[float]) -> float:
-    """Return a night's value from the speeds of its rounds, both in the order they were measured.
+    """Return a night's value from the speeds of its rounds, both in measured order.
 
     Raises:
-        ValueError: the rounds do not pair, or a speed is not above 0.
+        ValueError: the numbers of rounds differ, or a speed is not above 0.
     """
     if len(variant) != len(control):
         raise ValueError(f"{len(variant)} trials of the variant, {len(control)} of the control")
     if min((*variant, *control), default=1) <= 0:
         raise ValueError("a speed must be above 0")
-    return hodges_lehmann([math.log(own / reference) for own, reference in zip(variant, control, strict=True)])
+    return hodges_lehmann([math.log(speed / reference) for speed, reference in zip(variant, control, strict=True)])

@@ -1,1 +1,1 @@
-"""Whether tonight is worse than the nights before: series, rule, judgement and its output for CI."""
+"""The nightly gate: judge the newest session against earlier ones, with output for CI."""

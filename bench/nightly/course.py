@@ -1,8 +1,8 @@
-"""A series through its nights: each judged against those before it, as it would have been then. Pure functions.
+"""Judge the nights of a series one by one, each against the nights before it. Pure functions.
 
-Runs of one night belong together: the first is the night's measurement, the next one its second measurement. A night is
-accepted, and so becomes part of the level, unless it was an alarm or could not be measured. A new epoch begins where
-the conditions changed, or where a person said so (`EpochMark`).
+The first run of a night is its measurement, the next one its second measurement. A night is accepted, and becomes part
+of the level, unless it was an alarm or has no value. A new epoch begins when the conditions change, or at a manually
+accepted run (`EpochMark`).
 """
 
 import json
@@ -17,24 +17,24 @@ from bench.messages.message import Words, msg
 from bench.nightly.rule import Judgement, Kind, Rule, Track, judge
 
 NIGHT_BEGINS_H = 12
-"""Hour, UTC, at which the next night begins: one run before midnight and one after it belong together."""
+"""Hour, UTC, at which the next night begins: a run before midnight and one after it are the same night."""
 ALARMS: tuple[str, ...] = ("rerun", "regression", "drift")
 
 
 class JudgedNight(NamedTuple):
-    """A night and what it said."""
+    """A night and its judgement."""
 
     night: str
-    """The date on whose evening it began."""
+    """Date of the evening on which it began."""
     run_ids: tuple[str, ...]
     value: float | None
-    """Logarithm of the ratio of the variant's speed to the control's, of both measurements where there are two."""
+    """Logarithm of the ratio of the variant's speed to the control's; with two measurements, their mean."""
     kind: Kind | Literal["invalid"]
     judgement: Judgement | None
     reason: Words
-    """A message, or what the index holds where nothing could be judged."""
+    """The judgement's reason, or the index's text for a night without a value."""
     epoch_begins: str | None
-    """Why a new epoch begins with this night; None where it goes on."""
+    """Why a new epoch begins with this night; None if the epoch continues."""
 
     @property
     def ratio(self) -> float | None:
@@ -43,24 +43,24 @@ class JudgedNight(NamedTuple):
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it became part of the level."""
+        """Whether it is part of the level."""
         return self.value is not None and self.kind not in ALARMS
 
 
 class Standing(NamedTuple):
-    """A series after its last night, in a few figures."""
+    """Summary of a series after its last night."""
 
     last: JudgedNight
     nights: int
     measured: int
-    """Nights that have a value."""
+    """Nights with a value."""
     accepted: int
     epochs: tuple[tuple[str, str], ...]
-    """(night, why) of each that began an epoch."""
+    """(night, reason) of each new epoch."""
 
 
 def standing_of(nights: Sequence[JudgedNight]) -> Standing:
-    """Return where a series stands whose nights, one or more, are all there."""
+    """Return the summary of a series from all of its nights, at least one."""
     return Standing(
         last=nights[-1],
         nights=len(nights),
@@ -72,26 +72,26 @@ def standing_of(nights: Sequence[JudgedNight]) -> Standing:
 
 @lru_cache(maxsize=100_000)
 def night_of(started_at: str) -> str:
-    """Return the date on whose evening the night of a run began."""
+    """Return the date of the evening on which the night of a run began."""
     return str((datetime.fromisoformat(started_at) - timedelta(hours=NIGHT_BEGINS_H)).date())
 
 
 def by_night(runs: Iterable[Measurement]) -> list[list[Measurement]]:
     """Return the runs of each night, nights and runs oldest first."""
     nights: dict[tuple[str, str], list[Measurement]] = {}
-    for run in sorted(runs, key=lambda one: one.started_at):
+    for run in sorted(runs, key=lambda run: run.started_at):
         nights.setdefault((night_of(run.started_at), run.epoch), []).append(run)
     return list(nights.values())
 
 
 class Course:
-    """A series on its way through the nights; what it has seen is kept in a few figures (:meth:`state`)."""
+    """Judges the nights of a series in order; its state is small enough to be stored (:meth:`state`)."""
 
     def __init__(self, marks: Sequence[EpochMark] = (), *, rule: Rule | None = None) -> None:
-        """Begin before the first night.
+        """Start before the first night.
 
         Args:
-            marks: where a person began a new epoch.
+            marks: manually accepted epochs.
             rule: when a night is an alarm.
         """
         self._marked = {mark.run_id: mark.reason for mark in marks}
@@ -102,34 +102,34 @@ class Course:
         self._epochs: list[tuple[str, str]] = []
 
     def step(self, night: Sequence[Measurement]) -> JudgedNight:
-        """Judge the next night and take it in."""
+        """Judge the next night and update the state."""
         begins = next((self._marked[run.run_id] for run in night if run.run_id in self._marked), None)
         if begins is None and night[0].epoch != self._epoch:
             begins = "the first night" if self._epoch is None else "the machine, engine or packages changed"
         self._epoch = night[0].epoch
         if begins is not None:
             self._track = Track(self._rule)
-        one = _judge(night, self._track, begins)
-        if one.value is not None and one.is_accepted:
-            self._track.accept(one.value)
+        judged = _judge(night, self._track, begins)
+        if judged.value is not None and judged.is_accepted:
+            self._track.accept(judged.value)
         self._nights += 1
-        self._measured += one.value is not None
-        self._accepted += one.is_accepted
+        self._measured += judged.value is not None
+        self._accepted += judged.is_accepted
         if begins is not None:
-            self._epochs.append((one.night, begins))
-        return one
+            self._epochs.append((judged.night, begins))
+        return judged
 
     def standing(self, last: JudgedNight) -> Standing:
-        """Return where the series stands after the night that :meth:`step` judged last."""
+        """Return the summary of the series after ``last``, the result of the last :meth:`step`."""
         return Standing(last, self._nights, self._measured, self._accepted, tuple(self._epochs))
 
     def state(self) -> str:
-        """Return what to go on from, as JSON."""
+        """Return the state as JSON, for :meth:`resume`."""
         counts = [self._nights, self._measured, self._accepted]
         return json.dumps([self._epoch, self._track.state(), counts, self._epochs])
 
-    def go_on(self, state: str) -> None:
-        """Go on from a state, under the same marks and rule."""
+    def resume(self, state: str) -> None:
+        """Continue from a state saved under the same marks and rule."""
         self._epoch, track, counts, epochs = json.loads(state)
         self._track = Track.restored(self._rule, track)
         self._nights, self._measured, self._accepted = counts
@@ -139,11 +139,11 @@ class Course:
 def replay(
     runs: Iterable[Measurement], marks: Sequence[EpochMark] = (), *, rule: Rule | None = None
 ) -> tuple[JudgedNight, ...]:
-    """Judge every night of a series in its turn, oldest first.
+    """Judge every night of a series, oldest first.
 
     Args:
         runs: all measurements of one series.
-        marks: where a person began a new epoch.
+        marks: manually accepted epochs.
         rule: when a night is an alarm.
     """
     course = Course(marks, rule=rule)
@@ -151,13 +151,13 @@ def replay(
 
 
 def _judge(night: Sequence[Measurement], track: Track, begins: str | None) -> JudgedNight:
-    numbers = [run.value for run in night if run.value is not None]
-    again = sum(numbers[1:]) / len(numbers[1:]) if len(numbers) > 1 else None
-    judgement = judge(track, numbers[0], again) if numbers else None
+    values = [run.value for run in night if run.value is not None]
+    rerun = sum(values[1:]) / len(values[1:]) if len(values) > 1 else None
+    judgement = judge(track, values[0], rerun) if values else None
     return JudgedNight(
         night=night_of(night[0].started_at),
         run_ids=tuple(run.run_id for run in night),
-        value=None if not numbers else numbers[0] if again is None else (numbers[0] + again) / 2,
+        value=None if not values else values[0] if rerun is None else (values[0] + rerun) / 2,
         kind=judgement.kind if judgement else "invalid",
         judgement=judgement,
         reason=judgement.reason if judgement else night[-1].problem or msg("night.nothing"),

@@ -1,8 +1,7 @@
-"""Judge the newest session against the nights before it.
+"""Judge the newest session of a results folder, "tonight", against the nights before it.
 
-The newest session of the results folder is tonight. Every speed series of it is judged against its history
-(:mod:`bench.nightly.rule`), every accuracy task item by item against the last earlier score, all tasks of all runs
-together (:mod:`bench.analysis.judgement`).
+Every speed series is judged against its history (:mod:`bench.nightly.rule`). Every accuracy task is compared item by
+item with the last earlier score, as one family over all tasks and runs (:mod:`bench.analysis.judgement`).
 """
 
 import json
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bench import format as fmt
 from bench.analysis.judgement import Outcome, Pair, is_reused, judge_family
 from bench.errors import StoreError, nearest
 from bench.files import write_atomic
@@ -26,53 +26,56 @@ from quantize.key import Frozen
 
 
 class Tonight(Frozen):
-    """What is judged."""
+    """The session to judge."""
 
     session: str
     runs: tuple[RunRow, ...]
 
 
 def accept(results_dir: Path, run_id: str, reason: str) -> None:
-    """Begin a new epoch with a run: what it measured is right, and the nights before say nothing any more."""
-    mark = EpochMark(run_id=run_id, reason=reason, at=utc_mark())
-    marks = [one for one in marks_of(results_dir) if one.run_id != run_id]
-    write_atomic(results_dir / MARKS, json.dumps([one.model_dump() for one in (*marks, mark)], indent=1))
+    """Start a new epoch with a run: its level is accepted, and the nights before it no longer count."""
+    accepted = EpochMark(run_id=run_id, reason=reason, at=utc_mark())
+    marks = [mark for mark in marks_of(results_dir) if mark.run_id != run_id]
+    write_atomic(results_dir / MARKS, json.dumps([mark.model_dump() for mark in (*marks, accepted)], indent=1))
 
 
 def tonight_of(index: Index, session: str | None) -> Tonight:
-    """Return the newest session's runs, or the given one's.
+    """Return the given session, or the newest one.
 
     Raises:
         StoreError: there is none.
     """
     rows = index.runs()
     if not rows:
-        raise StoreError("no run has ended in this results folder; run python -m bench.run … first")
-    chosen = session or rows[0].session
-    found = tuple(row for row in rows if row.session == chosen)
-    if not found:
-        raise StoreError(f"--session {chosen}: no such session{nearest(chosen, {row.session for row in rows})}")
-    return Tonight(session=chosen, runs=found)
+        raise StoreError("this results folder has no finished run; run python -m bench.run … first")
+    name = session or rows[0].session
+    runs = tuple(row for row in rows if row.session == name)
+    if not runs:
+        raise StoreError(f"--session {name}: no such session{nearest(name, {row.session for row in rows})}")
+    return Tonight(session=name, runs=runs)
 
 
 def speed_lines(index: Index, tonight: Tonight, marks: Sequence[EpochMark], *, newest: bool) -> list[Line]:
-    """Return what tonight says in every series that its runs belong to.
+    """Return a line for every speed series of tonight's runs.
 
     Args:
-        index: of the results folder.
-        tonight: what is judged.
-        marks: where people began new epochs.
-        newest: whether tonight is the newest session; otherwise the nights after it are left out of account.
+        index: index of the results folder.
+        tonight: the session to judge.
+        marks: manually accepted epochs.
+        newest: whether tonight is the newest session; otherwise the nights after it are ignored.
     """
     if newest:
-        judged = {name: one.last for name, one in standings(index, tonight.runs, marks).items()}
+        nights_of = {name: standing.last for name, standing in standings(index, tonight.runs, marks).items()}
     else:
         run_ids = {row.run_id for row in tonight.runs}
-        judged = {
+        nights_of = {
             name: next(night for night in reversed(nights) if run_ids & set(night.run_ids))
             for name, nights in histories(index, tonight.runs, marks).items()
         }
-    return [Line(name=name, kind=one.kind, ratio=one.ratio, reason=str(one.reason)) for name, one in judged.items()]
+    return [
+        Line(name=name, kind=night.kind, ratio=night.ratio, reason=str(night.reason))
+        for name, night in nights_of.items()
+    ]
 
 
 def _record(results_dir: Path, run_id: str) -> RunRecord:
@@ -80,11 +83,11 @@ def _record(results_dir: Path, run_id: str) -> RunRecord:
 
 
 def _earlier(results_dir: Path, rows: Iterable[RunRow], record: RunRecord, task: str) -> TaskScore | None:
-    """Return the newest score of a task that an earlier run of the same variant has."""
+    """Return the newest score of a task from an earlier run of the same variant, or None."""
     variant = (record.variant.model, record.variant.quant, record.engine)
     for row in rows:
-        same = (row.model, row.quant, row.engine) == variant
-        if same and row.started_at < record.started_at and row.scores:
+        same_variant = (row.model, row.quant, row.engine) == variant
+        if same_variant and row.started_at < record.started_at and row.scores:
             for score in _record(results_dir, row.run_id).scores:
                 if score.task == task and not score.repeat and score.valid:
                     return score
@@ -92,7 +95,7 @@ def _earlier(results_dir: Path, rows: Iterable[RunRow], record: RunRecord, task:
 
 
 def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Line]:
-    """Judge every task of tonight's runs item by item against the last earlier score, all of them together."""
+    """Compare every task of tonight's runs item by item with the last earlier score, as one family."""
     rows = index.runs()
     records = [_record(results_dir, row.run_id) for row in tonight.runs if row.scores]
     pairs = [
@@ -105,13 +108,13 @@ def accuracy_lines(results_dir: Path, index: Index, tonight: Tonight) -> list[Li
 
 
 def _accuracy_line(pair: Pair, outcome: Outcome) -> Line:
-    score, before = pair.score, pair.baseline
+    score, earlier = pair.score, pair.baseline
     name = f"{pair.run.variant.model} {pair.run.variant.quant} {pair.run.engine} {score.task}"
     if not score.valid:
         return Line(name=name, kind="invalid", reason=f"{score.status}: {'; '.join(score.reasons)}")
-    if before is None:
+    if earlier is None:
         return Line(name=name, kind="not_enough_data", reason="no earlier score of this task")
-    if is_reused(before, score):
+    if is_reused(earlier, score):
         return Line(name=name, kind="fine", reason=outcome.obstacle)
     verdict = outcome.verdict
     if verdict is None:
@@ -121,12 +124,12 @@ def _accuracy_line(pair: Pair, outcome: Outcome) -> Line:
 
 
 def run_lines(tonight: Tonight) -> list[Line]:
-    """Return a line for each of tonight's runs that has failures."""
+    """Return a line for each of tonight's runs with failures."""
     return [
         Line(
             name=f"{row.model} {row.quant} {row.engine}",
             kind="invalid",
-            reason=f"{row.failures} failures: {row.run_id}",
+            reason=f"{fmt.plural(row.failures, 'failure')}: {row.run_id}",
         )
         for row in tonight.runs
         if row.failures
@@ -134,16 +137,16 @@ def run_lines(tonight: Tonight) -> list[Line]:
 
 
 def lost_lines(results_dir: Path, tonight: Tonight, unreadable: Mapping[str, str]) -> list[Line]:
-    """Return a line for each run that began after tonight's and left nothing to judge."""
+    """Return a line for each run that started after tonight's and has no readable record."""
     newest = max(row.run_id for row in tonight.runs)
-    unended = [file.parent.name for file in results_dir.glob("runs/*/run.json")]
-    found = {
-        run_id: "it has not ended: cut short, or still going on"
-        for run_id in sorted(unended)
+    started = [file.parent.name for file in results_dir.glob("runs/*/run.json")]
+    reasons = {
+        run_id: "the run has not finished: interrupted, or still running"
+        for run_id in sorted(started)
         if run_id > newest and not (results_dir / "runs" / run_id / "record.json").exists()
     }
-    found |= {run_id: f"it cannot be read: {why}" for run_id, why in unreadable.items() if run_id > newest}
-    return [Line(name=run_id, kind="invalid", reason=why) for run_id, why in found.items()]
+    reasons |= {run_id: f"the record cannot be read: {why}" for run_id, why in unreadable.items() if run_id > newest}
+    return [Line(name=run_id, kind="invalid", reason=why) for run_id, why in reasons.items()]
 
 
 def judged(results_dir: Path, session: str | None, *, newest: bool, again: bool = False) -> tuple[Tonight, list[Line]]:
@@ -152,35 +155,35 @@ def judged(results_dir: Path, session: str | None, *, newest: bool, again: bool 
     Args:
         results_dir: results folder.
         session: None for the newest.
-        newest: whether it is the newest, but for a second measurement.
-        again: whether there is a second measurement, a session of its own.
+        newest: whether it is the newest session, apart from a second measurement.
+        again: whether there is a second measurement, in a session of its own.
 
     Raises:
         StoreError: there is no such session, or a record cannot be read.
     """
     index = Index(results_dir)
     try:
-        done = index.refresh()
+        refreshed = index.refresh()
         tonight = tonight_of(index, session)
         lines = [
             *run_lines(tonight),
-            *(lost_lines(results_dir, tonight, done.unreadable) if newest else ()),
+            *(lost_lines(results_dir, tonight, refreshed.unreadable) if newest else ()),
             *speed_lines(index, tonight, marks_of(results_dir), newest=newest and not again),
             *accuracy_lines(results_dir, index, tonight),
         ]
     finally:
         index.close()
-    for run_id, why in done.unreadable.items():
-        sys.stderr.write(f"warning: {run_id} cannot be read and is left out: {why}\n")
+    for run_id, why in refreshed.unreadable.items():
+        sys.stderr.write(f"warning: {run_id} cannot be read and is skipped: {why}\n")
     return tonight, lines
 
 
 def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
-    """Run once more what is an alarm; returns whether there was something to run."""
+    """Measure the runs of alarmed series again; return whether there were any."""
     alarmed = {line.name for line in lines if line.kind == "rerun"}
-    again = [row for row in tonight.runs if any(name.startswith(f"{row.model} {row.quant} ") for name in alarmed)]
-    for row in again:
+    rows = [row for row in tonight.runs if any(name.startswith(f"{row.model} {row.quant} ") for name in alarmed)]
+    for row in rows:
         command = [sys.executable, "-m", "bench.run", *_record(results_dir, row.run_id).command, "accuracy=none"]
         sys.stderr.write(f"measuring again: {shlex.join(command[1:])}\n")
         subprocess.run([*command, f"results_dir={results_dir}"], check=False)
-    return bool(again)
+    return bool(rows)

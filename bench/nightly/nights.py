@@ -1,4 +1,4 @@
-"""Every series that some runs belong to, judged night by night."""
+"""The series of given runs, judged night by night."""
 
 from collections.abc import Container, Iterable, Sequence
 
@@ -12,51 +12,51 @@ FIGURES: tuple[Figure, ...] = ("decode", "prefill")
 
 
 def name_of(key: SeriesKey, figure: Figure) -> str:
-    """Return what a series is called."""
+    """Return the name of a series."""
     return f"{key.model} {key.quant} {key.engine} in{key.input_len} out{key.output_len} c{key.concurrency} {figure}"
 
 
 def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark]) -> dict[str, Standing]:
-    """Return {name: where it stands} of every series that has one of the runs in its last night.
+    """Return {name: summary} for every series with one of the runs in its last night.
 
-    Where each series stood before its last night is kept in the index: the next time only what is new is judged.
+    The index stores the state of each series before its last night, so that the next call only judges new nights.
     """
     wanted, run_ids = _of(runs)
     signature = sha256_text(canonical_json([Rule().model_dump(), [mark.model_dump() for mark in marks]]))
-    kept = index.courses(signature, wanted)
-    found, moved = {}, []
+    states = index.courses(signature, wanted)
+    summaries, advanced = {}, []
     for key in index.series(wanted):
         for figure in FIGURES:
-            through, state = kept.get((key, figure), ("", ""))
+            through, state = states.get((key, figure), ("", ""))
             nights = by_night(index.nights(key, figure, after=through))
             if not nights or not any(run.run_id in run_ids for run in nights[-1]):
                 continue
             course = Course(marks)
             if state:
-                course.go_on(state)
+                course.resume(state)
             for night in nights[:-1]:
                 course.step(night)
             if len(nights) > 1:
-                moved.append((key, figure, nights[-2][-1].started_at, course.state()))
-            found[name_of(key, figure)] = course.standing(course.step(nights[-1]))
-    if moved:
-        index.keep_courses(signature, moved)
-    return found
+                advanced.append((key, figure, nights[-2][-1].started_at, course.state()))
+            summaries[name_of(key, figure)] = course.standing(course.step(nights[-1]))
+    if advanced:
+        index.keep_courses(signature, advanced)
+    return summaries
 
 
 def histories(
     index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark], names: Container[str] | None = None
 ) -> dict[str, tuple[JudgedNight, ...]]:
-    """Return {name: nights, oldest first} of every series that has one of the runs.
+    """Return {name: nights, oldest first} for every series with one of the runs.
 
     Args:
-        index: of the results folder.
+        index: index of the results folder.
         runs: the series' runs, or some of them.
-        marks: where people began new epochs.
-        names: only these series, if given.
+        marks: manually accepted epochs.
+        names: only these series; None for all.
     """
     wanted, run_ids = _of(runs)
-    found = {}
+    judged = {}
     for key in index.series(wanted):
         for figure in FIGURES:
             name = name_of(key, figure)
@@ -64,8 +64,8 @@ def histories(
                 continue
             nights = index.nights(key, figure)
             if any(night.run_id in run_ids for night in nights):
-                found[name] = replay(nights, marks)
-    return found
+                judged[name] = replay(nights, marks)
+    return judged
 
 
 def _of(runs: Iterable[RunRow]) -> tuple[set[tuple[str, str, str]], set[str]]:

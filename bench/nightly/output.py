@@ -1,4 +1,4 @@
-"""How the gate's judgements are printed: for people, for a CI's page, as JUnit XML. Pure functions."""
+"""Output of the gate: text, Markdown and JUnit XML. Pure functions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ EXIT = {0: "fine", 1: "a regression", 2: "not enough data", 3: "an invalid run"}
 KIND_CODE = {
     "fine": 0, "faster": 0, "regression": 1, "drift": 1, "rerun": 1, "not_enough_data": 2, "invalid": 3,
 }  # fmt: skip
-"""Exit code of each kind. An alarm that was not measured again counts as one."""
+"""Exit code of each kind. An alarm without a second measurement counts as a regression."""
 ORDER = (1, 3, 2, 0)
-"""The first of these that any line has is the command's."""
+"""Exit codes by priority: the command's is the first one that any line has."""
 
 
 class Line(Frozen):
-    """One series or task and what was found."""
+    """The judgement of one series, task or run."""
 
     name: str
     kind: str
@@ -26,16 +26,16 @@ class Line(Frozen):
 
 
 def exit_code(lines: Sequence[Line]) -> int:
-    """Return the exit code: a regression before an invalid run before too little data. Nothing at all is too little."""
+    """Return the exit code: a regression before an invalid run before too little data. No lines are too little data."""
     codes = {KIND_CODE[line.kind] for line in lines}
     return next((code for code in ORDER if code in codes), 2)
 
 
 def verdict(lines: Sequence[Line]) -> str:
-    """Return everything in one sentence."""
+    """Return the overall result in one sentence."""
     counts = Counter(line.kind for line in lines)
-    told = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in sorted(counts.items()))
-    return f"{EXIT[exit_code(lines)]}: {told or 'nothing to judge'}"
+    summary = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in sorted(counts.items()))
+    return f"{EXIT[exit_code(lines)]}: {summary or 'nothing to judge'}"
 
 
 def _worst_first(lines: Sequence[Line]) -> list[Line]:
@@ -47,7 +47,7 @@ def _ratio(line: Line) -> str:
 
 
 def lines_of(lines: Sequence[Line]) -> str:
-    """Return what is printed in a terminal, worst first."""
+    """Return the text for the terminal, worst first."""
     width = max((len(line.name) for line in lines), default=0)
     rows = [f"{line.kind:<16}{line.name:<{width}}  {line.reason}\n" for line in _worst_first(lines)]
     return "".join([*rows, f"{verdict(lines)}\n"])
@@ -88,5 +88,5 @@ def junit(title: str, lines: Sequence[Line]) -> bytes:
         else:
             ET.SubElement(case, tag, {"message": line.reason, "type": line.kind})
     ET.indent(suite)
-    found: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
-    return found
+    xml: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return xml

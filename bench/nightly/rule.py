@@ -1,19 +1,19 @@
-"""The nightly gate: is tonight slower than the nights before? Pure functions over one series of one cell.
+"""The rule of the nightly gate: is tonight slower than the nights before? Pure functions over one series of one cell.
 
-A night is the Hodges-Lehmann estimate of ln(variant / control) over its rounds: in every round the variant and a
-pinned control cell were measured one after the other, so what made the whole night slow cancels, and one spoiled trial
-of five moves nothing (Hodges and Lehmann 1963, Annals of Mathematical Statistics 34, 598). Speeds are such that more is
+A night's value is the Hodges-Lehmann estimate of ln(variant / control) over its rounds. In every round the variant and
+a pinned control cell are measured one after the other, so whatever slows the complete night cancels, and one spoiled
+trial of five has little effect (Hodges and Lehmann 1963, Annals of Mathematical Statistics 34, 598). Higher speeds are
 better; a latency enters as its inverse.
 
 Two alarms, both on logarithms:
 
 - *step*: tonight is more than ``z`` robust standard deviations below the median of the last accepted nights, and by at
   least ``least_change``; a second measurement in the same night must agree, both taken together.
-- *drift*: a one-sided CUSUM from the level at the beginning of the epoch (Page 1954, Biometrika 41, 100) passes its
-  bound, and the last nights together are below that level by at least ``least_drift``.
+- *drift*: a one-sided CUSUM from the level at the beginning of the epoch (Page 1954, Biometrika 41, 100) exceeds
+  its bound, and the median of the last nights is below that level by at least ``least_drift``.
 
-A new epoch (another machine, driver or version) begins a new level. docs/nightly.md holds the
-simulation that these figures were chosen by.
+A new epoch (another machine, driver or version) has a new level. docs/nightly.md has the simulation that the defaults
+were chosen by.
 """
 
 import math
@@ -37,25 +37,25 @@ class Rule(Frozen):
     z: PositiveFloat = 3.0
     """Standard deviations below the level at which a night is a step."""
     least_change: PositiveFloat = 0.02
-    """Share of the level below which no step counts."""
+    """Least change that counts as a step, as a share of the level."""
     least_drift: PositiveFloat = 0.01
-    """The same share for what several nights lost little by little."""
+    """Least change that counts as a drift, as a share of the level."""
     window: PositiveInt = 20
-    """Accepted nights that make the level and its spread."""
+    """Accepted nights from which the level and its spread are estimated."""
     least_nights: PositiveInt = 8
-    """With fewer of them nothing is judged."""
+    """Accepted nights below which nothing is judged."""
     least_sd: PositiveFloat = 0.003
-    """Least standard deviation of nights that is assumed: a few nights may agree by chance."""
+    """Lower bound of the standard deviation of nights: a few nights may agree by chance."""
     slack: PositiveFloat = 1.0
-    """Standard deviations that the CUSUM forgives each night."""
+    """Allowance of the CUSUM for each night, in standard deviations."""
     bound: PositiveFloat = 8.0
-    """Standard deviations at which the CUSUM is an alarm."""
+    """Alarm threshold of the CUSUM, in standard deviations."""
     recent: PositiveInt = 5
-    """Nights whose median says how far a drift has gone."""
+    """Last nights whose median is the size of a drift."""
 
 
 class Level(NamedTuple):
-    """Level of a series, in the unit of its nights: logarithms of ratios."""
+    """Level of a series, as logarithms of ratios like the nights' values."""
 
     median: float
     sd: float
@@ -63,15 +63,15 @@ class Level(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What one night says about one series."""
+    """The judgement of one night of a series."""
 
     kind: Kind
     change: float | None
-    """Share by which tonight is above (+) or below (−) the level; None without a level."""
+    """Difference from the level as a share of it, positive if faster; None without a level."""
     z: float | None
-    """The same in robust standard deviations."""
+    """Difference from the level in robust standard deviations."""
     cusum: float | None
-    """Standard deviations below the epoch's first level, added up."""
+    """The CUSUM below the epoch's first level, in standard deviations."""
     reason: Words
 
 
@@ -95,27 +95,27 @@ def level_of(accepted: Sequence[float], rule: Rule) -> Level:
 
 
 class Track:
-    """The accepted nights of one epoch, and what a judgement needs of them, kept up to date night by night.
+    """The accepted nights of one epoch, reduced to what a judgement needs and updated night by night.
 
     The CUSUM is one-sided; its level and spread are those of the epoch's first ``rule.window`` nights, which are not
-    summed themselves.
+    part of the sum.
     """
 
     def __init__(self, rule: Rule, accepted: Sequence[float] = ()) -> None:
-        """Begin an epoch, with the nights it already has."""
+        """Start an epoch with the nights it already has."""
         self.rule = rule
         self.nights = 0
         self.tail: list[float] = []
-        """The last accepted nights, no more than judgements need."""
+        """The last accepted nights, as many as a judgement needs."""
         self.start: Level | None = None
-        """Once the epoch has ``rule.window`` nights."""
+        """The epoch's first level; None until it has ``rule.window`` nights."""
         self.total = 0.0
-        """The CUSUM after the last of them, in standard deviations."""
+        """The CUSUM after the last accepted night, in standard deviations."""
         for value in accepted:
             self.accept(value)
 
     def accept(self, value: float) -> None:
-        """Take a night in."""
+        """Add an accepted night."""
         self.total = self.total_with(value)
         self.nights += 1
         self.tail = [*self.tail, value][-max(self.rule.window, self.rule.recent) :]
@@ -123,26 +123,26 @@ class Track:
             self.start = level_of(self.tail, self.rule)
 
     def state(self) -> list[Any]:
-        """Return everything it holds as plain values."""
+        """Return the state as plain values, for :meth:`restored`."""
         start = self.start and [self.start.median, self.start.sd, self.start.nights]
         return [self.nights, self.tail, self.total, start]
 
     @classmethod
     def restored(cls, rule: Rule, state: Sequence[Any]) -> "Track":
-        """Return the track whose state it was."""
-        made = cls(rule)
-        made.nights, made.tail, made.total, start = state
-        made.start = Level(median=start[0], sd=start[1], nights=start[2]) if start else None
-        return made
+        """Return a track restored from its state."""
+        track = cls(rule)
+        track.nights, track.tail, track.total, start = state
+        track.start = Level(median=start[0], sd=start[1], nights=start[2]) if start else None
+        return track
 
     def total_with(self, value: float) -> float:
-        """Return what the CUSUM would be with one night more."""
+        """Return the CUSUM with one more night."""
         if self.start is None:
             return 0.0
         return max(0.0, self.total - (value - self.start.median) / self.start.sd - self.rule.slack)
 
     def lost_with(self, value: float) -> float | None:
-        """Return the share that would be lost since the epoch began, if that were an alarm."""
+        """Return the change since the epoch's first level, with one more night, if it is a drift alarm; else None."""
         if self.start is None or self.total_with(value) <= self.rule.bound:
             return None
         recent = [*self.tail, value][-self.rule.recent :]
@@ -151,7 +151,7 @@ class Track:
 
 
 def _away(value: float, level: Level, rule: Rule) -> int:
-    """Return −1 where a value is an alarm below the level, 1 where it is as far above it, else 0."""
+    """Return −1 if a value is an alarm below the level, 1 if it is as far above it, else 0."""
     distance = value - level.median
     far = abs(distance) / level.sd > rule.z and abs(math.expm1(distance)) >= rule.least_change
     return int(math.copysign(1, distance)) if far else 0
@@ -163,10 +163,10 @@ def judge(track: Track, tonight: float, rerun: float | None = None) -> Judgement
     Args:
         track: the epoch so far.
         tonight: this night's value.
-        rerun: the value of a second measurement in the same night, once the first was an alarm.
+        rerun: the value of a second measurement in the same night, after an alarm.
 
     Returns:
-        ``rerun`` where a second measurement is wanted; everything else is final.
+        Kind ``rerun`` if a second measurement is needed; every other kind is final.
     """
     rule = track.rule
     if track.nights < rule.least_nights:
@@ -182,17 +182,17 @@ def judge(track: Track, tonight: float, rerun: float | None = None) -> Judgement
     total = track.total_with(value)
     change, z = math.expm1(value - level.median), (value - level.median) / level.sd
 
-    def said(kind: Kind, reason: Words) -> Judgement:
+    def judgement(kind: Kind, reason: Words) -> Judgement:
         return Judgement(kind=kind, change=change, z=z, cusum=total, reason=reason)
 
     difference, nights, deviations = f"{change:+.1%}", str(level.nights), f"{z:+.1f}"
     first = _away(tonight, level, rule)
     if first < 0 and rerun is None:
-        return said("rerun", msg("night.rerun", change=difference, nights=nights, z=deviations))
+        return judgement("rerun", msg("night.rerun", change=difference, nights=nights, z=deviations))
     if first < 0 and _away(value, level, rule) < 0:
-        return said("regression", msg("night.regression", change=difference, nights=nights, z=deviations))
+        return judgement("regression", msg("night.regression", change=difference, nights=nights, z=deviations))
     lost = track.lost_with(value)
     if lost is not None:
-        return said("drift", msg("night.drift", change=f"{lost:+.1%}", cusum=f"{total:.1f}"))
+        return judgement("drift", msg("night.drift", change=f"{lost:+.1%}", cusum=f"{total:.1f}"))
     reason = msg("night.against", change=difference, nights=nights, z=deviations)
-    return said("faster" if first > 0 else "fine", reason)
+    return judgement("faster" if first > 0 else "fine", reason)

@@ -16,12 +16,12 @@ KEY = SeriesKey(
 )
 
 
-def keep(results: Path, one: RunRecord) -> Path:
-    return keep_run(results, one) / "record.json"
+def keep(results: Path, run: RunRecord) -> Path:
+    return keep_run(results, run) / "record.json"
 
 
 def night(day: int, **changes: object) -> RunRecord:
-    """Return a run in which two variants took turns."""
+    """Return a run with an interleaved control."""
     cells = tuple(native_cell("gptq-int4", length, interleaved=True) for length in (1, 256))
     control = Control(
         variant=native_cell("bf16", 1).variant,
@@ -41,9 +41,9 @@ def index(tmp_path: Path) -> Index:
     return Index(tmp_path)
 
 
-def test_runs_are_listed_newest_first_and_by_what_they_are(tmp_path: Path, index: Index) -> None:
-    for one in (night(3), night(5), record("bf16")):
-        keep(tmp_path, one)
+def test_runs_are_listed_newest_first_and_can_be_filtered(tmp_path: Path, index: Index) -> None:
+    for run in (night(3), night(5), record("bf16")):
+        keep(tmp_path, run)
     assert index.refresh().read == 3
     assert [row.run_id for row in index.runs()][-1] == "run-03"
     assert [row.run_id for row in index.runs(quant="gptq-int4", limit=1)] == ["run-05"]
@@ -51,7 +51,7 @@ def test_runs_are_listed_newest_first_and_by_what_they_are(tmp_path: Path, index
     assert (row.cells, row.scores) == (3, len({score.task for score in record("bf16").scores}))
 
 
-def test_only_what_is_new_or_changed_is_read(tmp_path: Path, index: Index) -> None:
+def test_a_refresh_reads_only_new_and_changed_runs(tmp_path: Path, index: Index) -> None:
     file = keep(tmp_path, night(1))
     assert index.refresh().read == 1
     assert index.refresh().read == 0
@@ -64,18 +64,18 @@ def test_only_what_is_new_or_changed_is_read(tmp_path: Path, index: Index) -> No
 
 
 def rounds(cells: tuple[SpeedCell, ...], number: int = 5) -> tuple[SpeedCell, ...]:
-    """Return cells with so many trials."""
+    """Return cells with this number of trials."""
     return tuple(cell.model_copy(update={"trials": (cell.trials * number)[:number]}) for cell in cells)
 
 
 def night_of_rounds(day: int) -> RunRecord:
-    one = night(day)
-    assert one.control is not None
-    control = one.control.model_copy(update={"cells": rounds(one.control.cells)})
-    return one.model_copy(update={"cells": rounds(one.cells), "control": control})
+    run = night(day)
+    assert run.control is not None
+    control = run.control.model_copy(update={"cells": rounds(run.control.cells)})
+    return run.model_copy(update={"cells": rounds(run.cells), "control": control})
 
 
-def test_a_history_holds_each_nights_ratio_to_its_control(tmp_path: Path, index: Index) -> None:
+def test_a_history_has_each_nights_ratio_to_its_control(tmp_path: Path, index: Index) -> None:
     for day in (2, 1):
         keep(tmp_path, night_of_rounds(day))
     index.refresh()
@@ -88,79 +88,79 @@ def test_a_history_holds_each_nights_ratio_to_its_control(tmp_path: Path, index:
     assert prefill.value == pytest.approx(math.log(1.6), abs=0.01)
 
 
-def test_too_few_rounds_are_said(tmp_path: Path, index: Index) -> None:
+def test_too_few_rounds_are_reported(tmp_path: Path, index: Index) -> None:
     keep(tmp_path, night(1))
     index.refresh()
-    [found] = index.nights(KEY, "decode")
-    assert found.value is None
-    assert found.problem == "3 rounds, at least 5 are needed (workload.trials=5)"
+    [measurement] = index.nights(KEY, "decode")
+    assert measurement.value is None
+    assert measurement.problem == "3 rounds, at least 5 are needed (workload.trials=5)"
 
 
-def test_a_control_that_did_not_take_turns_is_none(tmp_path: Path, index: Index) -> None:
-    one = night_of_rounds(1)
-    assert one.control is not None
-    apart = tuple(cell.model_copy(update={"interleaved": False}) for cell in one.control.cells)
-    keep(tmp_path, one.model_copy(update={"control": one.control.model_copy(update={"cells": apart})}))
+def test_a_control_that_was_not_interleaved_does_not_count(tmp_path: Path, index: Index) -> None:
+    run = night_of_rounds(1)
+    assert run.control is not None
+    apart = tuple(cell.model_copy(update={"interleaved": False}) for cell in run.control.cells)
+    keep(tmp_path, run.model_copy(update={"control": run.control.model_copy(update={"cells": apart})}))
     index.refresh()
-    [found] = index.nights(KEY, "decode")
-    assert "baseline=bf16" in str(found.problem)
+    [measurement] = index.nights(KEY, "decode")
+    assert "baseline=bf16" in str(measurement.problem)
 
 
 def test_an_epoch_is_the_machine_the_engine_and_the_packages() -> None:
-    one = night(1)
-    assert epoch_of(one) == epoch_of(night(9))
+    run = night(1)
+    assert epoch_of(run) == epoch_of(night(9))
     other = environment(gpus=("NVIDIA H20, 97871 MiB, 575.51",))
-    assert epoch_of(one) != epoch_of(one.model_copy(update={"environment": other}))
-    assert epoch_of(one) != epoch_of(one.model_copy(update={"engine": "vllm"}))
+    assert epoch_of(run) != epoch_of(run.model_copy(update={"environment": other}))
+    assert epoch_of(run) != epoch_of(run.model_copy(update={"engine": "vllm"}))
     other = environment(event_loop="asyncio")
-    assert epoch_of(one) != epoch_of(one.model_copy(update={"environment": other}))
+    assert epoch_of(run) != epoch_of(run.model_copy(update={"environment": other}))
 
 
-def test_an_index_can_be_deleted_or_spoiled_and_is_made_anew(tmp_path: Path, index: Index) -> None:
+def test_a_deleted_or_damaged_index_is_rebuilt(tmp_path: Path, index: Index) -> None:
     keep(tmp_path, night(1))
     index.refresh()
     index.close()
     for file in tmp_path.glob(f"{NAME}*"):
         file.unlink()
     (tmp_path / NAME).write_bytes(b"this is no database" * 100)
-    anew = Index(tmp_path)
-    assert anew.refresh().read == 1
-    assert anew.rebuild().read == 1
-    assert len(anew.runs()) == 1
+    rebuilt = Index(tmp_path)
+    assert rebuilt.refresh().read == 1
+    assert rebuilt.rebuild().read == 1
+    assert len(rebuilt.runs()) == 1
 
 
-def test_tables_of_another_version_are_made_anew(tmp_path: Path, index: Index) -> None:
+def test_tables_of_another_version_are_rebuilt(tmp_path: Path, index: Index) -> None:
     keep(tmp_path, night(1))
     index.refresh()
     index.close()
     with sqlite3.connect(tmp_path / NAME) as database:
         database.execute("drop table cells")
         database.execute("pragma user_version=0")
-    anew = Index(tmp_path)
-    assert anew.refresh().read == 1
-    assert len(anew.nights(KEY, "decode")) == 1
+    rebuilt = Index(tmp_path)
+    assert rebuilt.refresh().read == 1
+    assert len(rebuilt.nights(KEY, "decode")) == 1
 
 
 def test_a_record_that_cannot_be_read_is_named_and_set_aside(tmp_path: Path, index: Index) -> None:
     keep(tmp_path, night(1))
-    torn = keep(tmp_path, night(2))
-    torn.write_bytes(torn.read_bytes()[:999])
-    done = index.refresh()
-    assert (done.read, list(done.unreadable)) == (1, ["run-02"])
+    truncated = keep(tmp_path, night(2))
+    truncated.write_bytes(truncated.read_bytes()[:999])
+    refreshed = index.refresh()
+    assert (refreshed.read, list(refreshed.unreadable)) == (1, ["run-02"])
     assert set_aside(tmp_path, "run-02") == tmp_path / "set-aside" / "run-02"
     assert index.refresh().unreadable == {}
 
 
-def test_two_processes_may_hold_it_at_once(tmp_path: Path, index: Index) -> None:
+def test_two_processes_can_use_an_index_at_once(tmp_path: Path, index: Index) -> None:
     other = Index(tmp_path)
     keep(tmp_path, night(1))
     assert index.refresh().read == 1
     keep(tmp_path, night(2))
     assert other.refresh().read == 1
-    assert [len(one.runs()) for one in (index, other)] == [2, 2]
+    assert [len(each.runs()) for each in (index, other)] == [2, 2]
 
 
-def test_an_index_spoiled_in_its_middle_is_one_clear_line(tmp_path: Path, index: Index) -> None:
+def test_an_index_damaged_in_its_middle_is_reported_in_one_line(tmp_path: Path, index: Index) -> None:
     for day in range(1, 20):
         keep(tmp_path, night(day))
     index.refresh()
@@ -169,7 +169,7 @@ def test_an_index_spoiled_in_its_middle_is_one_clear_line(tmp_path: Path, index:
     content = bytearray(file.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     file.write_bytes(content)
-    for rest in tmp_path.glob(f"{NAME}-*"):
-        rest.unlink()
-    with pytest.raises(StoreError, match="can be deleted, nothing is lost"):
+    for leftover in tmp_path.glob(f"{NAME}-*"):
+        leftover.unlink()
+    with pytest.raises(StoreError, match="can be deleted without losing anything"):
         Index(tmp_path).refresh()

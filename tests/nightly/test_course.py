@@ -16,11 +16,11 @@ def test_a_run_before_midnight_and_one_after_it_are_one_night() -> None:
 
 
 def test_flat_nights_are_fine_once_there_are_enough() -> None:
-    kinds = [one.kind for one in replay(run(day) for day in range(25))]
+    kinds = [night.kind for night in replay(run(day) for day in range(25))]
     assert kinds == ["not_enough_data"] * RULE.least_nights + ["fine"] * (25 - RULE.least_nights)
 
 
-def test_a_slower_night_wants_a_second_measurement_and_that_decides() -> None:
+def test_a_slower_night_needs_a_second_measurement_which_decides() -> None:
     before = [run(day) for day in range(25)]
     slow = run(25, -0.05)
     assert replay([*before, slow])[-1].kind == "rerun"
@@ -31,35 +31,35 @@ def test_a_slower_night_wants_a_second_measurement_and_that_decides() -> None:
     assert replay([*before, run(25, -0.03), well])[-1].kind == "fine"
 
 
-def test_an_alarm_stays_one_until_somebody_accepts_it() -> None:
+def test_an_alarm_stays_an_alarm_until_it_is_accepted() -> None:
     nights = [run(day) for day in range(25)]
     for day in range(25, 40):
         nights += [run(day, -0.05), run(day, -0.05, hour=22)]
-    kinds = [one.kind for one in replay(nights)]
+    kinds = [night.kind for night in replay(nights)]
     assert kinds[25:] == ["regression"] * 15
     mark = EpochMark(run_id=run(30, hour=22).run_id, reason="the new kernel is worth it", at="2026-02-03")
     judged = replay(nights, [mark])
     assert judged[30].epoch_begins == "the new kernel is worth it"
-    assert [one.kind for one in judged[30:]] == ["not_enough_data"] * 8 + ["fine"] * 2
+    assert [night.kind for night in judged[30:]] == ["not_enough_data"] * 8 + ["fine"] * 2
 
 
-def test_other_conditions_begin_a_new_epoch() -> None:
+def test_changed_conditions_begin_a_new_epoch() -> None:
     judged = replay([*(run(day) for day in range(25)), *(run(day, -0.1, epoch="b") for day in range(25, 28))])
-    assert [one.kind for one in judged[25:]] == ["not_enough_data"] * 3
+    assert [night.kind for night in judged[25:]] == ["not_enough_data"] * 3
     assert "changed" in str(judged[25].epoch_begins)
     assert judged[26].epoch_begins is None
 
 
 @pytest.mark.parametrize(
-    ("variant", "control", "status", "said"),
+    ("variant", "control", "status", "reason"),
     [
         ((0.02,) * 5, (0.03,) * 5, "invalid", "the cell is invalid"),
         ((0.02,) * 5, (), "ok", "baseline=bf16"),
         ((0.02,) * 3, (0.03,) * 3, "ok", "workload.trials=5"),
     ],
 )
-def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(
-    variant: tuple[float, ...], control: tuple[float, ...], status: str, said: str
+def test_a_night_without_a_value_has_a_reason_and_is_not_counted(
+    variant: tuple[float, ...], control: tuple[float, ...], status: str, reason: str
 ) -> None:
     nights = [run(day) for day in range(20)]
     problem = value_of(variant, control, status)
@@ -67,7 +67,7 @@ def test_a_night_that_cannot_be_judged_says_why_and_is_not_counted(
     spoiled = run(20)._replace(value=None, problem=problem)
     judged = replay([*nights, spoiled, run(21)])
     assert (judged[20].kind, judged[20].value) == ("invalid", None)
-    assert said in str(judged[20].reason)
+    assert reason in str(judged[20].reason)
     assert judged[21].kind == "fine"
 
 
@@ -81,14 +81,14 @@ def test_the_order_in_which_runs_are_given_does_not_matter(order: list[int]) -> 
     st.integers(1, 59),
     st.booleans(),
 )
-def test_a_course_that_is_kept_and_gone_on_with_says_the_same(changes: list[float], cut: int, other: bool) -> None:
+def test_a_resumed_course_gives_the_same_judgements(changes: list[float], cut: int, other: bool) -> None:
     nights = by_night(run(day, change, epoch="b" if other and day > 30 else "a") for day, change in enumerate(changes))
-    whole = Course()
-    expected = [whole.step(night) for night in nights]
-    first = Course()
+    uninterrupted = Course()
+    expected = [uninterrupted.step(night) for night in nights]
+    stored = Course()
     for night in nights[:cut]:
-        first.step(night)
-    second = Course()
-    second.go_on(first.state())
-    assert [second.step(night) for night in nights[cut:]] == expected[cut:]
-    assert second.state() == whole.state()
+        stored.step(night)
+    resumed = Course()
+    resumed.resume(stored.state())
+    assert [resumed.step(night) for night in nights[cut:]] == expected[cut:]
+    assert resumed.state() == uninterrupted.state()

@@ -1,4 +1,4 @@
-"""Series judged night by night: what is kept in the index changes no judgement."""
+"""Series judged night by night: states stored in the index do not change the judgements."""
 
 from pathlib import Path
 
@@ -10,29 +10,29 @@ from testkit.records import keep
 from tests.support.nights import night
 
 
-def test_what_is_kept_says_what_the_whole_history_says(tmp_path: Path) -> None:
+def test_stored_states_give_the_same_summaries_as_the_complete_history(tmp_path: Path) -> None:
     index = Index(tmp_path)
     for day in range(14):
         keep(tmp_path, night(day, 0.06 if day in (10, 12) else 0.0))
         index.refresh()
         newest = index.runs(limit=1)
-        whole = {name: standing_of(own) for name, own in histories(index, newest, ()).items()}
-        assert standings(index, newest, ()) == whole
-        assert standings(index, newest, ()) == whole
-    assert {one.last.kind for one in whole.values()} == {"fine"}
+        expected = {name: standing_of(nights) for name, nights in histories(index, newest, ()).items()}
+        assert standings(index, newest, ()) == expected
+        assert standings(index, newest, ()) == expected
+    assert {series.last.kind for series in expected.values()} == {"fine"}
 
 
-def test_a_word_of_a_person_or_a_run_that_is_gone_makes_it_anew(tmp_path: Path) -> None:
+def test_an_accepted_epoch_or_a_deleted_run_invalidates_stored_states(tmp_path: Path) -> None:
     index = Index(tmp_path)
     for day in range(12):
         keep(tmp_path, night(day))
     index.refresh()
     newest = index.runs(limit=1)
     standings(index, newest, ())
-    marks = [EpochMark(run_id="run-009-23", reason="right", at="2026-01-10")]
-    assert {one.last.kind for one in standings(index, newest, marks).values()} == {"not_enough_data"}
+    marks = [EpochMark(run_id="run-009-23", reason="correct", at="2026-01-10")]
+    assert {series.last.kind for series in standings(index, newest, marks).values()} == {"not_enough_data"}
     for file in (tmp_path / "runs" / "run-003-23").glob("*.json"):
         file.unlink()
     index.refresh()
-    whole = {name: standing_of(own) for name, own in histories(index, newest, ()).items()}
-    assert standings(index, newest, ()) == whole
+    expected = {name: standing_of(nights) for name, nights in histories(index, newest, ()).items()}
+    assert standings(index, newest, ()) == expected

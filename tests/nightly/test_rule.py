@@ -11,7 +11,7 @@ from bench.nightly.rule import Judgement, Rule, Track, level_of
 from bench.nightly.rule import judge as judge_track
 
 NIGHT_SD, TRIAL_SD = 0.012, 0.009
-"""Spread of whole nights and of single trials, as shares: what a shared machine shows."""
+"""Standard deviations of nights and of trials, as shares: typical of a shared machine."""
 RULE = Rule()
 speeds = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=9)
 
@@ -21,20 +21,17 @@ def judge(accepted: Sequence[float], tonight: float, rerun: float | None = None)
 
 
 def nights(rng: np.random.Generator, n: int, change: float = 0.0, rounds: int = 5, spoiled: float = 0.0) -> list[float]:
-    """Return values of nights in which everything moves together, and the variant by ``change`` besides."""
+    """Return values of nights in which variant and control move together, and the variant also by ``change``."""
 
     def trials(base: float) -> list[float]:
         noise = rng.normal(0, TRIAL_SD, rounds) - 0.1 * (rng.random(rounds) < spoiled)
         return list(np.exp(base + noise))
 
-    found = []
-    for whole in rng.normal(0, NIGHT_SD, n):
-        found.append(night_value(trials(whole + math.log1p(change)), trials(whole)))
-    return found
+    return [night_value(trials(base + math.log1p(change)), trials(base)) for base in rng.normal(0, NIGHT_SD, n)]
 
 
 def alarms(rng: np.random.Generator, accepted: list[float], change: float) -> bool:
-    """Tell whether a night with ``change`` ends as a regression, measured a second time if that is asked for."""
+    """Return whether a night with ``change`` is a regression, with a second measurement if the rule needs one."""
     tonight, again = nights(rng, 2, change)
     first = judge(accepted, tonight)
     return first.kind == "rerun" and judge(accepted, tonight, again).kind == "regression"
@@ -46,7 +43,7 @@ def test_the_estimate_is_between_the_least_and_the_greatest_value(values: list[f
 
 
 @given(speeds, st.floats(0.5, 2))
-def test_what_slows_variant_and_control_alike_cancels(values: list[float], night: float) -> None:
+def test_a_slow_down_of_variant_and_control_cancels(values: list[float], night: float) -> None:
     control = [value * 1.1 for value in values]
     slowed = night_value([value * night for value in values], [value * night for value in control])
     assert slowed == pytest.approx(night_value(values, control), abs=1e-9)
@@ -58,16 +55,17 @@ def test_one_spoiled_trial_of_five_moves_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "control", "said"), [([1.0], [1.0, 2.0], "1 trials"), ([0.0], [1.0], "above 0"), ([], [], "no values")]
+    ("variant", "control", "message"),
+    [([1.0], [1.0, 2.0], "1 trials"), ([0.0], [1.0], "above 0"), ([], [], "no values")],
 )
-def test_rounds_that_do_not_pair_are_refused(variant: list[float], control: list[float], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_rounds_that_do_not_pair_are_refused(variant: list[float], control: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         night_value(variant, control)
 
 
 def test_a_young_epoch_is_not_judged() -> None:
-    found = judge([0.0] * (RULE.least_nights - 1), -0.5)
-    assert (found.kind, found.change) == ("not_enough_data", None)
+    judgement = judge([0.0] * (RULE.least_nights - 1), -0.5)
+    assert (judgement.kind, judgement.change) == ("not_enough_data", None)
     assert judge([0.0] * RULE.least_nights, -0.5).kind == "rerun"
 
 
@@ -78,17 +76,17 @@ def test_an_alarm_wants_a_second_measurement_and_is_dropped_if_that_disagrees() 
     assert judge(quiet, -0.03, 0.0).kind == "fine"
 
 
-def test_a_change_too_small_to_matter_is_fine_however_sure_it_is() -> None:
-    found = judge([0.0] * 20, math.log(0.985))
-    assert found.z is not None
-    assert (found.kind, found.z < -RULE.z) == ("fine", True)
+def test_a_change_too_small_to_matter_is_fine_however_significant() -> None:
+    judgement = judge([0.0] * 20, math.log(0.985))
+    assert judgement.z is not None
+    assert (judgement.kind, judgement.z < -RULE.z) == ("fine", True)
 
 
 def test_a_large_change_within_the_usual_spread_is_fine() -> None:
     assert judge([0.03, -0.03] * 10, -0.04).kind == "fine"
 
 
-def test_faster_is_said_and_is_no_alarm() -> None:
+def test_a_faster_night_is_no_alarm() -> None:
     assert judge([0.001, -0.001] * 10, 0.05).kind == "faster"
 
 
@@ -96,33 +94,33 @@ def test_the_level_looks_back_no_further_than_its_window() -> None:
     assert level_of([5.0] * 30 + [1.0] * RULE.window, RULE).median == 1.0
 
 
-def test_the_sum_forgets_what_recovered() -> None:
+def test_the_cusum_returns_to_zero_after_a_recovery() -> None:
     flat = [0.0] * RULE.window
     assert Track(RULE, [*flat, *[-0.01] * 10]).total > 0
     assert Track(RULE, [*flat, *[-0.01] * 10, *[0.02] * 10]).total == 0
 
 
-def test_a_step_of_three_percent_is_seen_at_once_and_flat_series_stay_quiet() -> None:
+def test_a_step_of_three_percent_is_detected_at_once_and_flat_series_raise_no_alarm() -> None:
     rng = np.random.default_rng(20261126)
-    found = sum(alarms(rng, nights(rng, RULE.window), -0.03) for _ in range(600))
-    assert found / 600 >= 0.85
+    detected = sum(alarms(rng, nights(rng, RULE.window), -0.03) for _ in range(600))
+    assert detected / 600 >= 0.85
 
-    false = 0
+    false_alarms = 0
     for _ in range(400):
         accepted = nights(rng, RULE.window)
         for tonight in nights(rng, 35):
             first = judge(accepted, tonight)
             final = judge(accepted, tonight, nights(rng, 1)[0]) if first.kind == "rerun" else first
             if final.kind in ("regression", "drift"):
-                false += 1
+                false_alarms += 1
                 break
             accepted.append(tonight)
-    assert false / 400 <= 0.02
+    assert false_alarms / 400 <= 0.02
 
 
-def test_a_loss_of_a_thousandth_each_night_is_found_within_a_month() -> None:
+def test_a_loss_of_a_thousandth_each_night_is_detected_within_a_month() -> None:
     rng = np.random.default_rng(7)
-    found = 0
+    detected = 0
     for _ in range(100):
         accepted = nights(rng, RULE.window)
         for night in range(1, 31):
@@ -130,7 +128,7 @@ def test_a_loss_of_a_thousandth_each_night_is_found_within_a_month() -> None:
             first = judge(accepted, tonight)
             final = judge(accepted, tonight, tonight) if first.kind == "rerun" else first
             if final.kind in ("regression", "drift"):
-                found += 1
+                detected += 1
                 break
             accepted.append(tonight)
-    assert found >= 90
+    assert detected >= 90
