@@ -1,1 +1,1 @@
-"""What a command will do, need and take, before it does anything."""
+"""Plan a command: its stages, the devices and memory that it needs, and its expected duration."""

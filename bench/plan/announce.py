@@ -1,7 +1,7 @@
-"""Announce what a command is about to do and how long it may take.
+"""Announce what a command will do and how long it may take.
 
-Times come from this results folder's own earlier runs: the same variant, engine, workload and accuracy on the same
-machine. Where there is none, none is made up; the least time is the physical limit's, where the device is known.
+Times come from earlier runs in the same results folder with the same variant, engine, workload and accuracy. Without
+such a run there is no estimate, only the least time by the physical limit, if the device is known.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from bench.records.spec import RecordedSpec
 from bench.records.store import Store
 
 LOOK_BACK = 50
-"""Newest runs that are looked through for a like one. Chosen: older ones rarely are like, and each has to be read."""
+"""Newest runs searched for a similar one. Chosen: older runs rarely match, and each record has to be read."""
 
 
 def _kind(variant: Variant, spec: RecordedSpec) -> tuple[object, ...]:
-    """Return what two runs have in common that take about the same time."""
+    """Return what must be equal for two runs to take about the same time."""
     accuracy = spec.accuracy
     return (variant, spec.engine, spec.workload, accuracy.tasks, accuracy.limit, accuracy.max_gen_toks)
 
 
 def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
-    """Return how long the longest like run took, in seconds; None if there is none.
+    """Return the duration of the longest similar run, in seconds; None if there is none.
 
-    The longest, because a run that reused a checkpoint or a score says too little.
+    The longest, because a run that reused a checkpoint or a score was shorter.
     """
     wanted = _kind(spec.variant, record_spec(spec))
     durations_s = [
@@ -39,9 +39,9 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
 
 
 def _at_best(forecast: Forecast) -> str:
-    """Return the least time of the cells on the device at hand, with ``; `` behind it; nothing if it is not known.
+    """Return the least time of the cells on this machine's device, followed by ``; ``; empty if it is unknown.
 
-    Of the cells alone: they are measured anew in every run, checkpoints and scores may be there already.
+    Only the cells count: they are measured in every run, whereas checkpoints and scores may be reused.
     """
     if forecast.device is None or forecast.cells_best_s is None:
         return ""
@@ -50,14 +50,14 @@ def _at_best(forecast: Forecast) -> str:
 
 
 def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
-    """Return what each run of a command does, and how long all of them together take where every time is known.
+    """Return a line for each run of a command, and their total duration if all are known.
 
     Args:
         specs: the runs.
-        resumed: whether the same command was cut short before.
+        resumed: whether the command resumes an interrupted one.
     """
     earlier = Store(specs[0].results_dir).newest(LOOK_BACK)
-    lines = ["going on with this command, which was cut short"] if resumed else []
+    lines = ["resuming the interrupted command"] if resumed else []
     known: list[float] = []
     for spec in specs:
         forecast = forecast_of(spec)
@@ -70,5 +70,5 @@ def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
         )
         lines += [f"  {remark}" for remark in (forecast.fit.remarks if forecast.fit else ())]
     if len(specs) > 1 and len(known) == len(specs):
-        lines.append(f"in all up to {sum(known) / 60:.1f} min")
+        lines.append(f"total: up to {sum(known) / 60:.1f} min")
     return lines

@@ -1,4 +1,4 @@
-"""What one speed cell can reach at best, what is likely, and how long it takes."""
+"""Forecast of one speed cell: its limit, its likely speed, and its duration."""
 
 import math
 
@@ -13,27 +13,27 @@ from bench.speed.shapes import Shape
 from quantize.key import Frozen
 
 LAW_OF = {"fp8": "fp8-block", "fp8-static": "fp8-block", "gptq-int4": "awq-int4", "awq-int4-sym": "awq-int4"}
-"""Quantizations without a law of their own, and the one that reads as many bytes by like kernels."""
+"""Quantizations without their own law: {quantization: one that reads as many bytes with similar kernels}."""
 STRETCHED = ("131k", 131072)
-"""A context that may be asked for, and its tokens."""
+"""The extended context to suggest: its name and its tokens."""
 
 
 class CellForecast(Frozen):
-    """One speed cell."""
+    """The forecast of one speed cell."""
 
     shape: Shape
     kv_bytes: float
-    """Keys and values of all its requests at their longest, all devices together."""
+    """KV cache of all its requests at full length, all devices together."""
     decode: Bound | None
-    """One decode step at the limit; None where nothing is known, or the cell cannot run."""
+    """One decode step at the limit; None if unknown, or if the cell cannot run."""
     prefill: Bound | None
     likely_tpot_s: Estimate | None
     best_s: float | None
-    """Time of all trials at the limit, warm-up included."""
+    """Duration of all trials at the limit, with warm-up."""
     likely_s: Estimate | None
-    """The same with the likely time of a token; prompts at their limit."""
+    """Duration with the likely TPOT and prefill at its limit."""
     reason: str | None
-    """Why it cannot run."""
+    """Why the cell cannot run."""
 
 
 def _reason(spec: RunSpec, shape: Shape, fit: Fit | None) -> str | None:
@@ -46,17 +46,19 @@ def _reason(spec: RunSpec, shape: Shape, fit: Fit | None) -> str | None:
         return None
     if fit.refused:
         return fit.refused
-    held, room = tokens_at_once(shape, fit.copies), fit.spread.kv_capacity_tokens
-    if room == 0:
+    needed, capacity = tokens_at_once(shape, fit.copies), fit.spread.kv_capacity_tokens
+    if capacity == 0:
         return "the weights do not fit"
-    return f"{held:,} tokens at once, and {room:,} find room beside the weights" if held > room else None
+    if needed <= capacity:
+        return None
+    return f"{needed:,} tokens at once, but only {capacity:,} fit next to the weights"
 
 
 def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, fit: Fit) -> tuple[Limit, Limit]:
     """Return (the limit of decoding, the limit of prefilling).
 
-    A token passes the groups of layers one after the other, so it takes no less time for their number; the pieces of
-    a long prompt can be in all of them at once.
+    A token passes the pipeline's stages one after the other, so more stages do not make decoding faster; the chunks of
+    a long prompt can be in all stages at once.
     """
     closed = shape.request_rate_per_s is None
     architecture, spread = spec.model.architecture, fit.spread
@@ -79,7 +81,7 @@ def _limits(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device, f
 
 
 def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, fit: Fit, step: Limit) -> Estimate | None:
-    """Return the likely time of a token by the law of published cells: dense models, one request, one device."""
+    """Return the likely TPOT by the law of published cells, for dense models, one request and one device."""
     alone = shape.request_rate_per_s is None and shape.concurrency == fit.devices == 1
     if not alone or step.device.measured or spec.model.architecture.experts:
         return None
@@ -91,14 +93,14 @@ def _likely(spec: RunSpec, shape: Shape, model: ServedWeights, fit: Fit, step: L
 
 
 def cell_of(spec: RunSpec, shape: Shape, model: ServedWeights, device: Device | None, fit: Fit | None) -> CellForecast:
-    """Return what is known of one cell beforehand.
+    """Return the forecast of one cell.
 
     Args:
         spec: the run.
         shape: of the cell.
-        model: how its server holds the weights.
-        device: one of the devices; None if it is not known.
-        fit: how it is spread over them; None if they are not known.
+        model: how the server stores the weights.
+        device: one of the devices; None if unknown.
+        fit: how the model is sharded over them; None if they are unknown.
     """
     per_token = kv_bytes_per_token(spec.model.architecture, model.kv_cache_dtype)
     kv_bytes, reason = tokens_at_once(shape) * per_token, _reason(spec, shape, fit)

@@ -1,7 +1,7 @@
-"""What a run will take, from its spec and a device's figures alone: size, devices, roof, time. Nothing is asked or run.
+"""Forecast of a run from its spec and the device's data sheet: size, devices, limits and duration. Nothing is run.
 
 *At best* is the physical limit (:mod:`bench.limits.roofline`); *likely* comes from a law fitted to published cells
-(:mod:`bench.published.law`) where there is one for the quantization and engine, with its 95 % interval.
+(:mod:`bench.published.law`), with its 95 % interval, if there is one for the quantization and engine.
 """
 
 import contextlib
@@ -21,28 +21,28 @@ from quantize.estimate import Needs, estimate
 from quantize.key import Frozen
 
 WINDOWS = 100
-"""Held-out windows where all of a text is taken, as :mod:`bench.pipeline.checkpoints` assumes."""
+"""Held-out windows if a complete text is used, as :mod:`bench.pipeline.checkpoints` assumes."""
 
 
 class Build(Frozen):
-    """What getting and quantizing the weights takes."""
+    """Cost of downloading and quantizing the weights."""
 
     download_bytes: float | None
-    """From the hub; None where nothing comes from there. A release is proven against its source, so both come."""
+    """From the hub; None if nothing is downloaded. A release is proven against its source, so both are."""
     disk_bytes: float
-    """Of source and result together, where neither is there yet; a source in a local folder is linked."""
+    """Of source and result together, if neither exists yet; a source in a local folder is linked."""
     method: str
-    """With its backend, where it has a choice."""
+    """With its backend, if it has one."""
     release: bool
-    """Whether the weights come quantized, and are only proven here."""
+    """Whether the weights are downloaded quantized, and only proven here."""
     needs: Needs
     calibration_tokens: int | None
     best_s: float | None
-    """Least time of the calibration: one pass of its tokens through the model. None without one."""
+    """Least time of the calibration: one pass of its tokens through the model. None without calibration."""
 
 
 class Forecast(Frozen):
-    """One run."""
+    """The forecast of one run."""
 
     model: str
     quant: str
@@ -51,17 +51,17 @@ class Forecast(Frozen):
     total_parameters: int
     active_parameters: int
     bits: float | None
-    """Of a quantized weight, scales included; None if nothing is quantized."""
+    """Bits per quantized weight, with scales; None if nothing is quantized."""
     checkpoint_bytes: float
     build: Build | None
-    """None where a server that somebody else runs is measured."""
+    """None for an external server."""
     fit: Fit | None
-    """None where the device is not known."""
+    """None if the device is unknown."""
     trials: int
     cells: tuple[CellForecast, ...]
     tasks: tuple[TaskForecast, ...]
     baseline: "Forecast | None"
-    """What is served beside it."""
+    """The baseline served next to the variant."""
     remarks: tuple[str, ...]
 
     @property
@@ -71,14 +71,14 @@ class Forecast(Frozen):
 
     @property
     def cells_best_s(self) -> float | None:
-        """Least time of the speed cells that can run; None where nothing of it is known."""
+        """Least time of the speed cells that can run; None if none is known."""
         return _sum([cell.best_s for cell in self.able])
 
     @property
     def cells_likely_s(self) -> Estimate | None:
         """Likely time of the speed cells that can run; None unless it is known for all of them.
 
-        The law is off by the same for all of them, so the ends of the intervals are summed.
+        The law's error is the same for all of them, so the ends of the intervals are summed.
         """
         known = [cell.likely_s for cell in self.able if cell.likely_s is not None]
         if not known or len(known) < len(self.able):
@@ -91,9 +91,9 @@ class Forecast(Frozen):
 
     @property
     def best_s(self) -> float | None:
-        """Least time of all that is known: calibration, cells and tasks, those of the baseline included."""
-        own = [self.build.best_s if self.build else None, self.cells_best_s, *(task.best_s for task in self.tasks)]
-        return _sum([*own, self.baseline.best_s if self.baseline else None])
+        """Sum of the known least times: calibration, cells and tasks, with those of the baseline."""
+        times_s = [self.build.best_s if self.build else None, self.cells_best_s, *(task.best_s for task in self.tasks)]
+        return _sum([*times_s, self.baseline.best_s if self.baseline else None])
 
 
 def _sum(times: list[float | None]) -> float | None:
@@ -135,11 +135,11 @@ def _remarks(spec: RunSpec, model: ServedWeights, device: Device | None) -> list
         remarks.append(f"YaRN stretches the positions {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens")
         longest = spec.model.rope.longest if spec.model.rope else None
         if longest and spec.yarn.length > longest:
-            remarks.append(f"its makers say it can be taken to {longest:,} tokens only")
+            remarks.append(f"its authors state a maximum of {longest:,} tokens")
     if device and model.multiplied_in not in ("bf16", *device.flops_per_s):
         remarks.append(
-            f"{device.name} does not multiply {model.multiplied_in}: it computes in BF16, and only the smaller weights "
-            "are a gain"
+            f"{device.name} does not multiply {model.multiplied_in}: it computes in BF16, so only the smaller weights "
+            "save time"
         )
     if model.emulated:
         remarks.append(
@@ -149,13 +149,13 @@ def _remarks(spec: RunSpec, model: ServedWeights, device: Device | None) -> list
 
 
 def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (), *, per_machine: int = 1) -> Forecast:
-    """Return what a run will take.
+    """Return the forecast of a run on a device.
 
     Args:
         spec: the run.
-        device: one of the devices that it is planned for; None if that is not known.
-        problems: why it cannot run on this machine as it is.
-        per_machine: devices of one machine.
+        device: one of the planned devices; None if unknown.
+        problems: why it cannot run on this machine.
+        per_machine: devices per machine.
     """
     architecture, model = spec.model.architecture, served_weights(spec)
     placement = fit(spec, model, device, per_machine=per_machine) if device else None
@@ -189,7 +189,7 @@ def forecast(spec: RunSpec, device: Device | None, problems: tuple[str, ...] = (
 
 
 def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
-    """Return (the device that a plan is made for, how many of it a machine has, why it is not known)."""
+    """Return (the device to plan for, the number of devices per machine, why the device is unknown)."""
     if spec.engine.is_external:
         return None, 1, "the device of an external server is not known"
     if spec.hardware.device is not None:
@@ -198,7 +198,9 @@ def _device(spec: RunSpec) -> tuple[Device | None, int, str | None]:
         return device, spec.hardware.devices_per_machine or 1, why
     cpu = spec.hardware.name == "cpu" or spec.engine.device == "cpu"
     device = kept_device(cpu=cpu)
-    why = None if device else "what this machine can do is measured by a first run; hardware=h100 plans for another"
+    why = (
+        None if device else "this machine's limits are measured by a first run; hardware=h100 plans for another machine"
+    )
     return device, 1 if cpu else _devices_here(), why
 
 
@@ -211,11 +213,11 @@ def _devices_here() -> int:
 
 
 def _problems(spec: RunSpec) -> tuple[str, ...]:
-    """Return why a run could not start on this machine as it is."""
+    """Return why a run cannot start on this machine."""
     try:
         check(spec)
     except QuantbenchError as error:
-        return (f"not here as it is: {error}",)
+        return (f"cannot run on this machine: {error}",)
     return ()
 
 

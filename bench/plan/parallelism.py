@@ -1,8 +1,9 @@
-"""How many devices a model needs, and how it is spread over them. Pure arithmetic on shapes.
+"""How many devices a model needs, and how it is sharded over them. Pure arithmetic on shapes.
 
-Within a machine each layer is split (tensor parallelism, tp); machines take layers in turn (pipeline parallelism, pp).
-A layer can be split in ``tp`` only if its heads can, and if no split cuts through weights that share a scale: then
-SGLang and vLLM refuse to load. Experts can be dealt out whole instead (expert parallelism, ep).
+Within a machine each layer is split (tensor parallelism, tp); layers are distributed over machines (pipeline
+parallelism, pp). A layer can be split into ``tp`` parts only if its heads can, and if no split cuts through weights
+that share a scale: SGLang and vLLM refuse to load those. Experts can be distributed whole instead (expert parallelism,
+ep).
 """
 
 import math
@@ -13,70 +14,70 @@ from quantize.formats import Format
 from quantize.key import Frozen
 
 BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-"""Layers whose output features are split; the others' input features are."""
+"""Layers that are split by output features; the others are split by input features."""
 
 
 class Load(Frozen):
-    """What is to be held, all devices together, and what one device has room for. Bytes."""
+    """The memory needed on all devices together, and the budget of one device. Bytes."""
 
     layers_bytes: float
     """Weights of the decoder layers."""
     rest_bytes: float
-    """Embeddings and output head; norms with them."""
+    """Embeddings, output head and norms."""
     kv_bytes_per_token: float
     """Keys and values of one token in all layers."""
     kv_tokens: int
-    """Tokens whose keys and values are held at once."""
+    """Tokens in the KV cache at once."""
     budget_bytes: float
-    """What a server may take of one device."""
+    """Memory of one device that a server may use."""
 
 
 class Sharding(Frozen):
-    """One way to spread a model. Bytes are those of the device that holds most."""
+    """One way to shard a model. Bytes are those of the fullest device."""
 
     tp: int
     pp: int
     ep: int
-    """1 where experts, if there are any, are split like other layers."""
+    """1 if experts, if any, are split like other layers."""
     weights_bytes: float
     kv_bytes: float
-    """For all tokens that are held at once."""
+    """For all tokens in the KV cache at once."""
     kv_bytes_per_token: float
     budget_bytes: float
-    """What a server may take of one device."""
+    """Memory of one device that a server may use."""
 
     @property
     def devices(self) -> int:
-        """All of them."""
+        """Number of devices."""
         return self.tp * self.pp
 
     @property
     def fits(self) -> bool:
-        """Whether weights, keys and values are within the budget."""
+        """Whether weights and KV cache fit into the budget."""
         return self.weights_bytes + self.kv_bytes <= self.budget_bytes
 
     @property
     def kv_capacity_tokens(self) -> int:
-        """Tokens whose keys and values find room beside the weights."""
+        """Tokens whose keys and values fit next to the weights."""
         return max(0, int((self.budget_bytes - self.weights_bytes) / self.kv_bytes_per_token))
 
 
 def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_experts: bool = False) -> str | None:
-    """Return why layers cannot be split in ``tp``; None if they can.
+    """Return why layers cannot be split into ``tp`` parts; None if they can.
 
     Args:
         architecture: the model's shapes.
         form: how quantized layers are stored; None if nothing is quantized.
         tp: devices that each layer is split over.
-        whole_experts: experts are dealt out instead of split.
+        whole_experts: experts are distributed instead of split.
     """
     heads, kv_heads = architecture.heads, architecture.kv_heads
     if heads % tp:
-        return f"{heads} heads cannot be split in {tp}"
+        return f"{heads} heads cannot be split into {tp}"
     if kv_heads % tp and tp % kv_heads:
-        return f"{kv_heads} key and value heads can be neither split in {tp} nor copied evenly"
+        return f"{kv_heads} key and value heads can be neither split into {tp} nor copied evenly"
     if whole_experts and architecture.experts % tp:
-        return f"{architecture.experts} experts cannot be dealt out to {tp} devices"
+        return f"{architecture.experts} experts cannot be distributed evenly over {tp} devices"
     for name, (rows, columns) in architecture.linear_shapes().items():
         if whole_experts and name in MLP and architecture.experts:
             continue
@@ -84,7 +85,7 @@ def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_e
         by_rows = name in BY_ROWS
         size = rows if by_rows else columns
         if size % parts:
-            return f"{name}: {size} cannot be split in {parts}"
+            return f"{name}: {size} cannot be split into {parts}"
         shared = (form.rows_per_scale if by_rows else form.columns_per_scale) if form else None
         if shared and shared > 1 and (size // parts) % shared:
             return f"{name}: {size} / {parts} = {size // parts} cuts through blocks of {shared} that share a scale"
@@ -92,10 +93,10 @@ def refusal(architecture: Architecture, form: Format | None, tp: int, *, whole_e
 
 
 def spread(architecture: Architecture, load: Load, tp: int, pp: int = 1, *, whole_experts: bool = False) -> Sharding:
-    """Return what the fullest device holds; keys and values are copied where there are more devices than their heads.
+    """Return a sharding; keys and values are copied if there are more devices than key and value heads.
 
-    Machines take whole layers in turn, so one may have a layer more than another; the first also holds the input
-    embeddings and the last the head.
+    Layers are distributed over machines unsplit, so one machine may have one layer more than another; the first also
+    has the input embeddings and the last the head.
     """
     layers = math.ceil(architecture.layers / pp) / architecture.layers
     rest = load.rest_bytes if pp == 1 or architecture.tied_embeddings else load.rest_bytes / 2
@@ -123,14 +124,14 @@ def _sizes(per_machine: int, machines: int) -> Iterator[tuple[int, int]]:
 def fewest(
     architecture: Architecture, form: Format | None, load: Load, *, per_machine: int, machines: int
 ) -> tuple[Sharding | None, tuple[str, ...]]:
-    """Return the spread over the fewest devices that fits, and why smaller or simpler ones are refused.
+    """Return the sharding over the fewest devices that fits, and why smaller or simpler ones are refused.
 
     Args:
         architecture: the model's shapes.
         form: how quantized layers are stored; None if nothing is quantized.
-        load: what is to be held.
-        per_machine: devices of one machine.
-        machines: the most that may be taken.
+        load: memory needed and budget.
+        per_machine: devices per machine.
+        machines: maximum number of machines.
     """
     why: dict[str, None] = {}
     for tp, pp in _sizes(per_machine, machines):

@@ -1,4 +1,4 @@
-"""Whether a run's server fits, on how many devices, and what to type for it. From shapes and settings alone."""
+"""Whether and on how many devices a run's server fits, and the overrides for it. From shapes and settings only."""
 
 import math
 import re
@@ -16,53 +16,53 @@ from quantize.formats import Format
 from quantize.key import Frozen
 
 MOST_MACHINES = 16
-"""Most machines that a model is spread over. Chosen: more than any configured model needs."""
+"""Maximum number of machines. Chosen: more than any configured model needs."""
 WHOLE = 0.9
-"""Part of the memory that is planned with where an engine names none: the default of vLLM."""
+"""Share of the memory to plan with if the engine sets none: vLLM's default."""
 ASSUMED_TOKENS = 4096
-"""Keys and values that are held where nothing but accuracy is measured. Chosen: a few long prompts of tasks."""
+"""Tokens in the KV cache if only accuracy is measured. Chosen: a few long prompts of tasks."""
 
 
 class ServedWeights(Frozen):
-    """How a server holds and multiplies a model's weights."""
+    """How a server stores and multiplies a model's weights."""
 
     form: Format | None
     """How the checkpoint stores its quantized layers; None if nothing is quantized."""
     stored_bits: float | None
-    """Of a quantized weight in the checkpoint, scales included; None if nothing is quantized."""
+    """Bits per quantized weight in the checkpoint, with scales; None if nothing is quantized."""
     bits: float | None
-    """The same in the server's memory; None for 16."""
+    """Bits per quantized weight in the server's memory, with scales; None for 16."""
     multiplied_in: str
     kv_cache_dtype: str
     """A key of :data:`bench.limits.roofline.KV_BITS`."""
     emulated: bool
-    """The weights are expanded to 16 bits before they are multiplied."""
+    """Whether the weights are expanded to 16 bits before they are multiplied."""
 
 
 class Fit(Frozen):
-    """How a server is spread, and what is to be said of it."""
+    """How a server's model is sharded, with remarks."""
 
     spread: Sharding
-    """Of one copy; the fewest devices, or those that were asked for."""
+    """Sharding of one copy: over the fewest devices, or as requested."""
     copies: int
-    """Of the model, each on devices of its own."""
+    """Copies of the model, each on its own devices."""
     refused: str | None
-    """Why the engine would not load it so."""
+    """Why the engine would refuse to load it."""
     remarks: tuple[str, ...]
 
     @property
     def devices(self) -> int:
-        """All of them."""
+        """Number of devices, all copies together."""
         return self.spread.devices * self.copies
 
     @property
     def loads(self) -> bool:
-        """Whether the engine would load the weights: they fit, and are split as it allows."""
+        """Whether the engine can load the weights: they fit, and the split is allowed."""
         return self.refused is None and self.spread.kv_capacity_tokens > 0
 
     @property
     def works(self) -> bool:
-        """Whether the largest cell fits too."""
+        """Whether the engine can load the weights and the largest cell fits."""
         return self.refused is None and self.spread.fits
 
 
@@ -72,13 +72,13 @@ def format_of(spec: RunSpec) -> Format | None:
     if spec.release:
         fields = spec.release.fields()
         method = method.as_released(
-            {name for name, own in spec.model.official.items() if own.items() <= fields.items()}
+            {name for name, official in spec.model.official.items() if official.items() <= fields.items()}
         )
     return method.expected(spec.model.architecture).format
 
 
 def served_weights(spec: RunSpec) -> ServedWeights:
-    """Return how a run's server holds its weights."""
+    """Return how a run's server stores and multiplies its weights."""
     form = format_of(spec)
     bits = bits_per_weight(form, spec.model.architecture) if form else None
     emulated = form is not None and spec.engine.emulates(form, spec.hardware.on_cpu)
@@ -95,28 +95,28 @@ def served_weights(spec: RunSpec) -> ServedWeights:
 
 
 def sizes(architecture: Architecture, bits: float | None) -> tuple[float, float]:
-    """Return (bytes of the quantized layers, bytes of everything else), where a weight of the former has ``bits``."""
+    """Return (bytes of the quantized layers at ``bits`` per weight, bytes of everything else)."""
     linear = architecture.linear_parameters()
     return linear * (bits or 16.0) / 8, 2.0 * (architecture.parameters() - linear)
 
 
 def tokens_at_once(shape: Shape, copies: int = 1) -> int:
-    """Return the tokens whose keys and values one copy holds at once; of an open loop, those of one request."""
+    """Return the tokens in one copy's KV cache at once; for an open loop, those of one request."""
     tokens = shape.input_len + shape.output_len
     return tokens * (math.ceil(shape.concurrency / copies) if shape.request_rate_per_s is None else 1)
 
 
 def _is_typed(spec: RunSpec) -> bool:
-    """Return whether the command says over how many devices the model is split."""
+    """Return whether the command sets the number of devices."""
     pattern = re.compile(rf"\+*engine\.(\w+\.)?({'|'.join(spec.engine.parallel_fields)})=")
     return bool(spec.engine.parallel_fields) and any(pattern.match(word) for word in spec.command)
 
 
 def split_overrides(spec: RunSpec, sharding: Sharding) -> str:
-    """Return the overrides that spread a server so."""
-    words = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
+    """Return the overrides for a sharding."""
+    choice = [] if f"engine={spec.engine.name}" in spec.command else [f"engine={spec.engine.name}"]
     split = Parallelism(tp=sharding.tp, pp=sharding.pp, whole_experts=sharding.ep > 1)
-    return " ".join([*words, *spec.engine.parallel_overrides(split)])
+    return " ".join([*choice, *spec.engine.parallel_overrides(split)])
 
 
 def _load(spec: RunSpec, model: ServedWeights, device: Device, kv_tokens: int) -> Load:
@@ -138,51 +138,51 @@ def _too_much(sharding: Sharding) -> str:
 
 
 def fit(spec: RunSpec, model: ServedWeights, device: Device, *, per_machine: int) -> Fit:
-    """Return how the server of a run is spread over devices: as the engine's fields say, else over the fewest.
+    """Return how a run's server is sharded: as set by the engine's fields, else over the fewest devices.
 
     Args:
         spec: the run.
-        model: how it is held.
+        model: how the server stores the weights.
         device: one of the devices.
-        per_machine: devices of one machine.
+        per_machine: devices per machine.
     """
     copies, length = spec.engine.parallelism.dp, context_of(spec)
-    able = [shape for shape in shapes_of(spec.workload) if shape.input_len + shape.output_len <= length]
-    tokens = [tokens_at_once(shape, copies) for shape in able] or [min(length, ASSUMED_TOKENS)]
+    supported = [shape for shape in shapes_of(spec.workload) if shape.input_len + shape.output_len <= length]
+    tokens = [tokens_at_once(shape, copies) for shape in supported] or [min(length, ASSUMED_TOKENS)]
     largest = _load(spec, model, device, max(tokens))
-    spreads = spec.engine.splits and not device.measured
-    most = (per_machine, MOST_MACHINES) if spreads else (1, 1)
+    can_split = spec.engine.splits and not device.measured
+    most = (per_machine, MOST_MACHINES) if can_split else (1, 1)
     architecture = spec.model.architecture
     least, why = fewest(architecture, model.form, largest, per_machine=most[0], machines=most[1])
     advice = f"type {split_overrides(spec, least)}" if least and least.devices > 1 else None
     if spec.engine.parallelism.tp * spec.engine.parallelism.pp > 1 or _is_typed(spec):
-        return _asked(spec, model, largest, copies, advice)
+        return _as_requested(spec, model, largest, copies, advice)
     if least is not None:
         return Fit(spread=least, copies=copies, refused=None, remarks=(*why, *([advice] if advice else [])))
-    # Not all of it fits: shown on what holds the smallest cell, or else on as many as there may be.
+    # The largest cell does not fit: use the devices that the smallest cell needs, or else the maximum.
     smallest = largest.model_copy(update={"kv_tokens": min(tokens)})
     few, _ = fewest(architecture, model.form, smallest, per_machine=most[0], machines=most[1])
     tp, pp = (few.tp, few.pp) if few else (2 ** int(math.log2(most[0])), most[1])
     shown = spread(architecture, largest, tp, pp, whole_experts=few is not None and few.ep > 1)
     others = " and ".join(f"engine={name}" for name in splitting())
     alone = f"engine={spec.engine.name} takes one device; {others} split a model over several"
-    more = () if spreads or device.measured else (alone,)
+    more = () if can_split or device.measured else (alone,)
     return Fit(spread=shown, copies=copies, refused=None, remarks=(*why, _too_much(shown), *more))
 
 
-def _asked(spec: RunSpec, model: ServedWeights, load: Load, copies: int, advice: str | None) -> Fit:
-    """Return how a server is spread as its fields say, judged."""
+def _as_requested(spec: RunSpec, model: ServedWeights, load: Load, copies: int, advice: str | None) -> Fit:
+    """Return the sharding set by the engine's fields, with its problems."""
     architecture = spec.model.architecture
     tp, pp = spec.engine.parallelism.tp, spec.engine.parallelism.pp
     whole = spec.engine.parallelism.whole_experts
     sharding = spread(architecture, load, tp, pp, whole_experts=whole)
     refused = refusal(architecture, model.form, tp, whole_experts=whole)
-    wrong = [*([refused] if refused else []), *([] if sharding.fits else [_too_much(sharding)])]
+    problems = [*([refused] if refused else []), *([] if sharding.fits else [_too_much(sharding)])]
     size = f"tp {tp}{f', pp {pp}' if pp > 1 else ''}, as asked"
-    better = f"; {advice}" if advice else ""
+    fix = f"; {advice}" if advice else ""
     return Fit(
         spread=sharding,
         copies=copies,
         refused=refused,
-        remarks=tuple(f"{size}: {reason}{better}" for reason in wrong),
+        remarks=tuple(f"{size}: {reason}{fix}" for reason in problems),
     )

@@ -1,4 +1,4 @@
-"""Judge a whole command before it starts: every job of a sweep is composed and checked."""
+"""Check a complete command before it starts: every job of a sweep is composed and checked."""
 
 import importlib.util
 import tempfile
@@ -21,25 +21,25 @@ LAUNCHERS = {
     "submitit_local": "hydra_submitit_launcher",
     "submitit_slurm": "hydra_submitit_launcher",
 }
-"""Launchers by Hydra's name, and the module of the package that brings each."""
+"""Launchers by Hydra's name: the module of the package that provides each."""
 SHOWING = ("-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info", "-c", "--cfg")
-"""Flags with which Hydra only shows something and nothing runs."""
+"""Flags with which Hydra only prints something and runs nothing."""
 SHOWING_MORE = ("--resolve", "-p", "--package")
-"""Flags that say how it is shown."""
+"""Flags that change how it is printed."""
 COMPLETION = ("-sc", "--shell-completion")
-"""Flags of which Hydra composes and logs nothing."""
+"""Flags with which Hydra neither composes nor logs anything."""
 
 
 def launches_elsewhere(arguments: Sequence[str]) -> bool:
-    """Tell whether jobs run in processes that a launcher starts."""
+    """Return whether a launcher runs the jobs in other processes."""
     return any(text.startswith(LAUNCHER) and text != f"{LAUNCHER}basic" for text in arguments)
 
 
 def check_launcher(overrides: Sequence[str]) -> None:
-    """Check that the launcher, if one is named, is known and installed.
+    """Check that the chosen launcher, if any, is known and installed.
 
     Raises:
-        ConfigError: it is not; names what to install or the nearest.
+        ConfigError: it is not; suggests the package to install or the nearest name.
     """
     for text in overrides:
         if not text.startswith(LAUNCHER):
@@ -49,19 +49,19 @@ def check_launcher(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{text}: no such launcher{nearest(name, LAUNCHERS)} Known: {', '.join(LAUNCHERS)}")
         package = LAUNCHERS[name]
         if package and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
-            raise ConfigError(f"{text} needs its package: pip install 'quantbench[cluster]'")
+            raise ConfigError(f"{text} needs a package: pip install 'quantbench[cluster]'")
 
 
 def shows_only(arguments: Sequence[str]) -> bool:
-    """Tell whether the command only shows something."""
+    """Return whether the command only prints something."""
     return any(argument.partition("=")[0] in SHOWING for argument in arguments)
 
 
 def _folders(flags: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the folders of configs that the flags name.
+    """Return the config folders given by the flags.
 
     Raises:
-        ConfigError: a flag is not known, a folder is not there, or there are several.
+        ConfigError: a flag is unknown, a folder does not exist, or there are several.
     """
     folders: list[str] = []
     left = iter(flags)
@@ -74,15 +74,17 @@ def _folders(flags: Sequence[str], known: Sequence[str]) -> list[str]:
         elif flag not in known:
             raise ConfigError(f"{flag}: no such flag; see python -m bench.run --help")
     if len(folders) > 1:
-        raise ConfigError(f"--config-dir {folders[1]}: one folder at most; more with hydra.searchpath=[{folders[1]}]")
+        raise ConfigError(
+            f"--config-dir {folders[1]}: one folder at most; add more with hydra.searchpath=[{folders[1]}]"
+        )
     return folders
 
 
 def check_shown(arguments: Sequence[str]) -> None:
-    """Check a command that only shows something: Hydra configures its logging for that.
+    """Check a command that only prints something, because Hydra configures its logging for that too.
 
     Raises:
-        ConfigError: a flag is not known, the config cannot be composed, or it names code to run.
+        ConfigError: a flag is unknown, the config cannot be composed, or it names code to run.
     """
     flags, overrides = split(arguments)
     config_dirs = _folders(flags, (*SHOWING, *SHOWING_MORE, *MULTIRUN))
@@ -91,10 +93,10 @@ def check_shown(arguments: Sequence[str]) -> None:
 
 
 def preflight(arguments: Sequence[str]) -> list[RunSpec]:
-    """Compose and check every job of the command; one that only plans is composed, and what stands in its way planned.
+    """Compose and check every job of a command. With ``plan=…`` jobs are only composed; the plan lists their obstacles.
 
     Raises:
-        ConfigError: something in it is wrong, or cannot be combined.
+        ConfigError: a part of it is wrong or cannot be combined.
         ToolchainError: a package that a job needs is not installed.
     """
     flags, overrides = split(arguments)
@@ -118,10 +120,10 @@ def preflight(arguments: Sequence[str]) -> list[RunSpec]:
 
 
 def check_system() -> None:
-    """Check that runs can be made on this system: they hold locks and end the processes that they start.
+    """Check that the system supports runs, which need file locks and process groups.
 
     Raises:
-        ConfigError: they cannot; names what works here.
+        ConfigError: it does not; lists the commands that work here.
     """
     if importlib.util.find_spec("fcntl") is None:
         raise ConfigError(
@@ -130,10 +132,10 @@ def check_system() -> None:
 
 
 def check_writable(folder: Path, setting: str) -> None:
-    """Create ``folder`` if need be and try to write into it.
+    """Create ``folder`` if it does not exist and check that it is writable.
 
     Raises:
-        ConfigError: it cannot be written; names the setting that chooses another.
+        ConfigError: it is not; names the setting that chooses another folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

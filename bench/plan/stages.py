@@ -1,4 +1,4 @@
-"""What a run will do, known before it does anything: its stages, their keys, and whether it can work at all."""
+"""The plan of a run, made before it starts: its stages, their keys, and whether it can work at all."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,15 +26,15 @@ from quantize.texts import locate, set_names
 from quantize.worker import Release
 
 VERSION = {"source": 3, "quantize": 2, "run": 3}
-"""Raise a stage's number when its code changes what it produces."""
+"""Version of each stage; increase it when a change of the code changes the stage's output."""
 PROOF = ("torch", "transformers", "compressed_tensors")
-"""Packages that the proof of a quantized checkpoint runs on."""
+"""Packages used by the proof of a quantized checkpoint."""
 NO_BYTES = ("calibration", "max_kl")
-"""Fields of a method that change no weight by themselves: the text stands in the key by its own identity."""
+"""Fields of a method that do not change the weights by themselves: the key has the identity of the text instead."""
 
 
 class BuildStage(Frozen):
-    """One checkpoint to be built, or found."""
+    """One checkpoint to build or reuse."""
 
     name: Literal["source", "quantize"]
     work: SerializeAsAny[Source | Method]
@@ -43,9 +43,9 @@ class BuildStage(Frozen):
     key: Key
     target: Path
     libraries: dict[str, str]
-    """Versions of the packages that change the result."""
+    """Versions of the packages that affect the result."""
     backend: str | None
-    """Toolchain that makes the weights; None for one that the current interpreter always is."""
+    """Toolchain that quantizes the weights; None if the current interpreter does."""
 
 
 class TaskStage(Frozen):
@@ -54,36 +54,36 @@ class TaskStage(Frozen):
     task: str
     key: Key
     answers: Key
-    """What the answers to its questions depend on."""
+    """Key of its answers."""
     repeat: int
-    """1 for the second time, which shows how much differs by chance."""
+    """1 for the repetition that measures differences by chance, else 0."""
 
     @property
     def title(self) -> str:
-        """What people call it."""
-        return f"{self.task}, once more" if self.repeat else self.task
+        """Name for messages."""
+        return f"{self.task}, repeated" if self.repeat else self.task
 
 
 class Plan(Frozen):
-    """Everything one run will do, in order."""
+    """The stages of one run, in order."""
 
     key: Key
     source: BuildStage | None
-    """None where a server that somebody else runs is measured: nothing is built then."""
+    """None for an external server, for which nothing is built."""
     quantize: BuildStage | None
     baseline: BuildStage | None
-    """The checkpoint that is served beside the other one."""
+    """The checkpoint of the baseline, served next to the variant."""
     shapes: tuple[Shape, ...]
     tasks: tuple[TaskStage, ...]
 
 
 def context_of(spec: RunSpec) -> int:
-    """Return the longest prompt plus answer in tokens: the model's, or what the engine's own fields make of it."""
+    """Return the longest prompt plus answer in tokens: the model's, unless a field of the engine changes it."""
     return spec.engine.context_length(spec.context_length)
 
 
 def check(spec: RunSpec) -> None:
-    """Check, without touching the network or the disk's contents, that the run can work.
+    """Check that the run can work, without access to the network or to data on disk.
 
     Raises:
         NotPossibleError: the method cannot work for the model.
@@ -101,7 +101,7 @@ def check(spec: RunSpec) -> None:
             raise NotPossibleError(str(error)) from error
     elif spec.baseline:
         raise NotPossibleError(
-            "baseline=… needs servers that are started here; measure the other one by a run of its own"
+            "baseline=… needs servers started by quantbench; measure an external baseline in a separate run"
         )
     check_tasks(spec.accuracy.tasks)
     check_data(spec.accuracy)
@@ -209,8 +209,8 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
 
 
 def shapes_of(workload: Workload) -> tuple[Shape, ...]:
-    """Return every shape of a workload: its closed loops, then its open ones."""
-    closed = [
+    """Return the shapes of a workload: closed loops first, then open loops."""
+    closed_loops = [
         closed_loop(
             length,
             workload.output_len,
@@ -221,7 +221,7 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
         for concurrency in workload.concurrency
         for length in workload.input_lens
     ]
-    opened = [
+    open_loops = [
         Shape(
             input_len=length,
             output_len=workload.output_len,
@@ -233,7 +233,7 @@ def shapes_of(workload: Workload) -> tuple[Shape, ...]:
         for rate in sorted(workload.request_rates)
         for length in workload.input_lens
     ]
-    return (*closed, *opened)
+    return (*closed_loops, *open_loops)
 
 
 def _task_stages(spec: RunSpec, served: Key, versions: dict[str, str]) -> Iterator[TaskStage]:
@@ -248,10 +248,10 @@ def _task_stages(spec: RunSpec, served: Key, versions: dict[str, str]) -> Iterat
 
 
 def plan(spec: RunSpec) -> Plan:
-    """Return the run's stages. May ask a hub which commit a revision is.
+    """Return the run's stages. May ask the hub for the commit of a revision.
 
     Raises:
-        SourceError: the model's weights cannot be had.
+        SourceError: the model's weights are unavailable.
     """
     source = quantize = baseline = None
     if not spec.engine.is_external:

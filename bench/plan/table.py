@@ -17,10 +17,10 @@ from bench.plan.forecast import Build, Forecast, forecast_of
 from bench.plan.placement import Fit
 
 PLAIN_WIDTH = 120
-"""Columns of a table where no terminal says how many it has."""
+"""Columns of a table without a terminal."""
 FOOT = (
-    "At best: the device's limit, nothing lost anywhere. Likely: a law fitted to published cells of dense models on "
-    "one device, with its 95 % interval; prompts at their limit. Nothing was run."
+    '"At best" is the roofline limit. "Likely" is a fit to published results for dense models on one device, with its '
+    "95 % interval and prefill at its limit. This is an estimate; nothing was run."
 )
 
 
@@ -35,7 +35,7 @@ def _table(title: str) -> Table:
 
 
 def devices(forecast: Forecast) -> str:
-    """Return on how many devices a server is spread and how, e.g. ``4 devices (tp 4)``."""
+    """Return the number of devices and the sharding, e.g. ``4 devices (tp 4)``."""
     if forecast.fit is None:
         return fmt.MISSING
     return f"{forecast.fit.devices} device{'s' if forecast.fit.devices > 1 else ''}{_split(forecast.fit)}"
@@ -49,16 +49,16 @@ def _split(fit: Fit) -> str:
 
 
 def trouble(forecast: Forecast) -> str | None:
-    """Return what is wrong with how a server is spread, in a few words; None if nothing is."""
+    """Return the problem of a sharding in a few words, or None."""
     if forecast.fit is None or forecast.fit.works:
         return None
     if forecast.fit.refused:
-        return "cannot be split so"
+        return "cannot be sharded this way"
     return "not all cells fit" if forecast.able and forecast.fit.loads else "does not fit"
 
 
 def _held(forecast: Forecast) -> str:
-    """Return what each device holds."""
+    """Return the memory in use on each device."""
     return fmt.space(forecast.fit.spread.weights_bytes + forecast.fit.spread.kv_bytes) if forecast.fit else fmt.MISSING
 
 
@@ -73,13 +73,13 @@ def _speed(cell: CellForecast | None) -> str:
 
 
 def answer(forecast: Forecast) -> str:
-    """Return how many devices, how fast at best and how long, in one line."""
+    """Return the number of devices, the best speed and the duration, in one line."""
     parts = []
     if forecast.fit is not None and forecast.device is not None:
         each = " each" if forecast.fit.devices > 1 else ""
-        wrong = f": {trouble(forecast)}" if trouble(forecast) else ""
+        problem = f": {trouble(forecast)}" if trouble(forecast) else ""
         parts.append(
-            f"{devices(forecast)}, {_held(forecast)} of {fmt.space(forecast.device.memory_bytes)}{each}{wrong}"
+            f"{devices(forecast)}, {_held(forecast)} of {fmt.space(forecast.device.memory_bytes)}{each}{problem}"
         )
     cell = _fastest(forecast)
     if cell is not None:
@@ -107,16 +107,16 @@ def _likely_speed(cell: CellForecast) -> str:
 
 def _quantize(build: Build) -> str:
     text = f", {build.calibration_tokens:,} tokens of calibration" if build.calibration_tokens else ""
-    done = "proving the release" if build.release else f"{build.method}{text}"
-    return f"{done}; {fmt.space(build.needs.memory_bytes)} of memory ({build.needs.why})"
+    work = "proving the release" if build.release else f"{build.method}{text}"
+    return f"{work}; {fmt.space(build.needs.memory_bytes)} of memory ({build.needs.why})"
 
 
 def _stages(forecast: Forecast) -> Table:
     table = _table("stages")
     for name in ("stage", "what", "at least"):
         table.add_column(name, justify="right" if name == "at least" else "left")
-    few = forecast.active_parameters < forecast.total_parameters
-    experts = f", {forecast.active_parameters / 1e9:.2f} B of them for each token" if few else ""
+    sparse = forecast.active_parameters < forecast.total_parameters
+    experts = f", {forecast.active_parameters / 1e9:.2f} B of them for each token" if sparse else ""
     bits = f"{forecast.bits:.2f} bits a quantized weight" if forecast.bits else "16 bits a weight"
     size = f"{forecast.total_parameters / 1e9:.3f} B weights{experts}; {fmt.space(forecast.checkpoint_bytes)}, {bits}"
     table.add_row("checkpoint", size, fmt.MISSING)
@@ -135,7 +135,7 @@ def _stages(forecast: Forecast) -> Table:
         each = "on each, " if forecast.fit.devices > 1 else ""
         table.add_row("serve", f"{forecast.engine} on {devices(forecast)}: {held} {each}of {room}", fmt.MISSING)
     else:
-        table.add_row("serve", f"{forecast.engine}, on a device that is not known", fmt.MISSING)
+        table.add_row("serve", f"{forecast.engine}, on an unknown device", fmt.MISSING)
     if forecast.cells:
         skipped = (
             f", {len(forecast.cells) - len(forecast.able)} not supported"
@@ -147,12 +147,14 @@ def _stages(forecast: Forecast) -> Table:
         )
         table.add_row("cells", cells, _duration(forecast.cells_best_s))
     for task in forecast.tasks:
-        items = f"{task.items:,} items" if task.items else "items not known beforehand"
+        items = f"{task.items:,} items" if task.items else "number of items unknown"
         tokens = f", about {round(task.prompt_tokens, -3):,} prompt tokens" if task.prompt_tokens else ""
         table.add_row(task.task, f"{items}{tokens}", _duration(task.best_s))
     if forecast.baseline is not None:
-        table.add_row("baseline", f"{forecast.baseline.quant}, served beside it", _duration(forecast.baseline.best_s))
-    table.add_row("all", "as far as it is known", _duration(forecast.best_s))
+        table.add_row(
+            "baseline", f"{forecast.baseline.quant}, served next to the variant", _duration(forecast.baseline.best_s)
+        )
+    table.add_row("all", "sum of the known times", _duration(forecast.best_s))
     return table
 
 
@@ -169,7 +171,7 @@ COLUMNS: dict[str, Callable[[CellForecast], str]] = {
 }
 """The table of cells: {heading: text of a cell}."""
 IN_TITLE = {"output": "{} tokens out", "load": "{}"}
-"""Columns that stand in the title where all cells have the same."""
+"""Columns that move into the title if all cells have the same value."""
 
 
 def _cells(forecast: Forecast) -> Table:
@@ -193,7 +195,7 @@ def _rows(forecasts: Sequence[Forecast]) -> Table:
     where = dict.fromkeys(
         f"{forecast.device.name} ({fmt.space(forecast.device.memory_bytes)})"
         if forecast.device
-        else "a device not known"
+        else "an unknown device"
         for forecast in forecasts
     )
     lengths = {f"{cell.shape.input_len:,}" for forecast in forecasts if (cell := _fastest(forecast))}
@@ -202,13 +204,13 @@ def _rows(forecasts: Sequence[Forecast]) -> Table:
         left, names = name in ("model", "quant", "devices", "on each"), name in ("model", "quant")
         table.add_column(name, justify="left" if left else "right", no_wrap=names, overflow="fold")
     for forecast in forecasts:
-        likely, wrong = forecast.cells_likely_s, trouble(forecast)
+        likely, problem = forecast.cells_likely_s, trouble(forecast)
         table.add_row(
             forecast.model,
             forecast.quant,
             fmt.space(forecast.checkpoint_bytes),
             f"{forecast.fit.devices}{_split(forecast.fit)}" if forecast.fit else fmt.MISSING,
-            _held(forecast) + (f": {wrong}" if wrong else ""),
+            _held(forecast) + (f": {problem}" if problem else ""),
             _speed(_fastest(forecast)),
             _duration(forecast.cells_best_s),
             _duration(likely.value if likely else None),
@@ -225,20 +227,20 @@ def _cannot(forecast: Forecast) -> Iterator[str]:
 
 
 def _notes(forecasts: Sequence[Forecast]) -> list[str]:
-    """Return every remark once, with the runs that it is of where it is not of all."""
-    of: dict[str, list[str]] = {}
+    """Return every remark once, with the runs that it applies to unless it applies to all."""
+    runs_of: dict[str, list[str]] = {}
     for forecast in forecasts:
         for remark in (*forecast.remarks, *_cannot(forecast)):
-            runs = of.setdefault(remark, [])
+            runs = runs_of.setdefault(remark, [])
             runs += [] if f"{forecast.model} {forecast.quant}" in runs else [f"{forecast.model} {forecast.quant}"]
     return [
         f"note: {remark}" if len(runs) == len(forecasts) else f"note ({', '.join(runs)}): {remark}"
-        for remark, runs in of.items()
+        for remark, runs in runs_of.items()
     ]
 
 
 def plain(forecasts: Sequence[Forecast]) -> list[dict[str, Any]]:
-    """Return forecasts as plain data; seconds, bytes and tokens."""
+    """Return forecasts as plain data, in seconds, bytes and tokens."""
     return [
         {
             **forecast.model_dump(mode="json"),
@@ -252,7 +254,7 @@ def plain(forecasts: Sequence[Forecast]) -> list[dict[str, Any]]:
 
 
 def show(specs: Sequence[RunSpec]) -> None:
-    """Print the plan of a command: of one run its answer, stages and cells, of a sweep a row for each run."""
+    """Print the plan of a command: answer, stages and cells of a single run, or a row for each run of a sweep."""
     forecasts = [forecast_of(spec) for spec in specs]
     if specs[0].plan == "json":
         sys.stdout.write(json.dumps(plain(forecasts), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What accuracy tasks will ask, and the least time of it. No data is read."""
+"""Forecast of accuracy tasks: items, prompt tokens and least time. No data is read."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ FILE = Path(__file__).resolve().parent / "tasks.toml"
 
 
 class Assumption(Frozen):
-    """What is taken to be true of a task; ``tasks.toml`` explains the fields."""
+    """Assumed sizes of a task; ``tasks.toml`` explains the fields."""
 
     items: PositiveInt | None = None
     examples: int = 0
@@ -29,27 +29,27 @@ class Assumption(Frozen):
 
 
 class TaskForecast(Frozen):
-    """One accuracy task."""
+    """The forecast of one accuracy task."""
 
     task: str
     items: int | None
-    """None where that is not known beforehand."""
+    """None if unknown in advance."""
     prompt_tokens: int | None
-    """Tokens that must be computed, common beginnings once; None where their length is not known."""
+    """Prompt tokens to compute, with shared prefixes counted once; None if unknown."""
     best_s: float | None
-    """Least time of these."""
+    """Least time to compute them."""
 
 
 @functools.cache
 def assumptions() -> dict[str, Assumption]:
-    """Return what is taken to be true of each task."""
+    """Return the assumed sizes of each task."""
     return {name: Assumption.model_validate(fields) for name, fields in tomllib.loads(FILE.read_text()).items()}
 
 
 def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | None:
     if known is None:
-        own = assumptions()[task].items if task in assumptions() else None
-        return own if own is None or accuracy.limit is None else min(own, max(accuracy.limit, accuracy.at_least))
+        items = assumptions()[task].items if task in assumptions() else None
+        return items if items is None or accuracy.limit is None else min(items, max(accuracy.limit, accuracy.at_least))
     if accuracy.limit is None:
         return known.items
     per_leaf = max(accuracy.limit, math.ceil(accuracy.at_least / len(known.leaves)))
@@ -57,7 +57,7 @@ def _items(accuracy: AccuracySpec, task: str, known: Benchmark | None) -> int | 
 
 
 def task_of(spec: RunSpec, task: str, model: ServedWeights, device: Device | None, fit: Fit | None) -> TaskForecast:
-    """Return what is known of one task beforehand."""
+    """Return the forecast of one task."""
     known, lengths = benchmarks().get(task), assumptions().get(task)
     items = _items(spec.accuracy, task, known)
     tokens = None

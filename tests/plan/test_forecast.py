@@ -1,4 +1,4 @@
-"""Plans: what a run will take, on any machine, from arithmetic alone."""
+"""Forecasts of runs on any machine, by arithmetic only."""
 
 import re
 
@@ -22,47 +22,47 @@ def planned(model: str, quant: str = "bf16", hardware: str = "h100", *more: str)
     return forecast(spec(model, quant, hardware, *more), DEVICES[hardware], per_machine=8)
 
 
-def spread_of(one: Forecast) -> tuple[int, int, int]:
-    assert one.fit is not None
-    return one.fit.spread.tp, one.fit.spread.pp, one.fit.spread.ep
+def spread_of(run: Forecast) -> tuple[int, int, int]:
+    assert run.fit is not None
+    return run.fit.spread.tp, run.fit.spread.pp, run.fit.spread.ep
 
 
 @pytest.mark.parametrize(
     ("quant", "step_gb", "roof"), [("bf16", 15.14, 264), ("fp8-block", 8.19, 488), ("awq-int4", 4.85, 822)]
 )
 def test_a_step_of_qwen3_8b_on_h20_reads_what_was_computed_by_hand(quant: str, step_gb: float, roof: float) -> None:
-    # As good as no answer: then a step reads the weights alone.
-    found = planned("qwen3-8b", quant, "h20", "workload.input_lens=1", "workload.output_len=2")
-    decode = found.cells[0].decode
+    # With almost no answer, a decode step reads little more than the weights.
+    plan = planned("qwen3-8b", quant, "h20", "workload.input_lens=1", "workload.output_len=2")
+    decode = plan.cells[0].decode
     assert decode is not None
     assert decode.moved_bytes / 1e9 == pytest.approx(step_gb, abs=0.01)
     assert 1 / decode.time_s == pytest.approx(roof, rel=0.005)
-    assert found.engine == "sglang"
-    assert spread_of(found) == (1, 1, 1)
+    assert plan.engine == "sglang"
+    assert spread_of(plan) == (1, 1, 1)
 
 
-def test_235b_in_fp8_takes_four_h100_and_says_how_to_ask_for_them() -> None:
-    found = planned("qwen3-235b-a22b", "fp8")
-    assert spread_of(found) == (4, 1, 1)
-    assert found.fit is not None
-    assert found.fit.spread.weights_bytes == pytest.approx(59e9, rel=0.02)
-    assert "type engine=sglang engine.tp_size=4" in found.remarks
-    assert re.search(r"4 devices \(tp 4\), 59\.\d GB of 80\.0 GB each; at best \d+ tokens/s at input 1;", answer(found))
-    assert (found.total_parameters, found.active_parameters) == (235_093_634_560, 22_190_763_520)
+def test_235b_in_fp8_takes_four_h100_and_the_plan_has_the_override() -> None:
+    plan = planned("qwen3-235b-a22b", "fp8")
+    assert spread_of(plan) == (4, 1, 1)
+    assert plan.fit is not None
+    assert plan.fit.spread.weights_bytes == pytest.approx(59e9, rel=0.02)
+    assert "type engine=sglang engine.tp_size=4" in plan.remarks
+    assert re.search(r"4 devices \(tp 4\), 59\.\d GB of 80\.0 GB each; at best \d+ tokens/s at input 1;", answer(plan))
+    assert (plan.total_parameters, plan.active_parameters) == (235_093_634_560, 22_190_763_520)
 
 
-def test_what_a_plan_says_to_type_works() -> None:
-    found = planned("qwen3-235b-a22b", "fp8-block", "l40s")
-    (advice,) = (remark.removeprefix("type ") for remark in found.remarks if remark.startswith("type "))
+def test_the_overrides_suggested_by_a_plan_work() -> None:
+    plan = planned("qwen3-235b-a22b", "fp8-block", "l40s")
+    (advice,) = (remark.removeprefix("type ") for remark in plan.remarks if remark.startswith("type "))
     again = planned("qwen3-235b-a22b", "fp8-block", "l40s", *advice.split())
-    assert spread_of(again) == spread_of(found) == (8, 1, 8)
+    assert spread_of(again) == spread_of(plan) == (8, 1, 8)
     assert trouble(again) is None
     assert not any(remark.startswith("type ") for remark in again.remarks)
 
 
 def test_blocks_that_share_a_scale_are_not_cut() -> None:
-    one = spec("qwen3-235b-a22b", "fp8-block")
-    shapes, blocks = one.model.architecture, format_of(one)
+    run = spec("qwen3-235b-a22b", "fp8-block")
+    shapes, blocks = run.model.architecture, format_of(run)
     reason = refusal(shapes, blocks, 8)
     assert reason == "gate_proj: 1536 / 8 = 192 cuts through blocks of 128 that share a scale"
     assert refusal(shapes, blocks, 4) is None
@@ -72,118 +72,118 @@ def test_blocks_that_share_a_scale_are_not_cut() -> None:
     assert "down_proj" in str(refusal(shapes, format_of(spec("qwen3-235b-a22b", "gptq-int4")), 8))
 
 
-def test_an_official_release_that_goes_by_two_names_is_judged_by_its_blocks() -> None:
-    found = planned("qwen3-235b-a22b", "fp8", "h100", "quant.source=official", "engine=sglang", "engine.tp_size=8")
-    assert trouble(found) == "cannot be split so"
-    assert "tp 8, as asked: gate_proj: 1536 / 8 = 192 cuts through blocks" in "".join(found.remarks)
-    assert not found.able
+def test_an_official_release_with_two_names_is_judged_by_its_blocks() -> None:
+    plan = planned("qwen3-235b-a22b", "fp8", "h100", "quant.source=official", "engine=sglang", "engine.tp_size=8")
+    assert trouble(plan) == "cannot be sharded this way"
+    assert "tp 8, as asked: gate_proj: 1536 / 8 = 192 cuts through blocks" in "".join(plan.remarks)
+    assert not plan.able
 
 
 @pytest.mark.parametrize(
-    ("tp", "said"), [(3, "heads cannot be split in 3"), (16, None), (64, None), (128, "64 heads cannot be split")]
+    ("tp", "message"), [(3, "heads cannot be split into 3"), (16, None), (64, None), (128, "64 heads cannot be split")]
 )
-def test_heads_are_split_evenly_and_keys_copied_where_there_are_too_few(tp: int, said: str | None) -> None:
+def test_heads_are_split_evenly_and_too_few_key_heads_are_copied(tp: int, message: str | None) -> None:
     reason = refusal(spec("qwen3-235b-a22b").model.architecture, None, tp)
-    assert (said is None and reason is None) or (said is not None and said in str(reason))
+    assert (message is None and reason is None) or (message is not None and message in str(reason))
 
 
-def test_several_machines_take_layers_in_turn_which_makes_no_token_faster() -> None:
-    found = planned("qwen3-235b-a22b", "bf16", "rtx4090")
-    tp, pp, _ = spread_of(found)
+def test_pipeline_parallelism_does_not_make_decoding_faster() -> None:
+    plan = planned("qwen3-235b-a22b", "bf16", "rtx4090")
+    tp, pp, _ = spread_of(plan)
     assert (tp, pp) == (8, 3)
-    assert trouble(found) is None
-    assert any(f"engine.nnodes={pp} engine.dist_init_addr=HOST:PORT" in remark for remark in found.remarks)
-    decode = found.cells[0].decode
+    assert trouble(plan) is None
+    assert any(f"engine.nnodes={pp} engine.dist_init_addr=HOST:PORT" in remark for remark in plan.remarks)
+    decode = plan.cells[0].decode
     assert decode is not None
     assert decode.memory_s == pytest.approx(decode.moved_bytes / 1.008e12 / tp)
 
 
-def test_what_was_asked_for_is_judged_and_corrected() -> None:
+def test_a_requested_sharding_is_judged_and_corrected() -> None:
     for tp in (1, 2):
-        found = planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", f"engine.tp_size={tp}")
-        assert spread_of(found)[0] == tp
-        assert trouble(found) == "does not fit"
-        assert found.cells[0].reason == "the weights do not fit"
-        (remark,) = (one for one in found.remarks if one.startswith(f"tp {tp}, as asked"))
+        plan = planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", f"engine.tp_size={tp}")
+        assert spread_of(plan)[0] == tp
+        assert trouble(plan) == "does not fit"
+        assert plan.cells[0].reason == "the weights do not fit"
+        (remark,) = (text for text in plan.remarks if text.startswith(f"tp {tp}, as asked"))
         assert "GB of weights" in remark
         assert remark.endswith("; type engine.tp_size=4")
     assert trouble(planned("qwen3-235b-a22b", "fp8", "h100", "engine=sglang", "engine.tp_size=4")) is None
 
 
-def test_vllm_is_asked_for_devices_by_its_own_names() -> None:
-    found = planned("qwen3-235b-a22b", "fp8", "h100", "engine=vllm")
-    assert "type engine.tensor_parallel_size=4" in found.remarks
+def test_overrides_of_vllm_use_its_own_names() -> None:
+    plan = planned("qwen3-235b-a22b", "fp8", "h100", "engine=vllm")
+    assert "type engine.tensor_parallel_size=4" in plan.remarks
 
 
 def test_two_machines_of_eight_serve_235b_in_bf16() -> None:
     more = ("engine=sglang", "engine.tp_size=8", "engine.pp_size=2", "engine.nnodes=2", "engine.dist_init_addr=n1:5000")
-    found = planned("qwen3-235b-a22b", "bf16", "h100", *more)
-    assert found.fit is not None
-    assert found.fit.devices == 16
-    assert trouble(found) is None
+    plan = planned("qwen3-235b-a22b", "bf16", "h100", *more)
+    assert plan.fit is not None
+    assert plan.fit.devices == 16
+    assert trouble(plan) is None
 
 
-def test_an_engine_of_one_device_says_which_ones_spread_a_model() -> None:
-    found = planned("qwen3-235b-a22b", "bf16", "h100", "engine=transformers")
-    assert spread_of(found) == (1, 1, 1)
-    assert trouble(found) == "does not fit"
-    assert any("engine=transformers takes one device; engine=sglang" in remark for remark in found.remarks)
+def test_an_engine_of_one_device_names_those_that_split_a_model() -> None:
+    plan = planned("qwen3-235b-a22b", "bf16", "h100", "engine=transformers")
+    assert spread_of(plan) == (1, 1, 1)
+    assert trouble(plan) == "does not fit"
+    assert any("engine=transformers takes one device; engine=sglang" in remark for remark in plan.remarks)
 
 
-def test_weights_that_an_engine_expands_take_the_room_of_16_bits() -> None:
-    found = planned("qwen3-8b", "gptq-int4", "h100", "engine=transformers")
-    assert found.fit is not None
-    assert found.fit.spread.weights_bytes == pytest.approx(16.4e9, rel=0.01)
-    assert found.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
+def test_expanded_weights_need_the_memory_of_16_bits() -> None:
+    plan = planned("qwen3-8b", "gptq-int4", "h100", "engine=transformers")
+    assert plan.fit is not None
+    assert plan.fit.spread.weights_bytes == pytest.approx(16.4e9, rel=0.01)
+    assert plan.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
 
 
-def test_a_cell_that_finds_no_room_is_not_supported_and_the_others_are() -> None:
+def test_only_the_cells_that_do_not_fit_are_not_supported() -> None:
     more = ("engine=sglang", "engine.tp_size=1", "workload=load", "workload.concurrency=[1,1024]", "accuracy=none")
-    found = planned("qwen3-32b", "bf16", "h100", *more)
-    assert trouble(found) == "not all cells fit"
-    assert [cell.reason is None for cell in found.cells] == [True, False]
-    assert "655,360 tokens at once, and" in str(found.cells[1].reason)
+    plan = planned("qwen3-32b", "bf16", "h100", *more)
+    assert trouble(plan) == "not all cells fit"
+    assert [cell.reason is None for cell in plan.cells] == [True, False]
+    assert "655,360 tokens at once, but only" in str(plan.cells[1].reason)
 
 
-def test_a_cell_beyond_the_context_is_not_supported_and_says_what_to_type() -> None:
-    found = planned("qwen3-8b", "bf16", "h100", "workload=qwen")
-    reasons = [cell.reason for cell in found.cells]
+def test_a_cell_beyond_the_context_is_not_supported_and_suggests_an_override() -> None:
+    plan = planned("qwen3-8b", "bf16", "h100", "workload=qwen")
+    reasons = [cell.reason for cell in plan.cells]
     assert reasons[:4] == [None] * 4
     assert "type context=131k" in str(reasons[-1])
     longer = planned("qwen3-8b", "bf16", "h100", "workload=qwen", "context=131k")
     assert not any(cell.reason for cell in longer.cells)
     assert "YaRN stretches the positions 4 times, to 131,072 tokens" in longer.remarks
     far = planned("qwen3-8b", "bf16", "h100", "context=1m")
-    assert any("its makers say it can be taken to 131,072 tokens only" in remark for remark in far.remarks)
+    assert any("its authors state a maximum of 131,072 tokens" in remark for remark in far.remarks)
 
 
-def test_what_is_likely_comes_from_published_cells_with_its_interval() -> None:
-    found = planned("qwen3-8b", "bf16", "h20", "workload=qwen", "context=131k")
-    first = found.cells[0]
+def test_likely_times_come_from_published_cells_with_an_interval() -> None:
+    plan = planned("qwen3-8b", "bf16", "h20", "workload=qwen", "context=131k")
+    first = plan.cells[0]
     assert first.likely_tpot_s is not None
     assert first.decode is not None
     assert first.likely_tpot_s.low < 12.24e-3 < first.likely_tpot_s.high
     assert first.decode.time_s < first.likely_tpot_s.low
-    likely, best = found.cells_likely_s, found.cells_best_s
+    likely, best = plan.cells_likely_s, plan.cells_best_s
     assert likely is not None
     assert best is not None
     assert best < likely.low < likely.value < likely.high
     assert planned("qwen3-30b-a3b", "bf16", "h20").cells_likely_s is None, "the law is of dense models"
 
 
-def test_fp8_on_a_device_without_fp8_units_is_told() -> None:
-    assert any("only the smaller weights are a gain" in remark for remark in planned("qwen3-8b", "fp8", "a100").remarks)
+def test_a_device_without_fp8_units_is_remarked() -> None:
+    assert any("only the smaller weights save time" in remark for remark in planned("qwen3-8b", "fp8", "a100").remarks)
     assert not any("does not multiply" in remark for remark in planned("qwen3-8b", "fp8", "h100").remarks)
 
 
-def test_sizes_to_be_downloaded_and_built_are_told() -> None:
-    made = planned("qwen3-8b", "gptq-int4")
-    assert made.build is not None
-    assert made.build.download_bytes == pytest.approx(16.4e9, rel=0.01)
-    assert made.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
-    assert made.build.disk_bytes == pytest.approx(22.5e9, rel=0.05)
-    assert made.build.calibration_tokens == 128 * 512
-    assert made.build.best_s == pytest.approx(2 * 6.946e9 * 128 * 512 / 989.5e12, rel=0.001)
+def test_a_plan_has_the_sizes_of_downloads_and_builds() -> None:
+    plan = planned("qwen3-8b", "gptq-int4")
+    assert plan.build is not None
+    assert plan.build.download_bytes == pytest.approx(16.4e9, rel=0.01)
+    assert plan.checkpoint_bytes == pytest.approx(6.1e9, rel=0.05)
+    assert plan.build.disk_bytes == pytest.approx(22.5e9, rel=0.05)
+    assert plan.build.calibration_tokens == 128 * 512
+    assert plan.build.best_s == pytest.approx(2 * 6.946e9 * 128 * 512 / 989.5e12, rel=0.001)
     official = planned("qwen3-8b", "fp8", "h100", "quant.source=official")
     assert official.build is not None
     assert official.build.release
@@ -195,11 +195,11 @@ def test_sizes_to_be_downloaded_and_built_are_told() -> None:
     assert tiny.download_bytes is None
 
 
-def test_a_server_that_somebody_else_runs_has_no_limit_and_builds_nothing() -> None:
-    found = forecast_of(spec("qwen3-8b", "bf16", "h100", "engine=attach", "engine.url=http://127.0.0.1:8000"))
-    assert found.device is None
-    assert found.build is None
-    assert any("external server" in remark for remark in found.remarks)
+def test_an_external_server_has_no_limit_and_builds_nothing() -> None:
+    plan = forecast_of(spec("qwen3-8b", "bf16", "h100", "engine=attach", "engine.url=http://127.0.0.1:8000"))
+    assert plan.device is None
+    assert plan.build is None
+    assert any("external server" in remark for remark in plan.remarks)
 
 
 def test_a_baseline_is_served_too() -> None:
@@ -220,7 +220,7 @@ def test_items_of_limited_tasks_are_counted() -> None:
     assert {task.task: task.items for task in some.tasks} == {"mmlu": 1140, "ceval-valid": 1008, "ifeval": 100}
 
 
-def test_items_of_our_own_tasks_are_as_many_as_their_files_hold() -> None:
+def test_items_of_the_mini_tasks_match_their_files() -> None:
     for task, file in {"mini-mmlu": "mmlu_test", "mini-ceval": "ceval_val", "mini-ifeval": "ifeval_test"}.items():
         lines = (MINI_DIR / f"{file}.jsonl").read_text().splitlines()
         assert assumptions()[task].items == len([line for line in lines if line])
@@ -251,15 +251,15 @@ def test_the_fewest_devices_hold_everything_and_fewer_do_not(
         kv_tokens=kv_tokens,
         budget_bytes=memory,
     )
-    found, _ = fewest(shapes, form, load, per_machine=8, machines=16)
-    if found is None:
+    sharding, _ = fewest(shapes, form, load, per_machine=8, machines=16)
+    if sharding is None:
         return
-    assert found.fits
-    assert refusal(shapes, form, found.tp, whole_experts=found.ep > 1) is None
-    assert found.devices * found.weights_bytes >= 0.999999 * (layers + rest)
-    assert found.devices * found.kv_bytes >= 0.999999 * kv_tokens * load.kv_bytes_per_token
+    assert sharding.fits
+    assert refusal(shapes, form, sharding.tp, whole_experts=sharding.ep > 1) is None
+    assert sharding.devices * sharding.weights_bytes >= 0.999999 * (layers + rest)
+    assert sharding.devices * sharding.kv_bytes >= 0.999999 * kv_tokens * load.kv_bytes_per_token
     for tp in (1, 2, 4, 8):
-        if tp < found.tp or (tp == found.tp and found.pp > 1):
+        if tp < sharding.tp or (tp == sharding.tp and sharding.pp > 1):
             assert not spread(shapes, load, tp).fits or refusal(shapes, form, tp) is not None
 
 
@@ -282,10 +282,10 @@ def test_a_longer_input_is_never_faster_and_more_devices_never_slower(
     model: str, quant: str, first: int, further: int
 ) -> None:
     def cells(tp: int) -> list[tuple[float, float]]:
-        one = PLANNED[model, quant, tp]
-        workload = one.workload.model_copy(update={"input_lens": (first, first + further)})
-        found = forecast(one.model_copy(update={"workload": workload}), DEVICES["h100"])
-        return [(cell.decode.time_s, cell.prefill.time_s) for cell in found.able if cell.decode and cell.prefill]
+        run = PLANNED[model, quant, tp]
+        workload = run.workload.model_copy(update={"input_lens": (first, first + further)})
+        plan = forecast(run.model_copy(update={"workload": workload}), DEVICES["h100"])
+        return [(cell.decode.time_s, cell.prefill.time_s) for cell in plan.able if cell.decode and cell.prefill]
 
     (short, long), doubled = cells(1), cells(2)
     assert all(a <= b for a, b in zip(short, long, strict=True))

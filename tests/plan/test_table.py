@@ -1,4 +1,4 @@
-"""Plans as people ask for them: every model, quantization and machine, in tables, as data, and in one line."""
+"""The output of plans: tables, JSON and one line, for every model, quantization and machine."""
 
 import json
 import re
@@ -26,7 +26,7 @@ Plan = Callable[..., str]
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
-    """Return what a command with ``plan=true`` or ``plan=json`` prints, in a folder and with a cache of its own."""
+    """Return the output of a command with ``plan=true`` or ``plan=json``, in a new folder with a new cache."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path / "cache"))
 
@@ -43,33 +43,33 @@ def test_every_model_plans_offline_in_every_core_quantization_on_every_device(mo
     plain = spec(model)
     for quant, part in PARTS.items():
         variant = plain.variant.model_copy(update={"quant": quant})
-        one = plain.model_copy(update={"quant": part.quant, "variant": variant})
-        for found in DEVICES.values():
-            told = forecast(one, found, per_machine=8)
-            assert answer(told).startswith(f"{model} {quant} on {found.name}: ")
-            assert told.fit is not None
+        run = plain.model_copy(update={"quant": part.quant, "variant": variant})
+        for device in DEVICES.values():
+            run_forecast = forecast(run, device, per_machine=8)
+            assert answer(run_forecast).startswith(f"{model} {quant} on {device.name}: ")
+            assert run_forecast.fit is not None
 
 
 @pytest.mark.parametrize("hardware", names("hardware"))
 def test_every_hardware_plans(hardware: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))  # where no CPU was measured yet
-    found = forecast_of(spec("qwen3-8b", "gptq-int4", hardware))
-    assert (found.device is None) <= (hardware in ("cpu", "auto"))
-    assert answer(found).startswith("qwen3-8b gptq-int4")
-    if found.device is None:
-        assert any("measured by a first run" in remark for remark in found.remarks)
+    monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))  # where no CPU has been measured yet
+    plan = forecast_of(spec("qwen3-8b", "gptq-int4", hardware))
+    assert (plan.device is None) <= (hardware in ("cpu", "auto"))
+    assert answer(plan).startswith("qwen3-8b gptq-int4")
+    if plan.device is None:
+        assert any("limits are measured by a first run" in remark for remark in plan.remarks)
 
 
-def test_the_machine_that_is_planned_for_chooses_the_engine_not_the_one_that_plans(
+def test_the_planned_machine_decides_the_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for gpu, here in ((True, "sglang"), (False, "transformers")):
+    for gpu, own in ((True, "sglang"), (False, "transformers")):
         monkeypatch.setattr("bench.config.validate.has_cuda_device", lambda gpu=gpu: gpu)
-        found = {hardware: spec("qwen3-8b", "bf16", hardware).engine.name for hardware in ("h100", "cpu", "auto")}
-        assert found == {"h100": "sglang", "cpu": "transformers", "auto": here}
+        engines = {hardware: spec("qwen3-8b", "bf16", hardware).engine.name for hardware in ("h100", "cpu", "auto")}
+        assert engines == {"h100": "sglang", "cpu": "transformers", "auto": own}
 
 
-def test_a_plan_imports_no_torch_and_asks_nobody(cli: Cli) -> None:
+def test_a_plan_imports_no_torch_and_works_offline(cli: Cli) -> None:
     code = (
         "import sys; from bench.run import main\n"
         "assert main(['+model=qwen3-235b-a22b', 'quant=fp8', 'hardware=h100', 'plan=true']) == 0\n"
@@ -93,20 +93,20 @@ def test_a_sweep_is_planned_with_a_row_for_each_run_and_each_note_once(plan: Pla
     assert text.count("toolchain build sglang") == 1
 
 
-def test_what_does_not_fit_is_no_error(plan: Plan) -> None:
+def test_a_plan_that_does_not_fit_is_no_error(plan: Plan) -> None:
     text = plan("+model=qwen3-235b-a22b", "hardware=h100", "engine=transformers", "plan=true")
     assert ": does not fit" in text.splitlines()[0]
 
 
-def test_a_plan_is_had_as_data(plan: Plan) -> None:
+def test_a_plan_can_be_printed_as_json(plan: Plan) -> None:
     text = plan("-m", "+model=qwen3-235b-a22b", "quant=bf16,fp8", "hardware=h100", "plan=json")
-    assert [(one["quant"], one["devices"], one["trouble"]) for one in json.loads(text)] == [
+    assert [(run["quant"], run["devices"], run["trouble"]) for run in json.loads(text)] == [
         ("bf16", 8, None),
         ("fp8", 4, None),
     ]
 
 
-def test_a_narrow_terminal_shows_every_figure_whole(plan: Plan) -> None:
+def test_a_narrow_terminal_truncates_no_value(plan: Plan) -> None:
     more = ("hardware=h20", "workload=qwen", "context=131k", "accuracy=none", "plan=true")
     text = plan("+model=qwen3-8b", "quant=fp8", *more, columns=80)
     rows = [line for line in text.splitlines() if re.match(r" *129,024 ", line)]
@@ -115,21 +115,21 @@ def test_a_narrow_terminal_shows_every_figure_whole(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("hardware=h1000", "plan=true"), "did you mean 'h100'?"),
-        (("hardware=h100",), "a run measures the machine it runs on; add plan=true to plan"),
+        (("hardware=h100",), "a run measures this machine; add plan=true to plan for another"),
         (("plan=maybe",), "plan: input should be False, True or 'json'"),
     ],
 )
-def test_wrong_plans_are_told_in_one_line(overrides: tuple[str, ...], said: str) -> None:
+def test_wrong_plans_are_reported_in_one_line(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         compose_job(["+model=qwen3-8b", *overrides])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0123, "12.3 ms"), (2, "2.0 s"), (90, "1.5 min"), (7200, "2.0 h")])
-def test_durations_are_for_people(seconds: float, text: str) -> None:
+def test_durations_have_readable_units(seconds: float, text: str) -> None:
     assert fmt.duration(seconds) == text
 
 
@@ -139,11 +139,11 @@ def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
     measured = DEVICES["h20"].model_copy(update={"name": "some CPU", "measured": True})
     monkeypatch.setattr("bench.plan.forecast.kept_device", lambda *, cpu: measured)
-    told = [
+    announced = [
         announce([compose_job([f"+model={model}", "engine=transformers", f"results_dir={tmp_path}"])], resumed=False)
         for model in ("qwen3-8b", "qwen3-235b-a22b")
     ]
-    ((first,), (second, reason)) = told
+    ((first,), (second, reason)) = announced
     assert re.fullmatch(
         r"qwen3-8b bf16: 3 cells of 3 trials, 3 tasks; cells at least \d+\.\d s on some CPU; no earlier run to .+",
         first,
@@ -155,7 +155,7 @@ def test_a_run_is_announced_with_its_least_time_and_what_does_not_fit(
 @pytest.mark.parametrize(
     ("line", "shown"), re.findall(r"```\n(python -m bench\.run [^\n]+)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
 )
-def test_the_docs_show_what_a_plan_prints(line: str, shown: str, plan: Plan) -> None:
+def test_the_docs_show_the_output_of_a_plan(line: str, shown: str, plan: Plan) -> None:
     printed = plan(*line.split()[3:], columns=120)
-    here = [text.rstrip() for text in printed.splitlines() if "not here as it is" not in text]
-    assert here == [text.rstrip() for text in shown.splitlines()]
+    lines = [text.rstrip() for text in printed.splitlines() if "cannot run on this machine" not in text]
+    assert lines == [text.rstrip() for text in shown.splitlines()]
