@@ -1,1 +1,1 @@
-"""From the command line to checked, frozen run specs."""
+"""Compose the configs of a command and check them into frozen run specs."""

@@ -1,7 +1,7 @@
-"""From the command line to a list of checked run specs, before any time is spent.
+"""Turn the command line into a list of checked run specs, before the run.
 
-Hydra composes; this module makes ``model=x`` work like ``+model=x``, finds the nearest name for a typo, and composes
-every job of a sweep once beforehand, so that the last job's mistake is told before the first job starts.
+Hydra composes the configs. This module makes ``model=x`` work like ``+model=x``, suggests the nearest name for a typo,
+and composes every job of a sweep in advance, so that an error in the last job is reported before the first one starts.
 """
 
 import functools
@@ -28,33 +28,33 @@ from bench.errors import ConfigError, nearest
 from bench.paths import config_dir
 
 OPTIONAL = ("experiment",)
-"""Groups of which nothing may be chosen."""
+"""Groups that may be left unset."""
 
 
 TAKES_VALUE = (
     "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p", "--package", "-c", "--cfg", "-i",
     "--info",
 )  # fmt: skip
-"""Flags that are followed by a value."""
+"""Flags that take a value."""
 SEARCH_PATH = "hydra.searchpath"
 
 
 def names(group: str, config_dirs: Sequence[str] = ()) -> list[str]:
-    """Return the names that a config group offers, in our own folder of configs and in ``config_dirs``."""
+    """Return the names in a config group, from quantbench's config folder and ``config_dirs``."""
     folders = [config_dir(), *map(Path, config_dirs)]
     files = [file for folder in folders for file in (folder / group).glob("*.yaml")]
     return sorted({file.stem for file in files if not is_base(file.stem)})
 
 
 def with_plus(argv: Sequence[str]) -> list[str]:
-    """Return the arguments as Hydra wants them: ``+model=x``, ``+kv_cache=x`` and ``quant@baseline=x``."""
+    """Return the arguments in Hydra's form: ``+model=x``, ``+kv_cache=x`` and ``quant@baseline=x``."""
     return [
         re.sub("^(model=|kv_cache=)", r"+\1", re.sub(r"^\+?baseline=", f"{BASELINE_GROUP}=", text)) for text in argv
     ]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (flags, overrides); a flag that takes a value is followed by it, or by an empty text without one."""
+    """Return (flags, overrides); a flag that takes a value is followed by it, or by "" if it is missing."""
     flags: list[str] = []
     overrides: list[str] = []
     arguments = [part for text in argv for part in (text.split("=", 1) if text.startswith("-") else [text])]
@@ -71,7 +71,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
-    """Return the overrides of each job of a sweep; a single job when it is not a sweep.
+    """Return the overrides of each job of a sweep; a single job if it is not a sweep.
 
     Raises:
         ConfigError: an override cannot be parsed, or sweeps without ``-m``.
@@ -98,11 +98,11 @@ def check_names(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> No
     """Check the names chosen from config groups.
 
     Args:
-        overrides: what was typed.
-        config_dirs: folders of configs besides ours; one named by ``hydra.searchpath`` may hold any name.
+        overrides: as typed.
+        config_dirs: further config folders; one named by ``hydra.searchpath`` may have any names.
 
     Raises:
-        ConfigError: that is no name, or there is no such one; suggests the nearest.
+        ConfigError: a name is invalid or unknown; suggests the nearest.
     """
     searched = any(text.lstrip("+").startswith(SEARCH_PATH) for text in overrides)
     for text in overrides:
@@ -120,7 +120,7 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
     """Compose and check one job.
 
     Raises:
-        ConfigError: whatever is wrong, in one line.
+        ConfigError: the first error, as one line.
     """
     check_names(overrides, config_dirs)
     cfg = _checked(overrides, config_dirs, RunMode.RUN)
@@ -133,18 +133,18 @@ def compose_job(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Ru
 
 
 def check_code(overrides: Sequence[str], config_dirs: Sequence[str] = (), *, multirun: bool = False) -> None:
-    """Check that Hydra will run no code but its own and ours when it is handed a command.
+    """Check that Hydra will only run its own code and quantbench's for a command.
 
-    A sweep is composed once more than its jobs are: callbacks, the launcher and the sweeper belong to it as a whole.
+    A sweep is composed once in addition to its jobs, because callbacks, launcher and sweeper belong to the sweep.
 
     Raises:
-        ConfigError: it would, or the command cannot be composed.
+        ConfigError: it would run other code, or the command cannot be composed.
     """
     _checked(overrides, config_dirs, RunMode.MULTIRUN if multirun else RunMode.RUN)
 
 
 def _checked(overrides: Sequence[str], config_dirs: Sequence[str], mode: RunMode) -> DictConfig:
-    """Return the whole config, Hydra's part included, composed as Hydra will and free of code.
+    """Return the complete config including Hydra's node, composed as Hydra will and checked for code.
 
     Raises:
         ConfigError: it cannot be composed, or names code to run.
@@ -152,7 +152,7 @@ def _checked(overrides: Sequence[str], config_dirs: Sequence[str], mode: RunMode
     searched: Sequence[str] = overrides
     try:
         searched = _searched(overrides, config_dirs)
-        cfg = _whole(searched, mode)
+        cfg = _load(searched, mode)
         choices = cfg.hydra.runtime.choices
         shipped = _shipped(config_dir(), tuple(f"hydra/{name}={choices[f'hydra/{name}']}" for name in LOGGING))
     except (HydraException, OmegaConfBaseException) as error:
@@ -161,7 +161,7 @@ def _checked(overrides: Sequence[str], config_dirs: Sequence[str], mode: RunMode
     return cfg
 
 
-def _whole(overrides: Sequence[str], mode: RunMode) -> DictConfig:
+def _load(overrides: Sequence[str], mode: RunMode) -> DictConfig:
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         return loader.load_configuration("run", list(overrides), mode, from_shell=False)
@@ -169,8 +169,8 @@ def _whole(overrides: Sequence[str], mode: RunMode) -> DictConfig:
 
 @functools.cache
 def _shipped(folder: Path, choices: tuple[str, ...]) -> dict[str, Any]:
-    """Return Hydra's part of the config in ``folder``, without other folders and with these choices."""
-    hydra: dict[str, Any] = _plain(_whole(choices, RunMode.RUN))["hydra"]
+    """Return Hydra's node of the config in ``folder``, without other folders and with these choices."""
+    hydra: dict[str, Any] = _plain(_load(choices, RunMode.RUN))["hydra"]
     return hydra
 
 
@@ -181,10 +181,10 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _searched(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
-    """Return the overrides with all folders of configs in one ``hydra.searchpath``, in the order that Hydra takes.
+    """Return the overrides with all config folders in one ``hydra.searchpath``, in Hydra's order.
 
     Raises:
-        ConfigError: the search path of the command is no list.
+        ConfigError: the search path of the command is not a list.
     """
     if not config_dirs:
         return list(overrides)
@@ -201,7 +201,7 @@ def _searched(overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Have Hydra look for configs in :func:`config_dir`, for the duration of a ``with`` block."""
+    """Make Hydra read configs from :func:`config_dir` during a ``with`` block."""
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
@@ -209,7 +209,7 @@ def _hydra() -> Iterator[None]:
 
 
 def _one_line(error: Exception, overrides: Sequence[str]) -> str:
-    """Return Hydra's error as one line, with the nearest field for a mistyped one."""
+    """Return Hydra's error as one line, with the nearest field for a typo."""
     text = str(error).strip()
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else None
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -225,7 +225,7 @@ def _one_line(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _fields(parent: str, overrides: Sequence[str]) -> list[str]:
-    """Return the fields of config node ``parent``, composed from the group choices alone."""
+    """Return the fields of config node ``parent``, composed from the group choices only."""
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] in (*GROUPS, SEARCH_PATH)]
     with _hydra():
         node: Any = compose("run", overrides=kept)

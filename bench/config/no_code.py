@@ -1,7 +1,7 @@
-"""Refuses a composed config that names code to run, before Hydra runs it.
+"""Refuse a composed config that names code to run, before Hydra runs it.
 
-Hydra instantiates ``hydra.callbacks``, the launcher and the sweeper, and logging configs name classes, before a job
-begins. A config may come from an untrusted folder, so code has no place in one.
+Before a job starts, Hydra instantiates callbacks, the launcher, the sweeper and the classes of logging configs. Configs
+may come from an untrusted folder, so they must not name code.
 """
 
 import re
@@ -18,14 +18,14 @@ LAUNCHERS = {
     "submitit_local": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
     "submitit_slurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
 }
-"""Classes of the launchers by Hydra's names."""
+"""Launcher classes by Hydra's name."""
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 PLUGINS = {"hydra.launcher": tuple(LAUNCHERS.values()), "hydra.sweeper": (SWEEPER,)}
-"""Nodes of which Hydra makes objects, and the classes that may be named there."""
+"""Nodes that Hydra instantiates, and the classes allowed there."""
 LOGGING = ("job_logging", "hydra_logging")
 LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")
 REFERENCE = re.compile(r"\$\{(hydra\.(job|run|sweep)\.\w+|results_dir|session|oc\.env:\w+(,[\w ./:-]*)?)\}")
-"""Interpolations that give a text: others can make a node of their own, with code in it."""
+"""Interpolations that give plain text; others could create a node with code in it."""
 
 Node = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def refuse_targets(node: Any, path: str = "") -> None:
     """Refuse a part of a config that names code to instantiate.
 
     Raises:
-        ConfigError: it holds ``_target_``, other than the class of a shipped launcher or sweeper.
+        ConfigError: it has a ``_target_`` other than the class of a shipped launcher or sweeper.
     """
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -47,14 +47,14 @@ def refuse_targets(node: Any, path: str = "") -> None:
 
 
 def refuse_code(config: Node, shipped: Node) -> None:
-    """Refuse a whole config through which Hydra would run code that is not its own or ours.
+    """Refuse a config that would make Hydra run code from outside Hydra and quantbench.
 
     Args:
-        config: as composed for a command, Hydra's node included, interpolations unresolved.
-        shipped: ``hydra`` of the config that comes with quantbench, with the same choice of logging configs.
+        config: the composed config with Hydra's node, interpolations unresolved.
+        shipped: the ``hydra`` node of quantbench's own config, with the same choice of logging configs.
 
     Raises:
-        ConfigError: it would; names the first such field.
+        ConfigError: with the first such field.
     """
     refuse_targets(config)
     hydra = config["hydra"]
@@ -64,23 +64,27 @@ def refuse_code(config: Node, shipped: Node) -> None:
         raise ConfigError("hydra.callbacks: configs hold data and never name code to run; remove it")
     for name in LOGGING:
         if _without_levels(hydra[name]) != _without_levels(shipped[name]):
-            raise ConfigError(f"hydra.{name}: only levels may be changed, for a logging config names code; remove it")
+            raise ConfigError(
+                f"hydra.{name}: only log levels may be changed, because logging configs name code; remove it"
+            )
     if hydra["job"]["env_set"] or hydra["job"]["env_copy"]:
-        raise ConfigError("hydra.job.env_set, hydra.job.env_copy: set variables in the shell; remove it")
+        raise ConfigError("hydra.job.env_set, hydra.job.env_copy: set variables in the shell instead; remove it")
     if hydra["sweeper"]["params"]:
-        raise ConfigError("hydra.sweeper.params: type what to sweep, as in -m quant=bf16,fp8; remove it")
+        raise ConfigError(
+            "hydra.sweeper.params: give the sweep on the command line, as in -m quant=bf16,fp8; remove it"
+        )
 
 
 def _refuse_plugin(path: str, node: Any, expected: tuple[str, ...]) -> None:
     if not isinstance(node, Mapping) or node.get(TARGET) not in expected:
-        raise ConfigError(f"{path}: expected one of those that come with quantbench: {', '.join(LAUNCHERS)}")
+        raise ConfigError(f"{path}: expected one of the launchers shipped with quantbench: {', '.join(LAUNCHERS)}")
     for place, text in _texts(node, path):
         if "$" in REFERENCE.sub("", text):
-            raise ConfigError(f"{place}={text}: only results_dir, session, hydra.sweep.… and oc.env: are read here")
+            raise ConfigError(f"{place}={text}: only results_dir, session, hydra.sweep.… and oc.env: are allowed here")
 
 
 def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield (path, text) of every text below a node."""
+    """Yield (path, text) for every string below a node."""
     if isinstance(node, str):
         yield path, node
     elif isinstance(node, Mapping):
@@ -92,7 +96,7 @@ def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _without_levels(node: Any) -> Any:
-    """Return a logging config without the levels in it."""
+    """Return a logging config without its log levels."""
     if isinstance(node, Mapping):
         kept = {key: value for key, value in node.items() if key != "level" or value not in LEVELS}
         return {key: _without_levels(value) for key, value in kept.items()}

@@ -1,7 +1,7 @@
-"""The folder of configs as Hydra sees it: presets are choices, the bases that they inherit from are not.
+"""The config folder as Hydra sees it: presets can be chosen, the bases that they inherit from cannot.
 
-A file whose name begins with an underscore is a base, which presets name in their ``defaults``. No completion, help or
-list of known names shows it, and no ``glob(*)`` matches it.
+A file whose name begins with an underscore is a base, which presets name in their ``defaults``. Bases appear in no
+completion, help or list of known names, and ``glob(*)`` does not match them.
 """
 
 import builtins
@@ -16,16 +16,16 @@ from bench.paths import config_dir
 
 
 def is_base(name: str) -> bool:
-    """Return whether a config of this name is a base that presets inherit from."""
+    """Return whether a config name is that of a base."""
     return name.startswith("_")
 
 
 class PresetSource(FileConfigSource):
-    """A folder of configs that lists its presets only; bases can be loaded all the same."""
+    """A config folder that lists only presets; bases can be loaded but are not listed."""
 
     @staticmethod
     def scheme() -> str:
-        """Return the word before ``://`` in the search path."""
+        """Return the URL scheme used in the search path."""
         return "presets"
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
@@ -34,16 +34,16 @@ class PresetSource(FileConfigSource):
 
 
 class PresetSearchPath(SearchPathPlugin):
-    """Has Hydra read :func:`config_dir` through :class:`PresetSource`."""
+    """Makes Hydra read :func:`config_dir` through :class:`PresetSource`."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Change the scheme of quantbench's own folder in the search path."""
+        """Change the scheme of quantbench's folder in the search path."""
         for element in search_path.get_path():
             if element.path == str(config_dir()):
                 element.path = f"{PresetSource.scheme()}://{element.path}"
 
 
 def register() -> None:
-    """Register both with Hydra; a second time changes nothing."""
+    """Register both classes with Hydra; idempotent."""
     Plugins.instance().register(PresetSource)
     Plugins.instance().register(PresetSearchPath)

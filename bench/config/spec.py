@@ -1,6 +1,6 @@
-"""What one run needs to know, frozen; :mod:`bench.config.validate` makes it from a config.
+"""The frozen spec of one run; :mod:`bench.config.validate` builds it from a config.
 
-Engine, method and source are resolved once, from the composed config; whoever needs them asks the spec.
+The engine, method and source are resolved once, from the composed config, and are fields of the spec.
 """
 
 import re
@@ -32,14 +32,14 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _as_share(value: Any) -> Any:
-    """Return a margin such as ``1pp`` or ``0.01`` as a share; what is neither text nor number is left to its type."""
+    """Return a margin such as ``1pp`` or ``0.01`` as a share; leave other types to pydantic."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
     return parse_margin(str(value), "accuracy.margin=")
 
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
-ALLOWED = "a name holds letters, digits, '.', '_' and '-', and begins with a letter or digit"
+ALLOWED = "a name consists of letters, digits, '.', '_' and '-', and begins with a letter or digit"
 
 
 def _checked_name(text: str) -> str:
@@ -53,7 +53,7 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 def name_of(folder: str) -> str:
-    """Return the name of a model for the name of its folder: the same, or one of its own if that is no `Name`."""
+    """Return a model's name for its folder's name: the same if it is a valid `Name`, else one derived from it."""
     if NAME.fullmatch(folder):
         return folder
     kept = re.sub("[^A-Za-z0-9._-]+", "-", folder).strip("._-")
@@ -64,22 +64,22 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Workload(Frozen):
-    """Shapes of the speed sweep. Lengths are tokens."""
+    """Shapes of the speed sweep. Lengths are in tokens."""
 
     name: str
     input_lens: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)]
     output_len: PositiveInt
     concurrency: Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_tuple)]
     requests_per_slot: PositiveInt
-    """Requests that each of the concurrent slots sends one after the other; 1 sends all of a trial together."""
+    """Requests that each concurrent slot sends in sequence; 1 sends all requests of a trial together."""
     request_rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple)]
-    """In the unit of requests per second: open loops with Poisson arrivals; none for closed loops alone."""
+    """Open loops with Poisson arrivals, in requests per second; empty for closed loops only."""
     open_loop_requests: PositiveInt
     """Requests of one trial of an open loop."""
     open_loop_concurrency: PositiveInt
-    """Requests of an open loop that may be under way at once before it is stopped."""
+    """Concurrent requests at which an open loop is stopped."""
     objective: Objective | None
-    """What a request must keep to count into goodput."""
+    """Limits that a request must meet to count towards goodput."""
     trials: PositiveInt
 
 
@@ -91,58 +91,58 @@ class AccuracySpec(Frozen):
     limit: PositiveInt | None
     """Items of each leaf task, such as an MMLU subject; None for all."""
     at_least: PositiveInt
-    """Items of a whole task below which the limit does not go."""
+    """Minimum number of items of a complete task, whatever the limit."""
     num_fewshot: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] | None
     chat_template: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
     thinking: bool
-    """Whether a chat template lets the model reason first."""
+    """Whether the chat template lets the model reason before it answers."""
     sampling: Mode | None
-    """How the tokens of answers are drawn where the chat template is used; None for as each task says."""
+    """Sampling of answers to prompts with the chat template; None for the task's own."""
     max_gen_toks: PositiveInt | None
-    """Cap on answers; None for each task's own."""
+    """Maximum length of an answer, tokens; None for the task's own."""
     max_thinking_toks: PositiveInt
-    """The same where the model reasons first, its reasoning included."""
+    """Maximum length of reasoning and answer together, tokens, where the model reasons."""
     max_share: dict[Problem, Annotated[float, Field(ge=0, le=1)]]
-    """Share of items with a problem above which a score is invalid."""
+    """Share of affected items above which a score is invalid, for each problem."""
     margin: Annotated[float, Field(gt=0, le=LARGEST), BeforeValidator(_as_share)]
-    """Loss, of 1, up to which a variant counts as no worse."""
+    """Non-inferiority margin: the loss, as a share of 1, up to which a variant counts as no worse."""
     noise_floor: bool
-    """Whether BF16 is scored twice, to see how much differs by chance."""
+    """Whether BF16 is scored twice, to measure differences by chance."""
     concurrency: PositiveInt | Literal["auto"]
     verify_data: bool
     hub_dir: Path | None
 
     def cap_of(self, task: str) -> int | None:
-        """Return the cap on answers of ``task``, tokens; None for the task's own."""
+        """Return the maximum length of an answer of ``task``, tokens; None for the task's own."""
         thinks = self.thinking and task in self.chat_template
         return self.max_thinking_toks if thinks else self.max_gen_toks
 
     def sampling_of(self, task: str) -> Mode | None:
-        """Return how the tokens of answers of ``task`` are drawn; None for as the task says."""
+        """Return the sampling of answers of ``task``; None for the task's own."""
         return self.sampling if task in self.chat_template else None
 
     def fewshot_of(self, task: str) -> int | None:
-        """Return the number of examples for ``task``; None means the task's own."""
+        """Return the number of few-shot examples of ``task``; None for the task's own."""
         return self.num_fewshot.get(task) if isinstance(self.num_fewshot, dict) else self.num_fewshot
 
 
 class Rope(Frozen):
-    """The rotary positions of a model."""
+    """The rotary position embedding of a model."""
 
     theta: PositiveFloat
-    """Base of the rotary frequencies, without unit."""
+    """Base of the rotary frequencies, dimensionless."""
     original: PositiveInt
-    """Positions that it was trained with, tokens: what YaRN stretches."""
+    """Context length of the training, tokens; YaRN extends it."""
     longest: PositiveInt | None = None
-    """Tokens to which its makers say it can be stretched, by YaRN or otherwise; None if they say nothing."""
+    """Longest context that the model's authors state, by YaRN or otherwise, tokens; None if they state none."""
 
 
 class ContextSpec(Frozen):
-    """How long prompt and answer may be together."""
+    """Longest prompt plus answer."""
 
     name: str
     length: PositiveInt | None
-    """Tokens, reached by YaRN where it is more than the model's own; None for the model's own."""
+    """Tokens; extended by YaRN beyond the model's own context. None for the model's own."""
 
 
 class HardwareSpec(Frozen):
@@ -150,17 +150,17 @@ class HardwareSpec(Frozen):
 
     name: str
     device: str | None
-    """As its driver calls it, for ``devices.toml``; None for the machine at hand."""
+    """The driver's name for it, as in ``devices.toml``; None for this machine."""
     devices_per_machine: PositiveInt | None
 
     @property
     def on_cpu(self) -> bool | None:
-        """Whether the plan is for a machine without a GPU; None for the machine at hand."""
+        """Whether the plan is for a machine without a GPU; None for this machine."""
         return None if self.name == "auto" else self.device is None
 
 
 class ModelSpec(Frozen):
-    """A model: where its weights come from, and what can be known of it without them."""
+    """A model: the source of its weights, and its properties that are known without them."""
 
     name: Name
     title: str
@@ -169,24 +169,24 @@ class ModelSpec(Frozen):
     """Longest prompt plus answer, tokens."""
     architecture: Architecture
     rope: Rope | None = None
-    """None where it is not known: its context cannot be stretched."""
+    """None if unknown: then the context cannot be extended."""
     modes: dict[Literal["plain", "thinking"], Mode] = Field(default_factory=dict)
-    """What its chat template can do; empty if that is not known."""
+    """Modes of its chat template with their recommended sampling; empty if unknown."""
     eos_token_ids: tuple[int, ...] = ()
-    """Tokens that end an answer; empty if they are not known."""
+    """Tokens that end an answer; empty if unknown."""
     official: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """The model's own quantized releases, by name of quantization; fields of a source."""
+    """The model's official quantized releases, by quantization: the fields of their sources."""
 
 
 class QuantSpec(Frozen):
-    """A quantization: the name of its config, and the method behind it."""
+    """A quantization: the name of its config, and its method."""
 
     name: Name
     method: SerializeAsAny[Method]
 
 
 class Baseline(Frozen):
-    """A quantization that is served beside the run's own, for their trials to take turns."""
+    """A quantization served next to the run's own, with interleaved trials."""
 
     variant: Variant
     quant: QuantSpec
@@ -194,21 +194,21 @@ class Baseline(Frozen):
 
 
 class ReportSpec(Frozen):
-    """How the report is written."""
+    """Options of the report."""
 
     name: str
     lang: Literal["en", "zh"] = "en"
 
 
 class RunSpec(Frozen):
-    """Everything one run needs to know."""
+    """The complete specification of one run."""
 
     model: ModelSpec
     context: ContextSpec
     hardware: HardwareSpec
     quant: QuantSpec
     release: SerializeAsAny[Source] | None
-    """Where an already quantized checkpoint comes from; None for one that is made here."""
+    """Source of an already quantized checkpoint; None if it is quantized here."""
     heldout: HeldoutConfig
     engine: SerializeAsAny[Engine]
     workload: Workload
@@ -217,11 +217,11 @@ class RunSpec(Frozen):
     variant: Variant
     command: tuple[str, ...]
     baseline: Baseline | None
-    """What is served beside this one; None measures this one alone."""
+    """The baseline served next to the variant; None measures the variant alone."""
     plan: Literal[False, True, "json"]
-    """Whether to say what would run instead of running it, in words or as JSON."""
+    """Whether to print a plan instead of running, as text or as JSON."""
     price_per_hour: Rate | None
-    """Dollars per hour of the whole machine."""
+    """Price of the complete machine, dollars per hour."""
     seed: int
     results_dir: Path
     reports_dir: Path
@@ -229,12 +229,12 @@ class RunSpec(Frozen):
 
     @property
     def context_length(self) -> int:
-        """Longest prompt plus answer, tokens, where no field of the engine's own says otherwise."""
+        """Longest prompt plus answer, tokens, unless a field of the engine overrides it."""
         return self.context.length or self.model.context_length
 
     @property
     def yarn(self) -> Yarn | None:
-        """How the model's positions are stretched; None if they are not."""
+        """How YaRN extends the model's context; None if it does not."""
         if self.context_length <= self.model.context_length or self.model.rope is None:
             return None
         return Yarn(factor=self.context_length / self.model.rope.original, original=self.model.rope.original)
@@ -250,7 +250,7 @@ def _recorded_quant(quant: QuantSpec, release: Source | None) -> RecordedQuant:
 
 
 def record_spec(spec: RunSpec) -> RecordedSpec:
-    """Return a spec as its run's record keeps it."""
+    """Return a spec as it is stored in the run's record."""
     fields = spec.engine.config.model_dump(mode="json")
     named = {"margin", "tasks", "limit", "max_gen_toks"}
     return RecordedSpec(

@@ -1,6 +1,6 @@
-"""Check a composed config and freeze it into a run spec; an error names the option and what to type.
+"""Check a composed config and freeze it into a run spec; errors name the option and the fix.
 
-Each method, model source and engine brings its own ``Config``, which checks its fields here, before any time is spent.
+Each method, model source and engine has its own ``Config``, which checks its fields here, before the run.
 """
 
 import re
@@ -38,36 +38,36 @@ from quantize.source import Source, source
 from quantize.texts import HeldoutConfig
 
 TYPES = ("int", "str", "dict", "tuple")
-"""Words that pydantic puts into a path for the branch of a union; no fields of ours."""
+"""Union branch names that pydantic adds to error locations; not config fields."""
 GROUPS = (
     "model", "context", "quant", "engine", "kv_cache", "calibration", "workload", "accuracy", "hardware", "report",
     "experiment",
 )  # fmt: skip
 NAMING = re.compile(r"model\.source\.(path|repo)=|context=native$")
-"""What a model is called by already, or what changes nothing."""
+"""Overrides that do not change a model's name: they are part of it already, or have no effect."""
 MODEL_FIELDS = ("model.", "context=", "context.", "accuracy.thinking=")
-"""Beginnings of overrides that make another model of it: what it is given to read, and whether it reasons."""
+"""Prefixes of overrides that become part of the model's name, such as its context and whether it reasons."""
 KV_CACHE = ("kv_cache=",)
 CALIBRATION = ("calibration=", "calibration.")
 HELDOUT = ("calibration.heldout",)
 SAMPLING = ("auto", "greedy", "recommended")
-"""Names for how tokens of answers are drawn."""
+"""Named sampling settings."""
 BASELINE_GROUP = "quant@baseline"
-"""How Hydra calls the config group of ``baseline=``."""
+"""Hydra's name for the config group of ``baseline=``."""
 MADE, OFFICIAL = "made", "official"
-"""Values of ``quant.source`` that are no places: quantized here, or the model's own release."""
+"""Special values of ``quant.source``: quantized here, or the model's official release."""
 AUTO = "auto"
 TOP_LEVEL = (*GROUPS, "baseline", "plan", "price_per_hour", "seed", "results_dir", "reports_dir", "session")
 
 
 def explain(error: ValidationError, where: str) -> ConfigError:
-    """Return one line for the first thing that pydantic found wrong below config node ``where``."""
+    """Return the first of pydantic's errors below config node ``where`` as one line."""
     first = error.errors()[0]
     parts = [str(part) for part in (where, *first["loc"])]
     path = ".".join(part for part in parts if re.fullmatch(r"[\w.]+", part) and part not in TYPES)
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{path}: there is no such field here")
-    if first["type"] == "value_error":  # one of ours, which says all there is to say
+        return ConfigError(f"{path}: no such field")
+    if first["type"] == "value_error":  # raised by our own validators, whose messages are complete
         return ConfigError(f"{path}: {first['msg'].removeprefix('Value error, ')}")
     return ConfigError(f"{path}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})")
 
@@ -75,24 +75,22 @@ def explain(error: ValidationError, where: str) -> ConfigError:
 def _section(cfg: dict[str, Any], name: str, overrides: Sequence[str]) -> dict[str, Any]:
     section = cfg.get(name)
     if not isinstance(section, dict):
-        raise ConfigError(
-            f"{name}={section}: expected one of the names in configs/{name}/; overrides: {list(overrides)}"
-        )
+        raise ConfigError(f"{name}={section}: expected a config of configs/{name}/; overrides: {list(overrides)}")
     return section
 
 
 def _changed(overrides: Sequence[str], *prefixes: str) -> str:
-    """Return the overrides that begin with a prefix, as ``[group_size=32]``: variants of one yaml differ by name."""
+    """Return the overrides with one of these prefixes as ``[group_size=32]``, to tell variants of one config apart."""
     typed = [text.lstrip("+") for text in overrides]
     fields = sorted(text.removeprefix(prefixes[0]) for text in typed if text.startswith(prefixes))
     return f"[{','.join(fields)}]" if fields else ""
 
 
 def _described(model: dict[str, Any]) -> dict[str, Any]:
-    """Return a model section whose shapes stand in the checkpoint's own ``config.json``, filled in from there.
+    """Return a model section completed from the checkpoint's own ``config.json``.
 
     Raises:
-        ConfigError: the checkpoint cannot be read, or is of an architecture that is not known.
+        ConfigError: the checkpoint cannot be read, or its architecture is unknown.
     """
     try:
         name, architecture, context_length = source(model["source"]).describe()
@@ -103,10 +101,10 @@ def _described(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | None:
-    """Return where the already quantized checkpoint lies that ``quant.source`` names; None for ``made``.
+    """Return the source of the quantized checkpoint that ``quant.source`` names; None for ``made``.
 
     Raises:
-        ConfigError: the model has no release of its own in this quantization; names those it has.
+        ConfigError: the model has no official release in this quantization; lists those it has.
     """
     if choice == MADE:
         return None
@@ -115,7 +113,7 @@ def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | No
             known = ", ".join(sorted(model.official)) or "none"
             raise ConfigError(
                 f"quant.source=official: no release of {model.name} in {quant} is known (known: {known}); "
-                "name one with quant.source=ORGANISATION/NAME or a folder"
+                "give one with quant.source=ORGANISATION/NAME or a folder"
             )
         return {"kind": "hub", "quantized": True, **model.official[quant]}
     if choice.startswith(("/", ".", "~")) or Path(choice).is_dir():
@@ -133,10 +131,10 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
 
     Args:
         cfg: the composed config, interpolations unresolved.
-        overrides: what was typed, e.g. ``["+model=smollm2-135m", "quant=fp8"]``.
+        overrides: as typed, e.g. ``["+model=smollm2-135m", "quant=fp8"]``.
 
     Raises:
-        ConfigError: a value is missing or wrong; the message names its path.
+        ConfigError: a value is missing or wrong; the message gives its path.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -164,7 +162,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
     engine_section = _section(data, "engine", overrides)
     serving = _engine(engine_section, overrides, gpu=gpu)
     if hardware.name != AUTO and not data.get("plan"):
-        raise ConfigError(f"hardware={hardware.name}: a run measures the machine it runs on; add plan=true to plan")
+        raise ConfigError(f"hardware={hardware.name}: a run measures this machine; add plan=true to plan for another")
     with _explaining("calibration.heldout"):
         heldout = HeldoutConfig.model_validate(_section(data, "calibration", overrides)["heldout"])
     with _explaining("workload"):
@@ -210,7 +208,7 @@ def build_spec(cfg: DictConfig, overrides: Sequence[str]) -> RunSpec:
 
 @contextmanager
 def _explaining(where: str) -> Iterator[None]:
-    """Tell what is wrong or missing below a config node in one line."""
+    """Turn errors below a config node into a `ConfigError` of one line."""
     try:
         yield
     except ValidationError as error:
@@ -231,29 +229,32 @@ def _model(section: dict[str, Any]) -> ModelSpec:
 
 
 def _accuracy(section: dict[str, Any], model: ModelSpec) -> AccuracySpec:
-    """Return the accuracy section, with the mode of the model and how its tokens are drawn decided.
+    """Return the accuracy section with the model's mode and sampling resolved.
 
-    Greedy decoding is lm-eval's own; but a model that reasons first is drawn from as its makers recommend, for greedy
-    reasoning tends to repeat itself without end.
+    lm-eval decodes greedily. A model that reasons is sampled as its authors recommend, because greedy reasoning tends
+    to repeat itself endlessly.
     """
-    asked, drawn = section.get("thinking"), section.get("sampling")
-    thinking = "plain" not in model.modes and "thinking" in model.modes if asked is None else asked
+    thinking, sampling = section.get("thinking"), section.get("sampling")
+    if thinking is None:
+        thinking = "plain" not in model.modes and "thinking" in model.modes
     name: Literal["plain", "thinking"] = "thinking" if thinking is True else "plain"
     chats = set(section.get("tasks") or ()) & set(section.get("chat_template") or ())
     if model.modes and name not in model.modes and chats:
         raise ConfigError(
             f"accuracy.thinking={str(thinking).lower()}: {model.name} answers in {' and '.join(model.modes)} mode only"
         )
-    if drawn == "recommended" and name not in model.modes:
-        raise ConfigError(f"accuracy.sampling=recommended: nothing is recommended for {model.name} in {name} mode")
-    if isinstance(drawn, str) and drawn not in SAMPLING:
-        raise ConfigError(f"accuracy.sampling={drawn}: expected {', '.join(SAMPLING)} or {{temperature: …, top_p: …}}")
-    if drawn == "greedy":
-        drawn = {"temperature": 0}
-    elif isinstance(drawn, str):
-        drawn = model.modes.get(name) if drawn == "recommended" or name == "thinking" else None
+    if sampling == "recommended" and name not in model.modes:
+        raise ConfigError(f"accuracy.sampling=recommended: no recommendation for {model.name} in {name} mode")
+    if isinstance(sampling, str) and sampling not in SAMPLING:
+        raise ConfigError(
+            f"accuracy.sampling={sampling}: expected {', '.join(SAMPLING)} or {{temperature: …, top_p: …}}"
+        )
+    if sampling == "greedy":
+        sampling = {"temperature": 0}
+    elif isinstance(sampling, str):
+        sampling = model.modes.get(name) if sampling == "recommended" or name == "thinking" else None
     with _explaining("accuracy"):
-        return AccuracySpec.model_validate({**section, "thinking": thinking, "sampling": drawn})
+        return AccuracySpec.model_validate({**section, "thinking": thinking, "sampling": sampling})
 
 
 def _check_context(context: ContextSpec, model: ModelSpec) -> None:
@@ -261,8 +262,8 @@ def _check_context(context: ContextSpec, model: ModelSpec) -> None:
         return
     if model.rope is None:
         raise ConfigError(
-            f"context={context.name}: {model.name} ends at {model.context_length} tokens, and how its positions could "
-            "be stretched is not known; set model.rope={theta: …, original: …}"
+            f"context={context.name}: the context of {model.name} is {model.context_length} tokens, and its rotary "
+            "base is not known, so YaRN cannot extend it; set model.rope={theta: …, original: …}"
         )
 
 
@@ -283,7 +284,7 @@ def _baseline(section: dict[str, Any], model: ModelSpec, overrides: Sequence[str
 
 
 def _texts(quant: QuantSpec, release: Source | None) -> tuple[str, ...]:
-    """Return the beginnings of overrides that change which text a checkpoint has seen."""
+    """Return the prefixes of overrides that change the texts used for a checkpoint."""
     return CALIBRATION if quant.method.calibration and release is None else HELDOUT
 
 
@@ -297,11 +298,11 @@ def _engine(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | No
 
 
 def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool | None) -> tuple[str, dict[str, Any]]:
-    """Return the engine that ``auto`` stands for here, and its fields with what was set of the common ones.
+    """Return the engine that ``auto`` stands for and its fields, with the common fields that were set.
 
-    Besides the common fields, the section holds those of every engine it may choose, each under the engine's name.
-    Where another machine is planned for, with a ``gpu`` or without, that machine decides. What is built does not: the
-    same command would measure one engine before a toolchain is built and another one after.
+    The section has the common fields and, under each engine's name, the fields of the engines it may choose. A plan for
+    another machine, with a ``gpu`` or without, decides by that machine. Whether a toolchain is built does not matter:
+    otherwise the same command would measure another engine once the toolchain is built.
     """
     chosen = {True: str(section["on_gpu"]), False: str(section["on_cpu"])}
     name = chosen[has_cuda_device() if gpu is None else gpu]
@@ -313,10 +314,10 @@ def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool |
 
 
 def _check_automatic(serving: Engine, section: dict[str, Any]) -> None:
-    """Check that the engine that ``auto`` has chosen for a CUDA device can be started.
+    """Check that the engine chosen by ``auto`` for a CUDA device can be started.
 
     Raises:
-        ConfigError: its toolchain is not built; names the command, its size, and the alternative.
+        ConfigError: its toolchain is not built; gives the command to build it, its size, and the alternative.
     """
     if serving.name != section["on_gpu"]:
         return
@@ -324,6 +325,6 @@ def _check_automatic(serving: Engine, section: dict[str, Any]) -> None:
         serving.interpreter("engine=auto on a CUDA device")
     except ToolchainError as error:
         raise ConfigError(
-            f"{error}; engine={section['on_cpu']} measures with the reference server instead, which expands quantized "
-            "weights to 16 bits"
+            f"{error}; engine={section['on_cpu']} uses the reference server instead, which expands quantized weights "
+            "to 16 bits"
         ) from error

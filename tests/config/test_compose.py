@@ -51,8 +51,8 @@ def test_a_folder_describes_itself(tmp_path: Path) -> None:
 
 def test_releases_are_named_in_three_ways(tmp_path: Path) -> None:
     def release(model: str, *overrides: str) -> dict[str, object] | None:
-        found = compose_job([f"+model={model}", *overrides, "session=test"]).release
-        return found.fields() if found else None
+        source = compose_job([f"+model={model}", *overrides, "session=test"]).release
+        return source.fields() if source else None
 
     assert release("qwen3-8b", "quant=fp8") is None
     assert release("qwen3-8b", "quant=fp8", "quant.source=official")["repo"] == "Qwen/Qwen3-8B-FP8"
@@ -81,7 +81,7 @@ def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["quant=gptq-int4", "quant.backend=autoawq"], "use one of auto-gptq, gptqmodel, llmcompressor"),
         (["quant=rtn-int4", "quant.backend=gptqmodel"], "does not implement this method"),
@@ -89,8 +89,8 @@ def test_a_group_size_falls_back_only_where_that_is_allowed() -> None:
         (["quant=awq-int4", "quant.backend=autoawq", "quant.bits=8"], "stores 4 bits, not 8"),
     ],
 )
-def test_a_backend_that_cannot_says_so(overrides: list[str], said: str) -> None:
-    with pytest.raises(NotPossibleError, match=said):
+def test_an_option_that_a_backend_lacks_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(NotPossibleError, match=message):
         check(compose_job([*BASE, *overrides]))
 
 
@@ -115,8 +115,8 @@ def test_model_works_without_plus() -> None:
 
 
 def test_a_sweep_is_every_combination() -> None:
-    found = jobs(["+model=a,b", "quant=bf16,fp8", "seed=1"], multirun=True)
-    assert found == [[f"+model={m}", f"quant={q}", "seed=1"] for m in "ab" for q in ("bf16", "fp8")]
+    sweep = jobs(["+model=a,b", "quant=bf16,fp8", "seed=1"], multirun=True)
+    assert sweep == [[f"+model={m}", f"quant={q}", "seed=1"] for m in "ab" for q in ("bf16", "fp8")]
 
 
 def test_a_sweep_needs_the_flag() -> None:
@@ -155,7 +155,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("override", WRONG)
-def test_a_wrong_word_gets_one_clear_line(override: str) -> None:
+def test_a_wrong_override_is_reported_in_one_line(override: str) -> None:
     base = [] if "model=" in override else ["+model=smollm2-135m"]
     with pytest.raises(ConfigError) as caught:
         compose_job(*jobs([*base, override, "session=test"], multirun=False))
@@ -180,7 +180,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)
-def test_an_impossible_combination_says_why(overrides: tuple[str, ...]) -> None:
+def test_an_impossible_combination_is_refused_with_the_reason(overrides: tuple[str, ...]) -> None:
     with pytest.raises(NotPossibleError, match=re.escape(IMPOSSIBLE[overrides])):
         check(compose_job([*BASE, *overrides]))
 
@@ -192,13 +192,13 @@ def test_the_advice_of_an_impossible_combination_works() -> None:
     check(compose_job([*BASE, "quant=gptq-int4", "quant.group_size_fallback=[]", advice]))
 
 
-def test_an_unknown_task_is_told_before_the_run() -> None:
+def test_an_unknown_task_is_reported_before_the_run() -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(ConfigError, match="did you mean 'gsm8k'"):
         check(compose_job([*BASE, "accuracy=none", "accuracy.tasks=[gsm8kk]"]))
 
 
-def test_a_missing_mirror_is_told_before_the_run(tmp_path: Path) -> None:
+def test_a_missing_mirror_is_reported_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder"):
         check(compose_job([*BASE, "accuracy=full", f"accuracy.hub_dir={tmp_path}/no"]))
     with pytest.raises(ConfigError, match=r"has no cais/mmlu"):
@@ -220,7 +220,7 @@ def test_a_whole_group_can_be_swept() -> None:
     assert jobs(["quant=glob(gptq*)"], multirun=True) == [["quant=gptq-int4"], ["quant=gptq-int8"]]
 
 
-def test_a_folder_of_ones_own_configs_can_be_added(tmp_path: Path) -> None:
+def test_a_folder_of_custom_configs_can_be_added(tmp_path: Path) -> None:
     (tmp_path / "quant").mkdir()
     (tmp_path / "quant" / "mine.yaml").write_text(
         "name: mine\nmethod: fp8\nscheme: dynamic\nmax_kl: 1\nignore: [lm_head]\n"

@@ -1,4 +1,4 @@
-"""Contexts beyond a model's own: one setting, the same for every engine, and in every record."""
+"""Contexts beyond a model's own: one setting for every engine, stored in every record."""
 
 import json
 from pathlib import Path
@@ -34,42 +34,42 @@ def spec(*overrides: str) -> RunSpec:
         ("smollm2-135m", "131k", 131072, Yarn(factor=16, original=8192)),
     ],
 )
-def test_positions_are_stretched_only_where_the_model_ends_before(
+def test_positions_are_stretched_only_beyond_the_models_own_context(
     model: str, context: str, length: int, yarn: Yarn | None
 ) -> None:
-    found = spec(f"+model={model}", f"context={context}")
-    assert (found.context_length, found.yarn) == (length, yarn)
-    assert context_of(found) == length
+    run = spec(f"+model={model}", f"context={context}")
+    assert (run.context_length, run.yarn) == (length, yarn)
+    assert context_of(run) == length
 
 
-def test_any_length_can_be_asked_for_and_is_part_of_the_models_name() -> None:
-    found = spec("+model=qwen3-8b", "context.length=65536")
-    assert found.yarn == Yarn(factor=2, original=32768)
-    assert found.variant.model == "qwen3-8b[context.length=65536]"
+def test_any_context_length_can_be_set_and_is_part_of_the_models_name() -> None:
+    run = spec("+model=qwen3-8b", "context.length=65536")
+    assert run.yarn == Yarn(factor=2, original=32768)
+    assert run.variant.model == "qwen3-8b[context.length=65536]"
     assert spec("+model=qwen3-8b", "context.length=1024").yarn is None
     assert spec("+model=qwen3-8b", "context=native").variant.model == "qwen3-8b"
 
 
 def test_a_model_whose_positions_are_not_known_cannot_be_stretched() -> None:
-    with pytest.raises(ConfigError, match=r"qwen3-8b ends at 40960 tokens.*model.rope="):
+    with pytest.raises(ConfigError, match=r"the context of qwen3-8b is 40960 tokens.*model.rope="):
         spec("+model=qwen3-8b", "context=131k", "model.rope=null")
 
 
 def test_a_stretched_model_is_another_run() -> None:
-    one, other = (plan(spec("+model=tiny-qwen3", f"context.length={n}")) for n in (131072, 262144))
-    assert one.key != other.key
-    assert one.quantize is not None
-    assert other.quantize is not None
-    assert one.quantize.key == other.quantize.key, "the weights are the same"
-    assert {task.key.digest for task in one.tasks}.isdisjoint({task.key.digest for task in other.tasks})
+    first, second = (plan(spec("+model=tiny-qwen3", f"context.length={n}")) for n in (131072, 262144))
+    assert first.key != second.key
+    assert first.quantize is not None
+    assert second.quantize is not None
+    assert first.quantize.key == second.quantize.key, "the weights are the same"
+    assert {task.key.digest for task in first.tasks}.isdisjoint({task.key.digest for task in second.tasks})
 
 
 @pytest.mark.parametrize("engine", ["transformers", "sglang", "vllm"])
 def test_every_engine_stretches_alike(engine: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"rope_theta": 1e6}))
-    found = spec("+model=qwen3-8b", "context=131k", f"engine={engine}")
+    run = spec("+model=qwen3-8b", "context=131k", f"engine={engine}")
     plain, stretched = (
-        found.engine.command("python", Launch(tmp_path, 131072, 1, yarn=yarn)) for yarn in (None, found.yarn)
+        run.engine.command("python", Launch(tmp_path, 131072, 1, yarn=yarn)) for yarn in (None, run.yarn)
     )
     more = [word for word in stretched if word not in plain]
     text = " ".join(more)
@@ -102,11 +102,11 @@ def test_the_reference_server_computes_what_transformers_does(family: str, tmp_p
     served.stretch(4.0, 32)
     assert served.max_positions == 128
     ids = prompt(1, 120)
-    [found] = served.forward([ids], [SequenceKV(reserve=1)], [120])
+    [logits] = served.forward([ids], [SequenceKV(reserve=1)], [120])
     with torch.inference_mode():
         expected, unstretched = (model(torch.tensor([ids])).logits[0] for model in (truth, plain))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert (found - unstretched).abs().max() > 0.01
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    assert (logits - unstretched).abs().max() > 0.01
 
 
 def test_a_server_takes_prompts_as_long_as_it_was_stretched(tmp_path: Path) -> None:

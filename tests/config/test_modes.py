@@ -1,4 +1,4 @@
-"""Thinking and plain answers as two modes of one model, each drawn as its makers recommend."""
+"""Thinking and plain answers as two modes of one model, each sampled as its authors recommend."""
 
 from pathlib import Path
 from typing import Any
@@ -40,39 +40,37 @@ def spec(*overrides: str) -> RunSpec:
         (("+model=smollm2-135m", "accuracy.thinking=true"), True, None),
     ],
 )
-def test_a_mode_is_chosen_with_how_its_tokens_are_drawn(
-    overrides: tuple[str, ...], thinking: bool, sampling: Mode | None
-) -> None:
-    found = spec(*overrides).accuracy
-    assert (found.thinking, found.sampling) == (thinking, sampling)
-    assert found.sampling_of("mmlu") is None, "log-probabilities are not drawn"
-    assert found.sampling_of("ifeval") == sampling
+def test_a_mode_is_chosen_with_its_sampling(overrides: tuple[str, ...], thinking: bool, sampling: Mode | None) -> None:
+    accuracy = spec(*overrides).accuracy
+    assert (accuracy.thinking, accuracy.sampling) == (thinking, sampling)
+    assert accuracy.sampling_of("mmlu") is None, "log-probabilities are not sampled"
+    assert accuracy.sampling_of("ifeval") == sampling
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ((TALKER, "accuracy.thinking=true"), "qwen2.5-7b-instruct answers in plain mode only"),
         ((THINKER, "accuracy.thinking=false"), "answers in thinking mode only"),
-        (("+model=smollm2-135m", "accuracy.sampling=recommended"), "nothing is recommended for smollm2-135m"),
+        (("+model=smollm2-135m", "accuracy.sampling=recommended"), "no recommendation for smollm2-135m"),
         ((HYBRID, "accuracy.sampling=hot"), "expected auto, greedy, recommended or"),
         ((HYBRID, "accuracy.sampling={temperature: -1}"), "accuracy.sampling.temperature"),
-        ((HYBRID, "accuracy.sampling={temperature: 1, heat: 1}"), "accuracy.sampling.heat: there is no such field"),
+        ((HYBRID, "accuracy.sampling={temperature: 1, heat: 1}"), "accuracy.sampling.heat: no such field"),
     ],
 )
-def test_what_a_model_cannot_do_is_told(overrides: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_unsupported_mode_or_sampling_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         spec(*overrides)
 
 
-def test_a_mode_that_no_task_needs_is_nobodys_business() -> None:
-    found = spec(THINKER, "accuracy.thinking=false", "accuracy.tasks=[mmlu]")
-    assert found.accuracy.thinking is False
+def test_a_mode_that_no_task_needs_is_not_checked() -> None:
+    run = spec(THINKER, "accuracy.thinking=false", "accuracy.tasks=[mmlu]")
+    assert run.accuracy.thinking is False
 
 
 def test_two_modes_of_one_model_are_two_rows() -> None:
-    one, other = (spec(HYBRID, f"accuracy.thinking={mode}").variant.model for mode in ("true", "false"))
-    assert (one, other) == ("qwen3-8b[thinking=true]", "qwen3-8b[thinking=false]")
+    thinking, plain = (spec(HYBRID, f"accuracy.thinking={mode}").variant.model for mode in ("true", "false"))
+    assert (thinking, plain) == ("qwen3-8b[thinking=true]", "qwen3-8b[thinking=false]")
 
 
 def test_a_seed_is_the_questions_own_and_the_same_in_every_run() -> None:
@@ -88,7 +86,7 @@ def test_a_seed_is_the_questions_own_and_the_same_in_every_run() -> None:
     assert greedy.seeded(5) == greedy
 
 
-def test_each_protocol_says_how_tokens_are_drawn() -> None:
+def test_each_protocol_sends_the_sampling_parameters() -> None:
     how = Sampling(max_new_tokens=9, stop=(), temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
     question = Question(context=(1,), sampling=how).seeded(0)
     assert question.sampling is not None
@@ -101,7 +99,7 @@ def test_each_protocol_says_how_tokens_are_drawn() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_draws_as_it_says_and_its_score_tells(tmp_path: Path) -> None:
+def test_a_run_samples_as_configured_and_records_it_in_the_score(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     tokenizer = write_tokenizer(tmp_path / "qwen3", template=QWEN3)
     bodies: list[dict[str, Any]] = []

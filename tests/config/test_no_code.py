@@ -1,4 +1,4 @@
-"""No config runs code: neither from a folder nor from the command line, and before Hydra makes anything of it."""
+"""No config runs code, from a folder or the command line: it is refused before Hydra instantiates anything."""
 
 import itertools
 import re
@@ -20,7 +20,7 @@ MARK = "mark"
 
 
 def planted(folder: Path) -> str:
-    """Return a config that calls a function of ours, which Hydra does not block."""
+    """Return a config that calls a function of quantbench, which Hydra does not block."""
     return f"{{_target_: bench.files.append, file: {{_target_: pathlib.Path, _args_: [{folder / MARK}]}}, text: done}}"
 
 
@@ -52,7 +52,7 @@ FILES = {
 
 @pytest.mark.parametrize("case", FILES)
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["run", "sweep"])
-def test_a_config_in_a_folder_of_ones_own_names_no_code(case: str, mode: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_config_in_a_custom_folder_must_not_name_code(case: str, mode: tuple[str, ...], tmp_path: Path) -> None:
     text, said = FILES[case]
     write(tmp_path, "experiment/innocent", text.replace("CODE", planted(tmp_path)))
     for more in (("--config-dir", str(tmp_path)), (f"--config-dir={tmp_path}",), ("-cd", str(tmp_path))):
@@ -110,7 +110,7 @@ def test_a_command_runs_no_code_of_a_config(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_the_launchers_that_come_with_it_are_free_of_code(launcher: str, tmp_path: Path) -> None:
+def test_the_shipped_launchers_are_free_of_code(launcher: str, tmp_path: Path) -> None:
     write(tmp_path, "experiment/cluster", "hydra: {launcher: {}, job_logging: {root: {level: INFO}}}")
     more = {
         "joblib": ["hydra.launcher.n_jobs=2"],

@@ -1,4 +1,4 @@
-"""Presets inherit from the bases of their group, and hold only what they change."""
+"""Presets inherit from the bases of their group and only have the fields that they change."""
 
 import re
 from collections.abc import Iterator
@@ -53,11 +53,11 @@ def ancestors(group: str, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("group", BASED)
-def test_a_config_holds_only_what_it_changes(group: str) -> None:
+def test_a_config_only_has_the_fields_that_it_changes(group: str) -> None:
     for name in stems(group):
         before = dict(leaves(inherited(group, name)))
         repeated = [path for path, value in leaves(read(group, name)[1]) if path in before and before[path] == value]
-        assert repeated == [], f"{group}/{name}.yaml holds what it inherits"
+        assert repeated == [], f"{group}/{name}.yaml repeats fields that it inherits"
 
 
 @pytest.mark.parametrize("group", BASED)
@@ -98,7 +98,7 @@ def test_bases_are_no_choices(group: str) -> None:
 
 @pytest.mark.parametrize("own", [False, True], ids=["alone", "with a folder of one's own"])
 @pytest.mark.parametrize("override", ["quant=_base", "quant@baseline=_gptq", "workload=_base", "+model=_qwen3"])
-def test_a_base_that_is_chosen_gets_one_clear_line(override: str, own: bool, tmp_path: Path) -> None:
+def test_choosing_a_base_is_reported_in_one_line(override: str, own: bool, tmp_path: Path) -> None:
     model = [] if "model=" in override else ["+model=tiny-qwen3"]
     with pytest.raises(ConfigError) as caught:
         compose_job([*model, override, "session=test"], [str(tmp_path)] if own else [])
@@ -109,7 +109,7 @@ def test_a_base_that_is_chosen_gets_one_clear_line(override: str, own: bool, tmp
     assert not re.search(r"\b_", message.partition("Known: ")[2])
 
 
-def test_a_folder_of_ones_own_may_inherit_from_our_bases(tmp_path: Path) -> None:
+def test_configs_in_a_custom_folder_can_inherit_from_the_bases(tmp_path: Path) -> None:
     (tmp_path / "quant").mkdir()
     (tmp_path / "quant" / "_mine.yaml").write_text("defaults: [_base, _self_]\nmethod: fp8\nmax_kl: 1\n")
     (tmp_path / "quant" / "mine.yaml").write_text("defaults: [_mine, _self_]\nname: mine\nscheme: dynamic\n")

@@ -1,4 +1,4 @@
-"""Names that become parts of paths: a wrong one is refused before anything is written, and every usual one works."""
+"""Names that become parts of paths: invalid ones are refused before anything is written, common ones work."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.model_folders import sharded
 from tests.support.program import Cli
 
 TINY = ("+model=tiny-qwen3", "workload=none", "accuracy=none")
-ALLOWED = "a name holds letters, digits"
+ALLOWED = "a name consists of letters, digits"
 WRONG = {
     "a repository": (["model.name=Qwen/Qwen3-8B"], "model.name: 'Qwen/Qwen3-8B': "),
     "a way out": (["model.name=x/../../../../out"], "model.name: 'x/../../../../out': "),
@@ -51,7 +51,7 @@ def test_a_name_that_is_a_path_is_refused_in_one_line(case: str, tmp_path: Path)
     assert not list(tmp_path.rglob("out*"))
 
 
-def test_a_repository_for_a_model_gets_the_command_to_type(cli: Cli) -> None:
+def test_a_repository_as_model_gets_the_override_to_use(cli: Cli) -> None:
     done = cli("model=Qwen/Qwen3-8B", "workload=none", "accuracy=none")
     assert done.returncode == 2
     assert "for a model on the hub: +model=hub model.source.repo=Qwen/Qwen3-8B" in done.stderr
@@ -70,7 +70,7 @@ def test_a_folder_of_any_name_gives_a_model_a_name(folder: str, tmp_path: Path, 
 
 
 def test_folders_of_different_names_give_different_names() -> None:
-    found = [name_of(folder) for folder in ("my model", "my-model", "my+model", "模型", "型", "..", "")]
-    assert len(set(found)) == len(found)
-    assert all(NAME.fullmatch(name) for name in found)
-    assert re.fullmatch("my-model-[0-9a-f]{8}", found[0])
+    names = [name_of(folder) for folder in ("my model", "my-model", "my+model", "模型", "型", "..", "")]
+    assert len(set(names)) == len(names)
+    assert all(NAME.fullmatch(name) for name in names)
+    assert re.fullmatch("my-model-[0-9a-f]{8}", names[0])
