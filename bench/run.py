@@ -1,7 +1,7 @@
-"""Checks a command, launches its jobs and writes one report: ``python -m bench.run +model=smollm2-135m quant=fp8``.
+"""Check a command, run its jobs and write one report: ``python -m bench.run +model=smollm2-135m quant=fp8``.
 
-The whole command is checked first: every job of a sweep is composed, and every combination judged, before the first
-second is spent. Then Hydra runs the jobs, each leaving its record on disk, and one report shows them together.
+The complete command is checked first: every job of a sweep is composed and every combination checked before the first
+job starts. Then Hydra runs the jobs, each of which writes its record, and one report covers all of them.
 """
 
 import signal
@@ -18,14 +18,14 @@ from bench.console import PROGRESS
 from bench.errors import EXIT_INTERRUPTED, QuantbenchError
 from bench.machine.direct import bypass_proxies
 from bench.paths import config_dir
-from bench.pipeline.job import job, tell
+from bench.pipeline.job import job, print_error
 from bench.pipeline.session import CommandSession
 from bench.plan.announce import announce
 from bench.plan.preflight import check_shown, launches_elsewhere, preflight, shows_only
 from bench.records.store import unfinished_places
 
 ATTEMPTS = 3
-"""Times that a command is run where its workers die. Chosen: a job that kills three workers kills every one."""
+"""Attempts to run a command whose workers die. Chosen: a job that kills three workers will kill the next one too."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             check_shown(arguments)
         except QuantbenchError as error:
-            tell(error)
+            print_error(error)
             return error.exit_code
         _hydra(arguments)
         return 0
@@ -60,40 +60,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return finish(specs, session)
     except QuantbenchError as error:
-        tell(error)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        PROGRESS.print(
-            "interrupted; what was measured is kept, and the same command goes on from there", style="yellow"
-        )
+        PROGRESS.print("interrupted; results so far are kept; rerun the same command to resume", style="yellow")
         return EXIT_INTERRUPTED
 
 
 def _launch(arguments: Sequence[str], specs: Sequence[RunSpec], session: CommandSession) -> None:
-    """Run the jobs; those that a worker took with it when it died are run again.
+    """Run the jobs; if a launcher's worker dies, run its jobs again.
 
     Raises:
         ConfigError: the launcher cannot be used.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        lost = "a worker ended"
+        cause = "a worker ended"
         try:
             _hydra([*arguments, f"session={session.name}"])
         except Exception as error:
             if not launches_elsewhere(arguments):
                 raise
-            lost = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         commands = [spec.command for spec in specs]
         left = [specs[place] for place in unfinished_places(specs[0].results_dir, session.name, commands)]
         if not left or not launches_elsewhere(arguments) or attempt == ATTEMPTS:
             return
         names = ", ".join(f"{spec.variant.model} {spec.variant.quant}" for spec in left)
-        PROGRESS.print(f"not done: {names} ({lost}); running again, attempt {attempt + 1} of {ATTEMPTS}", markup=False)
+        PROGRESS.print(
+            f"not finished: {names} ({cause}); running again, attempt {attempt + 1} of {ATTEMPTS}", markup=False
+        )
         session.begin_attempt()
 
 
 def _hydra(arguments: Sequence[str]) -> None:
-    """Hand the checked command to Hydra, which reads ``sys.argv``."""
+    """Run the checked command with Hydra, which reads ``sys.argv``."""
     register()
     before = sys.argv
     sys.argv = [before[0], *arguments]

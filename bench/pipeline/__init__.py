@@ -1,1 +1,1 @@
-"""Carries out one planned run, stage by stage, and keeps every result as soon as it exists."""
+"""Execute one planned run, stage by stage, and store every result as soon as it exists."""

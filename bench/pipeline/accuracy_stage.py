@@ -1,4 +1,4 @@
-"""The accuracy stage: tasks without a score, scored over the running server, each kept as soon as it is there."""
+"""The accuracy stage: score the remaining tasks on the running server, and store each score as soon as it exists."""
 
 import json
 import sys
@@ -17,20 +17,20 @@ from bench.servers.lifecycle import RunningEngine
 from bench.toolchains.toolchain import interpreter_for
 
 MOST, FEW = 256, 8
-"""Requests under way at once at most; and where the server does not report its room. Chosen: 256 is what vLLM computes
-together by default (``max_num_seqs``), 8 keeps an unknown server busy without filling it."""
+"""Concurrent requests: the maximum, and the number for a server that does not report its capacity. Chosen: 256 is
+vLLM's default batch size (``max_num_seqs``); 8 keeps an unknown server busy without overloading it."""
 PROMPT_TOKENS = 1024
-"""A long prompt of five examples: what tells from the room for keys and values how many fit."""
+"""Tokens of a long prompt with five examples, to estimate how many requests fit into a server's KV cache."""
 
 
 def tasks_to_run(run: RunState) -> tuple[TaskStage, ...]:
-    """Return the tasks without a score under the same key, here or in an earlier run."""
-    have = {score.key for score in run.folder.scores() if score.valid}
+    """Return the tasks without a score under the same key, in this run or an earlier one."""
+    scored = {score.key for score in run.folder.scores() if score.valid}
     left = []
     for stage in run.plan.tasks:
-        if stage.key.digest in have:
+        if stage.key.digest in scored:
             continue
-        # Another model may stand behind the same address by now.
+        # An external server may serve another model at the same address by now.
         known = None if run.spec.engine.is_external else Store(run.spec.results_dir).score(stage.task, stage.key.digest)
         if known:
             score, run_id = known
@@ -42,21 +42,21 @@ def tasks_to_run(run: RunState) -> tuple[TaskStage, ...]:
 
 
 def measure_accuracy(run: RunState, engine: RunningEngine, stages: tuple[TaskStage, ...]) -> tuple[TaskStage, ...]:
-    """Run the tasks that are left in a process of their own, keeping each score as it appears.
+    """Run the remaining tasks in a separate process and store each score as soon as it exists.
 
     Returns:
-        The tasks that are still without a score because the server has ended; the answers it gave are kept.
+        The tasks without a score because the server ended; answers so far are kept.
 
     Raises:
-        AccuracyError: that process died; or the server, before it had answered anything new, or one that cannot be
-            started here.
+        AccuracyError: the process died; or the server ended without any new answer, or cannot be restarted because it
+            is external.
     """
     spec = run.spec.accuracy
     left = list(stages)
     for directory in sorted({accuracy_tasks.working_dir(stage.task, spec.hub_dir) for stage in stages}, key=str):
         chosen = [stage for stage in stages if accuracy_tasks.working_dir(stage.task, spec.hub_dir) == directory]
         jobs = [_job(run, engine, stage) for stage in chosen]
-        kept = sum(_size(job.journal) for job in jobs)
+        journal_bytes = sum(_size(job.journal) for job in jobs)
         for job in jobs:
             job.result.unlink(missing_ok=True)
         work = run.folder.path / "work"
@@ -68,7 +68,7 @@ def measure_accuracy(run: RunState, engine: RunningEngine, stages: tuple[TaskSta
         with Child(argv, what="accuracy", log_file=log_file, env=env, cwd=directory or run.folder.path) as child:
             for stage, job in zip(chosen, jobs, strict=True):
                 if not _await_score(run, child, job, stage.title):
-                    if not engine.ended or sum(_size(job.journal) for job in jobs) == kept:
+                    if not engine.ended or sum(_size(job.journal) for job in jobs) == journal_bytes:
                         raise AccuracyError(f"{stage.title}: {child.log_tail()} (log: {child.log_file})")
                     return tuple(left)
                 left.remove(stage)
@@ -114,32 +114,32 @@ def _job(run: RunState, engine: RunningEngine, stage: TaskStage) -> accuracy_tas
 
 
 def _tokenizer(run: RunState) -> Path:
-    """Return the folder with the served model's tokenizer.
+    """Return the folder of the served model's tokenizer.
 
     Raises:
-        SourceError: it cannot be had.
+        SourceError: the tokenizer is unavailable.
     """
     return run.spec.engine.tokenizer(run.checkpoint.path if run.checkpoint else None)
 
 
 def _journal(run: RunState, name: str) -> Path:
-    """Return where answers are kept; those of an earlier run count unless somebody else may have changed the model."""
+    """Return the journal of answers; an earlier run's answers are reused unless the server is external."""
     if run.spec.engine.is_external:
         return run.folder.path / "answers" / f"{name}.jsonl"
     return Store(run.spec.results_dir).journal(run.folder, name)
 
 
-def _concurrency(asked: int | str, engine: RunningEngine) -> int:
-    """Return how many requests to have under way: twice what the server computes together, so that it never waits."""
-    if isinstance(asked, int):
-        return asked
+def _concurrency(setting: int | str, engine: RunningEngine) -> int:
+    """Return the number of concurrent requests: by default twice the server's batch size, so that it is never idle."""
+    if isinstance(setting, int):
+        return setting
     fits = engine.facts.kv_capacity_tokens
     running = engine.facts.max_running or (fits // PROMPT_TOKENS if fits else FEW)
     return max(1, min(MOST, 2 * running))
 
 
 def _await_score(run: RunState, child: Child, job: accuracy_tasks.TaskJob, title: str) -> bool:
-    """Show a task's progress until its score is there, and keep it; False if the server has ended before."""
+    """Show a task's progress until its score exists, and store it; return False if the server ended first."""
     with run.view.stage(title) as line:
         while not job.result.exists():
             if child.exit_code is not None and not job.result.exists():

@@ -1,4 +1,4 @@
-"""Reuse the checkpoint with the same key, or have a worker build it, and say why."""
+"""Reuse the checkpoint with the same key, or build it in a worker, with the reason."""
 
 import re
 import shutil
@@ -32,14 +32,14 @@ from quantize.source import Source
 from quantize.worker import BuildJob
 
 HELDOUT_SAMPLES = 100
-"""Windows assumed where all of a text is taken. Chosen: more than the embedded one holds."""
+"""Windows assumed if a complete text is used. Chosen: more than the embedded text has."""
 
 
 def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
-    """Return (the stage's published checkpoint if it is whole, why it must be built if it is not).
+    """Return (the stage's published checkpoint if it is complete, else None; the reason).
 
     Raises:
-        QuantizeError: it is whole, but further from its source than the asked-for ceiling allows.
+        QuantizeError: it is complete, but its KL to the source is above the requested ceiling.
     """
     if not (stage.target / MANIFEST_NAME).exists():
         return None, f"no checkpoint with key {stage.key.digest[:12]} in {stage.target.parent}"
@@ -47,7 +47,7 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
         manifest = read_manifest(stage.target)
         check_complete(stage.target, manifest)
         if manifest.key != stage.key:
-            raise CheckpointError("it was made under another key")
+            raise CheckpointError("it was built with another key")
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
     ceiling = stage.work.max_kl if isinstance(stage.work, Method) else None
@@ -61,7 +61,7 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
 
 
 def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
-    """Return what the build will need: of a source its own size, of a quantization what its method takes."""
+    """Return the memory and disk space that a build needs: for a source its own size, else by its method."""
     architecture = spec.model.architecture
     if isinstance(stage.work, Source):
         stage.target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,27 +79,27 @@ def needs_of(stage: BuildStage, source: Path | None, spec: RunSpec) -> Needs:
 
 
 def check_room(needs: Needs, place: Path, what: str) -> None:
-    """Check that a build will fit into memory and on the disk.
+    """Check that a build fits into memory and on the disk.
 
     Raises:
-        QuantizeError: it will not; with the figures.
+        QuantizeError: it does not; with the sizes.
     """
     place.mkdir(parents=True, exist_ok=True)
     free, memory = shutil.disk_usage(place).free, available_memory()
     if needs.disk_bytes > free:
         raise QuantizeError(
             f"{what} needs {fmt.space(needs.disk_bytes)} on the disk of {place}, which has {fmt.space(free)} free; "
-            "free some, or choose another place with QUANTBENCH_CACHE"
+            "free some space, or choose another folder with QUANTBENCH_CACHE"
         )
     if needs.memory_bytes > memory:
         raise QuantizeError(
-            f"{what} needs about {fmt.space(needs.memory_bytes)} of memory ({needs.why}), and {fmt.space(memory)} are "
+            f"{what} needs about {fmt.space(needs.memory_bytes)} of memory ({needs.why}), and {fmt.space(memory)} is "
             "free; use a larger machine, or a method or calibration that needs less"
         )
 
 
 def _position(child: Child) -> str:
-    """Return where a worker is, as its log tells: the decoder layer that is being calibrated, or the proof."""
+    """Return a worker's progress from its log: the decoder layer that is being calibrated, or the proof."""
     tail = child.last_lines(2)
     counts = re.findall(r"\((\d+)/(\d+)\)", tail)
     if "proving" in tail:
@@ -108,18 +108,18 @@ def _position(child: Child) -> str:
 
 
 def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, why: str, line: Stage) -> Checkpoint:
-    """Have a worker build the stage's checkpoint, and return it.
+    """Build the stage's checkpoint in a worker and return it.
 
     Args:
         stage: what to build.
-        source: the 16-bit checkpoint it is made from, None for a source itself.
+        source: the 16-bit checkpoint to quantize; None to build the source itself.
         spec: the run.
-        what: a name for people.
-        why: why it is not reused.
-        line: progress.
+        what: name for messages.
+        why: why no checkpoint is reused.
+        line: progress line.
 
     Raises:
-        QuantizeError: the worker failed; with its reason and its log.
+        QuantizeError: the worker failed; with its reason and log file.
     """
     folder = cache_dir() / "jobs"
     job_file = folder / f"{stage.target.name}-{time.time_ns()}.json"
@@ -141,7 +141,7 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
         libraries=stage.libraries,
     )
     needs = needs_of(stage, source, spec)
-    if not stage.target.with_name(f"{stage.target.name}.cost").exists():  # else the weights are there already
+    if not stage.target.with_name(f"{stage.target.name}.cost").exists():  # otherwise the weights exist already
         check_room(needs, stage.target.parent, what)
     write_atomic(job_file, job.model_dump_json(indent=1))
     argv = [sys.executable, "-m", "quantize.worker", str(job_file)]
@@ -150,8 +150,8 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
             line.update(detail=_position(child))
             time.sleep(POLL_S)
         if child.exit_code != 0:
-            said = f"{error_file.read_text()} (log: {log_file})" if error_file.exists() else child.how_it_ended()
-            raise QuantizeError(f"{what} failed: {said}")
+            reason = f"{error_file.read_text()} (log: {log_file})" if error_file.exists() else child.how_it_ended()
+            raise QuantizeError(f"{what} failed: {reason}")
     manifest: Manifest = read_manifest(stage.target)
     for file in (job_file, log_file):
         file.unlink()

@@ -1,4 +1,4 @@
-"""Carries a plan out: reuse or build the checkpoint, serve it, measure, keep every result as soon as it is there."""
+"""Execute a plan: reuse or build the checkpoint, serve it, measure it, and store every result as soon as it exists."""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from quantize.key import Key
 
 
 def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
-    """Take up a run with the same key that was cut short, or begin a new one; returns (folder, record, note)."""
+    """Resume an interrupted run with the same key, or start a new one; return (folder, record, note)."""
     store = Store(spec.results_dir)
     update: dict[str, Any] = {
         "session": spec.session,
@@ -38,13 +38,13 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         "dollars_per_hour": spec.price_per_hour,
     }
     environment = read_environment()
-    cut_short = store.find_unfinished(key.digest, environment)
-    if cut_short:
-        folder, begun = cut_short
+    interrupted = store.find_unfinished(key.digest, environment)
+    if interrupted:
+        folder, begun = interrupted
         begun = begun.model_copy(update=update)
         folder.begin(begun)
-        kept = sum(cell.status in FINAL for cell in folder.cells()) + len(folder.scores())
-        return folder, begun, f"going on with run {begun.run_id}, which was cut short; {kept} results kept"
+        results = sum(cell.status in FINAL for cell in folder.cells()) + len(folder.scores())
+        return folder, begun, f"resuming the interrupted run {begun.run_id}; {results} results kept"
     variant = f"{spec.model.name}-{spec.quant.name}"
     run_id = f"{utc_name()}-{variant}-{key.digest[:8]}"
     folder = store.create(run_id)
@@ -65,11 +65,11 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
 
 
 def execute(spec: RunSpec) -> RunRecord:
-    """Run ``spec`` from its checkpoint to its record. Known errors end up in the record, not in an exception.
+    """Run ``spec`` from its checkpoint to its record. Known errors are stored in the record instead of being raised.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted; it stays unfinished on disk and the next one goes on with it.
-        SourceError: the model's weights cannot be had; nothing was begun.
+        KeyboardInterrupt: the run was interrupted; it stays unfinished on disk and the next command resumes it.
+        SourceError: the model's weights are unavailable; no run was started.
         StoreError: the results folder cannot be written.
     """
     with View(f"{spec.model.title} · {spec.variant.quant} · {spec.engine.name}") as view:
@@ -79,7 +79,7 @@ def execute(spec: RunSpec) -> RunRecord:
         before = Store(spec.results_dir).find_done(spec.session, run_plan.key.digest, read_environment())
         attempt_at = attempt_of(spec.results_dir, spec.session)
         if before and attempt_at and datetime.fromisoformat(before.started_at) < datetime.fromisoformat(attempt_at):
-            view.say(f"  done before this command was cut short: run {before.run_id}")
+            view.say(f"  finished before this command was interrupted: run {before.run_id}")
             return before
         folder, begun, resumed = _begin(spec, run_plan.key)
         run = RunState(spec, run_plan, folder, begun, view)
@@ -90,7 +90,7 @@ def execute(spec: RunSpec) -> RunRecord:
         except QuantbenchError as error:
             run.failures.append(Failure(stage="run", message=str(error)))
             view.say(f"  failed: {error}")
-        except Exception as error:  # noqa: BLE001 - nothing that was measured may be lost to a fault of ours
+        except Exception as error:  # noqa: BLE001 - a bug must not lose what was measured
             trace = folder.path / "traceback.txt"
             write_atomic(trace, traceback.format_exc())
             message = f"internal error, please report it: {type(error).__name__}: {error} ({trace})"
@@ -103,12 +103,12 @@ def execute(spec: RunSpec) -> RunRecord:
 
 
 def _measure(run: RunState) -> None:
-    """Build, serve and measure; everything it leaves undone stands among the run's failures."""
+    """Build, serve and measure; whatever could not be done is listed in the run's failures."""
     if run.plan.source is not None and not _build_all(run):
         return
     if run.spec.engine.parallelism.node_rank > 0 and run.checkpoint is not None:
-        with run.view.stage("joining the server of the first machine") as line:
-            ended = join(
+        with run.view.stage("joining the server of the head node") as line:
+            outcome = join(
                 run.spec.engine,
                 run.checkpoint,
                 context_length=context_of(run.spec),
@@ -117,7 +117,7 @@ def _measure(run: RunState) -> None:
                 log_file=run.folder.path / "server.log",
                 on_wait=line.update,
             )
-        run.note(ended)
+        run.note(outcome)
         return
     groups = list(side_by_side(run))
     while groups:
@@ -128,12 +128,12 @@ def _measure(run: RunState) -> None:
             except EngineError as error:
                 if len(group) == 1:
                     raise
-                run.note(f"not interleaved: {error}; trying one server after the other")
+                run.note(f"not interleaved: {error}; serving one after the other")
                 groups = [(subject,) for subject in group]
 
 
 def _build_all(run: RunState) -> bool:
-    """Find or build every checkpoint; return False if one cannot be had."""
+    """Find or build every checkpoint; return False if one is unavailable."""
     name, baseline = run.spec.model.name, run.spec.baseline
     source = None
     with run.stage("source"):
@@ -148,7 +148,7 @@ def _build_all(run: RunState) -> bool:
 
 
 def _serve_and_measure(run: RunState, group: Sequence[Subject], tasks: tuple[TaskStage, ...]) -> None:
-    """Serve a group and measure what is left to measure; a server that ends is started anew for the rest."""
+    """Serve a group and measure what remains; a server that ends is restarted for the rest."""
     shapes = shapes_left(run, group)
     while shapes or tasks:
         with devices_for(run, group), servers(run, group) as served:
@@ -166,15 +166,15 @@ def _serve_and_measure(run: RunState, group: Sequence[Subject], tasks: tuple[Tas
                 return
             if run.spec.engine.parallelism.nodes > 1:
                 raise EngineError(
-                    f"{ended[0].gone()}; the other machines' part has ended with it: start all of them anew"
+                    f"{ended[0].gone()}; this also ended the servers of the other nodes: restart all of them"
                 )
             for engine in ended:
-                run.note(f"{engine.gone()}; starting anew for what is left")
+                run.note(f"{engine.gone()}; restarting it for the rest")
 
 
 @contextmanager
 def devices_for(run: RunState, group: Sequence[Subject]) -> Iterator[None]:
-    """Hold what a group's servers compute on for the duration of a ``with`` block; wait while others hold it."""
+    """Lease the devices of a group's servers during a ``with`` block; wait while another run holds them."""
     engine = run.spec.engine
     if engine.is_external:
         yield
@@ -187,10 +187,10 @@ def devices_for(run: RunState, group: Sequence[Subject]) -> Iterator[None]:
         line = line or waiting.enter_context(run.view.stage("waiting for a device that another run holds"))
         line.update()
 
-    with ExitStack() as waiting, lease_devices(count, on_cpu=engine.device == "cpu", on_wait=wait) as held:
+    with ExitStack() as waiting, lease_devices(count, on_cpu=engine.device == "cpu", on_wait=wait) as leased:
         waiting.close()
-        if held:
-            run.note(f"on device {', '.join(held)}")
+        if leased:
+            run.note(f"on device {', '.join(leased)}")
         yield
 
 

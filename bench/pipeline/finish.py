@@ -1,4 +1,4 @@
-"""End a command: write its reports, print its summary, return its exit code."""
+"""Finish a command: write its report, print its summary, return its exit code."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from bench.report.page import title_of, write
 
 
 def nights_of(results_dir: Path, session: str) -> Mapping[str, tuple[JudgedNight, ...]]:
-    """Return the histories of the series that a session's ended runs belong to; none where they cannot be had."""
+    """Return the histories of the series with finished runs of a session; empty if the index is unavailable."""
     try:
         index = Index(results_dir)
         try:
@@ -39,14 +39,14 @@ def publish(records: Sequence[RunRecord], spec: RunSpec, session: str, name: str
 
 
 def finish(specs: Sequence[RunSpec], session: CommandSession) -> int:
-    """Write the report, show the summary, and return 1 if anything failed, was invalid or is missing, else 0."""
+    """Write the report, print the summary, and return 1 if anything failed, is invalid or is missing, else 0."""
     store = Store(specs[0].results_dir)
     records = list(store.records(session.name))
     if session.resumed or session.attempts > 1:
-        # What was repeated, because it had failed, its worker had died or the machine had changed, counts once.
-        whole = sorted(records, key=lambda record: (record.finished_at is not None, record.started_at))
-        once = {record.key: record for record in whole}.values()
-        records = sorted(once, key=lambda record: record.started_at)
+        # A run repeated after a failure, a dead worker or a change of machine counts once: the newest finished one.
+        finished_last = sorted(records, key=lambda record: (record.finished_at is not None, record.started_at))
+        by_key = {record.key: record for record in finished_last}
+        records = sorted(by_key.values(), key=lambda record: record.started_at)
     if records:
         name = records[0].run_id if len(specs) == 1 else session.name
         show(records, publish(records, specs[0], session.name, name))

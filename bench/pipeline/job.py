@@ -1,4 +1,4 @@
-"""One job of a command. A module of its own, for launchers send it to other processes by its name."""
+"""One job of a command. Launchers import this module by name in other processes."""
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -9,13 +9,13 @@ from bench.console import PROGRESS
 from bench.errors import QuantbenchError
 
 
-def tell(error: QuantbenchError) -> None:
+def print_error(error: QuantbenchError) -> None:
     """Print an error as one line."""
     PROGRESS.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 def job(cfg: DictConfig) -> None:
-    """Run one job; whatever happens to it is in its record, or told where no record could be written."""
+    """Run one job. Its outcome is in its record; an error before the record exists is printed."""
     from bench.pipeline.execute import execute
     from bench.pipeline.finish import publish
 
@@ -25,4 +25,4 @@ def job(cfg: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             publish((record,), spec, record.session, record.run_id)
     except QuantbenchError as error:  # one job's error must not end the sweep
-        tell(error)
+        print_error(error)

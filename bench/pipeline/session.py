@@ -16,25 +16,25 @@ from quantize.key import Frozen
 
 
 class _SessionFile(Frozen):
-    """What ``RESULTS/sessions/NAME.json`` holds; it goes when the command has ended."""
+    """Contents of ``RESULTS/sessions/NAME.json``; the file is deleted when the command has finished."""
 
     name: str
     command: tuple[str, ...]
     attempt_at: str = ""
-    """When this attempt began, UTC, ISO 8601: what ended before counts as done."""
+    """Start of this attempt, UTC, ISO 8601: runs that finished before it are not repeated."""
 
 
 class CommandSession:
     """The session of one command, held by one process. Use as a context manager around the whole command."""
 
     def __init__(self, results_dir: Path, command: Sequence[str]) -> None:
-        """Take up the session of the same command if one was cut short, else begin a new one.
+        """Resume the interrupted session of the same command, or start a new one.
 
         Raises:
-            StoreError: the results folder cannot be written, or another process has just begun the same command.
+            StoreError: the results folder cannot be written, or another process has just started the same command.
         """
         self._folder = results_dir / "sessions"
-        interrupted = self._cut_short(tuple(command))
+        interrupted = self._interrupted(tuple(command))
         self.resumed = interrupted is not None
         self.name = interrupted or f"{utc_name()}-{os.getpid()}"
         self._file = self._folder / f"{self.name}.json"
@@ -45,19 +45,19 @@ class CommandSession:
         try:
             self._lock: IO[str] = locks.hold(lock)
         except locks.HeldError:
-            raise StoreError(f"another process has just begun the same command; it holds {lock}") from None
+            raise StoreError(f"another process has just started the same command; it holds {lock}") from None
         except OSError as error:
-            raise StoreError(f"cannot hold {lock}: {error.strerror}") from error
+            raise StoreError(f"cannot lock {lock}: {error.strerror}") from error
 
     def begin_attempt(self) -> None:
-        """Begin to run the command, once more perhaps: what has ended by now is not run again."""
+        """Start an attempt at the command; jobs finished in earlier attempts are not run again."""
         self.attempts += 1
         self.attempt_at = utc_now("microseconds")
         begun = _SessionFile(name=self.name, command=self.command, attempt_at=self.attempt_at)
         write_atomic(self._file, begun.model_dump_json())
 
-    def _cut_short(self, command: tuple[str, ...]) -> str | None:
-        """Return the newest session of the same command that no process holds."""
+    def _interrupted(self, command: tuple[str, ...]) -> str | None:
+        """Return the newest session of the same command that no process holds, or None."""
         for file in sorted(self._folder.glob("*.json"), reverse=True):
             try:
                 begun = _SessionFile.model_validate_json(file.read_bytes())
@@ -74,7 +74,7 @@ class CommandSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the session; forget it if the command came to its end."""
+        """Release the session; delete its file if the command finished."""
         if error is None:
             self._file.unlink(missing_ok=True)
             self._file.with_suffix(".lock").unlink(missing_ok=True)
@@ -82,7 +82,7 @@ class CommandSession:
 
 
 def attempt_of(results_dir: Path, session: str) -> str | None:
-    """Return when the present attempt of a session began, UTC, ISO 8601; None if nobody holds such a session."""
+    """Return the start of a session's current attempt, UTC, ISO 8601; None if there is no such session."""
     try:
         return _SessionFile.model_validate_json((results_dir / "sessions" / f"{session}.json").read_bytes()).attempt_at
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""The speed stage: serve the variant and its baseline, measure every shape, keep each cell before the next begins."""
+"""The speed stage: serve the variant and its baseline, measure every shape, and store each cell before the next."""
 
 import contextlib
 import secrets
@@ -28,26 +28,26 @@ from quantize.estimate import checkpoint_bytes
 from quantize.memory import available_memory
 
 EXPANDED = 2.5
-"""Memory of a server on a CPU over the bytes of its checkpoint in 16 bits. Chosen as an upper bound: the weights, a
-copy of them to compute with, and half as much for its cache."""
+"""Memory of a server on a CPU, as a multiple of its checkpoint's size in 16 bits. Chosen as an upper bound: the
+weights, a copy of them to compute with, and half as much for its KV cache."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One variant to be served and measured."""
+    """A variant to serve and measure."""
 
     variant: Variant
     checkpoint: Checkpoint | None
-    """None for a server that somebody else runs."""
+    """None for an external server."""
     place: str
-    """Where its cells are kept: `CELLS` or `CONTROL`."""
+    """Where its cells are stored: `CELLS` or `CONTROL`."""
 
 
 Served = tuple[Subject, RunningEngine]
 
 
 def subjects(run: RunState) -> tuple[Subject, ...]:
-    """Return what is to be served: the variant, and its baseline where one was asked for."""
+    """Return the variant and, if one was requested, its baseline."""
     variant = Subject(run.spec.variant, run.checkpoint, CELLS)
     if run.spec.baseline is None:
         return (variant,)
@@ -55,34 +55,34 @@ def subjects(run: RunState) -> tuple[Subject, ...]:
 
 
 def side_by_side(run: RunState) -> tuple[tuple[Subject, ...], ...]:
-    """Return the groups of subjects that are served together, one group after the other."""
-    chosen = subjects(run)
-    if len(chosen) == 1:
-        return (chosen,)
-    reason = _does_not_fit(run, [subject.checkpoint for subject in chosen if subject.checkpoint])
+    """Return the groups of subjects that are served together; groups are served one after the other."""
+    together = subjects(run)
+    if len(together) == 1:
+        return (together,)
+    reason = _does_not_fit(run, [subject.checkpoint for subject in together if subject.checkpoint])
     if reason is None:
-        return (chosen,)
+        return (together,)
     run.note(f"not interleaved: {reason}; the baseline is measured after the variant")
-    return tuple((subject,) for subject in chosen)
+    return tuple((subject,) for subject in together)
 
 
 def final_shapes(run: RunState, subject: Subject) -> set[Shape]:
-    """Return the shapes whose cells need not be measured again."""
+    """Return the shapes whose cells are final and not measured again."""
     return {shape_of(cell) for cell in run.folder.cells(subject.place) if cell.status in FINAL}
 
 
 def shapes_left(run: RunState, group: Sequence[Subject]) -> tuple[Shape, ...]:
-    """Return the shapes that still need time; those known to be impossible become cells at once."""
+    """Return the shapes left to measure; impossible ones are stored as ``not_supported`` cells at once."""
     final = [final_shapes(run, subject) for subject in group]
     left = []
     for shape in run.plan.shapes:
-        if all(shape in have for have in final):
+        if all(shape in measured for measured in final):
             continue
         reason = not_supported(shape, context_of(run.spec), None)
         if reason is None:
             left.append(shape)
             continue
-        run.note(f"{shape.input_len} tokens in, {shape.load}: not supported ({reason})")
+        run.note(f"{shape.input_len} input tokens, {shape.load}: not supported ({reason})")
         for subject in group:
             cell = SpeedCell(
                 variant=subject.variant,
@@ -100,15 +100,15 @@ def shapes_left(run: RunState, group: Sequence[Subject]) -> tuple[Shape, ...]:
 
 
 def _does_not_fit(run: RunState, checkpoints: Sequence[Checkpoint]) -> str | None:
-    """Return why two servers cannot stand side by side; None if they can.
+    """Return why two servers do not fit next to each other; None if they do.
 
-    Accelerators share their memory out evenly, so each server must fit into its half. On a CPU both must fit with the
-    copies that they compute with.
+    On accelerators each server gets half of the memory and must fit into it. On a CPU both must fit together, with the
+    copies of the weights that they compute with.
     """
     engine = run.spec.engine
-    whole = checkpoint_bytes(run.spec.model.architecture, None)
+    expanded_bytes = checkpoint_bytes(run.spec.model.architecture, None)
     sizes = [
-        whole if engine.emulates(form_of(checkpoint)) else checkpoint.manifest.checkpoint_bytes
+        expanded_bytes if engine.emulates(form_of(checkpoint)) else checkpoint.manifest.checkpoint_bytes
         for checkpoint in checkpoints
     ]
     largest = max(sizes)
@@ -121,12 +121,12 @@ def _does_not_fit(run: RunState, checkpoints: Sequence[Checkpoint]) -> str | Non
             memory = sum(devices.memory_total() or (needed + 1,))
     if needed < memory:
         return None
-    return f"two servers need about {fmt.space(needed)} of memory, and {fmt.space(memory)} are there"
+    return f"two servers need about {fmt.space(needed)} of memory, and {fmt.space(memory)} is available"
 
 
 @contextlib.contextmanager
 def servers(run: RunState, group: Sequence[Subject]) -> Iterator[tuple[Served, ...]]:
-    """Serve every subject of a group for the duration of a ``with`` block; what they tell goes to the run."""
+    """Serve every subject of a group during a ``with`` block; what the servers report is stored in the run."""
     devices = Devices.here()
     with contextlib.ExitStack() as stack:
         if devices is not None:
@@ -157,7 +157,7 @@ def servers(run: RunState, group: Sequence[Subject]) -> Iterator[tuple[Served, .
 
 
 def _learn(run: RunState, subject: Subject, engine: RunningEngine, facts: ServerFacts) -> None:
-    """Keep what a server tells of itself, on disk too: a run that goes on needs it for the cells it has."""
+    """Store what a server reports about itself, also on disk: a resumed run needs it for the cells it has."""
     if subject.place == CELLS:
         run.engine_info, run.server = engine.info, facts
     else:
@@ -166,7 +166,7 @@ def _learn(run: RunState, subject: Subject, engine: RunningEngine, facts: Server
 
 
 def measure_speed(run: RunState, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    """Measure every shape on all servers, keeping each cell; return the shapes left when a server ended."""
+    """Measure every shape on all servers and store each cell; return the shapes left if a server ended."""
     if not shapes:
         return ()
     find_device(run, served[0][1])
@@ -174,22 +174,22 @@ def measure_speed(run: RunState, served: Sequence[Served], shapes: tuple[Shape, 
 
 
 def find_device(run: RunState, engine: RunningEngine, *, again: bool = False) -> None:
-    """Find out once what the device can do at most: a CPU is measured, a server elsewhere stays unknown."""
+    """Look up the device's limits once: a CPU is measured, the device of a remote server stays unknown."""
     if engine.child is None or (run.device is not None and not again):
         return
     interpreter = engine.engine.interpreter("the probe")
-    with run.view.stage("what the device can do"):
+    with run.view.stage("measuring the device's limits"):
         threads = engine.engine.threads()
         run.device = device_here(interpreter or sys.executable, threads, cpu=_on_cpu(engine), again=again, say=run.note)
     run.remember()
 
 
 def _expanded(run: RunState, subject: Subject, engine: RunningEngine) -> bool:
-    """Tell whether the memory of a server's weights says that it expanded them; the record says so too."""
+    """Return whether a server's memory shows that it expanded the weights, and note it in the record."""
     if subject.checkpoint is None:
         return False
-    whole = checkpoint_bytes(run.spec.model.architecture, None)
-    reason = engine.engine.expanded(engine.facts, subject.checkpoint.manifest, whole)
+    expanded_bytes = checkpoint_bytes(run.spec.model.architecture, None)
+    reason = engine.engine.expanded(engine.facts, subject.checkpoint.manifest, expanded_bytes)
     if reason:
         run.note(f"{subject.variant.quant}: {reason}")
     return reason is not None
@@ -200,11 +200,11 @@ def _on_cpu(engine: RunningEngine) -> bool:
 
 
 def _unknown() -> None:
-    """Know nothing of the memory of a server elsewhere."""
+    """Return None: the memory of a remote server is unknown."""
 
 
 def _above_limit(run: RunState, engine: RunningEngine, cell: MeasuredCell) -> str | None:
-    """Return why a cell is faster than physically possible; a CPU is measured again before that is said."""
+    """Return why a cell is faster than physically possible, or None; a measured CPU is measured again first."""
     reason: str | None = None
     for again in (False, True):
         if again:
@@ -228,7 +228,7 @@ def _lane(
     memory: Callable[[], int | None] = _unknown
     if engine.child is not None:
         tree = TreeMemory(engine.child.pid)
-        # What both servers of a pair take cannot be told apart where the driver does not list processes.
+        # For a pair of servers, the growth of used memory cannot be attributed if the driver does not list processes.
         before = (
             engine.memory_before_bytes[: _cards(engine.facts)] if engine.memory_before_bytes and not paired else None
         )
@@ -250,12 +250,12 @@ def _lane(
 
 
 def _as_served(spec: RunSpec, cell: SpeedCell) -> SpeedCell:
-    """Return a cell with the context that it was served in."""
+    """Return a cell with the context that it was served with."""
     warnings: tuple[str, ...] = ()
     if spec.yarn is not None:
         warnings = (f"YaRN: positions stretched {spec.yarn.factor:g} times, to {spec.yarn.length:,} tokens",)
-    served = {"context_length": context_of(spec), "yarn": spec.yarn, "warnings": (*cell.warnings, *warnings)}
-    return cell.model_copy(update=served)
+    context = {"context_length": context_of(spec), "yarn": spec.yarn, "warnings": (*cell.warnings, *warnings)}
+    return cell.model_copy(update=context)
 
 
 async def _sweep(run: RunState, served: Sequence[Served], shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -288,11 +288,11 @@ async def _sweep(run: RunState, served: Sequence[Served], shapes: tuple[Shape, .
             seed=run.spec.seed,
             on_progress=lambda text: line.update(detail=text),
         )
-        async for one_shape in cells:
-            for (subject, _), cell in zip(served, one_shape, strict=True):
+        async for shape_cells in cells:
+            for (subject, _), cell in zip(served, shape_cells, strict=True):
                 if cell.status in FINAL or shape_of(cell) not in final_shapes(run, subject):
                     run.folder.add_cell(_as_served(run.spec, cell), subject.place)
-            left.remove(shape_of(one_shape[0]))
+            left.remove(shape_of(shape_cells[0]))
             line.update(done=len(shapes) - len(left))
             if any(engine.ended for _, engine in served):
                 break

@@ -1,4 +1,4 @@
-"""The state of a run: its checkpoints and servers, its decisions and failures, and how long its stages took."""
+"""The state of a run: checkpoints, servers, decisions, failures and the durations of its stages."""
 
 import contextlib
 import time
@@ -15,14 +15,14 @@ from quantize.checkpoint import Checkpoint
 from quantize.clock import utc_now
 
 FINAL = ("ok", "emulated", "not_supported")
-"""States of a result that a resumed run does not measure again."""
+"""Statuses of results that a resumed run does not measure again."""
 
 
 class RunState:
-    """What every stage needs, and what the stages have found so far."""
+    """The shared state of a run's stages: what they need, and their results so far."""
 
     def __init__(self, spec: RunSpec, plan: Plan, folder: RunFolder, begun: RunRecord, view: View) -> None:
-        """Begin with nothing but the plan."""
+        """Start from the plan and, for a resumed run, its record so far."""
         self.spec = spec
         self.plan = plan
         self.folder = folder
@@ -33,7 +33,7 @@ class RunState:
         self.durations_s: dict[str, float] = {}
         self.checkpoint: Checkpoint | None = None
         self.baseline: Checkpoint | None = None
-        # A run that goes on knows what its kept cells were measured on.
+        # A resumed run keeps the device and server of its stored cells.
         control = begun.control
         self.device: Device | None = begun.device
         self.engine_info: EngineInfo = begun.engine_info
@@ -42,13 +42,13 @@ class RunState:
         self.baseline_server: ServerFacts | None = control.server if control else None
 
     def note(self, text: str) -> None:
-        """Say a decision and keep it in the record."""
+        """Print a decision and store it in the record."""
         self.log.append(text)
         self.view.say(f"  {text}")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; a known error becomes a failure of the run and is told, without ending the rest."""
+        """Time a stage; a known error is printed and becomes a failure of the run, and the other stages continue."""
         begin = time.monotonic()
         try:
             yield
@@ -59,7 +59,7 @@ class RunState:
             self.durations_s[name] = round(self.durations_s.get(name, 0.0) + time.monotonic() - begin, 3)
 
     def so_far(self) -> RunRecord:
-        """Return the run's record without its results: what they are judged by."""
+        """Return the run's record without its results: the facts that they are judged by."""
         return self.begun.model_copy(
             update={
                 "checkpoint": self.checkpoint.manifest if self.checkpoint else None,
@@ -72,7 +72,7 @@ class RunState:
         )
 
     def remember(self) -> None:
-        """Write down what is known of servers and device, before the next cell is measured on them."""
+        """Store what is known about the servers and the device, before the next cell is measured."""
         self.folder.begin(self.so_far())
 
     def _control(self, cells: tuple[SpeedCell, ...]) -> Control | None:
@@ -87,7 +87,7 @@ class RunState:
         )
 
     def record(self) -> RunRecord:
-        """Return everything seen, as the record of an ended run."""
+        """Return the complete record of a finished run."""
         return self.so_far().model_copy(
             update={
                 "cells": self.folder.cells(),

@@ -1,4 +1,4 @@
-"""Print the summary of a command: one row per variant with its verdicts, and the report's path."""
+"""Print the summary of a command: one row per variant with its verdicts, and the path of the report."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def _states(record: RunRecord) -> str:
 
 
 def _decode(record: RunRecord) -> str:
-    """Return the decode speed of the longest measured shape, with its status beside it if it is emulated."""
+    """Return the decode speed of the longest measured shape, marked if it is emulated."""
     for cell in sorted(record.cells, key=lambda cell: cell.input_len, reverse=True):
         figures = recorded_cell(cell)
         if figures and figures.recorded.decode_tokens_per_s:
@@ -39,7 +39,7 @@ def _of_roof(record: RunRecord, cell: MeasuredCell) -> str:
 
 
 def _score(score: TaskScore, judged: Judged | None) -> str:
-    """Return a score, with its change against BF16 and its verdict where there is one; no figure if it is not valid."""
+    """Return a score with its change from BF16 and its verdict, if any; only the status if it is not valid."""
     if score.status not in SHOWN or not score.metrics:
         return score.status
     value = f"{score.metrics[0].value:.3f}"
@@ -49,7 +49,7 @@ def _score(score: TaskScore, judged: Judged | None) -> str:
 
 
 def show(records: Sequence[RunRecord], report: Path) -> None:
-    """Print the summary table and where the report is."""
+    """Print the summary table and the path of the report."""
     out = console()
     tasks = sorted({score.task for record in records for score in record.scores})
     table = Table(title="quantbench", title_justify="left")

@@ -115,7 +115,7 @@ def test_a_server_that_dies_is_started_anew_and_each_question_is_answered_once(
     assert runs.starts() == 2
     assert len(runs.answered()) == len(set(runs.answered())) == TOTAL
     assert TOTAL < len(runs.asked()) <= TOTAL + 4, "no more than what was under way is asked again"
-    assert any("ended with code 9" in line and "starting anew for what is left" in line for line in record.log)
+    assert any("ended with code 9" in line and "restarting it for the rest" in line for line in record.log)
     faultless(record)
 
 
@@ -169,7 +169,7 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
     record = runs(Plan())
     assert len(record.scores) == 2
     assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - (len(lines) - 1)
-    assert any("which was cut short" in line for line in record.log)
+    assert any("resuming the interrupted run" in line for line in record.log)
     log = (journal.parent.parent / "accuracy.log").read_text()
     assert "dropped 2 lines that cannot be read" in log
     faultless(record)

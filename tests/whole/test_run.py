@@ -123,7 +123,7 @@ def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> No
     wait_until(lambda: not any(server.is_running() and server.status() != "zombie" for server in servers), 20)
     again = cli(*command)
     assert again.returncode == 0, again.stderr
-    assert "which was cut short" in again.stderr
+    assert "resuming the interrupted run" in again.stderr
     (record,) = records(cli.folder)
     assert [cell.status for cell in record.cells] == ["ok"] * 8
     now = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
@@ -164,12 +164,12 @@ def test_a_sweep_cut_short_does_not_repeat_the_runs_that_were_done(cli: Cli) -> 
     (done,) = records(cli.folder)
     again = cli(*command)
     assert again.returncode == 0, again.stderr
-    assert "going on with this command" in again.stderr
-    assert f"done before this command was cut short: run {done.run_id}" in again.stderr
+    assert "resuming the interrupted command" in again.stderr
+    assert f"finished before this command was interrupted: run {done.run_id}" in again.stderr
     assert len(records(cli.folder)) == 2
     assert len({record.session for record in records(cli.folder)}) == 1
     once_more = cli(*command)
-    assert "cut short" not in once_more.stderr
+    assert "interrupted" not in once_more.stderr
     assert len(records(cli.folder)) == 4
 
 

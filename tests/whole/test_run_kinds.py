@@ -95,7 +95,7 @@ def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
         (["engine=attach", "engine.url=http://h:abc"], "is not a valid address"),
         (["engine=attach", "engine.url=http://me:secret@h:80"], "use engine.api_key_env=VARIABLE"),
         (["engine=attach", "engine.url=http://h:80", "engine.protocol=x"], "engine.protocol"),
-        (["engine=attach", "engine.url=http://h:80", "baseline=bf16"], "needs servers that are started here"),
+        (["engine=attach", "engine.url=http://h:80", "baseline=bf16"], "needs servers started by quantbench"),
         (["engine=vllm", "engine.device=cpu", "quant=nvfp4"], "quant=nvfp4 on engine=vllm"),
         (
             ["engine=sglang", "engine.toolchain=sglang-cpu", "engine.device=cpu", "quant=fp8"],
