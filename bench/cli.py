@@ -1,4 +1,4 @@
-"""The command ``quantbench``: one word for each thing it does, each a module of :mod:`bench.commands`."""
+"""The command ``quantbench``; each subcommand is a module of :mod:`bench.commands`."""
 
 import importlib
 import os
@@ -8,29 +8,29 @@ from bench import __version__
 from bench.errors import nearest
 
 COMMANDS = {
-    "run": "quantize, serve, measure and report; try quantbench run --help",
-    "results": "list, show, check, remove and export what a results folder holds",
-    "compare": "say what changed from one run, session or variant to another",
-    "decide": "say which variant to use under constraints, and why not the others",
-    "export": "results as csv, json, parquet, or into MLflow",
-    "published": "print speeds that others published, with the share of the limit",
-    "toolchain": "list, build and check the environments of other quantization libraries",
-    "gate": "say whether the newest session is worse than the nights before",
-    "site": "pages over all runs, with the history of every variant",
-    "mirror": "build and check a folder with the benchmarks' data, for machines without the hub",
+    "run": "quantize, serve, measure and report (see quantbench run --help)",
+    "results": "list, show, verify, prune and export the runs of a results folder",
+    "compare": "compare two runs, sessions or variants",
+    "decide": "recommend a variant under constraints, with reasons",
+    "export": "export results as csv, json, parquet or to MLflow",
+    "published": "print published speeds as a share of the device's limit",
+    "toolchain": "list, build and check environments for quantization libraries and engines",
+    "gate": "compare the newest session with the nights before it",
+    "site": "build a static site over all runs, with the history of every variant",
+    "mirror": "build and check a mirror of the benchmarks' data, for offline machines",
 }
 
 
 MODULES = {"site": "website"}
-"""Modules that are not called like their word: the standard library has a module ``site``."""
+"""Modules whose name differs from their command: ``site`` is a module of the standard library."""
 
 
 def usage() -> str:
-    """Return what ``quantbench --help`` prints."""
+    """Return the text of ``quantbench --help``."""
     lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "quantbench: quantize a language model, serve it, measure it, say what it is worth.",
+            "quantbench: quantize language models, serve them, and measure their speed and accuracy.",
             "",
             "usage: quantbench COMMAND …",
             "",
@@ -42,7 +42,7 @@ def usage() -> str:
 
 
 def complete(arguments: list[str]) -> int:
-    """Answer the shell's question for completions, which Hydra's script asks with ``-sc``; return the exit code."""
+    """Print completions for the shell; Hydra's completion script calls this with ``-sc``. Return the exit code."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     if "query=bash" in arguments and (len(words) < 2 or (len(words) == 2 and not line.endswith(" "))):
@@ -69,7 +69,7 @@ def main() -> int:
         return complete(arguments)
     name = arguments[0]
     if name not in COMMANDS:
-        sys.stderr.write(f"error: no command '{name}'{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}\n")
+        sys.stderr.write(f"error: unknown command '{name}'{nearest(name, COMMANDS)} Known: {', '.join(COMMANDS)}\n")
         return 2
     module = importlib.import_module(f"bench.{name}" if name == "run" else f"bench.commands.{MODULES.get(name, name)}")
     code: int = module.main(arguments[1:])

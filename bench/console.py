@@ -1,4 +1,4 @@
-"""What a command prints: progress while a run works, and tables; plain lines where there is no terminal."""
+"""Terminal output: live progress and tables; plain lines without a terminal."""
 
 import errno
 import os
@@ -24,32 +24,32 @@ from rich.table import Table
 
 PROGRESS = Console(stderr=True, highlight=False)
 PLAIN_S = 15.0
-"""Without a terminal, a stage that goes on says so this often."""
+"""Interval between progress lines without a terminal."""
 
 
 class Stage:
-    """One line of the view."""
+    """The progress line of one stage."""
 
     def __init__(self, view: "View", name: str, total: int | None) -> None:
-        """Show ``name``; ``total`` steps, or None for a stage whose length is not known."""
+        """Show ``name`` with ``total`` steps; None if their number is unknown."""
         self._view = view
         self._name = name
         self._total = total
         self._done = 0
         self._detail = ""
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
         self._begin = time.monotonic()
         self._task: TaskID | None = view.bars.add_task(name, total=total, detail="") if view.live else None
 
     def update(self, *, done: int | None = None, total: int | None = None, detail: str | None = None) -> None:
-        """Show progress; also called with nothing, just to keep the clock moving."""
+        """Show progress; without arguments, only refresh the elapsed time."""
         self._done = self._done if done is None else done
         self._total = self._total if total is None else total
         self._detail = self._detail if detail is None else detail
         if self._task is not None:
             self._view.bars.update(self._task, completed=self._done, total=self._total, detail=escape(self._detail))
-        elif time.monotonic() - self._said > PLAIN_S:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed_at > PLAIN_S:
+            self._printed_at = time.monotonic()
             self._view.say(f"  {self._name}: {self._position()}{time.monotonic() - self._begin:.0f} s so far")
 
     def _position(self) -> str:
@@ -57,7 +57,7 @@ class Stage:
         return f"{self._detail}, {count}" if self._detail else count
 
     def end(self) -> float:
-        """Take the line away, say how long it took, and return that in seconds."""
+        """Remove the line, print the stage's duration and return it in seconds."""
         seconds = time.monotonic() - self._begin
         if self._task is not None:
             self._view.bars.remove_task(self._task)
@@ -66,10 +66,10 @@ class Stage:
 
 
 class View:
-    """The view of one run. Use as a context manager."""
+    """The terminal output of one run. Use as a context manager."""
 
     def __init__(self, title: str) -> None:
-        """Begin with ``title``, e.g. the variant's name."""
+        """Use ``title``, e.g. the variant's name, as the first line."""
         self.live = PROGRESS.is_terminal
         self.title = title
         self.bars = Progress(
@@ -102,7 +102,7 @@ class View:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
-        """Show a stage for the duration of a ``with`` block."""
+        """Show a stage's progress during a ``with`` block."""
         line = Stage(self, name, total)
         try:
             yield line
@@ -114,19 +114,19 @@ class View:
 
 
 PLAIN_WIDTH = 200
-"""Columns of a table where no terminal says how many it has."""
+"""Columns of a table without a terminal."""
 
 
 class _Output(Console):
-    """A console that leaves a closed pipe to the command."""
+    """A console that raises on a closed pipe, for the command to handle."""
 
     def on_broken_pipe(self) -> None:
-        """Raise what rich would turn into an exit of its own; called while that is handled."""
-        raise BrokenPipeError(errno.EPIPE, "what the output was piped into has ended")
+        """Raise the error again instead of exiting as rich does."""
+        raise BrokenPipeError(errno.EPIPE, "the reader of the pipe has exited")
 
 
 def console() -> Console:
-    """Return where tables are printed: as wide as the terminal, or ``PLAIN_WIDTH``."""
+    """Return a console for tables, as wide as the terminal or ``PLAIN_WIDTH``."""
     out = _Output(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = PLAIN_WIDTH
@@ -136,13 +136,13 @@ def console() -> Console:
 def table(
     title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[str] = (), caption: str = ""
 ) -> Table:
-    """Return a table of plain texts: nothing in them is taken for markup.
+    """Return a table of plain text, without rich's markup.
 
     Args:
         title: above it.
         heads: headings of the columns.
         rows: one text per column.
-        numeric: headings of the columns that are set to the right.
+        numeric: headings of the right-aligned columns.
         caption: below it.
     """
     grid = Table(title=escape(title), title_justify="left", caption=escape(caption) or None, caption_justify="left")

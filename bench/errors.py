@@ -1,29 +1,29 @@
-"""Every error that a person may see, as one tree.
+"""The errors that users see, as one tree.
 
 ::
 
-    QuantbenchError            exit code 1: something failed; what was measured is kept
+    QuantbenchError            exit code 1: something failed; results so far are kept
     ├── ConfigError            exit code 2: the command or config is wrong
-    │   └── NotPossibleError   the parts exist but cannot be combined; says why
-    ├── SourceError            the model's weights cannot be had
-    ├── ToolchainError         a package that a stage needs is not installed
-    ├── QuantizeError          the worker failed or its output is not what the scheme says
-    ├── EngineError            the server did not start, died, hung, or answered nonsense
+    │   └── NotPossibleError   an impossible combination, with the reason
+    ├── SourceError            the model's weights are unavailable
+    ├── ToolchainError         a required package is missing
+    ├── QuantizeError          the worker failed, or its output does not match the scheme
+    ├── EngineError            the server did not start, died, hung, or gave invalid answers
     ├── AccuracyError          a task could not be loaded or scored
     └── StoreError             a record cannot be written or read
 
-A message names what was wrong, where, and what to type next.
+A message says what was wrong, where, and what to type next.
 """
 
 import difflib
 from collections.abc import Iterable
 
 EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + 2, as shells give it."""
+"""Exit code after Ctrl-C: 128 + 2, as shells return it."""
 
 
 class QuantbenchError(Exception):
-    """Base of all errors that are told in one line, without a traceback."""
+    """Base of all errors that are printed as one line, without a traceback."""
 
     exit_code = 1
 
@@ -35,23 +35,23 @@ class ConfigError(QuantbenchError):
 
 
 class NotPossibleError(ConfigError):
-    """A combination that can never work, known before any time is spent."""
+    """An impossible combination, detected before the run."""
 
 
 class SourceError(QuantbenchError):
-    """A model's weights cannot be had on this machine."""
+    """A model's weights are unavailable on this machine."""
 
 
 class ToolchainError(QuantbenchError):
-    """Packages that a stage needs are missing or of another version."""
+    """Packages that a stage needs are missing or have the wrong version."""
 
 
 class QuantizeError(QuantbenchError):
-    """Quantization failed, or its output was refused."""
+    """Quantization failed, or its output was rejected."""
 
 
 class EngineError(QuantbenchError):
-    """A server did not start, died, hung, or answered with something that cannot be used."""
+    """A server did not start, died, hung, or gave unusable answers."""
 
 
 class AccuracyError(QuantbenchError):
@@ -63,6 +63,6 @@ class StoreError(QuantbenchError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence: ``"; did you mean 'x'?"`` for the word nearest to ``word``, or a full stop."""
+    """Return the end of a sentence: ``"; did you mean 'x'?"`` with the word nearest to ``word``, or a full stop."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else "."

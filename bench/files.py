@@ -1,4 +1,4 @@
-"""Write files so that they are always whole."""
+"""Atomic writes and appends."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from bench.errors import StoreError
 
 
 def write_atomic(file: Path, content: str | bytes) -> None:
-    """Write text, as UTF-8, or bytes so that the file is always whole: old, new or absent.
+    """Write text, as UTF-8, or bytes atomically: the file is the old one, the new one or absent, never partial.
 
-    That holds also after ``kill -9`` or on a full disk.
+    This also holds after ``kill -9`` and on a full disk.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     work = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -30,10 +30,10 @@ def write_atomic(file: Path, content: str | bytes) -> None:
 
 
 def append(file: Path, text: str) -> None:
-    """Write text at the end of a file.
+    """Append text to a file.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,17 @@
-"""Every number's text, in the report, on the terminal and in messages: digits and a fitting unit.
+"""Number formats for the report, the terminal and messages: significant digits and a suitable unit.
 
-In the report the exact value goes into the cell's title.
+The report shows the exact value as the title of a table cell.
 """
 
 from collections.abc import Callable
 
 MISSING = "–"
 FINE = 0.02
-"""Width of an interval, of 1, below which percentage points are given two decimals."""
+"""Width of an interval, as a share of 1, below which percentage points get two decimals."""
 
 
 def optional(value: float | None, show: Callable[[float], str], missing: str = MISSING) -> str:
-    """Return a number as ``show`` writes it, or what stands for none."""
+    """Return a number formatted by ``show``, or ``missing`` for None."""
     return missing if value is None else show(value)
 
 
@@ -33,7 +33,7 @@ def seconds(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """Return seconds that may be days, with one decimal: ``1.5 min``."""
+    """Return seconds in units up to days, with one decimal: ``1.5 min``."""
     for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if value >= unit_s:
             return f"{value / unit_s:.1f} {unit}"
@@ -46,7 +46,7 @@ def size(value: float) -> str:
 
 
 def space(value: float) -> str:
-    """Return memory or disk space, estimated, needed or free, with one decimal: ``15.2 GB``."""
+    """Return an amount of memory or disk space with one decimal: ``15.2 GB``."""
     return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
 
 
@@ -56,7 +56,7 @@ def rate(value: float) -> str:
 
 
 def between(low: str, high: str) -> str:
-    """Return two formatted quantities as a range, the unit once where they share it: ``44.1–47.2 ms``."""
+    """Return two formatted quantities as a range, with a shared unit only once: ``44.1–47.2 ms``."""
     number, _, unit = low.partition(" ")
     return f"{number}–{high}" if unit == high.partition(" ")[2] else f"{low} – {high}"
 
@@ -72,7 +72,7 @@ def moment(iso: str) -> str:
 
 
 def share(value: float) -> str:
-    """Return a score on lm-eval's own scale, mostly 0 to 1, with three decimals."""
+    """Return a score on lm-eval's scale, usually 0 to 1, with three decimals."""
     return f"{value:.3f}"
 
 
@@ -82,12 +82,12 @@ def percent(value: float) -> str:
 
 
 def small_percent(value: float) -> str:
-    """Return a share of 1 that may be small as ``0.664 %``."""
+    """Return a small share of 1 with three significant digits: ``0.664 %``."""
     return f"{significant(100 * value)} %"
 
 
 def rough_percent(share: float) -> str:
-    """Return a share of 1 as ``3.1 %``, and from 10 % on without decimals."""
+    """Return a share of 1 as ``3.1 %``, without decimals from 10 % on."""
     return percent(share) if share < 0.1 else f"{100 * share:.0f} %"
 
 
@@ -98,12 +98,12 @@ def points(difference: float) -> str:
 
 
 def points_by_width(share: float, width: float = 1.0, *, signed: bool = True) -> str:
-    """Return a share in percentage points without unit, with as many decimals as an interval of this width can carry.
+    """Return a share in percentage points without unit; the interval's width decides the number of decimals.
 
     Args:
-        share: of 1.
-        width: of the interval, of 1.
-        signed: whether a plus is written.
+        share: a share of 1.
+        width: width of the interval, as a share of 1.
+        signed: whether to write a plus sign.
     """
     text = f"{100 * share:{'+' if signed else ''}.{2 if width < FINE else 1}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
@@ -116,7 +116,7 @@ def points_with_interval(value: float, low: float, high: float) -> str:
 
 
 def points_by_size(share: float) -> str:
-    """Return a share in percentage points without unit and plus, with two decimals below 1: ``0.26``."""
+    """Return a share in percentage points without unit or plus sign, with two decimals below 1: ``0.26``."""
     value = 100 * share
     return (f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}").replace("-", "−")
 

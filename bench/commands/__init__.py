@@ -1,1 +1,1 @@
-"""One module for each word of ``quantbench``: its arguments, one call, and what it prints."""
+"""One module per command of ``quantbench``: its arguments, one call, and its output."""

@@ -1,7 +1,7 @@
-"""What all commands share: the results folder as an argument, and how a command ends.
+"""What all commands share: the ``--results`` option and the exit codes.
 
-Exit codes: 0 it did what was asked; 1 something failed; 2 the command is wrong; 130 it was interrupted; 141 the program
-that its output was piped into went away. What a command means by others, its ``--help`` says.
+Exit codes: 0 success; 1 something failed; 2 wrong usage; 130 interrupted; 141 the reader of a piped output has
+exited. A command's ``--help`` describes its other codes.
 """
 
 import argparse
@@ -17,27 +17,27 @@ from quantize.locks import NoLocksError
 
 P = ParamSpec("P")
 EXIT_BROKEN_PIPE = 141
-"""128 + 13, as shells give it for a program that SIGPIPE ended."""
+"""128 + 13: what shells return for a program ended by SIGPIPE."""
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """Add ``--results`` to a command's arguments."""
+    """Add the option ``--results`` to a command."""
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
 
 
 def complain(text: str) -> None:
-    """Write one line about what is wrong."""
+    """Write an error as one line to standard error."""
     sys.stderr.write(f"error: {text}\n")
 
 
 def ends_in_one_line(
     *, failed: int | None = None, interrupted: str = "interrupted"
 ) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Return a decorator for a command's ``main`` that turns what ends it early into one line and an exit code.
+    """Return a decorator for a command's ``main`` that turns exceptions into one line and an exit code.
 
     Args:
         failed: exit code of every error; None for the error's own.
-        interrupted: what is said after Ctrl-C.
+        interrupted: message printed after Ctrl-C.
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
@@ -56,7 +56,7 @@ def ends_in_one_line(
                 sys.stderr.write(f"{interrupted}\n")
                 return EXIT_INTERRUPTED
             except BrokenPipeError:
-                # What is left in the buffer would raise once more when the interpreter ends.
+                # Otherwise the interpreter raises again when it flushes the buffer at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return EXIT_BROKEN_PIPE
             return code

@@ -1,7 +1,7 @@
-"""``quantbench compare A B``: what changed from A to B: speeds with intervals, accuracy item by item.
+"""``quantbench compare A B``: compare a candidate B with a baseline A: speeds with intervals, accuracy item by item.
 
-A and B are runs, sessions, variants, or files of records; one or both may be ``published:NAME``, figures that others
-published. Speeds of unlike conditions are not compared until ``--anyway`` is added; what differs is always said.
+A and B are runs, sessions, variants or record files; either may be ``published:NAME``, i.e. third-party results.
+Speeds measured under different conditions are compared only with ``--anyway``; the differences are always listed.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from bench.speed.metrics import Interval
 
 PUBLISHED = "published:"
 REFUSED = 3
-"""Exit code where speeds were not compared because the conditions are unlike."""
+"""Exit code if speeds were not compared because the conditions differ."""
 
 
-def _ratio(found: Interval | None) -> str:
-    if found is None:
+def _ratio(ratio: Interval | None) -> str:
+    if ratio is None:
         return ""
-    return f"{found.median:.3f}" + ("" if found.n == 1 else f" ({found.low:.3f} – {found.high:.3f})")
+    return f"{ratio.median:.3f}" + ("" if ratio.n == 1 else f" ({ratio.low:.3f} – {ratio.high:.3f})")
 
 
 def _names(pair: CellPair | ScorePair) -> str:
-    one, other = pair.variants
-    if one == other:
-        return f"{one.model} {one.quant}"
+    baseline, candidate = pair.variants
+    if baseline == candidate:
+        return f"{baseline.model} {baseline.quant}"
     return (
-        f"{one.quant} → {other.quant}"
-        if one.model == other.model
-        else f"{one.model} {one.quant} → {other.model} {other.quant}"
+        f"{baseline.quant} → {candidate.quant}"
+        if baseline.model == candidate.model
+        else f"{baseline.model} {baseline.quant} → {candidate.model} {candidate.quant}"
     )
 
 
@@ -63,87 +63,85 @@ def _score_row(pair: ScorePair) -> tuple[str, ...]:
     values = ["" if value is None else f"{value:.4f}" for value in pair.values]
     if pair.verdict is None:
         return (_names(pair), pair.task, *values, "", "", "not compared", str(pair.reason))
-    found = pair.verdict.comparison
-    change = fmt.points_with_interval(found.delta.value, found.delta.low, found.delta.high)
-    items, kind = f"+{found.gained} −{found.lost}", pair.verdict.kind
+    comparison = pair.verdict.comparison
+    change = fmt.points_with_interval(comparison.delta.value, comparison.delta.low, comparison.delta.high)
+    items, kind = f"+{comparison.gained} −{comparison.lost}", pair.verdict.kind
     return (_names(pair), pair.task, *values, change, items, kind, str(pair.reason))
 
 
-def _show(found: RunComparison, *, speeds: bool) -> None:
+def _show(comparison: RunComparison, *, speeds: bool) -> None:
     out = console()
-    if found.unlike:
+    if comparison.unlike:
         out.print("Conditions differ:", markup=False)
-        for what in found.unlike:
-            out.print(f"  {what}", markup=False, soft_wrap=True)
-    if found.cells and speeds:
+        for difference in comparison.unlike:
+            out.print(f"  {difference}", markup=False, soft_wrap=True)
+    if comparison.cells and speeds:
         heads: tuple[str, ...] = ("variant", "input", "output", "load", "", "A", "B", "A / B", "", "why")
-        made = table(
-            "speed: above 1 B is faster", heads, map(_cell_row, found.cells), numeric=("input", "output", "A", "B")
-        )
-        out.print(made)
-    if found.scores and found.margin:
-        out.print(f"Accuracy margin: {found.margin.words}.", markup=False, soft_wrap=True)
+        numeric = ("input", "output", "A", "B")
+        out.print(table("speed: B is faster above 1", heads, map(_cell_row, comparison.cells), numeric=numeric))
+    if comparison.scores and comparison.margin:
+        out.print(f"Accuracy margin: {comparison.margin.words}.", markup=False, soft_wrap=True)
         heads = ("variant", "task", "A", "B", "change", "items", "verdict", "why")
-        rows = map(_score_row, found.scores)
-        title = f"accuracy: B beside A, item by item, at a margin of {in_points(found.margin.value)}"
+        rows = map(_score_row, comparison.scores)
+        title = f"accuracy: B compared with A, item by item, with a margin of {in_points(comparison.margin.value)}"
         out.print(table(title, heads, rows, numeric=("A", "B")))
-    if not found.cells and not found.scores:
+    if not comparison.cells and not comparison.scores:
         out.print("A and B have no speed cell and no task in common", markup=False)
 
 
 def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRecord]) -> int:
-    """Print measured cells beside published ones, and scores of the same models."""
+    """Print measured cells next to the published ones, and scores of the same models."""
     wanted = set(published)
     measured = [
         (
-            f"{record.variant.model} {record.variant.quant}", f"{one.published.input_len:,}",
-            f"{one.published.speed_tokens_per_s:.2f}",
-            "" if one.speed_tokens_per_s is None else f"{one.speed_tokens_per_s.median:.2f}",
-            _ratio(one.ratio), *map(_share, (one.published_of_roof, one.of_roof)),
-            one.kind, str(one.reason),
+            f"{record.variant.model} {record.variant.quant}", f"{cell.published.input_len:,}",
+            f"{cell.published.speed_tokens_per_s:.2f}",
+            "" if cell.speed_tokens_per_s is None else f"{cell.speed_tokens_per_s.median:.2f}",
+            _ratio(cell.ratio), *map(_share, (cell.published_of_roof, cell.of_roof)),
+            cell.kind, str(cell.reason),
         )
-        for record, one in replications(records)
-        if one.published in wanted
+        for record, cell in replications(records)
+        if cell.published in wanted
     ]  # fmt: skip
     heads = ("variant", "input", "published", "measured", "measured / published", "of roof", "of roof here", "", "why")
     out = console()
     if measured:
-        out.print(table("speed, tokens/s as the page counts them", heads, measured, numeric=heads[1:7]))
+        out.print(table("speed, tokens/s as counted by the source", heads, measured, numeric=heads[1:7]))
     pages = {cell.source for cell in published}
     models = {cell.model for cell in published}
     scored = [
         (
-            f"{record.variant.model} {record.variant.quant}", one.published.task, f"{one.published.score:.4f}",
-            "" if one.score is None else f"{one.score:.4f}", one.kind, str(one.reason),
+            f"{record.variant.model} {record.variant.quant}", score.published.task, f"{score.published.score:.4f}",
+            "" if score.score is None else f"{score.score:.4f}", score.kind, str(score.reason),
         )
-        for record, one in score_replications(records)
-        if one.published.source in pages or one.published.model in models
+        for record, score in score_replications(records)
+        if score.published.source in pages or score.published.model in models
     ]  # fmt: skip
     if scored:
         out.print(table("accuracy", ("variant", "task", "published", "measured", "", "why"), scored))
     if not measured and not scored:
-        out.print("no measured cell has the shape, quantization and engine of a published one", markup=False)
+        out.print("no measured cell matches a published one in shape, quantization and engine", markup=False)
     return 0
 
 
-def _both_published(one: Sequence[PublishedCell], other: Sequence[PublishedCell]) -> int:
-    rows: list[tuple[str, ...]] = []
-    for cell in one:
-        for beside in other:
-            alike = [
-                (each.source, each.engine, each.input_len, each.output_len, each.devices) for each in (cell, beside)
-            ]
-            if alike[0] == alike[1] and cell != beside:
-                rows.append(
-                    (
-                        f"{cell.model} {cell.label}", f"{beside.model} {beside.label}", cell.engine,
-                        f"{cell.input_len:,}", f"{cell.speed_tokens_per_s:.2f}", f"{beside.speed_tokens_per_s:.2f}",
-                        f"{beside.speed_tokens_per_s / cell.speed_tokens_per_s:.3f}",
-                        "; ".join(dict.fromkeys(filter(None, (cell.remarks, beside.remarks)))),
-                    )
-                )  # fmt: skip
+def _conditions(cell: PublishedCell) -> tuple[object, ...]:
+    return (cell.source, cell.engine, cell.input_len, cell.output_len, cell.devices)
+
+
+def _both_published(baselines: Sequence[PublishedCell], candidates: Sequence[PublishedCell]) -> int:
+    rows = [
+        (
+            f"{a.model} {a.label}", f"{b.model} {b.label}", a.engine,
+            f"{a.input_len:,}", f"{a.speed_tokens_per_s:.2f}", f"{b.speed_tokens_per_s:.2f}",
+            f"{b.speed_tokens_per_s / a.speed_tokens_per_s:.3f}",
+            "; ".join(dict.fromkeys(filter(None, (a.remarks, b.remarks)))),
+        )
+        for a in baselines
+        for b in candidates
+        if _conditions(a) == _conditions(b) and a != b
+    ]  # fmt: skip
     if not rows:
-        console().print("A and B have no engine, length and number of devices of one source in common", markup=False)
+        console().print("A and B share no source with the same engine, lengths and number of devices", markup=False)
         return 0
     heads = ("A", "B", "engine", "input", "A tokens/s", "B tokens/s", "B / A", "note")
     console().print(
@@ -152,7 +150,7 @@ def _both_published(one: Sequence[PublishedCell], other: Sequence[PublishedCell]
             heads,
             rows,
             numeric=heads[3:7],
-            caption="one figure each, no spread: nothing tells how far they would be off a second time",
+            caption="one value each: the sources give no spread",
         )
     )
     return 0
@@ -169,17 +167,17 @@ def _main(arguments: argparse.Namespace) -> int:
         return _both_published(published[0], published[1])
     if pages := published[0] or published[1]:
         return _with_published(pages, records[0] or records[1])
-    found = compare_runs(records[0], records[1], margin)
-    speeds = arguments.anyway or not found.unlike
+    comparison = compare_runs(records[0], records[1], margin)
+    speeds = arguments.anyway or not comparison.unlike
     if arguments.format == "json":
-        plain = found.model_dump(mode="json")
+        plain = comparison.model_dump(mode="json")
         sys.stdout.write(json.dumps(plain if speeds else plain | {"cells": None}, indent=1) + "\n")
     else:
-        _show(found, speeds=speeds)
-    if found.cells and not speeds:
+        _show(comparison, speeds=speeds)
+    if comparison.cells and not speeds:
         complain(
-            f"speeds are not compared: {len(found.unlike)} conditions differ, first {found.unlike[0]}; "
-            "add --anyway to compare them all the same"
+            f"speeds are not compared: {fmt.plural(len(comparison.unlike), 'condition')} differ, the first is "
+            f"{comparison.unlike[0]}; add --anyway to compare them nevertheless"
         )
         return REFUSED
     return 0
@@ -194,20 +192,20 @@ def _margin(text: str) -> float:
 
 @ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what changed and return the exit code."""
+    """Print the comparison and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="quantbench compare",
-        description="Say what changed from A to B: every speed cell and every task that both have.",
-        epilog=f"A and B: {FORMS}; published:MODEL or published:SOURCE, with /QUANT and @ENGINE where wanted. "
-        f"Exit codes: 0; 2 a wrong name; {REFUSED} speeds were not compared because the conditions are unlike.",
+        description="Compare every speed cell and every task that A and B have in common.",
+        epilog=f"A and B: {FORMS}; published:MODEL or published:SOURCE, optionally with /QUANT and @ENGINE. "
+        f"Exit codes: 0 success; 2 unknown name; {REFUSED} speeds were not compared because the conditions differ.",
     )
-    parser.add_argument("a", metavar="A", help="what is compared with")
-    parser.add_argument("b", metavar="B", help="what is compared")
+    parser.add_argument("a", metavar="A", help="baseline")
+    parser.add_argument("b", metavar="B", help="candidate")
     add_results(parser)
-    parser.add_argument("--anyway", action="store_true", help="compare speeds of unlike conditions too")
+    parser.add_argument("--anyway", action="store_true", help="compare speeds even if the conditions differ")
     parser.add_argument(
         "--margin",
-        help="loss of accuracy that does not matter, such as 1pp or 0.01 (default: the margin that B's runs declare)",
+        help="acceptable loss of accuracy, such as 1pp or 0.01 (default: the margin declared by B's runs)",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)

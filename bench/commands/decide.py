@@ -1,6 +1,6 @@
-"""``quantbench decide "memory<=24GB" "ttft@30k<=2s" accuracy_margin=1pp``: which variant to use, why not others.
+"""``quantbench decide "memory<=24GB" "ttft@30k<=2s" accuracy_margin=1pp``: recommend a variant, with reasons.
 
-The variants are those of one session, the newest by default, or the runs that ``--of`` names.
+The variants are the runs of the newest session, or those given with ``--of``.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from bench.report.decision import SHOW, decision
 from bench.speed.figures import EmulatedCell, figures_of
 
 PLACES: dict[Answer, str] = {
-    "kept": "keeps everything",
-    "unsure": "may keep everything",
+    "kept": "meets all constraints",
+    "unsure": "may meet all",
     "not known": "not known",
     "broken": "fails",
 }
 NOTHING = 1
-"""Exit code where no variant is recommended."""
+"""Exit code if no variant is recommended."""
 MOST_REASONS = 3
 """Reasons that the first line names at most; the table has them all."""
 
@@ -35,7 +35,7 @@ def _records(arguments: argparse.Namespace) -> list[RunRecord]:
     """Return the runs to choose from.
 
     Raises:
-        ConfigError: there are none, or they are of several models.
+        ConfigError: there are none, or they belong to several models.
     """
     names = list(arguments.of)
     if not names:
@@ -45,34 +45,37 @@ def _records(arguments: argparse.Namespace) -> list[RunRecord]:
         finally:
             index.close()
         if not newest:
-            raise ConfigError(f"no run has ended in {arguments.results}; run python -m bench.run … first")
+            raise ConfigError(f"{arguments.results} has no finished run; run python -m bench.run … first")
         names = [newest[0].session]
-    found = {record.run_id: record for name in names for record in records_named(arguments.results, name)}
-    models = sorted({record.variant.model for record in found.values()})
+    records = {record.run_id: record for name in names for record in records_named(arguments.results, name)}
+    models = sorted({record.variant.model for record in records.values()})
     if len(models) > 1:
-        raise ConfigError(f"these are runs of {len(models)} models ({', '.join(models)}): name those of one with --of")
-    return with_baselines(list(found.values()))
+        raise ConfigError(
+            f"these are runs of {len(models)} models ({', '.join(models)}): select one model's runs with --of"
+        )
+    return with_baselines(list(records.values()))
 
 
-def _row(found: Decision, one: Candidate) -> tuple[str, ...]:
-    show = SHOW.get(found.subject, fmt.share)
-    goal = "not known" if one.goal is None else show(one.goal.median)
-    if one.goal and one.goal.low != one.goal.high:
-        goal += f" ({show(one.goal.low)} – {show(one.goal.high)})"
-    accuracy = "not complete" if one.gaps else "not known"
-    if one.accuracy:
-        accuracy = fmt.points_with_interval(one.accuracy.median, one.accuracy.low, one.accuracy.high)
-    place = PLACES[one.standing]
-    told = "; ".join(one.why_not) or "; ".join(f"{held.need.text}: {held.reason}" for held in one.held)
-    return (one.label, place, goal, accuracy, "yes" if one.run_id in found.front else "", told)
+def _row(chosen: Decision, candidate: Candidate) -> tuple[str, ...]:
+    show = SHOW.get(chosen.subject, fmt.share)
+    goal = "not known" if candidate.goal is None else show(candidate.goal.median)
+    if candidate.goal and candidate.goal.low != candidate.goal.high:
+        goal += f" ({show(candidate.goal.low)} – {show(candidate.goal.high)})"
+    accuracy = "not complete" if candidate.gaps else "not known"
+    if change := candidate.accuracy:
+        accuracy = fmt.points_with_interval(change.median, change.low, change.high)
+    place = PLACES[candidate.standing]
+    reasons = candidate.why_not or [f"{held.need.text}: {held.reason}" for held in candidate.held]
+    front = "yes" if candidate.run_id in chosen.front else ""
+    return (candidate.label, place, goal, accuracy, front, "; ".join(reasons))
 
 
-def _unjudged(found: Decision, records: Sequence[RunRecord]) -> str:
+def _unjudged(chosen: Decision, records: Sequence[RunRecord]) -> str:
     """Return why no variant can be judged, each reason once."""
     cells = [cell for record in records for cell in record.cells]
     only_emulated = bool(cells) and all(isinstance(figures_of(cell), EmulatedCell) for cell in cells)
     reasons = ["only emulated results, so there is no speed to judge"] if only_emulated else []
-    for candidate in found.fallen:
+    for candidate in chosen.fallen:
         for held in candidate.held:
             of_speed = held.need.subject in (*FIGURES, "memory")
             if held.answer == "not known" and not (only_emulated and of_speed):
@@ -81,33 +84,33 @@ def _unjudged(found: Decision, records: Sequence[RunRecord]) -> str:
     return "; ".join((first, *others) if len(others) < MOST_REASONS else (first, f"{len(others)} more reasons below"))
 
 
-def _lead(found: Decision, records: Sequence[RunRecord]) -> str:
-    if not found.ranked:
-        if all(candidate.standing == "not known" for candidate in found.fallen):
-            return f"No variant can be judged: {_unjudged(found, records)}."
-        return "No variant keeps every constraint."
-    best = found.ranked[0]
-    if found.margin is None:
-        return f"No variant is recommended: no accuracy was measured. {best.label} has the {found.goal}."
+def _lead(chosen: Decision, records: Sequence[RunRecord]) -> str:
+    if not chosen.ranked:
+        if all(candidate.standing == "not known" for candidate in chosen.fallen):
+            return f"No variant can be judged: {_unjudged(chosen, records)}."
+        return "No variant meets all constraints."
+    best = chosen.ranked[0]
+    if chosen.margin is None:
+        return f"No variant is recommended: no accuracy was measured. {best.label} has the {chosen.goal}."
     if best.standing == "kept":
-        return f"Use {best.label}: of the variants that keep every constraint, it has the {found.goal}."
-    return f"Use {best.label}: {found.goal}, though one or more constraints are undecided."
+        return f"Use {best.label}: of the variants that meet all constraints, it has the {chosen.goal}."
+    return f"Use {best.label}: {chosen.goal}, though one or more constraints are undecided."
 
 
-def _show(found: Decision, records: Sequence[RunRecord]) -> None:
+def _show(chosen: Decision, records: Sequence[RunRecord]) -> None:
     out = console()
-    out.print(_lead(found, records), markup=False, soft_wrap=True)
-    if found.margin:
-        out.print(f"Accuracy margin: {found.margin.words}.", markup=False, soft_wrap=True)
+    out.print(_lead(chosen, records), markup=False, soft_wrap=True)
+    if chosen.margin:
+        out.print(f"Accuracy margin: {chosen.margin.words}.", markup=False, soft_wrap=True)
     heads = ("variant", "", "goal", "accuracy", "front", "why")
-    rows = [_row(found, one) for one in (*found.ranked, *found.fallen)]
+    rows = [_row(chosen, candidate) for candidate in (*chosen.ranked, *chosen.fallen)]
     out.print(
         table(
-            f"goal: {found.goal}",
+            f"goal: {chosen.goal}",
             heads,
             rows,
             caption="front: no other variant is at least as good in goal and accuracy, and better in one. "
-            "accuracy: mean change against BF16 over all tasks; not complete where one has no verdict",
+            "accuracy: mean change from BF16 over all tasks; not complete if a task has no verdict",
         )
     )
 
@@ -117,20 +120,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the decision and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="quantbench decide",
-        description="Say which variant to use under constraints, which come after it, and why not the others.",
-        epilog=f"constraints: {EXAMPLES}. Without accuracy_margin, the margin that the runs declare applies. "
-        f"Exit codes: 0; {NOTHING} no variant keeps every constraint, or no accuracy was measured; 2 a wrong name.",
+        description="Rank the variants under constraints and give the reason for each.",
+        epilog=f"constraints: {EXAMPLES}. Without accuracy_margin, the margin declared by the runs applies. "
+        f"Exit codes: 0 success; {NOTHING} no variant meets all constraints, or no accuracy was measured; "
+        "2 unknown name.",
     )
-    parser.add_argument("constraints", nargs="*", metavar="CONSTRAINT", help="quote it: < and > are the shell's")
-    parser.add_argument("--goal", help="a figure such as decode@30k, throughput@1k/16 or size (default: decode speed)")
+    parser.add_argument("constraints", nargs="*", metavar="CONSTRAINT", help="quote it: the shell interprets < and >")
+    parser.add_argument(
+        "--goal", help="what to optimize, such as decode@30k, throughput@1k/16 or size (default: decode speed)"
+    )
     parser.add_argument("--of", action="append", default=[], metavar="NAME", help=f"{FORMS}; may be repeated")
     add_results(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
     records = _records(arguments)
-    found = decision(records, arguments.constraints, arguments.goal)
+    chosen = decision(records, arguments.constraints, arguments.goal)
     if arguments.format == "json":
-        sys.stdout.write(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+        sys.stdout.write(json.dumps(chosen.model_dump(mode="json"), indent=1) + "\n")
     else:
-        _show(found, records)
-    return 0 if found.recommended else NOTHING
+        _show(chosen, records)
+    return 0 if chosen.recommended else NOTHING

@@ -1,7 +1,7 @@
 """``quantbench export --format csv|json|parquet|mlflow [--results DIR]``: one row per speed cell and per score.
 
-Columns that a row has no value for are empty (csv) or null (json). Times are seconds, memory and sizes bytes; speed
-columns are medians over trials; they and scores are empty unless the status is ``ok`` or ``emulated``.
+Missing values are empty (csv) or null (json). Times are in seconds, memory and sizes in bytes. Speeds are medians over
+trials; speeds and scores are empty unless the status is ``ok`` or ``emulated``.
 """
 
 import argparse
@@ -37,18 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=FORMATS, default="csv", help="csv (default), json, parquet or mlflow")
     add_results(parser)
     parser.add_argument(
-        "--out", help="file to write instead of the terminal; with mlflow the address of its tracking server"
+        "--out", help="file to write instead of standard output; for mlflow, the address of the tracking server"
     )
     arguments = parser.parse_args(argv)
     check_results(arguments.results)
     if arguments.format == "parquet" and arguments.out is None:
-        raise ConfigError("parquet is no text; say where it goes: --out FILE")
+        raise ConfigError("parquet is binary; give --out FILE")
     _write(Store(arguments.results), arguments.format, arguments.out)
     return 0
 
 
 def _sessions(store: Store) -> Iterator[list[RunRecord]]:
-    """Yield session by session: what is compared is one session's, and all items of all may not fit into memory."""
+    """Yield the records session by session, because the items of all sessions may not fit into memory."""
     for session in dict.fromkeys(record.session for record in store.records()):
         yield list(store.records(session))
 
@@ -59,16 +59,16 @@ def _write(store: Store, form: str, out: str | None) -> None:
 
         sys.stdout.write(f"{log(_sessions(store), out)} runs in MLflow\n")
         return
-    found = [row for session in _sessions(store) for row in session_rows(session)]
+    rows = [row for session in _sessions(store) for row in session_rows(session)]
     if form == "parquet":
-        content = _parquet(found)
+        content = _parquet(rows)
     elif form == "json":
-        content = (json.dumps(found, indent=1) + "\n").encode()
+        content = (json.dumps(rows, indent=1) + "\n").encode()
     else:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(COLUMNS))
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(rows)
         content = text.getvalue().encode()
     if out is None:
         sys.stdout.write(content.decode())
@@ -81,7 +81,7 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise ToolchainError("parquet is written by pyarrow, which is not installed: pip install pyarrow") from None
+        raise ToolchainError("--format parquet needs pyarrow, which is not installed: pip install pyarrow") from None
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
     content: bytes = sink.getvalue().to_pybytes()

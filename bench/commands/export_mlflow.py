@@ -1,4 +1,4 @@
-"""Runs into MLflow, one for each of ours. MLflow is not installed with quantbench."""
+"""Export runs to MLflow, one MLflow run per record. MLflow is not installed with quantbench."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ def _speed(record: RunRecord, figures: MeasuredCell) -> dict[str, float]:
 
 
 def metrics_of(record: RunRecord) -> dict[str, float]:
-    """Return a run's numbers under names that say where they belong: ``in1024-out32-c1/tpot_s``, ``mmlu/acc``."""
+    """Return a run's numbers by cell or task: ``in1024-out32-c1/tpot_s``, ``mmlu/acc``."""
     metrics: dict[str, float] = {}
     for cell in record.cells:
         if figures := measured_cell(cell):
@@ -40,20 +40,20 @@ def metrics_of(record: RunRecord) -> dict[str, float]:
 
 
 def log(sessions: Iterable[Sequence[RunRecord]], address: str | None) -> int:
-    """Log every run that MLflow does not have yet and return how many.
+    """Log every run that MLflow does not have yet and return their number.
 
     Args:
         sessions: records, session by session.
-        address: MLflow's tracking server; None for what MLFLOW_TRACKING_URI says.
+        address: MLflow's tracking server; None for MLFLOW_TRACKING_URI.
 
     Raises:
-        ToolchainError: MLflow is not installed or refuses.
+        ToolchainError: MLflow is not installed or rejects a request.
     """
     try:
         import mlflow
         from mlflow.exceptions import MlflowException
     except ImportError:
-        raise ToolchainError("MLflow is not installed here: pip install mlflow-skinny, or mlflow") from None
+        raise ToolchainError("MLflow is not installed: pip install mlflow-skinny, or mlflow") from None
     bypass_proxies()
     try:
         if address is not None:
@@ -69,7 +69,7 @@ def log(sessions: Iterable[Sequence[RunRecord]], address: str | None) -> int:
                 _log(client, experiment, record, metrics_of(record))
                 number += 1
     except MlflowException as error:
-        raise ToolchainError(f"MLflow refuses: {str(error).splitlines()[0]}") from error
+        raise ToolchainError(f"MLflow failed: {str(error).splitlines()[0]}") from error
     return number
 
 
@@ -78,9 +78,9 @@ def _milliseconds(moment: str) -> int:
 
 
 def _log(client: Any, experiment: str, record: RunRecord, metrics: dict[str, float]) -> None:
-    begun = _milliseconds(record.started_at)
+    started_ms = _milliseconds(record.started_at)
     tags = {"session": record.session, "mlflow.runName": record.run_id}
-    run_id = client.create_run(experiment, start_time=begun, tags=tags).info.run_id
+    run_id = client.create_run(experiment, start_time=started_ms, tags=tags).info.run_id
     params = {
         "model": record.variant.model,
         "quant": record.variant.quant,
@@ -93,7 +93,7 @@ def _log(client: Any, experiment: str, record: RunRecord, metrics: dict[str, flo
     for name, value in params.items():
         client.log_param(run_id, name, value)
     for name, number in metrics.items():
-        client.log_metric(run_id, name, number, timestamp=begun)
-    client.set_tag(run_id, TAG, record.run_id)  # last: a run that was cut short is logged again
-    ended = record.finished_at and _milliseconds(record.finished_at)
-    client.set_terminated(run_id, "FAILED" if record.failures else "FINISHED", end_time=ended or begun)
+        client.log_metric(run_id, name, number, timestamp=started_ms)
+    client.set_tag(run_id, TAG, record.run_id)  # last, so that an interrupted export logs the run again
+    ended_ms = record.finished_at and _milliseconds(record.finished_at)
+    client.set_terminated(run_id, "FAILED" if record.failures else "FINISHED", end_time=ended_ms or started_ms)

@@ -1,4 +1,4 @@
-"""``quantbench gate``: is tonight worse than the nights before? For CI: the exit code says it."""
+"""``quantbench gate``: compare the newest session with the nights before it; CI reads the exit code."""
 
 import argparse
 import json
@@ -20,9 +20,9 @@ from bench.nightly.output import EXIT, Line, exit_code, junit, lines_of, markdow
 from quantize.clock import utc_mark
 
 INVALID = 3
-"""Exit code of every error: no judgement."""
+"""Exit code of an invalid run and of every error."""
 HISTORY = "gate.jsonl"
-"""File of the results folder to which every judgement is appended."""
+"""File in the results folder to which every judgement is appended."""
 
 
 def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[JudgedNight, ...]]:
@@ -34,32 +34,36 @@ def _histories(results_dir: Path, tonight: Tonight) -> dict[str, tuple[JudgedNig
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose errors do not look like too little data."""
+    """Exits with `INVALID` on usage errors; argparse's 2 means "not enough data" here."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with the code of an invalid run."""
+        """Print the error and exit with `INVALID`."""
         self.print_usage(sys.stderr)
         self.exit(INVALID, f"{self.prog}: error: {message}\n")
 
 
 @ends_in_one_line(failed=INVALID)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Judge, print, write what CI wants, and return the exit code."""
+    """Judge the session, print and write the result, and return the exit code."""
     parser = _Parser(
         prog="quantbench gate",
-        description="Say whether the newest session is worse than the nights before.",
+        description="Compare the newest session with the nights before it.",
         epilog="exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT.items()),
     )
     add_results(parser)
     parser.add_argument("--session", help="the session to judge (default: the newest)")
-    parser.add_argument("--rerun", action="store_true", help="measure a second time what is an alarm, and judge both")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="append a summary in Markdown, for a CI's page")
     parser.add_argument(
-        "--change-points", action="store_true", help="add where in its history a series changed (toolchain otava)"
+        "--rerun", action="store_true", help="re-measure series that alarmed and judge both measurements together"
     )
-    parser.add_argument("--accept", metavar="RUN", help="begin a new epoch with this run instead of judging")
-    parser.add_argument("--reason", default="", help="why, with --accept")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+    parser.add_argument(
+        "--summary", type=Path, metavar="FILE", help="append a Markdown summary, e.g. for a CI job page"
+    )
+    parser.add_argument(
+        "--change-points", action="store_true", help="also list change points of each series (needs toolchain otava)"
+    )
+    parser.add_argument("--accept", metavar="RUN", help="start a new epoch with this run instead of judging")
+    parser.add_argument("--reason", default="", help="reason for --accept")
     return _main(parser.parse_args(argv))
 
 
@@ -68,15 +72,15 @@ def _main(arguments: argparse.Namespace) -> int:
     check_results(results)
     if arguments.accept:
         if not arguments.reason or not (results / "runs" / arguments.accept / "record.json").exists():
-            raise ConfigError("--accept RUN needs the name of a run that has ended, and --reason 'why'")
+            raise ConfigError("--accept RUN needs the name of a finished run, and --reason 'why'")
         accept(results, arguments.accept, arguments.reason)
-        sys.stdout.write(f"a new epoch begins with {arguments.accept}\n")
+        sys.stdout.write(f"a new epoch starts with {arguments.accept}\n")
         return 0
     newest = arguments.session is None
     tonight, lines = judged(results, arguments.session, newest=newest)
     if arguments.rerun and measure_again(results, tonight, lines):
-        # What is judged is still the first. Where both are not of one night, as when the hour between is the one that
-        # parts two, the first one's alarm stands.
+        # The first session is still the one judged. If the second measurement falls into the next night, the alarm of
+        # the first is kept.
         tonight, lines = judged(results, tonight.session, newest=newest, again=True)
     code = exit_code(lines)
     sys.stdout.write(lines_of(lines))
@@ -97,10 +101,10 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _entry(tonight: Tonight, lines: Sequence[Line]) -> str:
-    told = {
+    entry = {
         "at": utc_mark(),
         "session": tonight.session,
         "exit_code": exit_code(lines),
         "lines": [line.model_dump() for line in lines],
     }
-    return json.dumps(told) + "\n"
+    return json.dumps(entry) + "\n"

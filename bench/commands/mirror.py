@@ -1,4 +1,4 @@
-"""``quantbench mirror build | check``: the benchmarks' data for machines that cannot reach the hub."""
+"""``quantbench mirror build | check``: the benchmarks' data, for machines without access to the hub."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bench import format as fmt
 from bench.accuracy import data
 from bench.accuracy.mirror import build as mirror_build
 from bench.accuracy.mirror import check as mirror_check
@@ -17,15 +18,15 @@ from bench.errors import AccuracyError, ConfigError, nearest
 from bench.machine.direct import bypass_proxies
 
 ACTIONS = {
-    "build": "fetch the data of tasks into a folder; on a machine that reaches the hub",
-    "check": "hold a mirror against what is known of its files and its data; needs no hub",
+    "build": "download the data of tasks into a folder; needs the hub",
+    "check": "verify a mirror's checksums and compare its data with the known benchmarks; works offline",
 }
 DEFAULT_TASKS = "mmlu,ceval,ifeval"
-ALL_THE_SAME = "accuracy.verify_data=false measures on it all the same"
+OVERRIDE = "accuracy.verify_data=false ignores this"
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that tells what is wrong in one line."""
+    """A parser that reports an error as one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -37,42 +38,42 @@ def parser() -> argparse.ArgumentParser:
         f"  {name:<12} {known.items:>6} items   {known.repo:<18} {known.licence}"
         for name, known in data.benchmarks().items()
     ]
-    found = _Parser(
+    root = _Parser(
         prog="quantbench mirror",
-        description="A mirror is a folder with the benchmarks' data, to be copied to machines that cannot reach the\n"
-        "hub and named there by QUANTBENCH_HUB or accuracy.hub_dir.",
+        description="A mirror is a folder with the benchmarks' data. Copy it to machines without access to the hub\n"
+        "and name it there with QUANTBENCH_HUB or accuracy.hub_dir.",
         epilog="Known tasks, whose counts and content are verified:\n"
         + "\n".join(rows)
-        + "\n\nExit codes: 0 done; 1 it failed, or the data is not what is known of it; 2 the command is wrong.",
+        + "\n\nExit codes: 0 success; 1 failure, or the data differs from the known benchmarks; 2 wrong usage.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = found.add_subparsers(dest="action", required=True, metavar="build|check")
-    building = actions.add_parser("build", help=ACTIONS["build"], description=ACTIONS["build"])
-    building.add_argument(
+    actions = root.add_subparsers(dest="action", required=True, metavar="build|check")
+    build_parser = actions.add_parser("build", help=ACTIONS["build"], description=ACTIONS["build"])
+    build_parser.add_argument(
         "--tasks",
         metavar="A,B,…",
         default=DEFAULT_TASKS,
-        help=f"tasks as in accuracy.tasks; any of lm-eval's that reads data sets on the hub (default: {DEFAULT_TASKS})",
+        help=f"tasks as in accuracy.tasks: any lm-eval task with data sets on the hub (default: {DEFAULT_TASKS})",
     )
-    building.add_argument(
+    build_parser.add_argument(
         "--out",
         dest="folder",
         metavar="DIR",
         type=Path,
         required=True,
-        help="a new or empty folder, or a mirror to add to",
+        help="a new or empty folder, or an existing mirror to extend",
     )
-    checking = actions.add_parser("check", help=ACTIONS["check"], description=ACTIONS["check"])
-    checking.add_argument("folder", metavar="DIR", type=Path, help="the mirror")
-    return found
+    check_parser = actions.add_parser("check", help=ACTIONS["check"], description=ACTIONS["check"])
+    check_parser.add_argument("folder", metavar="DIR", type=Path, help="the mirror")
+    return root
 
 
 def build(tasks: Sequence[str], out: Path) -> list[str]:
-    """Build a mirror and say what to type next; return what is wrong with its data.
+    """Build a mirror and print the command to run next; return the problems of its data.
 
     Raises:
-        ConfigError: no such task.
-        AccuracyError: the data cannot be had, or the folder cannot be used.
+        ConfigError: unknown task.
+        AccuracyError: the data is unavailable, or the folder cannot be used.
     """
     names = check_names(tasks)
     problems = mirror_build.build(names, out)
@@ -87,26 +88,28 @@ def build(tasks: Sequence[str], out: Path) -> list[str]:
 
 
 def _tasks_of(hub_dir: Path, mirror: Mirror | None) -> tuple[str, ...]:
-    """Return the tasks that a mirror was built for; of one made by hand, those whose folder is there.
+    """Return the tasks that a mirror was built for; without a manifest, those whose folder exists.
 
     Raises:
-        AccuracyError: it is no mirror.
+        AccuracyError: the folder is not a mirror.
     """
     known = data.benchmarks()
-    there = tuple(name for name, benchmark in known.items() if (hub_dir / benchmark.repo).is_dir())
-    found = tuple(mirror.tasks) if mirror and mirror.tasks else there
-    if not found:
+    with_folder = tuple(name for name, benchmark in known.items() if (hub_dir / benchmark.repo).is_dir())
+    tasks = tuple(mirror.tasks) if mirror and mirror.tasks else with_folder
+    if not tasks:
         folders = ", ".join(benchmark.repo for benchmark in known.values())
-        raise AccuracyError(f"{hub_dir} is no mirror: it holds no finished {MANIFEST}, and none of {folders}")
-    return found
+        raise AccuracyError(
+            f"{hub_dir} is not a mirror: it has no complete {MANIFEST} and none of the folders {folders}"
+        )
+    return tasks
 
 
 def check(hub_dir: Path) -> list[str]:
-    """Check a mirror: its files, and what lm-eval reads from them; return what is wrong.
+    """Check a mirror's files and the data that lm-eval reads from them; return the problems.
 
     Raises:
-        ConfigError: there is no such folder.
-        AccuracyError: it is no mirror, or cannot be read.
+        ConfigError: the folder does not exist.
+        AccuracyError: the folder is not a mirror, or cannot be read.
     """
     if not hub_dir.is_dir():
         raise ConfigError(f"{hub_dir} is not a folder")
@@ -117,32 +120,33 @@ def check(hub_dir: Path) -> list[str]:
         if mirror:
             with view.stage("files"):
                 problems = all_file_problems(hub_dir, mirror)
-        for task, found in mirror_check.measure(hub_dir, tasks, view).items():
-            wrong = mirror_check.problems_of(found)
-            if not wrong:
-                known = found.leaves.keys() <= data.known_leaves().keys()
-                items = sum(leaf.items for leaf in found.leaves.values())
-                compared = "as known" if known else "and nothing known to hold them against"
-                sys.stdout.write(f"{task}: {items} items of {len(found.leaves)} leaf tasks, {compared}\n")
-            problems += wrong
+        for task, measured in mirror_check.measure(hub_dir, tasks, view).items():
+            task_problems = mirror_check.problems_of(measured)
+            if not task_problems:
+                known = measured.leaves.keys() <= data.known_leaves().keys()
+                items = sum(leaf.items for leaf in measured.leaves.values())
+                result = "verified" if known else "not verified: no known data to compare with"
+                sys.stdout.write(f"{task}: {items} items in {len(measured.leaves)} leaf tasks, {result}\n")
+            problems += task_problems
     return problems
 
 
-@ends_in_one_line(interrupted="stopped: the same command goes on where it was")
+@ends_in_one_line(interrupted="interrupted; rerun the same command to resume")
 def main(argv: list[str]) -> int:
     """Run the command and return its exit code."""
     bypass_proxies()
     if argv and not argv[0].startswith("-") and argv[0] not in ACTIONS:
-        raise ConfigError(f"no action '{argv[0]}'{nearest(argv[0], ACTIONS)} Known: {', '.join(ACTIONS)}")
+        raise ConfigError(f"unknown action '{argv[0]}'{nearest(argv[0], ACTIONS)} Known: {', '.join(ACTIONS)}")
     arguments = parser().parse_args(argv)
     folder: Path = arguments.folder.expanduser().absolute()
     if arguments.action == "build":
         problems = build(tuple(filter(None, arguments.tasks.split(","))), folder)
-        cure = ""
+        fix = ""
     else:
         problems = check(folder)
-        cure = f"quantbench mirror build --out {folder} fetches what it built anew; "
+        fix = f"quantbench mirror build --out {folder} downloads its data again; "
     if problems:
         sys.stderr.write("".join(f"  {problem}\n" for problem in problems))
-        complain(f"not what is known of it, in {len(problems)} points; {cure}{ALL_THE_SAME}")
+        mismatches = fmt.plural(len(problems), "mismatch", "mismatches")
+        complain(f"{mismatches} with the known benchmark data; {fix}{OVERRIDE}")
     return 1 if problems else 0

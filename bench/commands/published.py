@@ -1,4 +1,4 @@
-"""``quantbench published MODEL``: speeds published by others, with their share of the device's limit."""
+"""``quantbench published MODEL``: published speeds from other sources, as a share of the device's limit."""
 
 import argparse
 import csv
@@ -20,8 +20,8 @@ from bench.published.figures import cells, sources, table_of
 def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
     for source in dict.fromkeys(row["source"] for row in rows):
         page = sources()[source]
-        told = f"{page.title} · {page.hardware} · published, not measured here"
-        table = Table(title=told, title_justify="left", caption=page.page, caption_justify="left")
+        title = f"{page.title} · {page.hardware} · published, not measured here"
+        table = Table(title=title, title_justify="left", caption=page.page, caption_justify="left")
         for heading in ("engine", "input", "quantization", "devices", "tokens/s", "TPOT", "MBU", "of roof", "note"):
             table.add_column(heading, justify="right" if heading not in ("engine", "quantization", "note") else "left")
         for row in (row for row in rows if row["source"] == source):
@@ -33,9 +33,9 @@ def _show(rows: Sequence[dict[str, Any]], out: Console) -> None:
             )  # fmt: skip
         out.print(table)
         counted = "prompt and generated" if page.counts == "all" else "generated"
-        out.print(f"tokens/s counts {counted} tokens over the whole request", soft_wrap=True)
-        used = dict.fromkeys(row["setting"] for row in rows if row["source"] == source and row["setting"])
-        for text in (*(f"{name}: {page.settings[name]}" for name in used), *page.traps):
+        out.print(f"tokens/s counts {counted} tokens over the complete request", soft_wrap=True)
+        settings = dict.fromkeys(row["setting"] for row in rows if row["source"] == source and row["setting"])
+        for text in (*(f"{name}: {page.settings[name]}" for name in settings), *page.traps):
             out.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
@@ -45,22 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = sorted({cell.model for cell in cells()})
     parser = argparse.ArgumentParser(
         prog="quantbench published",
-        description="Print speeds that others published, with the share of the device's limit. Nothing is measured.",
+        description="Print published speeds as a share of the device's limit. Nothing is measured.",
         epilog=f"models: {', '.join(models)}",
     )
-    parser.add_argument("model", nargs="?", help="such as qwen3-8b; without one, which models there are")
-    parser.add_argument("--engine", choices=sorted({cell.engine for cell in cells()}), help="only this engine's")
+    parser.add_argument("model", nargs="?", help="such as qwen3-8b (default: list the models)")
+    parser.add_argument("--engine", choices=sorted({cell.engine for cell in cells()}), help="only this engine")
     parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="text (default), csv or json")
     arguments = parser.parse_args(argv)
     if arguments.model is None:
         sys.stdout.write("\n".join(models) + "\n")
         return 0
     if arguments.model not in models:
-        raise ConfigError(f"nothing published of {arguments.model}{nearest(arguments.model, models)}")
+        raise ConfigError(f"no published speeds of {arguments.model}{nearest(arguments.model, models)}")
     rows = table_of(arguments.model, arguments.engine)
     if not rows:
         known = ", ".join(dict.fromkeys(cell.engine for cell in cells() if cell.model == arguments.model))
-        raise ConfigError(f"nothing published of {arguments.model} on {arguments.engine}; there is: {known}")
+        raise ConfigError(f"no published speeds of {arguments.model} on {arguments.engine}; known engines: {known}")
     if arguments.format == "json":
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     elif arguments.format == "csv":

@@ -1,7 +1,7 @@
-"""``quantbench results``: what a results folder holds: list, show, check, clean up, hand over.
+"""``quantbench results``: list, show, verify, prune and export the runs of a results folder.
 
-``rebuild`` holds every file of every run to its sum, puts runs that cannot be read into ``RESULTS/set-aside`` and names
-them, and makes the index anew. ``prune`` only says what it would remove until ``--yes`` is added.
+``rebuild`` verifies the checksums of every run, moves damaged runs to ``RESULTS/set-aside``, lists them, and rebuilds
+the index. ``prune`` only lists what it would remove unless ``--yes`` is given.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from bench.commands import export
 from bench.commands.common import add_results, ends_in_one_line
 from bench.console import console, table
 from bench.errors import ConfigError, StoreError
-from bench.history.find import open_index, records_named
+from bench.history.find import FORMS, open_index, records_named
 from bench.history.index import MARKS, Index, RunRow, marks_of, set_aside
 from bench.history.series import EpochMark
 from bench.records.record import RunRecord, SpeedCell
@@ -31,18 +31,18 @@ from bench.speed.metrics import Interval
 def _listing(arguments: argparse.Namespace) -> int:
     index = open_index(arguments.results)
     try:
-        found = index.runs(model=arguments.model, quant=arguments.quant, limit=arguments.limit)
+        runs = index.runs(model=arguments.model, quant=arguments.quant, limit=arguments.limit)
     finally:
         index.close()
-    heads = ("run", "model", "quant", "engine", "device", "begun (UTC)", "cells", "scores", "failures", "epoch")
+    heads = ("run", "model", "quant", "engine", "device", "started (UTC)", "cells", "scores", "failures", "epoch")
     rows = [
         (
-            row.run_id, row.model, row.quant, row.engine, row.device or "", fmt.moment(row.started_at),
-            str(row.cells), str(row.scores), str(row.failures or ""), row.epoch,
+            run.run_id, run.model, run.quant, run.engine, run.device or "", fmt.moment(run.started_at),
+            str(run.cells), str(run.scores), str(run.failures or ""), run.epoch,
         )
-        for row in found
+        for run in runs
     ]  # fmt: skip
-    console().print(table(f"{len(rows)} ended runs", heads, rows, numeric=("cells", "scores", "failures")))
+    console().print(table(fmt.plural(len(rows), "finished run"), heads, rows, numeric=("cells", "scores", "failures")))
     return 0
 
 
@@ -63,21 +63,22 @@ def _cell_row(cell: SpeedCell) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _shown(record: RunRecord, folder: Path) -> None:
+def _print_record(record: RunRecord, folder: Path) -> None:
     out = console()
-    here = record.environment
+    machine = record.environment
+    gpus = ", ".join(machine.gpus) or "no GPU"
     facts = (
         ("run", record.run_id),
         ("session", record.session),
         ("variant", f"{record.variant.model} {record.variant.quant}"),
         ("engine", f"{record.engine} {record.server.version if record.server else ''}".strip()),
         ("device", record.device.name if record.device else "not known"),
-        ("machine", f"{here.hostname}, {here.cpu}, {here.cpu_cores} cores, {', '.join(here.gpus) or 'no GPU'}"),
-        ("begun", f"{fmt.moment(record.started_at)} UTC"),
+        ("machine", f"{machine.hostname}, {machine.cpu}, {machine.cpu_cores} cores, {gpus}"),
+        ("started", f"{fmt.moment(record.started_at)} UTC"),
         ("key", record.key),
         ("checkpoint", fmt.size(record.checkpoint.checkpoint_bytes) if record.checkpoint else "none"),
-        ("again", " ".join(("python -m bench.run", *record.command))),
-        ("files", f"{folder}: {len(sums_of(folder))} with a sum" if folder.is_dir() else "elsewhere"),
+        ("rerun", " ".join(("python -m bench.run", *record.command))),
+        ("files", f"{folder}: {len(sums_of(folder))} with a checksum" if folder.is_dir() else "not in this folder"),
     )
     for name, value in facts:
         out.print(f"{name:<11}{value}", markup=False, soft_wrap=True)
@@ -90,12 +91,13 @@ def _shown(record: RunRecord, folder: Path) -> None:
         rows = [
             (
                 score.task,
-                "again" if score.repeat else "",
+                "repeat" if score.repeat else "",
                 score.status,
                 f"{score.n_items:,}",
                 ", ".join(
-                    f"{one.name} {one.value:.4f}" + (f" ± {one.stderr:.4f}" if one.stderr is not None else "")
-                    for one in score.metrics
+                    f"{metric.name} {metric.value:.4f}"
+                    + (f" ± {metric.stderr:.4f}" if metric.stderr is not None else "")
+                    for metric in score.metrics
                 ),
                 "; ".join(score.reasons),
             )
@@ -108,18 +110,18 @@ def _shown(record: RunRecord, folder: Path) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     for record in records_named(arguments.results, arguments.name):
-        _shown(record, arguments.results / "runs" / record.run_id)
+        _print_record(record, arguments.results / "runs" / record.run_id)
     return 0
 
 
 def _fault(folder: Path) -> str | None:
-    """Return what is wrong with a run's files; None for nothing."""
+    """Return the problem of a run's files, or None."""
     try:
-        if wrong := damaged_files(folder):
-            return "; ".join(wrong)
-        ended = folder / "record.json"
-        if ended.exists():
-            RunRecord.model_validate_json(ended.read_bytes())
+        if problems := damaged_files(folder):
+            return "; ".join(problems)
+        record = folder / "record.json"
+        if record.exists():
+            RunRecord.model_validate_json(record.read_bytes())
         else:
             partial(folder, read_begun(folder))
     except (OSError, ValidationError, StoreError) as error:
@@ -128,43 +130,43 @@ def _fault(folder: Path) -> str | None:
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:
-    """Hold everything to its sums; exit code 1 where something was set aside."""
+    """Verify every run and rebuild the index; exit code 1 if a run was set aside."""
     results: Path = arguments.results
     index = open_index(results)
     try:
-        folders = [one for one in sorted((results / "runs").iterdir()) if one.is_dir() and not is_held(one)]
+        folders = [path for path in sorted((results / "runs").iterdir()) if path.is_dir() and not is_held(path)]
         faults = {folder.name: why for folder in folders if (why := _fault(folder))}
         for run_id, why in faults.items():
-            sys.stderr.write(f"warning: {run_id}: {why}; now at {set_aside(results, run_id)}\n")
-        done = index.rebuild()
+            sys.stderr.write(f"warning: {run_id}: {why}; moved to {set_aside(results, run_id)}\n")
+        rebuilt = index.rebuild()
     finally:
         index.close()
-    sys.stdout.write(f"{fmt.plural(done.read, 'ended run')} in the index, {len(faults)} set aside\n")
+    sys.stdout.write(f"{fmt.plural(rebuilt.read, 'finished run')} in the index, {len(faults)} set aside\n")
     return 1 if faults else 0
 
 
 def outdated(
     rows: Sequence[RunRow], marks: Sequence[EpochMark], *, keep: int | None = None, before: datetime | None = None
 ) -> list[RunRow]:
-    """Return the runs that may go; never one with which a person began a new epoch.
+    """Return the runs to remove; never one that a manually accepted epoch begins with.
 
     Args:
-        rows: all ended runs, newest first.
-        marks: epochs that people began.
-        keep: runs of each variant and engine that stay, the newest.
-        before: runs that began before it may go; given both, those that both say.
+        rows: all finished runs, newest first.
+        marks: manually accepted epochs.
+        keep: number of newest runs to keep for each variant and engine.
+        before: remove only runs that started before; with ``keep``, a run must meet both conditions.
     """
     marked = {mark.run_id for mark in marks}
     seen: Counter[tuple[str, str, str]] = Counter()
-    found = []
+    removable = []
     for row in rows:
         key = (row.model, row.quant, row.engine)
         seen[key] += 1
         many = keep is None or seen[key] > keep
         old = before is None or datetime.fromisoformat(row.started_at) < before
         if many and old and row.run_id not in marked:
-            found.append(row)
-    return found
+            removable.append(row)
+    return removable
 
 
 def _unfinished(runs_dir: Path) -> list[str]:
@@ -175,7 +177,7 @@ def _unfinished(runs_dir: Path) -> list[str]:
 def _prune(arguments: argparse.Namespace) -> int:
     results: Path = arguments.results
     if arguments.keep is None and arguments.older_than is None and not arguments.unfinished:
-        raise ConfigError("say what may go: --keep N, --older-than DAYS or --unfinished")
+        raise ConfigError("choose the runs to remove: --keep N, --older-than DAYS or --unfinished")
     index = open_index(results)
     try:
         rows = index.runs()
@@ -190,8 +192,8 @@ def _prune(arguments: argparse.Namespace) -> int:
     if not arguments.yes:
         sys.stdout.write(f"{fmt.plural(len(names), 'run')} would be removed; add --yes to remove them\n")
         return 0
-    for rest in results.glob(".removed-*"):  # of a removal that was killed
-        shutil.rmtree(rest, ignore_errors=True)
+    for leftover in results.glob(".removed-*"):  # from a removal that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     for name in names:
         _remove(results, name)
     index = Index(results)
@@ -203,7 +205,7 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 def _remove(results: Path, name: str) -> None:
     try:
-        # Out of the way at once: whoever reads meanwhile sees a whole run or none.
+        # Rename first: a concurrent reader sees the complete run or none.
         work = results / f".removed-{name}"
         (results / "runs" / name).rename(work)
         shutil.rmtree(work)
@@ -211,12 +213,12 @@ def _remove(results: Path, name: str) -> None:
         raise StoreError(f"cannot remove {name}: {error.strerror}") from error
 
 
-def _at_least(least: int) -> "type[int]":
+def _at_least(minimum: int) -> "type[int]":
     class Number(int):
         def __new__(cls, text: str) -> "Number":
             value = super().__new__(cls, text)
-            if value < least:
-                raise argparse.ArgumentTypeError(f"at least {least}")
+            if value < minimum:
+                raise argparse.ArgumentTypeError(f"at least {minimum}")
             return value
 
     return Number
@@ -224,40 +226,44 @@ def _at_least(least: int) -> "type[int]":
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    made = argparse.ArgumentParser(
+    root = argparse.ArgumentParser(
         prog="quantbench results",
-        description="List, show, check, remove and hand over what a results folder holds.",
-        epilog=f"People's words about new epochs stand in RESULTS/{MARKS}; see quantbench gate --accept.",
+        description="List, show, verify, prune and export the runs of a results folder.",
+        epilog=f"Manually accepted epochs are stored in RESULTS/{MARKS} (see quantbench gate --accept).",
     )
-    add_results(made)
-    doing = made.add_subparsers(dest="doing", required=True, metavar="list|show|rebuild|prune|export")
-    listing = doing.add_parser("list", help="one line for each ended run, newest first")
-    listing.add_argument("--model", help="only this model's")
-    listing.add_argument("--quant", help="only this quantization's")
-    listing.add_argument("--limit", type=_at_least(1), default=-1, help="at most so many")
+    add_results(root)
+    actions = root.add_subparsers(dest="action", required=True, metavar="list|show|rebuild|prune|export")
+    listing = actions.add_parser("list", help="list finished runs, newest first")
+    listing.add_argument("--model", help="only this model")
+    listing.add_argument("--quant", help="only this quantization")
+    listing.add_argument("--limit", type=_at_least(1), default=-1, help="maximum number of runs")
     listing.set_defaults(call=_listing)
-    show = doing.add_parser("show", help="everything of one run but its raw observations")
-    show.add_argument("name", help="a run, the beginning of one, a session, MODEL/QUANT, QUANT, or a record's file")
+    show = actions.add_parser("show", help="show everything about a run except its raw observations")
+    show.add_argument("name", help=FORMS)
     show.set_defaults(call=_show)
-    rebuild = doing.add_parser("rebuild", help="hold every file to its sum, set aside what is damaged, index anew")
+    rebuild = actions.add_parser("rebuild", help="verify checksums, quarantine damaged runs and rebuild the index")
     rebuild.set_defaults(call=_rebuild)
-    prune = doing.add_parser("prune", help="remove runs; says which until --yes is added")
-    prune.add_argument("--keep", type=_at_least(1), metavar="N", help="keep the newest N of each variant and engine")
-    prune.add_argument("--older-than", type=_at_least(0), metavar="DAYS", help="only those that began before that")
+    prune = actions.add_parser("prune", help="remove runs; without --yes, only list them")
     prune.add_argument(
-        "--unfinished", action="store_true", help="runs that were cut short and that nothing goes on with"
+        "--keep", type=_at_least(1), metavar="N", help="keep the newest N runs of each variant and engine"
     )
-    prune.add_argument("--yes", action="store_true", help="do it")
+    prune.add_argument(
+        "--older-than", type=_at_least(0), metavar="DAYS", help="only runs that started more than DAYS days ago"
+    )
+    prune.add_argument("--unfinished", action="store_true", help="interrupted runs that are not being resumed")
+    prune.add_argument("--yes", action="store_true", help="remove the listed runs")
     prune.set_defaults(call=_prune)
-    doing.add_parser("export", help="as csv, json, parquet, or into MLflow: quantbench export --help", add_help=False)
-    return made
+    actions.add_parser(
+        "export", help="export as csv, json, parquet or to MLflow: quantbench export --help", add_help=False
+    )
+    return root
 
 
 @ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what was asked and return the exit code."""
+    """Run the chosen action and return the exit code."""
     arguments, rest = parser().parse_known_args(argv)
-    if arguments.doing == "export":
+    if arguments.action == "export":
         return export.main(["--results", str(arguments.results), *rest])
     if rest:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")

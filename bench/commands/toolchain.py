@@ -1,4 +1,4 @@
-"""``quantbench toolchain list | build NAME | check NAME``: the environments of the libraries that quantize."""
+"""``quantbench toolchain list | build NAME | check NAME``: environments for quantization libraries and engines."""
 
 import argparse
 import sys
@@ -12,25 +12,25 @@ from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
 
 ACTIONS = {
-    "list": "show every toolchain: whether it is built, how large it is, what it is for",
-    "build": "build NAME's environment, once; tells sizes first",
-    "check": "import and exercise NAME; prints versions as JSON",
+    "list": "list all toolchains with state, size and purpose",
+    "build": "build the environment of NAME once; prints its sizes first",
+    "check": "import and exercise NAME; print its versions as JSON",
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    found = argparse.ArgumentParser(
+    root = argparse.ArgumentParser(
         prog="quantbench toolchain",
-        description="Pinned environments for libraries that cannot live beside quantbench's own. They are built once,\n"
-        "lie in ~/.cache/quantbench/toolchains (or QUANTBENCH_CACHE), and see nothing of this environment.",
+        description="Pinned environments for libraries that conflict with quantbench's own. Each is built once, in\n"
+        "~/.cache/quantbench/toolchains (or QUANTBENCH_CACHE), isolated from this environment.",
         epilog="\n".join(f"  {name:<7}{text}" for name, text in ACTIONS.items())
-        + "\n\nExit codes: 0 done; 1 it failed; 2 the command is wrong.",
+        + "\n\nExit codes: 0 success; 1 failure; 2 wrong usage.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("action", metavar="list|build|check")
-    found.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(toolchain.names())}")
-    return found
+    root.add_argument("action", metavar="list|build|check")
+    root.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(toolchain.names())}")
+    return root
 
 
 def show() -> None:
@@ -38,28 +38,28 @@ def show() -> None:
     rows = []
     for name in toolchain.names():
         chain = toolchain.read(name)
-        found = toolchain.state(chain)
-        built = toolchain.read_built(Path(found.python).parent.parent) if found.python else None
+        state = toolchain.state(chain)
+        built = toolchain.read_built(Path(state.python).parent.parent) if state.python else None
         size = built.disk_bytes if built else chain.disk_bytes
-        rows.append((name, found.kind, fmt.space(size), chain.what_for))
+        rows.append((name, state.kind, fmt.space(size), chain.what_for))
     out = console()
-    out.print(table("toolchains", ("name", "state", "size", "what for"), rows))
+    out.print(table("toolchains", ("name", "state", "size", "purpose"), rows))
     out.print(
-        "Sizes of what is not built are those with torch's CPU build; of sglang and vllm, which need CUDA, estimates.",
+        "Sizes of unbuilt toolchains assume torch's CPU build; those of sglang and vllm (CUDA) are estimates.",
         soft_wrap=True,
     )
 
 
 def find_mistake(action: str, name: str | None) -> str | None:
-    """Return what is wrong with the command, in one line; None if nothing is."""
+    """Return the usage error as one line, or None."""
     known = toolchain.names()
     if action not in ACTIONS:
-        return f"no action '{action}'{nearest(action, ACTIONS)} Known: {', '.join(ACTIONS)}"
+        return f"unknown action '{action}'{nearest(action, ACTIONS)} Known: {', '.join(ACTIONS)}"
     if action == "list":
         return None if name is None else f"list takes no name; try quantbench toolchain check {name}"
     if name is None:
-        return f"{action} what? Type quantbench toolchain {action} NAME, one of {', '.join(known)}"
-    return None if name in known else f"no toolchain '{name}'{nearest(name, known)} Known: {', '.join(known)}"
+        return f"{action} needs a name: quantbench toolchain {action} NAME, one of {', '.join(known)}"
+    return None if name in known else f"unknown toolchain '{name}'{nearest(name, known)} Known: {', '.join(known)}"
 
 
 @ends_in_one_line()

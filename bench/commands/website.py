@@ -1,7 +1,7 @@
-"""``quantbench site build``: a folder of pages over everything that was measured, to be put on any web server.
+"""``quantbench site build``: a static site over all runs, for any web server.
 
-``index.html`` lists sessions, what the gate says of the newest one, and every variant; each variant has a page with its
-nights; the newest sessions have their reports. A page is made anew only where what it shows has changed.
+``index.html`` lists the sessions, the gate's result for the newest one, and every variant. Each variant has a page with
+its history; the newest sessions have their reports. A page is written again only if its contents have changed.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import format as fmt
 from bench.commands.common import add_results, ends_in_one_line
 from bench.messages.message import LANGUAGES
 from bench.report.website import build
@@ -18,20 +19,20 @@ from bench.report.website import build
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the site and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="quantbench site", description="Make a folder of pages over all runs, with the history of every variant."
+        prog="quantbench site", description="Build a static site over all runs, with the history of every variant."
     )
-    parser.add_argument("action", choices=("build",), help="the only thing there is to do")
+    parser.add_argument("action", choices=("build",), help="the only action")
     add_results(parser)
-    parser.add_argument("--out", type=Path, default=Path("site"), help="folder of the pages (default: site)")
+    parser.add_argument("--out", type=Path, default=Path("site"), help="output folder (default: site)")
     parser.add_argument(
         "--reports",
         type=int,
         default=10,
         metavar="N",
-        help="reports of the newest N sessions (default: %(default)s)",
+        help="number of newest sessions with a report (default: %(default)s)",
     )
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the pages (default: en)")
     arguments = parser.parse_args(argv)
-    made, kept = build(arguments.results, arguments.out, reports=max(arguments.reports, 0), lang=arguments.lang)
-    sys.stdout.write(f"{made} pages made, {kept} still right: {arguments.out / 'index.html'}\n")
+    written, unchanged = build(arguments.results, arguments.out, reports=max(arguments.reports, 0), lang=arguments.lang)
+    sys.stdout.write(f"{fmt.plural(written, 'page')} written, {unchanged} unchanged: {arguments.out / 'index.html'}\n")
     return 0

@@ -1,4 +1,4 @@
-"""How every command ends: in one line and with the documented exit code."""
+"""Exit codes and error messages of every command."""
 
 import importlib
 import re
@@ -17,13 +17,13 @@ from tests.support.paths import ROOT
 
 WORDS = [word for word in COMMANDS if word != "run"]
 READS_RESULTS = {"results": ["list"], "compare": ["a", "b"], "decide": [], "export": [], "gate": [], "site": ["build"]}
-"""Commands that take ``--results``, with the other arguments that they need."""
+"""Commands with ``--results``, and the other arguments that they need."""
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    for one in native_records():
-        keep(tmp_path, one)
+    for record in native_records():
+        keep(tmp_path, record)
     return tmp_path
 
 
@@ -33,26 +33,28 @@ def call(word: str, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_help_names_the_results_folder_where_the_command_reads_one(
+def test_help_lists_the_results_option_of_commands_that_read_results(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as ended:
         call(word, "--help")
-    assert left.value.code == 0
-    said = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert ("--results RESULTS results folder (default: results)" in said) == (word in READS_RESULTS)
+    assert ended.value.code == 0
+    help_text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert ("--results RESULTS results folder (default: results)" in help_text) == (word in READS_RESULTS)
 
 
 @pytest.mark.parametrize("word", READS_RESULTS)
-def test_a_missing_results_folder_is_one_line(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = ["--results", str(tmp_path / "none")]
-    arguments = [*before, *READS_RESULTS[word]] if word == "results" else [*READS_RESULTS[word], *before]
+def test_a_missing_results_folder_is_reported_in_one_line(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = ["--results", str(tmp_path / "none")]
+    arguments = [*option, *READS_RESULTS[word]] if word == "results" else [*READS_RESULTS[word], *option]
     assert call(word, *arguments) == (3 if word == "gate" else 2)
-    said = capsys.readouterr().err
-    assert said == f"error: {tmp_path / 'none' / 'runs'} is not there; name the results folder with --results DIR\n"
+    error = capsys.readouterr().err
+    assert error == f"error: {tmp_path / 'none' / 'runs'} does not exist; set the results folder with --results DIR\n"
 
 
-def test_an_interrupted_command_says_so_in_one_line(
+def test_an_interrupt_is_reported_in_one_line(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*arguments: object) -> None:
@@ -66,7 +68,7 @@ def test_an_interrupted_command_says_so_in_one_line(
 @pytest.mark.parametrize(
     "words", [["results", "list"], ["export"], ["compare", "bf16", "fp8"], ["decide"], ["published", "qwen3-8b"]]
 )
-def test_a_command_whose_reader_went_away_ends_quietly(results: Path, words: list[str]) -> None:
+def test_a_closed_pipe_ends_a_command_without_an_error(results: Path, words: list[str]) -> None:
     if words[0] == "results":
         words = ["results", "--results", str(results), *words[1:]]
     elif words[0] in READS_RESULTS:
@@ -76,5 +78,5 @@ def test_a_command_whose_reader_went_away_ends_quietly(results: Path, words: lis
         assert command.stdout
         assert command.stderr
         command.stdout.close()
-        said = command.stderr.read()
-    assert (command.returncode, said) == (EXIT_BROKEN_PIPE, "")
+        errors = command.stderr.read()
+    assert (command.returncode, errors) == (EXIT_BROKEN_PIPE, "")

@@ -1,4 +1,4 @@
-"""``quantbench compare``: what is compare_runs, what is refused, and the arithmetic of it."""
+"""``quantbench compare``: what is compared, what is refused, and the arithmetic."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ from testkit.records import (
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    for one in native_records():
-        keep(tmp_path, one)
+    for record in native_records():
+        keep(tmp_path, record)
     return tmp_path
 
 
@@ -40,16 +40,16 @@ def call(results: Path, *words: str) -> int:
 
 def test_known_ratios_are_found(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "bf16", "gptq-int4", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len(found["cells"]) == 2 * len(LENGTHS)
-    for pair in found["cells"]:
+    comparison = json.loads(capsys.readouterr().out)
+    assert len(comparison["cells"]) == 2 * len(LENGTHS)
+    for pair in comparison["cells"]:
         assert pair["ratio"]["low"] <= 1.6 <= pair["ratio"]["high"]
         assert pair["kind"] == "faster"
-    assert {pair["task"] for pair in found["scores"]} == {score.task for score in native_record().scores}
-    assert all(pair["verdict"] for pair in found["scores"])
+    assert {pair["task"] for pair in comparison["scores"]} == {score.task for score in native_record().scores}
+    assert all(pair["verdict"] for pair in comparison["scores"])
 
 
-def test_people_see_names_figures_and_verdicts(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_output_has_names_values_and_verdicts(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "bf16", "smollm2-135m/fp8") == 0
     text = capsys.readouterr().out
     assert "bf16 → fp8" in text
@@ -58,45 +58,45 @@ def test_people_see_names_figures_and_verdicts(results: Path, capsys: pytest.Cap
     assert "Conditions differ" not in text
 
 
-def test_a_run_beside_itself_differs_in_nothing(results: Path) -> None:
-    one = native_record("fp8")
-    found = compare_runs([one], [one])
-    assert not found.unlike
-    assert all(pair.ratio and pair.ratio.median == 1 and pair.kind == "no difference seen" for pair in found.cells)
-    assert {(pair.verdict, pair.reason) for pair in found.scores} == {(None, UNCHANGED)}
+def test_a_run_compared_with_itself_has_no_differences(results: Path) -> None:
+    record = native_record("fp8")
+    comparison = compare_runs([record], [record])
+    assert not comparison.unlike
+    assert all(pair.ratio and pair.ratio.median == 1 and pair.kind == "no difference seen" for pair in comparison.cells)
+    assert {(pair.verdict, pair.reason) for pair in comparison.scores} == {(None, UNCHANGED)}
 
 
-def test_unlike_conditions_are_said_and_speeds_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_different_conditions_are_listed_and_speeds_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = native_record("fp8", run_id="other", environment=environment(hostname="bench-02", cpu_cores=4))
     file = results / "other.json"
     file.write_text(other.model_dump_json())
     assert call(results, "fp8", str(file)) == REFUSED
-    told = capsys.readouterr()
-    assert "machine: bench-01 / bench-02" in told.out
-    assert "speed: above 1" not in told.out
-    assert "accuracy: B beside A" in told.out
-    assert "--anyway" in told.err
+    output = capsys.readouterr()
+    assert "machine: bench-01 / bench-02" in output.out
+    assert "speed: B is faster above 1" not in output.out
+    assert "accuracy: B compared with A" in output.out
+    assert "--anyway" in output.err
     assert call(results, "fp8", str(file), "--anyway") == 0
-    told = capsys.readouterr()
-    assert "speed: above 1" in told.out
-    assert "CPU: AMD EPYC 9R14, 2 cores / AMD EPYC 9R14, 4 cores" in told.out
+    output = capsys.readouterr()
+    assert "speed: B is faster above 1" in output.out
+    assert "CPU: AMD EPYC 9R14, 2 cores / AMD EPYC 9R14, 4 cores" in output.out
 
 
-def test_our_own_version_is_no_condition() -> None:
+def test_quantbenchs_version_is_not_a_condition() -> None:
     packages = environment().packages | {"quantbench": "9.9"}
     assert not unlike(native_record(), native_record(environment=environment(packages=packages)))
     packages |= {"torch": "3.0"}
-    [what] = unlike(native_record(), native_record(environment=environment(packages=packages)))
-    assert str(what) == "package torch: 2.13.0 / 3.0"
+    [difference] = unlike(native_record(), native_record(environment=environment(packages=packages)))
+    assert str(difference) == "package torch: 2.13.0 / 3.0"
 
 
-def test_another_event_loop_of_the_client_is_a_condition() -> None:
-    [what] = unlike(native_record(), native_record(environment=environment(event_loop="asyncio")))
-    assert str(what) == "event loop of the client: uvloop / asyncio"
+def test_the_clients_event_loop_is_a_condition() -> None:
+    [difference] = unlike(native_record(), native_record(environment=environment(event_loop="asyncio")))
+    assert str(difference) == "event loop of the client: uvloop / asyncio"
 
 
-def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
-    """The second night's machine is 30 % slower: the variant's share of its baseline is the same."""
+def test_an_interleaved_baseline_cancels_the_machines_speed() -> None:
+    """On the second night the machine is 30 % slower, but the ratio of variant to baseline is the same."""
     first = controlled_record("fp8")
     slow = [tuple(paced(cell, 1.3) for cell in cells) for cells in (first.cells, first.control.cells)]  # type: ignore[union-attr]
     control = first.control and first.control.model_copy(update={"cells": slow[1]})
@@ -106,7 +106,7 @@ def test_a_baseline_that_took_turns_takes_out_the_machines_pace() -> None:
         assert pair.ratio
         assert pair.ratio.median == pytest.approx(1, abs=1e-6)
         assert pair.medians_s[1] == pytest.approx(1.3 * (pair.medians_s[0] or 0), rel=1e-6)
-    alone = [one.model_copy(update={"control": None}) for one in (first, second)]
+    alone = [record.model_copy(update={"control": None}) for record in (first, second)]
     for pair in compare_runs([alone[0]], [alone[1]]).cells:
         assert not pair.controlled
         assert pair.kind == "slower"
@@ -121,10 +121,10 @@ def test_emulated_cells_are_not_compared() -> None:
 
 
 def test_sessions_pair_by_variant(results: Path) -> None:
-    one = native_records()
-    other = [record.model_copy(update={"run_id": f"b-{record.run_id}"}) for record in one[1:]]
-    found = compare_runs(one, other)
-    assert {pair.variants for pair in found.cells} == {(record.variant, record.variant) for record in other}
+    baselines = native_records()
+    candidates = [record.model_copy(update={"run_id": f"b-{record.run_id}"}) for record in baselines[1:]]
+    comparison = compare_runs(baselines, candidates)
+    assert {pair.variants for pair in comparison.cells} == {(record.variant, record.variant) for record in candidates}
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=3, max_size=9), st.floats(0.2, 5))
@@ -142,10 +142,10 @@ def test_two_published_variants_are_compared_and_marked(tmp_path: Path, capsys: 
     assert "1.838" in text
 
 
-def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_cells_are_compared_with_published_ones(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = {"input_len": 1, "output_len": 2048}
     cells = tuple(
-        one.model_copy(update=changes | {"engine": "sglang"}) for one in [native_cell("bf16", 1, output_len=2048)]
+        cell.model_copy(update=changes | {"engine": "sglang"}) for cell in [native_cell("bf16", 1, output_len=2048)]
     )
     variant = native_record().variant.model_copy(update={"model": "qwen3-8b"})
     keep(results, native_record(run_id="qwen", variant=variant, engine="sglang", cells=cells, scores=()))
@@ -157,7 +157,7 @@ def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("fp9", "bf16"), "did you mean 'fp8'?"),
         (("bf16", "published:qwen3-9b"), "did you mean 'qwen3-8b'?"),
@@ -173,11 +173,11 @@ def test_measured_cells_stand_beside_published_ones(results: Path, capsys: pytes
     ],
 )
 def test_wrong_names_get_one_line(
-    results: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    results: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results, *words) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -186,23 +186,23 @@ def test_a_margin_is_given_in_points_or_as_a_share(
     results: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results, "bf16", "fp8", "--margin", text, "--format", "json") == 0
-    margins = {one["verdict"]["margin"] for one in json.loads(capsys.readouterr().out)["scores"]}
+    margins = {pair["verdict"]["margin"] for pair in json.loads(capsys.readouterr().out)["scores"]}
     assert margins == {0.02}
     call(results, "bf16", "fp8", "--margin", text)
-    told = capsys.readouterr().out
-    assert "Accuracy margin: 2 pp, as given (the runs declare 1 pp)." in told
-    assert "item by item, at a margin of 2 pp" in told
+    output = capsys.readouterr().out
+    assert "Accuracy margin: 2 pp, as given (the runs declare 1 pp)." in output
+    assert "item by item, with a margin of 2 pp" in output
 
 
-def test_without_a_margin_that_of_b_applies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_margin_the_declared_one_of_b_applies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for quant, margin in (("bf16", 0.01), ("fp8", 0.02)):
         keep(tmp_path, unharmed(quant, margin))
     assert call(tmp_path, "bf16", "fp8") == 0
     assert "Accuracy margin: 2 pp, as the runs declare." in capsys.readouterr().out
     assert call(tmp_path, "fp8", "bf16", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["margin"] == {"value": 0.01, "origin": "declared", "declared": [0.01]}
-    assert {one["verdict"]["margin"] for one in found["scores"]} == {0.01}
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["margin"] == {"value": 0.01, "origin": "declared", "declared": [0.01]}
+    assert {pair["verdict"]["margin"] for pair in comparison["scores"]} == {0.01}
 
 
 def test_published_names_are_models_or_sources() -> None:
@@ -211,14 +211,14 @@ def test_published_names_are_models_or_sources() -> None:
         published_named("")
 
 
-def test_a_broken_file_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_the_damaged_file(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = results / "torn.json"
     file.write_text('{"schema_version": 5}')
     assert call(results, "bf16", str(file)) == 1
-    assert f"{file} is not a record of a run" in capsys.readouterr().err
+    assert f"{file} is not a run record" in capsys.readouterr().err
 
 
-def test_runs_of_nothing_in_common_say_so(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_common_cells_or_tasks_are_reported(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare: RunRecord = native_record(run_id="bare", cells=(), scores=())
     keep(results, bare)
     assert call(results, "fp8", "bare") == 0

@@ -1,4 +1,4 @@
-"""``quantbench decide``: needs are parsed, kept, unsure or broken, and the ranking follows from them."""
+"""``quantbench decide``: constraints are parsed and checked, and the ranking follows from them."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ TASKS = ("mini-mmlu", "mmlu")
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    for one in native_records():
-        keep(tmp_path, one)
+    for record in native_records():
+        keep(tmp_path, record)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def call(results: Path, *words: str) -> int:
         ("size<=500MB", "size", None, 5e8),
     ],
 )
-def test_constraints_are_understood(text: str, subject: str, at: int | None, bound: float) -> None:
+def test_constraints_are_parsed(text: str, subject: str, at: int | None, bound: float) -> None:
     need = parse(text, TASKS)
     assert (need.subject, need.input_len) == (subject, at)
     assert need.bound == pytest.approx(bound)
@@ -66,7 +66,7 @@ def test_every_unit_of_memory_counts(unit: str, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("memory", "is not a constraint"),
         ("memory<=24XB", "'XB' is not a unit of memory"),
@@ -77,13 +77,13 @@ def test_every_unit_of_memory_counts(unit: str, number: int) -> None:
         ("size=3GB", "write <= or >="),
     ],
 )
-def test_what_is_no_constraint_is_said(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told.replace("(", r"\(")):
+def test_an_invalid_constraint_is_reported(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         parse(text, TASKS)
 
 
 @given(st.floats(1, 100), st.floats(0, 10), st.floats(1, 100))
-def test_a_need_is_kept_only_by_the_whole_interval(middle: float, half: float, bound: float) -> None:
+def test_a_constraint_is_met_only_by_the_complete_interval(middle: float, half: float, bound: float) -> None:
     figure = Interval(median=middle, low=middle - half, high=middle + half, n=5)
     answer = hold(figure, parse(f"ttft@1k<={bound!r}", ()), str).answer if bound == round(bound, 6) else None
     if answer is not None:
@@ -92,7 +92,7 @@ def test_a_need_is_kept_only_by_the_whole_interval(middle: float, half: float, b
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
-def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+def test_the_front_has_the_candidates_that_no_other_beats(points: list[tuple[int, int]]) -> None:
     named = [(str(place), float(x), float(y)) for place, (x, y) in enumerate(points)]
     chosen = set(front(named))
     assert chosen
@@ -102,30 +102,30 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
 
 
 def test_without_constraints_the_fastest_that_loses_no_accuracy_is_recommended() -> None:
-    found = decision([unharmed(quant) for quant in QUANTS])
-    assert str(found.goal) == "highest decode speed at 1,024 input tokens, concurrency 1"
-    assert found.recommended
-    assert found.recommended.label == "gptq-int4"
-    assert len(found.ranked) == len(QUANTS)
-    assert "gptq-int4" in {one.label for one in found.ranked if one.run_id in found.front}
+    chosen = decision([unharmed(quant) for quant in QUANTS])
+    assert str(chosen.goal) == "highest decode speed at 1,024 input tokens, concurrency 1"
+    assert chosen.recommended
+    assert chosen.recommended.label == "gptq-int4"
+    assert len(chosen.ranked) == len(QUANTS)
+    assert "gptq-int4" in {candidate.label for candidate in chosen.ranked if candidate.run_id in chosen.front}
 
 
-def test_without_a_margin_among_the_constraints_that_of_the_runs_applies(
+def test_without_a_margin_constraint_the_declared_margin_applies(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results) == 0
     text = capsys.readouterr().out
     assert text.startswith(
-        "Use bf16: of the variants that keep every constraint, it has the highest decode speed at 1,024"
+        "Use bf16: of the variants that meet all constraints, it has the highest decode speed at 1,024"
     )
     assert "\nAccuracy margin: 1 pp, as the runs declare.\n" in text
     assert call(results, "accuracy_margin=40pp") == 0
     text = capsys.readouterr().out
-    assert text.startswith("Use gptq-int4: of the variants that keep every constraint, it has the highest decode speed")
+    assert text.startswith("Use gptq-int4: of the variants that meet all constraints, it has the highest decode speed")
     assert "\nAccuracy margin: 40 pp, as given (the runs declare 1 pp).\n" in text
 
 
-def test_the_margin_is_that_of_the_runs_and_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_declared_margin_applies_instead_of_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for quant in ("bf16", "gptq-int4"):
         keep(tmp_path, unharmed(quant, margin=0.0001))
     assert call(tmp_path) == 0
@@ -142,9 +142,9 @@ def test_of_different_margins_the_strictest_applies(tmp_path: Path, capsys: pyte
     assert text.startswith("Use bf16:")
     assert "Accuracy margin: 0.01 pp, the strictest of those that the runs declare (0.01 pp, 2 pp)." in text
     assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["ranked"][0]["label"] == "gptq-int4"
-    assert found["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
+    chosen = json.loads(capsys.readouterr().out)
+    assert chosen["ranked"][0]["label"] == "gptq-int4"
+    assert chosen["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
 
 
 def test_without_accuracy_nothing_is_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,12 +212,12 @@ def test_a_task_without_a_verdict_is_never_dropped(
     for quant in ("bf16", "gptq-int4"):
         keep(tmp_path, records.get(quant) or unharmed(quant, tasks=BOTH))
     assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [one["label"] for one in found["ranked"]] == ["bf16"]
-    [fallen] = found["fallen"]
+    chosen = json.loads(capsys.readouterr().out)
+    assert [candidate["label"] for candidate in chosen["ranked"]] == ["bf16"]
+    [fallen] = chosen["fallen"]
     assert fallen["held"][0]["reason"] == reason
     assert fallen["accuracy"] is None
-    assert fallen["run_id"] not in found["front"]
+    assert fallen["run_id"] not in chosen["front"]
     assert call(tmp_path) == 0
     text = capsys.readouterr().out
     assert text.startswith("Use bf16:")
@@ -225,7 +225,7 @@ def test_a_task_without_a_verdict_is_never_dropped(
     assert place in row
     assert "not complete" in row
     assert call(tmp_path, "size<=200MB") == NOTHING
-    assert capsys.readouterr().out.startswith("No variant keeps every constraint.")
+    assert capsys.readouterr().out.startswith("No variant meets all constraints.")
 
 
 def test_a_task_that_is_invalid_for_bf16_is_named_in_its_row(
@@ -238,16 +238,16 @@ def test_a_task_that_is_invalid_for_bf16_is_named_in_its_row(
     assert baseline["held"][0]["reason"] == f"it is the baseline; mini-ceval: invalid ({EMPTY})"
 
 
-def test_one_margin_is_given_at_most(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_margin_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "accuracy_margin=2pp", "accuracy_margin=1pp") == 2
     assert "accuracy_margin=2pp and accuracy_margin=1pp: give one accuracy margin" in capsys.readouterr().err
 
 
 def test_emulated_speeds_decide_nothing() -> None:
-    found = decision(demo_records(), ["decode@1k>=1"])
-    assert str(found.goal) == "smallest checkpoint"
-    assert [one.label for one in found.ranked] == ["bf16"]
-    assert all(one.why_not[0] == "decode@1k>=1: the cell is emulated" for one in found.fallen)
+    chosen = decision(demo_records(), ["decode@1k>=1"])
+    assert str(chosen.goal) == "smallest checkpoint"
+    assert [candidate.label for candidate in chosen.ranked] == ["bf16"]
+    assert all(candidate.why_not[0] == "decode@1k>=1: the cell is emulated" for candidate in chosen.fallen)
 
 
 def test_a_single_emulated_variant_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,53 +272,55 @@ def test_reasons_why_nothing_can_be_judged_are_counted_where_they_are_many(
     )
 
 
-def test_a_loss_of_accuracy_makes_a_variant_fall() -> None:
-    found = decision(native_records(), ["accuracy_margin=1pp"])
-    assert found.recommended
-    labels = {one.label: one.standing for one in (*found.ranked, *found.fallen)}
+def test_a_variant_that_loses_accuracy_fails() -> None:
+    chosen = decision(native_records(), ["accuracy_margin=1pp"])
+    assert chosen.recommended
+    labels = {candidate.label: candidate.standing for candidate in (*chosen.ranked, *chosen.fallen)}
     assert labels["bf16"] == "kept"
-    worse = {one.label for one in found.fallen if "worse" in one.why_not[0]}
+    worse = {candidate.label for candidate in chosen.fallen if "worse" in candidate.why_not[0]}
     assert worse == {label for label, standing in labels.items() if standing == "broken"}
-    kept_first = [one.standing for one in found.ranked]
+    kept_first = [candidate.standing for candidate in chosen.ranked]
     assert kept_first == sorted(kept_first)
 
 
-def test_what_was_not_measured_is_not_known() -> None:
-    found = decision(native_records(), ["ttft@30k<=100s"])
-    assert found.recommended is None
-    assert found.fallen[0].why_not == ("ttft@30k<=100s: not measured there; measured: 1, 256, 1,024",)
+def test_an_unmeasured_value_is_not_known() -> None:
+    chosen = decision(native_records(), ["ttft@30k<=100s"])
+    assert chosen.recommended is None
+    assert chosen.fallen[0].why_not == ("ttft@30k<=100s: not measured there; measured: 1, 256, 1,024",)
 
 
 def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "--goal", "size", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["ranked"][0]["label"] == "bf16"  # the only one that is proven within the margin
-    sizes = [one["goal"]["median"] for one in found["ranked"][1:]]
+    chosen = json.loads(capsys.readouterr().out)
+    assert chosen["ranked"][0]["label"] == "bf16"  # the only variant that is proven to be within the margin
+    sizes = [candidate["goal"]["median"] for candidate in chosen["ranked"][1:]]
     assert sizes == sorted(sizes)
-    assert found["lower_is_better"]
-    assert found["goal"] == "smallest checkpoint", "a message is its English text where it is written"
+    assert chosen["lower_is_better"]
+    assert chosen["goal"] == "smallest checkpoint", "a message is its English text where it is written"
 
 
-def test_people_are_told_what_to_use_and_why_not_the_others(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_output_recommends_a_variant_and_gives_reasons_for_the_others(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(results, "size<=200MB") == 0
     text = capsys.readouterr().out
     assert text.startswith("Use gptq-int4: highest decode speed at 1,024 input tokens, concurrency 1, though one or")
     assert "fails" in text
     assert "size<=200MB: 269 MB" in text
     assert call(results, "size<=1MB") == NOTHING
-    assert "No variant keeps every constraint." in capsys.readouterr().out
+    assert "No variant meets all constraints." in capsys.readouterr().out
 
 
-def test_a_baseline_served_beside_can_be_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interleaved_baseline_can_be_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, controlled_record("fp8"))
     assert call(tmp_path, "--goal", "tpot@256", "--format", "json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [one["label"] for one in found["ranked"]] == ["bf16"]
-    assert found["fallen"][0]["held"][0]["reason"] == "no task is compared with BF16"
+    chosen = json.loads(capsys.readouterr().out)
+    assert [candidate["label"] for candidate in chosen["ranked"]] == ["bf16"]
+    assert chosen["fallen"][0]["held"][0]["reason"] == "no task is compared with BF16"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("memory",), "is not a constraint"),
         (("--goal", "beauty"), "goal 'beauty' is not known"),
@@ -331,12 +333,12 @@ def test_a_baseline_served_beside_can_be_recommended(tmp_path: Path, capsys: pyt
         (("accuracy_margin=0pp",), "accuracy_margin=0pp is out of range"),
     ],
 )
-def test_wrong_words_get_one_line(
-    results: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_are_reported_in_one_line(
+    results: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results, *words) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 

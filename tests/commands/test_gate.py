@@ -1,4 +1,4 @@
-"""The gate as CI calls it: exit codes, files, and what it says."""
+"""The gate as CI calls it: exit codes, files and output."""
 
 import json
 import shutil
@@ -35,13 +35,13 @@ def judged(results: Path, *more: str) -> int:
 
 def test_twenty_five_quiet_nights_are_fine(month: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert judged(month) == 0
-    said = capsys.readouterr().out
-    assert "fine: 2 fine" in said
-    assert "gptq-int4 transformers in256 out32 c1 decode" in said
+    output = capsys.readouterr().out
+    assert "fine: 2 fine" in output
+    assert "gptq-int4 transformers in256 out32 c1 decode" in output
     assert json.loads((month / HISTORY).read_text().splitlines()[-1])["exit_code"] == 0
 
 
-def test_a_slow_down_of_five_percent_is_a_regression_until_somebody_accepts_it(
+def test_a_slow_down_of_five_percent_is_a_regression_until_it_is_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for day in range(25):
@@ -76,26 +76,26 @@ def test_a_run_with_failures_or_an_invalid_cell_is_invalid(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--results", "/no/such"], "name the results folder with --results DIR"),
-        (["--accept", "nobody", "--reason", "x"], "needs the name of a run that has ended"),
+        (["--results", "/no/such"], "set the results folder with --results DIR"),
+        (["--accept", "nobody", "--reason", "x"], "needs the name of a finished run"),
         (["--session", "session-024-22"], "did you mean 'session-02"),
     ],
 )
-def test_wrong_calls_get_one_line(
-    month: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+def test_wrong_arguments_of_the_gate_are_reported_in_one_line(
+    month: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main([*arguments, *(() if "--results" in arguments else ("--results", str(month)))]) == 3
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_an_empty_folder_has_nothing_to_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "runs").mkdir()
     assert judged(tmp_path) == 3
-    assert "no run has ended" in capsys.readouterr().err
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_a_mark_is_kept_once_for_each_run(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_hostile_names_stay_text() -> None:
 def test_change_points_come_from_otava_where_its_toolchain_is_built(
     month: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twelve nights after a 5 % slow-down that somebody accepted: the gate is content, Otava names the night."""
+    """Twelve nights after a 5 % slow-down that was accepted: the gate passes, and Otava names the night."""
     if state(read("otava")).python is None:
         pytest.skip("toolchain otava is not built: quantbench toolchain build otava")
     results = tmp_path / "results"
@@ -132,11 +132,13 @@ def test_change_points_come_from_otava_where_its_toolchain_is_built(
         keep(results, night(day, 0.05))
     accept(results, "run-025-23", "a new kernel, slower and right")
     assert judged(results, "--change-points") == 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("change point")]
-    assert any("decode, night of 2026-01-26: -4." in line or "night of 2026-01-26: -5." in line for line in told), told
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("change point")]
+    assert any("decode, night of 2026-01-26: -4." in line or "night of 2026-01-26: -5." in line for line in lines), (
+        lines
+    )
 
 
-def test_without_the_toolchain_change_points_say_what_to_build(
+def test_change_points_without_the_toolchain_name_the_command_to_build_it(
     month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
@@ -144,49 +146,49 @@ def test_without_the_toolchain_change_points_say_what_to_build(
     assert "quantbench toolchain build otava" in capsys.readouterr().err
 
 
-def test_what_is_measured_again_leaves_everything_else_of_the_night_judged(
+def test_measuring_one_run_again_keeps_the_nights_other_lines(
     month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two variants, one an alarm and one with a failure: the second measurement of the first hides nothing."""
+    """Of two variants one alarms and one has a failure: the second measurement of the first hides nothing."""
     results = tmp_path / "results"
     shutil.copytree(month, results)
     slow = night(25, 0.06)
     other = record("fp8", run_id="run-025-a", session=slow.session, started_at=slow.started_at, cells=(), scores=(),
                    failures=(Failure(stage="speed", message="out of memory"),))  # fmt: skip
-    for one in (slow, other):
-        keep(results, one)
-    asked = []
+    for run in (slow, other):
+        keep(results, run)
+    commands = []
 
-    def again(command: list[str], *, check: bool) -> None:
-        asked.append(command)
-        later = {"run_id": "run-025-z", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
-        keep(results, night(25, 0.06, hour=22).model_copy(update=later))
+    def rerun(command: list[str], *, check: bool) -> None:
+        commands.append(command)
+        update = {"run_id": "run-025-z", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
+        keep(results, night(25, 0.06, hour=22).model_copy(update=update))
 
-    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", rerun)
     assert judged(results, "--rerun") == 1
-    said = capsys.readouterr().out
-    assert "measured twice" in said
-    assert "1 failures: run-025-a" in said
-    [command] = asked
+    output = capsys.readouterr().out
+    assert "measured twice" in output
+    assert "1 failure: run-025-a" in output
+    [command] = commands
     assert command[2:] == ["bench.run", *slow.command, "accuracy=none", f"results_dir={results}"]
 
 
-def test_an_alarm_stands_where_the_second_measurement_falls_into_the_next_night(
+def test_an_alarm_is_kept_if_the_second_measurement_falls_into_the_next_night(
     month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"
     shutil.copytree(month, results)
     keep(results, night(25, 0.06))
 
-    def again(command: list[str], *, check: bool) -> None:
+    def rerun(command: list[str], *, check: bool) -> None:
         keep(results, night(26, 0.06).model_copy(update={"session": "again"}))
 
-    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", rerun)
     assert judged(results, "--rerun") == 1
     assert "a second measurement must agree" in capsys.readouterr().out
 
 
-def test_a_second_measurement_does_not_hide_a_run_that_did_not_end(
+def test_a_second_measurement_does_not_hide_an_unfinished_run(
     month: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results"
@@ -197,15 +199,15 @@ def test_a_second_measurement_does_not_hide_a_run_that_did_not_end(
     folder.begin(night(25))
     folder.release()
 
-    def again(command: list[str], *, check: bool) -> None:
-        later = {"run_id": "run-026", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
-        keep(results, night(25, -0.06).model_copy(update=later))  # the mean of both is fine
+    def rerun(command: list[str], *, check: bool) -> None:
+        update = {"run_id": "run-026", "session": "again", "started_at": slow.started_at.replace("23:00", "23:40")}
+        keep(results, night(25, -0.06).model_copy(update=update))  # the mean of both is fine
 
-    monkeypatch.setattr("bench.nightly.gate.subprocess.run", again)
+    monkeypatch.setattr("bench.nightly.gate.subprocess.run", rerun)
     assert judged(results, "--rerun") == 3
 
 
-def test_a_run_that_did_not_end_is_no_quiet_night(month: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_makes_the_night_invalid(month: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     shutil.copytree(month, results)
     folder = Store(results).create("run-025-23")
@@ -222,8 +224,8 @@ def test_a_run_that_did_not_end_is_no_quiet_night(month: Path, tmp_path: Path) -
 def test_a_wrong_command_does_not_look_like_too_little_data(month: Path, words: tuple[str, ...]) -> None:
     try:
         code = judged(month, *words)
-    except SystemExit as left:
-        code = left.code  # type: ignore[assignment]
+    except SystemExit as ended:
+        code = ended.code  # type: ignore[assignment]
     assert code == 3
 
 

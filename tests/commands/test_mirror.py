@@ -1,4 +1,4 @@
-"""``quantbench mirror``: what it refuses, and its help."""
+"""``quantbench mirror``: errors and help."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from bench.commands import mirror
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "message"),
     [
-        (["biuld"], "no action 'biuld'; did you mean 'build'? Known: build, check"),
+        (["biuld"], "unknown action 'biuld'; did you mean 'build'? Known: build, check"),
         ([], "the following arguments are required: build|check; see quantbench mirror --help"),
         (["build"], "the following arguments are required: --out; see quantbench mirror build --help"),
         (["build", "--out", "x", "--tasks", "mmul"], "--tasks: lm-eval knows no task 'mmul'; did you mean 'mmlu'?"),
@@ -18,12 +18,14 @@ from bench.commands import mirror
         (["check", "/no/such"], "/no/such is not a folder"),
     ],
 )
-def test_wrong_commands_get_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_of_mirror_are_reported_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("lm_eval")
-    assert mirror.main(typed) == 2
+    assert mirror.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: {said}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""``quantbench results``: what people read, what is checked, and what is removed."""
+"""``quantbench results``: what is listed, verified and removed."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_the_list_names_runs_and_can_be_narrowed(results: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("name", ["fp8", "smollm2-135m/fp8", record("fp8").run_id, record("fp8").run_id[:-3]])
-def test_a_run_is_shown_by_any_of_its_names(results: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_accepts_every_form_of_a_runs_name(results: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "show", name) == 0
     text = capsys.readouterr().out
     assert record("fp8").run_id in text
@@ -54,20 +54,20 @@ def test_a_run_is_shown_by_any_of_its_names(results: Path, name: str, capsys: py
     assert "mini-mmlu" in text
 
 
-def test_a_session_is_all_of_its_runs_and_a_file_is_its_run(
+def test_show_accepts_a_session_and_a_record_file(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results, "show", record().session) == 0
-    assert capsys.readouterr().out.count("again ") == len(QUANTS)
+    assert capsys.readouterr().out.count("rerun ") == len(QUANTS)
     file = tmp_path / "elsewhere.json"
     file.write_text(controlled_record().model_dump_json())
     assert call(tmp_path / "nothing", "show", str(file)) == 0
     assert "bf16" in capsys.readouterr().out
 
 
-def test_troubled_runs_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for one in troubled_records():
-        keep(tmp_path, one)
+def test_show_gives_the_reasons_of_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for failed in troubled_records():
+        keep(tmp_path, failed)
     for quant in ("fp8", "awq-int4"):
         assert call(tmp_path, "show", quant) == 0
     text = capsys.readouterr().out
@@ -76,46 +76,46 @@ def test_troubled_runs_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("show", "fp9"), "did you mean 'fp8'?"),
-        (("show", "20261124T02"), "is the beginning of 5 runs"),
+        (("show", "20261124T02"), "matches 5 runs"),
         (("prune",), "--unfinished"),
     ],
 )
 def test_wrong_names_get_one_line(
-    results: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    results: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(results, *words) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
-def test_without_results_the_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_results_folder_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "list") == 2
     assert "--results DIR" in capsys.readouterr().err
 
 
 def test_rebuild_sets_damaged_runs_aside_and_names_them(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = results / "runs"
-    changed, torn, gone = (runs / record(quant).run_id for quant in ("fp8", "gptq-int8", "awq-int4"))
+    changed, torn, incomplete = (runs / record(quant).run_id for quant in ("fp8", "gptq-int8", "awq-int4"))
     file = next((changed / "cells").glob("*.json"))
     file.write_text(file.read_text().replace("emulated", "ok"))
     (torn / "record.json").write_bytes((torn / "record.json").read_bytes()[:1000])
-    next((gone / "scores").glob("*.json")).unlink()
+    next((incomplete / "scores").glob("*.json")).unlink()
     assert call(results, "rebuild") == 1
-    told = capsys.readouterr()
-    assert "2 ended runs in the index, 3 set aside" in told.out
-    assert f"{changed.name}: cells/{file.name} has changed" in told.err
-    assert "is missing" in told.err
+    output = capsys.readouterr()
+    assert "2 finished runs in the index, 3 set aside" in output.out
+    assert f"{changed.name}: cells/{file.name} has changed" in output.err
+    assert "is missing" in output.err
     assert sorted(folder.name for folder in (results / SET_ASIDE).iterdir()) == sorted(
-        folder.name for folder in (changed, torn, gone)
+        folder.name for folder in (changed, torn, incomplete)
     )
     assert call(results, "rebuild") == 0
 
 
-def test_a_record_that_was_edited_is_not_taken_for_measured(results: Path) -> None:
+def test_an_edited_record_is_unreadable(results: Path) -> None:
     file = results / "runs" / record("fp8").run_id / "record.json"
     text = file.read_text()
     file.write_text(text.replace('"emulated"', '"ok"'))
@@ -124,9 +124,7 @@ def test_a_record_that_was_edited_is_not_taken_for_measured(results: Path) -> No
     index.close()
 
 
-def test_prune_says_what_would_go_and_removes_it_only_when_told(
-    results: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prune_removes_the_listed_runs_only_with_yes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     newer = record("fp8", run_id="20261125T020000-newer", started_at="2026-11-25T02:00:00+00:00")
     keep(results, newer)
     assert call(results, "prune", "--keep", "1") == 0
@@ -138,7 +136,7 @@ def test_prune_says_what_would_go_and_removes_it_only_when_told(
     assert not list(results.glob(".removed*"))
 
 
-def test_prune_leaves_runs_that_are_going_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_keeps_runs_in_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, record())
     for quant in ("fp8", "awq-int4"):
         folder = Store(tmp_path).create(record(quant).run_id)
@@ -159,16 +157,16 @@ def row(day: int, quant: str = "fp8") -> RunRow:
     )  # fmt: skip
 
 
-def test_runs_that_began_an_epoch_stay() -> None:
+def test_prune_keeps_runs_that_began_an_epoch() -> None:
     rows = [row(day) for day in range(9, 0, -1)]
     mark = EpochMark(run_id="fp8-2", reason="new driver", at="2026-11-02")
-    assert [one.run_id for one in outdated(rows, [mark], keep=6)] == ["fp8-3", "fp8-1"]
+    assert [run.run_id for run in outdated(rows, [mark], keep=6)] == ["fp8-3", "fp8-1"]
     before = datetime(2026, 11, 3, tzinfo=UTC)
-    assert [one.run_id for one in outdated(rows, [], before=before)] == ["fp8-2", "fp8-1"]
-    assert [one.run_id for one in outdated(rows, [], before=before, keep=8)] == ["fp8-1"]
+    assert [run.run_id for run in outdated(rows, [], before=before)] == ["fp8-2", "fp8-1"]
+    assert [run.run_id for run in outdated(rows, [], before=before, keep=8)] == ["fp8-1"]
 
 
-def test_rows_go_out_as_parquet(results: Path, tmp_path: Path) -> None:
+def test_rows_are_exported_as_parquet(results: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     file = tmp_path / "all.parquet"
     assert call(results, "export", "--format", "parquet", "--out", str(file)) == 0
@@ -181,7 +179,7 @@ def test_parquet_needs_a_file(results: Path, capsys: pytest.CaptureFixture[str])
     assert "--out FILE" in capsys.readouterr().err
 
 
-def test_runs_go_into_mlflow_once(
+def test_each_run_is_exported_to_mlflow_once(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
@@ -191,16 +189,16 @@ def test_runs_go_into_mlflow_once(
         assert call(results, "export", "--format", "mlflow", "--out", address) == 0
         assert capsys.readouterr().out == f"{number} runs in MLflow\n"
     client = mlflow.MlflowClient(address)
-    [experiment] = [one for one in client.search_experiments() if one.name == "quantbench"]
+    [experiment] = [candidate for candidate in client.search_experiments() if candidate.name == "quantbench"]
     runs = {run.data.params["quant"]: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == set(QUANTS)
-    found = runs["bf16"].data.metrics
-    [score] = [one for one in record("bf16").scores if one.task == "mini-mmlu" and not one.repeat]
-    assert found["mini-mmlu/acc"] == score.metrics[0].value
-    assert found["in1024-out32-c1/tpot_s"] > 0
+    metrics = runs["bf16"].data.metrics
+    [score] = [score for score in record("bf16").scores if score.task == "mini-mmlu" and not score.repeat]
+    assert metrics["mini-mmlu/acc"] == score.metrics[0].value
+    assert metrics["in1024-out32-c1/tpot_s"] > 0
 
 
-def test_rebuild_leaves_a_run_that_is_only_beginning(results: Path) -> None:
+def test_rebuild_keeps_a_run_that_is_just_starting(results: Path) -> None:
     folder = Store(results).create("20261126T000000-beginning")
     (results / "runs" / "a file").touch()
     assert call(results, "rebuild") == 0
@@ -208,7 +206,7 @@ def test_rebuild_leaves_a_run_that_is_only_beginning(results: Path) -> None:
     folder.release()
 
 
-def test_what_a_killed_removal_left_goes_with_the_next(results: Path) -> None:
+def test_prune_removes_the_leftovers_of_a_killed_removal(results: Path) -> None:
     (results / ".removed-old").mkdir()
     assert call(results, "prune", "--keep", "9", "--yes") == 0
     assert not (results / ".removed-old").exists()

@@ -1,4 +1,4 @@
-"""The site: every run is listed, every variant has its nights, and only what changed is made again."""
+"""The site lists every run and every variant's history, and rewrites only the pages that changed."""
 
 import signal
 import subprocess
@@ -53,13 +53,13 @@ def test_a_variants_page_shows_its_nights_with_the_alarm_first(results: Path) ->
     assert "2026-01-01: the first night" in page.text
 
 
-def test_only_what_changed_is_made_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_changed_pages_are_written_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = results.parent / "site"
     assert build(results) == 0
     first = {file.name: file.stat().st_mtime_ns for file in site.glob("*.html")}
     capsys.readouterr()
     assert build(results) == 0
-    assert "1 pages made" in capsys.readouterr().out
+    assert "1 page written" in capsys.readouterr().out
     keep(results, night(12))
     assert build(results) == 0
     again = {file.name: file.stat().st_mtime_ns for file in site.glob("*.html")}
@@ -78,7 +78,7 @@ def test_the_same_results_give_the_same_bytes(results: Path, tmp_path: Path) -> 
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_without_results_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_results_folder_is_an_error_of_the_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "--results", str(tmp_path), "--out", str(tmp_path / "site")]) == 2
     assert "--results DIR" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
@@ -92,12 +92,12 @@ def test_variants_of_one_night_have_a_page_too(tmp_path: Path) -> None:
     assert "Only one night so far" in pages[0]
 
 
-def test_a_list_of_pages_that_cannot_be_read_makes_all_anew(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_list_of_pages_rewrites_all_pages(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(results, "--reports", "1") == 0
     (results.parent / "site" / "made.json").write_text('{"variants": "[{')
     capsys.readouterr()
     assert build(results, "--reports", "1") == 0
-    assert ", 0 still right" in capsys.readouterr().out
+    assert ", 0 unchanged" in capsys.readouterr().out
 
 
 def test_names_lead_to_no_other_folder_and_no_two_to_one_page(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_names_lead_to_no_other_folder_and_no_two_to_one_page(tmp_path: Path) ->
     assert [file.name for file in tmp_path.glob("*")] == ["deep"]
 
 
-def test_killed_it_leaves_no_process_behind() -> None:
+def test_a_killed_build_leaves_no_process_behind() -> None:
     code = (
         "import os, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
@@ -123,7 +123,7 @@ def test_killed_it_leaves_no_process_behind() -> None:
         "print(*pids, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    # The workers hold this pipe too: its end is theirs.
+    # The workers also hold the pipe: it closes when they end.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     assert len(done.stdout.split()) == 3

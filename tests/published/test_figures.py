@@ -165,7 +165,7 @@ def test_an_unpublished_name_is_refused_with_the_nearest(capsys: pytest.CaptureF
     assert main(["qwen3-9b"]) == 2
     assert "did you mean 'qwen3-8b'?" in capsys.readouterr().err
     assert main(["qwen3-8b", "--engine", "vllm"]) == 2
-    assert "nothing published of qwen3-8b on vllm; there is: sglang, transformers" in capsys.readouterr().err
+    assert "no published speeds of qwen3-8b on vllm; known engines: sglang, transformers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", [name for name in names("model") if name.startswith("qwen3")])

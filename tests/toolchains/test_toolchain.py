@@ -194,9 +194,9 @@ def test_a_failed_build_reports_cause_and_log_and_leaves_nothing(write: Write) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["biuld", "autoawq"], "no action 'biuld'; did you mean 'build'? Known: list, build, check"),
-        (["build", "autogptq"], "no toolchain 'autogptq'; did you mean 'auto-gptq'?"),
-        (["check"], "check what? Type quantbench toolchain check NAME, one of auto-gptq, "),
+        (["biuld", "autoawq"], "unknown action 'biuld'; did you mean 'build'? Known: list, build, check"),
+        (["build", "autogptq"], "unknown toolchain 'autogptq'; did you mean 'auto-gptq'?"),
+        (["check"], "check needs a name: quantbench toolchain check NAME, one of auto-gptq, "),
         (["list", "autoawq"], "list takes no name; try quantbench toolchain check autoawq"),
     ],
 )
