@@ -91,8 +91,8 @@ def _show(comparison: RunComparison, *, speeds: bool) -> None:
 
 def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRecord]) -> int:
     """Print measured cells next to the published ones, and scores of the same models."""
-    wanted = set(published)
-    measured = [
+    requested_cells = set(published)
+    cell_rows = [
         (
             f"{record.variant.model} {record.variant.quant}", f"{cell.published.input_len:,}",
             f"{cell.published.speed_tokens_per_s:.2f}",
@@ -101,15 +101,15 @@ def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRec
             cell.kind, str(cell.reason),
         )
         for record, cell in replications(records)
-        if cell.published in wanted
+        if cell.published in requested_cells
     ]  # fmt: skip
     heads = ("variant", "input", "published", "measured", "measured / published", "of roof", "of roof here", "", "why")
     out = console()
-    if measured:
-        out.print(table("speed, tokens/s as counted by the source", heads, measured, numeric=heads[1:7]))
+    if cell_rows:
+        out.print(table("speed, tokens/s as counted by the source", heads, cell_rows, numeric=heads[1:7]))
     pages = {cell.source for cell in published}
     models = {cell.model for cell in published}
-    scored = [
+    score_rows = [
         (
             f"{record.variant.model} {record.variant.quant}", score.published.task, f"{score.published.score:.4f}",
             "" if score.score is None else f"{score.score:.4f}", score.kind, str(score.reason),
@@ -117,9 +117,9 @@ def _with_published(published: Sequence[PublishedCell], records: Sequence[RunRec
         for record, score in score_replications(records)
         if score.published.source in pages or score.published.model in models
     ]  # fmt: skip
-    if scored:
-        out.print(table("accuracy", ("variant", "task", "published", "measured", "", "why"), scored))
-    if not measured and not scored:
+    if score_rows:
+        out.print(table("accuracy", ("variant", "task", "published", "measured", "", "why"), score_rows))
+    if not cell_rows and not score_rows:
         out.print("no measured cell matches a published one in shape, quantization and engine", markup=False)
     return 0
 

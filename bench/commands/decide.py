@@ -56,8 +56,8 @@ def _records(arguments: argparse.Namespace) -> list[RunRecord]:
     return with_baselines(list(records.values()))
 
 
-def _row(chosen: Decision, candidate: Candidate) -> tuple[str, ...]:
-    show = SHOW.get(chosen.subject, fmt.share)
+def _row(choice: Decision, candidate: Candidate) -> tuple[str, ...]:
+    show = SHOW.get(choice.subject, fmt.share)
     goal = "not known" if candidate.goal is None else show(candidate.goal.median)
     if candidate.goal and candidate.goal.low != candidate.goal.high:
         goal += f" ({show(candidate.goal.low)} – {show(candidate.goal.high)})"
@@ -66,16 +66,16 @@ def _row(chosen: Decision, candidate: Candidate) -> tuple[str, ...]:
         accuracy = fmt.points_with_interval(change.median, change.low, change.high)
     place = PLACES[candidate.standing]
     reasons = candidate.why_not or [f"{held.need.text}: {held.reason}" for held in candidate.held]
-    front = "yes" if candidate.run_id in chosen.front else ""
+    front = "yes" if candidate.run_id in choice.front else ""
     return (candidate.label, place, goal, accuracy, front, "; ".join(reasons))
 
 
-def _unjudged(chosen: Decision, records: Sequence[RunRecord]) -> str:
+def _unjudged(choice: Decision, records: Sequence[RunRecord]) -> str:
     """Return why no variant can be judged, each reason once."""
     cells = [cell for record in records for cell in record.cells]
     only_emulated = bool(cells) and all(isinstance(figures_of(cell), EmulatedCell) for cell in cells)
     reasons = ["only emulated results, so there is no speed to judge"] if only_emulated else []
-    for candidate in chosen.fallen:
+    for candidate in choice.fallen:
         for held in candidate.held:
             of_speed = held.need.subject in (*FIGURES, "memory")
             if held.answer == "not known" and not (only_emulated and of_speed):
@@ -84,29 +84,29 @@ def _unjudged(chosen: Decision, records: Sequence[RunRecord]) -> str:
     return "; ".join((first, *others) if len(others) < MOST_REASONS else (first, f"{len(others)} more reasons below"))
 
 
-def _lead(chosen: Decision, records: Sequence[RunRecord]) -> str:
-    if not chosen.ranked:
-        if all(candidate.standing == "not known" for candidate in chosen.fallen):
-            return f"No variant can be judged: {_unjudged(chosen, records)}."
+def _lead(choice: Decision, records: Sequence[RunRecord]) -> str:
+    if not choice.ranked:
+        if all(candidate.standing == "not known" for candidate in choice.fallen):
+            return f"No variant can be judged: {_unjudged(choice, records)}."
         return "No variant meets all constraints."
-    best = chosen.ranked[0]
-    if chosen.margin is None:
-        return f"No variant is recommended: no accuracy was measured. {best.label} has the {chosen.goal}."
+    best = choice.ranked[0]
+    if choice.margin is None:
+        return f"No variant is recommended: no accuracy was measured. {best.label} has the {choice.goal}."
     if best.standing == "kept":
-        return f"Use {best.label}: of the variants that meet all constraints, it has the {chosen.goal}."
-    return f"Use {best.label}: {chosen.goal}, though one or more constraints are undecided."
+        return f"Use {best.label}: of the variants that meet all constraints, it has the {choice.goal}."
+    return f"Use {best.label}: {choice.goal}, though one or more constraints are undecided."
 
 
-def _show(chosen: Decision, records: Sequence[RunRecord]) -> None:
+def _show(choice: Decision, records: Sequence[RunRecord]) -> None:
     out = console()
-    out.print(_lead(chosen, records), markup=False, soft_wrap=True)
-    if chosen.margin:
-        out.print(f"Accuracy margin: {chosen.margin.words}.", markup=False, soft_wrap=True)
+    out.print(_lead(choice, records), markup=False, soft_wrap=True)
+    if choice.margin:
+        out.print(f"Accuracy margin: {choice.margin.words}.", markup=False, soft_wrap=True)
     heads = ("variant", "", "goal", "accuracy", "front", "why")
-    rows = [_row(chosen, candidate) for candidate in (*chosen.ranked, *chosen.fallen)]
+    rows = [_row(choice, candidate) for candidate in (*choice.ranked, *choice.fallen)]
     out.print(
         table(
-            f"goal: {chosen.goal}",
+            f"goal: {choice.goal}",
             heads,
             rows,
             caption="front: no other variant is at least as good in goal and accuracy, and better in one. "
@@ -134,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
     records = _records(arguments)
-    chosen = decision(records, arguments.constraints, arguments.goal)
+    choice = decision(records, arguments.constraints, arguments.goal)
     if arguments.format == "json":
-        sys.stdout.write(json.dumps(chosen.model_dump(mode="json"), indent=1) + "\n")
+        sys.stdout.write(json.dumps(choice.model_dump(mode="json"), indent=1) + "\n")
     else:
-        _show(chosen, records)
-    return 0 if chosen.recommended else NOTHING
+        _show(choice, records)
+    return 0 if choice.recommended else NOTHING

@@ -78,11 +78,11 @@ def build(tasks: Sequence[str], out: Path) -> list[str]:
     names = check_names(tasks)
     problems = mirror_build.build(names, out)
     if not problems:
-        chosen = "" if set(names) == set(data.benchmarks()) else f" 'accuracy.tasks=[{','.join(names)}]'"
+        override = "" if set(names) == set(data.benchmarks()) else f" 'accuracy.tasks=[{','.join(names)}]'"
         sys.stdout.write(
             f"{out} is a mirror for {', '.join(names)}. Next, here or where you copy it to:\n"
             f"  QUANTBENCH_HUB={out} python -m bench.run +model=smollm2-135m quant=gptq-int4 workload=none "
-            f"accuracy=full{chosen}\n"
+            f"accuracy=full{override}\n"
         )
     return problems
 

@@ -96,8 +96,13 @@ def _described(model: dict[str, Any]) -> dict[str, Any]:
         name, architecture, context_length = source(model["source"]).describe()
     except (SourceUnavailableError, CheckpointError) as error:
         raise ConfigError(f"model={model['name']}: {error}") from error
-    given = {key: value for key, value in model.items() if value is not None}
-    return {"architecture": architecture.model_dump(), "context_length": context_length, **given, "name": name_of(name)}
+    fields = {key: value for key, value in model.items() if value is not None}
+    return {
+        "architecture": architecture.model_dump(),
+        "context_length": context_length,
+        **fields,
+        "name": name_of(name),
+    }
 
 
 def release_of(choice: str, model: ModelSpec, quant: str) -> dict[str, Any] | None:
@@ -304,11 +309,11 @@ def _automatic(section: dict[str, Any], overrides: Sequence[str], *, gpu: bool |
     another machine, with a ``gpu`` or without, decides by that machine. Whether a toolchain is built does not matter:
     otherwise the same command would measure another engine once the toolchain is built.
     """
-    chosen = {True: str(section["on_gpu"]), False: str(section["on_cpu"])}
-    name = chosen[has_cuda_device() if gpu is None else gpu]
-    typed = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
-    typed |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
-    common = {field: value for field, value in section.items() if field in typed and field not in chosen.values()}
+    engines = {True: str(section["on_gpu"]), False: str(section["on_cpu"])}
+    name = engines[has_cuda_device() if gpu is None else gpu]
+    overridden = {text.lstrip("+").partition("=")[0].removeprefix("engine.") for text in overrides}
+    overridden |= {"kv_cache_dtype"} if any(text.lstrip("+").startswith(KV_CACHE) for text in overrides) else set()
+    common = {field: value for field, value in section.items() if field in overridden and field not in engines.values()}
     own = {field: value for field, value in section[name].items() if field != "name"}
     return name, {**own, **common}
 

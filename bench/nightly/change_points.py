@@ -49,7 +49,7 @@ def change_points(histories: Mapping[str, Sequence[JudgedNight]]) -> tuple[Chang
     series = {name: [ratio for _, ratio in own] for name, own in nights.items() if len(own) >= LEAST_NIGHTS}
     python = toolchain_interpreter("otava", "--change-points")
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [python, str(SCRIPT)],
             env={**os.environ, **search_path(python)},
             input=json.dumps(series),
@@ -58,7 +58,7 @@ def change_points(histories: Mapping[str, Sequence[JudgedNight]]) -> tuple[Chang
             timeout=TIMEOUT_S,
             check=True,
         )
-        points_of: dict[str, list[tuple[int, float, float]]] = json.loads(done.stdout)
+        points_of: dict[str, list[tuple[int, float, float]]] = json.loads(process.stdout)
     except subprocess.CalledProcessError as error:
         raise ToolchainError(f"Apache Otava failed: {error.stderr.strip().splitlines()[-1]}") from error
     except (subprocess.TimeoutExpired, ValueError) as error:

@@ -180,8 +180,8 @@ def judged(results_dir: Path, session: str | None, *, newest: bool, again: bool 
 
 def measure_again(results_dir: Path, tonight: Tonight, lines: Sequence[Line]) -> bool:
     """Measure the runs of alarmed series again; return whether there were any."""
-    alarmed = {line.name for line in lines if line.kind == "rerun"}
-    rows = [row for row in tonight.runs if any(name.startswith(f"{row.model} {row.quant} ") for name in alarmed)]
+    names = {line.name for line in lines if line.kind == "rerun"}
+    rows = [row for row in tonight.runs if any(name.startswith(f"{row.model} {row.quant} ") for name in names)]
     for row in rows:
         command = [sys.executable, "-m", "bench.run", *_record(results_dir, row.run_id).command, "accuracy=none"]
         sys.stderr.write(f"measuring again: {shlex.join(command[1:])}\n")

@@ -21,11 +21,11 @@ def standings(index: Index, runs: Iterable[RunRow], marks: Sequence[EpochMark]) 
 
     The index stores the state of each series before its last night, so that the next call only judges new nights.
     """
-    wanted, run_ids = _of(runs)
+    variants, run_ids = _of(runs)
     signature = sha256_text(canonical_json([Rule().model_dump(), [mark.model_dump() for mark in marks]]))
-    states = index.courses(signature, wanted)
+    states = index.courses(signature, variants)
     summaries, advanced = {}, []
-    for key in index.series(wanted):
+    for key in index.series(variants):
         for figure in FIGURES:
             through, state = states.get((key, figure), ("", ""))
             nights = by_night(index.nights(key, figure, after=through))
@@ -55,9 +55,9 @@ def histories(
         marks: manually accepted epochs.
         names: only these series; None for all.
     """
-    wanted, run_ids = _of(runs)
+    variants, run_ids = _of(runs)
     judged = {}
-    for key in index.series(wanted):
+    for key in index.series(variants):
         for figure in FIGURES:
             name = name_of(key, figure)
             if names is not None and name not in names:

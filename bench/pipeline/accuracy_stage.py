@@ -54,8 +54,8 @@ def measure_accuracy(run: RunState, engine: RunningEngine, stages: tuple[TaskSta
     spec = run.spec.accuracy
     left = list(stages)
     for directory in sorted({accuracy_tasks.working_dir(stage.task, spec.hub_dir) for stage in stages}, key=str):
-        chosen = [stage for stage in stages if accuracy_tasks.working_dir(stage.task, spec.hub_dir) == directory]
-        jobs = [_job(run, engine, stage) for stage in chosen]
+        group = [stage for stage in stages if accuracy_tasks.working_dir(stage.task, spec.hub_dir) == directory]
+        jobs = [_job(run, engine, stage) for stage in group]
         journal_bytes = sum(_size(job.journal) for job in jobs)
         for job in jobs:
             job.result.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def measure_accuracy(run: RunState, engine: RunningEngine, stages: tuple[TaskSta
         log_file = run.folder.path / "accuracy.log"
         env = accuracy_tasks.environment(spec.hub_dir, engine.api_key)
         with Child(argv, what="accuracy", log_file=log_file, env=env, cwd=directory or run.folder.path) as child:
-            for stage, job in zip(chosen, jobs, strict=True):
+            for stage, job in zip(group, jobs, strict=True):
                 if not _await_score(run, child, job, stage.title):
                     if not engine.ended or sum(_size(job.journal) for job in jobs) == journal_bytes:
                         raise AccuracyError(f"{stage.title}: {child.log_tail()} (log: {child.log_file})")

@@ -40,15 +40,15 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
     environment = read_environment()
     interrupted = store.find_unfinished(key.digest, environment)
     if interrupted:
-        folder, begun = interrupted
-        begun = begun.model_copy(update=update)
-        folder.begin(begun)
+        folder, record = interrupted
+        record = record.model_copy(update=update)
+        folder.begin(record)
         results = sum(cell.status in FINAL for cell in folder.cells()) + len(folder.scores())
-        return folder, begun, f"resuming the interrupted run {begun.run_id}; {results} results kept"
+        return folder, record, f"resuming the interrupted run {record.run_id}; {results} results kept"
     variant = f"{spec.model.name}-{spec.quant.name}"
     run_id = f"{utc_name()}-{variant}-{key.digest[:8]}"
     folder = store.create(run_id)
-    begun = RunRecord(
+    record = RunRecord(
         run_id=run_id,
         variant=spec.variant,
         key=key.digest,
@@ -60,8 +60,8 @@ def _begin(spec: RunSpec, key: Key) -> tuple[RunFolder, RunRecord, str | None]:
         finished_at=None,
         **update,
     )
-    folder.begin(begun)
-    return folder, begun, None
+    folder.begin(record)
+    return folder, record, None
 
 
 def execute(spec: RunSpec) -> RunRecord:
@@ -81,8 +81,8 @@ def execute(spec: RunSpec) -> RunRecord:
         if before and attempt_at and datetime.fromisoformat(before.started_at) < datetime.fromisoformat(attempt_at):
             view.say(f"  finished before this command was interrupted: run {before.run_id}")
             return before
-        folder, begun, resumed = _begin(spec, run_plan.key)
-        run = RunState(spec, run_plan, folder, begun, view)
+        folder, initial, resumed = _begin(spec, run_plan.key)
+        run = RunState(spec, run_plan, folder, initial, view)
         try:
             if resumed:
                 run.note(resumed)

@@ -53,19 +53,19 @@ class CommandSession:
         """Start an attempt at the command; jobs finished in earlier attempts are not run again."""
         self.attempts += 1
         self.attempt_at = utc_now("microseconds")
-        begun = _SessionFile(name=self.name, command=self.command, attempt_at=self.attempt_at)
-        write_atomic(self._file, begun.model_dump_json())
+        content = _SessionFile(name=self.name, command=self.command, attempt_at=self.attempt_at)
+        write_atomic(self._file, content.model_dump_json())
 
     def _interrupted(self, command: tuple[str, ...]) -> str | None:
         """Return the newest session of the same command that no process holds, or None."""
         for file in sorted(self._folder.glob("*.json"), reverse=True):
             try:
-                begun = _SessionFile.model_validate_json(file.read_bytes())
+                session = _SessionFile.model_validate_json(file.read_bytes())
                 taken = locks.is_held(file.with_suffix(".lock"))
             except (OSError, ValidationError):
                 continue
-            if begun.command == command and not taken:
-                return begun.name
+            if session.command == command and not taken:
+                return session.name
         return None
 
     def __enter__(self) -> Self:

@@ -21,23 +21,23 @@ FINAL = ("ok", "emulated", "not_supported")
 class RunState:
     """The shared state of a run's stages: what they need, and their results so far."""
 
-    def __init__(self, spec: RunSpec, plan: Plan, folder: RunFolder, begun: RunRecord, view: View) -> None:
+    def __init__(self, spec: RunSpec, plan: Plan, folder: RunFolder, record: RunRecord, view: View) -> None:
         """Start from the plan and, for a resumed run, its record so far."""
         self.spec = spec
         self.plan = plan
         self.folder = folder
-        self.begun = begun
+        self._initial_record = record
         self.view = view
-        self.log: list[str] = list(begun.log)
+        self.log: list[str] = list(record.log)
         self.failures: list[Failure] = []
         self.durations_s: dict[str, float] = {}
         self.checkpoint: Checkpoint | None = None
         self.baseline: Checkpoint | None = None
         # A resumed run keeps the device and server of its stored cells.
-        control = begun.control
-        self.device: Device | None = begun.device
-        self.engine_info: EngineInfo = begun.engine_info
-        self.server: ServerFacts | None = begun.server
+        control = record.control
+        self.device: Device | None = record.device
+        self.engine_info: EngineInfo = record.engine_info
+        self.server: ServerFacts | None = record.server
         self.baseline_info: EngineInfo = control.engine_info if control else EngineInfo()
         self.baseline_server: ServerFacts | None = control.server if control else None
 
@@ -60,7 +60,7 @@ class RunState:
 
     def so_far(self) -> RunRecord:
         """Return the run's record without its results: the facts that they are judged by."""
-        return self.begun.model_copy(
+        return self._initial_record.model_copy(
             update={
                 "checkpoint": self.checkpoint.manifest if self.checkpoint else None,
                 "engine_info": self.engine_info,

@@ -29,11 +29,11 @@ def seconds_before(spec: RunSpec, earlier: Sequence[RunRecord]) -> float | None:
 
     The longest, because a run that reused a checkpoint or a score was shorter.
     """
-    wanted = _kind(spec.variant, record_spec(spec))
+    kind = _kind(spec.variant, record_spec(spec))
     durations_s = [
         sum(seconds for stage, seconds in record.stage_durations_s.items() if stage in ("source", "quantize", "serve"))
         for record in earlier
-        if not record.failures and _kind(record.variant, record.spec) == wanted
+        if not record.failures and _kind(record.variant, record.spec) == kind
     ]
     return max(durations_s, default=None)
 
@@ -58,17 +58,17 @@ def announce(specs: Sequence[RunSpec], *, resumed: bool) -> list[str]:
     """
     earlier = Store(specs[0].results_dir).newest(LOOK_BACK)
     lines = ["resuming the interrupted command"] if resumed else []
-    known: list[float] = []
+    durations_s: list[float] = []
     for spec in specs:
         forecast = forecast_of(spec)
         seconds = seconds_before(spec, earlier)
-        known += [seconds] if seconds is not None else []
+        durations_s += [seconds] if seconds is not None else []
         time = f"up to {seconds / 60:.1f} min, as before" if seconds is not None else "no earlier run to estimate from"
         lines.append(
             f"{spec.variant.model} {spec.variant.quant}: {len(forecast.cells)} cells of {spec.workload.trials} trials, "
             f"{len(spec.accuracy.tasks)} tasks; {_at_best(forecast)}{time}"
         )
         lines += [f"  {remark}" for remark in (forecast.fit.remarks if forecast.fit else ())]
-    if len(specs) > 1 and len(known) == len(specs):
-        lines.append(f"total: up to {sum(known) / 60:.1f} min")
+    if len(specs) > 1 and len(durations_s) == len(specs):
+        lines.append(f"total: up to {sum(durations_s) / 60:.1f} min")
     return lines

@@ -186,8 +186,8 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
             identity["heldout"] = heldout_identity(spec.heldout)
             libraries = {f"proof:{name}": version for name, version in deciding_versions(PROOF).items()}
         if release:
-            asked = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl_nats"})
-            inputs["release"] = {"kind": release.kind, **release.identity, "as": asked}
+            scheme = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl_nats"})
+            inputs["release"] = {"kind": release.kind, **release.identity, "as": scheme}
         else:
             inputs["config"] = {name: value for name, value in config.items() if name not in NO_BYTES}
             libraries |= backend_versions(method.backend) if method.backend else {}

@@ -30,8 +30,8 @@ TASKS = ("mini-mmlu", "mmlu")
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    for record in native_records():
-        keep(tmp_path, record)
+    for native in native_records():
+        keep(tmp_path, native)
     return tmp_path
 
 
@@ -102,12 +102,12 @@ def test_the_front_has_the_candidates_that_no_other_beats(points: list[tuple[int
 
 
 def test_without_constraints_the_fastest_that_loses_no_accuracy_is_recommended() -> None:
-    chosen = decision([unharmed(quant) for quant in QUANTS])
-    assert str(chosen.goal) == "highest decode speed at 1,024 input tokens, concurrency 1"
-    assert chosen.recommended
-    assert chosen.recommended.label == "gptq-int4"
-    assert len(chosen.ranked) == len(QUANTS)
-    assert "gptq-int4" in {candidate.label for candidate in chosen.ranked if candidate.run_id in chosen.front}
+    choice = decision([unharmed(quant) for quant in QUANTS])
+    assert str(choice.goal) == "highest decode speed at 1,024 input tokens, concurrency 1"
+    assert choice.recommended
+    assert choice.recommended.label == "gptq-int4"
+    assert len(choice.ranked) == len(QUANTS)
+    assert "gptq-int4" in {candidate.label for candidate in choice.ranked if candidate.run_id in choice.front}
 
 
 def test_without_a_margin_constraint_the_declared_margin_applies(
@@ -142,9 +142,9 @@ def test_of_different_margins_the_strictest_applies(tmp_path: Path, capsys: pyte
     assert text.startswith("Use bf16:")
     assert "Accuracy margin: 0.01 pp, the strictest of those that the runs declare (0.01 pp, 2 pp)." in text
     assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
-    chosen = json.loads(capsys.readouterr().out)
-    assert chosen["ranked"][0]["label"] == "gptq-int4"
-    assert chosen["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
+    choice = json.loads(capsys.readouterr().out)
+    assert choice["ranked"][0]["label"] == "gptq-int4"
+    assert choice["margin"] == {"value": 0.01, "origin": "given", "declared": [0.0001, 0.02]}
 
 
 def test_without_accuracy_nothing_is_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,12 +212,12 @@ def test_a_task_without_a_verdict_is_never_dropped(
     for quant in ("bf16", "gptq-int4"):
         keep(tmp_path, records.get(quant) or unharmed(quant, tasks=BOTH))
     assert call(tmp_path, "accuracy_margin=1pp", "--format", "json") == 0
-    chosen = json.loads(capsys.readouterr().out)
-    assert [candidate["label"] for candidate in chosen["ranked"]] == ["bf16"]
-    [fallen] = chosen["fallen"]
+    choice = json.loads(capsys.readouterr().out)
+    assert [candidate["label"] for candidate in choice["ranked"]] == ["bf16"]
+    [fallen] = choice["fallen"]
     assert fallen["held"][0]["reason"] == reason
     assert fallen["accuracy"] is None
-    assert fallen["run_id"] not in chosen["front"]
+    assert fallen["run_id"] not in choice["front"]
     assert call(tmp_path) == 0
     text = capsys.readouterr().out
     assert text.startswith("Use bf16:")
@@ -244,10 +244,10 @@ def test_a_second_margin_is_refused(results: Path, capsys: pytest.CaptureFixture
 
 
 def test_emulated_speeds_decide_nothing() -> None:
-    chosen = decision(demo_records(), ["decode@1k>=1"])
-    assert str(chosen.goal) == "smallest checkpoint"
-    assert [candidate.label for candidate in chosen.ranked] == ["bf16"]
-    assert all(candidate.why_not[0] == "decode@1k>=1: the cell is emulated" for candidate in chosen.fallen)
+    choice = decision(demo_records(), ["decode@1k>=1"])
+    assert str(choice.goal) == "smallest checkpoint"
+    assert [candidate.label for candidate in choice.ranked] == ["bf16"]
+    assert all(candidate.why_not[0] == "decode@1k>=1: the cell is emulated" for candidate in choice.fallen)
 
 
 def test_a_single_emulated_variant_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,30 +273,30 @@ def test_reasons_why_nothing_can_be_judged_are_counted_where_they_are_many(
 
 
 def test_a_variant_that_loses_accuracy_fails() -> None:
-    chosen = decision(native_records(), ["accuracy_margin=1pp"])
-    assert chosen.recommended
-    labels = {candidate.label: candidate.standing for candidate in (*chosen.ranked, *chosen.fallen)}
+    choice = decision(native_records(), ["accuracy_margin=1pp"])
+    assert choice.recommended
+    labels = {candidate.label: candidate.standing for candidate in (*choice.ranked, *choice.fallen)}
     assert labels["bf16"] == "kept"
-    worse = {candidate.label for candidate in chosen.fallen if "worse" in candidate.why_not[0]}
+    worse = {candidate.label for candidate in choice.fallen if "worse" in candidate.why_not[0]}
     assert worse == {label for label, standing in labels.items() if standing == "broken"}
-    kept_first = [candidate.standing for candidate in chosen.ranked]
+    kept_first = [candidate.standing for candidate in choice.ranked]
     assert kept_first == sorted(kept_first)
 
 
 def test_an_unmeasured_value_is_not_known() -> None:
-    chosen = decision(native_records(), ["ttft@30k<=100s"])
-    assert chosen.recommended is None
-    assert chosen.fallen[0].why_not == ("ttft@30k<=100s: not measured there; measured: 1, 256, 1,024",)
+    choice = decision(native_records(), ["ttft@30k<=100s"])
+    assert choice.recommended is None
+    assert choice.fallen[0].why_not == ("ttft@30k<=100s: not measured there; measured: 1, 256, 1,024",)
 
 
 def test_other_goals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(results, "--goal", "size", "--format", "json") == 0
-    chosen = json.loads(capsys.readouterr().out)
-    assert chosen["ranked"][0]["label"] == "bf16"  # the only variant that is proven to be within the margin
-    sizes = [candidate["goal"]["median"] for candidate in chosen["ranked"][1:]]
+    choice = json.loads(capsys.readouterr().out)
+    assert choice["ranked"][0]["label"] == "bf16"  # the only variant that is proven to be within the margin
+    sizes = [candidate["goal"]["median"] for candidate in choice["ranked"][1:]]
     assert sizes == sorted(sizes)
-    assert chosen["lower_is_better"]
-    assert chosen["goal"] == "smallest checkpoint", "a message is its English text where it is written"
+    assert choice["lower_is_better"]
+    assert choice["goal"] == "smallest checkpoint", "a message is its English text where it is written"
 
 
 def test_the_text_output_recommends_a_variant_and_gives_reasons_for_the_others(
@@ -314,9 +314,9 @@ def test_the_text_output_recommends_a_variant_and_gives_reasons_for_the_others(
 def test_an_interleaved_baseline_can_be_recommended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep(tmp_path, controlled_record("fp8"))
     assert call(tmp_path, "--goal", "tpot@256", "--format", "json") == 0
-    chosen = json.loads(capsys.readouterr().out)
-    assert [candidate["label"] for candidate in chosen["ranked"]] == ["bf16"]
-    assert chosen["fallen"][0]["held"][0]["reason"] == "no task is compared with BF16"
+    choice = json.loads(capsys.readouterr().out)
+    assert [candidate["label"] for candidate in choice["ranked"]] == ["bf16"]
+    assert choice["fallen"][0]["held"][0]["reason"] == "no task is compared with BF16"
 
 
 @pytest.mark.parametrize(
