@@ -126,7 +126,8 @@ def check(hub_dir: Path) -> list[str]:
                 known = measured.leaves.keys() <= data.known_leaves().keys()
                 items = sum(leaf.items for leaf in measured.leaves.values())
                 result = "verified" if known else "not verified: no known data to compare with"
-                sys.stdout.write(f"{task}: {items} items in {len(measured.leaves)} leaf tasks, {result}\n")
+                leaves = fmt.plural(len(measured.leaves), "leaf task")
+                sys.stdout.write(f"{task}: {items} items in {leaves}, {result}\n")
             problems += task_problems
     return problems
 

@@ -78,7 +78,10 @@ def _print_record(record: RunRecord, folder: Path) -> None:
         ("key", record.key),
         ("checkpoint", fmt.size(record.checkpoint.checkpoint_bytes) if record.checkpoint else "none"),
         ("rerun", " ".join(("python -m bench.run", *record.command))),
-        ("files", f"{folder}: {len(sums_of(folder))} with a checksum" if folder.is_dir() else "not in this folder"),
+        (
+            "files",
+            f"{folder}: {len(sums_of(folder))} with a checksum" if folder.is_dir() else "not in this results folder",
+        ),
     )
     for name, value in facts:
         out.print(f"{name:<11}{value}", markup=False, soft_wrap=True)

@@ -265,9 +265,9 @@ def test_a_real_mirror_passes(sample: Path, cli: Cli) -> None:
     done = cli("mirror", "check", str(sample), module="bench.cli")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:3] == [
-        "mmlu: 14042 items of 57 leaf tasks, as known",
-        "ceval-valid: 1346 items of 52 leaf tasks, as known",
-        "ifeval: 541 items of 1 leaf tasks, as known",
+        "mmlu: 14042 items in 57 leaf tasks, verified",
+        "ceval-valid: 1346 items in 52 leaf tasks, verified",
+        "ifeval: 541 items in 1 leaf task, verified",
     ]
 
 
