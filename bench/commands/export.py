@@ -27,7 +27,8 @@ FORMATS = ("csv", "json", "parquet", "mlflow")
 @ends_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the rows and return the exit code."""
-    columns = "\n".join(f"  {name:<26}{text}" for name, text in COLUMNS.items())
+    width = max(map(len, COLUMNS)) + 2
+    columns = "\n".join(f"  {name:<{width}}{text}" for name, text in COLUMNS.items())
     parser = argparse.ArgumentParser(
         prog="quantbench export",
         description="Print one row per speed cell and per score.",
