@@ -73,7 +73,7 @@ class Workload(Frozen):
     requests_per_slot: PositiveInt
     """Requests that each concurrent slot sends in sequence; 1 sends all requests of a trial together."""
     request_rates: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple)]
-    """Open loops with Poisson arrivals, in requests per second; empty for closed loops only."""
+    """Open loops with Poisson arrivals, in the unit of requests per second; empty for closed loops only."""
     open_loop_requests: PositiveInt
     """Requests of one trial of an open loop."""
     open_loop_concurrency: PositiveInt
@@ -130,7 +130,7 @@ class Rope(Frozen):
     """The rotary position embedding of a model."""
 
     theta: PositiveFloat
-    """Base of the rotary frequencies, dimensionless."""
+    """Base of the rotary frequencies, without unit."""
     original: PositiveInt
     """Context length of the training, tokens; YaRN extends it."""
     longest: PositiveInt | None = None

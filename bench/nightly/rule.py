@@ -55,7 +55,7 @@ class Rule(Frozen):
 
 
 class Level(NamedTuple):
-    """Level of a series, as logarithms of ratios like the nights' values."""
+    """Level of a series, in the unit of the nights' values: logarithms of ratios."""
 
     median: float
     sd: float
