@@ -12,7 +12,7 @@ help:
 	@echo "make demo    quantize a small real model five ways, measure each, write the report"
 	@echo "make test    run the tests"
 	@echo "make test-all  also every variant of every kind of model, and one larger than the allowed memory"
-	@echo "make check   formatting, lint, types, layering, texts, workflows"
+	@echo "make check   formatting, lint, types, layering, messages, language, workflows"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
 	@echo "make mutants change one operator, constant or comparison at a time and see whether the tests notice"
 	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
@@ -48,6 +48,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m bench.messages.check
+	$(BIN)/python docs/check_language.py
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: setup

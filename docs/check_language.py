@@ -1,7 +1,7 @@
-"""``python docs/check_language.py``: reports phrases of banned-phrases.toml in the repository's English.
+"""``python docs/check_language.py [FILE…]``: reports phrases of banned-phrases.toml in the repository's English.
 
-``make check`` runs it. It reads every text file that git tracks: code with its names, configs, docs, the English
-catalogue. It leaves out what others wrote (published figures, recorded answers) and what programs wrote.
+``make check`` runs it on every text file that git tracks: code with its names, configs, docs, the English catalogue.
+External text (published figures, recorded answers) and generated files are excluded.
 """
 
 import re
@@ -15,13 +15,15 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PHRASES = DOCS / "banned-phrases.toml"
 ENGLISH = (".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".po", ".txt", "Makefile")
-NOT_OURS = re.compile(r"results/published/|tests/fixtures/|locale/(?!en/)|constraints/|docs/banned-phrases\.toml$")
+EXCLUDED = re.compile(
+    r"results/published/|tests/fixtures/|locale/(?!en/)|constraints/[^/]*\.txt$|docs/banned-phrases\.toml$"
+)
 GAP = r"(?:[\s_]|#:?)+"
-"""Between two words of a phrase: the end of a line and the next comment's sign, or the underscore of a name."""
+"""What may separate the words of a phrase: white space with a comment sign on the next line, or a name's underscore."""
 
 
 def patterns() -> dict[re.Pattern[str], str]:
-    """Return {expression: what to write instead}, of the list."""
+    """Return the list as {expression: what to write instead}."""
     phrases = tomllib.loads(PHRASES.read_text(encoding="utf-8"))
     return {
         re.compile(rf"(?<![a-z])(?:{phrase.replace(' ', GAP)})(?![a-z])", re.IGNORECASE): instead
@@ -38,18 +40,18 @@ def faults(text: str, where: str, banned: dict[re.Pattern[str], str]) -> Iterato
 
 
 def files(root: Path = ROOT) -> list[Path]:
-    """Return the tracked files that hold our English."""
+    """Return the tracked files with English of this project."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    return [root / name for name in names.split("\0") if name.endswith(ENGLISH) and not NOT_OURS.search(name)]
+    return [root / name for name in names.split("\0") if name.endswith(ENGLISH) and not EXCLUDED.search(name)]
 
 
 def main(paths: list[str]) -> int:
     """Check the given files, or every tracked one, and return the exit code."""
-    banned, found = patterns(), list[str]()
+    banned, lines = patterns(), list[str]()
     for path in [Path(path).resolve() for path in paths] or files():
-        found += faults(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)), banned)
-    sys.stderr.writelines(f"{line}\n" for line in found)
-    return 1 if found else 0
+        lines += faults(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)), banned)
+    sys.stderr.writelines(f"{line}\n" for line in lines)
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":
