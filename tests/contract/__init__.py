@@ -1,5 +1,5 @@
-"""What a server must answer: a fixed list of requests, the recorded answers of a real SGLang, and one way to compare.
+"""The contract of a server: a fixed list of requests, the recorded answers of a real SGLang, and their comparison.
 
-``python -m tests.contract.sglang`` (``make contract-sglang``) starts the real server and holds it, and quantbench's
-own code for it, to this. ``tests/contract/test_reference.py`` holds the reference server to the same, without SGLang.
+``python -m tests.contract.sglang`` (``make contract-sglang``) starts the real server and checks it, and quantbench's
+own code for it, against the contract. ``tests/contract/test_reference.py`` checks the reference server, without SGLang.
 """

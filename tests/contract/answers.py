@@ -1,4 +1,4 @@
-"""Answers of a server: how they are got, kept as fixtures, and what form they have."""
+"""Answers of a server: fetching them, keeping them as fixtures, and their form."""
 
 import json
 import re
@@ -17,7 +17,7 @@ FOLDER = FIXTURES / "sglang"
 SCHEMA = "schema.json"
 DONE = "[DONE]"
 LONGEST_LIST, LONGEST_TEXT = 40, 400
-"""Beyond these a kept value is cut."""
+"""Longer values are truncated in fixtures."""
 KEPT = {
     "/server_info": (
         "version", "model_path", "served_model_name", "device", "dtype", "quantization", "kv_cache_dtype", "host",
@@ -31,7 +31,7 @@ KEPT = {
         "weight_version",
     ),
 }  # fmt: skip
-"""By path: the fields that are kept of an answer with hundreds."""
+"""By path: the fields to keep of an answer with hundreds of them."""
 FLUSH_S = 10.0
 """How long a server may refuse to flush its cache."""
 PATHS = re.compile(r"(?<![\w/.:])/(?:[\w.+-]+/)+([\w.+-]+)")
@@ -51,7 +51,7 @@ Form = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A server's answer to one request."""
 
     status: int
     content_type: str | None
@@ -63,18 +63,18 @@ class Answer:
         return "event-stream" in (self.content_type or "")
 
     def events(self) -> list[str]:
-        """Return the payload of each event, the closing one left out.
+        """Return the payload of each event except the closing one.
 
         Raises:
             ValueError: the stream is not framed as SGLang frames it.
         """
         *events, done, rest = self.text.split("\n\n")
         if done != f"data: {DONE}" or rest or not all(event.startswith("data: ") for event in events):
-            raise ValueError(f"this is no stream of events that ends with {DONE}: {self.text[-200:]!r}")
+            raise ValueError(f"not a stream of events that ends with {DONE}: {self.text[-200:]!r}")
         return [event.removeprefix("data: ") for event in events]
 
     def values(self) -> list[Any]:
-        """Return the JSON of each event, or of the whole answer; nothing where it is no JSON."""
+        """Return the JSON of each event, or of the whole answer; an empty list if it is not JSON."""
         if self.is_stream:
             return [json.loads(event) for event in self.events()]
         return [json.loads(self.text)] if "json" in (self.content_type or "") else []
@@ -84,12 +84,12 @@ Send = Callable[[Asked], Answer]
 
 
 def sender(base_url: str, api_key: str | None = None, *, flushes: bool = True) -> Send:
-    """Return what sends a request to a server and returns its answer, over a connection of its own.
+    """Return a function that sends a request to a server, over a new connection, and returns the answer.
 
     Args:
-        base_url: where it is.
-        api_key: what it asks for.
-        flushes: whether its cache is flushed before each request.
+        base_url: address of the server.
+        api_key: key that the server requires.
+        flushes: whether the server's cache is flushed before each request.
     """
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
 
@@ -114,7 +114,7 @@ def sender(base_url: str, api_key: str | None = None, *, flushes: bool = True) -
 
 
 def _flush(once: Callable[[str, str, Any], Answer]) -> None:
-    """Flush the cache: refused for a moment after an answer, whose request still counts as running."""
+    """Flush the cache. The server refuses shortly after an answer, while its request still counts as running."""
     deadline = time.monotonic() + FLUSH_S
     while (answer := once("POST", "/flush_cache", None)).status != 200:
         assert time.monotonic() < deadline, answer
@@ -123,12 +123,12 @@ def _flush(once: Callable[[str, str, Any], Answer]) -> None:
 
 def form(answer: Answer) -> Form:
     """Return the form of an answer."""
-    found: dict[str, set[str]] = {}
+    types: dict[str, set[str]] = {}
     for value in answer.values():
-        _collect(value, "", found)
-    found.pop("", None)
+        _collect(value, "", types)
+    types.pop("", None)
     kind = answer.content_type and answer.content_type.replace(" ", "")
-    fields = {path: sorted(kinds) for path, kinds in sorted(found.items())}
+    fields = {path: sorted(kinds) for path, kinds in sorted(types.items())}
     return {"status": answer.status, "content_type": kind, "fields": fields}
 
 
@@ -144,7 +144,7 @@ def _collect(value: Any, path: str, into: dict[str, set[str]]) -> None:
 
 
 def trimmed(asked: Asked, answer: Answer) -> Answer:
-    """Return an answer with hundreds of fields without those of no interest; any other as it is."""
+    """Reduce an answer with hundreds of fields to those in KEPT; return any other unchanged."""
     kept = KEPT.get(asked.path, ())
     if not kept or answer.status != 200:
         return answer
@@ -153,9 +153,9 @@ def trimmed(asked: Asked, answer: Answer) -> Answer:
 
 
 def to_fixture(asked: Asked, answer: Answer, secrets: Iterable[str]) -> dict[str, Any]:
-    """Return a request and its answer as they are kept: without paths, ``secrets`` or ports, long values cut.
+    """Return a request and its answer as a fixture: without paths, ``secrets`` or ports, long values truncated.
 
-    The events of a stream are kept whole, for a client to be tested with.
+    The events of a stream are kept complete, so that a client can be tested with them.
     """
     answer = trimmed(asked, answer)
     clean = Answer(answer.status, answer.content_type, _anonymous(answer.text, secrets))
@@ -192,12 +192,12 @@ def _short(value: Any) -> Any:
 
 def read_fixture(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """Return a kept request and answer."""
-    found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    return found
+    fixture: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return fixture
 
 
 def recorded_answer(name: str) -> Answer:
-    """Return the answer of a fixture as the server sent it, but for what was cut out."""
+    """Return the answer of a fixture as the server sent it, except for truncated values."""
     kept = read_fixture(name)
     if "events" in kept:
         text = "".join(f"data: {event}\n\n" for event in [*kept["events"], DONE])
@@ -208,13 +208,13 @@ def recorded_answer(name: str) -> Answer:
 
 def read_schema() -> dict[str, Form]:
     """Return the recorded form of each answer."""
-    found: dict[str, Form] = json.loads((FOLDER / SCHEMA).read_text())
-    return found
+    schema: dict[str, Form] = json.loads((FOLDER / SCHEMA).read_text())
+    return schema
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON for people: lists of plain values in one line."""
+    """Write readable JSON: lists of plain values in one line."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    flat = PLAIN_LIST.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text)
+    flat = PLAIN_LIST.sub(lambda match: "[" + re.sub(r",\n\s+", ", ", match[1]) + "]", text)
     assert json.loads(flat) == value
     file.write_text(flat + "\n")

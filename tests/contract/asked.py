@@ -1,4 +1,4 @@
-"""The requests of the contract, the same for every server but for the token ids that its vocabulary allows."""
+"""The requests of the contract: the same for every server, except for token ids, which depend on the vocabulary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ STREAM_USAGE = {"include_usage": True, "continuous_usage_stats": True}
 N_IDS = 40
 """Length of the prompt that most requests send, tokens."""
 SCORED_FROM = 35
-"""First position of it that is scored."""
+"""First position of that prompt that is scored."""
 MOST_STOPS = 32
-"""SGLang refuses more stop texts than these."""
+"""Most stop texts that SGLang accepts."""
 MODEL = "contract"
-"""What OpenAI's requests call the model; SGLang serves under any name."""
+"""Name of the model in OpenAI's requests; SGLang accepts any."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request. The cache is flushed before it, so that its answer does not depend on the one before."""
+    """One request. The cache is flushed before it, so that the answer does not depend on earlier requests."""
 
     path: str
     body: Any = None
     """Sent as JSON; None sends nothing."""
     method: Literal["GET", "POST"] = "POST"
     warmed: bool = False
-    """Whether it is sent twice, and the second answer counts: that of a server with the prompt in its cache."""
+    """Whether it is sent twice and the second answer counts, for which the prompt is in the cache."""
 
     @property
     def what(self) -> str:
@@ -50,8 +50,8 @@ def requests(ids: Sequence[int], *, choices: Sequence[int], context_length: int)
 
     Args:
         ids: a prompt of ``N_IDS`` ordinary token ids.
-        choices: ids whose log-probabilities are asked for.
-        context_length: of the server; one token more is too long.
+        choices: ids whose log-probabilities are requested.
+        context_length: of the server, tokens; one more is too long.
     """
     assert len(ids) == N_IDS
     ids = list(ids)
@@ -90,4 +90,4 @@ def requests(ids: Sequence[int], *, choices: Sequence[int], context_length: int)
 
 
 INCREMENTAL = ("generate_stream", "score_stream")
-"""Asked once more, as ``NAME_incremental``, of a real server started with ``--incremental-streaming-output``."""
+"""Also sent, as ``NAME_incremental``, to a real server started with ``--incremental-streaming-output``."""

@@ -1,4 +1,4 @@
-"""Whether SGLang's own argument parser takes every flag that the engine can emit, each by its full name."""
+"""Checks that SGLang's argument parser accepts every flag that the engine can emit, by its full name."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from sglang.srt.server_args import ServerArgs
 parser = argparse.ArgumentParser(exit_on_error=False)
 ServerArgs.add_cli_args(parser)
 known = parser._option_string_actions
-found = []
+errors = []
 for argv in json.load(sys.stdin):
-    found += [f"{word}: no such flag" for word in argv if word.startswith("--") and word not in known]
+    errors += [f"{word}: no such flag" for word in argv if word.startswith("--") and word not in known]
     try:
         parser.parse_args(argv)
     except (argparse.ArgumentError, SystemExit) as error:
-        found.append(f"{error}: {argv}")
-print(json.dumps(found))
+        errors.append(f"{error}: {argv}")
+print(json.dumps(errors))
 """
 EVERYTHING: dict[str, Any] = {
     "dtype": "bfloat16", "kv_cache_dtype": "fp8_e4m3", "context_length": 140000,
@@ -33,23 +33,23 @@ EVERYTHING: dict[str, Any] = {
     "deterministic": True, "random_seed": 1, "skip_tokenizer_init": True, "incremental_streaming": True,
     "metrics": True, "extra_args": ["--log-level", "warning"],
 }  # fmt: skip
-"""Values with which the engine emits each of its flags."""
+"""Values that make the engine emit all of its flags."""
 
 
 def rejected(name: str, interpreter: str, plain: dict[str, Any]) -> tuple[list[str], int]:
-    """Return (what the parser rejects, how many flags it was asked).
+    """Return (what the parser rejects, number of flags tried).
 
     Args:
         name: the toolchain.
-        interpreter: its Python.
-        plain: the engine's fields as its config has them.
+        interpreter: the toolchain's Python.
+        plain: the engine's fields, from its config.
     """
     launch = Launch(Path("checkpoint"), 4096, 30000, yarn=Yarn(factor=4, original=32768))
     configs = [{**plain, "device": device, **more} for device in ("cuda", "cpu") for more in ({}, EVERYTHING)]
     commands = [
         sglang.SGLang(name="sglang", config=sglang.Config.model_validate(config)).command(interpreter, launch)[3:]
         for config in configs
-    ]  # behind the interpreter, its own flag and the launcher
+    ]  # after the interpreter, its own flag and the launcher
     done = subprocess.run(
         [interpreter, "-c", PARSE],
         input=json.dumps(commands),

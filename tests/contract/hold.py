@@ -1,4 +1,4 @@
-"""The one check of a server's answers: against the recorded form, and against what the request asked for."""
+"""The check of a server's answers: against the recorded form, and against what the request asked for."""
 
 from collections.abc import Callable, Set
 from typing import Any
@@ -19,69 +19,69 @@ PARTLY = {
     },
     "model_info": {"model_path", "is_generation", "model_type", "architectures"},
 }
-"""Answers with hundreds of fields, of which a server need tell only some; what it tells has the recorded type."""
+"""Answers with hundreds of fields: those that a server must report. Any other has the recorded type."""
 SGLANG_ONLY = frozenset({
     "api_server_dispatch_finish_ts", "cached_tokens_details", "decode_throughput", "dp_rank", "first_token_latency",
     "forward_entry_time", "num_retractions", "prefill_finished_time", "queue_time", "reasoning_tokens",
     "request_finished_ts", "request_received_ts", "response_sent_to_client_ts", "storage_prefetch_wait",
     "storage_staging_wait", "weight_version", "weight_versions",
 })  # fmt: skip
-"""Fields of ``meta_info`` that nothing in the suite reads, and that only the real server tells."""
+"""Fields of ``meta_info`` that only the real server reports and that nothing in the suite reads."""
 
 QUIRKS = {"score_continuation": frozenset({"output_top_logprobs"})}
-"""By request: fields that only the real server fills; where no token is asked for, it tells the likeliest even so."""
+"""By request: fields that only the real server fills. It returns the likeliest token even if none is requested."""
 
 
 def differences(
     name: str, asked: Asked, answer: Answer, recorded: Form, *, without: Set[str] = frozenset()
 ) -> list[str]:
-    """Return what is wrong with an answer, a line each; nothing where it is right.
+    """Return what is wrong with an answer, one line for each fault; an empty list if nothing is.
 
     Args:
-        name: of the request.
+        name: name of the request.
         asked: the request.
-        answer: what the server answered.
-        recorded: the form that the real server's answer had.
+        answer: the server's answer.
+        recorded: the form of the real server's answer.
         without: names of fields in which this server may differ.
     """
-    found = form(trimmed(asked, answer))
+    received = form(trimmed(asked, answer))
     wrong = [
-        f"{what}: {found[what]}, recorded {recorded[what]}"
+        f"{what}: {received[what]}, recorded {recorded[what]}"
         for what in ("status", "content_type")
-        if recorded[what] is not None and _plain(found[what]) != _plain(recorded[what])
+        if recorded[what] is not None and _plain(received[what]) != _plain(recorded[what])
     ]
     if not wrong:
-        wrong += _fields(name, found["fields"], recorded["fields"], without)
+        wrong += _fields(name, received["fields"], recorded["fields"], without)
     if not wrong and name in MEANING:
         wrong += MEANING[name](asked.body, answer.values())
     return [f"{name}: {text}" for text in wrong]
 
 
 def _plain(value: Any) -> Any:
-    """Return a content type without its parameters: a charset says the same of JSON as no charset."""
+    """Return a content type without its parameters: JSON is UTF-8 with or without a charset."""
     return value.partition(";")[0] if isinstance(value, str) else value
 
 
-def _fields(name: str, found: dict[str, list[str]], recorded: dict[str, list[str]], without: Set[str]) -> list[str]:
-    wanted, found = _left(recorded, without), _left(found, without)
+def _fields(name: str, received: dict[str, list[str]], recorded: dict[str, list[str]], without: Set[str]) -> list[str]:
+    wanted, received = _left(recorded, without), _left(received, without)
     if name in PARTLY:
-        missing = PARTLY[name] - found.keys()
+        missing = PARTLY[name] - received.keys()
         # The recording shows options that were not set as null.
         other = {
             path: kinds
             for path, kinds in wanted.items()
-            if path in found and "null" not in (*kinds, *found[path]) and found[path] != kinds
+            if path in received and "null" not in (*kinds, *received[path]) and received[path] != kinds
         }
         return [f"{path} is missing" for path in sorted(missing)] + [
-            f"{path} is {found[path]}, recorded {kinds}" for path, kinds in other.items()
+            f"{path} is {received[path]}, recorded {kinds}" for path, kinds in other.items()
         ]
     return (
-        [f"{path} is missing, recorded {wanted[path]}" for path in sorted(wanted.keys() - found.keys())]
-        + [f"{path} was never recorded" for path in sorted(found.keys() - wanted.keys())]
+        [f"{path} is missing, recorded {wanted[path]}" for path in sorted(wanted.keys() - received.keys())]
+        + [f"{path} was never recorded" for path in sorted(received.keys() - wanted.keys())]
         + [
-            f"{path} is {found[path]}, recorded {wanted[path]}"
-            for path in sorted(found.keys() & wanted.keys())
-            if found[path] != wanted[path]
+            f"{path} is {received[path]}, recorded {wanted[path]}"
+            for path in sorted(received.keys() & wanted.keys())
+            if received[path] != wanted[path]
         ]
     )
 
@@ -111,7 +111,7 @@ def _generate(body: Any, values: list[Any]) -> list[str]:
 
 
 def _cached(body: Any, values: list[Any]) -> list[str]:
-    # The last prompt token is computed anew, whatever is cached.
+    # The last prompt token is always computed again, even if it is cached.
     return _counts(body, values[0], cached=N_IDS - 1)
 
 
@@ -159,7 +159,7 @@ def _choices(body: Any, values: list[Any]) -> list[str]:
         (len(entries) == 1, f"{len(entries)} positions of choices, one token was generated"),
         ([entry[1] for entry in entries[0]] == body["token_ids_logprob"], "choices in another order"),
         (all(entry[0] < 0 for entry in entries[0]), "a log-probability that is not negative"),
-        (meta["input_token_logprobs"] == [], "log-probabilities of the prompt that nobody asked for"),
+        (meta["input_token_logprobs"] == [], "log-probabilities of the prompt, which were not requested"),
     )
 
 
@@ -203,4 +203,4 @@ MEANING: dict[str, Callable[[Any, list[Any]], list[str]]] = {
     "completions": _completion,
     "completions_stream": _completion_stream,
 }
-"""What an answer must say, whichever server gave it; those not named need only have the right form."""
+"""The check of an answer's values, for both servers. Answers without one are checked for their form only."""

@@ -1,4 +1,4 @@
-"""Where the real server and the reference server are known to differ: asked of both, so that the list stays true."""
+"""Known differences between the real server and the reference server. Both are asked, so that the list stays true."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ class Difference:
     """One request that the two servers answer differently."""
 
     what: str
-    """What is sent, for people."""
+    """What is sent, as shown on the page."""
     asked: Asked
     real: str
-    """What SGLang 0.5.23 answers, in the words of `outcome`."""
+    """What SGLang 0.5.23 answers, as `outcome` puts it."""
     reference: str
     """What the reference server answers."""
     matters: str
@@ -23,7 +23,7 @@ class Difference:
 
 
 def outcome(answer: Answer) -> str:
-    """Return what an answer amounts to, in a few words."""
+    """Summarize an answer in a few words."""
     if answer.status != 200:
         return f"HTTP {answer.status}"
     last = answer.values()[-1]
@@ -44,7 +44,7 @@ def differences(ids: Sequence[int], context_length: int) -> tuple[Difference, ..
         return Asked("/generate", {"input_ids": prompt, "sampling_params": {"max_new_tokens": n, **GREEDY}, **more})
 
     most = "the longest prompt and answer come from the server's own max_req_input_len, not from the context length"
-    refused = "the reference server refuses what it does not do, so that nothing is ignored unseen"
+    refused = "the reference server refuses what it does not support, so that nothing is silently ignored"
     return (
         Difference(
             "a prompt that ends 2 tokens before the context does, 2 new tokens",
@@ -53,12 +53,12 @@ def differences(ids: Sequence[int], context_length: int) -> tuple[Difference, ..
         Difference(
             "the same, streamed",
             generate(ids[:1] * (context_length - 2), 2, stream=True), "an aborted answer", "2 tokens",
-            "the client reads an abort as an error: the token that comes with it is none",
+            "the client reads an abort as an error and does not count the token that comes with it",
         ),
         Difference(
             "a prompt that ends 7 tokens before the context does, 6 new tokens",
             generate(ids[:1] * (context_length - 7), 6), "5 tokens", "6 tokens",
-            "cut without a word; the count of tokens tells, and the trial is invalid",
+            "cut without an error; the token count reveals it, and the trial is invalid",
         ),
         Difference("a field that does not exist", generate(ids, 1, nonsense=1), "1 token", "HTTP 400", refused),
         Difference(

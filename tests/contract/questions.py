@@ -1,4 +1,4 @@
-"""Questions as the accuracy stage puts them, to any server, and whether its answers agree with each other."""
+"""Questions of the accuracy stage for any server, and checks that its answers agree with each other."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -19,30 +19,30 @@ N_TEXT = 24
 
 
 def asker(protocol: str, send: Send, model: str = "") -> Ask:
-    """Return what asks a server one question, in the words of a module of :mod:`bench.accuracy.protocols`."""
-    words = dialect(protocol)
+    """Return a function that asks a server one question, in a protocol of :mod:`bench.accuracy.protocols`."""
+    module = dialect(protocol)
 
     def ask(question: Question) -> Answer:
-        answers = [send(Asked(words.PATH, body)) for body in words.requests(question, model)]
+        answers = [send(Asked(module.PATH, body)) for body in module.requests(question, model)]
         assert {answer.status for answer in answers} == {200}, answers
-        return words.read(question, [answer.values()[0] for answer in answers])
+        return module.read(question, [answer.values()[0] for answer in answers])
 
     return ask
 
 
 def text(ids: Sequence[int], n: int = N_TEXT, *stop: str) -> Question:
-    """Return the question for ``n`` tokens of text, the likeliest ones."""
+    """Return the question for ``n`` tokens of text, sampled greedily."""
     return Question(context=tuple(ids), sampling=Sampling(max_new_tokens=n, stop=stop, temperature=0.0))
 
 
 def disagreements(ask: Ask, ids: Sequence[int], said: Sequence[int], tolerance: float) -> list[str]:
-    """Return where a server's answers do not agree with each other, a line each.
+    """Return one line for each disagreement between a server's answers.
 
     Args:
         ask: asks the server.
         ids: a prompt of ordinary token ids.
-        said: what the server itself generates after it, the likeliest token each time; two tokens or more.
-        tolerance: by how many nats log-probabilities of one token may differ.
+        said: the server's own greedy answer to it; two tokens or more.
+        tolerance: largest difference of a token's log-probabilities, nats.
     """
     ids, said, other = tuple(ids), tuple(said), next(token for token in ids if token != said[0])
     whole = ask(Question(context=ids[:-N_SCORED], continuation=ids[-N_SCORED:])).logprobs[0]
@@ -56,22 +56,22 @@ def disagreements(ask: Ask, ids: Sequence[int], said: Sequence[int], tolerance: 
     before = written.partition(stop)[0]
     stopped = ask(text(ids, N_TEXT, stop))
     facts = {
-        f"{N_SCORED} tokens: {whole:.3f} nats as a whole, {sum(steps):.3f} one by one": abs(whole - sum(steps))
+        f"{N_SCORED} tokens: {whole:.3f} nats as a whole, {sum(steps):.3f} token by token": abs(whole - sum(steps))
         <= tolerance * N_SCORED,
-        f"what it says next is greedy {first.greedy}, right is (False, True)": first.greedy == (False, True),
-        "what it says next is less likely than another token": first.logprobs[1] > first.logprobs[0],
-        "what it says is not greedy as a continuation": follows[said].greedy == (True,),
-        "what it does not say is greedy as a continuation": follows[other, *said[1:]].greedy == (False,),
+        f"its next token is greedy {first.greedy}, right is (False, True)": first.greedy == (False, True),
+        "its next token is less likely than another one": first.logprobs[1] > first.logprobs[0],
+        "its answer is not greedy as a continuation": follows[said].greedy == (True,),
+        "another text than its answer is greedy as a continuation": follows[other, *said[1:]].greedy == (False,),
         f"{plain.output_tokens} tokens of text, asked for were {N_TEXT}": plain.output_tokens == N_TEXT,
         "a text that reached its limit does not count as cut": plain.cut,
         f"{written!r} stopped at {stop!r} is {stopped.text!r}": stopped.text == before,
         "an answer that was stopped counts as cut": not stopped.cut,
     }
-    return [what for what, holds in facts.items() if not holds]
+    return [fault for fault, holds in facts.items() if not holds]
 
 
 def mixed(ids: Sequence[int], context_length: int) -> Iterator[Question]:
-    """Yield questions of every kind and many lengths, some as long as the context, of tokens drawn from ``ids``."""
+    """Yield questions of every kind and of many lengths up to the context, with tokens drawn from ``ids``."""
     drawn = random.Random(0)
     for n in (1, 2, 7, 33, 34, 100, 101, context_length - 1):
         context = tuple(drawn.choices(ids, k=n))
@@ -83,7 +83,7 @@ def mixed(ids: Sequence[int], context_length: int) -> Iterator[Question]:
 
 
 def truth(reference: Reference, question: Question, end: int) -> Answer:
-    """Return the right answer, by plain transformers; ``end`` is the token that ends texts."""
+    """Return the right answer, computed by transformers; ``end`` is the token that ends texts."""
     context, continuation = list(question.context), question.continuation
     if question.sampling:
         most = question.sampling.max_new_tokens
@@ -92,18 +92,18 @@ def truth(reference: Reference, question: Question, end: int) -> Answer:
         return Answer(
             text=reference.tokenizer.decode(ended), cut=ended == said, output_tokens=min(len(ended) + 1, most)
         )
-    found = reference.logprobs(list(question.prompt))[len(context) - 1 :]
+    rows = reference.logprobs(list(question.prompt))[len(context) - 1 :]
     if question.choices:
-        logprobs = tuple(float(found[0, token]) for token in question.choices)
-        return Answer(logprobs=logprobs, greedy=tuple(token == int(found[0].argmax()) for token in question.choices))
-    total = sum(float(found[place, token]) for place, token in enumerate(continuation))
-    greedy = all(token == int(found[place].argmax()) for place, token in enumerate(continuation))
+        logprobs = tuple(float(rows[0, token]) for token in question.choices)
+        return Answer(logprobs=logprobs, greedy=tuple(token == int(rows[0].argmax()) for token in question.choices))
+    total = sum(float(rows[place, token]) for place, token in enumerate(continuation))
+    greedy = all(token == int(rows[place].argmax()) for place, token in enumerate(continuation))
     return Answer(logprobs=(total,), greedy=(greedy,))
 
 
-def assert_like(found: Answer, right: Answer, tolerance: float = 1e-3) -> None:
-    """Assert that an answer is the right one, its log-probabilities up to ``tolerance`` nats."""
-    assert found.logprobs == pytest.approx(right.logprobs, abs=tolerance)
-    assert (found.greedy, found.text, found.cut) == (right.greedy, right.text, right.cut)
+def assert_like(answer: Answer, right: Answer, tolerance: float = 1e-3) -> None:
+    """Assert that an answer is right, with log-probabilities within ``tolerance`` nats."""
+    assert answer.logprobs == pytest.approx(right.logprobs, abs=tolerance)
+    assert (answer.greedy, answer.text, answer.cut) == (right.greedy, right.text, right.cut)
     if right.text is not None:
-        assert found.output_tokens == right.output_tokens
+        assert answer.output_tokens == right.output_tokens

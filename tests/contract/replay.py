@@ -1,4 +1,4 @@
-"""What quantbench's own client makes of an answer: read from a server, or from a recording played back over HTTP."""
+"""quantbench's client reading an answer from a server, or from a recording that is replayed over HTTP."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 async def read(base_url: str, ids: list[int], n: int, api_key: str | None = None) -> RequestTrace:
-    """Return what the client saw of one streamed answer of ``n`` tokens, after a flush."""
+    """Return the client's trace of one streamed answer of ``n`` tokens, after a flush."""
     timeouts = {"total_timeout_s": TIMEOUT_S, "stall_timeout_s": TIMEOUT_S}
     async with Client(base_url, protocol="sglang", **timeouts, api_key=api_key) as client:
         await client.flush_cache()
@@ -24,7 +24,7 @@ async def read(base_url: str, ids: list[int], n: int, api_key: str | None = None
 
 
 def wrong(trace: RequestTrace, n_prompt: int, n: int) -> list[str]:
-    """Return what is wrong with a trace of a proper answer; nothing where it is right."""
+    """Return what is wrong with the trace of a complete answer; an empty list if nothing is."""
     facts = {
         "error": (trace.error, None),
         "prompt_tokens": (trace.prompt_tokens, n_prompt),
@@ -33,12 +33,12 @@ def wrong(trace: RequestTrace, n_prompt: int, n: int) -> list[str]:
         "finish_reason": (trace.finish_reason, "length"),
         "tokens of all events": (sum(trace.event_tokens), n),
     }
-    return [f"{name} is {found}, right is {right}" for name, (found, right) in facts.items() if found != right]
+    return [f"{name} is {value}, right is {right}" for name, (value, right) in facts.items() if value != right]
 
 
 @asynccontextmanager
 async def played_back(answer: Answer, seed: int) -> AsyncIterator[str]:
-    """Send a recorded stream to whoever asks, in pieces that have nothing to do with its events; yields the address."""
+    """Serve a recorded stream in random pieces, independent of its events, and yield the address."""
     pieces = random.Random(seed)
 
     async def generate(request: web.Request) -> web.StreamResponse:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from bench.records.record import ItemOutcome, TaskScore
 
 MOST_NATS = 0.3
-"""How far one log-probability may be off. Logits of about 20 lie 0.125 apart in BF16, and two implementations add
-up 30 layers in another order; measured maxima are in docs/contract-sglang.md."""
+"""Largest difference allowed for one log-probability. In BF16, logits of about 20 are 0.125 apart, and the two
+implementations sum 30 layers in a different order; docs/contract-sglang.md has measured maxima."""
 MEAN_NATS = 0.1
-"""How far they may be off on average."""
+"""Largest difference allowed on average."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Likeness:
     """Generated answers that are the same to the last character."""
 
     def wrong(self) -> list[str]:
-        """Return what is wrong, a line each."""
+        """Return one line for each fault."""
         facts = {
             f"{self.n_unexplained} picks differ by more than rounding": self.n_unexplained == 0,
             f"log-probabilities differ by {self.most_nats:.3f} nats": self.most_nats <= MOST_NATS,
@@ -46,14 +46,14 @@ def likeness(real: TaskScore, reference: TaskScore) -> Likeness:
     """
     pairs = list(_paired(real.items, reference.items))
     gaps, other, unexplained = [0.0], 0, 0
-    for one, two in pairs:
-        off = [abs(a - b) for a, b in zip(one.logprobs, two.logprobs, strict=True)]
+    for item, expected in pairs:
+        off = [abs(a - b) for a, b in zip(item.logprobs, expected.logprobs, strict=True)]
         gaps += off
-        if off and one.answer != two.answer:
+        if off and item.answer != expected.answer:
             other += 1
-            # A pick moves when both choices do: by as much as the two together.
-            unexplained += _margin(two, int(one.answer)) > 2 * max(off)
-    n_choices = sum(len(one.logprobs) for one, _ in pairs)
+            # The gap between two choices can change by the differences of both, hence the 2.
+            unexplained += _margin(expected, int(item.answer)) > 2 * max(off)
+    n_choices = sum(len(item.logprobs) for item, _ in pairs)
     return Likeness(
         task=real.task,
         n_items=len(pairs),
@@ -62,7 +62,7 @@ def likeness(real: TaskScore, reference: TaskScore) -> Likeness:
         n_unexplained=unexplained,
         mean_nats=sum(gaps) / max(1, n_choices),
         most_nats=max(gaps),
-        n_same_texts=sum(one.answer == two.answer for one, two in pairs if not one.logprobs),
+        n_same_texts=sum(item.answer == expected.answer for item, expected in pairs if not item.logprobs),
     )
 
 
@@ -74,7 +74,7 @@ def _paired(real: Iterable[ItemOutcome], reference: Iterable[ItemOutcome]) -> It
     def by_item(items: Iterable[ItemOutcome]) -> dict[tuple[str, int, str, str], ItemOutcome]:
         return {(item.task, item.doc_id, item.doc_hash, item.prompt_hash): item for item in items}
 
-    one, two = by_item(real), by_item(reference)
-    if one.keys() != two.keys():
-        raise ValueError(f"{len(one.keys() ^ two.keys())} items were scored by one of the servers only")
-    return ((one[key], two[key]) for key in one)
+    items, expected = by_item(real), by_item(reference)
+    if items.keys() != expected.keys():
+        raise ValueError(f"{len(items.keys() ^ expected.keys())} items were scored by one of the servers only")
+    return ((items[key], expected[key]) for key in items)

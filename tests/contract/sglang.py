@@ -1,8 +1,8 @@
-"""``python -m tests.contract.sglang``: holds quantbench, and the reference server, to the real SGLang on a CPU.
+"""``python -m tests.contract.sglang``: tests quantbench and the reference server against the real SGLang on a CPU.
 
-Builds the toolchain ``sglang-cpu`` where it is missing, has quantbench run its own sweep and scoring on the real
-server, compares what it answers with what was recorded, and writes docs/contract-sglang.md. ``--record`` records its
-answers anew first. Exit code 1 where a check failed.
+Builds the toolchain ``sglang-cpu`` if it is missing, runs a sweep and a scoring on the real server, compares its
+answers with the recorded ones, and writes docs/contract-sglang.md. ``--record`` records its answers again first. The
+exit code is 1 if a check failed.
 """
 
 import argparse
@@ -40,33 +40,33 @@ SPEED = [
 ]  # fmt: skip
 SCORING = ["accuracy=demo", "accuracy.limit=16", "accuracy.max_gen_toks=24"]
 STRETCHED = ["context=131k", "workload=none", "accuracy=demo", "accuracy.tasks=[mini-mmlu]", "accuracy.limit=16"]
-"""Sixteen times as long as the model was made for: answers to short prompts change too."""
+"""Sixteen times the model's own context: answers to short prompts change too."""
 APART = 4
-"""How many times as far off the log-probabilities without YaRN must be as those of the other server."""
+"""The log-probabilities without YaRN must be off by at least this many times the difference of the two servers."""
 N_CELLS, TASKS = 6, ("mini-mmlu", "mini-ceval", "mini-ifeval")
 CONTEXT = 1024
-"""Of the servers whose answers are recorded, tokens: one more must not take minutes on a CPU."""
+"""Context of the servers whose answers are recorded, tokens: small, so that exceeding it is fast on a CPU."""
 PROMPT = list(range(1000, 1040))
 CHOICES = [330, 389, 340, 422]
 END_S = 60.0
-"""How long the real server may take to end of an unknown token."""
+"""How long the real server may take to end after an unknown token, s."""
 
 
 class Contract:
-    """The checks so far."""
+    """The results of the checks so far."""
 
     def __init__(self) -> None:
         self.results: list[page.Result] = []
 
     def check(self, name: str, run: Callable[[], tuple[Sequence[str], str]]) -> None:
-        """Run one check, which returns (what is wrong, what was seen); an error fails it and not the next."""
+        """Run one check, which returns (what is wrong, details); an error fails this check and not the next."""
         say(f"{name} …")
         try:
-            wrong, found = run()
+            wrong, details = run()
         except Exception as error:  # noqa: BLE001 - the checks that follow say more about what is broken
             traceback.print_exc()
-            wrong, found = [f"{type(error).__name__}: {error}"], ""
-        self.results.append(page.Result(name, tuple(wrong), found))
+            wrong, details = [f"{type(error).__name__}: {error}"], ""
+        self.results.append(page.Result(name, tuple(wrong), details))
         say(f"{name}: {'; '.join(wrong) if wrong else 'passed'}")
 
 
@@ -77,10 +77,10 @@ def say(text: str) -> None:
 
 
 def run_quantbench(work: Path, overrides: Sequence[str]) -> RunRecord:
-    """Run quantbench as a person would, and return its record.
+    """Run quantbench from its command line and return the record.
 
     Raises:
-        RuntimeError: it left none.
+        RuntimeError: there is no record.
     """
     results = work / "results"
     command = [sys.executable, "-m", "bench.run", *MODEL, *overrides]
@@ -114,14 +114,16 @@ def running(work: Path, name: str, *overrides: str) -> Iterator[RunningEngine]:
 
 def check_run(record: RunRecord) -> tuple[list[str], str]:
     """Check that every cell and task of a run is ``ok``, and that no key was kept."""
-    wrong = [f"{one.stage}: {one.message}" for one in record.failures]
+    wrong = [f"{failure.stage}: {failure.message}" for failure in record.failures]
     wrong += [
         f"{cell.input_len} in, {cell.concurrency} at once: {cell.status}: {'; '.join(cell.reasons)}"
         for cell in record.cells
         if cell.status != "ok"
     ]
-    wrong += [f"{one.task}: {one.status}: {'; '.join(one.reasons)}" for one in record.scores if one.status != "ok"]
-    if len(record.cells) != N_CELLS or {one.task for one in record.scores} != set(TASKS):
+    wrong += [
+        f"{score.task}: {score.status}: {'; '.join(score.reasons)}" for score in record.scores if score.status != "ok"
+    ]
+    if len(record.cells) != N_CELLS or {score.task for score in record.scores} != set(TASKS):
         wrong.append(f"{len(record.cells)} cells and {len(record.scores)} tasks, asked for {N_CELLS} and {len(TASKS)}")
     if "api_key" in record.engine_info.reported():
         wrong.append("the record holds the API key")
@@ -131,27 +133,27 @@ def check_run(record: RunRecord) -> tuple[list[str], str]:
 
 def check_scores(real: RunRecord, reference: RunRecord) -> tuple[list[str], str]:
     """Compare the scores of the two servers item by item."""
-    others = {one.task: one for one in reference.scores}
-    found = [scores.likeness(one, others[one.task]) for one in real.scores]
-    seen = [
-        f"{one.task}: {one.n_items} items, {one.n_other_picks} other picks, log-probabilities off by "
-        f"{one.mean_nats:.3f} nats on average and {one.most_nats:.3f} at most"
-        if one.n_choices
-        else f"{one.task}: {one.n_same_texts} of {one.n_items} generated answers the same"
-        for one in found
+    others = {score.task: score for score in reference.scores}
+    tasks = [scores.likeness(score, others[score.task]) for score in real.scores]
+    details = [
+        f"{task.task}: {task.n_items} items, {task.n_other_picks} other picks, log-probabilities off by "
+        f"{task.mean_nats:.3f} nats on average and {task.most_nats:.3f} at most"
+        if task.n_choices
+        else f"{task.task}: {task.n_same_texts} of {task.n_items} generated answers the same"
+        for task in tasks
     ]
-    return [text for one in found for text in one.wrong()], "; ".join(seen)
+    return [text for task in tasks for text in task.wrong()], "; ".join(details)
 
 
 def check_stretched(real: RunRecord, reference: RunRecord, plain: RunRecord) -> tuple[list[str], str]:
-    """Check that both servers stretch positions alike, and that it shows: ``plain`` is the reference without YaRN."""
-    (one,), (two,) = real.scores, reference.scores
-    alike = scores.likeness(one, two)
-    apart = scores.likeness(two, next(score for score in plain.scores if score.task == two.task))
+    """Check that both servers stretch positions alike, with an effect: ``plain`` is the reference without YaRN."""
+    (score,), (expected,) = real.scores, reference.scores
+    alike = scores.likeness(score, expected)
+    apart = scores.likeness(expected, next(other for other in plain.scores if other.task == expected.task))
     wrong = [f"{alike.n_unexplained} picks differ by more than rounding"] if alike.n_unexplained else []
-    if one.yarn is None or one.yarn != two.yarn:
-        wrong.append(f"YaRN is {one.yarn} there and {two.yarn} here")
-    # Stretched, attention is sharper, and with it what BF16 rounds off: what counts is how much less that is.
+    if score.yarn is None or score.yarn != expected.yarn:
+        wrong.append(f"YaRN is {score.yarn} in SGLang and {expected.yarn} in the reference server")
+    # YaRN sharpens attention, and so the rounding errors of BF16: only their ratio to YaRN's effect can be bounded.
     if APART * alike.mean_nats > apart.mean_nats:
         wrong.append(f"{alike.mean_nats:.3f} nats off on average, and without YaRN only {apart.mean_nats:.3f}")
     return wrong, (
@@ -161,12 +163,12 @@ def check_stretched(real: RunRecord, reference: RunRecord, plain: RunRecord) -> 
 
 
 def check_facts(engine: RunningEngine) -> tuple[list[str], str]:
-    """Check that what the engine says of its server is there, and that its longest request comes back whole."""
+    """Check that the engine reports its server's facts, and that the longest request is answered completely."""
     facts = engine.facts
-    told = ("version", "kv_capacity_tokens", "max_context_tokens", "max_running")
-    wrong = [name for name in told if getattr(facts, name) is None]
-    if wrong:
-        return [f"{name} is not told" for name in wrong], ""
+    required = ("version", "kv_capacity_tokens", "max_context_tokens", "max_running")
+    missing = [name for name in required if getattr(facts, name) is None]
+    if missing:
+        return [f"{name} is not reported" for name in missing], ""
     n = 8
     prompt = PROMPT[:1] * (int(facts.max_context_tokens or 0) - n)
     trace = asyncio.run(replay.read(engine.base_url, prompt, n, engine.api_key))
@@ -178,22 +180,23 @@ def check_facts(engine: RunningEngine) -> tuple[list[str], str]:
 
 
 def check_questions(engine: RunningEngine) -> tuple[list[str], str]:
-    """Check that the answers to accuracy questions of every kind agree with each other and with what it generates."""
+    """Check that the answers to accuracy questions of every kind agree with each other and with generated tokens."""
     send = answers.sender(engine.base_url, engine.api_key)
     body = {"input_ids": PROMPT, "sampling_params": {"max_new_tokens": 3, **GREEDY}}
-    said = send(Asked("/generate", body)).values()[0]["output_ids"]
-    wrong = questions.disagreements(questions.asker(engine.engine.protocol, send), PROMPT, said, scores.MOST_NATS)
+    output_ids = send(Asked("/generate", body)).values()[0]["output_ids"]
+    ask = questions.asker(engine.engine.protocol, send)
+    wrong = questions.disagreements(ask, PROMPT, output_ids, scores.MOST_NATS)
     return wrong, "choices, continuations, texts and a stop"
 
 
 def gather(engine: RunningEngine, asked: dict[str, Asked], suffix: str = "") -> dict[str, tuple[Asked, Answer]]:
     """Send every request and return it with its answer."""
     send = answers.sender(engine.base_url, engine.api_key)
-    return {f"{name}{suffix}": (one, send(one)) for name, one in asked.items()}
+    return {f"{name}{suffix}": (request, send(request)) for name, request in asked.items()}
 
 
 def check_answers(got: dict[str, tuple[Asked, Answer]], recorded: dict[str, Form]) -> tuple[list[str], str]:
-    """Hold the real server's answers to the recorded ones."""
+    """Check the real server's answers against the recorded ones."""
     wrong = [f"{name} was never recorded" for name in got.keys() - recorded.keys()]
     for name in got.keys() & recorded.keys():
         wrong += hold.differences(name, *got[name], recorded[name])
@@ -211,7 +214,7 @@ def keep(got: dict[str, tuple[Asked, Answer]], secrets: Sequence[str]) -> None:
 
 
 def check_client(engine: RunningEngine) -> tuple[list[str], str]:
-    """Check that quantbench's client reads the real server's streams rightly."""
+    """Check that quantbench's client reads the real server's streams correctly."""
     wrong = []
     for n_prompt, n in ((1, 1), (1, 6), (40, 1), (40, 12)):
         trace = asyncio.run(replay.read(engine.base_url, PROMPT[:n_prompt], n, engine.api_key))
@@ -220,16 +223,20 @@ def check_client(engine: RunningEngine) -> tuple[list[str], str]:
 
 
 def check_known(engine: RunningEngine) -> tuple[list[str], str]:
-    """Check that the known differences are still as the page says."""
+    """Check that the known differences are still those on the page."""
     send = answers.sender(engine.base_url, engine.api_key)
     listed = known.differences(PROMPT, CONTEXT)
-    outcomes = [(one, known.outcome(send(one.asked))) for one in listed]
-    wrong = [f"{one.what}: {found}, known is {one.real}" for one, found in outcomes if found != one.real]
+    outcomes = [(difference, known.outcome(send(difference.asked))) for difference in listed]
+    wrong = [
+        f"{difference.what}: {outcome}, known is {difference.real}"
+        for difference, outcome in outcomes
+        if outcome != difference.real
+    ]
     return wrong, f"{len(listed)} requests"
 
 
 def check_unknown_token(engine: RunningEngine, vocab_size: int) -> tuple[list[str], str]:
-    """Check that a token outside the vocabulary ends the real server, which is why none may ever be sent."""
+    """Check that a token outside the vocabulary ends the real server, which is why quantbench never sends one."""
     try:
         answer = answers.sender(engine.base_url, engine.api_key)(known.unknown_token(vocab_size))
         return [f"{known.UNKNOWN_TOKEN} was answered with {answer.status}: {answer.text[:100]}"], ""
@@ -255,7 +262,7 @@ def checks(contract: Contract, work: Path, *, record: bool) -> None:
         lambda: (
             check_scores(runs["real"], run("reference", [*REFERENCE, "workload=none", *SCORING]))
             if "real" in runs
-            else (["there are none to compare: the sweep left no record"], "")
+            else (["the sweep left no record to compare with"], "")
         ),
     )
     contract.check(
@@ -288,7 +295,7 @@ def checks(contract: Contract, work: Path, *, record: bool) -> None:
 def main() -> int:
     """Run the contract and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.contract.sglang", description=__doc__)
-    parser.add_argument("--record", action="store_true", help="record the real server's answers anew")
+    parser.add_argument("--record", action="store_true", help="record the real server's answers again")
     arguments = parser.parse_args()
     chain = read(TOOLCHAIN)
     if toolchain_state(chain).python is None:
@@ -309,12 +316,12 @@ def main() -> int:
     contract.check("the flags that the engine can emit", check_flags)
     try:
         checks(contract, work, record=arguments.record)
-    except Exception as error:  # noqa: BLE001 - the page is written whatever happened, and says so
+    except Exception as error:  # noqa: BLE001 - the page is written in any case, and reports the error
         traceback.print_exc()
         contract.results.append(page.Result("the servers", (f"{type(error).__name__}: {error}",), ""))
     versions = {name: built.versions[name] for name in ("sglang", "torch", "transformers")}
     page.write(contract.results, versions, known.differences(PROMPT, CONTEXT), built.disk_bytes)
-    failed = [one.check for one in contract.results if one.wrong]
+    failed = [result.check for result in contract.results if result.wrong]
     say(f"failed: {', '.join(failed)} (logs: {work})" if failed else f"all {len(contract.results)} checks passed")
     return 1 if failed else 0
 

@@ -1,6 +1,6 @@
-"""The reference server, and the client, held to what a real SGLang 0.5.23 answered; no SGLang is needed here.
+"""The reference server and the client, tested against recorded answers of a real SGLang 0.5.23.
 
-``make contract-sglang`` holds the real server to the same, by the same function.
+``make contract-sglang`` checks the real server against the same recordings, with the same function.
 """
 
 # ruff: noqa: F401, F811 — fixtures are imported by name
@@ -23,14 +23,14 @@ IDS = prompt(0, N_IDS)
 ASKED = requests(IDS, choices=[30, 31, 32, 33], context_length=CONTEXT)
 SCHEMA = answers.read_schema()
 OPENAI = {name for name, asked in ASKED.items() if asked.path.startswith("/v1/")}
-"""What the reference server does not speak."""
+"""Requests of the API that the reference server does not offer."""
 SMALL = 256
-"""Context of a server whose edge is cheap to reach, tokens."""
+"""Context of a server that is quickly filled, tokens."""
 STREAMS = sorted(name for name in SCHEMA if "event-stream" in str(SCHEMA[name]["content_type"]))
 ANSWERED = [name for name in STREAMS if name.startswith(("generate", "score"))]
 
 
-def test_every_request_is_recorded_and_every_recording_is_asked_for() -> None:
+def test_every_request_has_a_recording_and_every_recording_a_request() -> None:
     incremental = {f"{name}_incremental" for name in INCREMENTAL}
     files = {file.stem for file in answers.FOLDER.glob("*.json")} - {Path(answers.SCHEMA).stem}
     assert ASKED.keys() | incremental == SCHEMA.keys() == files
@@ -49,7 +49,7 @@ def test_the_schema_follows_from_the_recordings(name: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(answers.FOLDER.glob("*.json")), ids=lambda file: file.stem)
-def test_recordings_tell_nothing_of_the_machine_that_made_them(file: Path) -> None:
+def test_recordings_reveal_nothing_of_the_machine_they_come_from(file: Path) -> None:
     text = file.read_text()
     places = (str(Path.home()), "/home/", "/tmp/", socket.gethostname())
     assert [word for word in places if word in text] == []
@@ -58,16 +58,17 @@ def test_recordings_tell_nothing_of_the_machine_that_made_them(file: Path) -> No
 
 @pytest.fixture(scope="module")
 def small(checkpoint: Path) -> Iterator[Server]:
-    found = Server(checkpoint, "--context-length", str(SMALL))
-    found.await_ready()
-    yield found
-    found.stop()
+    small_server = Server(checkpoint, "--context-length", str(SMALL))
+    small_server.await_ready()
+    yield small_server
+    small_server.stop()
 
 
-def test_the_known_differences_are_as_the_page_says(small: Server) -> None:
+def test_the_known_differences_are_those_on_the_page(small: Server) -> None:
     send = answers.sender(f"http://127.0.0.1:{small.port}")
     listed = known.differences(IDS, SMALL)
-    assert {one.what: known.outcome(send(one.asked)) for one in listed} == {one.what: one.reference for one in listed}
+    outcomes = {difference.what: known.outcome(send(difference.asked)) for difference in listed}
+    assert outcomes == {difference.what: difference.reference for difference in listed}
     assert send(known.unknown_token(VOCAB)).status == 400
     for name in sorted(OPENAI):
         assert send(ASKED[name]).status == 404
@@ -92,7 +93,7 @@ def test_the_client_reads_a_recorded_stream_of_the_real_server(name: str, seed: 
     assert list(trace.event_ns) == sorted(trace.event_ns)
 
 
-def test_the_client_tells_the_real_servers_own_reason() -> None:
+def test_the_client_reports_the_real_servers_own_reason() -> None:
     trace = played_back("error_too_long_stream", 0)
     assert "is longer than the model's context length" in str(trace.error)
     assert trace.event_tokens == ()
@@ -100,19 +101,19 @@ def test_the_client_tells_the_real_servers_own_reason() -> None:
 
 def test_the_page_lists_every_known_difference() -> None:
     page = (ROOT / "docs" / "contract-sglang.md").read_text()
-    for one in known.differences(IDS, CONTEXT):
-        assert f"| {one.what} | {one.real} | {one.reference} | {one.matters} |" in page
+    for row in known.differences(IDS, CONTEXT):
+        assert f"| {row.what} | {row.real} | {row.reference} | {row.matters} |" in page
     assert known.UNKNOWN_TOKEN in page
 
 
-def test_a_wrong_answer_is_told_field_by_field() -> None:
+def test_a_wrong_answer_is_reported_field_by_field() -> None:
     asked = ASKED["generate"]
     recorded = answers.recorded_answer("generate")
     assert hold.differences("generate", asked, recorded, SCHEMA["generate"]) == []
     value = json.loads(recorded.text)
     value["meta_info"]["prompt_tokens"] = N_IDS - 1
-    told = hold.differences("generate", asked, _with(value), SCHEMA["generate"])
-    assert told == [f"generate: prompt_tokens is {N_IDS - 1}, sent were {N_IDS}"]
+    wrong = hold.differences("generate", asked, _with(value), SCHEMA["generate"])
+    assert wrong == [f"generate: prompt_tokens is {N_IDS - 1}, sent were {N_IDS}"]
     value["output_ids"] = ["1"]
     del value["text"]
     assert hold.differences("generate", asked, _with(value), SCHEMA["generate"]) == [

@@ -1,4 +1,4 @@
-"""The comparison of two servers' scores, on scores whose likeness is known."""
+"""The comparison of two servers' scores, on scores with known differences."""
 
 import pytest
 
@@ -23,23 +23,23 @@ def score(*items: ItemOutcome) -> TaskScore:
 
 
 def test_a_server_is_like_itself() -> None:
-    one = score(item(0, (-1.0, -2.0)), item(1, (), "yes"))
-    found = likeness(one, one)
-    assert found.wrong() == []
-    assert (found.n_items, found.n_choices, found.n_other_picks, found.n_same_texts) == (2, 2, 0, 1)
-    assert (found.mean_nats, found.most_nats) == (0, 0)
+    own = score(item(0, (-1.0, -2.0)), item(1, (), "yes"))
+    same = likeness(own, own)
+    assert same.wrong() == []
+    assert (same.n_items, same.n_choices, same.n_other_picks, same.n_same_texts) == (2, 2, 0, 1)
+    assert (same.mean_nats, same.most_nats) == (0, 0)
 
 
-def test_a_pick_that_rounding_turned_is_counted_and_no_fault() -> None:
-    found = likeness(score(item(0, (-1.0, -1.03))), score(item(0, (-1.04, -1.02))))
-    assert (found.n_other_picks, found.n_unexplained) == (1, 0)
-    assert found.mean_nats == pytest.approx(0.025)
-    assert found.wrong() == []
+def test_a_pick_that_rounding_changed_is_counted_and_is_no_fault() -> None:
+    rounded = likeness(score(item(0, (-1.0, -1.03))), score(item(0, (-1.04, -1.02))))
+    assert (rounded.n_other_picks, rounded.n_unexplained) == (1, 0)
+    assert rounded.mean_nats == pytest.approx(0.025)
+    assert rounded.wrong() == []
 
 
-def test_log_probabilities_that_are_far_off_are_a_fault() -> None:
-    found = likeness(score(item(0, (-1.0, -3.0))), score(item(0, (-1.0, -3.0 - 2 * MOST_NATS))))
-    assert found.wrong() == [
+def test_large_differences_of_log_probabilities_are_a_fault() -> None:
+    far = likeness(score(item(0, (-1.0, -3.0))), score(item(0, (-1.0, -3.0 - 2 * MOST_NATS))))
+    assert far.wrong() == [
         f"mini-mmlu: log-probabilities differ by {2 * MOST_NATS:.3f} nats",
         f"mini-mmlu: log-probabilities differ by {MOST_NATS:.3f} nats on average",
     ]

@@ -1,6 +1,6 @@
-"""``python -m tests.contract.vllm``: records what a real vLLM on a CPU answers to accuracy questions.
+"""``python -m tests.contract.vllm``: records the answers of a real vLLM on a CPU to accuracy questions.
 
-The answers lie in tests/fixtures/vllm, for tests that need no vLLM. It serves a random model of two layers in float32.
+vLLM serves a random model of two layers in float32. Tests use the answers, in tests/fixtures/vllm, without vLLM.
 """
 
 import json
@@ -25,10 +25,10 @@ from tests.support.presets import engine_fields
 FOLDER = FIXTURES / "vllm"
 CONTEXT = 512
 VOCAB, BROKEN, END = 300, 297, 299
-"""How many tokens there are; the one that gives logits that are no numbers when it is read; the one that ends texts."""
+"""Number of tokens; the token whose embedding gives NaN logits; the token that ends texts."""
 IDS = tuple(range(60, 90))
 SAID = (48, 31, 64, 56, END)
-"""What the model says after them: ``P?`X``."""
+"""The model's answer to them: ``P?`X``."""
 QUESTIONS = {
     "choices": Question(context=IDS, choices=(65, *SAID)),
     "choices_at_end": Question(context=IDS + SAID[:4], choices=(65, END)),
@@ -45,12 +45,12 @@ QUESTIONS = {
 
 
 def config(**changes: Any) -> vllm.Config:
-    """Return the fields of ``engine=vllm`` on a CPU, but for ``changes``."""
+    """Return the fields of ``engine=vllm`` on a CPU, with ``changes``."""
     return vllm.Config.model_validate({**engine_fields("vllm"), "device": "cpu", **changes})
 
 
 def write_small(folder: Path) -> None:
-    """Write a random model of two layers with heads of a width that vLLM has CPU kernels for.
+    """Write a random model of two layers with a head width that vLLM's CPU kernels support.
 
     Its first tokens are the printable characters of ASCII, and token 275 is ``<275>``.
     """
@@ -69,7 +69,7 @@ def write_small(folder: Path) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[BROKEN] = float("nan")
         model.get_output_embeddings().weight[BROKEN] = -10 * model.get_output_embeddings().weight.mean(0)
-        model.get_output_embeddings().weight[END] *= 2  # so that it is the likeliest token now and then
+        model.get_output_embeddings().weight[END] *= 2  # so that it is sometimes the likeliest token
     model.save_pretrained(folder)
     letters = ["Ġ", *map(chr, range(ord("!"), ord("~") + 1))]
     words = [*letters, *(f"<{n}>" for n in range(len(letters), VOCAB))]
@@ -81,7 +81,7 @@ def write_small(folder: Path) -> None:
 
 @contextmanager
 def serving(folder: Path, **changes: Any) -> Iterator[RunningEngine]:
-    """Serve the model in ``folder`` by quantbench's own engine; ``changes`` of its fields."""
+    """Serve the model in ``folder`` by quantbench's own engine, with ``changes`` of its fields."""
     checkpoint = Checkpoint(path=folder, manifest=manifest("bf16"), reused=False, reason="test")
     with serve(
         vllm.VLLM(name="vllm", config=config(dtype="float32", **changes)),
