@@ -1,7 +1,7 @@
 """``python docs/draw_architecture.py``: draws architecture.svg and writes the table of wings in architecture.md.
 
-The floors are those of the layers contract in pyproject.toml, the sentences those of the docstrings, and the ways the
-numbered lists of the page: each step is drawn on the floor of the module that it names.
+Floors are from the layers contract in pyproject.toml, sentences from the docstrings, and routes from the numbered lists
+of the page: each step is drawn on the floor of its module.
 """
 
 import ast
@@ -17,7 +17,7 @@ PAGE, PICTURE = DOCS / "architecture.md", DOCS / "architecture.svg"
 CELLAR = "quantize"
 COLOURS = ("#3b7dd8", "#c2621b", "#2f8f5b")
 ROW, TOP, LEFT, NARROWEST, STEP = 32, 96, 16, 176, 8
-"""Height of a floor; where the first is; left edge; width of the top floor; how much wider each floor is, pixels."""
+"""Pixels: height of a floor, top of the first, left edge, width of the top floor, added width of each floor below."""
 PANEL, GAP, RADIUS = 236, 28, 9
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -35,7 +35,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 
 
 def floors() -> list[list[str]]:
-    """Return the modules of each floor, from the top one down; the last is the other package."""
+    """Return the modules of each floor from the top down; the last is the other package."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract.get("exhaustive")]
     return [*(re.split(r" [|:] ", layer) for layer in layers), [CELLAR]]
@@ -50,23 +50,23 @@ def sentence(name: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
 
 
-def ways() -> dict[str, list[str]]:
-    """Return {heading of a numbered list: the dotted name that each of its steps begins with}."""
-    found: dict[str, list[str]] = {}
+def routes() -> dict[str, list[str]]:
+    """Return {heading of a numbered list: the dotted name at the beginning of each step}."""
+    steps: dict[str, list[str]] = {}
     for section in re.split(r"^### ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
-        found[section.partition("\n")[0]] = re.findall(r"^\d+\. `([\w.]+)`", section, re.MULTILINE)
-    return found
+        steps[section.partition("\n")[0]] = re.findall(r"^\d+\. `([\w.]+)`", section, re.MULTILINE)
+    return steps
 
 
 def floor_of(step: str) -> int:
-    """Return the number of the floor on which a step happens, from the top."""
+    """Return the number of a step's floor, from the top."""
     package, _, rest = step.partition(".")
     wing = rest.partition(".")[0] if package == "bench" else package
     return next(number for number, wings in enumerate(floors()) if wing in wings)
 
 
 def table() -> str:
-    """Return the table of wings; those on one floor have one number."""
+    """Return the table of wings; wings on one floor share its number."""
     rows = floors()
     numbered = [(len(rows) - 1 - number, wing) for number, wings in enumerate(rows) for wing in wings]
     lines = [f"| {number} | `{wing}` | {sentence(wing)} |" for number, wing in numbered]
@@ -90,16 +90,16 @@ def _floor(number: int, wings: list[str], width: int) -> list[str]:
 
 
 def _stays(steps: list[str]) -> list[tuple[int, str, str]]:
-    """Return (floor, numbers, names) of the steps, those that follow each other on one floor together."""
-    found = []
+    """Return (floor, numbers, names) of the steps, with consecutive steps on one floor combined."""
+    stays = []
     for floor, group in groupby(enumerate(steps, start=1), key=lambda step: floor_of(step[1])):
         numbers, names = zip(*group, strict=True)
         label = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
-        found.append((floor, label, ", ".join(names)))
-    return found
+        stays.append((floor, label, ", ".join(names)))
+    return stays
 
 
-def _way(heading: str, steps: list[str], left: float, colour: str) -> list[str]:
+def _route(heading: str, steps: list[str], left: float, colour: str) -> list[str]:
     begin, _, end = heading.partition(", ")
     stays = _stays(steps)
     reach = (PANEL - 4 * RADIUS) / (len(stays) - 1)
@@ -121,21 +121,21 @@ def _way(heading: str, steps: list[str], left: float, colour: str) -> list[str]:
 
 
 def picture() -> str:
-    """Return the drawing: floors as a flight of stairs, and next to them each way as a line from floor to floor."""
+    """Return the drawing: floors as stairs, and to their right each route as a line between floors."""
     rows = floors()
     begin = LEFT + NARROWEST + STEP * len(rows) + GAP
-    width, height = begin + len(ways()) * (PANEL + GAP) - GAP + LEFT, TOP + ROW * len(rows) + 16
+    width, height = begin + len(routes()) * (PANEL + GAP) - GAP + LEFT, TOP + ROW * len(rows) + 16
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {height}" width="{width}">',
-        f"<title>The wings of quantbench, and {len(ways())} values on their way through them</title>",
+        f"<title>The wings of quantbench, and the paths of {len(routes())} values through them</title>",
         f"<style>{STYLE}</style>",
         f'<text class="small" x="{LEFT}" y="40">A wing imports what is below it,</text>',
         f'<text class="small" x="{LEFT}" y="58">and nothing above or next to it.</text>',
     ]
     for number, wings in enumerate(rows):
         lines += _floor(number, wings, width)
-    for place, ((heading, steps), colour) in enumerate(zip(ways().items(), COLOURS, strict=True)):
-        lines += _way(heading, steps, begin + place * (PANEL + GAP), colour)
+    for place, ((heading, steps), colour) in enumerate(zip(routes().items(), COLOURS, strict=True)):
+        lines += _route(heading, steps, begin + place * (PANEL + GAP), colour)
     return "\n".join([*lines, "</svg>", ""])
 
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the wings as they are: their floors, their sentences, and the functions on three ways."""
+"""docs/architecture.md is up to date: floors of the wings, their sentences, and the functions on three paths."""
 
 import importlib.util
 import re
@@ -23,7 +23,7 @@ def drawing() -> ModuleType:
     return module
 
 
-def test_the_picture_and_the_table_of_wings_are_those_of_today(drawing: ModuleType) -> None:
+def test_the_picture_and_the_table_of_wings_are_up_to_date(drawing: ModuleType) -> None:
     assert drawing.PAGE.read_text() == drawing.page(), AGAIN
     assert drawing.PICTURE.read_text() == drawing.picture(), AGAIN
 
@@ -39,21 +39,21 @@ def test_every_wing_has_a_floor_and_one_sentence(drawing: ModuleType) -> None:
         assert text.endswith((".", "`")), f"{wing}: {text}"
 
 
-def test_three_ways_lead_through_the_wings(drawing: ModuleType) -> None:
-    """That each function exists is checked with those of all pages."""
-    ways = drawing.ways()
-    assert [heading.partition(",")[0] for heading in ways] == [
+def test_three_paths_lead_through_the_wings(drawing: ModuleType) -> None:
+    """Another test checks that the functions on all pages exist."""
+    routes = drawing.routes()
+    assert [heading.partition(",")[0] for heading in routes] == [
         "One input length",
         "One scheme name",
         "One log-probability",
     ]
-    for steps in ways.values():
+    for steps in routes.values():
         assert len(steps) > 10
         assert len({drawing.floor_of(step) for step in steps}) > 3
 
 
 def test_the_table_of_changes_has_25_rows_with_files() -> None:
-    """That each file exists is checked with those of all pages."""
+    """Another test checks that the files on all pages exist."""
     [table] = re.findall(r"^\| to change \| open \|\n.*\n((?:\|.*\n)+)", PAGE.read_text(), re.MULTILINE)
     rows = table.splitlines()
     assert len(rows) == 25
