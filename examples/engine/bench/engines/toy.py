@@ -33,11 +33,11 @@ class Toy(Engine):
 
     @property
     def served_model(self) -> str:
-        """Name that requests give the model."""
+        """The model's name in requests."""
         return "toy"
 
     def code_files(self) -> Sequence[Path]:
-        """Return this module and the server: a run is not resumed once either has changed."""
+        """Return this module and the server: a run is not resumed if either has changed."""
         return [*super().code_files(), SERVER]
 
     def refuses(self, model: ServedModel) -> str | None:
@@ -53,11 +53,11 @@ class Toy(Engine):
         return [interpreter, "-P", str(SERVER), str(launch.checkpoint), str(launch.port), self.config.dtype]
 
     def environment(self, api_key: str) -> dict[str, str]:
-        """Return the server's own variables, the key among them."""
+        """Return the server's environment variables, including the key."""
         return {"TOY_API_KEY": api_key, "HF_HUB_OFFLINE": "1"}
 
     def facts(self, ask: Ask, log: Log) -> tuple[EngineInfo, ServerFacts]:
-        """Return what the ready server reports of itself, to keep and to compute with."""
+        """Return what the ready server reports about itself: for the record, and to compute with."""
         _, body = ask("/v1/models")
         [model] = json.loads(body)["data"]
         info = EngineInfo.of({"device": "cpu", "dtype": self.config.dtype, "model": model})

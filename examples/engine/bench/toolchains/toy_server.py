@@ -1,6 +1,6 @@
-"""``toy_server.py FOLDER PORT DTYPE``: OpenAI's completions API, as far as quantbench asks for it.
+"""``toy_server.py FOLDER PORT DTYPE``: the parts of OpenAI's completions API that quantbench uses.
 
-It runs in the engine's interpreter and imports nothing of quantbench. The key is in TOY_API_KEY.
+It runs in the engine's interpreter and imports nothing from quantbench. The key is in TOY_API_KEY.
 """
 
 import json
@@ -26,15 +26,15 @@ def answer(prompt: list[int], count: int) -> Iterator[dict[str, Any]]:
     ids, cache = torch.tensor([prompt]), None
     for number in range(1, count + 1):
         with torch.inference_mode():
-            found = MODEL(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        ids, cache = found.logits[:, -1:].argmax(dim=-1), found.past_key_values
+            output = MODEL(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        ids, cache = output.logits[:, -1:].argmax(dim=-1), output.past_key_values
         choice = {"text": TOKENIZER.decode(ids[0]), "finish_reason": "length" if number == count else None}
         usage = {"prompt_tokens": len(prompt), "completion_tokens": number}
         yield {"choices": [choice], "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 0}}}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the request of one connection, and closes it."""
+    """Answers the request of a connection and closes it."""
 
     def reply(self, status: int, *parts: str) -> None:
         """Send a status and a body."""
@@ -43,11 +43,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write("".join(parts).encode())
 
     def do_GET(self) -> None:
-        """Answer ``/health``, which is asked until it is 200, and ``/v1/models``."""
+        """Answer ``/health``, which is polled until it returns 200, and ``/v1/models``."""
         self.reply(200 if self.path in ("/health", "/v1/models") else 404, json.dumps(ABOUT))
 
     def do_POST(self) -> None:
-        """Answer ``/v1/completions``: token ids or text, streamed or whole."""
+        """Answer ``/v1/completions``: token ids or text, streamed or not."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = TOKENIZER.encode(asked["prompt"]) if isinstance(asked["prompt"], str) else asked["prompt"]
         if self.path != "/v1/completions" or self.headers["Authorization"] != f"Bearer {KEY}":
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def end_with_parent() -> None:
-    """Exit when standard input closes: the kernel closes it however quantbench ends."""
+    """Exit when standard input closes, which the kernel does however quantbench ends."""
     while os.read(0, 1024):
         pass
     os._exit(0)

@@ -1,6 +1,6 @@
 """INT8 weights with one scale per output channel, rounded to nearest; activations are rounded per token at run time.
 
-The baseline that SmoothQuant and GPTQ must beat in ``int8-w8a8``. Needs no text.
+A baseline for SmoothQuant and GPTQ in ``int8-w8a8``. It needs no text.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from quantize.method import DYNAMIC_INT8, Expected, MethodConfig, Quantizing
 
 
 class Config(MethodConfig):
-    """Fields of ``method: w8a8``: those that every method has."""
+    """Fields of ``method: w8a8``: those of every method."""
 
 
 class W8A8(Quantizing):
@@ -25,12 +25,12 @@ class W8A8(Quantizing):
         """Check the backend; a scale per channel fits any shape.
 
         Raises:
-            ValueError: the backend does not do it.
+            ValueError: the backend does not support it.
         """
         self.config.check_backend("llmcompressor")
 
     def expected(self, architecture: Architecture) -> Expected:
-        """Return what the files must look like; the proof compares them with it."""
+        """Return the expected contents of the files; the proof compares them with it."""
         form = Format(
             container="compressed-tensors",
             type="int",

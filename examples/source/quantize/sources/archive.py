@@ -30,7 +30,7 @@ class Archive(Source):
         return ()
 
     def identity(self) -> dict[str, Any]:
-        """Return the archive's checksum: another archive is another checkpoint."""
+        """Return the archive's checksum, so that another archive gives another checkpoint."""
         if not self.config.path.is_file():
             raise SourceUnavailableError(f"{self.config.path}: no such file; type model.source.path=FILE.tar")
         return {"sha256": remembered_sha256(self.config.path)}
@@ -43,7 +43,7 @@ class Archive(Source):
                 config = archive.extractfile("config.json")
                 return self.config.path.stem, *shapes.describe(json.load(config) if config else {})
         except (tarfile.TarError, KeyError, ValueError) as error:
-            raise SourceUnavailableError(f"{self.config.path}: no config.json that can be read ({error})") from error
+            raise SourceUnavailableError(f"{self.config.path}: no readable config.json ({error})") from error
 
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
         """Unpack the archive into ``target``; return its provenance."""

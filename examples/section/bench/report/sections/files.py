@@ -1,4 +1,4 @@
-"""How many files each checkpoint has, and how large the largest is: the example of docs/adding-a-report-section.md."""
+"""Number of files and size of the largest file of each checkpoint: the example of docs/adding-a-report-section.md."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ ORDER = 42
 
 HEADS = (
     Head("Variant"),
-    Head("Files", "of the checkpoint, tokenizer included", numeric=True),
+    Head("Files", "of the checkpoint, including the tokenizer", numeric=True),
     Head("Largest", "bytes of the largest file", numeric=True),
 )
 
