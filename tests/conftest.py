@@ -11,13 +11,13 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.program import Cli
 
-# Several processes share the cores: threads that wait by spinning keep the others from working, which costs torch's
-# small steps a factor of ten and more.
+# Several processes share the cores: threads that spin while waiting block the others, which makes torch's small steps
+# ten times slower or more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# An nvidia-smi that lists no device: engine=auto is the reference server in all tests, also on a machine with a GPU.
+# An nvidia-smi without devices: engine=auto is the reference server in all tests, also on a machine with a GPU.
 os.environ["PATH"] = os.pathsep.join((str(ROOT / "tests" / "support" / "no_gpu"), os.environ["PATH"]))
-# A shell starts what runs in the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+# A shell's background processes ignore Ctrl-C, and programs that tests interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,8 +30,8 @@ SHARED = ("checkpoints", "devices", "sources")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the session's cache: in a new folder, or in QUANTBENCH_TEST_CACHE to keep it between sessions.
 
-    Each of the processes that share the tests has its own, because tests look at, and kill, the servers of their
-    cache. What takes long to make is shared by all of them: checkpoints, and the measured limits of this machine.
+    Each process of a parallel test run has its own, since tests inspect and kill the servers of their cache. What takes
+    long to make is shared by all of them: checkpoints, and the measured limits of this machine.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     base = tmp_path_factory.getbasetemp()
@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _plain_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tables be as wide as where there is no terminal."""
+    """Give tables the width that they have without a terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
@@ -64,9 +64,9 @@ FIRST = (
     "tests/whole/test_builds.py",
     "tests/whole/test_launchers.py",
 )
-"""Files that take minutes: begun first, so that no process is left alone with one at the end."""
+"""Files that take minutes: started first, so that none is left to one process at the end."""
 TOGETHER = {"tests/whole/test_run.py", "tests/whole/test_model.py"}
-"""Files that want the same checkpoints built: one process takes them all."""
+"""Files that need the same checkpoints: one process runs them all."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,10 +76,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand tests out by file, but some files to the same process."""
+    """Distribute tests by file, and some files to the same process."""
     from xdist.scheduler import LoadFileScheduling
 
-    config.option.loadscopereorder = False  # else files with many tests would come first
+    config.option.loadscopereorder = False  # otherwise files with many tests would come first
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist's types are not complete
         def _split_scope(self, nodeid: str) -> str:

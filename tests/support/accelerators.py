@@ -13,7 +13,7 @@ QWEN3_8B = Architecture(
 
 
 def state(index: int = 0, **changes: Any) -> DeviceState:
-    """Return what a device told at one moment."""
+    """Return a device's readings at one moment."""
     values: dict[str, Any] = {
         "index": index,
         "sm_clock_mhz": 1980,
@@ -27,7 +27,7 @@ def state(index: int = 0, **changes: Any) -> DeviceState:
 
 
 def facts(**changes: Any) -> ServerFacts:
-    """Return what a server told of itself."""
+    """Return a server's facts."""
     values: dict[str, Any] = {
         "version": "0.5.23",
         "kv_capacity_tokens": 400_000,
@@ -40,7 +40,7 @@ def facts(**changes: Any) -> ServerFacts:
 
 
 def gpu_cells(quant: str, status: str = "ok", **changes: Any) -> tuple[SpeedCell, ...]:
-    """Return cells whose trials hold what a GPU machine tells; the longest one has its peak in the middle."""
+    """Return cells with the readings of a GPU machine in their trials; memory peaks in the middle of each."""
 
     def trial(before: Trial, number: int, length: int) -> Trial:
         points = [(i * 200_000_000, 80_000_000_000 + (10 - abs(10 - i)) * length * 100_000) for i in range(21)]
@@ -55,12 +55,12 @@ def gpu_cells(quant: str, status: str = "ok", **changes: Any) -> tuple[SpeedCell
         }
         return before.model_copy(update=more | changes)
 
-    found = []
+    cells = []
     for length in LENGTHS:
-        one = cell(quant, length, status=status, reasons=())  # type: ignore[arg-type]
-        trials = tuple(trial(before, number, length) for number, before in enumerate(one.trials))
-        found.append(one.model_copy(update={"trials": trials}))
-    return tuple(found)
+        measured = cell(quant, length, status=status, reasons=())  # type: ignore[arg-type]
+        trials = tuple(trial(before, number, length) for number, before in enumerate(measured.trials))
+        cells.append(measured.model_copy(update={"trials": trials}))
+    return tuple(cells)
 
 
 def gpu_record(quant: str = "bf16", **changes: Any) -> RunRecord:

@@ -1,4 +1,4 @@
-"""What the accuracy tests share: tiny tokenizers, jobs for the examinee, and lm-eval's requests."""
+"""Helpers of the accuracy tests: tiny tokenizers, jobs for the examinee, and lm-eval's requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from bench.accuracy.tasks import MINI_DIR, TaskJob
 from bench.records.record import TaskScore, Variant
 
 TASKS_DIR = Path(__file__).resolve().parent / "tasks"
-"""Tasks of the tests' own, of kinds that our sets are not of."""
+"""The tests' own tasks, of kinds that the mini sets do not include."""
 LETTERS = ("A", "B", "C", "D")
 QWEN3 = (
     "{%- for message in messages %}"
@@ -25,7 +25,7 @@ QWEN3 = (
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- endif %}"
 )
-"""The part of Qwen3's chat template that turns its reasoning on and off."""
+"""The part of Qwen3's chat template that switches reasoning on and off."""
 PLAIN = "{%- for message in messages %}{{- message.role + ': ' + message.content + '\\n' }}{%- endfor %}assistant:"
 """A chat template of a model that does not reason."""
 
@@ -42,33 +42,33 @@ def write_tokenizer(folder: Path, *, bos: bool = False, template: str | None = N
     bpe.decoder = decoders.ByteLevel()
     if bos:
         bpe.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", vocabulary.index("<s>"))])
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", **({"bos_token": "<s>"} if bos else {}))
-    made.chat_template = template
-    made.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", **({"bos_token": "<s>"} if bos else {}))
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 @dataclass
 class Request:
-    """One request of lm-eval's."""
+    """A request of lm-eval."""
 
     args: tuple[Any, ...]
 
 
 def requests(*args: tuple[Any, ...]) -> list[Request]:
-    return [Request(one) for one in args]
+    return [Request(arguments) for arguments in args]
 
 
 @contextmanager
 def asking(url: str, journal: Path, concurrency: int = 4, **options: Any) -> Iterator[Asker]:
-    """Ask a server for the duration of a ``with`` block; ``options`` as `Asker`'s."""
-    with Journal(journal) as kept:
-        yield Asker(Endpoint(url, "sglang", "", concurrency, timeout_s=20.0), kept, **options)
+    """Yield an asker of a server; ``options`` are those of `Asker`."""
+    with Journal(journal) as answers:
+        yield Asker(Endpoint(url, "sglang", "", concurrency, timeout_s=20.0), answers, **options)
 
 
 @contextmanager
 def served(url: str, tokenizer: Path, journal: Path, *, concurrency: int = 4, **options: Any) -> Iterator[Any]:
-    """Be an lm-eval model over a server for the duration of a ``with`` block; ``options`` as `ServedLM`'s."""
+    """Yield an lm-eval model over a server; ``options`` are those of `ServedLM`."""
     from bench.accuracy.served_lm import ServedLM
 
     with asking(url, journal, concurrency) as asker:
@@ -76,7 +76,7 @@ def served(url: str, tokenizer: Path, journal: Path, *, concurrency: int = 4, **
 
 
 def kept(file: Path) -> tuple[dict[str, Answer], int]:
-    """Return the answers that a journal holds, and how many of its lines cannot be read."""
+    """Return the answers in a journal, and the number of unreadable lines."""
     with Journal(file) as journal:
         return dict(journal.answers), journal.dropped
 
@@ -117,7 +117,7 @@ def job(url: str, tokenizer: Path, folder: Path, task: str = "mini-mmlu", **chan
 
 @cache
 def manager(*folders: Path) -> Any:
-    """Return a task manager that knows our own sets, and the tasks in other folders."""
+    """Return a task manager for the mini sets and for the tasks in other folders."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=False, include_path=[str(MINI_DIR), *map(str, folders)])
@@ -130,14 +130,14 @@ def score(job: TaskJob, *folders: Path) -> TaskScore:
     return run(job, manager(*folders))
 
 
-def outcome(found: TaskScore) -> dict[str, Any]:
-    """Return what must be the same whatever went wrong on the way."""
-    return found.model_dump(exclude={"duration_s", "work", "engine", "key"})
+def outcome(score: TaskScore) -> dict[str, Any]:
+    """Return the part of a score that must not depend on faults during the run."""
+    return score.model_dump(exclude={"duration_s", "work", "engine", "key"})
 
 
-def picks(found: TaskScore) -> list[str]:
-    return [item.answer for item in found.items]
+def picks(score: TaskScore) -> list[str]:
+    return [item.answer for item in score.items]
 
 
-def values(found: TaskScore) -> dict[str, float]:
-    return {metric.name: metric.value for metric in found.metrics}
+def values(score: TaskScore) -> dict[str, float]:
+    return {metric.name: metric.value for metric in score.metrics}

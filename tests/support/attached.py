@@ -1,4 +1,4 @@
-"""An attached engine's config, and a server that knows some paths."""
+"""An attached engine's config, and a server with a few paths."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def config(**changes: Any) -> attach.Config:
 
 
 def answers(**by_path: Any) -> Callable[[str], tuple[int, bytes]]:
-    """Return what asks a server that knows these paths alone; ``v1_models`` stands for ``/v1/models``."""
+    """Return a function that asks a server with only these paths; ``v1_models`` means ``/v1/models``."""
     known = {"/" + name.replace("__", "/"): json.dumps(body).encode() for name, body in by_path.items()}
     return lambda path: (200, known[path]) if path in known else (404, b"no such page")
 

@@ -1,4 +1,4 @@
-"""Sections looked at as the values that they are made of."""
+"""Sections as values: their blocks, rows and texts."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 def in_english(value: T) -> T:
-    """Return a section, or what it is made of, with every message as its English text."""
-    found: Any = value
-    if isinstance(found, Message):
-        found = str(found)
-    elif isinstance(found, list | tuple):
-        found = type(found)(map(in_english, found))
-    elif isinstance(found, dict):
-        found = {name: in_english(one) for name, one in found.items()}
-    elif dataclasses.is_dataclass(found) and not isinstance(found, type):
-        fields = {one.name: in_english(getattr(found, one.name)) for one in dataclasses.fields(found)}
-        found = dataclasses.replace(found, **fields)
-    return found  # type: ignore[no-any-return]
+    """Return a section, or a part of one, with every message as its English text."""
+    english: Any = value
+    if isinstance(english, Message):
+        english = str(english)
+    elif isinstance(english, list | tuple):
+        english = type(english)(map(in_english, english))
+    elif isinstance(english, dict):
+        english = {name: in_english(part) for name, part in english.items()}
+    elif dataclasses.is_dataclass(english) and not isinstance(english, type):
+        fields = {field.name: in_english(getattr(english, field.name)) for field in dataclasses.fields(english)}
+        english = dataclasses.replace(english, **fields)
+    return english  # type: ignore[no-any-return]
 
 
 def scored(quant: str, *scores: TaskScore, **changes: Any) -> RunRecord:
@@ -32,21 +32,21 @@ def scored(quant: str, *scores: TaskScore, **changes: Any) -> RunRecord:
 
 
 def blocks_of(blocks: Iterable[Block]) -> list[Block]:
-    """Return blocks and all that are folded into them."""
-    found: list[Block] = []
+    """Return blocks and all blocks inside them."""
+    flat: list[Block] = []
     for block in blocks:
-        found.append(block)
-        found += blocks_of(block.blocks) if isinstance(block, Details) else []
-    return found
+        flat.append(block)
+        flat += blocks_of(block.blocks) if isinstance(block, Details) else []
+    return flat
 
 
 def rows_of(section: Section | None, caption: str = "") -> list[list[Cell]]:
-    """Return the rows of the tables whose caption holds the text; each as wide as its table."""
+    """Return the rows of the tables whose caption contains the text; each is as wide as its table."""
     assert section is not None
     blocks = in_english(section.blocks)
-    tables = [one for one in blocks_of(blocks) if isinstance(one, Table) and caption in str(one.caption)]
-    assert all(sum(c.span for c in row) == len(one.heads) for one in tables for g in one.groups for row in g.rows)
-    return [list(row) for one in tables for group in one.groups for row in group.rows]
+    tables = [table for table in blocks_of(blocks) if isinstance(table, Table) and caption in str(table.caption)]
+    assert all(sum(c.span for c in row) == len(table.heads) for table in tables for g in table.groups for row in g.rows)
+    return [list(row) for table in tables for group in table.groups for row in group.rows]
 
 
 def words(row: list[Cell]) -> str:

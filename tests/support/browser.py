@@ -24,7 +24,7 @@ MARKS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run the browser for as long as the context lasts."""
+    """Run the browser inside a ``with`` block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser

@@ -1,4 +1,4 @@
-"""A client for the length of a call."""
+"""A client for the duration of a call."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar

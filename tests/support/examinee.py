@@ -1,6 +1,6 @@
 """A server that answers accuracy questions by a known rule, except where a test plans a wrong answer.
 
-An answer depends on the question alone: repeats, order and the number of servers change nothing. ``with answering() as
+An answer depends only on the question, not on repeats, order or the number of servers. ``with answering() as
 server`` runs one in a thread; ``python -m tests.support.examinee PORT PLAN`` runs one as an engine's server process.
 PLAN is a JSON file, see `Plan`. The process counts its starts in ``PLAN.starts``, one character each, and logs each
 request in ``PLAN.log``: ``asked`` or ``answered``, and the question.
@@ -24,7 +24,7 @@ Body = dict[str, Any]
 
 
 def drawn(*parts: Any) -> float:
-    """Return a number from 0 to 1 that hangs on ``parts`` alone."""
+    """Return a number from 0 to 1 that depends only on ``parts``."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6]) / 2**48
 
 
@@ -34,18 +34,18 @@ def logprob(context: list[int], token: int) -> float:
 
 
 def is_greedy(context: list[int], token: int) -> bool:
-    """Tell whether ``token`` is the most likely one after ``context``."""
+    """Whether ``token`` is the most likely one after ``context``."""
     return drawn("greedy", context, token) < 0.7
 
 
 def answer(body: Body) -> Body:
-    """Return the proper answer to a question, as SGLang's native API sends it."""
+    """Return the correct answer to a question, in the form of SGLang's native API."""
     ids, params = body["input_ids"], body["sampling_params"]
     meta: Body = {"prompt_tokens": len(ids), "cached_tokens": len(ids) // 2, "finish_reason": {"type": "stop"}}
     if "token_ids_logprob" in body:
-        told = [[logprob(ids, token), token, None] for token in body["token_ids_logprob"]]
-        best = max(told)[1]
-        return {"text": "", "output_ids": [best], "meta_info": {**meta, "output_token_ids_logprobs": [told]}}
+        entries = [[logprob(ids, token), token, None] for token in body["token_ids_logprob"]]
+        best = max(entries)[1]
+        return {"text": "", "output_ids": [best], "meta_info": {**meta, "output_token_ids_logprobs": [entries]}}
     if body.get("return_logprob"):
         start = body["logprob_start_len"]
         entries = [[None, ids[start], None]]
@@ -61,16 +61,16 @@ def answer(body: Body) -> Body:
 
 
 def question(body: Body) -> str:
-    """Return what tells one question from another."""
+    """Return a name that identifies a question."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
 Wrong = Callable[[int, Body], web.StreamResponse | Body | None]
-"""(number of the request, from 1; its body) → what is answered instead of the truth; None for the truth."""
+"""(number of the request, from 1; its body) → a wrong answer; None for the correct one."""
 
 
 class Examinee:
-    """What the server was asked, and what it does about it."""
+    """The server: the requests that it received, and its answers."""
 
     def __init__(self, wrong: Wrong | None = None) -> None:
         self.bodies: list[Body] = []
@@ -83,7 +83,7 @@ class Examinee:
 
     @property
     def questions(self) -> list[str]:
-        """What every request asked, in order."""
+        """The questions of all requests, in order."""
         return [question(body) for body in self.bodies]
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
@@ -96,11 +96,11 @@ class Examinee:
         self.most_under_way = max(self.most_under_way, self.under_way)
         await asyncio.sleep(self.delay_s)
         self.under_way -= 1
-        found = self.wrong(number, body) if self.wrong else None
-        if isinstance(found, web.StreamResponse):
-            return found
+        fault = self.wrong(number, body) if self.wrong else None
+        if isinstance(fault, web.StreamResponse):
+            return fault
         self.log("answered", body)
-        return web.Response(text=json.dumps(answer(body) if found is None else found), content_type="application/json")
+        return web.Response(text=json.dumps(answer(body) if fault is None else fault), content_type="application/json")
 
     async def other(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "answering"})
@@ -119,7 +119,7 @@ class Examinee:
         self._stopping: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
-        """Stop listening; whoever asks again waits for the same end."""
+        """Stop listening. A second call waits for the first."""
         self._stopping = self._stopping or asyncio.ensure_future(self._runner.cleanup())
         await asyncio.shield(self._stopping)
 
@@ -131,7 +131,7 @@ def error(status: int, text: str = "no memory") -> web.Response:
 
 @contextlib.contextmanager
 def answering(wrong: Wrong | None = None) -> Iterator[Examinee]:
-    """Run a server in a thread for the duration of a ``with`` block."""
+    """Run a server in a thread inside a ``with`` block."""
     server = Examinee(wrong)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(server.start(0))
@@ -148,19 +148,19 @@ def answering(wrong: Wrong | None = None) -> Iterator[Examinee]:
 
 @dataclass
 class Plan:
-    """What goes wrong with a server that is a child of ours."""
+    """The faults of a server that is a child process."""
 
     die_at: list[int] = field(default_factory=list)
-    """For each start, the number of the request over which the server dies; 0 for none."""
+    """For each start, the number of the request at which the server dies; 0 for none."""
     refuse: list[int] = field(default_factory=list)
-    """Questions, counted from 1 as they first come, that are answered with HTTP 500 each time."""
+    """Questions, numbered from 1 by first appearance, that are always answered with HTTP 500."""
     nan: list[int] = field(default_factory=list)
-    """Questions, counted likewise, whose log-probabilities are not numbers."""
+    """Questions, numbered in the same way, whose log-probabilities are NaN."""
     delay_s: float = 0.0
-    """Time for an answer."""
+    """Time for each answer, s."""
 
     def write(self, file: Path) -> Path:
-        """Write the plan to a file, and forget what an earlier one has led to."""
+        """Write the plan to a file, and delete the log and the starts of an earlier one."""
         file.write_text(json.dumps(asdict(self)))
         for other in (log_of(file), starts_of(file)):
             other.unlink(missing_ok=True)
@@ -168,23 +168,23 @@ class Plan:
 
 
 def log_of(file: Path) -> Path:
-    """Return where the server of a plan logs."""
+    """Return the log file of a plan's server."""
     return file.with_suffix(".log")
 
 
 def starts_of(file: Path) -> Path:
-    """Return where the server of a plan counts its starts."""
+    """Return the file in which a plan's server counts its starts."""
     return file.with_suffix(".starts")
 
 
 def logged(file: Path, what: str) -> list[str]:
-    """Return the questions that the servers of a plan were ``asked`` or have ``answered``."""
+    """Return the questions that a plan's servers were ``asked`` or have ``answered``."""
     lines = log_of(file).read_text().splitlines() if log_of(file).exists() else []
     return [line.split()[1] for line in lines if line.split()[0] == what]
 
 
 def planned(plan: Plan, start: int) -> Wrong:
-    """Return what a plan makes go wrong at the ``start``-th start, counted from 0."""
+    """Return the faults of a plan at the ``start``-th start, counted from 0."""
     seen: dict[str, int] = {}
     die_at = plan.die_at[start] if start < len(plan.die_at) else 0
 
@@ -203,9 +203,9 @@ def planned(plan: Plan, start: int) -> Wrong:
 
 def poisoned(body: Body, value: Any = float("nan")) -> Body:
     """Return the answer to a question about choices, with ``value`` as the first one's log-probability."""
-    found = answer(body)
-    found["meta_info"]["output_token_ids_logprobs"][0][0][0] = value
-    return found
+    wrong = answer(body)
+    wrong["meta_info"]["output_token_ids_logprobs"][0][0][0] = value
+    return wrong
 
 
 def main(port: int, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for the module ``pynvml``: its constants and errors are the real ones, its readings are set by a test."""
+"""A fake of the module ``pynvml``, with its real constants and errors and with readings set by a test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ import pynvml
 
 @dataclass
 class Card:
-    """One device. A reading of None is one that it does not support."""
+    """One device. None means that a reading is not supported."""
 
     index: int = 0
     name: str = "NVIDIA H20"
     uuid: str = "GPU-11111111-aaaa-bbbb-cccc-000000000000"
     parent: "Card | None" = None
-    """The card that a part (MIG) belongs to."""
+    """The card of a MIG instance."""
     sm_mhz: int | None = 1980
     memory_mhz: int | None = 2619
     temperature: int | None = 45
@@ -29,14 +29,14 @@ class Card:
     processes: list[tuple[int, int | None]] | None = field(default_factory=list)
     """(pid, bytes)."""
     error: int | None = None
-    """An NVML error code that every reading ends in."""
+    """An NVML error code that every reading raises."""
 
 
 def fake_nvml(cards: list[Card], *, installed: bool = True) -> Any:
-    """Return a module that speaks of ``cards``; parts (MIG) are found by their UUID only.
+    """Return a module that reports ``cards``; MIG instances are found by their UUID only.
 
     Args:
-        cards: what the machine holds.
+        cards: the machine's devices.
         installed: whether there is a driver.
     """
     module = ModuleType("pynvml")
@@ -67,10 +67,10 @@ def fake_nvml(cards: list[Card], *, installed: bool = True) -> Any:
         return whole[index]
 
     def by_uuid(uuid: str) -> Card:
-        found = [card for card in cards if card.uuid == uuid]
-        if not found:
+        matches = [card for card in cards if card.uuid == uuid]
+        if not matches:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return found[0]
+        return matches[0]
 
     def clock(handle: Card, type: int) -> int:
         return answer(handle, handle.sm_mhz if type == pynvml.NVML_CLOCK_SM else handle.memory_mhz)

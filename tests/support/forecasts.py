@@ -16,9 +16,9 @@ def spec(model: str, quant: str = "bf16", hardware: str = "h100", *more: str) ->
 def device(hardware: str) -> Device:
     name = spec("qwen3-8b", "bf16", hardware).hardware.device
     assert name is not None
-    found = lookup(name)
-    assert found is not None
-    return found
+    known = lookup(name)
+    assert known is not None
+    return known
 
 
 DEVICES = {hardware: device(hardware) for hardware in GPUS}

@@ -1,4 +1,4 @@
-"""A Hugging Face hub that holds what a test puts into it, over real HTTP, with the faults a test asks for."""
+"""A Hugging Face hub over real HTTP, with the contents and faults that a test sets."""
 
 import hashlib
 import http.server
@@ -28,11 +28,11 @@ class Repo:
 
 @dataclass
 class Hub:
-    """What the hub holds and what it was asked."""
+    """The hub's contents and the requests that it received."""
 
     repos: dict[str, Repo] = field(default_factory=dict)
     cut: dict[str, list[int]] = field(default_factory=dict)
-    """File name → bytes after which each of its downloads, in turn, is cut off; whole once the list is used up."""
+    """File name → bytes after which its first, second, … download is cut off; later ones are complete."""
     status: int = 0
     """Answer everything with this status."""
     asked: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Hub:
     url: str = ""
 
     def env(self, home: Path) -> dict[str, str]:
-        """Return the variables with which huggingface_hub talks to this hub."""
+        """Return the environment variables that make huggingface_hub use this hub."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -52,7 +52,7 @@ class Hub:
 
 
 def offline_env(home: Path) -> dict[str, str]:
-    """Return the variables with which huggingface_hub finds nobody listening."""
+    """Return the environment variables that make huggingface_hub find no server."""
     return {**Hub(url="http://127.0.0.1:9").env(home)}
 
 
@@ -146,6 +146,6 @@ def serve(hub: Hub) -> Iterator[Hub]:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without what would lead to another hub, and with ``more``."""
+    """Return this process's environment with ``more`` and without variables that select another hub."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "QUANTBENCH_HUB"))}
     return {**env, **more}

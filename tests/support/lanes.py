@@ -1,4 +1,4 @@
-"""Lanes over streaming servers, and the cells that a sweep makes of them."""
+"""Lanes over streaming servers, and the cells of their sweeps."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -15,17 +15,17 @@ SHAPE = closed_loop(6, 4, 1)
 
 
 class Seen:
-    """A monitor that has seen what it is told to have seen."""
+    """A monitor with given readings."""
 
     def __init__(self, **fields: Any) -> None:
-        self.told = {"peak_memory_bytes": 1000, **fields}
+        self.readings = {"peak_memory_bytes": 1000, **fields}
 
     @asynccontextmanager
     async def trial(self) -> AsyncIterator["Seen"]:
         yield self
 
     def fields(self) -> dict[str, Any]:
-        return self.told
+        return self.readings
 
 
 def good(n: int = 4) -> Script:
@@ -60,17 +60,17 @@ def sweep_all(
     **changes: Any,
 ) -> list[tuple[SpeedCell, ...]]:
     async def main() -> list[tuple[SpeedCell, ...]]:
-        found = []
+        measured = []
         async with AsyncExitStack() as stack:
             lanes = []
             for url, quant in zip(urls, "ab", strict=False):
                 client = Client(url, protocol=protocol, total_timeout_s=10, stall_timeout_s=stall_s)
                 lanes.append(lane(await stack.enter_async_context(client), quant, **changes))
-            measured = sweep(lanes, shapes, trials=trials, seed=seed, on_progress=on_progress)
-            async for cells in await stack.enter_async_context(aclosing(measured)):
-                found.append(cells)
+            sweeping = sweep(lanes, shapes, trials=trials, seed=seed, on_progress=on_progress)
+            async for cells in await stack.enter_async_context(aclosing(sweeping)):
+                measured.append(cells)
                 on_cells(cells)
-        return found
+        return measured
 
     return run(main())
 

@@ -1,4 +1,4 @@
-"""Records of sweeps over loads whose times are known."""
+"""Records of sweeps over loads, with known times."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ OBJECTIVE = Objective(ttft_s=0.5, tpot_s=0.1)
 
 
 def loaded(quant: str, at_once: int, **changes: Any) -> SpeedCell:
-    """Return a cell whose requests take longer the more there are; beyond 8 at once only longer."""
-    one = cell(quant, 256, concurrency=at_once, status="ok")
+    """Return a cell whose requests take longer with more concurrency; beyond 8 throughput no longer grows."""
+    measured = cell(quant, 256, concurrency=at_once, status="ok")
     factor = 1 + at_once / 8
 
     def slower(trace: RequestTrace) -> RequestTrace:
@@ -19,10 +19,10 @@ def loaded(quant: str, at_once: int, **changes: Any) -> SpeedCell:
 
     trials = tuple(
         trial.model_copy(update={"requests": tuple(map(slower, trial.requests)), "saturated": changes.get("saturated")})
-        for trial in one.trials
+        for trial in measured.trials
     )
     fields = {name: value for name, value in changes.items() if name != "saturated"}
-    return one.model_copy(update={"trials": trials, **fields})
+    return measured.model_copy(update={"trials": trials, **fields})
 
 
 def load_records(**changes: Any) -> list[RunRecord]:

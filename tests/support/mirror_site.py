@@ -1,4 +1,4 @@
-"""A hub with one small data set, tasks of lm-eval that read it, and the program that knows both."""
+"""A hub with one small data set, tasks of lm-eval that read it, and the program with both."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ REPO = "org/tiny"
 SUBJECTS = ("apples", "pears", "plums", "quinces")
 SPLITS = {"test": 6, "dev": 2}
 LARGE = bytes(10_600_000)
-"""More than the hub's client takes before it writes: 10 MiB."""
+"""More than 10 MiB, which the hub's client buffers before it writes."""
 YAML = """
 task: {name}
 dataset_path: org/tiny
@@ -73,7 +73,7 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 
 def repository() -> dict[str, bytes]:
-    """Return a data set laid out as on the hub: a card that names its configs, one of which no task reads."""
+    """Return a data set in the hub's layout: a card with its configs, one of which no task reads."""
     configs = [
         f"- config_name: {name}\n  data_files:\n"
         + "".join(f"  - split: {split}\n    path: {name}/{split}-*\n" for split in SPLITS)
@@ -103,7 +103,7 @@ def known_leaf(subject: str) -> Leaf:
 
 @dataclass
 class Site:
-    """A hub with one data set, the list of benchmarks that knows it, and what runs the command."""
+    """A hub with one data set, the list of benchmarks with it; calling it runs the command."""
 
     folder: Path
     hub: Hub = field(default_factory=lambda: Hub(repos={REPO: Repo(files=repository(), kind="dataset")}))

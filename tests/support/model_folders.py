@@ -1,4 +1,4 @@
-"""Folders as model makers publish them: a config.json, and shards of zeros."""
+"""Model folders in the published form: a config.json, and shards of zeros."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.support.tensors import write_safetensors
 
 QWEN3 = {
     # layers, hidden, intermediate, heads, kv heads, tied, experts, expert's intermediate: the hub's config.json files.
-    # Parameters: computed from these shapes, norms included; they agree with the published totals.
+    # Parameters: computed from these shapes, including norms; they agree with the published totals.
     "Qwen3-0.6B": ((28, 1024, 3072, 16, 8, True, 0, 0), 596_049_920),
     "Qwen3-1.7B": ((28, 2048, 6144, 16, 8, True, 0, 0), 1_720_574_976),
     "Qwen3-4B": ((36, 2560, 9728, 32, 8, True, 0, 0), 4_022_468_096),

@@ -1,4 +1,4 @@
-"""Checkpoints in the native ``gptq`` and ``awq`` containers, written by the plainest code there can be.
+"""Checkpoints in the native ``gptq`` and ``awq`` containers, written by very simple code.
 
 The reader under test unpacks with shifts over whole tensors; this packs one number at a time.
 """
@@ -44,7 +44,7 @@ def rounded(weight: "np.ndarray", bits: int, group: int, symmetric: bool) -> tup
 
 
 def gptq_parts(weight: "np.ndarray", bits: int, group: int, *, shuffle: bool = False) -> dict[str, "np.ndarray"]:
-    """Return a layer's tensors in the ``gptq`` container; ``shuffle`` gives columns to groups as ``desc_act`` does."""
+    """Return a layer's tensors in the ``gptq`` container; ``shuffle`` assigns columns as ``desc_act`` does."""
     order = np.random.default_rng(0).permutation(weight.shape[1]) if shuffle else np.arange(weight.shape[1])
     codes, zeros, scales = rounded(weight[:, order], bits, group, symmetric=True)
     back = np.argsort(order)
@@ -67,7 +67,7 @@ def awq_parts(weight: "np.ndarray", group: int) -> dict[str, "np.ndarray"]:
 
 
 def write_release(source: Path, target: Path, method: str, bits: int = 4, group: int = 64) -> None:
-    """Write a release of a 16-bit checkpoint as others publish them: weights in the native container."""
+    """Write a release of a 16-bit checkpoint in its published form: weights in the native container."""
     import torch
     from safetensors.torch import load_file, save_file
 

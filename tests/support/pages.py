@@ -1,4 +1,4 @@
-"""Reports read back as a browser would read them."""
+"""Reports, parsed as a browser parses them."""
 
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -11,7 +11,7 @@ from testkit.records import demo_records
 
 
 class Page(HTMLParser):
-    """Collects what a browser would: tags, attributes, and the text of every table row."""
+    """Collects tags, attributes, and the text of every table row."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ _rendered: dict[str, str] = {}
 
 
 def rendered(records: Sequence[RunRecord], **options: Any) -> str:
-    """Return the report on the records, drawn once a process for all tests that look at the same one."""
+    """Return the report on the records, rendered once for all tests of a process that use it."""
     options = {"title": "quantbench", **options}
     key = "\n".join([repr(sorted(options.items())), *(record.model_dump_json() for record in records)])
     if key not in _rendered:
@@ -66,7 +66,7 @@ def page(records: Sequence[RunRecord]) -> Page:
 
 
 def demo_html() -> str:
-    """Return the report that ``make demo`` ends with; many tests look at it."""
+    """Return the report of ``make demo``, which many tests use."""
     return rendered(demo_records())
 
 
@@ -75,11 +75,11 @@ def demo_page() -> Page:
 
 
 def rows_in(html: str, id: str, *parts: str) -> list[str]:
-    """Return the table rows of one section that hold all parts."""
+    """Return the table rows of one section that contain all parts."""
     _, _, rest = html.partition(f'<section id="{id}"')
     return Page(rest.partition("</section>")[0]).rows_with(*parts)
 
 
 def section_rows(records: list[RunRecord], id: str, *parts: str) -> list[str]:
-    """Return the table rows of one section of a report on the records that hold all parts."""
+    """Return the table rows of one section, in a report on the records, that contain all parts."""
     return rows_in(rendered(records), id, *parts)

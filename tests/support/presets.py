@@ -1,4 +1,4 @@
-"""The fields that an engine's preset gives, those of its bases included."""
+"""The fields of an engine's preset, including those of its bases."""
 
 from functools import cache
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from bench.config.compose import compose_job
 
 URL = "http://127.0.0.1:1"
-"""What ``engine=attach`` is given: it has no address of its own."""
+"""The fields that ``engine=attach`` requires: it has no default address."""
 
 
 @cache

@@ -8,11 +8,11 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 EVERY = os.environ.get("QUANTBENCH_TEST_ALL") == "1"
-"""Whether what is much like another test and takes minutes is wanted too: `make test-all`."""
+"""Whether to run long tests that resemble others: `make test-all`."""
 
 
 class Cli:
-    """Runs the program as a person would: in a process of its own, in a folder of its own."""
+    """Runs the program as a user does: in a separate process and folder."""
 
     def __init__(self, cache: Path, folder: Path) -> None:
         self.folder = folder

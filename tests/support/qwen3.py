@@ -1,4 +1,4 @@
-"""Shapes, formats and a device whose limits are known by hand."""
+"""Shapes, formats and a device with limits computed by hand."""
 
 from bench.machine.peaks import lookup
 from bench.records.record import Device
@@ -26,6 +26,6 @@ FP8 = Format(
 
 
 def h20() -> Device:
-    found = lookup("NVIDIA H20")
-    assert found
-    return found
+    device = lookup("NVIDIA H20")
+    assert device
+    return device

@@ -1,4 +1,4 @@
-"""Runs of the whole program seen from outside: their records and their servers."""
+"""Records and servers of runs of the whole program."""
 
 import json
 import time

@@ -28,10 +28,10 @@ HELPERS = {
 
 @dataclass
 class Fault:
-    """What happens to one request, told by the length of its prompt."""
+    """A fault of one request, selected by the length of its prompt."""
 
     script: dict[str, Any] | None = None
-    """A `Script`; None for a proper answer."""
+    """A `Script`; None for a correct answer."""
     kill: int = 0
     """A signal that the server sends to itself ``after_s`` seconds later; 0 for none."""
     after_s: float = 0.0
@@ -41,18 +41,18 @@ class Fault:
 
 @dataclass
 class Plan:
-    """What goes wrong, and at which starts."""
+    """The faults, and the starts that have them."""
 
     faults: dict[str, Fault] = field(default_factory=dict)
     """By the number of prompt tokens."""
     at_start: str = ""
-    """``die``, ``hang``, ``deaf`` (lives, never listens), ``mute`` (its generations never come), or nothing."""
+    """``die``, ``hang``, ``deaf`` (runs but never listens), ``mute`` (never generates), or empty."""
     starts: int = 1
-    """How many starts this happens to."""
+    """Number of starts with this fault."""
     says: str = ""
     """Printed before it dies or hangs."""
     helper: str = ""
-    """Have a child of its own, as servers have workers: ``deaf`` ignores SIGTERM, ``busy`` computes without end."""
+    """A child of the server, as a worker would be: ``deaf`` ignores SIGTERM, ``busy`` computes forever."""
 
     def write(self, file: Path) -> Path:
         file.write_text(json.dumps(asdict(self)))
@@ -70,7 +70,7 @@ class Saboteur(Server):
 
     def __init__(self, plan: Plan, mute: bool) -> None:
         super().__init__()
-        # A token every two milliseconds: as fast as Python writes them is faster than a device's memory allows.
+        # A token every two milliseconds: without a pause they would be faster than a device's memory allows.
         self.pace = Pace(first_s=(0.002, 0.002), gap_s=(0.002, 0.002))
         self.faults = plan.faults
         self.mute = mute

@@ -1,4 +1,4 @@
-"""A tiny random checkpoint, plain transformers over it, and a server process with a client: for the serving tests."""
+"""For the serving tests: a tiny random checkpoint, transformers over it, and a server process with a client."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 
 VOCAB = 300
 BROKEN = 297
-"""A token whose embedding is not a number: whatever reads it fails."""
+"""A token with NaN as its embedding: every request that reads it fails."""
 CONTEXT = 32768
 CHUNK = 64
 
@@ -60,7 +60,7 @@ def write_checkpoint(folder: Path, family: str = "qwen3") -> None:
 
 
 class Reference:
-    """The same checkpoint in plain transformers: no cache, no batch, no chunks."""
+    """The same checkpoint in transformers, without cache, batch or chunks."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -70,17 +70,17 @@ class Reference:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def logprobs(self, ids: list[int]) -> Any:
-        """Return (positions, vocabulary) log-probabilities of what follows each position."""
+        """Return log-probabilities of the token after each position, (positions, vocabulary)."""
         import torch
 
         with torch.inference_mode():
             return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
 
     def greedy(self, ids: list[int], n: int) -> list[int]:
-        found = list(ids)
+        tokens = list(ids)
         for _ in range(n):
-            found.append(int(self.logprobs(found)[-1].argmax()))
-        return found[len(ids) :]
+            tokens.append(int(self.logprobs(tokens)[-1].argmax()))
+        return tokens[len(ids) :]
 
 
 class Server:
@@ -103,7 +103,7 @@ class Server:
             )
 
     def await_ready(self) -> None:
-        seen = set()
+        statuses = set()
         for _ in range(600):
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -111,14 +111,14 @@ class Server:
             except urllib.error.URLError:
                 status = 0
             if status == 200:
-                assert seen <= {0, 503}
+                assert statuses <= {0, 503}
                 return
-            seen.add(status)
+            statuses.add(status)
             time.sleep(0.1)
         raise AssertionError(self.log.read_text())
 
     def stop(self) -> float:
-        """End it with SIGTERM and return how many seconds that took."""
+        """End it with SIGTERM and return the duration, s."""
         start = time.perf_counter()
         self.process.terminate()
         assert self.process.wait(10) == 0, self.log.read_text()
@@ -158,7 +158,7 @@ class Server:
 
     @contextmanager
     def connected(self, body: dict[str, Any]) -> Iterator[http.client.HTTPConnection]:
-        """Send a request and leave at the end of the ``with`` block, whatever has been answered by then."""
+        """Send a request and disconnect at the end of the ``with`` block, whether or not it was answered."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("POST", "/generate", json.dumps(body))
         with closing(connection):
@@ -166,7 +166,7 @@ class Server:
 
     @contextmanager
     def streaming(self, ids: list[int], n: int) -> Iterator[None]:
-        """Be a client that has seen the first of ``n`` tokens, and leaves at the end of the ``with`` block."""
+        """Wait for the first of ``n`` tokens, and disconnect at the end of the ``with`` block."""
         params = {"max_new_tokens": n, "temperature": 0, "ignore_eos": True}
         body = {"input_ids": ids, "sampling_params": params, "stream": True}
         with self.connected(body) as connection, connection.getresponse() as response:
@@ -177,7 +177,7 @@ class Server:
         return self.send("/flush_cache", b"", "POST")[0]
 
     def await_flush(self) -> None:
-        """Flush as soon as nothing runs any more."""
+        """Flush as soon as no request is running."""
         deadline = time.monotonic() + 5
         while self.flush() != 200:
             assert time.monotonic() < deadline
@@ -203,10 +203,10 @@ def reference(checkpoint: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def running(checkpoint: Path) -> Iterator[Server]:
-    found = Server(checkpoint, "--context-length", str(CONTEXT), "--max-prefill-chunk", str(CHUNK))
-    found.await_ready()
-    yield found
-    found.stop()
+    started = Server(checkpoint, "--context-length", str(CONTEXT), "--max-prefill-chunk", str(CHUNK))
+    started.await_ready()
+    yield started
+    started.stop()
 
 
 @pytest.fixture

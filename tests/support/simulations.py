@@ -1,4 +1,4 @@
-"""Simulated benchmarks of the real ones' sizes."""
+"""Simulated benchmarks with the sizes of the real ones."""
 
 import numpy as np
 from scipy.special import stdtrit
@@ -25,10 +25,10 @@ DISCORDANCE = (0.02, 0.05, 0.1, 0.2)
 def simulated(
     sizes: Array, discordance: float, delta: float, between: float, repetitions: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Return how many items are right before and after, shape (repetitions, subjects).
+    """Return the numbers of correct items before and after, shape (repetitions, subjects).
 
-    Subjects are drawn at random. They differ in accuracy (0.3 to 0.8), in how many of their items change, and, with
-    standard deviation ``between``, in how much the variant loses.
+    Subjects are random. They differ in accuracy (0.3 to 0.8), in the share of items that change, and, with standard
+    deviation ``between``, in the variant's loss.
     """
     shape = (repetitions, len(sizes))
     accuracy = rng.uniform(0.3, 0.8, shape)
@@ -41,14 +41,14 @@ def simulated(
 
 
 def clustered_bounds(changes: Array, sizes: Array, alpha: float) -> tuple[Array, Array]:
-    """Return the ends of the interval that `Difference.interval` gives for each repetition."""
+    """Return the ends of the interval of `Difference.interval` for each repetition."""
     mean, se, df = mean_of_units(*add_pair(changes, sizes))
     half = stdtrit(df, 1 - alpha / 2) * se
     return mean - half, mean + half
 
 
 def single_bounds(gained: Array, lost: Array, n: int, alpha: float) -> tuple[Array, Array]:
-    """Return the same for items of one subject from ``t``: that needs nothing but the counts."""
+    """Return the same for items of one subject from ``t``, which needs only the counts."""
     total = n + 2
     mean = (gained - lost) / total
     se = np.sqrt(((gained + lost + 2) / total - mean**2) / (total - 1))
@@ -57,7 +57,7 @@ def single_bounds(gained: Array, lost: Array, n: int, alpha: float) -> tuple[Arr
 
 
 def outcomes_of(n: int, discordance: float, delta: float) -> tuple[Array, Array, Array]:
-    """Return gained, lost and probability of everything that can happen to n items of one subject."""
+    """Return gained, lost and probability of every possible outcome of n items of one subject."""
     rates = ((discordance + delta) / 2, (discordance - delta) / 2)
     ranges = [np.arange(binom.ppf(1e-9, n, rate), binom.ppf(1 - 1e-9, n, rate) + 1) for rate in rates]
     gained, lost = (side.ravel() for side in np.meshgrid(*ranges))
@@ -69,7 +69,7 @@ def outcomes_of(n: int, discordance: float, delta: float) -> tuple[Array, Array,
 
 
 def typical(sizes: Array, changes: Array) -> Difference:
-    """Return a difference that is as uncertain as the simulated ones are on average."""
+    """Return a difference with the average uncertainty of the simulated ones."""
     _, se, df = mean_of_units(*add_pair(changes, sizes))
     n, subjects = int(sizes.sum()), np.repeat(np.arange(len(sizes)), sizes.astype(int))
     spread = Spread(mean=0.0, se=float(np.sqrt((se**2).mean())), df=df)

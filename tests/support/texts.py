@@ -25,8 +25,8 @@ def write_parquet(file: Path, **columns: list[Any]) -> Path:
     return file
 
 
-def write_lines(file: Path, found: list[dict[str, Any]]) -> Path:
-    text = "".join(json.dumps(row) + "\n" for row in found)
+def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(gzip.compress(text.encode()) if file.name.endswith(".gz") else text.encode())
     return file

@@ -1,4 +1,4 @@
-"""Whole runs of accuracy tasks over a server that goes wrong: nothing is asked twice, nothing is counted wrong."""
+"""Whole runs of accuracy tasks over a faulty server: each question is asked once, and every count is right."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.runs import checkpoint_of
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's and datasets' own, which are no concern of ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of lm-eval and datasets
 
 ENGINE = """name: scripted
 script: ???
@@ -36,7 +36,7 @@ TOTAL = 64 + 48
 
 
 class Runs:
-    """Runs of the same command, each over a server with a plan of its own."""
+    """Runs of the same command, each over a server with its own plan."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,12 +56,14 @@ class Runs:
     def __call__(self, plan: Plan, *overrides: str) -> RunRecord:
         plan.write(self.plan)
         record = execute(compose_job(self.typed(*overrides), self.configs))
-        left = [one for one in psutil.process_iter(["cmdline"]) if str(self.plan) in (one.info["cmdline"] or ())]
+        left = [
+            process for process in psutil.process_iter(["cmdline"]) if str(self.plan) in (process.info["cmdline"] or ())
+        ]
         assert left == [], "processes are left"
         return record
 
     def asked(self) -> list[str]:
-        """Return the questions that the last run's servers were asked."""
+        """Return the questions that the last run's servers received."""
         return logged(self.plan, "asked")
 
     def answered(self) -> list[str]:
@@ -82,13 +84,13 @@ def runs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr("bench.machine.child.TERM_S", 1.0)
     monkeypatch.setattr(
         "bench.pipeline.execute.find_device", lambda run, engine: None
-    )  # takes seconds, for speed alone
+    )  # takes seconds and is needed for speed only
     monkeypatch.setenv("QUANTBENCH_CACHE", str(cache))
     return Runs(tmp_path)
 
 
 def by_task(record: RunRecord) -> dict[str, TaskScore]:
-    return {found.task: found for found in record.scores}
+    return {score.task: score for score in record.scores}
 
 
 @pytest.fixture
@@ -97,24 +99,24 @@ def faultless(cache: Path, tmp_path: Path) -> Callable[[RunRecord], None]:
 
     def check(record: RunRecord) -> None:
         folder = checkpoint_of(cache, record)
-        assert {found.status for found in record.scores} == {"ok"}, record.scores
+        assert {measured.status for measured in record.scores} == {"ok"}, record.scores
         with answering() as server:
-            for task, found in by_task(record).items():
-                expected = score(job(server.url, folder, tmp_path / "faultless", task, limit=found.limit))
-                assert (found.items, found.metrics) == (expected.items, expected.metrics)
+            for task, measured in by_task(record).items():
+                expected = score(job(server.url, folder, tmp_path / "faultless", task, limit=measured.limit))
+                assert (measured.items, measured.metrics) == (expected.items, expected.metrics)
 
     return check
 
 
 @pytest.mark.timeout(600)
-def test_a_server_that_dies_is_started_anew_and_each_question_is_answered_once(
+def test_a_server_that_dies_is_restarted_and_each_question_is_answered_once(
     runs: Runs, faultless: Callable[[RunRecord], None]
 ) -> None:
     record = runs(Plan(die_at=[40]))
     assert not record.failures
     assert runs.starts() == 2
     assert len(runs.answered()) == len(set(runs.answered())) == TOTAL
-    assert TOTAL < len(runs.asked()) <= TOTAL + 4, "no more than what was under way is asked again"
+    assert TOTAL < len(runs.asked()) <= TOTAL + 4, "only open requests are asked again"
     assert any("ended with code 9" in line and "restarting it for the rest" in line for line in record.log)
     faultless(record)
 
@@ -127,19 +129,17 @@ def test_a_server_that_dies_twice_fails_the_run_and_the_next_run_asks_the_rest(
     assert runs.starts() == 2, "no endless loop"
     assert [failure.stage for failure in record.failures] == ["accuracy"]
     assert set(by_task(record)) == {"mini-mmlu"}
-    kept = len(runs.answered())
-    assert 64 < kept < 70
+    answered = len(runs.answered())
+    assert 64 < answered < 70
     again = runs(Plan())
     assert not again.failures
     assert any("mini-mmlu: reused" in line for line in again.log)
-    assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - kept
+    assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - answered
     faultless(again)
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
-    runs: Runs, faultless: Callable[[RunRecord], None]
-) -> None:
+def test_killed_at_any_item_the_next_run_asks_only_the_rest(runs: Runs, faultless: Callable[[RunRecord], None]) -> None:
     script = (
         "import sys, bench.engines\nbench.engines.__path__.append(sys.argv[1])\n"
         "from bench.config.compose import compose_job\nfrom bench.pipeline.execute import execute\n"
@@ -157,14 +157,14 @@ def test_killed_at_any_item_the_next_run_asks_the_rest_alone(
     run.wait()
     evaluation = "bench.accuracy.evaluate"
     while any(
-        evaluation in (one.info["cmdline"] or ()) and str(runs.folder) in str(one.info["cmdline"])
-        for one in psutil.process_iter(["cmdline"])
+        evaluation in (process.info["cmdline"] or ()) and str(runs.folder) in str(process.info["cmdline"])
+        for process in psutil.process_iter(["cmdline"])
     ):
         time.sleep(0.05)
     (journal,) = runs.journal()
     lines = journal.read_bytes().splitlines(keepends=True)
     assert 30 <= len(lines) < TOTAL
-    # What a crash of the machine might leave: a line of rubbish among the others, and a last one cut in the middle.
+    # A crash of the machine may leave a damaged line among the others, and an incomplete last one.
     journal.write_bytes(b"".join([*lines[:9], b"\x00\xff" * 9 + b"\n", *lines[10:], b'["caf\xc3']))
     record = runs(Plan())
     assert len(record.scores) == 2
@@ -181,7 +181,7 @@ def test_only_failed_items_are_asked_again_by_the_same_command(
 ) -> None:
     limited = runs(Plan(refuse=[5], nan=[14]), "accuracy.limit=12")
     scores = by_task(limited)
-    assert {task: (found.status, found.metrics, found.items) for task, found in scores.items()} == {
+    assert {task: (score.status, score.metrics, score.items) for task, score in scores.items()} == {
         "mini-mmlu": ("failed", (), ()),
         "mini-ceval": ("failed", (), ()),
     }
@@ -190,23 +190,23 @@ def test_only_failed_items_are_asked_again_by_the_same_command(
     assert "11 answers are kept" in refused
     assert "a log-probability of nan: its logits are not finite numbers" in nan
     assert runs.asked().count(runs.asked()[4]) == 3, "tried three times"
-    kept = sum(file.read_bytes().count(b"\n") for file in runs.journal())
-    assert 11 <= kept < 23
+    answered = sum(file.read_bytes().count(b"\n") for file in runs.journal())
+    assert 11 <= answered < 23
 
     again = runs(Plan(), "accuracy.limit=12")
-    assert len(runs.asked()) == len(set(runs.asked())) == 24 - kept
+    assert len(runs.asked()) == len(set(runs.asked())) == 24 - answered
     faultless(again)
     first = set(runs.answered())
 
     full = runs(Plan())
     assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - 24
     assert not first & set(runs.asked())
-    assert {found.n_items for found in full.scores} == {64, 48}
+    assert {score.n_items for score in full.scores} == {64, 48}
     faultless(full)
 
 
 @pytest.mark.timeout(600)
-def test_for_the_noise_floor_bf16_is_scored_twice_the_second_time_backwards(runs: Runs) -> None:
+def test_for_the_noise_floor_bf16_is_scored_a_second_time_in_reverse_order(runs: Runs) -> None:
     overrides = [
         "accuracy.noise_floor=true",
         "accuracy.limit=9",
@@ -214,16 +214,16 @@ def test_for_the_noise_floor_bf16_is_scored_twice_the_second_time_backwards(runs
         "accuracy.concurrency=1",
     ]
     record = runs(Plan(), *overrides)
-    assert [found.repeat for found in sorted(record.scores, key=lambda one: one.repeat)] == [0, 1]
+    assert [score.repeat for score in sorted(record.scores, key=lambda score: score.repeat)] == [0, 1]
     assert runs.asked()[9:] == runs.asked()[:9][::-1]
-    assert len({found.key for found in record.scores}) == 2
+    assert len({score.key for score in record.scores}) == 2
     again = runs(Plan(), *overrides)
     assert runs.starts() == 0, "nothing is left to ask"
-    assert sorted(again.scores, key=lambda one: one.repeat) == sorted(record.scores, key=lambda one: one.repeat)
+    assert sorted(again.scores, key=lambda score: score.repeat) == sorted(record.scores, key=lambda score: score.repeat)
     assert sum("reused from run" in line for line in again.log) == 2
 
 
-def test_answers_are_kept_apart_by_what_they_depend_on_and_by_nothing_else(runs: Runs) -> None:
+def test_answers_are_separated_by_everything_that_they_depend_on_and_nothing_else(runs: Runs) -> None:
     def keys(*overrides: str) -> list[tuple[str, str]]:
         stages = plan(compose_job(runs.typed(*overrides), runs.configs)).tasks
         return [(stage.answers.digest, stage.key.digest) for stage in stages]
@@ -231,11 +231,11 @@ def test_answers_are_kept_apart_by_what_they_depend_on_and_by_nothing_else(runs:
     usual = keys()
     for same in ("accuracy.limit=3", "accuracy.num_fewshot=1", "accuracy.max_gen_toks=9",
                  "accuracy.concurrency=9", "accuracy.max_share={empty: 1}"):  # fmt: skip
-        found = keys(same)
-        assert [answers for answers, _ in found] == [answers for answers, _ in usual], same
-        assert not {key for _, key in found} & {key for _, key in usual}, same
-    for other in ("quant=fp8", "engine.kernel=two", "model.context_length=4096"):
-        assert not {answers for answers, _ in keys(other)} & {answers for answers, _ in usual}, other
+        repeated = keys(same)
+        assert [answers for answers, _ in repeated] == [answers for answers, _ in usual], same
+        assert not {key for _, key in repeated} & {key for _, key in usual}, same
+    for change in ("quant=fp8", "engine.kernel=two", "model.context_length=4096"):
+        assert not {answers for answers, _ in keys(change)} & {answers for answers, _ in usual}, change
     assert keys("engine.request_timeout_s=7") == keys("accuracy.at_least=9") == usual, "without a limit it says nothing"
     assert keys("accuracy.noise_floor=true")[:2] == usual
     assert len(keys("accuracy.noise_floor=true")) == 4

@@ -1,4 +1,4 @@
-"""The pages on adding things name everything that a new one may define, and nothing else."""
+"""The pages on adding plug-ins list everything that a plug-in may define, and nothing else."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 DOCS = ROOT / "docs"
 KINDS = {"adding-an-engine.md": Engine, "adding-a-quantization.md": Method, "adding-a-model.md": Source}
 GIVEN = {"name", "kind", "config"}
-"""What every plug-in has without defining it: the name of its module, and its fields."""
+"""Names that every plug-in has without defining them: its module's name, and its fields."""
 
 
 def declared(kind: type) -> set[str]:
@@ -30,12 +30,12 @@ def in_first_column(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", KINDS)
-def test_a_page_names_whatever_a_plug_in_may_define(page: str) -> None:
+def test_a_page_names_everything_that_a_plug_in_may_define(page: str) -> None:
     prose = set(re.findall(r"`(\w+)`", (DOCS / page).read_text()))
     assert declared(KINDS[page]) - prose == set()
 
 
-def test_the_tables_name_nothing_that_is_not_declared() -> None:
+def test_the_tables_name_only_what_is_declared() -> None:
     fields = set(Toolchain.model_fields)
     for page, kind in KINDS.items():
         assert in_first_column(page) - declared(kind) - fields == set(), page

@@ -1,4 +1,4 @@
-"""Reading and planning need nothing that POSIX systems alone have; a run says that it does."""
+"""Reading and planning work on any system; a run reports that it needs a POSIX system."""
 
 import os
 import pkgutil
@@ -16,7 +16,7 @@ from testkit.records import keep, native_records
 from tests.support.paths import ROOT
 
 POSIX_ONLY = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "uvloop")
-"""Modules that another system lacks, or that is not installed there."""
+"""Modules that other systems lack or do not install."""
 ELSEWHERE = f"""
 import importlib, os, runpy, signal, sys
 import aiohttp, hydra, matplotlib.pyplot, multiprocessing, pandas, psutil, rich.console, scipy.stats, subprocess, yaml
@@ -57,14 +57,14 @@ def quantbench(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return elsewhere("from bench.cli import main; sys.exit(main())", *words, folder=folder)
 
 
-def test_what_reads_and_plans_can_be_imported() -> None:
+def test_the_modules_that_read_and_plan_can_be_imported() -> None:
     done = elsewhere("for name in sys.argv[1:]:\n    importlib.import_module(name)", *MODULES)
     assert done.returncode == 0, done.stderr
 
 
 def test_results_are_compared_decided_on_and_shown(tmp_path: Path) -> None:
-    for one in native_records():
-        keep(tmp_path / "results", one)
+    for run in native_records():
+        keep(tmp_path / "results", run)
     for words in (["compare", "bf16", "fp8"], ["decide"], ["site", "build", "--out", "site"], ["results", "list"]):
         done = quantbench(tmp_path, *words)
         assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_a_run_is_planned(tmp_path: Path, hardware: str, shown: str) -> None:
     assert shown in done.stdout
 
 
-def test_a_run_says_which_system_it_needs(tmp_path: Path) -> None:
+def test_a_run_reports_which_system_it_needs(tmp_path: Path) -> None:
     done = quantbench(tmp_path, "run", "+model=tiny-qwen3", "workload=none", "accuracy=none")
     assert done.returncode == 2
     assert "a run needs a POSIX system, such as Linux" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A checkpoint is never made twice and never half: kills, two at once, a full disk, a ceiling, too little memory."""
+"""A checkpoint is never made twice and never incomplete: kills, concurrent builds, a full disk, too little memory."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def tiny(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(tiny: Path, tmp_path: Path) -> Cli:
-    """Return the program with a cache of its own that already holds the 16-bit checkpoint."""
+    """Return the program with a separate cache that already contains the 16-bit checkpoint."""
     pytest.importorskip("llmcompressor")
     shutil.copytree(tiny, tmp_path / "cache" / "sources" / tiny.name)
     return Cli(tmp_path / "cache", tmp_path)
@@ -57,7 +57,7 @@ def checkpoints(cli: Cli) -> Path:
 
 
 def leftovers(cli: Cli) -> list[str]:
-    """Return what lies beside the published folders, locks left out."""
+    """Return everything next to the published folders, except locks."""
     return [path.name for path in checkpoints(cli).iterdir() if path.suffix and path.suffix != ".lock"]
 
 
@@ -66,7 +66,7 @@ def published(cli: Cli) -> Path:
     return folder
 
 
-def test_killed_while_the_weights_are_made_the_next_run_begins_anew(own: Cli) -> None:
+def test_killed_while_the_weights_are_made_the_next_run_starts_over(own: Cli) -> None:
     run = start(own, *QUANT)
     wait_until(lambda: list(checkpoints(own).glob("*.work")) if checkpoints(own).exists() else False)
     kill_all(run)
@@ -77,28 +77,28 @@ def test_killed_while_the_weights_are_made_the_next_run_begins_anew(own: Cli) ->
     assert not leftovers(own)
 
 
-def test_killed_during_the_proof_the_next_run_goes_on_with_the_weights(own: Cli) -> None:
+def test_killed_during_the_proof_the_next_run_resumes_with_the_weights(own: Cli) -> None:
     run = start(own, *QUANT)
     wait_until(lambda: list(checkpoints(own).glob("*.cost")) if checkpoints(own).exists() else False)
     kill_all(run)
     (work,) = checkpoints(own).glob("*.work")
-    made = (work / "model.safetensors").stat()
+    before = (work / "model.safetensors").stat()
     again = own(*QUANT)
     assert again.returncode == 0, again.stderr
-    kept = (published(own) / "model.safetensors").stat()
-    assert (kept.st_ino, kept.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    after = (published(own) / "model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert not leftovers(own)
-    (record,) = [one for one in records(own.folder) if one.finished_at]
+    (record,) = [run for run in records(own.folder) if run.finished_at]
     assert record.checkpoint.calibration.n_samples == len(record.checkpoint.calibration.sample_sha256) > 0
 
 
-def test_of_two_at_once_one_works_and_the_other_waits(own: Cli) -> None:
+def test_of_two_concurrent_builds_one_works_and_the_other_waits(own: Cli) -> None:
     runs = [start(own, *QUANT, f"results_dir=results{number}") for number in range(2)]
-    said = [run.communicate(timeout=300)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
+    outputs = [run.communicate(timeout=300)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
     files = [next(own.folder.glob(f"results{number}/runs/*/record.json")) for number in range(2)]
-    found = [RunRecord.model_validate_json(file.read_bytes()).checkpoint for file in files]
-    assert found[0] == found[1]
+    checkpoints = [RunRecord.model_validate_json(file.read_bytes()).checkpoint for file in files]
+    assert checkpoints[0] == checkpoints[1]
     assert not leftovers(own)
 
 
@@ -109,11 +109,11 @@ def test_a_checkpoint_above_its_ceiling_is_set_aside_and_made_only_once(own: Cli
     assert "quant.max_kl=" in refused.stderr
     assert "Traceback" not in refused.stderr
     (aside,) = checkpoints(own).glob("*.refused")
-    made = (aside / "model.safetensors").stat()
+    weights = (aside / "model.safetensors").stat()
     assert not (aside / "quantbench_manifest.json").exists()
     accepted = own(*QUANT)
     assert accepted.returncode == 0, accepted.stderr
-    assert (published(own) / "model.safetensors").stat().st_ino == made.st_ino
+    assert (published(own) / "model.safetensors").stat().st_ino == weights.st_ino
     assert not leftovers(own)
 
 
@@ -126,7 +126,7 @@ def small_disk(place: Path, size: str) -> Path:
 
 
 def write_job(cli: Cli, folder: Path, target: Path) -> Path:
-    """Write what the worker is asked: tiny-qwen3 rounded to 8 bits."""
+    """Write a job for the worker: tiny-qwen3 rounded to 8 bits."""
     source = source_of(cli)
     manifest = json.loads((source / "quantbench_manifest.json").read_bytes())
     job = {
@@ -148,7 +148,7 @@ def write_job(cli: Cli, folder: Path, target: Path) -> Path:
 
 
 def work(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a worker, which ends when its standard input does."""
+    """Run a worker, which ends when its standard input closes."""
     parents_end, own_end = os.pipe()
     argv = [sys.executable, *arguments]
     done = subprocess.run(argv, cwd=ROOT, env=env, stdin=parents_end, capture_output=True, text=True)
@@ -170,7 +170,7 @@ def test_a_full_disk_gets_one_line_and_publishes_nothing(own: Cli, tmp_path: Pat
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_too_little_disk_is_told_with_figures_before_anything_is_spent(cache: Path, tmp_path: Path) -> None:
+def test_too_little_disk_is_reported_with_figures_before_the_build(cache: Path, tmp_path: Path) -> None:
     place = small_disk(tmp_path / "small", "1m")
     try:
         done = Cli(place, tmp_path)("+model=tiny-qwen3", "workload=none", "accuracy=none")
@@ -182,7 +182,7 @@ def test_too_little_disk_is_told_with_figures_before_anything_is_spent(cache: Pa
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_too_little_memory_is_told_with_figures_before_anything_is_spent(own: Cli) -> None:
+def test_too_little_memory_is_reported_with_figures_before_the_build(own: Cli) -> None:
     command = ["bash", "-c", 'ulimit -v 1400000; exec "$@"', "-", *own.argv(*QUANT)]
     done = subprocess.run(command, cwd=own.folder, env=own.env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -238,13 +238,13 @@ def test_a_checkpoint_larger_than_memory_is_quantized_and_proven_within_it(own: 
     done = subprocess.run(command, cwd=own.folder, env=env, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr
     (record,) = records(own.folder)
-    made = record.checkpoint
+    checkpoint = record.checkpoint
     assert record.variant.model == "big"
     source_bytes = sum(file.stat().st_size for file in (tmp_path / "big").glob("*.safetensors"))
-    assert source_bytes > LIMIT_BYTES > made.peak_rss_bytes
-    assert made.proof_peak_rss_bytes < LIMIT_BYTES
-    assert made.fidelity.kl_nats < 0.05
-    assert "canary prompts were not run: the whole model does not fit into memory" in made.notes
+    assert source_bytes > LIMIT_BYTES > checkpoint.peak_rss_bytes
+    assert checkpoint.proof_peak_rss_bytes < LIMIT_BYTES
+    assert checkpoint.fidelity.kl_nats < 0.05
+    assert "canary prompts were not run: the whole model does not fit into memory" in checkpoint.notes
 
 
 SMALL_GPU = """
@@ -260,10 +260,10 @@ def test_a_gpu_without_room_leaves_the_proof_to_the_cpu(own: Cli, tmp_path: Path
     target = tmp_path / "target"
     done = work(["-c", SMALL_GPU, str(write_job(own, tmp_path, target))], own.env)
     assert done.returncode == 0, done.stderr
-    made = Manifest.model_validate_json((target / "quantbench_manifest.json").read_bytes())
-    assert made.fidelity is not None
-    assert made.canaries is not None
-    assert any(note.startswith("the proof ran on the CPU: a decoder layer of each") for note in made.notes)
+    manifest = Manifest.model_validate_json((target / "quantbench_manifest.json").read_bytes())
+    assert manifest.fidelity is not None
+    assert manifest.canaries is not None
+    assert any(note.startswith("the proof ran on the CPU: a decoder layer of each") for note in manifest.notes)
 
 
 OWN = """
@@ -278,7 +278,7 @@ class OwnForCausalLM(Qwen3ForCausalLM):
 """
 
 
-def test_a_checkpoints_own_code_runs_only_where_it_is_trusted(own: Cli, tmp_path: Path) -> None:
+def test_a_checkpoints_own_code_runs_only_if_it_is_trusted(own: Cli, tmp_path: Path) -> None:
     source = source_of(own)
     folder = tmp_path / "mine"
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("quantbench*"))

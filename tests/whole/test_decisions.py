@@ -1,4 +1,4 @@
-"""Every decision begins alike: number and title, then date, status and the code that it is about."""
+"""Every decision has the same head: number and title, then date, status and a link to the code."""
 
 import re
 from collections import Counter
@@ -28,6 +28,6 @@ def test_a_decision_has_number_date_status_and_code(file: Path) -> None:
         assert (FOLDER / link).exists(), link
 
 
-def test_no_two_decisions_have_one_number() -> None:
+def test_no_two_decisions_share_a_number() -> None:
     numbers = Counter(file.stem.partition("-")[0] for file in FILES)
     assert [number for number, count in numbers.items() if count > 1] == []

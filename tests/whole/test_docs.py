@@ -1,4 +1,4 @@
-"""The docs say what is there, and all that is there is in the docs."""
+"""The docs describe everything that exists, and nothing else."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ COMMANDS_IN_DOCS = [line for text in (README, *DOCS.values()) for line in RUNS.f
 
 @pytest.mark.parametrize("line", COMMANDS_IN_DOCS)
 def test_every_command_in_the_docs_composes(line: str, tmp_path: Path) -> None:
-    # A reader's own folder stands for a real one, and a model on the hub for one whose shapes are known here.
+    # The reader's folder is replaced by an existing one, and a model on the hub by one with known shapes.
     sharded(tmp_path / "my-model")
     words = line.replace("/data/my-model", str(tmp_path / "my-model")).split()
     words = [word.replace("+model=hub", "+model=qwen3-8b") for word in words if "source.repo=" not in word]
@@ -42,8 +42,8 @@ def test_the_docs_show_the_benchmarks_last_results() -> None:
     shown = re.findall(r"<!-- bench (\w+) -->\n(.*?)<!-- end -->", "\n".join(DOCS.values()), re.DOTALL)
     assert shown
     for name, result in shown:
-        kept = (ROOT / "benchmarks" / "last" / f"{name}.md").read_text()
-        assert kept == f"# {name}\n\n{result}"
+        last = (ROOT / "benchmarks" / "last" / f"{name}.md").read_text()
+        assert last == f"# {name}\n\n{result}"
 
 
 def test_every_link_in_the_docs_leads_somewhere() -> None:
@@ -91,8 +91,8 @@ def test_every_subcommand_is_in_the_usage_and_has_help(cli: Cli) -> None:
         assert name in usage()
         done = cli(name, "--help", module="bench.cli")
         assert done.returncode == 0, done.stderr
-    told = cli("export", "--help", module="bench.cli").stdout
-    assert [column for column in COLUMNS if column not in told] == []
+    help_text = cli("export", "--help", module="bench.cli").stdout
+    assert [column for column in COLUMNS if column not in help_text] == []
 
 
 def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
@@ -107,7 +107,7 @@ def test_the_chinese_readme_has_the_same_commands_and_names() -> None:
         assert (ROOT / link).exists(), link
 
 
-def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_on_published_figures_has_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert published.main(["qwen3-8b", "--engine", "sglang"]) == 0
     printed = [re.split(r"\s*│\s*", line.strip("│ ")) for line in capsys.readouterr().out.splitlines() if "│" in line]
     shown = re.findall(
@@ -119,10 +119,10 @@ def test_the_page_on_published_figures_says_what_the_command_prints(capsys: pyte
 
 
 def test_the_nightly_workflows_commands_compose() -> None:
-    """Steps of the workflow as a shell would see them, with the variables' defaults."""
+    """The commands are expanded as in a shell, with the variables' defaults."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
     known = {"$MODEL": "qwen3-8b", "$QUANTS": "fp8,gptq-int4", "$HOME": "/home/x", "$PWD": "/tmp"}
-    found = 0
+    composed = 0
     for job in workflow["jobs"].values():
         for step in job["steps"]:
             for name, value in known.items():
@@ -130,7 +130,9 @@ def test_the_nightly_workflows_commands_compose() -> None:
             words = shlex.split(step["run"])
             if "bench.run" in words:
                 arguments = words[words.index("bench.run") + 1 :]
-                for one in jobs(with_plus([word for word in arguments if word != "-m"]), multirun="-m" in arguments):
-                    assert compose_job([*one, "session=test"])
-                    found += 1
-    assert found == 3
+                for overrides in jobs(
+                    with_plus([word for word in arguments if word != "-m"]), multirun="-m" in arguments
+                ):
+                    assert compose_job([*overrides, "session=test"])
+                    composed += 1
+    assert composed == 3

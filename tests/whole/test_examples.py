@@ -1,4 +1,4 @@
-"""The examples of the pages on adding things: copied over the repository as the pages say, they work."""
+"""The examples of the pages on adding plug-ins work when they are copied into the repository."""
 
 import os
 import shutil
@@ -57,17 +57,17 @@ def test_the_example_engine_measures_a_model(repository: Path, cache: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("quant=fp8", "quant=fp8 on engine=toy: toy serves plain 16-bit models only: quant=bf16 context=native"),
         ("engine.dtype=int3", "engine.dtype: input should be 'bfloat16' or 'float32'"),
     ],
 )
-def test_what_the_example_engine_refuses_is_one_line(typed: str, said: str, repository: Path, cache: Path) -> None:
+def test_the_example_engine_refuses_with_one_line(typed: str, message: str, repository: Path, cache: Path) -> None:
     done = run(repository, cache, "+model=tiny-qwen3", "engine=toy", typed)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.splitlines()
-    assert said in line
+    assert message in line
 
 
 def test_the_example_quantization_and_source_make_a_proven_checkpoint(repository: Path, cache: Path) -> None:
@@ -79,17 +79,17 @@ def test_the_example_quantization_and_source_make_a_proven_checkpoint(repository
     spec.source.materialize(spec.source.identity(), spec.architecture, weights)
     with tarfile.open(repository / "weights.tar", "w") as archive:
         for file in sorted(weights.iterdir()):
-            # The same bytes every time, so that a cache that is kept holds one checkpoint of it.
+            # The same bytes every time, so that a persistent cache has one checkpoint of it.
             archive.add(file, file.name, filter=lambda info: info.replace(mtime=0, deep=False))
     model = ("+model=archived", "model.source.path=weights.tar")
     done = run(repository, cache, *model, "quant=rtn-w8a8", "workload=none")
     assert done.returncode == 0, done.stderr
-    made = record_of(repository, "rtn-w8a8").checkpoint
-    assert made is not None
-    assert made.provenance.startswith("the archive weights.tar, sha256 ")
-    assert (made.format or "").startswith("int8, scales per channel, symmetric")
-    assert made.fidelity is not None
-    assert 0 < made.fidelity.kl_nats < 0.01
+    checkpoint = record_of(repository, "rtn-w8a8").checkpoint
+    assert checkpoint is not None
+    assert checkpoint.provenance.startswith("the archive weights.tar, sha256 ")
+    assert (checkpoint.format or "").startswith("int8, scales per channel, symmetric")
+    assert checkpoint.fidelity is not None
+    assert 0 < checkpoint.fidelity.kl_nats < 0.01
     [page] = repository.glob("reports/*rtn-w8a8*.html")
     section = page.read_text().partition('id="files"')[2].partition("</section>")[0]
     assert "rtn-w8a8" in section

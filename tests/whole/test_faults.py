@@ -1,4 +1,4 @@
-"""Whole runs over a server that goes wrong as told: the right status and reason, no other cell harmed, nothing left."""
+"""Whole runs over a server with planned faults: status and reason are right, other cells and processes unaffected."""
 
 import signal
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.alone
 
 LENS = (4, 6, 8)
 STRUCK = 6
-"""Input length of the cell that something happens to."""
+"""Input length of the cell with the fault."""
 ENGINE = """name: scripted
 script: ???
 startup_timeout_s: 60
@@ -32,7 +32,7 @@ Measure = Callable[[Plan], RunRecord]
 
 @pytest.fixture
 def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
-    """Return what runs three cells of the tiny model over a server with a plan."""
+    """Return a function that runs three cells of the tiny model over a server with a plan."""
     monkeypatch.setattr(
         bench.engines, "__path__", [*bench.engines.__path__, str(ROOT / "tests" / "support" / "engines")]
     )
@@ -54,7 +54,11 @@ def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mea
             "session=test",
         ]
         record = execute(compose_job(typed, [str(tmp_path / "configs")]))
-        left = [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())]
+        left = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in " ".join(process.info["cmdline"] or ())
+        ]
         assert left == [], "processes are left"
         assert not list((cache / "processes").glob("*.json"))
         return record
@@ -63,11 +67,11 @@ def measure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mea
 
 
 def struck(record: RunRecord) -> SpeedCell:
-    """Return the cell that something happened to, having checked that no other was harmed."""
+    """Return the cell with the fault, after checking that the others are unaffected."""
     by_len = {cell.input_len: cell for cell in record.cells}
     assert sorted(by_len) == list(LENS)
-    told = {length: (cell.status, cell.reasons) for length, cell in by_len.items() if length != STRUCK}
-    assert told == {4: ("ok", ()), 8: ("ok", ())}
+    others = {length: (cell.status, cell.reasons) for length, cell in by_len.items() if length != STRUCK}
+    assert others == {4: ("ok", ()), 8: ("ok", ())}
     return by_len[STRUCK]
 
 
@@ -100,35 +104,35 @@ FAULTS: dict[str, tuple[Fault, Status, str, int]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_its_own_cell_and_no_other(fault: str, measure: Measure, tmp_path: Path) -> None:
-    what, status, reason, servers = FAULTS[fault]
-    record = measure(Plan(faults={str(STRUCK): what}))
+def test_a_fault_affects_its_own_cell_and_no_other(fault: str, measure: Measure, tmp_path: Path) -> None:
+    planned, status, reason, servers = FAULTS[fault]
+    record = measure(Plan(faults={str(STRUCK): planned}))
     cell = struck(record)
     assert cell.status == status
-    # How a server died may be known only after the request that broke over it has been judged.
-    told = cell.reasons if servers == 1 else (*cell.reasons, *record.log)
-    assert any(reason in said for said in told), told
+    # The reason of a server's death may be known only after the failed request has been judged.
+    reported = cell.reasons if servers == 1 else (*cell.reasons, *record.log)
+    assert any(reason in line for line in reported), reported
     assert starts(tmp_path) == servers
 
 
-def test_a_server_that_hangs_is_ended_and_started_anew(
+def test_a_server_that_hangs_is_ended_and_restarted(
     measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "HUNG_S", 3.0)
-    what = Fault({"steps": steps(1, 1, 1, gap_s=0.5)}, kill=signal.SIGSTOP, after_s=0.7)
-    record = measure(Plan(faults={str(STRUCK): what}))
+    planned = Fault({"steps": steps(1, 1, 1, gap_s=0.5)}, kill=signal.SIGSTOP, after_s=0.7)
+    record = measure(Plan(faults={str(STRUCK): planned}))
     cell = struck(record)
     assert cell.status == "failed"
-    assert any("hangs: no token for" in said for said in cell.reasons), cell.reasons
+    assert any("hangs: no token for" in line for line in cell.reasons), cell.reasons
     assert starts(tmp_path) == 2
-    assert any("hangs" in said and "starting" in said for said in record.log)
+    assert any("hangs" in line and "starting" in line for line in record.log)
 
 
 def test_a_server_that_dies_at_the_start_fails_the_run_with_a_remedy(measure: Measure) -> None:
-    said = (
+    output = (
         "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB\n"
     )
-    record = measure(Plan(at_start="die", says=said))
+    record = measure(Plan(at_start="die", says=output))
     assert record.cells == ()
     (failure,) = record.failures
     assert failure.stage == "serve"
@@ -136,9 +140,9 @@ def test_a_server_that_dies_at_the_start_fails_the_run_with_a_remedy(measure: Me
     assert "nvidia-smi" in failure.message
 
 
-def test_a_port_that_is_taken_costs_nothing_and_is_told(measure: Measure, tmp_path: Path) -> None:
-    said = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
-    record = measure(Plan(at_start="die", says=said))
+def test_a_port_that_is_taken_is_reported_and_costs_no_cell(measure: Measure, tmp_path: Path) -> None:
+    output = "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use\n"
+    record = measure(Plan(at_start="die", says=output))
     assert [cell.status for cell in record.cells] == ["ok"] * 3
     assert not record.failures
     assert sum("was taken" in line for line in record.log) == 1

@@ -1,4 +1,4 @@
-"""More than one process: the same records as one after the other, also where a worker dies."""
+"""Jobs in several processes leave the same records as jobs in sequence, even if a worker dies."""
 
 import importlib.util
 import os
@@ -46,19 +46,19 @@ def answers(score: TaskScore) -> list[tuple[float, ...]]:
     return [item.logprobs for item in score.items]
 
 
-def what(results: Path) -> dict[str, Any]:
-    """Return what must be the same however the jobs were run, by variant."""
+def comparable(results: Path) -> dict[str, Any]:
+    """Return the parts of the records that must not depend on the launcher, by variant."""
     return {
-        one.variant.quant: (
-            one.key,
-            [(cell.input_len, cell.status, len(cell.trials)) for cell in one.cells],
+        record.variant.quant: (
+            record.key,
+            [(cell.input_len, cell.status, len(cell.trials)) for cell in record.cells],
             [
                 (score.task, score.status, score.metrics, [item.logprobs for item in score.items])
-                for score in one.scores
+                for score in record.scores
             ],
-            one.failures,
+            record.failures,
         )
-        for one in records(results)
+        for record in records(results)
     }
 
 
@@ -67,24 +67,24 @@ def serial(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     folder = tmp_path_factory.mktemp("serial")
     done = Cli(cache, folder)(*SWEEP, f"quant={','.join(QUANTS)}", timeout=600)
     assert done.returncode == 0, done.stderr
-    return folder, what(folder / "results")
+    return folder, comparable(folder / "results")
 
 
 def workers(parent: psutil.Process) -> list[psutil.Process]:
-    found = []
+    running = []
     for process in parent.children(recursive=True):
         try:
             if "ray::" in " ".join(process.cmdline()):
-                found.append(process)
+                running.append(process)
         except psutil.Error:
             continue
-    return found
+    return running
 
 
 @pytest.mark.model
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not has("hydra_ray_launcher"), reason="pip install 'quantbench[cluster]'")
-def test_a_ray_run_leaves_the_records_of_a_serial_one_also_where_a_worker_is_killed(
+def test_a_ray_run_with_a_killed_worker_leaves_the_records_of_a_serial_one(
     cli: Cli, serial: tuple[Path, dict[str, Any]]
 ) -> None:
     argv = cli.argv(*SWEEP, f"quant={','.join(QUANTS)}", "hydra/launcher=ray")
@@ -101,9 +101,9 @@ def test_a_ray_run_leaves_the_records_of_a_serial_one_also_where_a_worker_is_kil
     busy = [worker for worker in workers(own) if "_run_job" in " ".join(worker.cmdline())]
     assert busy, "a worker of Ray's is running a job"
     busy[0].kill()
-    said, _ = run.communicate(timeout=400)
-    assert run.returncode == 0, said
-    assert what(cli.folder / "results") == serial[1]
+    output, _ = run.communicate(timeout=400)
+    assert run.returncode == 0, output
+    assert comparable(cli.folder / "results") == serial[1]
     assert len(records(cli.folder / "results")) == len(QUANTS), "nothing twice"
 
 
@@ -125,11 +125,11 @@ def test_other_launchers_leave_the_same_records(
         pytest.skip("takes a minute, like Ray: make test-all")
     done = cli(*SWEEP, f"quant={','.join(QUANTS[:2])}", f"hydra/launcher={launcher}", *more, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert what(cli.folder / "results") == {quant: serial[1][quant] for quant in QUANTS[:2]}
+    assert comparable(cli.folder / "results") == {quant: serial[1][quant] for quant in QUANTS[:2]}
     assert "Traceback" not in done.stderr
 
 
-def test_a_launcher_that_is_not_there_is_told_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_launcher_is_reported_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="did you mean 'ray'"):
         check_launcher(["hydra/launcher=rey"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -149,7 +149,7 @@ with lease_devices(1, on_cpu=True, on_wait=lambda: None):
 """
 
 
-def test_one_run_at_a_time_computes_on_a_cpu_and_a_dead_one_lets_go(
+def test_one_run_at_a_time_computes_on_a_cpu_and_a_dead_run_releases_it(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
@@ -170,7 +170,7 @@ def test_one_run_at_a_time_computes_on_a_cpu_and_a_dead_one_lets_go(
     other.stdout.close()
 
 
-def test_runs_share_devices_out_and_hand_their_own_to_the_server(
+def test_runs_lease_separate_devices_and_pass_their_own_to_the_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("QUANTBENCH_CACHE", str(tmp_path))
@@ -186,17 +186,17 @@ def test_runs_share_devices_out_and_hand_their_own_to_the_server(
         assert everything == ("2", "5", "7"), "more than there are: all of them"
 
 
-def test_what_a_session_has_not_ended_is_known(tmp_path: Path) -> None:
+def test_the_unfinished_jobs_of_a_session_are_known(tmp_path: Path) -> None:
     with CommandSession(tmp_path, ["-m", "x"]) as session:
         store = Store(tmp_path)
         for number, ended in ((1, "2026-11-26T03:00:00+00:00"), (2, None)):
-            one = record(
+            run = record(
                 "bf16", run_id=f"run-{number}", session=session.name, command=(f"quant={number}",), finished_at=ended
             )
-            folder = store.create(one.run_id)
-            folder.begin(one)
+            folder = store.create(run.run_id)
+            folder.begin(run)
             if ended:
-                folder.finish(one)
+                folder.finish(run)
             folder.release()
         assert unfinished_places(tmp_path, session.name, [("quant=1",), ("quant=2",), ("quant=3",)]) == [1, 2]
         first = attempt_of(tmp_path, session.name)
@@ -206,15 +206,15 @@ def test_what_a_session_has_not_ended_is_known(tmp_path: Path) -> None:
     assert attempt_of(tmp_path, session.name) is None
 
 
-def test_what_another_machine_of_the_cluster_has_done_is_done(tmp_path: Path) -> None:
+def test_a_run_that_another_machine_of_the_cluster_finished_counts_as_done(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    one = record("bf16", session="s", cells=(), scores=(), environment=environment(hostname="node-1"))
-    folder = store.create(one.run_id)
-    folder.begin(one)
-    folder.finish(one)
+    run = record("bf16", session="s", cells=(), scores=(), environment=environment(hostname="node-1"))
+    folder = store.create(run.run_id)
+    folder.begin(run)
+    folder.finish(run)
     folder.release()
-    assert store.find_done("s", one.key, environment(hostname="node-2")) is not None
-    assert store.find_done("s", one.key, environment(hostname="node-2", cpu_cores=64)) is None
+    assert store.find_done("s", run.key, environment(hostname="node-2")) is not None
+    assert store.find_done("s", run.key, environment(hostname="node-2", cpu_cores=64)) is None
 
 
 EXAMPLE = ROOT / "examples" / "slurm-235b.sbatch"
@@ -239,8 +239,8 @@ def test_the_example_for_slurm_is_a_script_whose_plan_fits(cli: Cli, tmp_path: P
     assert int(nodes[1]) * int(gpus[1]) == 16
 
 
-def test_slurm_itself_reads_the_example() -> None:
-    """``sbatch --test-only`` needs a cluster; without one Slurm still reads the script's own lines, or refuses them."""
+def test_slurm_accepts_the_example() -> None:
+    """``sbatch --test-only`` needs a cluster; without one Slurm still parses the script's options."""
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         pytest.skip("no sbatch here")

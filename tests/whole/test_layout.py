@@ -1,4 +1,4 @@
-"""Tests mirror the modules that they test, and import helpers alone."""
+"""Tests mirror the modules that they test, and import only helpers."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ TOPICS = {
     "report/test_use.py": "what a reader does with the whole page: keyboard, print, scripts",
     "servers/test_reference_parts.py": "model, cache and texts of the reference server without HTTP",
 }
-"""Files that are named after a topic of several modules, and the reason."""
+"""Files named after a topic of several modules, with the reason."""
 
 
 def name_of(file: Path) -> str:
@@ -37,33 +37,33 @@ def modules_of(folder: Path) -> set[str]:
 
 def wings() -> dict[str, Path]:
     """Return the folder of each wing; the name of a test's folder is the wing's."""
-    found = {folder.parent.name: folder.parent for folder in (ROOT / "bench").glob("*/__init__.py")}
-    return {**found, "quantize": ROOT / "quantize"}
+    folders = {folder.parent.name: folder.parent for folder in (ROOT / "bench").glob("*/__init__.py")}
+    return {**folders, "quantize": ROOT / "quantize"}
 
 
 def imports_of(file: Path) -> set[str]:
-    """Return the modules that a file imports, and the names that it imports from them, with dots."""
-    found = set()
+    """Return the modules that a file imports, and the dotted names that it imports from them."""
+    names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
 
 
 def importers(folder: str, *packages: str) -> dict[str, list[str]]:
-    """Return what the files of a folder import from packages, by file."""
-    found = {}
+    """Return the imports from packages in the files of a folder, by file."""
+    imports = {}
     for file in sorted((ROOT / folder).rglob("*.py")):
         names = sorted(name for name in imports_of(file) if name.partition(".")[0] in packages)
         if names:
-            found[file.relative_to(ROOT).as_posix()] = names
-    return found
+            imports[file.relative_to(ROOT).as_posix()] = names
+    return imports
 
 
 def misplaced(file: Path) -> str | None:
-    """Return what is wrong with the place of a test file."""
+    """Return what is wrong with a test file's path."""
     *folders, module = file.relative_to(TESTS).with_suffix("").parts
     module = module.removeprefix("test_")
     if len(folders) > 1:
@@ -72,7 +72,7 @@ def misplaced(file: Path) -> str | None:
         return None
     if folders and folders[0] not in wings():
         return f"no wing {folders[0]}"
-    known = modules_of(wings()[folders[0]]) if folders else {one.stem for one in (ROOT / "bench").glob("*.py")}
+    known = modules_of(wings()[folders[0]]) if folders else {module.stem for module in (ROOT / "bench").glob("*.py")}
     if name_of(file) in TOPICS:
         return "listed as a topic, and there is a module of its name" if module in known else None
     return None if module in known else f"no module {module}"
@@ -87,7 +87,7 @@ def test_every_listed_topic_is_a_file() -> None:
 
 
 def test_every_folder_of_tests_is_a_package() -> None:
-    """Two folders may hold files of the same name, which pytest tells apart by package."""
+    """Two folders may have files of the same name, which pytest distinguishes by package."""
     assert {name_of(file) for file in FILES if not (file.parent / "__init__.py").exists()} == set()
 
 
@@ -97,13 +97,13 @@ def test_nothing_imports_a_test_file() -> None:
         assert imported == [], f"{file}: move what it needs to tests/support"
 
 
-def test_benchmarks_import_nothing_of_the_tests() -> None:
+def test_benchmarks_import_nothing_from_the_tests() -> None:
     assert importers("benchmarks", "tests") == {}
     assert importers("testkit", "tests", "benchmarks") == {}
     assert [importers(folder, "tests", "testkit", "benchmarks") for folder in PRODUCT] == [{}, {}]
 
 
-def test_the_testkit_holds_what_benchmarks_need_and_no_more() -> None:
+def test_the_testkit_has_only_what_benchmarks_need() -> None:
     modules = {f"testkit.{file.stem}": file for file in (ROOT / "testkit").glob("*.py") if file.stem != "__init__"}
     needed = {name for names in importers("benchmarks", "testkit").values() for name in names} & modules.keys()
     for _ in modules:

@@ -1,4 +1,4 @@
-"""The embedded real model: what it knows, and what each quantization does to it."""
+"""The embedded real model: its answers, and the effect of each quantization."""
 
 import asyncio
 import json
@@ -19,20 +19,22 @@ pytestmark = pytest.mark.model
 FEW = ["calibration.heldout.n_samples=4"]
 SHORT = ["experiment=demo", "workload=none", "accuracy=none"]
 QUANTS = ["bf16", "fp8", *(["rtn-int4"] if EVERY else [])]
-"""The others are built of small models, and all of the core by make demo."""
+"""Other tests build the other variants from small models, and make demo builds all core variants."""
 
 
 @pytest.fixture(scope="module")
 def variants(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
-    """Build variants with very little text."""
+    """Build variants with a very small amount of text."""
     pytest.importorskip("llmcompressor")
     cli = Cli(cache, tmp_path_factory.mktemp("model"))
     done: subprocess.CompletedProcess[str] = cli(
         "-m", "+model=smollm2-135m", f"quant={','.join(QUANTS)}", *SHORT, *FEW, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    found = [RunRecord.model_validate_json(file.read_bytes()) for file in cli.folder.glob("results/runs/*/record.json")]
-    return {record.variant.quant.partition("[")[0]: record for record in found}
+    records = [
+        RunRecord.model_validate_json(file.read_bytes()) for file in cli.folder.glob("results/runs/*/record.json")
+    ]
+    return {record.variant.quant.partition("[")[0]: record for record in records}
 
 
 @pytest.mark.timeout(900)
@@ -45,17 +47,17 @@ def test_eight_bits_are_close_to_the_source_and_far_closer_than_four(variants: d
 
 
 @pytest.mark.timeout(900)
-def test_every_checkpoint_is_what_its_scheme_says(variants: dict[str, RunRecord]) -> None:
-    made = {quant: variants[quant].checkpoint for quant in QUANTS}
-    assert made["bf16"].tensors_by_dtype == {"BF16": 272}
-    assert made["fp8"].tensors_by_dtype["F8_E4M3"] == 210
-    bits = {quant: made[quant].bits_per_quantized_weight for quant in QUANTS if quant != "bf16"}
+def test_every_checkpoint_follows_its_scheme(variants: dict[str, RunRecord]) -> None:
+    checkpoints = {quant: variants[quant].checkpoint for quant in QUANTS}
+    assert checkpoints["bf16"].tensors_by_dtype == {"BF16": 272}
+    assert checkpoints["fp8"].tensors_by_dtype["F8_E4M3"] == 210
+    bits = {quant: checkpoints[quant].bits_per_quantized_weight for quant in QUANTS if quant != "bf16"}
     assert 8 < bits["fp8"] < 8.1
     for quant in QUANTS:
-        assert "not the original BF16 release" in made[quant].provenance
+        assert "not the original BF16 release" in checkpoints[quant].provenance
     if EVERY:
         assert 4.25 <= bits["rtn-int4"] < 4.26
-        assert any("group size 64 instead of group size 128" in note for note in made["rtn-int4"].notes)
+        assert any("group size 64 instead of group size 128" in note for note in checkpoints["rtn-int4"].notes)
 
 
 @pytest.mark.timeout(900)
@@ -96,7 +98,7 @@ def test_the_bf16_server_knows_the_capital_of_france(
 
 @pytest.mark.timeout(900)
 def test_emulated_fp8_rounds_activations_too(variants: dict[str, RunRecord], cache: Path) -> None:
-    """Without the activations' rounding every W8A8 score would be flattered."""
+    """Without rounded activations every W8A8 score would be too good."""
     script = """
 import sys, torch
 from transformers import AutoModelForCausalLM

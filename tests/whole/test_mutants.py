@@ -1,4 +1,4 @@
-"""Mutation testing of mutation testing: what it changes, which tests it asks, and what it makes of their answers."""
+"""The mutation tool: its changes, the tests that it selects, and how it counts their results."""
 
 import json
 import os
@@ -60,11 +60,11 @@ def test_one_operator_comparison_condition_or_constant_changes(line: str, change
         "if TYPE_CHECKING:\n    x = 1\n",
     ],
 )
-def test_what_no_test_of_behaviour_can_notice_is_left_alone(source: str) -> None:
+def test_code_without_effect_on_behaviour_is_not_mutated(source: str) -> None:
     assert lines(source) == []
 
 
-def test_a_mutant_is_known_by_its_function_and_line_and_not_by_its_place() -> None:
+def test_a_mutant_is_identified_by_function_and_line_and_not_by_position() -> None:
     source = "class A:\n    def f(self):\n        return 1\n"
     moved = "import os\n\n\n" + source
     first, other = list(mutants("m.py", source)), list(mutants("m.py", moved))
@@ -76,15 +76,15 @@ def test_a_mutant_is_known_by_its_function_and_line_and_not_by_its_place() -> No
 
 def test_every_mutant_of_a_real_module_is_a_module_that_differs_in_one_line() -> None:
     source = (ROOT / "bench/analysis/knee.py").read_text()
-    found = list(mutants("bench/analysis/knee.py", source))
-    assert len(found) > 20
-    for mutant in found:
+    changes = list(mutants("bench/analysis/knee.py", source))
+    assert len(changes) > 20
+    for mutant in changes:
         compile(mutant.source, mutant.file, "exec")
         changed = zip(source.splitlines(), mutant.source.splitlines(), strict=True)
         assert [(old.strip(), new.strip()) for old, new in changed if old != new] == [mutant.key[2:]]
 
 
-def test_a_sample_is_the_same_whatever_is_added_elsewhere() -> None:
+def test_a_sample_does_not_change_with_code_added_elsewhere() -> None:
     many = [*mutants("a.py", "".join(f"x{n} = {n}\n" for n in range(100)))]
     more = [*many, *mutants("b.py", "y = 7\n")]
     chosen, again = sample(many, 5, 50), sample(more, 5, 50)
@@ -93,7 +93,7 @@ def test_a_sample_is_the_same_whatever_is_added_elsewhere() -> None:
     assert chosen != sample(many, 6, 50)
 
 
-def test_the_pure_modules_have_enough_mutants_to_draw_from() -> None:
+def test_the_pure_modules_have_enough_mutants_for_a_sample() -> None:
     everything = population()
     files = {mutant.file for mutant in everything}
     assert {"bench/analysis/paired.py", "bench/limits/roofline.py", "quantize/formats.py"} <= files
@@ -108,7 +108,7 @@ def mutant_of(source: str, original: str) -> Mutant:
     return next(mutant for mutant in mutants("m.py", source) if mutant.original == original)
 
 
-def test_the_tests_of_a_line_are_asked_the_quickest_first_within_the_budget() -> None:
+def test_the_tests_of_a_line_run_fastest_first_within_the_budget() -> None:
     source = "LIMIT = 3\n\n\ndef f(x):\n    return x + 1\n\n\ndef g(x):\n    return x < LIMIT\n"
     covering = Covering(
         tests={"m.py": {5: {"slow", "quick", "endless"}, 9: {"other"}}},
@@ -117,7 +117,7 @@ def test_the_tests_of_a_line_are_asked_the_quickest_first_within_the_budget() ->
     )
     assert covering.of(mutant_of(source, "return x + 1"), budget_s=10.0) == ["quick", "slow"]
     assert covering.of(mutant_of(source, "return x + 1"), budget_s=0.5) == ["quick"]
-    # A constant is defined on import: those notice it that run a line with its name.
+    # A constant is defined on import: it is covered by tests that run a line with its name.
     assert covering.of(mutant_of(source, "LIMIT = 3"), budget_s=10.0) == ["other"]
 
 

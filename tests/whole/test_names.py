@@ -1,11 +1,11 @@
-"""A class has a name of its own, so that an import says which one is meant."""
+"""Class names are unique, so that an import is unambiguous."""
 
 import ast
 from collections import defaultdict
 
 from tests.support.paths import ROOT
 
-OF_PLUG_INS = {"Config": "every engine, method and source calls its fields so"}
+OF_PLUG_INS = {"Config": "the name of the fields of every engine, method and source"}
 
 
 def test_two_classes_never_share_a_name() -> None:

@@ -1,4 +1,4 @@
-"""Report, ``compare``, ``decide`` and ``gate`` give the same verdict for the same runs: one margin, one family."""
+"""Report, ``compare``, ``decide`` and ``gate`` give the same verdict for the same runs, with one margin and family."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ ALONE: Kinds = {
     ("gptq-int4", "gsm8k"): "worse",
     ("gptq-int4", "ifeval"): "non-inferior",
 }
-"""At a margin of 2 pp, were each the only comparison."""
+"""Verdicts at a margin of 2 pp if each were the only comparison."""
 TOGETHER: Kinds = ALONE | {
     ("fp8", "ifeval"): "inconclusive",
     ("gptq-int4", "mmlu"): "worse",
@@ -48,7 +48,7 @@ BEFORE, TONIGHT = "20261124T020000-1", "20261125T020000-2"
 
 
 def answers(quant: str, task: str, gained: int, lost: int) -> TaskScore:
-    """Return a score in which the first half of the items is right, but for those that are gained and lost."""
+    """Return a score in which the first half of the items is right, except for those gained and lost."""
     right = [0.0] * lost + [1.0] * (ITEMS // 2 - lost + gained) + [0.0] * (ITEMS // 2 - gained)
     items = tuple(
         ItemOutcome(
@@ -67,7 +67,7 @@ def answers(quant: str, task: str, gained: int, lost: int) -> TaskScore:
 
 
 def run(quant: str, session: str, margin: float) -> RunRecord:
-    """Return a run that answers as BF16 does before tonight."""
+    """Return a run; before tonight its answers equal BF16's."""
     changed = LOSSES if session == TONIGHT else {}
     return recorded(
         quant,
@@ -84,12 +84,12 @@ def run(quant: str, session: str, margin: float) -> RunRecord:
 def by_gate(results: Path) -> Kinds:
     assert gate.main(["--results", str(results)]) == 1, "something is worse"
     [entry] = (results / gate.HISTORY).read_text().splitlines()
-    found = {}
+    kinds = {}
     for line in json.loads(entry)["lines"]:
         _, quant, _, task = line["name"].split()
-        found[quant, task] = line["reason"].partition(":")[0]
-        assert (line["kind"] == "regression") == (found[quant, task] == "worse")
-    return found
+        kinds[quant, task] = line["reason"].partition(":")[0]
+        assert (line["kind"] == "regression") == (kinds[quant, task] == "worse")
+    return kinds
 
 
 def by_compare(results: Path, capsys: pytest.CaptureFixture[str]) -> Kinds:
@@ -134,7 +134,7 @@ def test_all_commands_give_one_verdict_by_the_margin_that_the_runs_declare(
     assert by_report([before[0], *tonight]) == expected
 
 
-def test_how_many_comparisons_there_are_changes_the_verdict() -> None:
+def test_the_number_of_comparisons_changes_the_verdict() -> None:
     found: Kinds = {}
     for (quant, task), changed in LOSSES.items():
         comparison = compare_scores(answers("bf16", task, 0, 0), answers(quant, task, *changed))

@@ -1,4 +1,4 @@
-"""Files, names and commands that the docs mention exist."""
+"""Files, names and commands in the docs exist."""
 
 import ast
 import re
@@ -14,25 +14,25 @@ PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md",
 PACKAGES = ("bench", "quantize", "tests", "testkit", "benchmarks")
 FOLDERS = (*PACKAGES, "configs", "constraints", "docs", "examples", "results/published", ".github")
 PLACEHOLDER = re.compile(r"(?<![A-Za-z])[A-Z]{3,}(?![A-Za-z])")
-"""Stands for a name that a reader chooses, as in ``configs/quant/NAME.yaml``."""
+"""A placeholder for a name that the reader chooses, as in ``configs/quant/NAME.yaml``."""
 MODULES = ("bench.run", "benchmarks", "bench.messages.check")
-"""What ``python -m`` starts in the docs; everything else is a word of ``quantbench``."""
+"""Modules that the docs start by ``python -m``; everything else is a subcommand of ``quantbench``."""
 
 
 def quoted(text: str) -> set[str]:
-    """Return what a page has in backticks, without the contents of code blocks."""
+    """Return the texts in backticks of a page, without code blocks."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     return set(re.findall(r"`([^`\n]+)`", prose))
 
 
 @cache
 def names_of_tests() -> set[str]:
-    """Return the names of all test files, whichever their folder."""
+    """Return the names of all test files, in any folder."""
     return {file.name for file in (ROOT / "tests").rglob("test_*.py")}
 
 
 def is_file(name: str) -> bool:
-    """Tell whether a path exists, a test file by its name alone; a placeholder is any name in a folder that exists."""
+    """Whether a path exists. A test file needs only its name; a placeholder is any name in an existing folder."""
     if re.fullmatch(r"test_\w+\.py", name):
         return name in names_of_tests()
     path = Path(name)
@@ -42,7 +42,7 @@ def is_file(name: str) -> bool:
 
 
 def members(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
-    """Return {name: statements inside it} of what a module or class defines."""
+    """Return {name: its statements} for all definitions of a module or class."""
     found: dict[str, list[ast.stmt]] = {}
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -58,7 +58,7 @@ def members(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
 
 @cache
 def is_defined(name: str) -> bool:
-    """Tell whether a dotted name is a module, or what a module or its class defines; nothing is imported."""
+    """Whether a dotted name is a module, or is defined by a module or its class; nothing is imported."""
     parts = name.split(".")
     folder = ROOT
     while parts and (folder / parts[0]).is_dir():

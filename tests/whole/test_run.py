@@ -34,10 +34,10 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
 ) -> None:
     cli, done = sweep
     assert done.returncode == 0, done.stderr
-    found = records(cli.folder)
-    assert [record.variant.quant for record in found] == ["bf16", "fp8"]
-    assert len({record.session for record in found}) == 1
-    for record, status in zip(found, ("ok", "emulated"), strict=True):
+    sweep = records(cli.folder)
+    assert [record.variant.quant for record in sweep] == ["bf16", "fp8"]
+    assert len({record.session for record in sweep}) == 1
+    for record, status in zip(sweep, ("ok", "emulated"), strict=True):
         assert [(cell.input_len, cell.status) for cell in record.cells] == [
             (1, status),
             (64, status),
@@ -58,16 +58,16 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
         assert record.checkpoint is not None
         assert record.engine_info.version
         assert not record.failures
-    assert found[0].checkpoint.tensors_by_dtype == {"BF16": 24}
-    assert found[1].checkpoint.tensors_by_dtype == {"BF16": 24, "F8_E4M3": 14}
-    own = {cli.folder / "reports" / f"{record.run_id}.html" for record in found}
-    whole = cli.folder / "reports" / f"{found[0].session}.html"
+    assert sweep[0].checkpoint.tensors_by_dtype == {"BF16": 24}
+    assert sweep[1].checkpoint.tensors_by_dtype == {"BF16": 24, "F8_E4M3": 14}
+    own = {cli.folder / "reports" / f"{record.run_id}.html" for record in sweep}
+    whole = cli.folder / "reports" / f"{sweep[0].session}.html"
     assert set(cli.folder.glob("reports/*.html")) == {*own, whole}
     assert f"report: {whole}" in done.stdout
     assert not server_pids(Path(cli.env["QUANTBENCH_CACHE"]))
 
 
-def test_a_second_run_quantizes_nothing_and_says_why(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
+def test_a_second_run_quantizes_nothing_and_reports_why(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
     cli, _ = sweep
     done = cli("+model=tiny-qwen3", "quant=fp8", "workload=none", "accuracy=none")
     assert done.returncode == 0, done.stderr
@@ -91,7 +91,7 @@ def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedP
 
 def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
     command = ["+model=tiny-qwen3", "workload=none", "accuracy.limit=3", "accuracy.max_gen_toks=8"]
-    command.append("accuracy.max_share.empty=1")  # random weights may say nothing that can be seen
+    command.append("accuracy.max_share.empty=1")  # random weights may generate no visible text
     first = cli(*command)
     assert first.returncode == 0, first.stderr
     (record,) = records(cli.folder)
@@ -109,7 +109,7 @@ def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
     assert records(cli.folder)[1].scores == record.scores
 
 
-def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> None:
+def test_killed_at_any_moment_it_resumes_from_there(cli: Cli, cache: Path) -> None:
     command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "workload.output_len=64", "accuracy=none"]
     run = subprocess.Popen(
         cli.argv(*command), cwd=cli.folder, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -118,8 +118,8 @@ def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> No
     servers = [psutil.Process(pid) for pid in server_pids(cache)]
     run.kill()
     run.wait()
-    kept = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
-    assert 2 <= len(kept) < 8
+    before = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
+    assert 2 <= len(before) < 8
     wait_until(lambda: not any(server.is_running() and server.status() != "zombie" for server in servers), 20)
     again = cli(*command)
     assert again.returncode == 0, again.stderr
@@ -127,15 +127,15 @@ def test_killed_at_any_moment_it_goes_on_from_there(cli: Cli, cache: Path) -> No
     (record,) = records(cli.folder)
     assert [cell.status for cell in record.cells] == ["ok"] * 8
     now = {file.name: file.read_bytes() for file in cli.folder.glob("results/runs/*/cells/*.json")}
-    assert {name: now[name] for name in kept} == kept
+    assert {name: now[name] for name in before} == before
 
 
-def test_a_server_that_dies_costs_one_cell_and_is_started_anew(cli: Cli, cache: Path) -> None:
+def test_a_server_that_dies_costs_one_cell_and_is_restarted(cli: Cli, cache: Path) -> None:
     lens = [1, 2, 3, 4]
     command = [
         "+model=tiny-qwen3",
         f"workload.input_lens={lens}".replace(" ", ""),
-        "workload.output_len=300",  # so that it dies with a request under way
+        "workload.output_len=300",  # so that it dies during a request
         "workload.trials=3",
         "accuracy=none",
     ]
@@ -144,16 +144,16 @@ def test_a_server_that_dies_costs_one_cell_and_is_started_anew(cli: Cli, cache: 
     time.sleep(0.5)  # the next cell has begun
     for pid in server_pids(cache):
         psutil.Process(pid).kill()
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1, said
-    assert "was killed by SIGKILL" in said
+    _, output = run.communicate(timeout=120)
+    assert run.returncode == 1, output
+    assert "was killed by SIGKILL" in output
     (record,) = records(cli.folder)
     assert sorted(cell.input_len for cell in record.cells) == lens
     assert sorted(cell.status for cell in record.cells) == ["failed"] + ["ok"] * 3
     assert not server_pids(cache)
 
 
-def test_a_sweep_cut_short_does_not_repeat_the_runs_that_were_done(cli: Cli) -> None:
+def test_an_interrupted_sweep_does_not_repeat_finished_runs(cli: Cli) -> None:
     command = ["-m", "+model=tiny-qwen3", "seed=5,6", "workload.input_lens=[1,2]", "workload.trials=1", "accuracy=none"]
     run = subprocess.Popen(
         cli.argv(*command), cwd=cli.folder, env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -180,14 +180,14 @@ def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
     wait_until(lambda: list(cli.folder.glob("results/runs/*/cells/*.json")))
     servers = [psutil.Process(pid) for pid in server_pids(cache)]
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 130, said
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    _, output = run.communicate(timeout=60)
+    assert run.returncode == 130, output
+    assert "interrupted" in output
+    assert "Traceback" not in output
     assert not any(server.is_running() and server.status() != "zombie" for server in servers)
 
 
-def test_a_server_that_does_not_start_fails_the_run_and_is_gone(cli: Cli, cache: Path) -> None:
+def test_a_server_that_does_not_start_fails_the_run_and_is_ended(cli: Cli, cache: Path) -> None:
     late = cli("+model=tiny-qwen3", "accuracy=none", "engine.startup_timeout_s=0.3")
     assert late.returncode == 1
     assert "was not ready in time" in late.stderr
@@ -248,7 +248,7 @@ def test_a_hub_model_without_the_hub_gets_one_clear_line(cli: Cli) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_checkpoint_is_built_anew(cli: Cli, cache: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_rebuilt(cli: Cli, cache: Path, tmp_path: Path) -> None:
     assert cli("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
     own = tmp_path / "own"
     (record,) = records(cli.folder)
@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_built_anew(cli: Cli, cache: Path, tmp_path: Pat
     assert "the published one is damaged" in done.stderr
 
 
-def test_help_is_quick_to_load_and_names_every_group(cli: Cli) -> None:
+def test_help_loads_fast_and_names_every_group(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0, done.stderr
     for word in (f"quant: {', '.join(names('quant'))}", "smollm2-135m", "Exit codes", "workload.trials=5"):

@@ -1,4 +1,4 @@
-"""Whole runs of other kinds: a baseline beside the variant, a server that somebody else runs, an open loop."""
+"""Whole runs of other kinds: a baseline interleaved with the variant, an external server, an open loop."""
 
 import csv
 import io
@@ -30,17 +30,17 @@ def composed(*overrides: str) -> RunSpec:
     return compose_job(with_plus([*model, *TINY[1:], *overrides, "session=test"]))
 
 
-def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
+def test_the_trials_of_baseline_and_variant_are_interleaved(cli: Cli, cache) -> None:
     done = cli(*TINY, "quant=bf16", "baseline=bf16", "workload.trials=4", "price_per_hour=3.6")
     assert done.returncode == 0, done.stderr
-    (found,) = records(cli.folder)
-    assert found.control is not None
-    assert found.command[-3:] == ("baseline=bf16", "workload.trials=4", "price_per_hour=3.6")
-    for own, other in zip(found.cells, found.control.cells, strict=True):
+    (record,) = records(cli.folder)
+    assert record.control is not None
+    assert record.command[-3:] == ("baseline=bf16", "workload.trials=4", "price_per_hour=3.6")
+    for own, control in zip(record.cells, record.control.cells, strict=True):
         assert own.interleaved
-        assert other.interleaved
-        assert own.status == other.status == "ok"
-        turns = sorted((one.started_at, who) for who, cell in (("A", own), ("B", other)) for one in cell.trials)
+        assert control.interleaved
+        assert own.status == control.status == "ok"
+        turns = sorted((trial.started_at, who) for who, cell in (("A", own), ("B", control)) for trial in cell.trials)
         assert "".join(who for _, who in turns) == "ABBAABBA"
     rows = list(csv.DictReader(io.StringIO(cli("export", module="bench.cli").stdout)))
     assert [row["baseline"] for row in rows] == ["", "", "yes", "yes"]
@@ -50,17 +50,15 @@ def test_a_baseline_takes_turns_with_the_variant(cli: Cli, cache) -> None:
 
 
 @pytest.fixture(scope="module")
-def somebody_elses() -> Iterator[streamer.Running]:
+def external_server() -> Iterator[streamer.Running]:
     with streamer.running() as server:
         yield server
 
 
 @pytest.mark.parametrize("protocol", protocols.names())
-def test_a_server_that_somebody_else_runs_is_measured(
-    cli: Cli, somebody_elses: streamer.Running, protocol: str
-) -> None:
-    somebody_elses.load()
-    where = [f"engine.url={somebody_elses.base_url}", f"engine.protocol={protocol}", "engine.served_model=fake"]
+def test_an_external_server_is_measured(cli: Cli, external_server: streamer.Running, protocol: str) -> None:
+    external_server.load()
+    where = [f"engine.url={external_server.base_url}", f"engine.protocol={protocol}", "engine.served_model=fake"]
     done = cli(*TINY, "quant=fp8", "engine=attach", *where, "workload.trials=2", "workload.output_len=6")
     assert done.returncode == 0, done.stderr + done.stdout
     (found,) = records(cli.folder)
@@ -72,15 +70,15 @@ def test_a_server_that_somebody_else_runs_is_measured(
     assert cli(*TINY, "quant=fp8", "engine=attach", *where, "baseline=bf16").returncode == 2
 
 
-def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
+def test_an_open_loop_is_stopped_if_the_load_is_too_high(cli: Cli) -> None:
     rates = ["workload.request_rates=[20,4000]", "workload.open_loop_requests=40", "workload.open_loop_concurrency=8"]
     done = cli(
         *TINY[:2], "workload.input_lens=[32]", "workload.output_len=8", "workload.trials=1",
         "workload.objective={ttft_s: 5, tpot_s: 1}", *rates,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
-    (found,) = records(cli.folder)
-    by_rate = {cell.request_rate_per_s: cell for cell in found.cells}
+    (record,) = records(cli.folder)
+    by_rate = {cell.request_rate_per_s: cell for cell in record.cells}
     assert set(by_rate) == {None, 20, 4000}
     assert by_rate[4000].status == "not_supported" or by_rate[4000].trials[0].saturated is not None
     (report,) = (cli.folder / "reports").glob("*.html")
@@ -112,7 +110,7 @@ def test_an_open_loop_is_stopped_where_it_is_too_much(cli: Cli) -> None:
         (["results_dir=null"], "results_dir: expected a folder"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(overrides: list[str], said: str) -> None:
+def test_an_impossible_run_is_reported_in_one_line(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(composed(*overrides))
     assert said in str(caught.value)
@@ -125,7 +123,7 @@ def test_accuracy_is_refused_over_a_server_whose_tokenizer_is_not_named() -> Non
         check(spec)
 
 
-def test_the_context_is_what_the_engine_makes_of_it() -> None:
+def test_the_context_is_the_one_that_the_engine_sets() -> None:
     assert context_of(composed("model=qwen3-8b")) == 40960
     assert context_of(composed("model=qwen3-8b", "engine=sglang", "context=131k")) == 131072
     assert (
@@ -144,7 +142,7 @@ def test_another_version_of_a_server_is_another_run(monkeypatch: pytest.MonkeyPa
     assert plan(spec).key != before
 
 
-def test_what_was_typed_for_an_automatic_engine_holds() -> None:
+def test_fields_given_for_an_automatic_engine_apply() -> None:
     engine = composed("engine.max_running_requests=3").engine
     assert (engine.name, engine.config.model_dump()["max_running_requests"]) == ("transformers", 3)
     assert (
@@ -152,23 +150,23 @@ def test_what_was_typed_for_an_automatic_engine_holds() -> None:
     )
 
 
-def beside(one: RunRecord, other: RunRecord) -> RunRecord:
+def with_control(record: RunRecord, baseline: RunRecord) -> RunRecord:
     control = Control(
-        variant=other.variant, checkpoint=other.checkpoint, engine_info={}, server=None, cells=other.cells
+        variant=baseline.variant, checkpoint=baseline.checkpoint, engine_info={}, server=None, cells=baseline.cells
     )
-    return one.model_copy(update={"control": control})
+    return record.model_copy(update={"control": control})
 
 
-def test_a_run_with_scores_is_the_baseline_before_one_that_only_stood_beside() -> None:
+def test_a_run_with_scores_is_preferred_as_baseline_over_a_control() -> None:
     plain = record("bf16")
-    shown = runs(with_baselines([beside(record("fp8"), plain), plain]))
+    shown = runs(with_baselines([with_control(record("fp8"), plain), plain]))
     assert [run.record.variant.quant for run in shown] == ["fp8", "bf16", "bf16"]
     assert [run.baseline is not None and bool(run.baseline.scores) for run in shown] == [True, True, False]
-    alone = runs(with_baselines([beside(record("fp8"), plain)]))
+    alone = runs(with_baselines([with_control(record("fp8"), plain)]))
     assert alone[0].baseline is not None
 
 
-def test_a_reused_process_number_is_nobody_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reused_process_id_is_not_taken_for_an_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     me = psutil.Process()
     monkeypatch.setattr(os, "getsid", lambda pid: me.pid)
     assert session_members(me.pid, me.create_time() - 3600) == []

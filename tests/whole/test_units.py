@@ -1,4 +1,4 @@
-"""Every figure says its unit: in its name, or, where it has none, in its docstring."""
+"""Every float field has its unit in its name, or a docstring that explains why it has none."""
 
 import ast
 import re
@@ -8,15 +8,15 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 UNIT = re.compile(r"(^|_)(s|ms|ns|bytes|tokens|bits|flops|j|w|celsius|mhz|gb|nats|pp)$|_per_[a-z_]+$")
-"""How the name of a figure ends that has a unit."""
+"""Endings of names with a unit."""
 WITHOUT = re.compile(
     r"\b(shares?|ratios?|of 1|0 to 1|p(robability)?( value)?|log-probability|without unit|standard deviations?"
     r"|degrees of freedom|in the unit of)\b",
     re.IGNORECASE,
 )
-"""What the docstring of a figure says that has none, or that of something else."""
+"""Words in the docstring of a figure without a unit, or with another figure's unit."""
 OF_CLASS = re.compile(r"\b(in the unit of|shares of 1|0 to 1|own names)\b", re.IGNORECASE)
-"""The same for all fields of a class; names of other programs are theirs."""
+"""The same in the docstring of a class, for all its fields."""
 FLOAT = re.compile(r"\b(float|PositiveFloat|NonNegativeFloat|StrictFloat)\b")
 
 
@@ -26,7 +26,7 @@ def _has_float(annotation: ast.expr, aliases: frozenset[str]) -> bool:
 
 
 def _aliases(tree: ast.Module) -> frozenset[str]:
-    """Return the module's own names for kinds of floats, such as ``Rate``."""
+    """Return the module's aliases of float types, such as ``Rate``."""
     return frozenset(
         node.targets[0].id
         for node in tree.body
@@ -38,7 +38,7 @@ def _aliases(tree: ast.Module) -> frozenset[str]:
 
 
 def _silent(tree: ast.Module) -> Iterator[str]:
-    """Yield the float fields that name no unit and do not say why."""
+    """Yield the float fields without a unit or an explanation."""
     aliases = _aliases(tree)
     for kind in ast.walk(tree):
         if not isinstance(kind, ast.ClassDef):
@@ -57,14 +57,14 @@ def _files() -> list[Path]:
     return sorted(file for folder in ("bench", "quantize") for file in (ROOT / folder).rglob("*.py"))
 
 
-def test_every_float_field_has_a_unit_in_its_name_or_says_that_it_has_none() -> None:
+def test_every_float_field_has_a_unit_in_its_name_or_an_explanation() -> None:
     silent = [
         f"{file.relative_to(ROOT)}: {field}" for file in _files() for field in _silent(ast.parse(file.read_text()))
     ]
     assert not silent, "\n".join(silent)
 
 
-def test_a_figure_that_says_nothing_is_found() -> None:
+def test_a_field_without_unit_and_explanation_is_found() -> None:
     code = (
         "Rate = Annotated[float, Field(gt=0)]\n"
         "class A:\n    a: float\n    b_s: float\n    c: int\n    d: Rate | None\n    e: float\n    'A share.'\n"
@@ -74,6 +74,6 @@ def test_a_figure_that_says_nothing_is_found() -> None:
 
 
 def test_seconds_are_s_in_the_names_of_constants() -> None:
-    """``TERM_S`` as ``duration_s``."""
+    """``TERM_S``, like ``duration_s``."""
     for file in _files():
         assert not re.search(r"^[A-Z_]+_SECONDS\b", file.read_text(), re.MULTILINE), file

@@ -1,4 +1,4 @@
-"""Every variant of a dense model and of one with experts: made, proven, read back, served; and releases of others."""
+"""Every variant of a dense model and of one with experts is built, verified, read back and served; and releases."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from tests.support.program import EVERY, Cli
 from tests.support.runs import checkpoint_of
 
 VARIANTS = names("quant") if EVERY else ["awq-int4", "bf16", "fp8-block", "gptq-int4", "nvfp4"]
-"""Variants that are made of a dense model: what other tests do not make of one, or all of them."""
+"""Variants of a dense model: those that no other test builds, or all of them."""
 WITH_EXPERTS = VARIANTS if EVERY else ["awq-int4", "bf16"]
 ONE_CELL = ["workload.input_lens=16", "workload.output_len=4", "workload.trials=1", "accuracy=none"]
 COMPARE = """
@@ -58,19 +58,23 @@ def experts(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def check_all(records: dict[str, RunRecord], blocks: int) -> None:
     for quant, record in records.items():
         assert [cell.status for cell in record.cells] == ["ok" if quant == "bf16" else "emulated"], quant
-        made = record.checkpoint
-        assert made is not None
+        checkpoint = record.checkpoint
+        assert checkpoint is not None
         if quant == "bf16":
             continue
-        assert made.fidelity is not None
-        assert made.fidelity.kl_nats < 0.01
-        assert made.canaries is not None
-        assert made.canaries.checkpoint.entropy_nats == pytest.approx(made.canaries.source.entropy_nats, rel=0.02)
-        bits = made.bits_per_quantized_weight
+        assert checkpoint.fidelity is not None
+        assert checkpoint.fidelity.kl_nats < 0.01
+        assert checkpoint.canaries is not None
+        assert checkpoint.canaries.checkpoint.entropy_nats == pytest.approx(
+            checkpoint.canaries.source.entropy_nats, rel=0.02
+        )
+        bits = checkpoint.bits_per_quantized_weight
         assert bits is not None
-        assert (8 <= bits < 8.6) if made.format and made.format[:6].find("8") > 0 else (4 < bits < 4.6), quant
-        assert len(made.layer_errors) == blocks
-        worst = max(error.relative_error for error in made.layer_errors)
+        assert (8 <= bits < 8.6) if checkpoint.format and checkpoint.format[:6].find("8") > 0 else (4 < bits < 4.6), (
+            quant
+        )
+        assert len(checkpoint.layer_errors) == blocks
+        worst = max(error.relative_error for error in checkpoint.layer_errors)
         assert 0.001 < worst < 0.4, quant
 
 
@@ -91,17 +95,17 @@ def test_every_variant_of_a_model_with_experts(experts: dict[str, RunRecord]) ->
     assert sorted(experts) == sorted(WITH_EXPERTS)
     check_all(experts, blocks=2 * 5)
     for quant, record in experts.items():
-        made = record.checkpoint
-        assert made is not None
-        assert (made.experts_reached is not None) == (made.calibration is not None), quant
-        if made.experts_reached is not None:
-            assert 0.5 < made.experts_reached <= 1
+        checkpoint = record.checkpoint
+        assert checkpoint is not None
+        assert (checkpoint.experts_reached is not None) == (checkpoint.calibration is not None), quant
+        if checkpoint.experts_reached is not None:
+            assert 0.5 < checkpoint.experts_reached <= 1
     assert "symmetric instead of asymmetric" in experts["awq-int4"].checkpoint.notes[0]
 
 
 @pytest.mark.timeout(1600)
-def test_what_we_read_is_what_transformers_computes(dense: dict[str, RunRecord], cache: Path) -> None:
-    """Bit for bit, for every container that transformers loads on a CPU; experts are another matter (decision 7)."""
+def test_the_weights_read_back_equal_those_of_transformers(dense: dict[str, RunRecord], cache: Path) -> None:
+    """Bit for bit, for every container that transformers loads on a CPU; for experts see decision 7."""
     folders = [
         str(checkpoint_of(cache, record))
         for record in dense.values()
@@ -115,7 +119,7 @@ def test_what_we_read_is_what_transformers_computes(dense: dict[str, RunRecord],
 
 
 @pytest.mark.timeout(1600)
-def test_releases_of_others_are_proven_and_served_as_they_are(
+def test_published_releases_are_verified_and_served_unchanged(
     dense: dict[str, RunRecord], cache: Path, tmp_path: Path, cli: Cli
 ) -> None:
     source = checkpoint_of(cache, dense["bf16"])

@@ -1,4 +1,4 @@
-"""What a person may get wrong when quantizing: one clear line each, with what to type, and nothing begun."""
+"""Mistakes when quantizing: each gives one clear line with the command to type, and nothing is started."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.support.tensors import write_safetensors
 
 TINY = "+model=tiny-qwen3"
 Case = tuple[list[str], int, str]
-"""(arguments, exit code, what is said); ``{}`` in an argument is the test's own folder."""
+"""(arguments, exit code, message); ``{}`` in an argument is the test's own folder."""
 
 COMMAND: dict[str, Case] = {
     "unknown scheme": ([TINY, "quant=fp5"], 2, "did you mean 'fp8'"),
@@ -68,20 +68,20 @@ COMMAND: dict[str, Case] = {
 }
 
 
-def one_line(cli: Cli, arguments: list[str], code: int, said: str, **env: str) -> None:
+def one_line(cli: Cli, arguments: list[str], code: int, message: str, **env: str) -> None:
     done = cli(*arguments, "workload=none", "accuracy=none", **env)
     assert done.returncode == code, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if said in line]
+    (line,) = [line for line in done.stderr.splitlines() if message in line]
     assert "Traceback" not in done.stderr
     assert "error" in line or "failed" in line
 
 
 @pytest.mark.parametrize("case", COMMAND)
 def test_a_wrong_command_gets_one_clear_line(case: str, tmp_path: Path) -> None:
-    arguments, code, said = COMMAND[case]
+    arguments, code, message = COMMAND[case]
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     cli = Cli(tmp_path / "cache", tmp_path)
-    one_line(cli, [argument.replace("{}", str(tmp_path)) for argument in arguments], code, said)
+    one_line(cli, [argument.replace("{}", str(tmp_path)) for argument in arguments], code, message)
 
 
 def truncated(folder: Path) -> None:
@@ -129,14 +129,14 @@ FOLDER: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("case", FOLDER)
 def test_a_damaged_folder_gets_one_clear_line(case: str, tmp_path: Path) -> None:
-    damage, said = FOLDER[case]
+    damage, message = FOLDER[case]
     folder = sharded(tmp_path / "my-model")
     damage(folder)
     done = Cli(tmp_path / "cache", tmp_path)(
         "+model=local", f"model.source.path={folder}", "quant=fp8", "workload=none", "accuracy=none"
     )
     assert done.returncode in (1, 2), done.stderr
-    assert len([line for line in done.stderr.splitlines() if said in line and "error" in line]) == 1
+    assert len([line for line in done.stderr.splitlines() if message in line and "error" in line]) == 1
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("results/runs/*"))
 
@@ -153,11 +153,11 @@ def test_a_broken_text_gets_one_clear_line(cache: Path, tmp_path: Path) -> None:
     one_line(Cli(cache, tmp_path), [TINY, "quant=gptq-int4", text], 1, "rows.jsonl:2")
 
 
-def test_a_cache_that_cannot_be_written_gets_one_clear_line(tmp_path: Path) -> None:
+def test_an_unwritable_cache_gets_one_clear_line(tmp_path: Path) -> None:
     one_line(Cli(Path("/proc/no"), tmp_path), [TINY, "quant=fp8"], 2, "choose another folder with QUANTBENCH_CACHE")
 
 
-def test_a_release_that_is_damaged_gets_one_clear_line(cache: Path, tmp_path: Path) -> None:
+def test_a_damaged_release_gets_one_clear_line(cache: Path, tmp_path: Path) -> None:
     release = sharded(tmp_path / "release")
     changed(quantization_config={"quant_method": "bitsandbytes"})(release)
     one_line(Cli(cache, tmp_path), [TINY, "quant=fp8", f"quant.source={release}"], 1, "'bitsandbytes' of this kind")

@@ -1,4 +1,4 @@
-"""Engine ``scripted``: its server is the saboteur or the examinee. Tests put this folder on the engines' path."""
+"""Engine ``scripted``: its server is the saboteur or the examinee. Tests add this folder to the engines' path."""
 
 import json
 import sys
@@ -12,11 +12,11 @@ from bench.records.record import ServerFacts
 
 class Config(EngineConfig):
     script: Path
-    """What goes wrong; see the server."""
+    """The plan of faults; see the server."""
     server: str = "tests.support.saboteur"
-    """Or ``tests.support.examinee``, for accuracy tasks."""
+    """The server's module: the saboteur, or ``tests.support.examinee`` for accuracy tasks."""
     kernel: str = "one"
-    """A field that would change what is computed."""
+    """A field that affects what is computed."""
 
 
 class Scripted(Engine):

@@ -1,4 +1,4 @@
-"""Data of the tasks beside this file, and how their answers are scored."""
+"""Data and scoring of the tasks in this folder."""
 
 from typing import Any
 
@@ -20,10 +20,10 @@ def texts(**metadata: Any) -> dict[str, Dataset]:
 
 
 def length(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Return how long an answer is."""
+    """Return the length of an answer."""
     return {"length": len(results[0])}
 
 
 def lengths(doc: dict[str, Any], results: list[list[str]]) -> dict[str, float]:
-    """Return how long the answers to one question are together."""
+    """Return the total length of the answers to one question."""
     return {"length": sum(map(len, results[0]))}
