@@ -72,7 +72,7 @@ def misplaced(file: Path) -> str | None:
         return None
     if folders and folders[0] not in wings():
         return f"no wing {folders[0]}"
-    known = modules_of(wings()[folders[0]]) if folders else {module.stem for module in (ROOT / "bench").glob("*.py")}
+    known = modules_of(wings()[folders[0]]) if folders else {top.stem for top in (ROOT / "bench").glob("*.py")}
     if name_of(file) in TOPICS:
         return "listed as a topic, and there is a module of its name" if module in known else None
     return None if module in known else f"no module {module}"

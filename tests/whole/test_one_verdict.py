@@ -95,28 +95,31 @@ def by_gate(results: Path) -> Kinds:
 def by_compare(results: Path, capsys: pytest.CaptureFixture[str]) -> Kinds:
     assert compare.main([BEFORE, TONIGHT, "--results", str(results), "--format", "json"]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
-    return {(one["variants"][1]["quant"], one["task"]): Verdict.model_validate(one["verdict"]).kind for one in scores}
+    return {
+        (score["variants"][1]["quant"], score["task"]): Verdict.model_validate(score["verdict"]).kind
+        for score in scores
+    }
 
 
 def by_decide(results: Path, capsys: pytest.CaptureFixture[str]) -> Kinds:
     decide.main(["--of", "bf16", "--of", TONIGHT, "--results", str(results), "--format", "json"])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    decision: dict[str, Any] = json.loads(capsys.readouterr().out)
     kinds = {}
-    for one in (*found["ranked"], *found["fallen"]):
-        for words in one["held"][0]["reason"].split("; ") if one["label"] != "bf16" else ():
+    for variant in (*decision["ranked"], *decision["fallen"]):
+        for words in variant["held"][0]["reason"].split("; ") if variant["label"] != "bf16" else ():
             task, kind = words.split()
-            kinds[one["label"], task] = kind
+            kinds[variant["label"], task] = kind
     return kinds
 
 
 def by_report(records: list[RunRecord]) -> Kinds:
     page = rendered(records)
-    found: Kinds = {}
+    verdicts: Kinds = {}
     for quant in ("fp8", "gptq-int4"):
         rows = rows_in(page, "verdict", quant, "Holm")
         kinds = [next(kind for kind in ("non-inferior", "worse", "inconclusive") if kind in row) for row in rows]
-        found |= {(quant, task): kind for task, kind in zip(TASKS, kinds, strict=True)}  # type: ignore[misc]
-    return found
+        verdicts |= {(quant, task): kind for task, kind in zip(TASKS, kinds, strict=True)}  # type: ignore[misc]
+    return verdicts
 
 
 @pytest.mark.parametrize(("margin", "expected"), [(0.02, TOGETHER), (0.01, AT_ONE_POINT)])
@@ -125,8 +128,8 @@ def test_all_commands_give_one_verdict_by_the_margin_that_the_runs_declare(
 ) -> None:
     before = [run(quant, BEFORE, margin) for quant in ("bf16", "fp8", "gptq-int4")]
     tonight = [run(quant, TONIGHT, margin) for quant in ("fp8", "gptq-int4")]
-    for one in (*before, *tonight):
-        keep(tmp_path, one)
+    for record in (*before, *tonight):
+        keep(tmp_path, record)
     assert by_gate(tmp_path) == expected
     capsys.readouterr()
     assert by_compare(tmp_path, capsys) == expected
@@ -135,9 +138,9 @@ def test_all_commands_give_one_verdict_by_the_margin_that_the_runs_declare(
 
 
 def test_the_number_of_comparisons_changes_the_verdict() -> None:
-    found: Kinds = {}
+    verdicts: Kinds = {}
     for (quant, task), changed in LOSSES.items():
         comparison = compare_scores(answers("bf16", task, 0, 0), answers(quant, task, *changed))
         assert comparison
-        found[quant, task] = judge([comparison], 0.02)[0].kind
-    assert found == ALONE != TOGETHER
+        verdicts[quant, task] = judge([comparison], 0.02)[0].kind
+    assert verdicts == ALONE != TOGETHER

@@ -43,17 +43,17 @@ def is_file(name: str) -> bool:
 
 def members(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
     """Return {name: its statements} for all definitions of a module or class."""
-    found: dict[str, list[ast.stmt]] = {}
+    inside: dict[str, list[ast.stmt]] = {}
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found[node.name] = []
+            inside[node.name] = []
         elif isinstance(node, ast.ClassDef):
-            found[node.name] = node.body
+            inside[node.name] = node.body
         elif isinstance(node, ast.Assign):
-            found |= {target.id: [] for target in node.targets if isinstance(target, ast.Name)}
+            inside |= {target.id: [] for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found[node.target.id] = []
-    return found
+            inside[node.target.id] = []
+    return inside
 
 
 @cache
