@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -75,6 +76,14 @@ def test_what_a_dependency_needs_is_pinned_too() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_no_line_names_a_package_index(file: Path) -> None:
     assert not re.search(r"://|@|^-", file.read_text(), re.MULTILINE)
+
+
+def test_ci_runs_on_every_python_that_the_project_names() -> None:
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    [oldest] = [step["with"]["python-version"] for step in jobs["test"]["steps"] if "python-version" in str(step)]
+    assert [oldest, *jobs["pythons"]["strategy"]["matrix"]["python"]] == named
+    assert PROJECT["requires-python"] == f">={oldest}"
 
 
 def test_a_lock_that_fails_changes_nothing(tmp_path: Path) -> None:
