@@ -40,7 +40,7 @@ class Mutant:
     mutated: str
     """The line after the change, without indentation."""
     lines: tuple[int, ...]
-    """Line numbers of the changed statement; for a compound statement those of its head."""
+    """Line numbers of the changed statement; for a compound statement those of its head, for a function all."""
     names: tuple[str, ...]
     """Names defined by the changed statement if it runs on import; empty in functions."""
     source: str
@@ -243,8 +243,12 @@ def _other_values(value: object) -> tuple[object, ...]:
 
 
 def _lines(statement: ast.stmt) -> tuple[int, ...]:
-    """Return the lines of a statement; for a compound statement those of its head."""
-    body = statement.body[0] if isinstance(statement, COMPOUND) else None
+    """Return the lines of a statement; for a compound statement those of its head.
+
+    A function's head holds its defaults, which the tests of its body may notice, so all of its lines count.
+    """
+    has_body = isinstance(statement, COMPOUND) and not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+    body = statement.body[0] if has_body else None
     last = body.lineno - 1 if body else statement.end_lineno or statement.lineno
     return tuple(range(statement.lineno, max(last, statement.lineno) + 1))
 

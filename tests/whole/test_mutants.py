@@ -74,6 +74,11 @@ def test_a_mutant_is_identified_by_function_and_line_and_not_by_position() -> No
     assert (first[0].lines, other[0].lines) == ((3,), (6,))
 
 
+def test_a_default_is_covered_by_the_tests_of_its_function() -> None:
+    default, *_ = mutants("m.py", "def f(n=1):\n    n += 1\n    return n\n")
+    assert (default.mutated, default.lines) == ("def f(n=0):", (1, 2, 3))
+
+
 def test_every_mutant_of_a_real_module_is_a_module_that_differs_in_one_line() -> None:
     source = (ROOT / "bench/analysis/knee.py").read_text()
     changes = list(mutants("bench/analysis/knee.py", source))
