@@ -79,8 +79,9 @@ def test_a_baseline_without_a_score_is_named() -> None:
     assert str(obstacle(failed, baseline)) == "the baseline has no score: failed"
 
 
-def test_a_metric_that_is_no_share_is_not_compared() -> None:
-    baseline = task_score([item("s", 0, 17.3)])
+@pytest.mark.parametrize("value", [-0.1, 1.1, 17.3])
+def test_a_metric_that_is_not_a_share_is_not_compared(value: float) -> None:
+    baseline = task_score([item("s", 0, value)])
     assert str(obstacle(baseline, baseline)) == "acc of an item is not between 0 and 1"
 
 

@@ -41,6 +41,17 @@ def test_a_step_of_qwen3_8b_on_h20_reads_what_was_computed_by_hand(quant: str, s
     assert spread_of(plan) == (1, 1, 1)
 
 
+def test_only_prompts_that_are_sent_together_wait_for_one_another() -> None:
+    def prefill(concurrency: int, per_slot: int) -> float:
+        load = f"workload.concurrency={concurrency}", f"workload.requests_per_slot={per_slot}"
+        [cell] = planned("qwen3-8b", "bf16", "h100", "workload.input_lens=1024", *load).cells
+        assert cell.prefill
+        return cell.prefill.flops
+
+    assert prefill(4, 3) == prefill(1, 1)
+    assert prefill(4, 1) == pytest.approx(2.5 * prefill(1, 1))
+
+
 def test_235b_in_fp8_takes_four_h100_and_the_plan_has_the_override() -> None:
     plan = planned("qwen3-235b-a22b", "fp8")
     assert spread_of(plan) == (4, 1, 1)

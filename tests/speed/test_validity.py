@@ -207,6 +207,11 @@ def test_an_outlier_is_named_and_counts() -> None:
     assert "trial 3 is an outlier: TTFT 190 ms, where the median is 101 ms; it counts" in cell.warnings
     assert any("TTFT differs between trials" in text and "workload.trials" in text for text in cell.warnings)
     assert judged(trial(slow(100)), trial(slow(100)), trial(slow(104))).warnings == ()
+    # The median deviation of the first four is 10 ms, 14.8 ms as a standard deviation.
+    spread = [trial(slow(ms)) for ms in (90, 90, 110, 110, 100)]
+    for ms, named in ((140, False), (160, True)):
+        warnings = judged(*spread, trial(slow(ms))).warnings
+        assert any(text.startswith("trial 6 is an outlier") for text in warnings) == named, warnings
     assert judged(trial(slow(100)), trial(slow(109))).warnings == ()
 
 
