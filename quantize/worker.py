@@ -257,7 +257,7 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     facts["notes"] = tuple(notes)
     if report.fidelity.kl_nats > expected.max_kl_nats:
         raise RefusedError(
-            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the limit of "
+            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
             f"{expected.max_kl_nats:g}; calibrate on more text, or accept it with quant.max_kl=…"
         )
     broken = report.canaries and degenerate(report.canaries.source, report.canaries.checkpoint)

@@ -3,10 +3,12 @@
 The evaluation runs in this process; whole runs are in ``test_accuracy_faults.py``.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from bench.accuracy import asking as asking_module
 from bench.errors import AccuracyError
@@ -57,7 +59,16 @@ def test_a_score_is_what_the_servers_answers_make_of_it(tokenizer: Path, tmp_pat
 def test_occasional_errors_change_no_score(tokenizer: Path, tmp_path: Path) -> None:
     with answering() as server:
         expected = score(job(server.url, tokenizer, tmp_path, limit=30))
-    with answering(lambda number, body: None if number % 10 else error(500)) as server:
+    seen = set[str]()
+
+    def every_tenth_once(number: int, body: Body) -> web.Response | None:
+        question = json.dumps(body)
+        if question in seen:
+            return None
+        seen.add(question)
+        return None if len(seen) % 10 else error(500)
+
+    with answering(every_tenth_once) as server:
         faulty = score(job(server.url, tokenizer, tmp_path / "faulty", limit=30))
     assert outcome(faulty) == outcome(expected)
     assert faulty.work is not None

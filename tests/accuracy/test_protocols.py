@@ -143,7 +143,7 @@ def test_a_contradictory_server_is_reported(server: Server, reference: Reference
         return answer.model_copy(update={"logprobs": (answer.logprobs[0] - 1,)}) if question.continuation else answer
 
     (problem,) = questions.disagreements(shifted, ids, reference.greedy(ids, 3), tolerance=1e-3)
-    assert "one by one" in problem
+    assert "token by token" in problem
 
 
 # What is sent

@@ -12,7 +12,7 @@ from bench.commands import mirror
         (["biuld"], "unknown action 'biuld'; did you mean 'build'? Known: build, check"),
         ([], "the following arguments are required: build|check; see quantbench mirror --help"),
         (["build"], "the following arguments are required: --out; see quantbench mirror build --help"),
-        (["build", "--out", "x", "--tasks", "mmul"], "--tasks: lm-eval knows no task 'mmul'; did you mean 'mmlu'?"),
+        (["build", "--out", "x", "--tasks", "mmul"], "--tasks: lm-eval has no task 'mmul'; did you mean 'mmlu'?"),
         (["build", "--out", "x", "--tasks", "mini-mmlu"], "--tasks: mini-mmlu comes with quantbench"),
         (["build", "--out", "x", "--tasks", ","], "--tasks names no task; try --tasks mmlu,ceval,ifeval"),
         (["check", "/no/such"], "/no/such is not a folder"),

@@ -171,7 +171,7 @@ def test_killed_at_any_item_the_next_run_asks_only_the_rest(runs: Runs, faultles
     assert len(runs.asked()) == len(set(runs.asked())) == TOTAL - (len(lines) - 1)
     assert any("resuming the interrupted run" in line for line in record.log)
     log = (journal.parent.parent / "accuracy.log").read_text()
-    assert "dropped 2 lines that cannot be read" in log
+    assert "dropped 2 unreadable lines" in log
     faultless(record)
 
 

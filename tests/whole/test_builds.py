@@ -187,7 +187,7 @@ def test_too_little_memory_is_reported_with_figures_before_the_build(own: Cli) -
     done = subprocess.run(command, cwd=own.folder, env=own.env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert re.search(r"needs about 1\.[5-9] GB of memory", done.stderr)
-    assert "and 1.4 GB are free" in done.stderr
+    assert "and 1.4 GB is free" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(checkpoints(own).glob("*.work")) if checkpoints(own).exists() else True
 

@@ -133,7 +133,7 @@ def test_an_unknown_launcher_is_reported_with_the_nearest_name(monkeypatch: pyte
     with pytest.raises(ConfigError, match="did you mean 'ray'"):
         check_launcher(["hydra/launcher=rey"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"hydra/launcher=ray needs its package: pip install 'quantbench\[cluster\]'"):
+    with pytest.raises(ConfigError, match=r"hydra/launcher=ray needs a package: pip install 'quantbench\[cluster\]'"):
         check_launcher(["hydra/launcher=ray"])
     check_launcher(["hydra/launcher=basic", "quant=fp8"])
     assert launches_elsewhere(["-m", "hydra/launcher=joblib"])

@@ -155,7 +155,7 @@ def test_a_release_of_another_kind_or_of_another_model_is_refused(
     folder = checkpoint_of(cache, dense["gptq-int4"])
     done = cli("+model=tiny-qwen3", "quant=fp8", f"quant.source={folder}", *ONE_CELL)
     assert done.returncode == 1
-    assert "and not of the kind that was asked for: float8" in done.stderr
+    assert "not of the requested kind: float8" in done.stderr
     wide = cli("+model=tiny-qwen3-moe", "quant=gptq-int4", f"quant.source={folder}", *ONE_CELL)
     assert wide.returncode == 1
     assert "is missing" in wide.stderr
