@@ -4,6 +4,7 @@
 External text (published figures, recorded answers) and generated files are excluded.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -18,8 +19,9 @@ ENGLISH = (".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".po", ".txt", "Makefi
 EXCLUDED = re.compile(
     r"results/published/|tests/fixtures/|locale/(?!en/)|constraints/[^/]*\.txt$|docs/banned-phrases\.toml$"
 )
-GAP = r"(?:[\s_]|#:?)+"
-"""What may separate the words of a phrase: white space with a comment sign on the next line, or a name's underscore."""
+GAP = r"(?:[\s_-]|#:?|\"\s*\n\s*f?\")+"
+"""What may separate the words of a phrase: white space with a comment sign on the next line, the end of a string that
+the next line continues, a hyphen, or a name's underscore."""
 
 
 def patterns() -> dict[re.Pattern[str], str]:
@@ -48,8 +50,13 @@ def files(root: Path = ROOT) -> list[Path]:
 def main(paths: list[str]) -> int:
     """Check the given files, or every tracked one, and return the exit code."""
     banned, lines = patterns(), list[str]()
-    for path in [Path(path).resolve() for path in paths] or files():
-        lines += faults(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)), banned)
+    for path in [Path(path) for path in paths] or files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            lines.append(f"{path}: {error}")
+            continue
+        lines += faults(text, os.path.relpath(path, ROOT), banned)
     sys.stderr.writelines(f"{line}\n" for line in lines)
     return 1 if lines else 0
 

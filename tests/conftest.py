@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     base = tmp_path_factory.getbasetemp()
-    root = Path(os.environ.get("QUANTBENCH_TEST_CACHE") or (base.parent if worker else base)) / "cache"
+    root = Path(os.environ.get("QUANTBENCH_TEST_CACHE") or (base.parent if worker else base)).resolve() / "cache"
     folder = root / (worker or "alone")
     folder.mkdir(parents=True, exist_ok=True)
     for name in SHARED:

@@ -162,6 +162,8 @@ def parse(text: str, tasks: Sequence[str]) -> Need:
             raise ConfigError(f"{subject}{relation}{error}") from None
     if subject in FIGURES and at is None:
         raise ConfigError(f"'{text}': say at which input length: {subject}@30k{relation}{number}{unit}")
+    if concurrency and not int(concurrency):
+        raise ConfigError(f"'{text}': the concurrency after / is at least 1")
     if at is not None and subject not in FIGURES:
         raise ConfigError(f"'{text}': {subject} has no input length; {hint}")
     wanted = "<=" if subject == "accuracy_margin" or relation in ("<", "<=") else ">="
@@ -210,8 +212,9 @@ def figure_of(record: RunRecord, need: Need) -> Interval | Words:
         return _score(record, need.subject)
     near = cell_near(record, need.input_len or 0, need.concurrency)
     if near is None:
-        lengths = ", ".join(f"{length:,}" for length in sorted({cell.input_len for cell in record.cells}))
-        return msg("need.not_measured_there", measured=lengths or msg("need.nothing"))
+        loads = sorted({(cell.input_len, cell.concurrency if need.concurrency else 0) for cell in record.cells})
+        places = ", ".join(f"{length:,}" + (f"/{requests}" if requests else "") for length, requests in loads)
+        return msg("need.not_measured_there", measured=places or msg("need.nothing"))
     cell = measured_cell(near)
     if cell is None:
         return msg("need.cell_is", status=STATUS[near.status])

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 from bench import format as fmt
 from bench.analysis.baseline import with_baselines
-from bench.analysis.constraints import EXAMPLES, FIGURES, Answer, Candidate, Decision
+from bench.analysis.constraints import EXAMPLES, Answer, Candidate, Decision
 from bench.commands.common import add_results, ends_in_one_line
 from bench.console import console, table
 from bench.errors import ConfigError
 from bench.history.find import FORMS, open_index, records_named
 from bench.records.record import RunRecord
 from bench.report.decision import SHOW, decision
-from bench.speed.figures import EmulatedCell, figures_of
 
 PLACES: dict[Answer, str] = {
     "kept": "meets all constraints",
@@ -70,24 +69,17 @@ def _row(choice: Decision, candidate: Candidate) -> tuple[str, ...]:
     return (candidate.label, place, goal, accuracy, front, "; ".join(reasons))
 
 
-def _unjudged(choice: Decision, records: Sequence[RunRecord]) -> str:
+def _unjudged(choice: Decision) -> str:
     """Return why no variant can be judged, each reason once."""
-    cells = [cell for record in records for cell in record.cells]
-    only_emulated = bool(cells) and all(isinstance(figures_of(cell), EmulatedCell) for cell in cells)
-    reasons = ["only emulated results, so there is no speed to judge"] if only_emulated else []
-    for candidate in choice.fallen:
-        for held in candidate.held:
-            of_speed = held.need.subject in (*FIGURES, "memory")
-            if held.answer == "not known" and not (only_emulated and of_speed):
-                reasons.append(f"{held.need.text}: {held.reason}")
-    first, *others = dict.fromkeys(reasons)
+    held = [held for candidate in choice.fallen for held in candidate.held if held.answer == "not known"]
+    first, *others = dict.fromkeys(f"{each.need.text}: {each.reason}" for each in held)
     return "; ".join((first, *others) if len(others) < MOST_REASONS else (first, f"{len(others)} more reasons below"))
 
 
-def _lead(choice: Decision, records: Sequence[RunRecord]) -> str:
+def _lead(choice: Decision) -> str:
     if not choice.ranked:
         if all(candidate.standing == "not known" for candidate in choice.fallen):
-            return f"No variant can be judged: {_unjudged(choice, records)}."
+            return f"No variant can be judged: {_unjudged(choice)}."
         return "No variant meets all constraints."
     best = choice.ranked[0]
     if choice.margin is None:
@@ -97,9 +89,9 @@ def _lead(choice: Decision, records: Sequence[RunRecord]) -> str:
     return f"Use {best.label}: {choice.goal}, though one or more constraints are undecided."
 
 
-def _show(choice: Decision, records: Sequence[RunRecord]) -> None:
+def _show(choice: Decision) -> None:
     out = console()
-    out.print(_lead(choice, records), markup=False, soft_wrap=True)
+    out.print(_lead(choice), markup=False, soft_wrap=True)
     if choice.margin:
         out.print(f"Accuracy margin: {choice.margin.words}.", markup=False, soft_wrap=True)
     heads = ("variant", "", "goal", "accuracy", "front", "why")
@@ -133,10 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_results(parser)
     parser.add_argument("--format", choices=("text", "json"), default="text", help="text (default) or json")
     arguments = parser.parse_args(argv)
-    records = _records(arguments)
-    choice = decision(records, arguments.constraints, arguments.goal)
+    choice = decision(_records(arguments), arguments.constraints, arguments.goal)
     if arguments.format == "json":
         sys.stdout.write(json.dumps(choice.model_dump(mode="json"), indent=1) + "\n")
     else:
-        _show(choice, records)
+        _show(choice)
     return 0 if choice.recommended else NOTHING

@@ -69,6 +69,7 @@ def test_every_unit_of_memory_counts(unit: str, number: int) -> None:
     ("text", "message"),
     [
         ("memory", "is not a constraint"),
+        ("decode@1k/0>=1", "the concurrency after / is at least 1"),
         ("memory<=24XB", "'XB' is not a unit of memory"),
         ("speed<=2", "nothing is called 'speed'"),
         ("ttft<=2s", "say at which input length: ttft@30k<=2s"),
@@ -250,14 +251,29 @@ def test_emulated_speeds_decide_nothing() -> None:
     assert all(candidate.why_not[0] == "decode@1k>=1: the cell is emulated" for candidate in choice.fallen)
 
 
-def test_a_single_emulated_variant_is_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("constraints", "reasons"),
+    [
+        ((), ""),
+        (("ttft@256<=1s",), "ttft@256<=1s: the cell is emulated; "),
+        (("ttft@9k<=1s",), "ttft@9k<=1s: not measured there; measured: 1, 256, 1,024; "),
+    ],
+)
+def test_a_single_emulated_variant_is_not_judged(
+    constraints: tuple[str, ...], reasons: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keep(tmp_path, record("fp8"))
-    no_speed = "No variant can be judged: only emulated results, so there is no speed to judge"
-    assert call(tmp_path) == NOTHING
-    text = capsys.readouterr().out
-    assert text.startswith(f"{no_speed}; accuracy_margin=1pp: no task is compared with BF16.\n")
-    assert call(tmp_path, "ttft@256<=1s") == NOTHING
-    assert capsys.readouterr().out.startswith(f"{no_speed}; accuracy_margin=1pp: no task is compared with BF16.\n")
+    assert call(tmp_path, *constraints) == NOTHING
+    sentence = f"No variant can be judged: {reasons}accuracy_margin=1pp: no task is compared with BF16.\n"
+    assert capsys.readouterr().out.startswith(sentence)
+
+
+def test_a_load_that_was_not_measured_is_named_with_those_that_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path, native_record("fp8"))
+    assert call(tmp_path, "decode@1k/64>=1") == NOTHING
+    assert "decode@1k/64>=1: not measured there; measured: 1/1, 256/1, 1,024/1" in capsys.readouterr().out
 
 
 def test_reasons_why_nothing_can_be_judged_are_counted_where_they_are_many(

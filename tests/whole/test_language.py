@@ -51,9 +51,10 @@ def test_every_phrase_is_an_expression_with_a_replacement() -> None:
         ("a.py", f"# a run that was {BANNED.replace(' ', chr(10) + '# ')}\n", 1),
         ("a.yaml", f"#: a run that was {BANNED.replace(' ', chr(10) + '#: ')}\n", 1),
         ("a.py", f"def test_a_run_that_was_{BANNED.replace(' ', '_')}() -> None: ...\n", 1),
+        ("a.py", f'SAID = "a run that was {BANNED.replace(" ", chr(34) + chr(10) + chr(34))}"\n', 1),
         ("Makefile", f"all:\n\techo {BANNED}\n", 2),
     ],
-    ids=["line", "line-end", "capitals", "comment", "message-comment", "name", "makefile"],
+    ids=["line", "line-end", "capitals", "comment", "message-comment", "name", "strings", "makefile"],
 )
 def test_a_phrase_is_reported_with_file_line_and_replacement(repository: Path, name: str, text: str, line: int) -> None:
     (repository / name).write_text(text)
