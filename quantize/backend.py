@@ -69,7 +69,7 @@ def backend(name: str) -> Backend:
     Raises:
         PluginError: there is no such backend.
     """
-    library: Backend = module_named("quantize.backends", name.replace("-", "_")).BACKEND
+    library: Backend = module_named("quantize.backends", name).BACKEND
     return library
 
 

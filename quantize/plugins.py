@@ -26,12 +26,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def module_named(package: str, name: str) -> ModuleType:
-    """Import module ``name`` of a package.
+    """Import module ``name`` of a package; a dash in the name is an underscore in the file's name.
 
     Raises:
         PluginError: there is no such module; lists similar and known names, and the file to create.
     """
-    known = names(package)
+    known, name = names(package), name.replace("-", "_")
     if name not in known:
         raise PluginError(
             f"no module '{name}' in {package}{nearest(name, known)} Known: {', '.join(known)}. "

@@ -48,12 +48,14 @@ def interpreter_for(packages: Iterable[str], what: str) -> str:
         what: the stage, for the message.
 
     Raises:
-        ToolchainError: a package is not installed; names the extra to install.
+        ToolchainError: a package is not installed; names the package or the extra to install.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        extras = sorted({EXTRA_OF.get(name, "demo") for name in missing})
-        raise ToolchainError(f"{what} needs {', '.join(missing)}: pip install 'quantbench[{','.join(extras)}]'")
+        extras = {EXTRA_OF[name] for name in missing if name in EXTRA_OF}
+        own = [f"'quantbench[{','.join(sorted(extras))}]'"] if extras else []
+        others = [name for name in missing if name not in EXTRA_OF]
+        raise ToolchainError(f"{what} needs {', '.join(missing)}: pip install {' '.join([*own, *others])}")
     return sys.executable
 
 

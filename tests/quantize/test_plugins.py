@@ -54,6 +54,10 @@ def test_a_plugin_keeps_the_signatures_of_its_base(package: str, name: str) -> N
             assert isinstance(own, property), attribute
 
 
+def test_a_dash_in_a_name_is_an_underscore_in_its_file() -> None:
+    assert module_named("quantize.sources", "random-weights") is module_named("quantize.sources", "random_weights")
+
+
 def engines() -> Iterator[Engine]:
     for name in names("bench.engines"):
         yield engine(name, {**engine_fields(name), **NEEDED.get(name, {})})

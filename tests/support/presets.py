@@ -18,5 +18,5 @@ def _checked(engine: str) -> dict[str, Any]:
 
 
 def engine_fields(engine: str) -> dict[str, Any]:
-    """Return the fields of ``engine=NAME``, without its name."""
-    return dict(_checked(engine))
+    """Return the fields of ``engine=NAME``, without its name; ``engine`` may be the name of its module."""
+    return dict(_checked(engine.replace("_", "-")))

@@ -1,6 +1,7 @@
 import contextlib
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -15,7 +16,7 @@ from bench.commands.toolchain import main as toolchain_main
 from bench.errors import ToolchainError
 from bench.toolchains import build as toolchain_build
 from bench.toolchains import toolchain
-from bench.toolchains.toolchain import Toolchain
+from bench.toolchains.toolchain import Toolchain, interpreter_for
 from quantize.backend import backend, backends
 from tests.support.program import Cli
 
@@ -216,3 +217,11 @@ def test_the_command_lists_and_helps(cli: Cli) -> None:
     helped = cli("toolchain", "--help", module="bench.cli")
     assert helped.returncode == 0
     assert all(text in helped.stdout for text in ACTIONS.values())
+
+
+def test_a_missing_package_is_named_with_the_extra_or_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ToolchainError, match=re.escape("pip install 'quantbench[eval,quantize]'")):
+        interpreter_for(("llmcompressor", "lm_eval"), "a stage")
+    with pytest.raises(ToolchainError, match=re.escape("a stage needs own_server: pip install own_server")):
+        interpreter_for(("own_server",), "a stage")
