@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def fill(results: Path, template: RunRecord, nights: int) -> None:
     Index(results).close()
     rng = np.random.default_rng(0)
     epoch = epoch_of(record(template, "v000", nights - 1, np.random.default_rng(1)))
-    with sqlite3.connect(results / "index.sqlite") as database:
+    with closing(sqlite3.connect(results / "index.sqlite")) as database, database:
         for night in range(nights - 1):
             at = (FIRST + timedelta(days=night)).isoformat()
             for place in range(VARIANTS):

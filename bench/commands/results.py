@@ -200,8 +200,10 @@ def _prune(arguments: argparse.Namespace) -> int:
     for name in names:
         _remove(results, name)
     index = Index(results)
-    index.refresh()
-    index.close()
+    try:
+        index.refresh()
+    finally:
+        index.close()
     sys.stdout.write(f"{fmt.plural(len(names), 'run')} removed\n")
     return 0
 

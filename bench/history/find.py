@@ -45,7 +45,11 @@ def open_index(results_dir: Path) -> Index:
     """
     check_results(results_dir)
     index = Index(results_dir)
-    index.refresh()
+    try:
+        index.refresh()
+    except BaseException:
+        index.close()
+        raise
     return index
 
 

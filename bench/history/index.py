@@ -130,24 +130,31 @@ class Index:
         self._file = results_dir / NAME
         try:
             results_dir.mkdir(parents=True, exist_ok=True)
-            self._open()
-            if self._db.execute("pragma user_version").fetchone()[0] != VERSION:
-                self._create()
+            self._db = self._connect()
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open {self._file}: {error}; it can be deleted without losing anything") from error
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
+
     def _open(self) -> None:
-        self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
         try:
             self._db.execute("pragma journal_mode=wal")
         except sqlite3.DatabaseError:  # not a database: a truncated copy, or another file of this name
             self._db.close()
             self._file.unlink()
-            self._db = sqlite3.connect(self._file, timeout=BUSY_S, isolation_level=None)
+            self._db = self._connect()
             self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=normal")
         self._db.execute("pragma cache_size=-65536")  # KiB; a series is scattered over many pages
         self._db.execute("pragma foreign_keys=on")
+        if self._db.execute("pragma user_version").fetchone()[0] != VERSION:
+            self._create()
 
     def _create(self) -> None:
         with self._writing():

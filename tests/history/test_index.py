@@ -1,10 +1,13 @@
 import math
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bench.errors import StoreError
+from bench.history.find import open_index
 from bench.history.index import NAME, Index, SeriesKey, epoch_of, set_aside
 from bench.records.record import Control, RunRecord, SpeedCell
 from testkit.manifests import manifest
@@ -37,8 +40,9 @@ def night(day: int, **changes: object) -> RunRecord:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
-    return Index(tmp_path)
+def index(tmp_path: Path) -> Iterator[Index]:
+    with closing(Index(tmp_path)) as opened:
+        yield opened
 
 
 def test_runs_are_listed_newest_first_and_can_be_filtered(tmp_path: Path, index: Index) -> None:
@@ -123,22 +127,22 @@ def test_a_deleted_or_damaged_index_is_rebuilt(tmp_path: Path, index: Index) -> 
     for file in tmp_path.glob(f"{NAME}*"):
         file.unlink()
     (tmp_path / NAME).write_bytes(b"this is no database" * 100)
-    rebuilt = Index(tmp_path)
-    assert rebuilt.refresh().read == 1
-    assert rebuilt.rebuild().read == 1
-    assert len(rebuilt.runs()) == 1
+    with closing(Index(tmp_path)) as rebuilt:
+        assert rebuilt.refresh().read == 1
+        assert rebuilt.rebuild().read == 1
+        assert len(rebuilt.runs()) == 1
 
 
 def test_tables_of_another_version_are_rebuilt(tmp_path: Path, index: Index) -> None:
     keep(tmp_path, night(1))
     index.refresh()
     index.close()
-    with sqlite3.connect(tmp_path / NAME) as database:
+    with closing(sqlite3.connect(tmp_path / NAME)) as database:
         database.execute("drop table cells")
         database.execute("pragma user_version=0")
-    rebuilt = Index(tmp_path)
-    assert rebuilt.refresh().read == 1
-    assert len(rebuilt.nights(KEY, "decode")) == 1
+    with closing(Index(tmp_path)) as rebuilt:
+        assert rebuilt.refresh().read == 1
+        assert len(rebuilt.nights(KEY, "decode")) == 1
 
 
 def test_a_record_that_cannot_be_read_is_named_and_set_aside(tmp_path: Path, index: Index) -> None:
@@ -152,12 +156,12 @@ def test_a_record_that_cannot_be_read_is_named_and_set_aside(tmp_path: Path, ind
 
 
 def test_two_processes_can_use_an_index_at_once(tmp_path: Path, index: Index) -> None:
-    other = Index(tmp_path)
-    keep(tmp_path, night(1))
-    assert index.refresh().read == 1
-    keep(tmp_path, night(2))
-    assert other.refresh().read == 1
-    assert [len(each.runs()) for each in (index, other)] == [2, 2]
+    with closing(Index(tmp_path)) as other:
+        keep(tmp_path, night(1))
+        assert index.refresh().read == 1
+        keep(tmp_path, night(2))
+        assert other.refresh().read == 1
+        assert [len(each.runs()) for each in (index, other)] == [2, 2]
 
 
 def test_an_index_damaged_in_its_middle_is_reported_in_one_line(tmp_path: Path, index: Index) -> None:
@@ -172,4 +176,4 @@ def test_an_index_damaged_in_its_middle_is_reported_in_one_line(tmp_path: Path, 
     for leftover in tmp_path.glob(f"{NAME}-*"):
         leftover.unlink()
     with pytest.raises(StoreError, match="can be deleted without losing anything"):
-        Index(tmp_path).refresh()
+        open_index(tmp_path)

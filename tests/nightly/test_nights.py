@@ -1,6 +1,10 @@
 """Series judged night by night: states stored in the index do not change the judgements."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from bench.history.index import Index
 from bench.history.series import EpochMark
@@ -10,8 +14,13 @@ from testkit.records import keep
 from tests.support.nights import night
 
 
-def test_stored_states_give_the_same_summaries_as_the_complete_history(tmp_path: Path) -> None:
-    index = Index(tmp_path)
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with closing(Index(tmp_path)) as opened:
+        yield opened
+
+
+def test_stored_states_give_the_same_summaries_as_the_complete_history(tmp_path: Path, index: Index) -> None:
     for day in range(14):
         keep(tmp_path, night(day, 0.06 if day in (10, 12) else 0.0))
         index.refresh()
@@ -22,8 +31,7 @@ def test_stored_states_give_the_same_summaries_as_the_complete_history(tmp_path:
     assert {series.last.kind for series in expected.values()} == {"fine"}
 
 
-def test_an_accepted_epoch_or_a_deleted_run_invalidates_stored_states(tmp_path: Path) -> None:
-    index = Index(tmp_path)
+def test_an_accepted_epoch_or_a_deleted_run_invalidates_stored_states(tmp_path: Path, index: Index) -> None:
     for day in range(12):
         keep(tmp_path, night(day))
     index.refresh()
