@@ -74,7 +74,7 @@ def estimate(
     *,
     heldout: tuple[int, int],
     bits: int | None,
-    shard: int = SHARD,
+    shard: int | None = None,
 ) -> Needs:
     """Return the memory and disk space for building and proving a checkpoint.
 
@@ -83,7 +83,7 @@ def estimate(
         calibration: resources of the calibration; None for a method or a release that needs no text.
         heldout: number of windows that fidelity is measured on, and tokens in each.
         bits: bits of the quantized weights; None if nothing is quantized.
-        shard: bytes of the source's largest shard, if it is known.
+        shard: bytes of the source's largest shard; None if unknown.
     """
     disk = checkpoint_bytes(architecture, bits)
     if bits is None:
@@ -91,7 +91,7 @@ def estimate(
     proof = proof_memory(architecture, heldout)
     if calibration is None:
         model = checkpoint_bytes(architecture, None)
-        build, why = BASE + int(SHARD_FACTOR * min(shard, model)), "one shard at a time"
+        build, why = BASE + int(SHARD_FACTOR * min(shard or SHARD, model)), "one shard at a time"
     else:
         tokens = calibration.tokens
         layers = 3 * _layer_bytes(architecture)

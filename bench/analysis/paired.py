@@ -180,8 +180,11 @@ def pair(*scores: TaskScore) -> Pairs | None:
 def _standard_errors(values: Array, subjects: Labels) -> tuple[float | None, float | None]:
     """Return the standard errors of the mean with items, and with subjects, drawn at random."""
     paired = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    units = by_subject(values, subjects)
-    return paired, float(mean_of_units(*units)[1]) if len(units[0]) > 1 else None
+    sums, sizes = by_subject(values, subjects)
+    if len(sizes) == 1:
+        return paired, None
+    _, clustered, _ = mean_of_units(sums, sizes)
+    return paired, float(clustered)
 
 
 def _recovery(before: Array, after: Array, subjects: Labels) -> Estimate | None:
