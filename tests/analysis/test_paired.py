@@ -135,6 +135,15 @@ def test_a_worked_example() -> None:
     assert difference.spread.se == pytest.approx(math.sqrt((6 - 12 / 36) / 11 / 12))
 
 
+def test_a_standard_error_needs_two_items_or_two_subjects() -> None:
+    single, pair_of_items, pair_of_subjects = (
+        comparison([1] * n, [0] + [1] * (n - 1), subjects) for n, subjects in ((1, 1), (2, 1), (2, 2))
+    )
+    assert (single.paired_se, single.clustered_se) == (None, None)
+    assert (pair_of_items.paired_se, pair_of_items.clustered_se) == (pytest.approx(0.5), None)
+    assert (pair_of_subjects.paired_se, pair_of_subjects.clustered_se) == pytest.approx((0.5, 0.5))
+
+
 def test_the_clustered_standard_error_by_hand() -> None:
     """Three subjects of 2, 3 and 5 items that lost 1, 0 and 2: residuals -0.4, 0.9, -0.5 around -0.3."""
     subjects = [0, 0, 1, 1, 1, 2, 2, 2, 2, 2]

@@ -124,6 +124,18 @@ def test_the_reason_says_whether_flips_exceed_those_of_the_repeated_baseline() -
     assert judged(of_counts(600, 5, 5)).beyond_noise is None
 
 
+def test_a_bound_at_the_margin_is_inconclusive_and_a_p_value_at_the_level_a_loss() -> None:
+    verdict = judged(of_counts(6000, 20, 22))
+    bound = verdict.simultaneous
+
+    def with_bound(low: float, p: float) -> Verdict:
+        return verdict.model_copy(update={"simultaneous": bound.model_copy(update={"low": low}), "p_worse_holm": p})
+
+    assert [with_bound(low, 1.0).kind for low in (-MARGIN, -0.999 * MARGIN)] == ["inconclusive", "non-inferior"]
+    assert [with_bound(-MARGIN, p).kind for p in (ALPHA, 1.001 * ALPHA)] == ["worse", "inconclusive"]
+    assert "at least 0.00 pp better" in str(with_bound(0.0, 1.0).reason)
+
+
 def test_without_comparisons_there_are_no_verdicts() -> None:
     assert judge([], MARGIN) == ()
 

@@ -98,6 +98,22 @@ def test_a_plan_that_does_not_fit_is_no_error(plan: Plan) -> None:
     assert ": does not fit" in text.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("tp", "devices", "each", "on_each"),
+    [
+        (1, "1 device", "", ""),
+        (2, "2 devices (tp 2)", " each", "on each, "),
+        (4, "4 devices (tp 4)", " each", "on each, "),
+    ],
+)
+def test_memory_is_that_of_each_device_if_there_are_several(
+    tp: int, devices: str, each: str, on_each: str, plan: Plan
+) -> None:
+    text = plan("+model=qwen3-8b", "hardware=h100", "engine=sglang", f"engine.tp_size={tp}", "plan=true")
+    assert re.search(rf"on NVIDIA H100.*: {re.escape(devices)}, \d+\.\d GB of 80\.0 GB{each}; at best", text)
+    assert re.search(rf"sglang on {re.escape(devices)}: .* of keys and values {on_each}of \d+\.\d GB that", text)
+
+
 def test_a_plan_can_be_printed_as_json(plan: Plan) -> None:
     text = plan("-m", "+model=qwen3-235b-a22b", "quant=bf16,fp8", "hardware=h100", "plan=json")
     assert [(run["quant"], run["devices"], run["trouble"]) for run in json.loads(text)] == [

@@ -10,6 +10,7 @@ from quantize.checkpoint import (
     MANIFEST_NAME,
     CheckpointError,
     count_dtypes,
+    link_tree,
     read_header,
     read_manifest,
     tensors,
@@ -66,6 +67,19 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"not a safetensors file|truncated"):
         read_header(file)
+
+
+def test_files_of_subfolders_are_linked_and_the_manifest_is_not(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "new" / "target"
+    for name in ("config.json", "a/b/model.safetensors", MANIFEST_NAME):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    link_tree(source, target)
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()) == [
+        "a/b/model.safetensors",
+        "config.json",
+    ]
+    assert (target / "config.json").samefile(source / "config.json")
 
 
 def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -152,3 +152,30 @@ def test_configs_of_published_releases_are_understood() -> None:
     assert str(format_of(gptq)[0]) == "int8, scales per 128 columns, symmetric, container gptq"
     awq = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
     assert str(format_of(awq)[0]) == "int4, scales per 128 columns, asymmetric, container awq"
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_group_size_of_minus_one_is_a_scale_per_channel(method: str) -> None:
+    config = {"quant_method": method, "bits": 4, "group_size": -1, "sym": True, "zero_point": False}
+    form, _ = format_of(config)
+    assert str(form) == f"int4, scales per channel, symmetric, container {method}"
+    assert form.stored(16, 64)["scales"].shape == (1, 16)
+
+
+def test_a_scale_per_tensor_is_one_number_for_all_weights() -> None:
+    weights = {"type": "float", "num_bits": 8, "strategy": "tensor", "symmetric": True}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": {"weights": weights, "input_activations": {**weights, "dynamic": False}}},
+    }
+    form, _ = format_of(config)
+    assert str(form) == ("float8, scales per tensor, symmetric, container compressed-tensors; activations float8 fixed")
+    assert {part: stored.shape for part, stored in form.stored(2, 3).items()} == {
+        "weight": (2, 3),
+        "weight_scale": (1,),
+        "input_scale": (1,),
+    }
+    values = torch.tensor([[1.0, -2.0, 0.5], [4.0, 0.0, 8.0]])
+    parts = {"weight": values.to(torch.float8_e4m3fn), "weight_scale": torch.tensor([0.25])}
+    assert torch.equal(dequantize(form, parts, 2, 3), values / 4)

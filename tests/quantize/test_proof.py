@@ -161,6 +161,13 @@ def test_a_release_is_checked_against_its_config_and_the_requested_kind(source: 
         expected_of_release(source, EXPECTED, "rtn")
 
 
+def test_layers_that_a_release_names_by_a_part_or_an_expression_stay_in_16_bits(source: Reader, tmp_path: Path) -> None:
+    quantization = {**CONFIG, "ignore": ["lm_head", "mlp.gate", "re:.*norm$"]}
+    expected = expected_of_release(folder(tmp_path / "written", written_tensors(), quantization), EXPECTED, "rtn")
+    named = {"lm_head", "model.layers.0.mlp.gate", "model.norm"}
+    assert set(expected.ignore) == {*EXPECTED.ignore, *named}
+
+
 def test_a_tensor_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

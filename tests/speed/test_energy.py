@@ -62,6 +62,21 @@ def test_one_still_counter_of_two_makes_the_sum_invalid() -> None:
     assert not total.valid
 
 
+def test_a_second_with_ten_updates_of_the_counter_is_enough() -> None:
+    totals = [counter_energy(readings(n, period_s)) for n, period_s in ((11, 0.1), (11, 0.0999), (10, 0.2))]
+    assert [total and total.valid for total in totals] == [True, False, False]
+
+
+@pytest.mark.parametrize("missing", [0, -1])
+def test_without_a_counter_at_either_end_energy_is_integrated(missing: int) -> None:
+    values = readings(61, 0.2)
+    values[missing] = Reading(values[missing].at_ns, values[missing].power_w, None)
+    assert counter_energy(values) is None
+    total = energy(values)
+    assert total
+    assert (total.how, total.valid) == ("integrated", True)
+
+
 def test_a_counter_that_goes_back_is_not_valid_and_never_negative() -> None:
     values = readings(61, 0.2, watts=None)
     total = energy([Reading(reading.at_ns, reading.power_w, (1000.0 - i,)) for i, reading in enumerate(values)])
@@ -84,6 +99,11 @@ def test_power_over_time_is_valid_after_ten_seconds() -> None:
         False,
         True,
     ]
+
+
+def test_a_second_between_readings_of_power_is_not_too_long() -> None:
+    totals = map(integrated_energy, (readings(12, 1.0), readings(12, 1.001)))
+    assert [total and total.valid for total in totals] == [True, False]
 
 
 def test_constant_power_is_not_valid() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bench.errors import ConfigError
 from bench.records.record import RequestTrace
 from bench.speed import stream as stream_module
-from bench.speed.protocols import EventFacts, dialect, names
+from bench.speed.protocols import EventFacts, dialect, middle_count, names
 from bench.speed.stream import Stream
 from testkit.stream_events import answer_for
 from testkit.streamer import Script
@@ -142,6 +142,22 @@ def test_incremental_native_events_are_counted_by_the_server() -> None:
         {"text": "b", "output_ids": [9], "meta_info": {"finish_reason": {"type": "length"}, "completion_tokens": 3}},
     ]
     assert whole("sglang", [json.dumps(event).encode() for event in chunks]).event_tokens == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [
+        (b'{"text":"a","finish_reason":null,"completion_tokens":12}', 12),
+        (b'{"completion_tokens" : 12, "finish_reason": null}', 12),
+        (b'{"completion_tokens":3,"finish_reason":null,"completion_tokens":12}', 12),
+        (b'{"completion_tokens":12,"finish_reason":"length"}', None),
+        (b'{"completion_tokens":12}', None),
+        (b'{"finish_reason":null}', None),
+        (b'{"finish_reason":null,"completion_tokens":null}', None),
+    ],
+)
+def test_the_count_in_the_middle_of_an_answer_is_read_without_parsing(event: bytes, count: int | None) -> None:
+    assert middle_count(event) == count
 
 
 @pytest.mark.parametrize("compact", [True, False])

@@ -123,6 +123,7 @@ def busy(lag_ms: float, answer: dict[str, Any], cpu_share: float = 0.1) -> Trial
     [
         # TTFT of 40 ms may be off by 5 ms, one of 400 ms by 20 ms; a timer's own millisecond does not count.
         (5.9, slow(40), ()),
+        (6, slow(40), ()),
         (6.1, slow(40), ("TTFT",)),
         (20.9, slow(400), ()),
         (21.1, slow(400), ("TTFT",)),
@@ -213,6 +214,20 @@ def test_an_outlier_is_named_and_counts() -> None:
         warnings = judged(*spread, trial(slow(ms))).warnings
         assert any(text.startswith("trial 6 is an outlier") for text in warnings) == named, warnings
     assert judged(trial(slow(100)), trial(slow(109))).warnings == ()
+
+
+def test_trials_may_differ_by_a_tenth_of_their_mean() -> None:
+    for difference_ms, n_warnings in ((500, 0), (501, 1)):
+        trials = [trial(slow(5000 + difference_ms * place)) for place in (-1, 0, 1)]
+        assert len(judged(*trials).warnings) == n_warnings
+    assert "TTFT differs between trials" in judged(trial(slow(100)), trial(slow(120))).warnings[0]
+
+
+@pytest.mark.parametrize(("values_ms", "outlier"), [((100, 100, 104.9), False), ((100, 100, 105.1), True)])
+def test_an_outlier_is_at_least_a_twentieth_from_the_median(values_ms: tuple[float, ...], outlier: bool) -> None:
+    warnings = judged(*(trial(slow(ms)) for ms in values_ms)).warnings
+    assert [text.startswith("trial 3 is an outlier") for text in warnings] == [True] * outlier
+    assert judged(trial(slow(100)), trial(slow(106))).warnings == (), "two trials have no median to be far from"
 
 
 def test_an_unsettled_open_loop_is_reported() -> None:
