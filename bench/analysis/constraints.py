@@ -279,19 +279,20 @@ def decide(
         lower_is_better: whether a lower goal is better.
         margin: the margin of the accuracy verdicts; None if accuracy was not judged.
     """
-    sign = -1 if lower_is_better else 1
+
+    def merit(figure: Interval) -> float:
+        return -figure.median if lower_is_better else figure.median
 
     def order(candidate: Candidate) -> tuple[bool, float, float, str]:
-        value = sign * candidate.goal.median if candidate.goal else -math.inf
         return (
             candidate.standing == "unsure",
-            -value,
+            -merit(candidate.goal) if candidate.goal else math.inf,
             -(candidate.accuracy.median if candidate.accuracy else -1.0),
             candidate.label,
         )
 
     placed = [
-        (candidate.run_id, sign * candidate.goal.median, candidate.accuracy.median)
+        (candidate.run_id, merit(candidate.goal), candidate.accuracy.median)
         for candidate in candidates
         if candidate.goal and candidate.accuracy
     ]

@@ -22,7 +22,7 @@ class Assumption(Frozen):
     """Assumed sizes of a task; ``tasks.toml`` explains the fields."""
 
     items: PositiveInt | None = None
-    examples: int = 0
+    examples: int | None = None
     tokens: PositiveInt | None = None
     own_tokens: PositiveInt | None = None
     source: str | None = None

@@ -293,6 +293,9 @@ def measured(*shapes: tuple[int, int]) -> RunRecord:
 def test_the_longest_loop_that_all_have_measured_is_the_common_one() -> None:
     both = [measured((256, 1), (1024, 4), (1024, 2), (2048, 1)), measured((256, 1), (1024, 2), (1024, 4))]
     assert longest_common(both) == (1024, 2)
+    loads = (8, 2, 16, 4)
+    for few, many in zip(sorted(loads), sorted(loads)[1:], strict=False):
+        assert longest_common([measured((1024, many), (1024, few))]) == (1024, few), "the lightest of the longest"
     assert longest_common([]) is None
     assert longest_common([measured((1, 1)), measured((2, 1))]) is None
     assert longest_common([record("fp8")]) is None, "emulated"

@@ -64,6 +64,17 @@ def test_a_subject_that_looks_bad_among_57_is_called_chance() -> None:
     assert str(subject_note(subjects)).startswith("None of 57 subjects differs by more than chance")
 
 
+def test_a_subject_whose_mean_did_not_fall_is_not_among_the_lost() -> None:
+    """One item gains as much as ten others lose together."""
+    before, after = [0.0] + [1.0] * 10, [1.0] + [0.9] * 10
+    (subject,) = by_subject(*two_scores(before, after))
+    assert (subject.gained, subject.lost) == (1, 10)
+    even = subject.model_copy(update={"delta": subject.delta.model_copy(update={"value": 0.0})})
+    notes = [str(subject_note([even.model_copy(update={"p_holm": p})])) for p in (subject.p_holm, 0.05, 0.0501)]
+    assert notes[0] == notes[1] == "Of 1 subject, 0 lost and 1 gained more than chance allows (corrected p up to 0.05)."
+    assert "more than chance allows" not in notes[2]
+
+
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1))
 @settings(deadline=None, max_examples=30)
 def test_the_subjects_add_up_to_the_task(parts: dict[str, tuple[int, int]]) -> None:
@@ -102,6 +113,8 @@ def test_generated_answers_have_no_margin() -> None:
     changes = changed_items(*two_scores([1, 1, 0], [0, 1, 1]))
     assert [(change.change, change.margin_nats) for change in changes] == [("lost", None), ("gained", None)]
     assert changes[0].variant.answer == "answer 0"
+    partly = changed_items(*two_scores([0.5, 0.5, 0.5], [0.25, 1.0, 0.5]))
+    assert [change.change for change in partly] == ["lost", "gained"]
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
@@ -189,6 +202,13 @@ def test_a_loss_on_one_engine_alone_is_attributed_to_it() -> None:
     first = four(0.6, 0.5, 0.6, 0.6)
     assert first.interaction.low > 0
     assert "worse on sglang" in str(first.reading)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (-0.1, 0.0)])
+def test_an_interval_that_reaches_zero_shows_no_difference_between_engines(low: float, high: float) -> None:
+    table = four(0.6, 0.5, 0.6, 0.5)
+    interaction = table.interaction.model_copy(update={"low": low, "high": high})
+    assert str(table.model_copy(update={"interaction": interaction}).reading).startswith("No difference seen")
 
 
 def test_what_the_engine_changes_for_all_is_no_interaction() -> None:

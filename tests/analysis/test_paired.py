@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 from scipy.stats import binomtest, entropy
 
-from bench.analysis.difference import FEWEST_CLUSTERS, FEWEST_FOR_SCORE
+from bench.analysis.difference import FEWEST_CLUSTERS, FEWEST_FOR_SCORE, bootstrap_means
 from bench.analysis.paired import compare, item_values, main_metric, obstacle, pair
 from bench.records.record import Metric
 from testkit.records import score as recorded_score
@@ -331,3 +331,10 @@ def test_the_bootstrap_agrees_with_the_interval_where_there_are_many_items(subje
     width = difference.delta.high - difference.delta.low
     assert difference.bootstrap.low == pytest.approx(difference.delta.low, abs=0.1 * width)
     assert difference.bootstrap.high == pytest.approx(difference.delta.high, abs=0.1 * width)
+
+
+def test_the_bootstrap_interval_leaves_out_a_fortieth_of_the_means_at_each_end() -> None:
+    before, after = counts(400, 30, 50)
+    ends = np.quantile(bootstrap_means(np.subtract(after, before), np.zeros(400, dtype=np.intp)), (0.025, 0.975))
+    bootstrap = comparison(before, after).bootstrap
+    assert (bootstrap.low, bootstrap.high) == pytest.approx(tuple(ends))

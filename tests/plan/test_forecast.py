@@ -52,6 +52,14 @@ def test_only_prompts_that_are_sent_together_wait_for_one_another() -> None:
     assert prefill(4, 1) == pytest.approx(2.5 * prefill(1, 1))
 
 
+def test_an_open_loop_has_the_limit_of_a_single_request() -> None:
+    lengths = ("workload.input_lens=1024", "accuracy=none")
+    plan = planned("qwen3-8b", "bf16", "h100", *lengths, "workload.concurrency=1", "workload.request_rates=[2.0]")
+    alone, opened = plan.cells
+    assert (alone.shape.request_rate_per_s, opened.shape.request_rate_per_s) == (None, 2.0)
+    assert (opened.decode, opened.prefill) == (alone.decode, alone.prefill)
+
+
 def test_235b_in_fp8_takes_four_h100_and_the_plan_has_the_override() -> None:
     plan = planned("qwen3-235b-a22b", "fp8")
     assert spread_of(plan) == (4, 1, 1)
@@ -229,6 +237,14 @@ def test_items_of_limited_tasks_are_counted() -> None:
     assert full.tasks[0].prompt_tokens == pytest.approx(1.4e6, rel=0.01)
     some = planned("qwen3-8b", "bf16", "h100", "accuracy=full", "accuracy.limit=20")
     assert {task.task: task.items for task in some.tasks} == {"mmlu": 1140, "ceval-valid": 1008, "ifeval": 100}
+
+
+def test_only_the_baseline_is_scored_twice_for_the_noise_floor() -> None:
+    full = ("accuracy=full", "accuracy.noise_floor=true")
+    tokens = planned("qwen3-8b", "bf16", "h100", "accuracy=full").tasks[0].prompt_tokens
+    assert tokens
+    assert planned("qwen3-8b", "bf16", "h100", *full).tasks[0].prompt_tokens == 2 * tokens
+    assert planned("qwen3-8b", "fp8", "h100", *full).tasks[0].prompt_tokens == tokens
 
 
 def test_items_of_the_mini_tasks_match_their_files() -> None:

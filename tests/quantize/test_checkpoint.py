@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from quantize.architecture import Architecture
 from quantize.checkpoint import (
+    BITS,
     MANIFEST_NAME,
     CheckpointError,
     count_dtypes,
@@ -60,13 +62,23 @@ def test_facts_of_a_manifest_are_upgraded_alone() -> None:
     assert with_units({"seconds": 2.5, "peak_rss_bytes": 7}) == {"build_s": 2.5, "peak_rss_bytes": 7}
 
 
-@pytest.mark.parametrize("keep", [0, 5, 20, -1])
+@pytest.mark.parametrize("keep", [0, 5, 7, 8, 20, -1])
 def test_a_cut_off_file_is_refused(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "a.safetensors"
     write_safetensors(file, {"x.weight": ("BF16", (4, 4))})
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"not a safetensors file|truncated"):
         read_header(file)
+
+
+def test_a_file_without_tensors_is_complete(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {})
+    assert read_header(tmp_path / "a.safetensors") == {"__metadata__": {"format": "pt"}}
+
+
+def test_a_dtype_has_the_bits_in_its_name() -> None:
+    named = {name: int(match[0]) for name in BITS if (match := re.search(r"\d+", name))}
+    assert {**named, "BOOL": 8} == BITS
 
 
 def test_files_of_subfolders_are_linked_and_the_manifest_is_not(tmp_path: Path) -> None:

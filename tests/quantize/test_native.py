@@ -43,6 +43,26 @@ ROPE = {"rope_theta": 1e6, "rope_type": "default"}
 YARN = {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4.0}
 
 
+def test_weights_are_saved_in_float16_without_a_tied_output_layer(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    weights = {
+        "model.norm.weight": torch.tensor([0.5, -65504.0]),
+        "model.layers.0.mlp.up_proj.qweight": torch.tensor([[2**31 - 1, -5]], dtype=torch.int32),
+        "lm_head.weight": torch.ones(2, 2),
+    }
+    for tied in (False, True):
+        native.save_float16(tmp_path / str(tied), weights, tied=tied)
+        saved = load_file(tmp_path / str(tied) / "model.safetensors")
+        assert saved.keys() == weights.keys() - ({"lm_head.weight"} if tied else set())
+        for name, tensor in saved.items():
+            assert tensor.dtype == (torch.int32 if name.endswith("qweight") else torch.float16)
+            assert torch.equal(tensor.double(), weights[name].double())
+    with pytest.raises(ValueError, match=r"model\.norm\.weight has numbers outside the range of float16"):
+        native.save_float16(tmp_path / "large", {"model.norm.weight": torch.tensor([65536.0])}, tied=False)
+
+
 def gptq_config(**changed: Any) -> gptq.Config:
     fields = {**COMMON, "backend": "gptqmodel", "symmetric": True, "damp": 0.01, "act_order": "static", **changed}
     return gptq.Config.model_validate(fields)

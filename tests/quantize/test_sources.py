@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quantize import hashes
 from quantize.architecture import Architecture
-from quantize.checkpoint import MANIFEST_NAME, hash_folder
+from quantize.checkpoint import MANIFEST_NAME, FileFact, hash_folder
 from quantize.describe import FAMILIES, describe
 from quantize.errors import SourceUnavailableError
 from quantize.folder import INDEX
@@ -305,3 +305,17 @@ def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch
         memo.write_text("{")
     assert remembered_sha256(file) == third
     assert len(read) == 6
+
+
+@pytest.mark.parametrize(("size", "n_messages"), [(10**9, 0), (10**9 + 1, 1)])
+def test_only_a_file_of_more_than_a_gigabyte_is_announced(
+    size: int, n_messages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    os.truncate(file, size)
+    monkeypatch.setattr(hashes, "hash_file", lambda _: FileFact(sha256="0", bytes=size))
+    with caplog.at_level("INFO", logger="quantize.hashes"):
+        assert remembered_sha256(file) == "0"
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"hashing {file} (1.0 GB), needed only once"] * n_messages

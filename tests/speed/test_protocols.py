@@ -230,6 +230,24 @@ def test_every_protocol_asks_for_exactly_so_many_tokens(protocol: str) -> None:
         assert json.dumps(prompt) in body_text
 
 
+def test_a_request_is_greedy_of_exact_length_and_asks_for_a_count_with_every_event() -> None:
+    completions = {
+        "prompt": [1, 2],
+        "max_tokens": 7,
+        "min_tokens": 7,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    assert dialect("openai").request([1, 2], max_new_tokens=7, model="") == completions
+    assert dialect("openai").request([1, 2], max_new_tokens=7, model="m") == {"model": "m", **completions}
+    sampling = {"max_new_tokens": 7, "temperature": 0, "ignore_eos": True}
+    generate = {"sampling_params": sampling, "stream": True}
+    assert dialect("sglang").request([1, 2], max_new_tokens=7, model="m") == {"input_ids": [1, 2], **generate}
+    assert dialect("sglang").request("a b", max_new_tokens=7, model="m") == {"text": "a b", **generate}
+
+
 def test_an_unknown_protocol_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no protocol 'grpc'; known are openai, sglang"):
         dialect("grpc")
