@@ -7,6 +7,7 @@ a manifest is complete. Dtypes and shapes are read from the safetensors headers,
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 from collections import Counter
@@ -17,10 +18,6 @@ from typing import Any
 from quantize.key import Frozen, Key
 
 MANIFEST_NAME = "quantbench_manifest.json"
-BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4,
-    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
-}  # fmt: skip
 
 
 class CheckpointError(Exception):
@@ -201,6 +198,11 @@ def tensors(folder: Path) -> Iterator[TensorFact]:
             if name != "__metadata__":
                 begin, end = fact["data_offsets"]
                 yield TensorFact(name=name, dtype=fact["dtype"], shape=tuple(fact["shape"]), bytes=end - begin)
+
+
+def bits_of(dtype: str) -> int:
+    """Return the bits of a number of a safetensors dtype: the first number in its name, such as 8 in ``F8_E4M3``."""
+    return int(re.findall(r"\d+", dtype)[0])
 
 
 def count_dtypes(facts: list[TensorFact]) -> dict[str, int]:

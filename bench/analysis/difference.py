@@ -178,11 +178,6 @@ class Difference(Frozen):
         return Estimate(value=self.variant_mean - self.baseline_mean, low=low, high=high)
 
     @property
-    def clustered(self) -> bool:
-        """Whether subjects, not only items, count as drawn at random."""
-        return self.method == "clustered t"
-
-    @property
     def flip_rate(self) -> float:
         """Share of the items on which the score differs."""
         return (self.gained + self.lost) / self.n

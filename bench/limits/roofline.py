@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.records.record import Device
 from quantize.architecture import MLP, Architecture
-from quantize.checkpoint import BITS
+from quantize.checkpoint import bits_of
 from quantize.formats import Format, format_of
 from quantize.key import Frozen
 
@@ -164,7 +164,7 @@ def bits_per_weight(form: Format, architecture: Architecture) -> float:
             size = 1
             for length in tensor.shape:
                 size *= length
-            bits += times * size * min(BITS[dtype] for dtype in tensor.dtypes)
+            bits += times * size * min(map(bits_of, tensor.dtypes))
         weights += times * rows * columns
     return bits / weights
 
