@@ -73,6 +73,13 @@ def test_scores_asked_in_different_ways_are_not_compared_and_it_says_why(change:
     assert compare(baseline, other) is None
 
 
+def test_the_version_of_a_task_that_only_one_score_has_is_not_compared() -> None:
+    baseline = task_score([item("s", 0, 1.0)])
+    more = baseline.model_copy(update={"task_versions": {**baseline.task_versions, "mmlu_law": "1"}})
+    assert obstacle(baseline, more) is None
+    assert obstacle(more, baseline) is None
+
+
 def test_a_baseline_without_a_score_is_named() -> None:
     baseline = task_score([item("s", 0, 1.0)])
     failed = baseline.model_copy(update={"status": "failed"})

@@ -12,6 +12,7 @@ from bench.limits.roofline import bits_per_weight
 from bench.plan.forecast import Forecast, forecast, forecast_of
 from bench.plan.parallelism import Load, fewest, refusal, spread
 from bench.plan.placement import format_of, served_weights, sizes
+from bench.plan.stages import context_of
 from bench.plan.table import answer, trouble
 from bench.plan.tasks import assumptions
 from bench.published.figures import architecture_of
@@ -174,6 +175,17 @@ def test_a_cell_beyond_the_context_is_not_supported_and_suggests_an_override() -
     assert "YaRN stretches the positions 4 times, to 131,072 tokens" in longer.remarks
     far = planned("qwen3-8b", "bf16", "h100", "context=1m")
     assert any("its authors state a maximum of 131,072 tokens" in remark for remark in far.remarks)
+
+
+def test_a_cell_may_fill_the_context_and_is_planned_for() -> None:
+    run = spec("qwen3-8b", "bf16", "h100", "accuracy=none")
+    length = context_of(run)
+    for input_len, fills in ((length - 64, True), (length - 63, False)):
+        lengths = (f"workload.input_lens={input_len}", "workload.output_len=64", "accuracy=none")
+        plan = planned("qwen3-8b", "bf16", "h100", *lengths)
+        assert (plan.cells[0].reason is None) == fills
+        assert plan.fit
+        assert plan.fit.spread.kv_bytes == 147_456 * (length if fills else 4096)
 
 
 def test_likely_times_come_from_published_cells_with_an_interval() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quantize.checkpoint import CheckpointError, Speech
-from quantize.formats import integers
+from quantize.formats import format_of, integers
 from quantize.method import Expected
 from quantize.proof import expected_of_release, linear_layers, prove
 from quantize.reader import Reader
@@ -146,6 +146,44 @@ def test_16_bits_are_16_bits(source: Reader, tmp_path: Path) -> None:
     assert prove(source, source, plain) is None
     with pytest.raises(CheckpointError, match="not a 16-bit checkpoint"):
         prove(source, folder(tmp_path / "written", written_tensors(), CONFIG), plain)
+
+
+@pytest.mark.parametrize(
+    ("original", "copy", "same"),
+    [
+        (1.0, 1 + 2**-7, True),
+        (1.0, 1 + 2**-6, False),
+        (-1.0, 1.0, False),
+        (0.0, 9e-7, True),
+        (0.0, 1.1e-6, False),
+    ],
+)
+def test_between_float16_and_bfloat16_an_embedding_may_differ_by_rounding(
+    original: float, copy: float, same: bool, tmp_path: Path
+) -> None:
+    name = "model.embed_tokens.weight"
+    source = folder(tmp_path / "source", source_tensors() | {name: torch.full((16, 64), original).half()}, None)
+    written = folder(tmp_path / "written", written_tensors() | {name: torch.full((16, 64), copy).bfloat16()}, CONFIG)
+    if same:
+        assert prove(source, written, EXPECTED)
+    else:
+        with pytest.raises(CheckpointError, match=r"embed_tokens\.weight was changed"):
+            prove(source, written, EXPECTED)
+
+
+def test_a_scale_of_mxfp4_is_a_power_of_two_and_not_nan(source: Reader, tmp_path: Path) -> None:
+    weights = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "symmetric": True}
+    config = {**CONFIG, "format": "mxfp4-pack-quantized", "config_groups": {"group_0": {"weights": weights}}}
+    tensors = {name: tensor for name, tensor in written_tensors().items() if QUANTIZED not in name}
+    tensors |= {
+        f"{QUANTIZED}.weight_packed": torch.zeros(8, 32, dtype=torch.uint8),
+        f"{QUANTIZED}.weight_scale": torch.full((8, 2), 254, dtype=torch.uint8),
+    }
+    expected = EXPECTED.model_copy(update={"format": format_of(config)[0]})
+    assert prove(source, folder(tmp_path / "sound", tensors, config), expected) == 4 + 8 / 32
+    tensors[f"{QUANTIZED}.weight_scale"][3, 1] = 255
+    with pytest.raises(CheckpointError, match="weight_scale has 1 scales that are not finite numbers"):
+        prove(source, folder(tmp_path / "damaged", tensors, config), expected)
 
 
 def test_a_release_is_checked_against_its_config_and_the_requested_kind(source: Reader, tmp_path: Path) -> None:

@@ -187,6 +187,21 @@ def test_an_error_event_is_reported(protocol: str, event: dict[str, Any], error:
     assert error in message
 
 
+@pytest.mark.parametrize(
+    ("choice", "more"),
+    [
+        ({"text": "a"}, True),
+        ({"delta": {"content": "a"}}, True),
+        ({"delta": {"reasoning_content": "a"}}, True),
+        ({"text": "", "delta": {"content": "", "reasoning_content": None}}, False),
+        ({}, False),
+    ],
+)
+def test_an_event_of_any_server_with_text_carries_tokens(choice: dict[str, Any], more: bool) -> None:
+    facts = dialect("openai").read_event(json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode())
+    assert (facts.more, facts.tokens) == (more, 3)
+
+
 def test_an_answer_that_is_not_http_is_reported() -> None:
     message = read("openai", [b"220 mail.example.org ESMTP\r\n"]).error
     assert message is not None
