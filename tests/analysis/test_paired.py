@@ -36,6 +36,7 @@ def test_the_main_metric_is_the_first_that_is_listed_and_its_first_filter() -> N
         metrics=(
             Metric(name="exact_match,strict", value=1, stderr=None),
             Metric(name="exact_match,flexible", value=0, stderr=None),
+            Metric(name="other,strict", value=1, stderr=None),
         ),
     )
     assert main_metric(listed) == "exact_match"
