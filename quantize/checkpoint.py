@@ -202,7 +202,7 @@ def tensors(folder: Path) -> Iterator[TensorFact]:
 
 def bits_of(dtype: str) -> int:
     """Return the bits of a number of a safetensors dtype: the first number in its name, such as 8 in ``F8_E4M3``."""
-    return int(re.findall(r"\d+", dtype)[0])
+    return 8 if dtype == "BOOL" else int(re.findall(r"\d+", dtype)[0])
 
 
 def count_dtypes(facts: list[TensorFact]) -> dict[str, int]:

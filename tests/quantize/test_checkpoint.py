@@ -76,8 +76,8 @@ def test_a_file_without_tensors_is_complete(tmp_path: Path) -> None:
 
 
 def test_a_dtype_has_the_bits_in_its_name() -> None:
-    dtypes = ("F64", "BF16", "F8_E4M3", "F8_E5M2", "F4", "I32", "I8", "U16")
-    assert [bits_of(dtype) for dtype in dtypes] == [64, 16, 8, 8, 4, 32, 8, 16]
+    dtypes = ("F64", "BF16", "F8_E4M3", "F8_E5M2", "F4", "I32", "I8", "U16", "BOOL")
+    assert [bits_of(dtype) for dtype in dtypes] == [64, 16, 8, 8, 4, 32, 8, 16, 8]
 
 
 def test_files_of_subfolders_are_linked_and_the_manifest_is_not(tmp_path: Path) -> None:
