@@ -17,3 +17,8 @@ def server() -> Iterator[Running]:
 def other() -> Iterator[Running]:
     with running() as server:
         yield server
+
+
+@pytest.fixture
+def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

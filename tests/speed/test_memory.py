@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from bench.machine.nvml import Devices
 from bench.speed.memory import PAGE_BYTES, DeviceMemory, TreeMemory, rss_bytes
-from tests.support.fake_nvml import Card, fake_nvml
+from tests.support.fake_nvml import Card, opened
 
 MEGABYTES = 64
 FAMILY = """
@@ -88,17 +87,6 @@ def test_ended_processes_are_left_out() -> None:
     assert own % PAGE_BYTES == 0
     assert rss_bytes([2**22 + 1]) is None
     assert rss_bytes([]) is None
-
-
-def opened(*cards: Card) -> Devices:
-    devices = Devices.here(nvml=fake_nvml(list(cards)))
-    assert devices is not None
-    return devices
-
-
-@pytest.fixture
-def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.mark.usefixtures("_all_visible")

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import EngineError
-from bench.machine.nvml import Devices
 from bench.records.record import Trial
 from bench.speed.monitor import SAMPLE_PERIOD_S, MachineReadings, Monitor, client_load, thin
-from tests.support.fake_nvml import Card, fake_nvml
+from tests.support.fake_nvml import Card, opened
 
 pytestmark = pytest.mark.alone
 
@@ -139,17 +138,6 @@ def test_cancelling_a_trial_stops_the_sampling() -> None:
     before = asyncio.run(main())
     time.sleep(2 * SAMPLE_PERIOD_S)
     assert len(taken) == before
-
-
-def opened(*cards: Card) -> Devices:
-    devices = Devices.here(nvml=fake_nvml(list(cards)))
-    assert devices is not None
-    return devices
-
-
-@pytest.fixture
-def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.mark.usefixtures("_all_visible")

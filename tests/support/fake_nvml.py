@@ -7,6 +7,8 @@ from typing import Any
 
 import pynvml
 
+from bench.machine.nvml import Devices
+
 
 @dataclass
 class Card:
@@ -108,3 +110,10 @@ def fake_nvml(cards: list[Card], *, installed: bool = True) -> Any:
         setattr(module, name, function)
     module.functions, module.calls = functions, calls  # type: ignore[attr-defined]
     return module
+
+
+def opened(*cards: Card) -> Devices:
+    """Return the devices that the library of fake cards reports."""
+    devices = Devices.here(nvml=fake_nvml(list(cards)))
+    assert devices is not None
+    return devices
