@@ -14,7 +14,7 @@ from quantize.architecture import Architecture
 from quantize.backend import QuantizeResult
 from quantize.bf16 import multiply_in_float32
 from quantize.errors import explain_failure
-from quantize.imports import without_sklearn
+from quantize.imports import import_transformers
 from quantize.key import Frozen
 from quantize.method import method
 from quantize.parent import end_with_parent
@@ -34,8 +34,11 @@ class Step(Frozen):
 
 def make(step: Step) -> QuantizeResult:
     """Write the checkpoint and return facts about it."""
+    chosen = method(step.method, step.config)
+    if chosen.backend:
+        import_transformers()
     multiply_in_float32()
-    return method(step.method, step.config).quantize(step.architecture, step.source, step.target, step.samples)
+    return chosen.quantize(step.architecture, step.source, step.target, step.samples)
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +48,6 @@ def main(argv: list[str]) -> int:
     end_with_parent()
     step = Step.model_validate_json(file.read_bytes())
     try:
-        without_sklearn()
         result = make(step)
         file.with_suffix(".made").write_text(result.model_dump_json())
     except Exception as error:  # noqa: BLE001 - the boundary of the process: any error becomes one line and a log

@@ -41,7 +41,7 @@ from quantize.checkpoint import (
 from quantize.clock import utc_now
 from quantize.errors import explain_failure
 from quantize.estimate import proof_memory
-from quantize.imports import without_sklearn
+from quantize.imports import import_transformers
 from quantize.key import Frozen, Key
 from quantize.method import Expected, method
 from quantize.parent import end_with_parent
@@ -116,6 +116,7 @@ def _materialize(kind: str, config: dict[str, Any], identity: dict[str, Any], jo
 
 
 def _tokenizer(job: BuildJob) -> Any:
+    import_transformers()
     from transformers import AutoTokenizer
 
     assert job.source is not None
@@ -236,6 +237,7 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     }
     if expected.format is None:
         return {**facts, "fidelity": None, "layer_errors": (), "canaries": None}
+    import_transformers()
     from quantize.device import default_gpu, proof_device
     from quantize.fidelity import degenerate, measure
 
@@ -355,7 +357,6 @@ def main(argv: list[str]) -> int:
     job_file = Path(argv[0])
     end_with_parent()
     try:
-        without_sklearn()
         build(BuildJob.model_validate_json(job_file.read_bytes()))
     except StepFailedError as error:
         message = str(error)

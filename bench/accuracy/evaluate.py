@@ -26,6 +26,7 @@ from bench.accuracy.tasks import BUILD, GONE, MINI_DIR, MINI_TASKS, TaskJob
 from bench.errors import AccuracyError
 from bench.files import write_atomic
 from bench.records.record import PROBLEM_MEANING, ItemOutcome, Metric, Problem, Status, TaskScore
+from quantize.imports import import_transformers
 from quantize.parent import end_with_parent
 
 log = logging.getLogger("bench.accuracy")
@@ -246,6 +247,7 @@ def main(argv: list[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     end_with_parent()
+    import_transformers()
     jobs = [TaskJob.model_validate(job) for job in json.loads(Path(argv[0]).read_text())]
     manager = _manager({job.task for job in jobs})
     for job in jobs:

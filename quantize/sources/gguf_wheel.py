@@ -11,6 +11,7 @@ from typing import Any
 from quantize.architecture import Architecture
 from quantize.checkpoint import hash_file
 from quantize.errors import SourceUnavailableError
+from quantize.imports import import_transformers
 from quantize.key import Frozen
 from quantize.source import Source
 
@@ -57,6 +58,7 @@ class GGUFWheel(Source):
 
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
         """Write the BF16 checkpoint to ``target`` and return its provenance."""
+        import_transformers()
         import gguf
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from quantize.architecture import Architecture
 from quantize.checkpoint import hash_file
+from quantize.imports import import_transformers
 from quantize.key import Frozen
 from quantize.rows import read
 from quantize.source import Source
@@ -67,6 +68,7 @@ class RandomWeights(Source):
 
     def materialize(self, identity: dict[str, Any], architecture: Architecture, target: Path) -> str:
         """Write the random BF16 checkpoint to ``target`` and return its provenance."""
+        import_transformers()
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 

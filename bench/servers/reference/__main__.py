@@ -10,7 +10,7 @@ import threading
 
 from aiohttp import web
 
-from quantize.imports import without_sklearn
+from quantize.imports import import_transformers
 
 CLEANUP_S = 0.2
 """Longest time for open answers to end once the server is asked to stop."""
@@ -59,6 +59,7 @@ async def serve(args: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stopped.set)
     if args.exit_with_parent:
         threading.Thread(target=_await_eof, args=(loop, stopped), daemon=True).start()
+    import_transformers()
     from bench.servers.reference.app import Server
 
     server = Server(args)
@@ -101,7 +102,6 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.environ["HF_HUB_OFFLINE"] = "1"
     args = parse_args()
-    without_sklearn()
     asyncio.run(_serve_and_exit(args))
 
 
