@@ -156,24 +156,24 @@ class Start:
             on_wait()
             time.sleep(POLL_S)
         status, body = answer.value
+        self._check(answered=True)
         if status != 200:
-            self._check(answered=True)
             raise EngineError(
                 f"{self._child.what} is up but cannot generate (HTTP {status}): {body[:200].decode(errors='replace')} "
                 f"(log: {self._child.log_file})"
             )
 
     def _check(self, *, answered: bool) -> None:
-        child = self._child
+        child, port = self._child, self._door.port
+        foreign = answered and not child.listens_on(port)
+        if foreign:
+            time.sleep(POLL_S)  # a child that has just ended does not listen either, and its log says why
         if child.exit_code is not None:
             diagnosis = self._diagnosis(child.log_text())
             kind = PortTakenError if diagnosis and diagnosis.kind == "port taken" else EngineError
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
-        if answered and not child.listens_on(self._door.port):
-            # This is also true of a child that has just ended: then its log explains more than the port.
-            time.sleep(POLL_S)
-            if child.exit_code is None and not child.listens_on(self._door.port):
-                raise PortTakenError(f"another program answers on port {self._door.port}")
+        if foreign and not child.listens_on(port):
+            raise PortTakenError(f"another program answers on port {port}")
         still_s = self._pulse.still_s()
         if not self._patient and still_s > START_HUNG_S:
             raise EngineError(

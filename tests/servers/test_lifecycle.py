@@ -198,6 +198,28 @@ def test_an_external_server_on_the_port_is_never_mistaken_for_our_own(
     assert f"port {foreign} was taken" in place.notes[0]
 
 
+def test_an_external_server_is_not_mistaken_for_one_that_ends_at_that_moment(
+    place: Place, foreign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = Child(
+        command, what="server", log_file=place.folder / "log", env={}, cwd=place.folder, explain=lambda log: ""
+    )
+
+    def end(seconds: float) -> None:
+        child.kill()
+        child.wait(5)
+
+    monkeypatch.setattr(readiness.time, "sleep", end)
+    door = readiness.Door(f"http://127.0.0.1:{foreign}", None)
+    start = readiness.Start(
+        child, door, generate=lambda limit_s: (200, b"{}"), diagnosis=lambda log: None, timeout_s=60, patient=False
+    )
+    with pytest.raises(EngineError, match="was killed by SIGKILL"):
+        start.wait(lambda: None)
+    child.stop()
+
+
 @pytest.mark.parametrize("how", ["hang", "mute", "deaf"])
 def test_a_server_that_hangs_at_startup_is_distinguished_from_a_slow_one(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
