@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantize.architecture import Architecture
 from quantize.backend import Backend, QuantizeResult, Samples
-from quantize.checkpoint import own_code, weight_files
+from quantize.checkpoint import MANIFEST_NAME, own_code, weight_files
 from quantize.memory import available_memory
 from quantize.method import WeightOnlyConfig
 
@@ -123,7 +123,7 @@ def without_data(source: Path, target: Path, scheme: Any, ignore: Sequence[str])
     """Quantize a checkpoint shard by shard, in the memory of one shard for any size of the model.
 
     Args:
-        source: folder of a 16-bit checkpoint; everything but its weights is copied.
+        source: folder of a 16-bit checkpoint; everything but its weights and its manifest is copied.
         target: folder to write to.
         scheme: llm-compressor's scheme, or the name of one of its presets.
         ignore: layers left in 16 bits.
@@ -131,6 +131,7 @@ def without_data(source: Path, target: Path, scheme: Any, ignore: Sequence[str])
     from llmcompressor import model_free_ptq
 
     model_free_ptq(str(source), str(target), scheme=scheme, ignore=[*ignore, EMBEDDINGS])
+    (target / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 def as_native_fp8(folder: Path, block: int) -> None:
