@@ -32,11 +32,12 @@ setup: $(BIN)/.ready
 demo: setup
 	$(BIN)/python -m bench.run $(DEMO)
 
-# In several processes, except for the tests that measure time. All of them share one cache of checkpoints.
+# In several processes, one more than cores, since tests wait for servers; except for the tests that measure time. All
+# of them share one cache of checkpoints.
 test: setup
 	@cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
 	export QUANTBENCH_TEST_CACHE="$${QUANTBENCH_TEST_CACHE:-$$cache}" && set -x && \
-	$(BIN)/python -m pytest -m "not alone" --numprocesses auto --maxprocesses 4 && \
+	$(BIN)/python -m pytest -m "not alone" --numprocesses $$($(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))") && \
 	$(BIN)/python -m pytest -m alone
 
 test-all: export QUANTBENCH_TEST_ALL = 1

@@ -57,16 +57,15 @@ def cli(cache: Path, tmp_path: Path) -> Cli:
 
 
 FIRST = (
-    "tests/whole/test_variants.py",
-    "tests/whole/test_model.py",
     "tests/whole/test_run.py",
-    "tests/accuracy/test_served_lm.py",
+    "tests/whole/test_variants.py",
     "tests/whole/test_builds.py",
+    "tests/accuracy/test_served_lm.py",
+    "tests/whole/test_accuracy_faults.py",
+    "tests/whole/test_model.py",
     "tests/whole/test_launchers.py",
 )
 """Files that take minutes: started first, so that none is left to one process at the end."""
-TOGETHER = {"tests/whole/test_run.py", "tests/whole/test_model.py"}
-"""Files that need the same checkpoints: one process runs them all."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,14 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Distribute tests by file, and some files to the same process."""
+    """Distribute tests by file."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False  # otherwise files with many tests would come first
-
-    class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist's types are not complete
-        def _split_scope(self, nodeid: str) -> str:
-            file: str = super()._split_scope(nodeid)
-            return "together" if file in TOGETHER else file
-
-    return Scheduling(config, log)
+    return LoadFileScheduling(config, log)

@@ -20,7 +20,7 @@ from coverage import CoverageData
 from benchmarks.mutants.mutate import Mutant
 from benchmarks.mutants.plugin import OUT
 
-MARKS = "not model and not browser and not alone"
+MARKS = "not long and not browser and not alone"
 TEST_LIMIT_S = 20
 """Longest duration of a test; slower ones are not used."""
 

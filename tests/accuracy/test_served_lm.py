@@ -22,7 +22,7 @@ from tests.support.serving import Server, checkpoint, running, server
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # warnings of lm-eval and datasets, not of quantbench
 
-LIMIT, TOKENS = 4, 16
+LIMIT, TOKENS = 2, 16
 PEER = """
 import json, sys
 from lm_eval import simple_evaluate
@@ -51,7 +51,7 @@ open(out, "w").write(json.dumps(rows))
 """
 
 
-@pytest.mark.model
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_same_picks_log_probabilities_and_texts_as_lm_evals_own_backend(cli: Cli, cache: Path, tmp_path: Path) -> None:
     done = cli(
@@ -224,7 +224,7 @@ def test_texts_become_the_tokens_that_lm_evals_own_backend_makes(
     same_tokens(peer, folder, tmp_path, monkeypatch)
 
 
-@pytest.mark.model
+@pytest.mark.long
 def test_smollm2s_tokens_are_those_of_lm_evals_own_backend(
     cli: Cli, cache: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,7 @@ def test_a_server_takes_prompts_as_long_as_it_was_stretched(tmp_path: Path) -> N
         server.stop()
 
 
-@pytest.mark.model
+@pytest.mark.long
 def test_a_run_records_the_context_in_every_cell_and_score(cli: Cli, tmp_path: Path) -> None:
     done = cli(
         "+model=tiny-qwen3", "model.context_length=128", "model.rope.original=128", "context.length=512",

@@ -287,7 +287,7 @@ def ask(served: RunningEngine, model: str, n: int, tokens: int) -> tuple[Request
     return run(measured())
 
 
-@pytest.mark.model
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_real_server_counts_as_it_was_asked(served: RunningEngine) -> None:
     assert served.facts.max_context_tokens == CONTEXT
@@ -301,7 +301,7 @@ def test_a_real_server_counts_as_it_was_asked(served: RunningEngine) -> None:
     assert not [text for text in unproven if "count" in text]
 
 
-@pytest.mark.model
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert served.api_key is not None
@@ -317,7 +317,7 @@ def test_the_same_server_can_be_attached_to(served: RunningEngine, monkeypatch: 
     assert (trace.error, trace.prompt_tokens, trace.completion_tokens) == (None, 9, 5)
 
 
-@pytest.mark.model
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_real_server_answers_questions_as_transformers_does(
     served: RunningEngine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -135,10 +135,12 @@ def published_names() -> set[str]:
 
 def foreign(html: str, names: set[str], known: set[str]) -> dict[str, list[str]]:
     """Return {text of the page: words in it that are neither known nor part of a name}."""
-    ordered = sorted((name for name in names if WORD.search(name)), key=len, reverse=True)
-    pattern = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in ordered))
+    texts = dict.fromkeys(Visible(html).texts)
+    page = "\n".join(texts)
+    shown = sorted((name for name in names if name in page and WORD.search(name)), key=len, reverse=True)
+    pattern = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])" for name in shown))
     words_of = {}
-    for text in dict.fromkeys(Visible(html).texts):
+    for text in texts:
         if text.startswith("python -m bench.run "):
             continue  # A command is to be copied too.
         inside = {place for name in pattern.finditer(text) for place in range(*name.span())}

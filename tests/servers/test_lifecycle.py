@@ -27,8 +27,6 @@ from testkit.records import manifest
 from tests.support.paths import ROOT
 from tests.support.saboteur import Fault, Plan
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture(autouse=True)
 def own_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

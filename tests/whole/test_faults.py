@@ -15,8 +15,6 @@ from bench.servers import lifecycle
 from tests.support.paths import ROOT
 from tests.support.saboteur import Fault, Plan
 
-pytestmark = pytest.mark.alone
-
 LENS = (4, 6, 8)
 STRUCK = 6
 """Input length of the cell with the fault."""

@@ -15,7 +15,7 @@ from quantize.checkpoint import Checkpoint, read_manifest
 from tests.support.program import EVERY, Cli
 from tests.support.runs import checkpoint_of
 
-pytestmark = pytest.mark.model
+pytestmark = pytest.mark.long
 FEW = ["calibration.heldout.n_samples=4"]
 SHORT = ["experiment=demo", "workload=none", "accuracy=none"]
 QUANTS = ["bf16", "fp8", *(["rtn-int4"] if EVERY else [])]

@@ -20,6 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.program import Cli
 from tests.support.runs import checkpoint_of, records, server_pids, wait_until
 
+pytestmark = pytest.mark.long
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
 
 
@@ -131,7 +132,7 @@ def test_killed_at_any_moment_it_resumes_from_there(cli: Cli, cache: Path) -> No
 
 
 def test_a_server_that_dies_costs_one_cell_and_is_restarted(cli: Cli, cache: Path) -> None:
-    lens = [1, 2, 3, 4]
+    lens = [1, 2, 3]
     command = [
         "+model=tiny-qwen3",
         f"workload.input_lens={lens}".replace(" ", ""),
@@ -149,7 +150,7 @@ def test_a_server_that_dies_costs_one_cell_and_is_restarted(cli: Cli, cache: Pat
     assert "was killed by SIGKILL" in output
     (record,) = records(cli.folder)
     assert sorted(cell.input_len for cell in record.cells) == lens
-    assert sorted(cell.status for cell in record.cells) == ["failed"] + ["ok"] * 3
+    assert sorted(cell.status for cell in record.cells) == ["failed", "ok", "ok"]
     assert not server_pids(cache)
 
 
@@ -168,9 +169,7 @@ def test_an_interrupted_sweep_does_not_repeat_finished_runs(cli: Cli) -> None:
     assert f"finished before this command was interrupted: run {done.run_id}" in again.stderr
     assert len(records(cli.folder)) == 2
     assert len({record.session for record in records(cli.folder)}) == 1
-    once_more = cli(*command)
-    assert "interrupted" not in once_more.stderr
-    assert len(records(cli.folder)) == 4
+    assert not list((cli.folder / "results" / "sessions").iterdir()), "the same command starts a new session"
 
 
 def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:

@@ -15,9 +15,11 @@ from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 from tests.support.runs import checkpoint_of
 
-VARIANTS = names("quant") if EVERY else ["awq-int4", "bf16", "fp8-block", "gptq-int4", "nvfp4"]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1600)]
+VARIANTS = names("quant") if EVERY else ["bf16", "fp8-block", "gptq-int4", "nvfp4"]
 """Variants of a dense model: those that no other test builds, or all of them."""
 WITH_EXPERTS = VARIANTS if EVERY else ["awq-int4", "bf16"]
+"""AWQ is built here only."""
 ONE_CELL = ["workload.input_lens=16", "workload.output_len=4", "workload.trials=1", "accuracy=none"]
 COMPARE = """
 import json, sys, torch
@@ -78,7 +80,6 @@ def check_all(records: dict[str, RunRecord], blocks: int) -> None:
         assert 0.001 < worst < 0.4, quant
 
 
-@pytest.mark.timeout(1600)
 def test_every_variant_of_a_dense_model(dense: dict[str, RunRecord]) -> None:
     assert sorted(dense) == VARIANTS
     check_all(dense, blocks=2 * 7)
@@ -90,7 +91,6 @@ def test_every_variant_of_a_dense_model(dense: dict[str, RunRecord]) -> None:
         assert kl["rtn-int8"] < kl["fp8"]
 
 
-@pytest.mark.timeout(1600)
 def test_every_variant_of_a_model_with_experts(experts: dict[str, RunRecord]) -> None:
     assert sorted(experts) == sorted(WITH_EXPERTS)
     check_all(experts, blocks=2 * 5)
@@ -103,7 +103,6 @@ def test_every_variant_of_a_model_with_experts(experts: dict[str, RunRecord]) ->
     assert "symmetric instead of asymmetric" in experts["awq-int4"].checkpoint.notes[0]
 
 
-@pytest.mark.timeout(1600)
 def test_the_weights_read_back_equal_those_of_transformers(dense: dict[str, RunRecord], cache: Path) -> None:
     """Bit for bit, for every container that transformers loads on a CPU; for experts see decision 7."""
     folders = [
@@ -118,7 +117,6 @@ def test_the_weights_read_back_equal_those_of_transformers(dense: dict[str, RunR
     assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0.0}
 
 
-@pytest.mark.timeout(1600)
 def test_published_releases_are_verified_and_served_unchanged(
     dense: dict[str, RunRecord], cache: Path, tmp_path: Path, cli: Cli
 ) -> None:
@@ -148,7 +146,6 @@ def newest(cli: Cli) -> RunRecord:
     return RunRecord.model_validate_json(file.read_bytes())
 
 
-@pytest.mark.timeout(1600)
 def test_a_release_of_another_kind_or_of_another_model_is_refused(
     dense: dict[str, RunRecord], cache: Path, cli: Cli
 ) -> None:
@@ -162,7 +159,6 @@ def test_a_release_of_another_kind_or_of_another_model_is_refused(
     assert "Traceback" not in done.stderr + wide.stderr
 
 
-@pytest.mark.timeout(1600)
 def test_keys_and_values_may_be_kept_in_fp8(dense: dict[str, RunRecord], cli: Cli) -> None:
     done = cli("+model=tiny-qwen3", "quant=bf16", "+kv_cache=fp8", *ONE_CELL)
     assert done.returncode == 0, done.stderr
