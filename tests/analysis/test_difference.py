@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import stdtrit
 
-from bench.analysis.difference import mean_of_units, score_interval, score_z
+from bench.analysis.difference import Difference, Spread, mean_of_units, score_interval, score_z
 
 
 def test_equal_subjects_give_the_textbook_standard_error_and_degrees_of_freedom() -> None:
@@ -33,6 +33,16 @@ def test_items_by_themselves_give_the_textbook_standard_error() -> None:
 def test_the_score_interval_is_the_published_one(gained: int, lost: int, n: int, low: float, high: float) -> None:
     """Fagerland, Lydersen and Laake (2014), Statistics in Medicine 33, 2850: airway and consolidation examples."""
     assert score_interval(gained, lost, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("t", "p"), [(2.228, 0.05), (3.169, 0.01), (1.372, 0.2)])
+def test_p_values_are_those_of_the_table_of_student(t: float, p: float) -> None:
+    """Two-sided critical values with 10 degrees of freedom."""
+    figures = {"n": 90, "clusters": 11, "baseline_mean": 0.6, "variant_mean": 0.5, "gained": 1, "lost": 10}
+    spread = Spread(mean=-0.1, se=0.02, df=10)
+    difference = Difference(**figures, method="clustered t", spread=spread, mcnemar_p=0.01)
+    assert difference.p_below(-0.1 + t * 0.02) == pytest.approx(p, rel=2e-3)
+    assert difference.p_below(-0.1 - t * 0.02) == 1
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 500))
