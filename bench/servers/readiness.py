@@ -21,6 +21,9 @@ from bench.speed.protocols import dialect
 START_HUNG_S = 60.0
 """A server that shows no activity for this long while it starts hangs."""
 
+ENDING_S = 5.0
+"""Longest time for a process that has stopped listening to end."""
+
 
 class PortTakenError(EngineError):
     """Another process has the port; another port may be free."""
@@ -156,24 +159,34 @@ class Start:
             on_wait()
             time.sleep(POLL_S)
         status, body = answer.value
-        self._check(answered=True)
+        self._check_owner()
         if status != 200:
+            self._check(answered=True)
             raise EngineError(
                 f"{self._child.what} is up but cannot generate (HTTP {status}): {body[:200].decode(errors='replace')} "
                 f"(log: {self._child.log_file})"
             )
 
-    def _check(self, *, answered: bool) -> None:
-        child, port = self._child, self._door.port
-        foreign = answered and not child.listens_on(port)
-        if foreign:
-            time.sleep(POLL_S)  # a child that has just ended does not listen either, and its log says why
+    def _check_owner(self) -> None:
+        """Check that the process itself answers."""
+        if not self._child.listens_on(self._door.port):
+            self._child.wait(ENDING_S)  # one that is ending does not listen either, and its log says why
+        self._check_running()
+        if not self._child.listens_on(self._door.port):
+            raise PortTakenError(f"another program answers on port {self._door.port}")
+
+    def _check_running(self) -> None:
+        child = self._child
         if child.exit_code is not None:
             diagnosis = self._diagnosis(child.log_text())
             kind = PortTakenError if diagnosis and diagnosis.kind == "port taken" else EngineError
             raise kind(f"before it was ready, {child.what} {child.how_it_ended()}")
-        if foreign and not child.listens_on(port):
-            raise PortTakenError(f"another program answers on port {port}")
+
+    def _check(self, *, answered: bool) -> None:
+        child = self._child
+        self._check_running()
+        if answered:
+            self._check_owner()
         still_s = self._pulse.still_s()
         if not self._patient and still_s > START_HUNG_S:
             raise EngineError(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -196,26 +196,63 @@ def test_an_external_server_on_the_port_is_never_mistaken_for_our_own(
     assert f"port {foreign} was taken" in place.notes[0]
 
 
-def test_an_external_server_is_not_mistaken_for_one_that_ends_at_that_moment(
-    place: Place, foreign: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    child = Child(
+def started(place: Place, code: str, *arguments: str) -> Child:
+    command = [sys.executable, "-c", code, *arguments]
+    return Child(
         command, what="server", log_file=place.folder / "log", env={}, cwd=place.folder, explain=lambda log: ""
     )
 
-    def end(seconds: float) -> None:
+
+def wait_for(child: Child, port: int, generate: Callable[[float], tuple[int, bytes]], timeout_s: float = 60) -> None:
+    door = readiness.Door(f"http://127.0.0.1:{port}", None)
+    start = readiness.Start(
+        child, door, generate=generate, diagnosis=lambda log: None, timeout_s=timeout_s, patient=False
+    )
+    try:
+        start.wait(lambda: None)
+    finally:
+        child.stop()
+
+
+def test_an_external_server_is_not_mistaken_for_one_that_is_ending(place: Place, foreign: int) -> None:
+    child = started(place, "import time; time.sleep(1); raise SystemExit(3)")
+    with pytest.raises(EngineError, match="before it was ready, server ended with code 3"):
+        wait_for(child, foreign, lambda limit_s: (200, b"{}"))
+
+
+HEALTHY = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_server_that_ends_after_its_first_answer_is_not_ready(place: Place) -> None:
+    port = free_port()
+    child = started(place, HEALTHY, str(port))
+
+    def generate(limit_s: float) -> tuple[int, bytes]:
         child.kill()
         child.wait(5)
+        return 200, b"{}"
 
-    monkeypatch.setattr(readiness.time, "sleep", end)
-    door = readiness.Door(f"http://127.0.0.1:{foreign}", None)
-    start = readiness.Start(
-        child, door, generate=lambda limit_s: (200, b"{}"), diagnosis=lambda log: None, timeout_s=60, patient=False
-    )
     with pytest.raises(EngineError, match="was killed by SIGKILL"):
-        start.wait(lambda: None)
-    child.stop()
+        wait_for(child, port, generate)
+
+
+def test_a_server_whose_answer_is_read_after_the_deadline_is_ready(place: Place) -> None:
+    port = free_port()
+    child = started(place, HEALTHY, str(port))
+    begin = time.monotonic()
+
+    def generate(limit_s: float) -> tuple[int, bytes]:
+        time.sleep(max(0.0, begin + 3.01 - time.monotonic()))
+        return 200, b"{}"
+
+    wait_for(child, port, generate, timeout_s=3)
 
 
 @pytest.mark.parametrize("how", ["hang", "mute", "deaf"])
