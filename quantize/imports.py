@@ -26,15 +26,17 @@ def _hide_unused() -> None:
 def import_transformers() -> None:
     """Import transformers' models without unused packages and without the garbage collector.
 
-    The collector would search half a million objects again and again while they are created, although all of them stay.
+    The collector would search half a million objects again and again while they are created, although nearly all stay.
     From then on it skips them, so that it does not interrupt a server either.
     """
     if "transformers.modeling_utils" in sys.modules:
         return
+    enabled = gc.isenabled()
     gc.disable()
     try:
         _hide_unused()
         from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_utils  # noqa: F401
     finally:
         gc.freeze()
-        gc.enable()
+        if enabled:
+            gc.enable()

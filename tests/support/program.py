@@ -49,7 +49,10 @@ class Cli:
     def __call__(
         self, *arguments: str, module: str = "bench.run", timeout: float = 280, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run the program to its end, in a process that starts with its libraries imported."""
+        """Run the program to its end, in a process that starts with its libraries imported.
+
+        Whatever happens while the interpreter exits is not seen; tests that start the program by :meth:`argv` see it.
+        """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(IMPORTED))
         argv = self.argv(*arguments, module=module)
@@ -59,9 +62,11 @@ class Cli:
                 file.touch()
             run = context.Process(target=_run, args=(module, arguments, self.folder, {**self.env, **env}, Path(folder)))
             run.start()
-            run.join(timeout)
-            if run.exitcode is None:
+            try:
+                run.join(timeout)
+                if run.exitcode is None:
+                    raise subprocess.TimeoutExpired(argv, timeout, *(file.read_bytes() for file in outputs))
+            finally:  # also when the test is stopped
                 run.kill()
                 run.join()
-                raise subprocess.TimeoutExpired(argv, timeout, *(file.read_bytes() for file in outputs))
             return subprocess.CompletedProcess(argv, run.exitcode, *(file.read_text() for file in outputs))

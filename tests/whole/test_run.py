@@ -20,7 +20,6 @@ from tests.support.paths import ROOT
 from tests.support.program import Cli
 from tests.support.runs import checkpoint_of, records, server_pids, wait_until
 
-pytestmark = pytest.mark.long
 SPEED = ["workload.input_lens=[1,64,140000]", "workload.output_len=16", "workload.trials=2", "accuracy=none"]
 
 
@@ -30,6 +29,7 @@ def sweep(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, s
     return cli, cli("-m", "model=tiny-qwen3", "quant=bf16,fp8", *SPEED)
 
 
+@pytest.mark.long
 def test_a_sweep_measures_each_variant_and_writes_one_report(
     sweep: tuple[Cli, subprocess.CompletedProcess[str]],
 ) -> None:
@@ -68,6 +68,7 @@ def test_a_sweep_measures_each_variant_and_writes_one_report(
     assert not server_pids(Path(cli.env["QUANTBENCH_CACHE"]))
 
 
+@pytest.mark.long
 def test_a_second_run_quantizes_nothing_and_reports_why(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
     cli, _ = sweep
     done = cli("+model=tiny-qwen3", "quant=fp8", "workload=none", "accuracy=none")
@@ -76,6 +77,7 @@ def test_a_second_run_quantizes_nothing_and_reports_why(sweep: tuple[Cli, subpro
     assert "building" not in done.stderr
 
 
+@pytest.mark.long
 def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedProcess[str]]) -> None:
     cli, _ = sweep
     done = cli("export", "--format", "csv", module="bench.cli")
@@ -90,6 +92,7 @@ def test_export_has_a_row_for_every_cell(sweep: tuple[Cli, subprocess.CompletedP
     assert {row["status"] for row in as_json} == {"ok", "emulated", "not_supported"}
 
 
+@pytest.mark.long
 def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
     command = ["+model=tiny-qwen3", "workload=none", "accuracy.limit=3", "accuracy.max_gen_toks=8"]
     command.append("accuracy.max_share.empty=1")  # random weights may generate no visible text
@@ -110,6 +113,7 @@ def test_accuracy_runs_on_the_served_model_and_is_reused(cli: Cli) -> None:
     assert records(cli.folder)[1].scores == record.scores
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_resumes_from_there(cli: Cli, cache: Path) -> None:
     command = ["+model=tiny-qwen3", "workload.input_lens=[1,2,3,4,5,6,7,8]", "workload.output_len=64", "accuracy=none"]
     run = subprocess.Popen(
@@ -131,6 +135,7 @@ def test_killed_at_any_moment_it_resumes_from_there(cli: Cli, cache: Path) -> No
     assert {name: now[name] for name in before} == before
 
 
+@pytest.mark.long
 def test_a_server_that_dies_costs_one_cell_and_is_restarted(cli: Cli, cache: Path) -> None:
     lens = [1, 2, 3]
     command = [
@@ -154,6 +159,7 @@ def test_a_server_that_dies_costs_one_cell_and_is_restarted(cli: Cli, cache: Pat
     assert not server_pids(cache)
 
 
+@pytest.mark.long
 def test_an_interrupted_sweep_does_not_repeat_finished_runs(cli: Cli) -> None:
     command = ["-m", "+model=tiny-qwen3", "seed=5,6", "workload.input_lens=[1,2]", "workload.trials=1", "accuracy=none"]
     run = subprocess.Popen(
@@ -172,6 +178,7 @@ def test_an_interrupted_sweep_does_not_repeat_finished_runs(cli: Cli) -> None:
     assert not list((cli.folder / "results" / "sessions").iterdir()), "the same command starts a new session"
 
 
+@pytest.mark.long
 def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
     lens = "workload.input_lens=[1,2,3,4,5,6,7,8]"
     command = ["+model=tiny-qwen3", lens, "workload.output_len=200", "accuracy=none"]
@@ -186,6 +193,7 @@ def test_interrupted_it_leaves_nothing_running(cli: Cli, cache: Path) -> None:
     assert not any(server.is_running() and server.status() != "zombie" for server in servers)
 
 
+@pytest.mark.long
 def test_a_server_that_does_not_start_fails_the_run_and_is_ended(cli: Cli, cache: Path) -> None:
     late = cli("+model=tiny-qwen3", "accuracy=none", "engine.startup_timeout_s=0.3")
     assert late.returncode == 1
@@ -247,6 +255,7 @@ def test_a_hub_model_without_the_hub_gets_one_clear_line(cli: Cli) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_rebuilt(cli: Cli, cache: Path, tmp_path: Path) -> None:
     assert cli("+model=tiny-qwen3", "workload=none", "accuracy=none").returncode == 0
     own = tmp_path / "own"
@@ -286,6 +295,7 @@ def test_completion_knows_commands_groups_and_names(cli: Cli) -> None:
     assert "complete" in cli("-sc", "install=bash", module="bench.cli").stdout
 
 
+@pytest.mark.long
 def test_the_wheel_works_from_anywhere(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     done = subprocess.run(build, capture_output=True, text=True)
