@@ -291,6 +291,37 @@ def dequantize(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, col
     return values * scale
 
 
+def scales_of(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, columns: int) -> "torch.Tensor":
+    """Return the scale of each weight, float32, of a shape that broadcasts to (rows, columns)."""
+    import torch
+
+    if form.container == "gptq":
+        return parts["scales"].float()[parts["g_idx"].long()].T
+    if form.container == "awq":
+        return parts["scales"].float().repeat_interleave(columns // len(parts["scales"]), 0).T
+    if form.container == "fp8":
+        return _spread(parts["weight_scale_inv"].float(), form, rows, columns)
+    scale = parts["weight_scale"].float()
+    if form.scale == "e8m0":
+        scale = torch.exp2(scale - 127)
+    elif form.scale == "e4m3":
+        scale = scale / parts["weight_global_scale"]
+    return _spread(scale, form, rows, columns)
+
+
+def step_sizes(form: Format, parts: Mapping[str, "torch.Tensor"], weight: "torch.Tensor") -> "torch.Tensor":
+    """Return the distance between the format's neighbouring values at each weight, float32 (rows, columns)."""
+    import torch
+
+    scale = scales_of(form, parts, *weight.shape)
+    if form.type == "int":
+        return scale.expand(weight.shape)
+    size = (weight / scale).abs()
+    if form.bits == 8:  # E4M3: three bits of mantissa, exponents from -6
+        return scale * torch.exp2(torch.floor(torch.log2(size.clamp_min(2**-6))) - 3)
+    return scale * torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
+
+
 def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "torch.Tensor") -> "torch.Tensor":
     """Return a layer's inputs (…, columns) rounded as its kernel would round them, in their own dtype."""
     if form.activations is None or not inputs.numel():

@@ -55,6 +55,8 @@ class Expected(Frozen):
     ignore: tuple[str, ...] = ()
     """Layers that stay in 16 bits: names, or ``re:`` patterns."""
     max_kl_nats: float = 0.0
+    nearest: bool = False
+    """Whether each weight is rounded to the nearest value, as without calibration."""
     moves_scales: bool = False
     """Whether the method moves factors between layers left in 16 bits, as AWQ and SmoothQuant do."""
 

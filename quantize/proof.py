@@ -207,4 +207,6 @@ def expected_of_release(written: Reader, expected: Expected, method: str) -> Exp
     names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
     parts = [part for part in ignore if not part.startswith("re:")]
     plain = tuple(layer for layer in names if is_ignored(layer, ignore) or any(part in layer for part in parts))
-    return expected.model_copy(update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True})
+    return expected.model_copy(
+        update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True, "nearest": False}
+    )

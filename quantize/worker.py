@@ -240,7 +240,13 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
     import_transformers()
     from quantize.device import default_gpu, proof_device
     from quantize.fidelity import degenerate, measure
+    from quantize.weights import prove_weights
 
+    log.info("proving: comparing weights with the source's")
+    try:
+        notes = list(prove_weights(original, written, expected))
+    except CheckpointError as error:
+        raise RefusedError(str(error)) from error
     log.info("proving: comparing predictions with the source's")
     windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
     gpu = default_gpu()
@@ -249,7 +255,6 @@ def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
         report = measure(job.source, work, windows, job.heldout.set, device=device)
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
-    notes = []
     if gpu is not None and device != gpu:
         notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit in the GPU's memory")
     if report.canaries is None:

@@ -186,7 +186,9 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
             identity["heldout"] = heldout_identity(spec.heldout)
             libraries = {f"proof:{name}": version for name, version in deciding_versions(PROOF).items()}
         if release:
-            scheme = method.expected(spec.model.architecture).model_dump(mode="json", exclude={"max_kl_nats"})
+            scheme = method.expected(spec.model.architecture).model_dump(
+                mode="json", exclude={"max_kl_nats", "nearest"}
+            )
             inputs["release"] = {"kind": release.kind, **release.identity, "as": scheme}
         else:
             inputs["config"] = {name: value for name, value in config.items() if name not in NO_BYTES}

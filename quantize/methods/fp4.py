@@ -74,7 +74,7 @@ class FP4(Quantizing):
             packed=True,
             activations=inputs,
         )
-        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl, nearest=True)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the FP4 checkpoint of ``source`` to ``target``."""

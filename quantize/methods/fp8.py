@@ -85,7 +85,7 @@ class FP8(Quantizing):
             packed=False,
             activations=inputs[self.config.scheme],
         )
-        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl)
+        return Expected(format=form, ignore=self.config.ignore, max_kl_nats=self.config.max_kl, nearest=True)
 
     def quantize(self, architecture: Architecture, source: Path, target: Path, samples: Samples) -> QuantizeResult:
         """Write the FP8 checkpoint of ``source`` to ``target``."""

@@ -3,7 +3,8 @@
 Weight-only, 4 or 8 bits; needs no text.
 """
 
-from quantize.method import WeightOnly, WeightOnlyConfig
+from quantize.architecture import Architecture
+from quantize.method import Expected, WeightOnly, WeightOnlyConfig
 
 
 class Config(WeightOnlyConfig):
@@ -14,3 +15,7 @@ class RoundToNearest(WeightOnly):
     """Round to nearest."""
 
     config: Config
+
+    def expected(self, architecture: Architecture) -> Expected:
+        """Return the expected form of the written files."""
+        return super().expected(architecture).model_copy(update={"nearest": True})

@@ -1,5 +1,6 @@
 """Every variant of a dense model and of one with experts is built, verified, read back and served; and releases."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.config.compose import names
+from bench.config.compose import compose_job, names
 from bench.records.record import RunRecord
-from quantize.checkpoint import Manifest
+from quantize.checkpoint import CheckpointError, Manifest
+from quantize.method import Expected
+from quantize.proof import expected_of_release, prove
+from quantize.reader import Reader
+from tests.support.damage import FAULTS, Damaged, fits, scaled
 from tests.support.native import write_release
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 from tests.support.runs import checkpoint_of
+
+pytest.importorskip("llmcompressor")
+from quantize.weights import prove_weights
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1600)]
 VARIANTS = names("quant") if EVERY else ["bf16", "fp8-block", "gptq-int4", "nvfp4"]
@@ -47,13 +55,11 @@ def run_all(cli: Cli, model: str, quants: list[str]) -> dict[str, RunRecord]:
 
 @pytest.fixture(scope="module")
 def dense(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
-    pytest.importorskip("llmcompressor")
     return run_all(Cli(cache, tmp_path_factory.mktemp("dense")), "tiny-qwen3", VARIANTS)
 
 
 @pytest.fixture(scope="module")
 def experts(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
-    pytest.importorskip("llmcompressor")
     return run_all(Cli(cache, tmp_path_factory.mktemp("experts")), "tiny-qwen3-moe", WITH_EXPERTS)
 
 
@@ -166,6 +172,57 @@ def test_keys_and_values_may_be_kept_in_fp8(dense: dict[str, RunRecord], cli: Cl
     assert record.variant.quant == "bf16[kv_cache=fp8]"
     assert record.engine_info.kv_cache_dtype == "fp8_e4m3"
     assert [cell.status for cell in record.cells] == ["emulated"]
+
+
+def expected_form(model: str, quant: str) -> Expected:
+    spec = compose_job([f"+model={model}", f"quant={quant}", "calibration=demo"])
+    return spec.quant.method.expected(spec.model.architecture)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_of_a_checkpoint_is_refused(
+    fault: str, dense: dict[str, RunRecord], experts: dict[str, RunRecord], cache: Path, tmp_path: Path
+) -> None:
+    checkpoints = [
+        (checkpoint_of(cache, records["bf16"]), checkpoint_of(cache, record), expected_form(model, quant))
+        for model, records in (("tiny-qwen3", dense), ("tiny-qwen3-moe", experts))
+        for quant, record in records.items()
+        if quant != "bf16"
+    ]
+    source = checkpoint_of(cache, dense["bf16"])
+    for container in ("awq", "gptq"):
+        release = tmp_path / container
+        write_release(source, release, container, group=32)
+        form = expected_of_release(Reader(release), expected_form("tiny-qwen3", f"{container}-int4"), container)
+        checkpoints.append((source, release, form))
+    injected = 0
+    for number, (original, written, form) in enumerate(checkpoints):
+        damaged = Damaged.of(written, tmp_path / f"damaged-{number}")
+        if fits(fault, damaged):
+            prove_all(Reader(original), Reader(written), form)
+            FAULTS[fault](damaged)
+            with contextlib.suppress(CheckpointError):
+                notes = prove_all(Reader(original), damaged.write(), form)
+                # Wide groups of random weights have scales that differ by a tenth; those of real models by a third.
+                assert fault == "transposed groups", written
+                assert notes, written
+            injected += 1
+    assert injected
+
+
+def test_scales_that_are_a_tenth_too_large_are_refused_or_noted(
+    dense: dict[str, RunRecord], cache: Path, tmp_path: Path
+) -> None:
+    source = Reader(checkpoint_of(cache, dense["bf16"]))
+    damaged = Damaged.of(checkpoint_of(cache, dense["gptq-int4"]), tmp_path / "damaged")
+    scaled(1.1)(damaged)
+    (note,) = prove_all(source, damaged.write(), expected_form("tiny-qwen3", "gptq-int4"))
+    assert "scales of 1 of 14 matrices are suspicious" in note
+
+
+def prove_all(source: Reader, written: Reader, expected: Expected) -> tuple[str, ...]:
+    prove(source, written, expected)
+    return prove_weights(source, written, expected)
 
 
 def test_manifests_are_read_back_as_they_were_written(dense: dict[str, RunRecord]) -> None:
