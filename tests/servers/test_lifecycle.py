@@ -243,18 +243,6 @@ def test_a_server_that_ends_after_its_first_answer_is_not_ready(place: Place) ->
         wait_for(child, port, generate)
 
 
-def test_a_server_whose_answer_is_read_after_the_deadline_is_ready(place: Place) -> None:
-    port = free_port()
-    child = started(place, HEALTHY, str(port))
-    begin = time.monotonic()
-
-    def generate(limit_s: float) -> tuple[int, bytes]:
-        time.sleep(max(0.0, begin + 3.01 - time.monotonic()))
-        return 200, b"{}"
-
-    wait_for(child, port, generate, timeout_s=3)
-
-
 @pytest.mark.parametrize("how", ["hang", "mute", "deaf"])
 def test_a_server_that_hangs_at_startup_is_distinguished_from_a_slow_one(
     place: Place, how: str, monkeypatch: pytest.MonkeyPatch
