@@ -41,6 +41,8 @@ ROUNDED = 2**-7
 """Relative error up to which a number in 16 bits is the same: containers use different types, and BF16 keeps 8 bits."""
 SCALED = 0.02
 """The same for a number that factors were moved into, which are rounded to 8 bits in two places."""
+TINY = 1e-30
+"""Divisor for what is zero in the source too, such as the row of an unused channel."""
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -121,9 +123,9 @@ def weight_errors(
         if factors:
             before *= factors.of(layer)
         after = written.weight(layer, *shape)
-        steps = step_sizes(form, written.parts(layer), after)
+        steps = step_sizes(form, written.parts(layer), after).clamp_min(TINY)
         difference = after - before
-        size = before.square().sum()
+        size = before.square().sum().clamp_min(TINY)
         width = form.columns_per_scale or shape[1]
         yield WeightError(
             name=layer,
@@ -146,7 +148,7 @@ def _scale_error(first: torch.Tensor, second: torch.Tensor) -> float:
     energy = first.square().sum(2)
     # A group of zeros has no factor and no weight in the mean.
     factors = (first * second).sum(2) / energy.where(energy > 0, torch.ones(()))
-    return float(((energy * (factors - 1).square()).sum() / energy.sum()).sqrt())
+    return float(((energy * (factors - 1).square()).sum() / energy.sum().clamp_min(TINY)).sqrt())
 
 
 def prove_weights(source: Reader, written: Reader, expected: Expected) -> tuple[str, ...]:

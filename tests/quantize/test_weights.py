@@ -59,7 +59,7 @@ def folder(path: Path, tensors: Tensors, *, quantized: bool) -> Reader:
     for name, tensor in tensors.items():
         if quantized and name.endswith("_proj.weight"):
             scale = (tensor.float().abs().amax(1, keepdim=True) / 127).bfloat16()
-            stored[name] = (tensor.float() / scale.float()).round().clamp(-128, 127).to(torch.int8)
+            stored[name] = (tensor.float() / scale.float()).nan_to_num().round().clamp(-128, 127).to(torch.int8)
             stored[f"{name}_scale"] = scale
         else:
             stored[name] = tensor.bfloat16()
@@ -222,6 +222,18 @@ CHANGES: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "a row that feeds another layer": (put(f"{MLP}.up_proj.weight", (5,), 0.0), "proj are not those"),
     "two rows of another layer": (swap_rows, "proj are not those"),
 }
+
+
+def test_rows_and_matrices_that_are_zero_in_the_source_may_be_zero(tmp_path: Path) -> None:
+    tensors = model()
+    tensors[f"{MLP}.gate_proj.weight"].zero_()
+    tensors[f"{MLP}.up_proj.weight"][3] = 0
+    source = folder(tmp_path / "source", tensors, quantized=False)
+    with_zero_scales = {name: tensor.float() for name, tensor in tensors.items()}
+    written = folder(tmp_path / "written", with_zero_scales, quantized=True)
+    assert float(written.tensor(f"{MLP}.gate_proj.weight_scale").abs().max()) == 0
+    assert prove_weights(source, written, PLAIN) == ()
+    assert prove_weights(source, written, EXPECTED) == ()
 
 
 @pytest.mark.parametrize("change", CHANGES)
