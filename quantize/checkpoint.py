@@ -56,6 +56,10 @@ class CalibrationFact(Frozen):
     """Hash over the token ids of all samples, in order."""
     sample_sha256: tuple[str, ...]
     """Hash over the token ids of each sample."""
+    tokens_per_column: float | None = None
+    """Tokens for each input column of the widest quantized layer, without unit; None where it was not recorded."""
+    is_few: bool = False
+    """Whether these are fewer than the method needs, which the run has accepted."""
 
 
 class Fidelity(Frozen):
@@ -134,12 +138,16 @@ class Manifest(Frozen):
     canaries: Canaries | None
     """None where nothing was quantized, or where the model does not fit in memory (a note says so)."""
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    """What the library warned of while it quantized, one sentence for each kind of warning."""
     libraries: dict[str, str]
     seed: int
     build_s: float
     """Time to produce the weights, without the proof."""
     peak_rss_bytes: int
     """Highest resident memory during that time."""
+    peak_device_bytes: int | None = None
+    """Highest memory of the accelerator during that time; None without one."""
     proof_s: float
     proof_peak_rss_bytes: int
     created_at: str
