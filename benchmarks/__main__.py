@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.machine.environment import read_environment
 from quantize.clock import utc_date
 
-NAMES = ("client", "accuracy", "overhead", "quantize", "size", "nights")
+NAMES = ("client", "accuracy", "overhead", "quantize", "layer_damage", "size", "nights")
 LAST = Path(__file__).resolve().parent / "last"
 DOCS = LAST.parent.parent / "docs"
 

@@ -17,7 +17,11 @@ from typing import Any
 
 from quantize.key import Frozen, Key
 
-MANIFEST_NAME = "quantbench_manifest.json"
+OWN = "quantbench_"
+"""Beginning of the names of files in a checkpoint folder that describe it and do not belong to it."""
+MANIFEST_NAME = f"{OWN}manifest.json"
+PREDICTIONS_NAME = f"{OWN}predictions.npz"
+"""Record of the predictions that fidelity was computed from; see :mod:`quantize.predictions`."""
 
 
 class CheckpointError(Exception):
@@ -69,8 +73,12 @@ class Fidelity(Frozen):
     text_sha256: str
     n_tokens: int
     """Number of compared positions."""
+    documents: int | None = None
+    """Number of windows that they are from; None where it was not recorded."""
     kl_nats: float
     """Mean KL(source || checkpoint), nats per token."""
+    rounding_kl_nats: float | None = None
+    """The same of the source's weights rounded to nearest in the same format; None where it was not recorded."""
     top1_agreement: float
     """Share of positions with the same most likely next token, 0 to 1."""
     perplexity: float
@@ -91,7 +99,22 @@ class LayerError(Frozen):
     name: str
     """Name within the decoder layer, e.g. ``mlp.down_proj``."""
     relative_error: float
-    """Ratio |output - source's output| / |source's output|, Frobenius, over held-out positions."""
+    """Ratio |output - source's output| / |source's output|, median over held-out positions without attention sinks.
+
+    In manifests without ``proof_key`` it is one ratio of Frobenius norms, which attention sinks dominate."""
+    sink_error: float | None = None
+    """The same ratio at attention sinks; None if the layer's output has none, or where it was not recorded."""
+
+
+class LayerDamage(Frozen):
+    """What one decoder layer contributes to the divergence from the source."""
+
+    layer: int
+    """Number of the decoder layer, from 0."""
+    kl_nats: float
+    """KL divergence that disappears if the layer is replaced by the source's, nats per token."""
+    standard_error_nats: float | None
+    """Its standard error over windows of text; None for a single window."""
 
 
 class Speech(Frozen):
@@ -118,6 +141,9 @@ class Manifest(Frozen):
     """A published checkpoint: its files, its origin, and what was proven about it."""
 
     key: Key
+    """Key of the weights."""
+    proof_key: Key | None = None
+    """Key of what was proven about them; None where it was not recorded."""
     files: dict[str, FileFact]
     tensors_by_dtype: dict[str, int]
     """Number of tensors per safetensors dtype, counted from the headers."""
@@ -135,9 +161,13 @@ class Manifest(Frozen):
     """Share of experts that the router chose for calibration tokens; None without experts or calibration."""
     fidelity: Fidelity | None
     layer_errors: tuple[LayerError, ...]
+    layer_damage: tuple[LayerDamage, ...] = ()
     canaries: Canaries | None
     """None where nothing was quantized, or where the model does not fit in memory (a note says so)."""
     notes: tuple[str, ...]
+    """What is special about how the weights were made."""
+    proof_notes: tuple[str, ...] = ()
+    """The same about the proof."""
     warnings: tuple[str, ...] = ()
     """What the library warned of while it quantized, one sentence for each kind of warning."""
     libraries: dict[str, str]
@@ -226,8 +256,8 @@ def hash_file(file: Path) -> FileFact:
 
 
 def hash_folder(folder: Path) -> dict[str, FileFact]:
-    """Return the facts of every file below ``folder`` except the manifest, by relative name."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST_NAME)
+    """Return the facts of every file below ``folder`` except those that describe it, by relative name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(OWN))
     return {str(file.relative_to(folder)): hash_file(file) for file in files}
 
 
@@ -277,14 +307,26 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"{file} is missing or not {fact.bytes} bytes long")
 
 
+def check_hashes(folder: Path, manifest: Manifest) -> None:
+    """Check that every file of the manifest has its content.
+
+    Raises:
+        CheckpointError: a file is missing or has other content.
+    """
+    check_complete(folder, manifest)
+    for name, fact in manifest.files.items():
+        if hash_file(folder / name) != fact:
+            raise CheckpointError(f"{folder / name} has changed since it was published")
+
+
 def own_code(folder: Path) -> bool:
     """Return whether to run a checkpoint's own Python files, which a source includes only if they are trusted."""
     return any(folder.glob("*.py"))
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Link every file below ``source`` except the manifest into ``target``, or copy where links are impossible."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
+    """Link every file of a checkpoint into ``target``, or copy where links are impossible."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(OWN)):
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -303,14 +345,19 @@ def sync_tree(folder: Path) -> None:
             os.close(handle)
 
 
-def publish(work: Path, target: Path, manifest: Manifest) -> None:
-    """Write the manifest into ``work`` and rename the folder to ``target``, durably and atomically."""
-    part = work / f".{MANIFEST_NAME}"
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a checkpoint folder, durably and atomically."""
+    part = folder / f".{MANIFEST_NAME}"
     with part.open("w") as stream:
         stream.write(manifest.model_dump_json(indent=1))
         stream.flush()
         os.fsync(stream.fileno())
-    part.replace(work / MANIFEST_NAME)
+    part.replace(folder / MANIFEST_NAME)
+
+
+def publish(work: Path, target: Path, manifest: Manifest) -> None:
+    """Write the manifest into ``work`` and rename the folder to ``target``, durably and atomically."""
+    write_manifest(work, manifest)
     sync_tree(work)
     if target.exists():
         shutil.rmtree(target)

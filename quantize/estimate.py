@@ -13,6 +13,9 @@ WHOLE_MODEL = {"auto-gptq": 6, "autoawq": 6, "gptqmodel": 4}
 """Bytes per weight in backends that hold the complete model: float32 or 16 bits, plus a 16-bit copy for saving."""
 BATCH_TOKENS = 2048
 """Fewest tokens whose logits the proof holds at once."""
+PROBE = (8, 128)
+"""Windows that the proof measures single layers on, spread over the text, and positions of each; for the choice see
+docs/decisions/0028."""
 
 
 class Needs(Frozen):
@@ -63,7 +66,9 @@ def proof_memory(architecture: Architecture, heldout: tuple[int, int]) -> int:
     ends = 2 * 2 * architecture.vocab_size * architecture.hidden_size * (1 if architecture.tied_embeddings else 2)
     # One expert or projection at a time is expanded in float32 before it is stored in 16 bits.
     layers = 2 * _layer_bytes(architecture) + 4 * max(r * c for r, c in architecture.linear_shapes().values())
-    states = 2 * 2 * windows * length * architecture.hidden_size
+    # Single layers are put back into the checkpoint one at a time, and the states behind each of them are kept.
+    probed = min(windows, PROBE[0]) * min(length, PROBE[1]) * (architecture.layers + 2)
+    states = 2 * (2 * windows * length + probed) * architecture.hidden_size
     logits = 4 * 4 * max(BATCH_TOKENS, length) * architecture.vocab_size
     return BASE + ends + layers + states + logits
 

@@ -103,15 +103,18 @@ class Expanded:
             path = ".".join(filter(None, (prefix, name)))
             for own, parameter in list(child.named_parameters(recurse=False)):
                 full = f"{path}.{own}"
-                if own == "weight" and path in self.reader.quantized_layers:
-                    value = self.reader.weight(path, *parameter.shape)
-                    self._round_inputs_of(child, path)
-                else:
-                    value = self.reader.tensor(full)
+                value = self.weight(child, path, parameter.shape) if own == "weight" else self.reader.tensor(full)
                 if value.shape != parameter.shape:
                     raise CheckpointError(f"{full} is {tuple(value.shape)}, the model needs {tuple(parameter.shape)}")
                 setattr(child, own, nn.Parameter(value.to(self.device, self.dtype), requires_grad=False))
         return module
+
+    def weight(self, child: nn.Module, path: str, shape: torch.Size) -> torch.Tensor:
+        """Return the weight of a module, expanded if it is quantized, and let the module round its inputs."""
+        if path not in self.reader.quantized_layers:
+            return self.reader.tensor(f"{path}.weight")
+        self._round_inputs_of(child, path)
+        return self.reader.weight(path, *shape)
 
     def _round_inputs_of(self, child: nn.Module, path: str) -> None:
         assert self.reader.claimed is not None

@@ -332,7 +332,7 @@ def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "tor
     from torch import nn
 
     flat = inputs.reshape(1, -1, inputs.shape[-1])  # the library expects batch and token as axes 0 and 1
-    args = QuantizationArgs(**form.activations.model_dump(), symmetric=True, **_scale_dtype(form))
+    args = QuantizationArgs(**form.activations.model_dump(), symmetric=True, **scale_dtype(form))
     shared = parts.get("input_global_scale")
     if form.activations.dynamic is False:
         scale, zero = parts["input_scale"], None
@@ -342,7 +342,8 @@ def round_inputs(form: Format, parts: Mapping[str, "torch.Tensor"], inputs: "tor
     return rounded.reshape(inputs.shape).to(inputs.dtype)
 
 
-def _scale_dtype(form: Format) -> dict[str, Any]:
+def scale_dtype(form: Format) -> dict[str, Any]:
+    """Return the fields of compressed-tensors' arguments that give the dtype of a format's scales."""
     import torch
 
     if form.scale == "e8m0":

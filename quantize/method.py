@@ -32,8 +32,10 @@ class MethodConfig(Frozen):
     """Library that implements it; all but llmcompressor run in their own toolchain."""
     ignore: tuple[str, ...]
     """Layers left in 16 bits: names, or ``re:`` patterns."""
-    max_kl: PositiveFloat
-    """Highest mean KL divergence from the source at which a checkpoint is published, in the unit of nats per token."""
+    max_kl: PositiveFloat | None
+    """Highest mean KL divergence from the source at which a checkpoint is published, in the unit of nats per token.
+
+    None for a limit relative to rounding to nearest; see :mod:`quantize.ceiling`."""
 
     def check_backend(self, *backends: Name) -> None:
         """Check that the backend implements the method.
@@ -54,7 +56,8 @@ class Expected(Frozen):
     """How the quantized layers are stored; None when nothing is quantized."""
     ignore: tuple[str, ...] = ()
     """Layers that stay in 16 bits: names, or ``re:`` patterns."""
-    max_kl_nats: float = 0.0
+    max_kl_nats: float | None = None
+    """Highest accepted KL divergence from the source; None for a limit relative to rounding to nearest."""
     nearest: bool = False
     """Whether each weight is rounded to the nearest value, as without calibration."""
     moves_scales: bool = False
@@ -191,7 +194,7 @@ class Method(Frozen, ABC):
 
     @property
     def max_kl(self) -> float | None:
-        """Highest KL divergence from the source, nats per token; None for no limit."""
+        """The user's limit of the KL divergence from the source, nats per token; None without one."""
         return None
 
     def working_bytes(self, architecture: Architecture, tokens: int) -> int:
@@ -219,8 +222,8 @@ class Quantizing(Method):
         return self.config.backend
 
     @property
-    def max_kl(self) -> float:
-        """Highest KL divergence from the source, nats per token."""
+    def max_kl(self) -> float | None:
+        """The user's limit of the KL divergence from the source, nats per token; None without one."""
         return self.config.max_kl
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from quantize import locks, proof
+from quantize import locks
 from quantize.architecture import Architecture
 from quantize.backend import QuantizeResult
 from quantize.calibration import calibration_samples, heldout_windows
@@ -28,6 +28,7 @@ from quantize.checkpoint import (
     CheckpointError,
     Manifest,
     check_complete,
+    check_hashes,
     count_dtypes,
     hash_folder,
     own_code,
@@ -37,21 +38,25 @@ from quantize.checkpoint import (
     tensors,
     weight_files,
     with_units,
+    write_manifest,
 )
 from quantize.clock import utc_now
 from quantize.errors import explain_failure
-from quantize.estimate import proof_memory
 from quantize.imports import import_transformers
 from quantize.key import Frozen, Key
 from quantize.method import Expected, method
 from quantize.parent import end_with_parent
+from quantize.proof import expected_of_release
 from quantize.reader import Reader
 from quantize.search_path import search_path
 from quantize.source import source
 from quantize.step import Step
 from quantize.texts import HeldoutConfig
+from quantize.verdict import ProofJob, RefusedError, prove_all, prove_form
 
 RELEASED = "taken as released, not quantized here"
+PROVES = "proof:"
+"""Prefix of the names of packages that compute the proof, among those of a manifest."""
 
 log = logging.getLogger("quantize.worker")
 
@@ -85,15 +90,15 @@ class BuildJob(Frozen):
     """Folder of the 16-bit checkpoint; None for ``source``."""
     target: Path
     libraries: dict[str, str]
-    """Versions of the packages that change the result."""
+    """Versions of the packages that change the weights."""
+    proof_key: Key | None
+    """Key of the proof; None where nothing is quantized."""
+    proof_libraries: dict[str, str]
+    """Versions of the packages that compute the proof."""
 
     def sibling(self, suffix: str) -> Path:
         """Return the path next to the target with a suffix appended to its name."""
         return self.target.with_name(f"{self.target.name}.{suffix}")
-
-
-class RefusedError(CheckpointError):
-    """The weights are complete, but not what the scheme says or too far from their source."""
 
 
 class StepFailedError(Exception):
@@ -213,64 +218,75 @@ def _remove(job: BuildJob, work: Path) -> None:
 
 def _expected(job: BuildJob, written: Reader) -> Expected:
     expected = method(job.module, job.config).expected(job.architecture)
-    return proof.expected_of_release(written, expected, job.module) if job.release else expected
+    return expected_of_release(written, expected, job.module) if job.release else expected
 
 
-def _prove(job: BuildJob, work: Path) -> dict[str, Any]:
-    """Prove the weights in ``work`` and return the facts for the manifest.
+def _prove(job: BuildJob, folder: Path) -> dict[str, Any]:
+    """Prove the weights in ``folder`` and return the facts for the manifest.
 
     Raises:
         RefusedError: they are not what the scheme says, or too far from their source.
         CheckpointError: the source or the held-out text cannot be read.
     """
     assert job.source is not None
-    original = Reader(job.source)
+    begin = time.monotonic()
     try:
-        written = Reader(work)
-        expected = _expected(job, written)
-        bits = proof.prove(original, written, expected)
+        expected = _expected(job, Reader(folder))
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
-    facts: dict[str, Any] = {
-        "bits_per_quantized_weight": bits,
-        "format": str(expected.format) if expected.format else None,
-    }
-    if expected.format is None:
-        return {**facts, "fidelity": None, "layer_errors": (), "canaries": None}
-    import_transformers()
-    from quantize.device import default_gpu, proof_device
-    from quantize.fidelity import degenerate, measure
-    from quantize.weights import prove_weights
-
-    log.info("proving: comparing weights with the source's")
-    try:
-        notes = list(prove_weights(original, written, expected))
-    except CheckpointError as error:
-        raise RefusedError(str(error)) from error
-    log.info("proving: comparing predictions with the source's")
-    windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
-    gpu = default_gpu()
-    device = proof_device(proof_memory(job.architecture, (len(windows), len(windows[0]))), gpu)
-    try:
-        report = measure(job.source, work, windows, job.heldout.set, device=device)
-    except CheckpointError as error:
-        raise RefusedError(str(error)) from error
-    if gpu is not None and device != gpu:
-        notes.append("the proof ran on the CPU: a decoder layer of each checkpoint does not fit in the GPU's memory")
-    if report.canaries is None:
-        memory = "memory" if device.type == "cpu" else "the GPU's memory"
-        notes.append(f"canary prompts were not run: the whole model does not fit into {memory}")
-    facts |= {"fidelity": report.fidelity, "layer_errors": report.layer_errors, "canaries": report.canaries}
-    facts["notes"] = tuple(notes)
-    if report.fidelity.kl_nats > expected.max_kl_nats:
-        raise RefusedError(
-            f"KL to the source is {report.fidelity.kl_nats:.3g} nats per token, above the ceiling of "
-            f"{expected.max_kl_nats:g}; calibrate on more text, or accept it with quant.max_kl=…"
+    facts = prove_form(job.source, folder, expected)
+    if expected.format is not None:
+        windows = heldout_windows(job.heldout, _tokenizer(job), job.identity.get("heldout"))
+        against = ProofJob(
+            source=job.source,
+            source_digest=read_manifest(job.source).key.digest,
+            expected=expected,
+            architecture=job.architecture,
+            text_id=job.heldout.set,
+            windows=tuple(map(tuple, windows)),
+            libraries=job.proof_libraries,
+            cache=job.target.parent.parent / "rounding",
         )
-    broken = report.canaries and degenerate(report.canaries.source, report.canaries.checkpoint)
-    if broken:
-        raise RefusedError(f"its continuations are degenerate: {broken}")
-    return facts
+        facts |= prove_all(against, folder, lambda what: log.info("proving: %s", what))
+    return {
+        **facts,
+        "proof_key": job.proof_key,
+        "proof_s": time.monotonic() - begin,
+        "proof_peak_rss_bytes": _peak_rss(children=False),
+    }
+
+
+def _published(job: BuildJob) -> Manifest | None:
+    """Return the manifest of the job's checkpoint if it is published and complete, whatever was proven about it."""
+    if not job.target.is_dir():
+        return None
+    try:
+        manifest = read_manifest(job.target)
+        check_complete(job.target, manifest)
+    except CheckpointError:
+        return None
+    return manifest if manifest.key == job.key else None
+
+
+def _prove_published(job: BuildJob, manifest: Manifest) -> None:
+    """Prove a published checkpoint on other text or with other libraries, and replace what its manifest says of it.
+
+    Raises:
+        RefusedError: the proof fails; the checkpoint stays published with its earlier proof.
+    """
+    log.info("the weights of %s are published; proving them", job.target.name)
+    try:
+        check_hashes(job.target, manifest)
+        facts = _prove(job, job.target)
+    except RefusedError as error:
+        raise RefusedError(f"{error}; {job.target} keeps its earlier proof") from error
+    old = {name: version for name, version in manifest.libraries.items() if not name.startswith(PROVES)}
+    libraries = {**old, **_proof_libraries(job)}
+    write_manifest(job.target, manifest.model_copy(update={**facts, "libraries": libraries}))
+
+
+def _proof_libraries(job: BuildJob) -> dict[str, str]:
+    return {f"{PROVES}{name}": version for name, version in job.proof_libraries.items()}
 
 
 def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
@@ -283,14 +299,13 @@ def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
         begin = time.monotonic()
         facts["provenance"] = _materialize(job.module, job.config, job.identity, job, work)
         cost: dict[str, Any] = {"build_s": time.monotonic() - begin, "peak_rss_bytes": _peak_rss(children=False)}
-        begin = time.monotonic()
+        facts |= {"proof_s": 0.0, "proof_peak_rss_bytes": _peak_rss(children=False)}
     else:
         assert job.source is not None
         result, calibration, cost = _make(job, work, lock)
-        begin = time.monotonic()
         facts |= _prove(job, work)
         facts |= {"calibration": calibration, "experts_reached": result.experts_reached}
-        facts["notes"] = (*result.notes, *facts["notes"])
+        facts["notes"] = result.notes
         facts["provenance"] = read_manifest(job.source).provenance
     return Manifest(
         key=job.key,
@@ -298,10 +313,8 @@ def _manifest(job: BuildJob, work: Path, lock: int) -> Manifest:
         tensors_by_dtype=count_dtypes(list(tensors(work))),
         checkpoint_bytes=sum(file.stat().st_size for file in weight_files(work)),
         quantization_config=json.loads((work / "config.json").read_text()).get("quantization_config"),
-        libraries=job.libraries,
+        libraries={**job.libraries, **_proof_libraries(job)},
         seed=job.seed,
-        proof_s=time.monotonic() - begin,
-        proof_peak_rss_bytes=_peak_rss(children=False),
         created_at=utc_now(),
         **cost,
         **facts,
@@ -325,13 +338,11 @@ def build(job: BuildJob) -> None:
         SourceUnavailableError: the source's weights are unavailable.
     """
     with only_builder(job) as lock:
-        if job.target.is_dir():
-            with contextlib.suppress(CheckpointError):
-                manifest = read_manifest(job.target)
-                check_complete(job.target, manifest)
-                if manifest.key == job.key:
-                    log.info("%s was published in the meantime", job.target.name)
-                    return
+        if published := _published(job):
+            if published.proof_key != job.proof_key:
+                _prove_published(job, published)
+            log.info("%s is published", job.target.name)
+            return
         work, refused = job.sibling("work"), job.sibling("refused")
         if refused.exists() and job.sibling("cost").exists():
             log.info("proving a refused checkpoint again; delete %s to build it again", refused)

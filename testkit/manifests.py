@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, FileFact, LayerError, Manifest, Speech
+from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, FileFact, LayerDamage, LayerError, Manifest, Speech
 from quantize.key import Key, sha256_text
 from testkit.scores import MODEL
 
@@ -75,6 +75,10 @@ def _quantization_config(quant: str) -> dict[str, Any] | None:
     }
 
 
+ROUNDING = {"gptq-int4": 0.4613, "awq-int4": 0.4702, "int8-w8a8": 0.0421}
+"""KL divergence of rounding to nearest in the same format, for the calibrated variants."""
+
+
 def layer_errors(quant: str, layers: int, kinds: dict[str, float]) -> tuple[LayerError, ...]:
     """Return errors that increase slightly towards both ends of the model, like those of real models."""
     rng = random.Random(f"{quant} {layers} {len(kinds)}")
@@ -88,6 +92,16 @@ def layer_errors(quant: str, layers: int, kinds: dict[str, float]) -> tuple[Laye
                 error = OUTLIER[quant][2]
             errors.append(LayerError(layer=layer, name=name, relative_error=error))
     return tuple(errors)
+
+
+def layer_damage(quant: str, layers: int, kl_nats: float) -> tuple[LayerDamage, ...]:
+    """Return shares of a divergence that increase towards both ends of the model."""
+    rng = random.Random(f"damage {quant} {layers}")
+    shares = [rng.uniform(0.5, 1) * (1 + (2 * layer / max(layers - 1, 1) - 1) ** 4) for layer in range(layers)]
+    return tuple(
+        LayerDamage(layer=layer, kl_nats=kl_nats * share / sum(shares), standard_error_nats=kl_nats * 0.004)
+        for layer, share in enumerate(shares)
+    )
 
 
 def canaries(quant: str) -> Canaries:
@@ -149,11 +163,13 @@ def manifest(quant: str, model: str = MODEL, **changes: Any) -> Manifest:
             text_sha256=sha256_text("heldout"),
             n_tokens=4096,
             kl_nats=kl,
+            rounding_kl_nats=ROUNDING.get(quant, kl),
             top1_agreement=top1,
             perplexity=perplexity,
             source_perplexity=32.35,
         ),
         "layer_errors": layer_errors(quant, layers, kinds) if quantized else (),
+        "layer_damage": layer_damage(quant, layers, kl) if quantized else (),
         "canaries": canaries(quant) if quantized and model != MOE_MODEL else None,
         "notes": notes,
         "libraries": {} if quant == "bf16" else {"llmcompressor": "0.14.0.1", "compressed-tensors": "0.19.0"},

@@ -16,6 +16,7 @@ from bench.machine.threads import waiting
 from bench.paths import cache_dir
 from bench.plan.stages import BuildStage
 from bench.toolchains.backends import backend_interpreter
+from quantize.ceiling import too_far
 from quantize.checkpoint import (
     MANIFEST_NAME,
     Checkpoint,
@@ -50,12 +51,11 @@ def find(stage: BuildStage) -> tuple[Checkpoint | None, str]:
             raise CheckpointError("it was built with another key")
     except CheckpointError as error:
         return None, f"the published one is damaged: {error}"
-    ceiling = stage.work.max_kl if isinstance(stage.work, Method) else None
-    if manifest.fidelity and ceiling is not None and manifest.fidelity.kl_nats > ceiling:
-        raise QuantizeError(
-            f"the published {stage.target.name} has a KL to its source of {manifest.fidelity.kl_nats:.3g}, above the "
-            f"ceiling of {ceiling:g}; accept it with quant.max_kl=…"
-        )
+    if manifest.proof_key != stage.proof:
+        return None, "the published one was proven on other text or with other libraries"
+    limit = stage.work.max_kl if isinstance(stage.work, Method) else None
+    if manifest.fidelity and (reason := too_far(manifest.fidelity, limit)):
+        raise QuantizeError(f"the published {stage.target.name} is not accepted: {reason}")
     reason = f"same key {stage.key.digest[:12]}, published {manifest.created_at}"
     return Checkpoint(path=stage.target, manifest=manifest, reused=True, reason=reason), reason
 
@@ -139,9 +139,12 @@ def build(stage: BuildStage, source: Path | None, spec: RunSpec, *, what: str, w
         source=source,
         target=stage.target,
         libraries=stage.libraries,
+        proof_key=stage.proof,
+        proof_libraries=stage.proof_libraries,
     )
     needs = needs_of(stage, source, spec)
-    if not stage.target.with_name(f"{stage.target.name}.cost").exists():  # otherwise the weights exist already
+    has_weights = stage.target.with_name(f"{stage.target.name}.cost").exists() or stage.target.exists()
+    if not has_weights:
         check_room(needs, stage.target.parent, what)
     write_atomic(job_file, job.model_dump_json(indent=1))
     argv = [sys.executable, "-m", "quantize.worker", str(job_file)]

@@ -25,7 +25,7 @@ from quantize.source import Source
 from quantize.texts import locate, set_names
 from quantize.worker import Release
 
-VERSION = {"source": 3, "quantize": 2, "run": 3}
+VERSION = {"source": 3, "quantize": 3, "proof": 1, "run": 3}
 """Version of each stage; increase it when a change of the code changes the stage's output."""
 PROOF = ("torch", "transformers", "compressed_tensors")
 """Packages used by the proof of a quantized checkpoint."""
@@ -41,9 +41,14 @@ class BuildStage(Frozen):
     identity: dict[str, Any]
     release: Release | None
     key: Key
+    """Key of the weights."""
+    proof: Key | None
+    """Key of their proof; None where nothing is quantized."""
     target: Path
     libraries: dict[str, str]
-    """Versions of the packages that affect the result."""
+    """Versions of the packages that affect the weights."""
+    proof_libraries: dict[str, str]
+    """Versions of the packages that affect the proof."""
     backend: str | None
     """Toolchain that quantizes the weights; None if the current interpreter does."""
 
@@ -161,8 +166,10 @@ def _source_stage(spec: RunSpec) -> BuildStage:
         identity=identity,
         release=None,
         key=key,
+        proof=None,
         target=cache_dir() / "sources" / f"{spec.model.name}-{key.digest[:12]}",
         libraries=libraries,
+        proof_libraries={},
         backend=None,
     )
 
@@ -181,10 +188,10 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
     identity: dict[str, Any] = {}
     release = _release(from_where, f"quant.source of {quant.name}") if from_where else None
     libraries: dict[str, str] = {}
+    heldout = None
     try:
         if method.backend:
-            identity["heldout"] = heldout_identity(spec.heldout)
-            libraries = {f"proof:{name}": version for name, version in deciding_versions(PROOF).items()}
+            heldout = heldout_identity(spec.heldout)
         if release:
             scheme = method.expected(spec.model.architecture).model_dump(
                 mode="json", exclude={"max_kl_nats", "nearest"}
@@ -192,20 +199,28 @@ def _quantize_stage(spec: RunSpec, source: BuildStage, quant: QuantSpec, from_wh
             inputs["release"] = {"kind": release.kind, **release.identity, "as": scheme}
         else:
             inputs["config"] = {name: value for name, value in config.items() if name not in NO_BYTES}
-            libraries |= backend_versions(method.backend) if method.backend else {}
+            libraries = backend_versions(method.backend) if method.backend else {}
             if method.calibration:
                 identity["calibration"] = calibration_identity(method.calibration, spec.seed)
     except CheckpointError as error:
         raise QuantizeError(str(error)) from error
     key = Key(stage="quantize", version=VERSION["quantize"], inputs={**inputs, **identity, "libraries": libraries})
+    proof, proof_libraries = None, {}
+    if heldout is not None:
+        identity["heldout"] = heldout
+        proof_libraries = deciding_versions(PROOF)
+        of_proof = {"checkpoint": key.digest, "heldout": heldout, "libraries": proof_libraries}
+        proof = Key(stage="proof", version=VERSION["proof"], inputs=of_proof)
     return BuildStage(
         name="quantize",
         work=method,
         identity=identity,
         release=release,
         key=key,
+        proof=proof,
         target=cache_dir() / "checkpoints" / f"{spec.model.name}-{quant.name}-{key.digest[:12]}",
         libraries=libraries,
+        proof_libraries=proof_libraries,
         backend=None if release else method.backend,
     )
 

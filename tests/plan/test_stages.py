@@ -36,8 +36,43 @@ def test_the_key_of_a_stage_has_the_version_of_its_code() -> None:
     stages = plan(compose_job(["+model=tiny-qwen3", "accuracy=none", "session=test"]))
     assert stages.source
     assert stages.quantize
-    keys = (stages.source.key, stages.quantize.key, stages.key)
-    assert [(key.stage, key.version) for key in keys] == [("source", 3), ("quantize", 2), ("run", 3)]
+    assert stages.quantize.proof is None
+    quantized = plan(compose_job(["+model=tiny-qwen3", "accuracy=none", "session=test", "quant=fp8"])).quantize
+    assert quantized
+    assert quantized.proof
+    keys = (stages.source.key, quantized.key, quantized.proof, stages.key)
+    assert [(key.stage, key.version) for key in keys] == [("source", 3), ("quantize", 3), ("proof", 1), ("run", 3)]
+
+
+@pytest.mark.parametrize(
+    "change", ["calibration.heldout.n_samples=3", "calibration.heldout.max_seq_len=64", "calibration.heldout.set=OWN"]
+)
+def test_another_held_out_text_proves_the_same_weights_again(change: str, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("A text that nothing was calibrated on.")
+    tiny = ["+model=tiny-qwen3", "accuracy=none", "session=test", "quant=gptq-int4"]
+    first, second = (
+        plan(compose_job([*tiny, *more])).quantize for more in ([], [change.replace("OWN", str(tmp_path / "own.txt"))])
+    )
+    assert first
+    assert second
+    assert first.key == second.key
+    assert first.target == second.target
+    assert first.proof != second.proof
+
+
+def test_another_version_of_what_computes_the_proof_changes_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.plan import stages
+
+    tiny = ["+model=tiny-qwen3", "accuracy=none", "session=test", "quant=fp8"]
+    before = plan(compose_job(tiny)).quantize
+    real = stages.deciding_versions
+    newer = {name: f"{version}.1" for name, version in real(stages.PROOF).items()}
+    monkeypatch.setattr(stages, "deciding_versions", lambda names: newer if names == stages.PROOF else real(names))
+    after = plan(compose_job(tiny)).quantize
+    assert before
+    assert after
+    assert before.key == after.key
+    assert before.proof != after.proof
 
 
 def test_a_baseline_is_served_on_one_machine() -> None:

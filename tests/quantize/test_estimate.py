@@ -32,12 +32,13 @@ def test_every_linear_layer_of_every_expert_has_a_hessian_of_its_input() -> None
 
 
 def test_the_proof_holds_the_ends_of_both_models_and_one_layer_of_each() -> None:
-    ends, layers, states = 2 * 2 * 2 * 1000 * 64, 2 * 2 * LAYER + 4 * 64 * 160, 2 * 2 * 6 * 500 * 64
+    ends, layers = 2 * 2 * 2 * 1000 * 64, 2 * 2 * LAYER + 4 * 64 * 160
+    states = 2 * 2 * 6 * 500 * 64 + 2 * (3 + 2) * 6 * 128 * 64  # with those behind each of three layers put back
     logits = 4 * 4 * 2048 * 1000
     assert proof_memory(MODEL, (6, 500)) == BASE + ends + layers + states + logits
     tied = MODEL.model_copy(update={"tied_embeddings": True})
     assert proof_memory(tied, (6, 500)) == BASE + ends / 2 + layers + states + logits
-    assert proof_memory(MODEL, (1, 4096)) == BASE + ends + layers + 2 * 2 * 4096 * 64 + 2 * logits
+    assert proof_memory(MODEL, (1, 4096)) == BASE + ends + layers + 2 * (2 * 4096 + 5 * 128) * 64 + 2 * logits
 
 
 def test_a_build_without_calibration_takes_a_multiple_of_its_largest_shard() -> None:

@@ -119,6 +119,8 @@ def test_a_quantizer_finds_the_programs_of_its_toolchain(
         source=tmp_path,
         target=tmp_path / "target",
         libraries={},
+        proof_key=None,
+        proof_libraries={},
     )
     with worker.only_builder(job) as lock, pytest.raises(worker.StepFailedError, match="ended with code 7"):
         worker._run_step(job, [], tmp_path / "work", lock)

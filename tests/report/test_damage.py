@@ -16,15 +16,29 @@ from tests.support.paths import ROOT
 
 
 def test_the_worst_layers_are_named_with_their_errors() -> None:
-    (row,) = rows_in(demo_html(), "damage", "gptq-int4")
+    _, row = rows_in(demo_html(), "damage", "gptq-int4")
     assert "61.3 %layer 28, down_proj" in row
     errors = sorted((error.relative_error for error in manifest("fp8").layer_errors), reverse=True)
-    (row,) = rows_in(demo_html(), "damage", "fp8")
+    _, row = rows_in(demo_html(), "damage", "fp8")
     assert re.findall(r"([\d.]+) %", row)[1:] == [fmt.significant(100 * error) for error in errors[:5]]
-    (row,) = section_rows(moe_records(), "damage", "gptq-int4")
+    _, row = section_rows(moe_records(), "damage", "gptq-int4")
     assert ", experts" in row
     assert "Experts are compared as one block" in page(moe_records()).text
     assert "Experts are compared as one block" not in demo_page().text
+
+
+def test_the_decoder_layers_that_cost_most_are_named_with_their_divergence() -> None:
+    row, _ = rows_in(demo_html(), "damage", "gptq-int4")
+    damage = sorted(manifest("gptq-int4").layer_damage, key=lambda layer: -layer.kl_nats)[:5]
+    cells = row.strip().split("\n")[1:]
+    assert cells == [
+        f"{fmt.significant(layer.kl_nats)}layer {layer.layer}"
+        f"standard error {fmt.significant(layer.standard_error_nats)}"
+        for layer in damage
+    ]
+    older = [record("fp8", checkpoint=manifest("fp8", layer_damage=()))]
+    assert len(section_rows(older, "damage", "fp8")) == 1
+    assert "Decoder layers that cost most" not in page(older).text
 
 
 def test_the_errors_are_drawn_for_every_quantized_variant() -> None:
@@ -44,7 +58,7 @@ def test_there_is_no_section_if_no_layers_were_compared() -> None:
 
 def test_many_variants_of_a_deep_model_stay_small_and_folded() -> None:
     html = render(many_records(), title="t")
-    assert len(html) < 760_000
+    assert len(html) < 780_000
     folded = html.partition("Every layer of every variant, drawn</summary>")[2].partition("</details>")[0]
     assert folded.count("Largest error: ") == 2 * len(many_records()), "caption and description"
     assert "Every layer of every variant, drawn" not in demo_html()
@@ -100,5 +114,5 @@ def test_layers_that_are_missing_or_untouched_are_drawn() -> None:
     checkpoint = manifest(
         "fp8", MOE_MODEL, layer_errors=(*dense, untouched, LayerError(layer=3, name="mlp", relative_error=2.0))
     )
-    (row,) = section_rows([record("fp8", MOE_MODEL, checkpoint=checkpoint)], "damage", "fp8")
+    row = section_rows([record("fp8", MOE_MODEL, checkpoint=checkpoint)], "damage", "fp8")[-1]
     assert "200 %layer 3, experts" in row

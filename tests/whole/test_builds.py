@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.records.record import RunRecord
-from quantize.checkpoint import Manifest
+from quantize.checkpoint import PREDICTIONS_NAME, Manifest, read_manifest
+from quantize.predictions import Predictions, fidelity_of
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 from tests.support.runs import records, wait_until
@@ -119,6 +120,35 @@ def test_a_checkpoint_above_its_ceiling_is_set_aside_and_made_only_once(own: Cli
     assert not leftovers(own)
 
 
+def test_another_held_out_text_is_proven_without_making_the_weights_again(own: Cli) -> None:
+    first = own(*SIMPLE)
+    assert first.returncode == 0, first.stderr
+    weights = (published(own) / "model.safetensors").stat()
+    second = own(*SIMPLE, "calibration.heldout.n_samples=3")
+    assert second.returncode == 0, second.stderr
+    assert "proven on other text or with other libraries" in second.stderr
+    after = (published(own) / "model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (weights.st_ino, weights.st_mtime_ns)
+    old, new = sorted((run.checkpoint for run in records(own.folder)), key=lambda made: -made.fidelity.n_tokens)
+    assert (new.fidelity.documents, old.key, old.files, old.build_s) == (3, new.key, new.files, new.build_s)
+    assert old.fidelity.text_sha256 != new.fidelity.text_sha256
+    assert read_manifest(published(own)) == new
+    kept = Predictions.load(published(own) / PREDICTIONS_NAME)
+    assert fidelity_of(kept, rounding_kl_nats=new.fidelity.rounding_kl_nats) == new.fidelity
+
+
+def test_weights_that_changed_since_they_were_published_are_not_proven_again(own: Cli) -> None:
+    assert own(*SIMPLE).returncode == 0
+    file = published(own) / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    done = own(*SIMPLE, "calibration.heldout.n_samples=3")
+    assert done.returncode == 1
+    assert "model.safetensors has changed since it was published" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def small_disk(place: Path, size: str) -> Path:
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], capture_output=True)
@@ -143,6 +173,7 @@ def write_job(cli: Cli, folder: Path, target: Path) -> Path:
         },
         "seed": 0, "heldout": {"set": "embedded", "n_samples": 1, "max_seq_len": 64},
         "interpreter": sys.executable, "source": str(source), "target": str(target), "libraries": {},
+        "proof_key": None, "proof_libraries": {},
     }  # fmt: skip
     file = folder / "job.json"
     file.write_text(json.dumps(job))

@@ -25,9 +25,9 @@ from bench.report.document import (
     number,
 )
 from bench.report.plots.base import HeatRow, heat_map, heat_scale
-from bench.report.units import OF_ONE
+from bench.report.units import NATS_PER_TOKEN, OF_ONE
 from bench.report.view import Run, runs
-from quantize.checkpoint import LayerError
+from quantize.checkpoint import LayerDamage, LayerError
 
 ORDER = 54
 
@@ -156,6 +156,26 @@ def _table(everything: Sequence[Errors]) -> Table:
     return Table(msg("damage.caption"), HEADS, [Group(rows)])
 
 
+def _cost_table(everything: Sequence[Run]) -> Table | None:
+    """Return the decoder layers that add most to each variant's divergence; None where that was not measured."""
+    rows = []
+    for run in everything:
+        damage = run.record.checkpoint.layer_damage if run.record.checkpoint else ()
+        worst = sorted(damage, key=lambda layer: -layer.kl_nats)[:WORST]
+        cells = [number(layer.kl_nats, fmt.significant, NATS_PER_TOKEN, notes=_of_layer(layer)) for layer in worst]
+        if cells:
+            rows.append([run.heading, *cells, *[Cell(numeric=True)] * (WORST - len(cells))])
+    heads = (HEADS[0], *HEADS[2:])
+    return Table(msg("damage.cost.caption"), heads, [Group(rows)]) if rows else None
+
+
+def _of_layer(layer: LayerDamage) -> tuple[Words, ...]:
+    name = msg("damage.cost.layer", layer=str(layer.layer))
+    if layer.standard_error_nats is None:
+        return (name,)
+    return (name, msg("damage.cost.error", error=fmt.significant(layer.standard_error_nats)))
+
+
 def section(records: Sequence[RunRecord]) -> Section | None:
     """Return the errors by layer; None if no layers were compared."""
     everything = [errors for run in runs(records) if (errors := _errors(run))]
@@ -170,7 +190,11 @@ def section(records: Sequence[RunRecord]) -> Section | None:
     kinds = {_short(str(kind)) for errors in everything for kind in errors.grid.index}
     inside = (text for kind, text in INSIDE.items() if kind in kinds)
     how = sentences([msg("damage.how"), *inside, msg("damage.scale")])
-    blocks: list[Block] = [Text(msg("damage.lead"), "lead"), Text(how)]
+    cost = _cost_table([errors.run for errors in everything])
+    blocks: list[Block] = [Text(msg("damage.lead"), "lead")]
+    if cost:
+        blocks += [Text(msg("damage.cost")), cost]
+    blocks.append(Text(how))
     if overview:
         blocks.append(Figures(overview, scale=heat_scale(name="damage-scale")))
     blocks.append(_table(everything))

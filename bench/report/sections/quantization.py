@@ -26,7 +26,7 @@ from bench.report.document import (
 from bench.report.recorded import recorded
 from bench.report.units import NATS_PER_TOKEN, OF_ONE
 from bench.report.view import Run, runs
-from quantize.checkpoint import CalibrationFact, Canaries, Manifest
+from quantize.checkpoint import CalibrationFact, Canaries, Fidelity, Manifest
 
 ORDER = 52
 
@@ -104,6 +104,12 @@ def _canary_cells(canaries: Canaries | None) -> list[Cell]:
     ]
 
 
+def _of_rounding(fidelity: Fidelity) -> tuple[Words, ...]:
+    if fidelity.rounding_kl_nats is None:
+        return ()
+    return (msg("quantization.kl.rounding", kl=fmt.significant(fidelity.rounding_kl_nats)),)
+
+
 def _fidelity(manifests: Sequence[tuple[Run, Manifest]]) -> list[Block]:
     """Return the comparison with the source; canary prompts only if some were run."""
     compared = [(run, manifest, manifest.fidelity) for run, manifest in manifests if manifest.fidelity]
@@ -131,7 +137,7 @@ def _fidelity(manifests: Sequence[tuple[Run, Manifest]]) -> list[Block]:
                 (msg("word.positions", n=fidelity.n_tokens),),
                 f"SHA-256 {fidelity.text_sha256}",
             ),
-            number(fidelity.kl_nats, fmt.significant, NATS_PER_TOKEN),
+            number(fidelity.kl_nats, fmt.significant, NATS_PER_TOKEN, notes=_of_rounding(fidelity)),
             number(fidelity.top1_agreement, fmt.percent, OF_ONE),
             number(
                 fidelity.perplexity, fmt.two_decimals, notes=_of_source(fmt.two_decimals(fidelity.source_perplexity))
@@ -213,7 +219,7 @@ def _facts(manifest: Manifest) -> Terms:
 def _details(run: Run) -> Details:
     manifest = run.record.checkpoint
     blocks: list[Block] = [_facts(manifest)] if manifest else []
-    notes = manifest.notes if manifest else ()
+    notes = (*manifest.notes, *manifest.proof_notes) if manifest else ()
     for title, lines in ((msg("quantization.notes"), notes), (msg("quantization.log"), run.record.log)):
         blocks += [Heading(title), Bullets([recorded(line) for line in lines])] if lines else []
     return Details(msg("quantization.details", label=run.label), blocks)
