@@ -23,6 +23,9 @@ MANIFEST_NAME = f"{OWN}manifest.json"
 PREDICTIONS_NAME = f"{OWN}predictions.npz"
 """Record of the predictions that fidelity was computed from; see :mod:`quantize.predictions`."""
 
+MODELOPT = "hf_quant_config.json"
+"""File in which NVIDIA ModelOpt declares a quantization."""
+
 
 class CheckpointError(Exception):
     """A checkpoint is incomplete, damaged, or not what its scheme says."""
@@ -215,6 +218,23 @@ def read_header(file: Path) -> dict[str, Any]:
     if size != 8 + length + end:
         raise CheckpointError(f"{file} is truncated: {size} bytes where its header requires {8 + length + end}")
     return header
+
+
+def read_quantization(folder: Path) -> dict[str, Any] | None:
+    """Return the quantization that a checkpoint folder declares; None if it declares none.
+
+    ModelOpt's older releases declare it in a file of its own.
+
+    Raises:
+        CheckpointError: a file is missing or is not JSON.
+    """
+    try:
+        config: dict[str, Any] | None = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+        if config is None and (own := folder / MODELOPT).exists():
+            config = {"quant_method": "modelopt", **json.loads(own.read_bytes())}
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from error
+    return config
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -117,13 +117,10 @@ class Expanded:
         return self.reader.weight(path, *shape)
 
     def _round_inputs_of(self, child: nn.Module, path: str) -> None:
-        assert self.reader.claimed is not None
-        form = self.reader.claimed[0]
+        form = self.reader.form_of(path)
         if form.activations is None:
             return
-        needed = ("input_scale", "input_global_scale")
-        present = [part for part in needed if f"{path}.{part}" in self.reader.facts]
-        parts = {part: self.reader.tensor(f"{path}.{part}").to(self.device) for part in present}
+        parts = {name: scale.to(self.device) for name, scale in self.reader.input_scales(path).items()}
         child.register_forward_pre_hook(lambda _, inputs: (round_inputs(form, parts, inputs[0]), *inputs[1:]))
 
     def layer(self, number: int) -> nn.Module:

@@ -4,7 +4,7 @@ Both checkpoints run one decoder layer at a time (:mod:`quantize.expanded`), so 
 compared too. Distributions are compared in float32.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,20 +109,17 @@ def measure(
     return FidelityReport(predictions, errors, damage, canaries(source, folder, prompts, device=device, free=free))
 
 
-def rounding_kl(
-    source: Path, form: Format, layers: Collection[str], windows: Windows, *, device: torch.device
-) -> float:
+def rounding_kl(source: Path, forms: Mapping[str, Format], windows: Windows, *, device: torch.device) -> float:
     """Return the KL divergence of rounding a source's weights to nearest, in nats per token.
 
     Args:
         source: the 16-bit checkpoint.
-        form: how weights and inputs are rounded.
-        layers: names of the rounded layers.
+        forms: how weights and inputs are rounded, by name of the layer.
         windows: token ids of each window.
         device: computes it, as for :func:`measure`.
     """
     multiply_in_float32()
-    rounded = Rounded(source, form, layers, device=device)
+    rounded = Rounded(source, forms, device=device)
     predictions, _, _ = _compare(Expanded(source, device=device), rounded, windows, "", probe=())
     return float(predictions.kl_nats.mean(dtype=np.float64))
 

@@ -1,10 +1,11 @@
 """Storage formats of quantized linear layers: their tensors, with dtypes and shapes, and the weights that they encode.
 
-Four containers are read according to their specifications, without the library that wrote the file:
+Five containers are read according to their specifications, without the library that wrote the file:
 
 - ``compressed-tensors`` (llm-compressor): ``weight`` with ``weight_scale``, or ``weight_packed``;
 - ``gptq`` and ``awq``: ``qweight``, ``qzeros``, ``scales`` (and ``g_idx``), as defined by AutoGPTQ and AutoAWQ;
-- ``fp8``: ``weight`` with ``weight_scale_inv`` per 128 x 128 block, as in Qwen's and DeepSeek's FP8 releases.
+- ``fp8``: ``weight`` with ``weight_scale_inv`` per 128 x 128 block, as in Qwen's and DeepSeek's FP8 releases;
+- ``modelopt`` (NVIDIA): ``weight`` with ``weight_scale``, and for NVFP4 also ``weight_scale_2``.
 
 A layer is always a matrix of ``rows`` output features by ``columns`` input features.
 """
@@ -13,13 +14,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from quantize.checkpoint import CheckpointError
 from quantize.key import Frozen
 
 if TYPE_CHECKING:
     import torch
 
-Container = Literal["compressed-tensors", "gptq", "awq", "fp8"]
+Container = Literal["compressed-tensors", "gptq", "awq", "fp8", "modelopt"]
 FLOATS = frozenset({"BF16", "F16", "F32"})
 FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of FP4 E2M1 by the lower three bits of its code (OCP Microscaling Formats, table 5); bit 3 is the sign."""
@@ -103,7 +103,21 @@ class Format(Frozen):
                 "weight": Stored(dtypes=frozenset({"F8_E4M3"}), shape=(rows, columns)),
                 "weight_scale_inv": Stored(dtypes=FLOATS, shape=(across, along)),
             }
+        if self.container == "modelopt":
+            return self._modelopt(rows, columns, along)
         return self._compressed_tensors(rows, columns, across, along)
+
+    def _modelopt(self, rows: int, columns: int, along: int) -> dict[str, Stored]:
+        one = Stored(dtypes=frozenset({"F32"}), shape=())
+        if self.bits == 8:
+            weight = Stored(dtypes=frozenset({"F8_E4M3"}), shape=(rows, columns))
+            return {"weight": weight, "weight_scale": one, "input_scale": one}
+        return {
+            "weight": Stored(dtypes=frozenset({"U8"}), shape=(rows, columns // 2)),
+            "weight_scale": Stored(dtypes=frozenset({"F8_E4M3"}), shape=(rows, along)),
+            "weight_scale_2": one,
+            "input_scale": one,
+        }
 
     def _compressed_tensors(self, rows: int, columns: int, across: int, along: int) -> dict[str, Stored]:
         parts: dict[str, Stored] = {}
@@ -145,94 +159,6 @@ def integers(
         columns_per_scale=group_size,
         symmetric=symmetric,
         packed=True,
-    )
-
-
-def format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
-    """Return (format, layers left in 16 bits) according to a checkpoint's own ``quantization_config``.
-
-    Raises:
-        CheckpointError: the config is of an unsupported kind.
-    """
-    try:
-        return _format_of(config)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"the quantization_config of config.json is not understood ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _format_of(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
-    method = config.get("quant_method")
-    if method == "compressed-tensors":
-        return _of_compressed_tensors(config)
-    ignored = tuple(config.get("modules_to_not_convert") or ())
-    if method == "gptq" and config.get("checkpoint_format", "gptq") == "gptq":
-        group = int(config.get("group_size", 128))
-        form = integers(config["bits"], None if group == -1 else group, symmetric=config["sym"], container="gptq")
-        return form.model_copy(update={"act_order": bool(config.get("desc_act"))}), ignored
-    if method == "awq" and config.get("version", "gemm").lower() == "gemm":
-        bits, group = config.get("bits", config.get("w_bit")), config.get("group_size", config.get("q_group_size"))
-        symmetric = not config.get("zero_point", True)
-        return integers(bits, None if group == -1 else group, symmetric=symmetric, container="awq"), ignored
-    if method == "fp8" and config.get("weight_block_size"):
-        rows, columns = config["weight_block_size"]
-        activations = Activations(type="float", num_bits=8, strategy="group", dynamic=True, group_size=columns)
-        return (
-            Format(
-                container="fp8",
-                type="float",
-                bits=8,
-                rows_per_scale=rows,
-                columns_per_scale=columns,
-                packed=False,
-                activations=activations,
-            ),
-            ignored,
-        )
-    raise CheckpointError(
-        f"a checkpoint with quant_method '{method}' of this kind is not supported; "
-        "supported are compressed-tensors, gptq, awq (gemm) and fp8 with 128 x 128 blocks"
-    )
-
-
-def _of_compressed_tensors(config: Mapping[str, Any]) -> tuple[Format, tuple[str, ...]]:
-    groups = list(config["config_groups"].values())
-    if len(groups) != 1 or groups[0].get("weights") is None:
-        raise CheckpointError(
-            f"a compressed-tensors checkpoint must have one config group to be read, not {len(groups)}"
-        )
-    weights, inputs = groups[0]["weights"], groups[0].get("input_activations")
-    if weights.get("actorder") in ("group", "dynamic"):
-        raise CheckpointError("compressed-tensors with actorder=group is not supported; its own library has dropped it")
-    if inputs and not inputs.get("symmetric", True):
-        raise CheckpointError("a checkpoint whose activations are rounded asymmetrically is not supported")
-    strategy = weights["strategy"]
-    rows, columns = {
-        "tensor": (None, None),
-        "channel": (1, None),
-        "group": (1, weights.get("group_size")),
-        "tensor_group": (1, weights.get("group_size")),
-        "block": tuple(weights.get("block_structure") or (None, None)),
-    }[strategy]
-    float4 = weights["type"] == "float" and weights["num_bits"] == 4
-    fields = set(Activations.model_fields)
-    return (
-        Format(
-            container="compressed-tensors",
-            type=weights["type"],
-            bits=weights["num_bits"],
-            rows_per_scale=rows,
-            columns_per_scale=columns,
-            symmetric=weights["symmetric"],
-            scale="float" if not float4 else ("e4m3" if strategy == "tensor_group" else "e8m0"),
-            packed="pack" in str(groups[0].get("format") or config.get("format")),
-            activations=Activations.model_validate({k: v for k, v in inputs.items() if k in fields})
-            if inputs
-            else None,
-        ),
-        tuple(config.get("ignore") or ()),
     )
 
 
@@ -289,6 +215,20 @@ def dequantize(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, col
         zeros = _unpack(parts["weight_zero_point"], form.bits, 0)[:rows].float() - middle
         values = values - _spread(zeros, form, rows, columns)
     return values * scale
+
+
+def as_compressed_tensors(form: Format, parts: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Return the tensors of a ``modelopt`` layer under the names, and with the values, of compressed-tensors.
+
+    ModelOpt multiplies by the scales of a whole tensor, and compressed-tensors divides by them.
+    """
+    if form.bits == 8:
+        return dict(parts)
+    names = {"weight": "weight_packed", "weight_scale_2": "weight_global_scale", "input_scale": "input_global_scale"}
+    return {
+        names.get(name, name): 1 / value.reshape(1) if name in ("weight_scale_2", "input_scale") else value
+        for name, value in parts.items()
+    }
 
 
 def scales_of(form: Format, parts: Mapping[str, "torch.Tensor"], rows: int, columns: int) -> "torch.Tensor":

@@ -17,6 +17,7 @@ from quantize.estimate import Calibration
 from quantize.formats import Activations, Container, Format, integers
 from quantize.key import Frozen
 from quantize.plugins import class_named
+from quantize.scheme import Scheme
 from quantize.texts import CalibrationConfig
 
 GROUP_SIZES = (128, 64, 32)
@@ -54,6 +55,8 @@ class Expected(Frozen):
 
     format: Format | None
     """How the quantized layers are stored; None when nothing is quantized."""
+    mixed: Scheme | None = None
+    """How each layer of a release is stored that mixes formats, of which `format` is one."""
     ignore: tuple[str, ...] = ()
     """Layers that stay in 16 bits: names, or ``re:`` patterns."""
     max_kl_nats: float | None = None
@@ -62,6 +65,16 @@ class Expected(Frozen):
     """Whether each weight is rounded to the nearest value, as without calibration."""
     moves_scales: bool = False
     """Whether the method moves factors between layers left in 16 bits, as AWQ and SmoothQuant do."""
+
+    def form_of(self, layer: str) -> Format:
+        """Return how a quantized layer is stored."""
+        form = self.mixed.of(layer) if self.mixed else self.format
+        assert form is not None
+        return form
+
+    def __str__(self) -> str:
+        """Return the formats in words."""
+        return str(self.mixed or self.format)
 
 
 def choose_group_size(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from quantize.checkpoint import CheckpointError, TensorFact
 from quantize.formats import Format
 from quantize.method import Expected
-from quantize.reader import Reader
+from quantize.reader import CACHE_SCALES, Reader
+from quantize.scheme import matches
 
 FLOATS = ("BF16", "F16", "F32")
 E8M0_NAN = 255
@@ -21,8 +22,8 @@ KEPT = re.compile(r"(^lm_head|(^|\.)embed_tokens|\.mlp\.gate)\.weight$")
 
 
 def is_ignored(layer: str, patterns: Iterable[str]) -> bool:
-    """Return whether a layer's name equals one of the patterns, or matches one that starts with ``re:``."""
-    return any(re.match(p[3:], layer) if p.startswith("re:") else layer == p for p in patterns)
+    """Return whether one of the patterns names a layer; see :func:`quantize.scheme.matches`."""
+    return any(matches(layer, pattern) for pattern in patterns)
 
 
 def linear_layers(source: Iterable[TensorFact], ignore: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -63,16 +64,16 @@ def prove(source: Reader, written: Reader, expected: Expected) -> float | None:
     claimed = written.claimed
     if claimed is None:
         raise CheckpointError("config.json has no quantization_config: an engine would treat it as a 16-bit checkpoint")
-    if claimed[0] != expected.format:
-        raise CheckpointError(f"config.json says {claimed[0]}, but the scheme is {expected.format}")
+    if str(claimed) != str(expected) or (expected.mixed is None and claimed.form != expected.format):
+        raise CheckpointError(f"config.json says {claimed}, but the scheme is {expected}")
     layers = linear_layers(source.facts.values(), expected.ignore)
     for layer, shape in layers.items():
-        _prove_layer(written, layer, shape, expected.format)
+        _prove_layer(written, layer, shape, expected.form_of(layer))
     extra = next((layer for layer in written.quantized_layers if layer not in layers), None)
     if extra:
         raise CheckpointError(f"{extra} is quantized, but the scheme leaves this layer in 16 bits")
     if expected.format.container in NAMES_ITS_EXCEPTIONS:
-        _prove_exceptions(written, claimed[1], set(layers))
+        _prove_exceptions(written, claimed.ignore, set(layers))
     _prove_rest(source, written, expected, set(layers))
     _prove_scales(written)
     if expected.format.container == "gptq":
@@ -120,8 +121,21 @@ def _prove_rest(source: Reader, written: Reader, expected: Expected, quantized: 
     part_names = {f"{layer}.{part}" for layer, parts in written.quantized_layers.items() for part in parts}
     for name in written.facts:
         tied = ties and name == OUTPUT
+        if name.endswith(CACHE_SCALES):
+            _prove_cache_scale(written, name)
+            continue
         if name not in source.facts and name not in part_names and not tied and not name.endswith(".bias"):
             raise CheckpointError(f"{name} is in the written checkpoint, but not in its source")
+
+
+def _prove_cache_scale(written: Reader, name: str) -> None:
+    """Check that a scale of the KV cache is one positive number, and that the configuration declares it."""
+    assert written.claimed is not None
+    value = written.tensor(name).float()
+    if not written.claimed.has_cache_scales:
+        raise CheckpointError(f"{name} is in the written checkpoint, but its configuration has no KV-cache scheme")
+    if value.numel() != 1 or not bool((value.isfinite() & (value > 0)).all()):
+        raise CheckpointError(f"{name} is not one positive number")
 
 
 def _same(source: Reader, written: Reader, name: str) -> bool:
@@ -181,7 +195,7 @@ def _prove_scales(written: Reader) -> None:
 
 
 NAMED_AFTER_METHODS = ("gptq", "awq")
-NAMES_ITS_EXCEPTIONS = ("compressed-tensors", "fp8")
+NAMES_ITS_EXCEPTIONS = ("compressed-tensors", "fp8", "modelopt")
 """Containers whose config lists the layers in 16 bits; for the native ones engines know them by their modules."""
 
 
@@ -199,14 +213,29 @@ def expected_of_release(written: Reader, expected: Expected, method: str) -> Exp
     """
     if expected.format is None or written.claimed is None:
         raise CheckpointError(f"{written.folder} is not a quantized release: config.json has no quantization_config")
-    form, ignore = written.claimed
-    is_other_method = form.container in NAMED_AFTER_METHODS and form.container != method
-    if _kind(form) != _kind(expected.format) or is_other_method:
-        raise CheckpointError(f"the release is {form}, not of the requested kind: {expected.format}")
+    claimed = written.claimed
+    kinds = [group.form for group in claimed.groups if _is_kind(group.form, expected.format, method)]
+    if not kinds:
+        raise CheckpointError(f"the release is {claimed}, not of the requested kind: {expected.format}")
     # Releases list unquantized layers by parts of names; the headers show which layers actually are.
     names = [fact.name.removesuffix(".weight") for fact in written.facts.values() if fact.dtype in FLOATS]
-    parts = [part for part in ignore if not part.startswith("re:")]
-    plain = tuple(layer for layer in names if is_ignored(layer, ignore) or any(part in layer for part in parts))
-    return expected.model_copy(
-        update={"format": form, "ignore": (*expected.ignore, *plain), "moves_scales": True, "nearest": False}
+    parts = [part for part in claimed.ignore if not part.startswith("re:") and "*" not in part]
+    plain = tuple(
+        layer
+        for layer in names
+        if is_ignored(layer, claimed.ignore) or any(part in layer for part in parts) or claimed.of(layer) is None
     )
+    return expected.model_copy(
+        update={
+            "format": kinds[-1],
+            "mixed": claimed if len(claimed.groups) > 1 else None,
+            "ignore": (*expected.ignore, *plain),
+            "moves_scales": True,
+            "nearest": False,
+        }
+    )
+
+
+def _is_kind(form: Format, wanted: Format, method: str) -> bool:
+    is_other_method = form.container in NAMED_AFTER_METHODS and form.container != method
+    return _kind(form) == _kind(wanted) and not is_other_method

@@ -5,18 +5,24 @@ safetensors files without the library that wrote them, so that the proof sees wh
 """
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantize.checkpoint import CheckpointError, TensorFact, read_header, weight_files
-from quantize.formats import Format, format_of
+from quantize.checkpoint import CheckpointError, TensorFact, read_header, read_quantization, weight_files
+from quantize.formats import Format
+from quantize.scheme import Scheme, scheme_of
 
 if TYPE_CHECKING:
     import torch
 
 MARKS = ("weight_packed", "qweight", "weight_scale", "weight_scale_inv")
 """Tensors that mark a layer as quantized."""
+CACHE_SCALES = ("k_scale", "v_scale")
+"""Scales of the KV cache."""
+NOT_WEIGHT = ("bias", *CACHE_SCALES)
+"""Tensors of a quantized layer that do not encode its weight."""
 
 
 class Reader:
@@ -48,10 +54,23 @@ class Reader:
             raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from error
 
     @cached_property
-    def claimed(self) -> tuple[Format, tuple[str, ...]] | None:
-        """Format and unquantized layers according to ``config.json``; None if it has no quantization."""
-        config = self.config.get("quantization_config")
-        return format_of(config) if config else None
+    def claimed(self) -> Scheme | None:
+        """Formats according to the checkpoint's own configuration; None if it has no quantization."""
+        config = read_quantization(self.folder)
+        return scheme_of(config) if config else None
+
+    def form_of(self, layer: str) -> Format:
+        """Return the format of a quantized layer.
+
+        Raises:
+            CheckpointError: the configuration does not name one.
+        """
+        if self.claimed is None:
+            raise CheckpointError(f"{self.folder}: {layer} is quantized, but config.json has no quantization_config")
+        form = self.claimed.of(layer)
+        if form is None:
+            raise CheckpointError(f"{self.folder}: {layer} is quantized, but no group of quantization_config has it")
+        return form
 
     @cached_property
     def quantized_layers(self) -> dict[str, dict[str, TensorFact]]:
@@ -60,7 +79,7 @@ class Reader:
         layers: dict[str, dict[str, TensorFact]] = {layer: {} for layer in marked}
         for name, fact in self.facts.items():
             layer, _, part = name.rpartition(".")
-            if layer in marked and part != "bias":
+            if layer in marked and part not in NOT_WEIGHT:
                 layers[layer][part] = fact
         return dict(sorted(layers.items()))
 
@@ -80,8 +99,22 @@ class Reader:
             return value
 
     def parts(self, layer: str) -> dict[str, "torch.Tensor"]:
-        """Return the stored tensors of a quantized layer by their names within it."""
-        return {part: self.tensor(f"{layer}.{part}") for part in self.quantized_layers[layer]}
+        """Return the tensors that encode a quantized layer, by their names in the format that `form_of` returns.
+
+        Those of ModelOpt have the names and values of compressed-tensors.
+        """
+        return self._decoded(layer, self.quantized_layers[layer])
+
+    def input_scales(self, layer: str) -> dict[str, "torch.Tensor"]:
+        """Return the scales by which a quantized layer's inputs are rounded, named as by `parts`."""
+        return self._decoded(layer, [part for part in self.quantized_layers[layer] if part.startswith("input_")])
+
+    def _decoded(self, layer: str, parts: Iterable[str]) -> dict[str, "torch.Tensor"]:
+        from quantize.formats import as_compressed_tensors
+
+        tensors = {part: self.tensor(f"{layer}.{part}") for part in parts}
+        form = self.form_of(layer)
+        return as_compressed_tensors(form, tensors) if form.container == "modelopt" else tensors
 
     def weight(self, layer: str, rows: int, columns: int) -> "torch.Tensor":
         """Return a layer's weight (rows, columns): as stored, or expanded to float32."""
@@ -89,6 +122,4 @@ class Reader:
 
         if layer not in self.quantized_layers:
             return self.tensor(f"{layer}.weight")
-        if self.claimed is None:
-            raise CheckpointError(f"{self.folder}: {layer} is quantized, but config.json has no quantization_config")
-        return dequantize(self.claimed[0], self.parts(layer), rows, columns)
+        return dequantize(self.form_of(layer), self.parts(layer), rows, columns)

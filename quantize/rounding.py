@@ -3,7 +3,7 @@
 Its divergence from the source is what a calibrated checkpoint of the same format is compared with.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -48,35 +48,37 @@ def round_weight(form: Format, weight: torch.Tensor) -> torch.Tensor:
 class Rounded(Expanded):
     """A 16-bit checkpoint as a model some of whose layers are rounded to nearest when they are read."""
 
-    def __init__(self, folder: Path, form: Format, layers: Collection[str], *, device: torch.device) -> None:
+    def __init__(self, folder: Path, forms: Mapping[str, Format], *, device: torch.device) -> None:
         """Create the model without weights.
 
         Args:
             folder: the 16-bit checkpoint.
-            form: how its weights and inputs are rounded; ranges of inputs are those of each batch.
-            layers: names of the rounded layers.
+            forms: how weights and inputs are rounded, by name of the layer; ranges of inputs are those of each batch.
             device: device that it runs on.
         """
         super().__init__(folder, device=device)
-        self._form, self._layers = form, layers
+        self._forms = forms
 
     def weight(self, child: nn.Module, path: str, shape: torch.Size) -> torch.Tensor:
         """Return a layer's weight rounded, and round its inputs."""
         plain = super().weight(child, path, shape)
-        if path not in self._layers:
+        form = self._forms.get(path)
+        if form is None:
             return plain
-        if self._form.activations:
-            child.register_forward_pre_hook(lambda _, inputs: (self._round_inputs(inputs[0]), *inputs[1:]))
-        return round_weight(self._form, plain)
+        if form.activations:
+            child.register_forward_pre_hook(lambda _, inputs: (_round_inputs(form, inputs[0]), *inputs[1:]))
+        return round_weight(form, plain)
 
-    def _round_inputs(self, inputs: torch.Tensor) -> torch.Tensor:
-        from compressed_tensors.quantization.utils import generate_gparam
 
-        assert self._form.activations is not None
-        form, parts = self._form, {}
-        if self._form.activations.dynamic is False:
-            at_run_time = self._form.activations.model_copy(update={"dynamic": True})
-            form = self._form.model_copy(update={"activations": at_run_time})
-        if form.scale == "e4m3" and inputs.numel():
-            parts = {"input_global_scale": generate_gparam(*torch.aminmax(inputs.float()))}
-        return round_inputs(form, parts, inputs)
+def _round_inputs(form: Format, inputs: torch.Tensor) -> torch.Tensor:
+    """Return inputs rounded in the range that they have, also where the format has fixed ranges."""
+    from compressed_tensors.quantization.utils import generate_gparam
+
+    assert form.activations is not None
+    parts = {}
+    if form.activations.dynamic is False:
+        at_run_time = form.activations.model_copy(update={"dynamic": True})
+        form = form.model_copy(update={"activations": at_run_time})
+    if form.scale == "e4m3" and inputs.numel():
+        parts = {"input_global_scale": generate_gparam(*torch.aminmax(inputs.float()))}
+    return round_inputs(form, parts, inputs)

@@ -17,6 +17,8 @@ from quantize.method import Expected
 from quantize.reader import Reader
 
 Say = Callable[[str], None]
+HOW_IT_IS_STORED = {"container", "packed", "act_order"}
+"""Fields of a format that do not change the values that weights can have."""
 
 
 class RefusedError(CheckpointError):
@@ -52,7 +54,7 @@ def prove_form(source: Path, folder: Path, expected: Expected) -> dict[str, Any]
         bits = proof.prove(Reader(source), Reader(folder), expected)
     except CheckpointError as error:
         raise RefusedError(str(error)) from error
-    return {"bits_per_quantized_weight": bits, "format": str(expected.format) if expected.format else None}
+    return {"bits_per_quantized_weight": bits, "format": str(expected) if expected.format else None}
 
 
 def prove_all(job: ProofJob, folder: Path, say: Say) -> dict[str, Any]:
@@ -120,13 +122,12 @@ def _rounding(job: ProofJob, device: Any, say: Say) -> float:
     """Return the KL divergence of rounding to nearest in the checkpoint's format, computed once for each source."""
     from quantize.fidelity import rounding_kl
 
-    form = job.expected.format
-    assert form is not None
-    layers = proof.linear_layers(Reader(job.source).facts.values(), job.expected.ignore)
+    layers = sorted(proof.linear_layers(Reader(job.source).facts.values(), job.expected.ignore))
+    forms = {layer: job.expected.form_of(layer) for layer in layers}
+    of_kinds = {form: form.model_dump(mode="json", exclude=HOW_IT_IS_STORED) for form in forms.values()}
     inputs = {
         "source": job.source_digest,
-        "format": form.model_dump(mode="json", exclude={"container", "packed", "act_order"}),
-        "layers": sorted(layers),
+        "formats": {layer: of_kinds[form] for layer, form in forms.items()},
         "windows": job.windows,
         "libraries": job.libraries,
     }
@@ -134,7 +135,7 @@ def _rounding(job: ProofJob, device: Any, say: Say) -> float:
     if file.exists():
         return float(json.loads(file.read_text())["kl_nats"])
     say("computing what rounding to nearest costs")
-    kl = rounding_kl(job.source, form, layers, job.windows, device=device)
+    kl = rounding_kl(job.source, forms, job.windows, device=device)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps({"kl_nats": kl}))

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from quantize.checkpoint import CheckpointError
-from quantize.formats import Format, step_sizes
+from quantize.formats import step_sizes
 from quantize.key import Frozen
 from quantize.method import Expected
 from quantize.proof import BUFFER, linear_layers
@@ -106,23 +106,20 @@ class Factors:
         return torch.ones(())
 
 
-def weight_errors(
-    source: Reader, written: Reader, layers: Shapes, form: Format, factors: Factors | None
-) -> Iterator[WeightError]:
+def weight_errors(source: Reader, written: Reader, layers: Shapes, factors: Factors | None) -> Iterator[WeightError]:
     """Yield how each quantized matrix differs from its source.
 
     Args:
         source: the 16-bit checkpoint.
         written: the quantized checkpoint.
         layers: (rows, columns) of each quantized matrix.
-        form: how they are stored.
         factors: those that the method moved between layers; None if it moves none.
     """
     for layer, shape in layers.items():
         before = source.tensor(f"{layer}.weight").float()
         if factors:
             before *= factors.of(layer)
-        after = written.weight(layer, *shape)
+        after, form = written.weight(layer, *shape), written.form_of(layer)
         steps = step_sizes(form, written.parts(layer), after).clamp_min(TINY)
         difference = after - before
         size = before.square().sum().clamp_min(TINY)
@@ -162,7 +159,6 @@ def prove_weights(source: Reader, written: Reader, expected: Expected) -> tuple[
     Raises:
         CheckpointError: a tensor is not the source's; names the first, and how it differs.
     """
-    assert expected.format is not None
     layers = linear_layers(source.facts.values(), expected.ignore)
     factors = Factors(source, written) if expected.moves_scales else None
     # Norms first, because the factors of matrices are read from them.
@@ -173,7 +169,7 @@ def prove_weights(source: Reader, written: Reader, expected: Expected) -> tuple[
         if name not in source.facts and name.endswith(".bias") and bool(written.tensor(name).any()):
             raise CheckpointError(f"{name} is in the written checkpoint, but not in its source")
     suspects = []
-    for error in weight_errors(source, written, layers, expected.format, factors):
+    for error in weight_errors(source, written, layers, factors):
         if reason := _wrong(error, nearest=expected.nearest):
             raise CheckpointError(f"the weights of {error.name} are not those of the source: {reason}")
         if max(error.scale_error, error.column_error) > SUSPECT_SCALE_ERROR:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from bench.records.record import Device
 from quantize.architecture import MLP, Architecture
 from quantize.checkpoint import bits_of
-from quantize.formats import Format, format_of
+from quantize.formats import Format
 from quantize.key import Frozen
+from quantize.scheme import scheme_of
 
 KV_BITS = {
     "auto": 16.0, "bfloat16": 16.0, "bf16": 16.0, "float16": 16.0, "fp16": 16.0, "half": 16.0,
@@ -230,7 +231,7 @@ def multiplied_in(quantization_config: Mapping[str, Any] | None) -> str:
     Raises:
         CheckpointError: the config is of an unsupported kind.
     """
-    inputs = format_of(quantization_config)[0].activations if quantization_config else None
+    inputs = scheme_of(quantization_config).form.activations if quantization_config else None
     if inputs is None:
         return "bf16"
     return f"{'fp' if inputs.type == 'float' else 'int'}{inputs.num_bits}"

@@ -15,7 +15,8 @@ from bench.records.engine_info import EngineInfo
 from bench.records.record import ServerFacts, Yarn
 from bench.servers.readiness import Door, PortTakenError, Start, free_port
 from quantize.checkpoint import Checkpoint
-from quantize.formats import Format, format_of
+from quantize.formats import Format
+from quantize.scheme import scheme_of
 
 PORTS = 3
 """Ports to try before giving up. Chosen: a free port is rarely taken between the check and the start."""
@@ -253,7 +254,7 @@ def _started(
 def form_of(checkpoint: Checkpoint) -> Format | None:
     """Return how a checkpoint stores its quantized layers; None if nothing is quantized."""
     config = checkpoint.manifest.quantization_config
-    return None if config is None else format_of(config)[0]
+    return None if config is None else scheme_of(config).form
 
 
 def _attached(engine: Engine, address: str) -> RunningEngine:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from quantize.checkpoint import CheckpointError, Speech
-from quantize.formats import format_of, integers
+from quantize.formats import integers
 from quantize.method import Expected
 from quantize.proof import expected_of_release, linear_layers, prove
 from quantize.reader import Reader
+from quantize.scheme import scheme_of
 
 torch = pytest.importorskip("torch")
 
@@ -179,7 +180,7 @@ def test_a_scale_of_mxfp4_is_a_power_of_two_and_not_nan(source: Reader, tmp_path
         f"{QUANTIZED}.weight_packed": torch.zeros(8, 32, dtype=torch.uint8),
         f"{QUANTIZED}.weight_scale": torch.full((8, 2), 254, dtype=torch.uint8),
     }
-    expected = EXPECTED.model_copy(update={"format": format_of(config)[0]})
+    expected = EXPECTED.model_copy(update={"format": scheme_of(config).form})
     assert prove(source, folder(tmp_path / "sound", tensors, config), expected) == 4 + 8 / 32
     tensors[f"{QUANTIZED}.weight_scale"][3, 1] = 255
     with pytest.raises(CheckpointError, match="weight_scale has 1 scales that are not finite numbers"):

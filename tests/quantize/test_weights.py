@@ -126,7 +126,7 @@ def test_a_factor_that_is_missing_in_one_place_is_found(name: str, source: Reade
 def test_figures_are_those_of_their_definitions(source: Reader, tmp_path: Path) -> None:
     written = folder(tmp_path / "plain", model(), quantized=True)
     layers = linear_layers(source.facts.values(), EXPECTED.ignore)
-    errors = {error.name: error for error in weight_errors(source, written, layers, INT8, None)}
+    errors = {error.name: error for error in weight_errors(source, written, layers, None)}
     assert len(errors) == 7
     layer = f"{MLP}.down_proj"
     before = [[float(value) for value in row] for row in source.tensor(f"{layer}.weight")]
@@ -257,7 +257,7 @@ def test_a_suspicious_scale_is_noted(source: Reader, tmp_path: Path) -> None:
     save_file(tensors, written.folder / "model.safetensors")
     calibrated = PLAIN.model_copy(update={"nearest": False})
     layers = linear_layers(source.facts.values(), EXPECTED.ignore)
-    by_layer = {error.name: error for error in weight_errors(source, Reader(written.folder), layers, INT8, None)}
+    by_layer = {error.name: error for error in weight_errors(source, Reader(written.folder), layers, None)}
     assert by_layer[f"{MLP}.gate_proj"].scale_error == pytest.approx(0.1, abs=0.01)
     with pytest.raises(CheckpointError, match="gate_proj are not those"):
         prove_weights(source, Reader(written.folder), calibrated)

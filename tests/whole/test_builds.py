@@ -277,7 +277,7 @@ def test_a_checkpoint_larger_than_memory_is_quantized_and_proven_within_it(own: 
     assert source_bytes > LIMIT_BYTES > checkpoint.peak_rss_bytes
     assert checkpoint.proof_peak_rss_bytes < LIMIT_BYTES
     assert checkpoint.fidelity.kl_nats < 0.05
-    assert "canary prompts were not run: the whole model does not fit into memory" in checkpoint.notes
+    assert "canary prompts were not run: the whole model does not fit into memory" in checkpoint.proof_notes
 
 
 SMALL_GPU = """
@@ -296,7 +296,7 @@ def test_a_gpu_without_room_leaves_the_proof_to_the_cpu(own: Cli, tmp_path: Path
     manifest = Manifest.model_validate_json((target / "quantbench_manifest.json").read_bytes())
     assert manifest.fidelity is not None
     assert manifest.canaries is not None
-    assert any(note.startswith("the proof ran on the CPU: a decoder layer of each") for note in manifest.notes)
+    assert any(note.startswith("the proof ran on the CPU: a decoder layer of each") for note in manifest.proof_notes)
 
 
 OWN = """

@@ -14,8 +14,9 @@ from quantize.checkpoint import CheckpointError, Manifest
 from quantize.method import Expected
 from quantize.proof import expected_of_release, prove
 from quantize.reader import Reader
+from quantize.scheme import modelopt_form
 from tests.support.damage import FAULTS, Damaged, fits, scaled
-from tests.support.native import write_release
+from tests.support.native import write_modelopt, write_release
 from tests.support.paths import ROOT
 from tests.support.program import EVERY, Cli
 from tests.support.runs import checkpoint_of
@@ -135,8 +136,10 @@ def test_published_releases_are_verified_and_served_unchanged(
         "gptq-int8": (tmp_path / "gptq8", "int8, scales per 64 columns, symmetric, container gptq"),
         "awq-int4": (tmp_path / "awq", "int4, scales per 32 columns, asymmetric, container awq"),
         "fp8-block": (checkpoint_of(cache, dense["fp8-block"]), dense["fp8-block"].checkpoint.format),
+        "nvfp4": (tmp_path / "mixed", f"{modelopt_form('FP8', None)} and {modelopt_form('NVFP4', 16)}"),
     }
-    for quant in releases if EVERY else ("gptq-int4", "awq-int4"):
+    write_modelopt(source, tmp_path / "mixed", {"q_proj": "FP8", "k_proj": "FP8", "v_proj": "FP8", "mlp": "NVFP4"})
+    for quant in releases if EVERY else ("gptq-int4", "awq-int4", "nvfp4"):
         folder, form = releases[quant]
         done = cli("+model=tiny-qwen3", f"quant={quant}", f"quant.source={folder}", *ONE_CELL)
         assert done.returncode == 0, done.stderr
