@@ -136,7 +136,7 @@ def test_published_releases_are_verified_and_served_unchanged(
         "gptq-int8": (tmp_path / "gptq8", "int8, scales per 64 columns, symmetric, container gptq"),
         "awq-int4": (tmp_path / "awq", "int4, scales per 32 columns, asymmetric, container awq"),
         "fp8-block": (checkpoint_of(cache, dense["fp8-block"]), dense["fp8-block"].checkpoint.format),
-        "nvfp4": (tmp_path / "mixed", f"{modelopt_form('FP8', None)} and {modelopt_form('NVFP4', 16)}"),
+        "nvfp4": (tmp_path / "mixed", f"{modelopt_form('NVFP4', 16)} and {modelopt_form('FP8', None)}"),
     }
     write_modelopt(source, tmp_path / "mixed", {"q_proj": "FP8", "k_proj": "FP8", "v_proj": "FP8", "mlp": "NVFP4"})
     for quant in releases if EVERY else ("gptq-int4", "awq-int4", "nvfp4"):
