@@ -21,7 +21,7 @@ def matches(layer: str, pattern: str) -> bool:
     return layer == pattern or ("*" in pattern and fnmatch.fnmatchcase(layer, pattern))
 
 
-class Group(Frozen):
+class LayerGroup(Frozen):
     """Layers that are stored in the same format."""
 
     targets: tuple[str, ...]
@@ -32,7 +32,7 @@ class Group(Frozen):
 class Scheme(Frozen):
     """The formats of a checkpoint's quantized layers."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[LayerGroup, ...]
     """Groups that name layers come before one that has all others."""
     ignore: tuple[str, ...] = ()
     """Patterns of the layers left in 16 bits."""
@@ -112,12 +112,12 @@ def _scheme_of(config: Mapping[str, Any]) -> Scheme:
 
 
 def _single(form: Format, ignore: tuple[str, ...]) -> Scheme:
-    return Scheme(groups=(Group(targets=(EVERY_LINEAR,), form=form),), ignore=ignore)
+    return Scheme(groups=(LayerGroup(targets=(EVERY_LINEAR,), form=form),), ignore=ignore)
 
 
 def _of_compressed_tensors(config: Mapping[str, Any]) -> Scheme:
     groups = [
-        Group(
+        LayerGroup(
             targets=tuple(group.get("targets") or (EVERY_LINEAR,)),
             form=_compressed_tensors_form(group, config.get("format")),
         )
@@ -173,9 +173,9 @@ def _of_modelopt(config: Mapping[str, Any]) -> Scheme:
         for layer, of_layer in fields["quantized_layers"].items():
             form = modelopt_form(of_layer["quant_algo"], of_layer.get("group_size"))
             layers.setdefault(form, []).append(layer)
-        groups = tuple(Group(targets=tuple(names), form=form) for form, names in layers.items())
+        groups = tuple(LayerGroup(targets=tuple(names), form=form) for form, names in layers.items())
     else:
-        groups = (Group(targets=(EVERY_LINEAR,), form=modelopt_form(algorithm, fields.get("group_size"))),)
+        groups = (LayerGroup(targets=(EVERY_LINEAR,), form=modelopt_form(algorithm, fields.get("group_size"))),)
     cache = fields.get("kv_cache_quant_algo") or fields.get("kv_cache_scheme")
     return Scheme(groups=groups, ignore=ignore, has_cache_scales=bool(cache))
 

@@ -38,7 +38,7 @@ WANTED = {
 }
 
 
-def test_the_layers_of_a_mixed_checkpoint_have_the_format_of_the_group_that_names_them() -> None:
+def test_a_layer_has_the_format_of_the_group_that_names_it() -> None:
     scheme = scheme_of(MIXED)
     assert str(scheme.of("model.layers.0.mlp.up_proj")).startswith("int4, scales per 32 columns")
     assert str(scheme.of(ATTENTION)).startswith("float8, scales per channel")
